@@ -1,0 +1,169 @@
+"""How a `QTensor` lies in the initializers of com.microsoft MatMulNBits and GatherBlockQuantized.
+
+    codes        uint8 [N, blocks, block_size * bits / 8]   a little-endian bit stream in each block (`ovround.packing`)
+    /scales      float32 [N, blocks]                        exactly the float16 values
+    /zero_points uint8 [N, ceil(blocks * bits / 8)]         packed like the codes; absent means 2^(bits-1)
+
+    blocks = ceil(K / block_size), and the last block is padded with its zero point, so that padding is worth 0.
+
+An embedding table is the same bytes with each row's blocks joined, `[V, blocks * block_size * bits / 8]`, so one stored
+table serves both operators. What the CPU kernels cannot run is re-expressed without changing a value:
+
+| tuned | stored | because |
+|---|---|---|
+| 3 bits | 4 bits | no operator takes 3 |
+| 2 bits, groups of 16 | 4 bits | ONNX Runtime 1.31 has no such kernel: it would decode the whole weight on every call |
+| 2 bits, groups of 256 | blocks of 128 | the same |
+| longer groups, whole rows | blocks of 128, or fewer where 128 do not divide the group | 256 is the largest block |
+| whole rows that 16 does not divide | blocks of 128, the last one padded | |
+
+Widened codes keep their zero points; symmetric ones are shifted onto the wider width's implied zero point. A group that
+becomes several blocks has its scale and zero point repeated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ovround.errors import VerifyError
+from ovround.floattensor import FloatTensor, FloatType
+from ovround.packing import pack_rows, unpack_rows
+from ovround.qtensor import QTensor
+
+from .external_data import DataFile, Entry
+
+SCALES, ZERO_POINTS = "/scales", "/zero_points"
+BLOCK_SIZES = {2: (32, 64, 128), 4: (16, 32, 64, 128, 256), 8: (16, 32, 64, 128, 256)}
+_SPLIT_SIZES = (128, 64, 32, 16)  # for groups that are no block size: smaller blocks give activations finer scales too
+S = TypeVar("S", bound=np.generic)
+_UINT8, _FLOAT = int(onnx.TensorProto.UINT8), int(onnx.TensorProto.FLOAT)
+_FLOAT_TYPES: dict[FloatType, int] = {
+    "float32": _FLOAT,
+    "float16": int(onnx.TensorProto.FLOAT16),
+    "bfloat16": int(onnx.TensorProto.BFLOAT16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A weight `[N, K]` as tuned (`bits`, `group_size`, `symmetric`) and as stored (`stored_bits`, `block_size`)."""
+
+    shape: tuple[int, int]
+    bits: int
+    group_size: int
+    symmetric: bool
+    stored_bits: int
+    block_size: int
+
+    @property
+    def blocks(self) -> int:
+        """Blocks a row, the padded one included."""
+        return -(-self.shape[1] // self.block_size)
+
+    @property
+    def blob_bytes(self) -> int:
+        """Bytes of one block's codes."""
+        return self.block_size * self.stored_bits // 8
+
+    @property
+    def matmul_shape(self) -> tuple[int, int, int]:
+        return self.shape[0], self.blocks, self.blob_bytes
+
+    @property
+    def table_shape(self) -> tuple[int, int]:
+        return self.shape[0], self.blocks * self.blob_bytes
+
+    @property
+    def shift(self) -> int:
+        """What is added to a code when it is stored: symmetric codes move with the implied zero point."""
+        return (1 << (self.stored_bits - 1)) - (1 << (self.bits - 1)) if self.symmetric else 0
+
+
+def layout_of(tensor: QTensor) -> Layout:
+    """The layout in which ONNX Runtime runs `tensor` fast; raises ValueError for groups that no block size divides."""
+    columns, group = tensor.shape[1], tensor.group_size
+    bits = 4 if tensor.bits == 3 or (tensor.bits == 2 and group == 16) else tensor.bits
+    allowed = BLOCK_SIZES[bits]
+    if group in allowed:
+        block = group
+    else:
+        block = next((size for size in _SPLIT_SIZES if size in allowed and group % size == 0), 0)
+        if not block and group == columns:
+            block = 128
+    if not block:
+        raise ValueError(f"groups of {group} in rows of {columns}: no block size of {allowed} divides them")
+    return Layout(tensor.shape, tensor.bits, group, tensor.symmetric, bits, block)
+
+
+def write_weight(file: DataFile, name: str, weight: QTensor | FloatTensor, *, table: bool) -> Layout | None:
+    """Append a weight's initializers: `name`, for a QTensor also `name/scales` and `name/zero_points` if it has any.
+
+    `table` joins each row's blocks, as a Gather reads them. Returns the layout of a QTensor.
+    """
+    if isinstance(weight, FloatTensor):
+        file.write(name, _FLOAT_TYPES[weight.dtype], weight.shape, weight.data)
+        return None
+    layout = layout_of(weight)
+    (rows, columns), blocks = layout.shape, layout.blocks
+    repeats = blocks // weight.scales.shape[1]
+    padding = np.repeat(weight.zeros()[:, -1:], blocks * layout.block_size - columns, axis=1)
+    codes = np.concatenate([weight.codes, padding], axis=1) + np.uint8(layout.shift)
+    shape = layout.table_shape if table else layout.matmul_shape
+    file.write(name, _UINT8, shape, pack_rows(codes, layout.stored_bits))
+    scales = np.repeat(weight.scales.astype(np.float32), repeats, axis=1)
+    file.write(name + SCALES, _FLOAT, (rows, blocks), scales)
+    if weight.zero_points is not None:
+        zero_points = pack_rows(np.repeat(weight.zero_points, repeats, axis=1), layout.stored_bits)
+        file.write(name + ZERO_POINTS, _UINT8, zero_points.shape, zero_points)
+    return layout
+
+
+def read_weight(source: BinaryIO, entries: dict[str, Entry], name: str, layout: Layout | None) -> QTensor | FloatTensor:
+    """Read weight `name` back from a written model, exactly as it was tuned; `layout` is None for a float one.
+
+    Raises VerifyError when its initializers are missing or cannot be such a weight, for instance when the blocks of one
+    group have different scales.
+    """
+    try:
+        entry = entries[name]
+        data = entry.read(source)
+        if layout is None:
+            dtype = next(dtype for dtype, data_type in _FLOAT_TYPES.items() if data_type == entry.data_type)
+            storage = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}[dtype]
+            return FloatTensor(data.view(storage).reshape(entry.shape), dtype)
+        return _read_quantised(data, source, entries, name, layout)
+    except (KeyError, ValueError, StopIteration) as error:
+        raise VerifyError(f"weight `{name}` cannot be read back: {error!r}") from error
+
+
+def _read_quantised(
+    data: NDArray[np.uint8], source: BinaryIO, entries: dict[str, Entry], name: str, layout: Layout
+) -> QTensor:
+    (rows, columns), bits = layout.shape, layout.stored_bits
+    codes = unpack_rows(data.reshape(rows, -1), bits, layout.blocks * layout.block_size)[:, :columns]
+    wide = entries[name + SCALES].read(source).view(np.float32).reshape(rows, layout.blocks)
+    scales = wide.astype(np.float16)
+    if not np.array_equal(scales.astype(np.float32).view(np.uint32), wide.view(np.uint32)):
+        raise ValueError("its scales are no float16 values")
+    zero_points = None
+    if (name + ZERO_POINTS in entries) == layout.symmetric:
+        raise ValueError(f"symmetric is {layout.symmetric}, which its zero points contradict")
+    if not layout.symmetric:
+        packed = entries[name + ZERO_POINTS].read(source).reshape(rows, -1)
+        zero_points = _once(unpack_rows(packed, bits, layout.blocks), layout)
+    # A code below the shift wraps around to one that QTensor refuses.
+    return QTensor(codes - np.uint8(layout.shift), _once(scales, layout), zero_points, layout.bits)
+
+
+def _once(blocks: NDArray[S], layout: Layout) -> NDArray[S]:
+    """Per-block values `[N, blocks]` as one a group `[N, G]`; raises ValueError when the blocks of a group differ."""
+    grouped = blocks.reshape(len(blocks), layout.shape[1] // layout.group_size, -1)
+    first = np.ascontiguousarray(grouped[:, :, 0])
+    if (grouped != first[:, :, None]).any():
+        raise ValueError("the blocks of one group have different scales or zero points")
+    return first

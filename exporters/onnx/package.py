@@ -1,0 +1,61 @@
+"""The ONNX folder: graph, weights, genai_config.json and the checkpoint's tokenizer, as genai reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ovround import __version__
+from ovround.errors import ArchitectureError
+from ovround.models.decoder import Decoder
+
+from ..source_files import copy_model_files
+from ..target import Weight
+from .external_data import DataFile, Entry, read_entries
+from .genai_config import write_genai_config
+from .matmul_nbits import Layout, read_weight, write_weight
+from .ops import HEAD_MULTIPLE, OnnxOps
+
+MODEL = "model.onnx"
+
+
+class OnnxExporter:
+    """Writes `model.onnx.data` as weights arrive and `model.onnx` at the end; see `exporters.target.Exporter`.
+
+    Raises ArchitectureError, before anything is written, for heads that ONNX Runtime cannot attend with.
+    """
+
+    def __init__(self, folder: Path, decoder: Decoder, source: Path) -> None:
+        head_dim = decoder.config.head_dim
+        if head_dim % HEAD_MULTIPLE:
+            raise ArchitectureError(
+                f"head_dim is {head_dim}; ONNX Runtime's attention needs a multiple of {HEAD_MULTIPLE}",
+                hint="--target openvino takes any",
+            )
+        self.folder = folder
+        self._decoder = decoder
+        self._source = source
+        self._file = DataFile(folder / f"{MODEL}.data")
+        self._layouts: dict[str, Layout] = {}
+        self._entries: dict[str, Entry] = {}
+
+    def write(self, name: str, weight: Weight) -> None:
+        layout = write_weight(self._file, name, weight, table=name == f"{self._decoder.embedding_at}.weight")
+        if layout is not None:
+            self._layouts[name] = layout
+
+    def finish(self) -> None:
+        ops = OnnxOps(self._file, self._layouts, self._decoder.config)
+        model = ops.model(self._decoder.logits(ops, ops.input_ids), __version__)
+        self._file.close()
+        path = self.folder / MODEL
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        copy_model_files(self._source, self.folder)
+        write_genai_config(self._source, self.folder, self._decoder.config, MODEL)
+        self._entries = read_entries(path, self._file.path.name)
+
+    def read(self, name: str) -> Weight:
+        with self._file.path.open("rb") as file:
+            return read_weight(file, self._entries, name, self._layouts.get(name))
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,61 @@
+"""The OpenVINO folder: weights, graph, tokenizer graphs, in the layout of openvino_genai and optimum-intel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openvino as ov
+
+from ovround.models.decoder import Decoder
+from ovround.qtensor import QTensor
+
+from ..source_files import copy_model_files
+from ..target import Weight
+from .compressed import Stored, read_weight, write_weight
+from .constants import ConstantFile, Entry, read_entries
+from .ops import OpenVINOOps
+from .tokenizer import write_tokenizer
+
+MODEL = "openvino_model"
+# What optimum-intel writes for every decoder: float16 GPUs overflow in deep layers without it.
+RUNTIME_OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": "8.0"}
+
+
+class OpenVINOExporter:
+    """Writes `openvino_model.bin` as weights arrive and `openvino_model.xml` at the end; see `exporters.target.Exporter`."""
+
+    def __init__(self, folder: Path, decoder: Decoder, source: Path) -> None:
+        self.folder = folder
+        self._decoder = decoder
+        self._source = source
+        self._file = ConstantFile(folder / f"{MODEL}.bin")
+        self._stored: dict[str, Stored] = {}
+        self._entries: dict[str, Entry] = {}
+
+    def write(self, name: str, weight: Weight) -> None:
+        if isinstance(weight, QTensor):
+            self._stored[name] = Stored(weight.bits, weight.symmetric)
+        write_weight(self._file, name, weight, table=name == f"{self._decoder.embedding_at}.weight")
+
+    def finish(self) -> None:
+        ops = OpenVINOOps(self._file)
+        model = ops.model(self._decoder.logits(ops, ops.input_ids), "ovround")
+        for key, value in RUNTIME_OPTIONS.items():
+            model.set_rt_info(value, ["runtime_options", key])
+        self._file.close()
+        xml = self.folder / f"{MODEL}.xml"
+        # The serialiser's weights file would hold placeholders: it goes to a scratch file that `redirect` makes useless.
+        scratch = self.folder / "placeholders.bin"
+        ov.serialize(model, xml, scratch)
+        scratch.unlink()
+        self._file.redirect(xml)
+        copy_model_files(self._source, self.folder)
+        write_tokenizer(self._source, self.folder)
+        self._entries = read_entries(xml)
+
+    def read(self, name: str) -> Weight:
+        with self._file.path.open("rb") as file:
+            return read_weight(file, self._entries, name, self._stored.get(name))
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,50 @@
+"""ovround: SignRound quantisation to OpenVINO and ONNX Runtime, with the runtime that runs the result.
+
+    from ovround import LLM, ConvertOptions, convert
+
+    convert("org/model", "out", ConvertOptions(bits=4, group_size=64))
+    print(LLM("out").generate("Once upon a time", max_new_tokens=32).text)
+
+Names are loaded when they are first used, so that `import ovround` costs nothing and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path as _Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ovround.config import ConvertOptions, LayerRule
+    from ovround.convert import Conversion, convert
+    from ovround.errors import OvroundError
+    from ovround.evaluation import evaluate_model
+    from ovround.runtime import LLM, SamplingOptions, bench
+
+__version__ = "0.1.0"
+
+_root = _Path(__file__).resolve().parent.parent
+if (_root / "pyproject.toml").is_file() and str(_root) not in __path__:
+    __path__.append(str(_root))  # a checkout keeps exporters/ and runtime/ beside this package; a wheel has them inside
+
+_HOMES = {
+    "ConvertOptions": "ovround.config",
+    "LayerRule": "ovround.config",
+    "Conversion": "ovround.convert",
+    "convert": "ovround.convert",
+    "OvroundError": "ovround.errors",
+    "evaluate_model": "ovround.evaluation",
+    "LLM": "ovround.runtime",
+    "SamplingOptions": "ovround.runtime",
+    "bench": "ovround.runtime",
+}
+__all__ = [
+    "LLM", "Conversion", "ConvertOptions", "LayerRule", "OvroundError", "SamplingOptions", "bench", "convert",
+    "evaluate_model",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,5 @@
+"""`python -m ovround`."""
+
+from ovround.cli.app import main
+
+main()

@@ -1,0 +1,249 @@
+"""An output folder: its manifest `ovround.json`, and how it comes into being all at once or not at all.
+
+The manifest is written last, so a folder that has one is complete; it holds nothing that differs between two runs with the
+same inputs, options and versions, so that such runs give identical bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ovround.errors import ArtifactError, OutputError
+
+MANIFEST = "ovround.json"
+FORMAT_VERSION = 1
+TARGETS = ("openvino", "onnx")
+_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRecord:
+    """One weight as emitted; `bits` 16 or 32 for one left in float, whose `group_size` and `symmetric` mean nothing."""
+
+    name: str
+    shape: tuple[int, ...]
+    bits: int
+    group_size: int
+    symmetric: bool
+    size_bytes: int
+    sha256: str
+    relative_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRecord:
+    """What tuning one block gave: mean squared error of its output on the held-out windows, rounded to nearest and tuned."""
+
+    index: int
+    loss_before: float
+    loss_after: float
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """The quantised model against the original on calibration windows that no gradient saw; computed in float32 by torch."""
+
+    tokens: int
+    perplexity_original: float
+    perplexity_quantised: float
+    kl_nats: float
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything that `ovround.json` says."""
+
+    ovround_version: str
+    target: str
+    source_name: str
+    model_type: str
+    source_files: dict[str, str]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    weights: tuple[WeightRecord, ...]
+    blocks: tuple[BlockRecord, ...] = ()
+    quality: Quality | None = None
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Hash every file of `folder`, write `ovround.json` beside them, and return the manifest that was written."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = {name: FileRecord((folder / name).stat().st_size, sha256_file(folder / name)) for name in names}
+    fields = {name: getattr(manifest, name) for name in Manifest.__slots__}
+    complete = Manifest(**{**fields, "files": files})
+    (folder / MANIFEST).write_text(complete.to_json(), encoding="utf-8")
+    return complete
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `ovround.json`; raises ArtifactError when it is missing, damaged, or of a newer format."""
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"`{folder}` has no {MANIFEST}", hint="folders that `ovround convert` wrote have one") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"`{path}` cannot be read: {error}") from error
+    try:
+        version = raw["format_version"]
+        if version != FORMAT_VERSION:
+            raise ArtifactError(
+                f"`{path}` has format {version}, written by ovround {raw.get('ovround_version')}; "
+                f"this ovround reads format {FORMAT_VERSION}",
+                hint="upgrade ovround, or convert again",
+            )
+        quality = raw["quality"]
+        return Manifest(
+            **{
+                **raw,
+                "weights": tuple(WeightRecord(**{**w, "shape": tuple(w["shape"])}) for w in raw["weights"]),
+                "blocks": tuple(BlockRecord(**b) for b in raw["blocks"]),
+                "quality": Quality(**quality) if quality else None,
+                "files": {name: FileRecord(**record) for name, record in raw["files"].items()},
+            }
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"`{path}` is not a manifest: {error!r}") from error
+
+
+def check_files(folder: Path, manifest: Manifest, *, contents: bool) -> None:
+    """Compare the folder with its manifest: sizes always, sha256 too when `contents`; raises ArtifactError naming the first file."""
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"`{path}` is missing", hint="convert again, or copy the folder again")
+        if path.stat().st_size != record.size_bytes:
+            raise ArtifactError(
+                f"`{path}` has {path.stat().st_size} bytes, {record.size_bytes} were written",
+                hint="convert again, or copy the folder again",
+            )
+        if contents and sha256_file(path) != record.sha256:
+            raise ArtifactError(
+                f"`{path}` has changed since it was written", hint="convert again, or copy the folder again"
+            )
+
+
+def sha256_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether everything in `folder` was written by `ovround convert`: a manifest, or one folder a target with a manifest each."""
+    if (folder / MANIFEST).is_file():
+        return True
+    entries = list(folder.iterdir())
+    return bool(entries) and all(entry.name in TARGETS and (entry / MANIFEST).is_file() for entry in entries)
+
+
+def check_target(out: Path) -> None:
+    """Raise OutputError when `out` may not be written: it holds something that is not ours, or no folder can be made there."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise OutputError(f"`{out}` exists and is no folder", hint="choose another output folder")
+    if out.is_dir() and any(out.iterdir()) and not is_ours(out):
+        raise OutputError(
+            f"`{out}` exists and was not written by ovround", hint="choose another output folder, or remove it"
+        )
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(f"`{parent}` cannot be written to", hint="choose another output folder")
+
+
+def check_space(out: Path, needed_bytes: int) -> None:
+    """Raise OutputError when the disk that will hold `out` has fewer than `needed_bytes` free."""
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes:
+        raise OutputError(
+            f"`{parent}` has {free / 1e6:.0f} MB free; about {needed_bytes / 1e6:.0f} MB are needed",
+            hint="free some space, or choose an output folder on another disk",
+        )
+
+
+@contextlib.contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """A working folder beside `out` that becomes `out` when the block ends well and vanishes when it does not.
+
+    A folder of ours at `out` is replaced in the same moment. Raises OutputError for a full or read-only disk.
+    """
+    check_target(out)
+    out = out.absolute()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise _output_error(error, out) from error
+    try:
+        os.chmod(work, 0o777 & ~_umask())
+        yield work
+        _sync(work)
+        _replace(work, out)
+    except OSError as error:
+        raise _output_error(error, out) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _replace(work: Path, out: Path) -> None:
+    if out.exists():
+        check_target(out)
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+        os.rename(out, old / out.name)
+        os.rename(work, out)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(work, out)
+    _sync_path(out.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Flush files and folders, so that a power cut after the rename cannot leave an empty file behind a full name."""
+    for path in [folder, *folder.rglob("*")]:
+        _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle on a folder to flush
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _output_error(error: OSError, out: Path) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OutputError(f"the disk is full while writing `{out}`; nothing was kept", hint="free some space and run again")
+    return OutputError(f"`{error.filename or out}` cannot be written: {error.strerror or error}")

@@ -1,0 +1,122 @@
+"""A Hugging Face checkpoint folder: config.json and safetensors weights, one file or shards with an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovround.checkpoint.safetensors_file import SafetensorsFile, TensorInfo, open_safetensors
+from ovround.errors import CheckpointError, TensorError
+from ovround.floattensor import FloatTensor
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_FLOAT_TYPES = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An opened folder; nothing but headers has been read. `config` is config.json as it stands."""
+
+    folder: Path
+    config: dict[str, Any]
+    files: tuple[SafetensorsFile, ...]
+
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor by name, over all shards."""
+        return {name: info for file in self.files for name, info in file.tensors.items()}
+
+    def read(self, name: str) -> FloatTensor:
+        """Read one tensor; raises TensorError when there is none of that name."""
+        for file in self.files:
+            if name in file.tensors:
+                return file.read(name)
+        raise TensorError(f"`{self.folder}` has no tensor `{name}`")
+
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.size_bytes for file in self.files for info in file.tensors.values())
+
+    def check(self, expected: dict[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+        """Compare names, shapes and types with what the architecture expects; raises TensorError for the first difference.
+
+        `ignored` ends the names of tensors that may be there without being used.
+        """
+        found = self.tensors()
+        for name, shape in expected.items():
+            if name not in found:
+                raise TensorError(
+                    f"`{self.folder}` has no tensor `{name}`, which its config.json calls for",
+                    hint="a shard may be missing, or config.json belongs to another model",
+                )
+            info = found[name]
+            if info.shape != shape:
+                raise TensorError(
+                    f"tensor `{name}` has shape {list(info.shape)}; its config.json calls for {list(shape)}",
+                    hint="config.json belongs to another model",
+                )
+            if info.dtype not in _FLOAT_TYPES:
+                raise TensorError(
+                    f"tensor `{name}` is {info.dtype}; {', '.join(_FLOAT_TYPES)} can be read",
+                    hint="a checkpoint that is quantised already cannot be tuned again: start from the original",
+                )
+        endings = tuple(ignored)
+        extra = [name for name in found if name not in expected and not name.endswith(endings)]
+        if extra:
+            raise TensorError(
+                f"`{self.folder}` has {len(extra)} tensor(s) that its config.json does not call for, such as `{extra[0]}`",
+                hint="config.json belongs to another model, or this variant is not supported",
+            )
+
+    def scan(self) -> dict[str, str]:
+        """sha256 of each weights file and of config.json, having checked every value; raises TensorError for NaN or infinity."""
+        return {file.path.name: file.scan() for file in self.files}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises CheckpointError naming the file when it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"`{path.parent}` has no {path.name}", hint="is it a Hugging Face model folder?") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"`{path}` cannot be read: {error}", hint="download it again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"`{path}` holds no JSON object")
+    return value
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open a folder; raises CheckpointError (or HeaderError) saying which file is missing or damaged."""
+    if not folder.is_dir():
+        raise CheckpointError(f"`{folder}` is no folder", hint="give a Hugging Face model folder or a hub name (org/model)")
+    config = read_json(folder / "config.json")
+    if config.get("quantization_config"):
+        method = config["quantization_config"]
+        name = method.get("quant_method", "?") if isinstance(method, dict) else method
+        raise CheckpointError(
+            f"`{folder}` is quantised already ({name})", hint="start from the original, unquantised checkpoint"
+        )
+    return Checkpoint(folder, config, tuple(open_safetensors(path) for path in _weight_files(folder)))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        hint = "save the model with safetensors: model.save_pretrained(folder)" if pickled else None
+        found = f"; it has {pickled[0]}, and pickled weights are not read" if pickled else ""
+        raise CheckpointError(f"`{folder}` has neither {WEIGHTS} nor {INDEX}{found}", hint=hint)
+    weight_map = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"`{folder / INDEX}` has no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"`{folder / INDEX}` points to `{name}`, which is no file of that folder")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"shard `{folder / name}` is missing", hint="download the checkpoint again")
+    return [folder / name for name in names]

@@ -1,0 +1,112 @@
+"""One safetensors file: its header, checked by the safetensors library, and tensors read by position.
+
+Tensors are read with ordinary reads, not through a memory map: pages of a map that was walked through once would count as
+this process's memory until the kernel takes them back, and a model is larger than we want to be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from ovround.errors import HeaderError, TensorError
+from ovround.floattensor import FloatTensor, FloatType
+
+_CHUNK_BYTES = 1 << 24
+_FLOATS: dict[str, tuple[FloatType, type[np.generic]]] = {
+    "F32": ("float32", np.float32),
+    "F16": ("float16", np.float16),
+    "BF16": ("bfloat16", np.uint16),
+}
+# All exponent bits set means infinity or NaN.
+_EXPONENT = {"F32": np.uint32(0x7F800000), "F16": np.uint16(0x7C00), "BF16": np.uint16(0x7F80)}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor lies: `offset` is from the start of the file, `dtype` safetensors' own name (F32, BF16, I32 ...)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsFile:
+    """A file and its tensors, in the order in which they lie."""
+
+    path: Path
+    data_start: int
+    tensors: dict[str, TensorInfo]
+
+    def read(self, name: str) -> FloatTensor:
+        """One floating-point tensor; raises TensorError for any other type."""
+        info = self.tensors[name]
+        if info.dtype not in _FLOATS:
+            raise TensorError(
+                f"`{name}` in `{self.path.name}` is {info.dtype}; F32, F16 or BF16 is needed",
+                hint="checkpoints that are quantised already cannot be tuned again: start from the original",
+            )
+        dtype, storage = _FLOATS[info.dtype]
+        data: NDArray[Any] = np.fromfile(self.path, storage, int(np.prod(info.shape)), offset=info.offset)
+        return FloatTensor(data.reshape(info.shape), dtype)
+
+    def scan(self) -> str:
+        """The file's sha256, having looked at every value on the way; raises TensorError naming a tensor with NaN or infinity."""
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file:
+            digest.update(file.read(self.data_start))
+            for name, info in self.tensors.items():
+                left = info.size_bytes
+                while left:
+                    chunk = file.read(min(left, _CHUNK_BYTES))
+                    if not chunk:
+                        raise HeaderError(f"`{self.path}` ends inside `{name}`", hint="download the file again")
+                    left -= len(chunk)
+                    digest.update(chunk)
+                    if info.dtype in _EXPONENT and not _finite(chunk, _EXPONENT[info.dtype]):
+                        raise TensorError(
+                            f"`{name}` in `{self.path}` holds NaN or infinity", hint="the checkpoint is damaged: get it again"
+                        )
+        return digest.hexdigest()
+
+
+def _finite(chunk: bytes, exponent: np.unsignedinteger[Any]) -> bool:
+    return not bool(((np.frombuffer(chunk, exponent.dtype) & exponent) == exponent).any())
+
+
+def open_safetensors(path: Path) -> SafetensorsFile:
+    """Open a file whose header the library has accepted; raises HeaderError for any other."""
+    try:
+        with safe_open(path, framework="numpy"):
+            pass  # the library checks lengths, types, overlaps, holes and duplicate keys
+    except FileNotFoundError:
+        raise HeaderError(f"`{path}` is missing", hint="download the checkpoint again") from None
+    except (SafetensorError, OSError) as error:
+        raise HeaderError(
+            f"`{path}` is no valid safetensors file: {error}", hint="the file is damaged: download it again"
+        ) from error
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    start = 8 + length
+    tensors = {
+        name: TensorInfo(
+            entry["dtype"],
+            tuple(entry["shape"]),
+            start + entry["data_offsets"][0],
+            entry["data_offsets"][1] - entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+    ordered = dict(sorted(tensors.items(), key=lambda item: item[1].offset))
+    return SafetensorsFile(path, start, ordered)

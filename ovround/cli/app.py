@@ -1,0 +1,78 @@
+"""The commands, and the one place where errors become messages and exit statuses.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+import ovround
+from ovround.cli import bench, chat, convert, demo, devices, evaluate, inspect, run
+from ovround.errors import OvroundError
+
+app = typer.Typer(
+    name="ovround",
+    help="Quantise language models with SignRound and run them on Intel hardware with OpenVINO and ONNX Runtime.",
+    epilog="Errors end with exit status 1, wrong usage with 2. `--debug` before the command shows tracebacks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain pages: they open faster, fit a pipe, and are the pages of the reference
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (convert, run, chat, evaluate, bench, inspect, devices, demo):
+    app.command(module.NAME)(module.command)
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised where the work is so that unfinished output is removed; like KeyboardInterrupt, no Exception."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ovround {ovround.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+    context.obj = debug
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except OvroundError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped; nothing was kept", file=sys.stderr)
+        sys.exit(130)
+    except Terminated:
+        print("terminated; nothing was kept", file=sys.stderr)
+        sys.exit(143)
+    except BrokenPipeError:
+        sys.exit(1)

@@ -1,0 +1,34 @@
+"""`ovround devices`: what this machine can run on; the lines to paste into an issue."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+NAME = "devices"
+
+
+def command(json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """List devices, libraries and what the processor offers."""
+    import ovround
+    from ovround.cli.printing import print_json, print_table
+    from ovround.runtime.devices import devices, machine
+
+    found, host = devices(), machine()
+    if json:
+        print_json({"ovround": ovround.__version__, "machine": dataclasses.asdict(host), "devices": [dataclasses.asdict(one) for one in found]})
+        return
+    typer.echo(f"ovround {ovround.__version__}")
+    for field in dataclasses.fields(host):
+        value = getattr(host, field.name)
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {version}" for name, version in value.items())
+        elif isinstance(value, (tuple, list)):
+            value = ", ".join(str(one) for one in value)
+        typer.echo(f"{field.name}: {value}")
+    print_table(
+        ["engine", "device", "name", "available", "note"],
+        [[one.engine, one.device, one.full_name, "yes" if one.available else "no", one.note or ""] for one in found],
+    )

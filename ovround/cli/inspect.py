@@ -1,0 +1,82 @@
+"""`ovround inspect`: what is in a checkpoint or in a converted folder, from headers and manifest alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ovround.artifact import Manifest
+    from ovround.checkpoint import Checkpoint
+
+NAME = "inspect"
+
+
+def command(
+    path: Annotated[str, typer.Argument(help="A checkpoint, a converted folder, or `demo`.")],
+    check: Annotated[bool, typer.Option("--check", help="Compare every file with the manifest's sha256.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List layers, bits and sizes of what is in PATH."""
+    from ovround.artifact import MANIFEST, check_files, read_manifest
+    from ovround.checkpoint import locate, open_checkpoint
+    from ovround.errors import UsageError
+
+    folder = locate(path)
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder)
+        check_files(folder, manifest, contents=check)
+        _converted(folder, manifest, checked=check, json=json)
+        return
+    inner = sorted(one.name for one in folder.iterdir() if (one / MANIFEST).is_file()) if folder.is_dir() else []
+    if inner:
+        raise UsageError(f"`{folder}` holds {len(inner)} converted folders", hint=f"ovround inspect {folder / inner[0]}")
+    if check:
+        raise UsageError(f"`{folder}` has no {MANIFEST} to check against", hint="leave out --check for a checkpoint")
+    _checkpoint(open_checkpoint(folder), json=json)
+
+
+def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -> None:
+    from ovround.cli.printing import megabytes, print_json, print_table
+
+    if json:
+        print_json(dataclasses.asdict(manifest))
+        return
+    size = sum(weight.size_bytes for weight in manifest.weights)
+    typer.echo(f"{folder}: {manifest.model_type} from {manifest.source_name}, for {manifest.target}, ovround {manifest.ovround_version}")
+    rows = [
+        [
+            weight.name, "x".join(str(n) for n in weight.shape), weight.bits, weight.group_size or "-",
+            "float" if not weight.group_size else "sym" if weight.symmetric else "asym",
+            megabytes(weight.size_bytes), f"{weight.relative_error:.4f}" if weight.group_size else "-",
+        ]
+        for weight in manifest.weights
+    ]  # fmt: skip
+    print_table(["weight", "shape", "bits", "group", "grid", "MB", "error"], rows)
+    typer.echo(f"{len(rows)} weights, {megabytes(size)} MB; files {'match' if checked else 'have the sizes of'} the manifest")
+
+
+def _checkpoint(checkpoint: Checkpoint, *, json: bool) -> None:
+    from ovround.cli.printing import megabytes, print_json, print_table
+    from ovround.models import families
+
+    model_type = checkpoint.config.get("model_type")
+    tensors = checkpoint.tensors()
+    if json:
+        print_json(
+            {
+                "model_type": model_type, "supported": model_type in families(), "size_bytes": checkpoint.size_bytes(),
+                "tensors": {name: {"dtype": info.dtype, "shape": info.shape} for name, info in tensors.items()},
+            }
+        )  # fmt: skip
+        return
+    known = "can be converted" if model_type in families() else f"not a family that can be converted ({', '.join(families())})"
+    typer.echo(f"{checkpoint.folder}: checkpoint, model_type {model_type}, {known}")
+    rows = [
+        [name, "x".join(str(n) for n in info.shape), info.dtype, megabytes(info.size_bytes)] for name, info in tensors.items()
+    ]
+    print_table(["tensor", "shape", "type", "MB"], rows)
+    typer.echo(f"{len(rows)} tensors in {len(checkpoint.files)} file(s), {megabytes(checkpoint.size_bytes())} MB")

@@ -1,0 +1,19 @@
+"""The sampling flags that `run` and `chat` share, as Typer annotations; the runtime's `SamplingOptions` gives their meaning."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+MaxNewTokens = Annotated[int | None, typer.Option(help="Most tokens to generate; default: until the model ends or is full.")]
+Temperature = Annotated[float, typer.Option(help="0: always the likeliest token; higher: more varied.")]
+TopK = Annotated[int, typer.Option(help="Draw among the k likeliest tokens; 0: no limit.")]
+TopP = Annotated[float, typer.Option(help="Draw among the likeliest tokens that add up to this probability.")]
+MinP = Annotated[float, typer.Option(help="Draw among tokens at least this times as likely as the likeliest.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: tokens that were there become less likely.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the draws; default: a new one.")]
+Stop = Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")]
+StopTokenId = Annotated[list[int] | None, typer.Option(help="End after this token; repeatable.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="CPU, GPU, NPU, AUTO ...; `ovround devices` lists them.")]
+Exact = Annotated[bool, typer.Option("--exact/--default", help="Float32 arithmetic, or the engine's fast defaults.")]

@@ -1,0 +1,223 @@
+"""The main job: open the checkpoint, check everything that can be checked, quantise block by block into every target, verify.
+
+    checkpoint -> plan -> [embedding, block 0, block 1, ..., head] -> exporters -> read back -> one rename
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ovround
+from ovround.artifact import (
+    BlockRecord, Manifest, Quality, WeightRecord, atomic_folder, check_space, check_target, sha256_file, write_manifest,
+)  # fmt: skip
+from ovround.checkpoint import Checkpoint, locate, open_checkpoint
+from ovround.config import ConvertOptions
+from ovround.errors import CheckpointError, MissingExtraError, VerifyError
+from ovround.floattensor import FloatTensor
+from ovround.models import from_config
+from ovround.models.decoder import HEAD, Decoder
+from ovround.progress import OnProgress, Progress, silent
+from ovround.quant.calibration import Calibration, calibrate
+from ovround.quant.plan import Plan, make_plan
+from ovround.qtensor import QTensor
+from ovround.texts import load_tokenizer
+
+if TYPE_CHECKING:
+    from ovround.exporters.target import Exporter
+    from ovround.quant.blocks import Emitted
+
+UNUSED_TENSORS = ("rotary_emb.inv_freq",)  # buffers that transformers 4 used to save
+_VERSIONS = ("torch", "transformers", "openvino", "openvino-tokenizers", "onnx", "onnxruntime", "numpy")
+_SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights, generously
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What `convert` did: one folder and manifest a format, in the order asked for."""
+
+    folders: tuple[Path, ...]
+    manifests: tuple[Manifest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A conversion whose every precondition holds: nothing is left that a look at headers and text could have found."""
+
+    name: str
+    out: Path
+    options: ConvertOptions
+    checkpoint: Checkpoint
+    decoder: Decoder
+    plan: Plan
+    calibration: Calibration | None
+
+
+def prepare(model: str, out: Path, options: ConvertOptions) -> Job:
+    """Open and check source, options, text and output; takes well under a second and imports no torch."""
+    check_target(out)
+    folder = locate(model)
+    checkpoint = open_checkpoint(folder)
+    decoder = from_config(checkpoint.config)
+    expected = decoder.tensors()
+    for layer in range(decoder.config.num_hidden_layers):
+        expected |= decoder.tensors(layer)
+    tied_copy = (f"{HEAD}.weight",) if decoder.head_at != HEAD else ()
+    checkpoint.check(expected, UNUSED_TENSORS + tied_copy)
+    plan = make_plan(decoder, options)
+    tokenizer_vocab = load_tokenizer(folder).get_vocab_size()
+    if tokenizer_vocab > decoder.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer of `{folder}` has {tokenizer_vocab} tokens, the model {decoder.config.vocab_size}",
+            hint="tokenizer.json belongs to another model",
+        )
+    tunes = options.steps > 0 and any(plan.get(name) for name in decoder.linears(0))
+    calibration = None
+    if tunes:
+        calibration = calibrate(folder, options, decoder.config.max_position_embeddings, decoder.config.vocab_size)
+    for module, extra in (("torch", "convert"), ("transformers", "convert"), ("onnx", "convert")):
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(module, extra)
+    check_space(out, _output_bytes(checkpoint, expected, plan) * len(options.formats))
+    return Job(model, out, options, checkpoint, decoder, plan, calibration)
+
+
+def convert(
+    model: str | Path, out: str | Path, options: ConvertOptions | None = None, on_progress: OnProgress = silent
+) -> Conversion:
+    """Convert `model` (a folder, a hub name, or `demo`) into `out`: one format there, several in `out/<format>`.
+
+    `out` appears whole or not at all. Raises OvroundError for everything that is wrong with the input, before anything is
+    tuned where that is possible.
+    """
+    options = options or ConvertOptions()
+    job = prepare(str(model), Path(out), options)
+    on_progress(Progress("check"))
+    source_files = job.checkpoint.scan() | {"config.json": sha256_file(job.checkpoint.folder / "config.json")}
+    single = len(options.formats) == 1
+    with atomic_folder(job.out) as work:
+        folders = {name: work if single else work / name for name in options.formats}
+        with _exporters(job, folders) as exporters:
+            records, blocks, quality = _quantize_into(job, list(exporters.values()), on_progress)
+            for number, exporter in enumerate(exporters.values()):
+                on_progress(Progress("write", number, len(exporters)))
+                exporter.finish()
+                if options.verify:
+                    on_progress(Progress("verify", number, len(exporters)))
+                    verify(exporter, records)
+        manifests = []
+        for target, folder in folders.items():
+            manifest = Manifest(
+                ovround_version=ovround.__version__,
+                target=target,
+                source_name=Path(job.name).name if Path(job.name).is_dir() else job.name,
+                model_type=str(job.checkpoint.config["model_type"]),
+                source_files=source_files,
+                options=replace(options, formats=(target,)).as_json(),
+                versions=installed_versions(),
+                weights=records,
+                blocks=blocks,
+                quality=quality,
+            )
+            _write_card(folder, manifest, job.checkpoint)
+            manifests.append(write_manifest(folder, manifest))
+    return Conversion(tuple(job.out if single else job.out / name for name in options.formats), tuple(manifests))
+
+
+def verify(exporter: Exporter, records: tuple[WeightRecord, ...]) -> None:
+    """Read every weight back from the written files and compare it bit for bit; raises VerifyError naming the first that differs."""
+    for record in records:
+        if exporter.read(record.name).digest() != record.sha256:
+            raise VerifyError(
+                f"`{record.name}` read back from `{exporter.folder.name}` is not what was written",
+                hint="this is a defect of ovround or of the disk: nothing was kept; please report it",
+            )
+
+
+def installed_versions() -> dict[str, str]:
+    """The libraries that a conversion's bytes depend on, and Python's own version."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+@contextlib.contextmanager
+def _exporters(job: Job, folders: dict[str, Path]) -> Iterator[dict[str, Exporter]]:
+    exporters: dict[str, Exporter] = {}
+    try:
+        for name, folder in folders.items():
+            folder.mkdir(exist_ok=True)
+            module = importlib.import_module(f"ovround.exporters.{name}")
+            exporters[name] = module.Exporter(folder, job.decoder, job.checkpoint.folder)
+        yield exporters
+    finally:
+        for exporter in exporters.values():
+            exporter.close()
+
+
+def _quantize_into(
+    job: Job, exporters: list[Exporter], on_progress: OnProgress
+) -> tuple[tuple[WeightRecord, ...], tuple[BlockRecord, ...], Quality | None]:
+    from ovround.quant.blocks import BlockQuantizer  # torch: only once everything else is known to be right
+
+    records: list[WeightRecord] = []
+    blocks: list[BlockRecord] = []
+    quality: Quality | None = None
+    for event in BlockQuantizer(
+        job.checkpoint, job.decoder, job.plan, job.options, job.calibration, on_progress
+    ).run():
+        if isinstance(event, BlockRecord):
+            blocks.append(event)
+        elif isinstance(event, Quality):
+            quality = event
+        else:
+            for exporter in exporters:
+                exporter.write(event.name, event.weight)
+            records.append(_record(event))
+    return tuple(records), tuple(blocks), quality
+
+
+def _record(event: Emitted) -> WeightRecord:
+    weight = event.weight
+    if isinstance(weight, QTensor):
+        bits, group_size, symmetric = weight.bits, weight.group_size, weight.symmetric
+    else:
+        bits, group_size, symmetric = 8 * weight.data.itemsize, 0, True
+    return WeightRecord(
+        event.name, weight.shape, bits, group_size, symmetric, weight.size_bytes, weight.digest(), event.relative_error
+    )
+
+
+def _output_bytes(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], plan: Plan) -> int:
+    """About how large one output folder becomes: every weight at its bits, scales and zero points of 3 bytes a group."""
+    infos = checkpoint.tensors()
+    total = float(_SMALL_FILES_BYTES)
+    for name, info in infos.items():
+        scheme = plan.get(name.removesuffix(".weight"))
+        if name not in expected:
+            continue
+        if scheme is None:
+            total += info.size_bytes
+            continue
+        count = 1
+        for size in info.shape:
+            count *= size
+        group = info.shape[-1] if scheme.group_size == -1 else scheme.group_size
+        total += count * max(scheme.bits, 4) / 8 + count / group * 6
+    return int(total)
+
+
+def _write_card(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:
+    from ovround.model_card import model_card
+
+    (folder / "README.md").write_text(model_card(manifest, checkpoint.folder), encoding="utf-8")

@@ -1,0 +1,80 @@
+"""Every error that ovround raises on purpose.
+
+    OvroundError
+    ├── UsageError            an option or argument that cannot be (exit status 2)
+    ├── CheckpointError       the source folder: missing, damaged, or not understood
+    │   ├── HeaderError       a safetensors header that does not describe its file
+    │   └── TensorError       a tensor that is missing, of the wrong shape, or not finite
+    ├── ArchitectureError     a model family or variant that ovround does not have
+    ├── CalibrationError      calibration or evaluation text that is missing or too short
+    ├── OutputError           the output folder: taken, full, or not writable
+    ├── VerifyError           what was read back is not what was meant to be written
+    ├── ArtifactError         an output folder that the runtime cannot read
+    ├── EngineError           an engine or device that is missing or refuses the model
+    └── GenerationError       a request that the loaded model cannot answer
+
+A message says what, the value, and what is allowed; `hint` says what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class OvroundError(Exception):
+    """Base of all errors on purpose; `str(error)` is the message, `error.hint` the way out (or None)."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(OvroundError):
+    exit_status = 2
+
+
+class CheckpointError(OvroundError):
+    pass
+
+
+class HeaderError(CheckpointError):
+    pass
+
+
+class TensorError(CheckpointError):
+    pass
+
+
+class ArchitectureError(OvroundError):
+    pass
+
+
+class CalibrationError(OvroundError):
+    pass
+
+
+class OutputError(OvroundError):
+    pass
+
+
+class VerifyError(OvroundError):
+    pass
+
+
+class ArtifactError(OvroundError):
+    pass
+
+
+class EngineError(OvroundError):
+    pass
+
+
+class GenerationError(OvroundError):
+    pass
+
+
+class MissingExtraError(OvroundError):
+    """An optional dependency is not installed; the message names the pip line that brings it."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"this needs `{module}`, which is not installed", hint=f"pip install 'ovround[{extra}]'")

@@ -1,0 +1,83 @@
+"""Perplexity by the GPTQ / AutoRound protocol, and how far a model's predictions are from a reference's.
+
+The whole text is tokenised once and cut into consecutive windows of `context` tokens; the remainder is dropped. Each
+window is scored on its own: `context - 1` predicted tokens. Perplexity is exp of the mean negative log-likelihood in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovround.errors import CalibrationError
+
+Logits = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""Token ids `[B, T]` -> logits `[B, T, V]`."""
+
+OnWindows = Callable[[int, int], None]
+"""Told the number of windows done and of all windows."""
+
+_BATCH_LOGITS = 1 << 24  # logits in memory at a time: 64 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One model on one text; `kl_nats` (reference to model) and `top1_agreement` are means a token, None without a reference."""
+
+    tokens: int
+    perplexity: float
+    reference_perplexity: float | None = None
+    kl_nats: float | None = None
+    top1_agreement: float | None = None
+
+
+def cut_windows(tokens: NDArray[np.int64], context: int, source: str) -> NDArray[np.int64]:
+    """`[n]` as `[n // context, context]`; raises CalibrationError when there is not one whole window."""
+    count = len(tokens) // context
+    if count == 0:
+        raise CalibrationError(
+            f"`{source}` has {len(tokens)} tokens; a window of {context} is needed", hint="give more text or a smaller --context"
+        )
+    return tokens[: count * context].reshape(count, context)
+
+
+def evaluate(
+    windows: NDArray[np.int64],
+    logits: Logits,
+    vocab_size: int,
+    reference: Logits | None = None,
+    on_windows: OnWindows | None = None,
+) -> Evaluation:
+    """Score `windows` `[W, T]`, a batch at a time; sums are kept in float64."""
+    batch = max(1, _BATCH_LOGITS // (windows.shape[1] * vocab_size))
+    nll = reference_nll = divergence = 0.0
+    tokens = agreed = 0
+    for start in range(0, len(windows), batch):
+        ids = windows[start : start + batch]
+        log_p = _log_softmax(logits(ids)[:, :-1])
+        following = ids[:, 1:, None]
+        nll -= float(np.take_along_axis(log_p, following, -1).sum(dtype=np.float64))
+        tokens += following.size
+        if reference is not None:
+            log_q = _log_softmax(reference(ids)[:, :-1])
+            reference_nll -= float(np.take_along_axis(log_q, following, -1).sum(dtype=np.float64))
+            divergence += float((np.exp(log_q) * (log_q - log_p)).sum(dtype=np.float64))
+            agreed += int((log_p.argmax(-1) == log_q.argmax(-1)).sum())
+        if on_windows is not None:
+            on_windows(min(start + batch, len(windows)), len(windows))
+    if reference is None:
+        return Evaluation(tokens, math.exp(nll / tokens))
+    return Evaluation(
+        tokens, math.exp(nll / tokens), math.exp(reference_nll / tokens), divergence / tokens, agreed / tokens
+    )
+
+
+def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
+    shifted: NDArray[np.float32] = (logits - logits.max(-1, keepdims=True)).astype(np.float32)
+    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True, dtype=np.float64)).astype(np.float32)
+    return shifted

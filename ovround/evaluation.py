@@ -1,0 +1,90 @@
+"""Evaluate what a name stands for: a converted folder through its engine, a checkpoint through torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovround.checkpoint import locate, open_checkpoint
+from ovround.errors import CalibrationError, MissingExtraError, UsageError
+from ovround.evaluate.perplexity import Evaluation, Logits, OnWindows, cut_windows, evaluate
+from ovround.models import from_config
+from ovround.texts import load_tokenizer, read_texts
+
+LONGEST_DEFAULT = 2048  # tokens a window when no context is given
+
+
+def evaluate_model(
+    model: str,
+    texts: Sequence[Path],
+    *,
+    reference: str | None = None,
+    context: int | None = None,
+    exact: bool = True,
+    device: str = "CPU",
+    on_windows: OnWindows | None = None,
+) -> list[Evaluation]:
+    """One `Evaluation` a text. The documents of a .jsonl file are joined by blank lines; each file is tokenised once.
+
+    Raises OvroundError when a folder or text cannot be read, and UsageError for a context that the model does not have.
+    """
+    folder = locate(model)
+    read = {path: "\n\n".join(read_texts(path)) for path in texts}
+    with ExitStack() as stack:
+        logits, vocab_size, longest = _open(folder, stack, exact, device)
+        compared = _open_reference(reference, vocab_size)
+        length = min(LONGEST_DEFAULT, longest) if context is None else context
+        if not 2 <= length <= longest:
+            raise UsageError(f"context is {length}; the model allows 2 to {longest}")
+        tokenizer = load_tokenizer(folder)
+        results = []
+        for path, text in read.items():
+            tokens = np.asarray(tokenizer.encode(text).ids, np.int64)
+            results.append(evaluate(cut_windows(tokens, length, str(path)), logits, vocab_size, compared, on_windows))
+        return results
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether an engine reads `folder`, rather than torch."""
+    return any((folder / name).is_file() for name in ("openvino_model.xml", "model.onnx"))
+
+
+def _open(folder: Path, stack: ExitStack, exact: bool, device: str) -> tuple[Logits, int, int]:
+    """The logits function of a folder, its vocabulary and its context length."""
+    if not is_converted(folder):
+        return _open_checkpoint(folder)
+    from ovround.runtime import LLM
+
+    llm = stack.enter_context(LLM(folder, device=device, exact=exact))
+
+    def logits(ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return llm.logits(ids)
+
+    return logits, llm.vocab_size, llm.context_length
+
+
+def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
+    checkpoint = open_checkpoint(folder)
+    decoder = from_config(checkpoint.config)
+    try:
+        from ovround.evaluate.torch_model import CheckpointWeights, TorchModel
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "convert") from error
+    config = decoder.config
+    return TorchModel(decoder, CheckpointWeights(checkpoint)), config.vocab_size, config.max_position_embeddings
+
+
+def _open_reference(reference: str | None, vocab_size: int) -> Logits | None:
+    if reference is None:
+        return None
+    logits, reference_vocab, _ = _open_checkpoint(locate(reference))
+    if reference_vocab != vocab_size:
+        raise CalibrationError(
+            f"reference `{reference}` has {reference_vocab} tokens, the model {vocab_size}",
+            hint="the reference is the checkpoint that the model was converted from",
+        )
+    return logits

@@ -1,0 +1,134 @@
+"""The README.md of an output folder: what it is, what was measured, the command that made it, how to load it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+from ovround.artifact import Manifest
+
+_ENGINES = {
+    "openvino": (
+        "OpenVINO",
+        "openvino_genai.LLMPipeline({folder!r}, 'CPU').generate('Hello', max_new_tokens=50)",
+        "import openvino_genai",
+    ),
+    "onnx": (
+        "ONNX Runtime",
+        "model = onnxruntime_genai.Model({folder!r})  # then onnxruntime_genai.Generator over it",
+        "import onnxruntime_genai",
+    ),
+}
+
+
+def model_card(manifest: Manifest, source: Path) -> str:
+    """The card as Markdown; the licence is the source card's own, when that names one."""
+    options = manifest.options
+    engine, snippet, import_line = _ENGINES[manifest.target]
+    parts = [
+        _front_matter(manifest, source),
+        f"# {manifest.source_name}, {_grid(manifest)}, for {engine}\n",
+        f"Converted from `{manifest.source_name}` by [ovround](https://pypi.org/project/ovround/) "
+        f"{manifest.ovround_version} with SignRound tuning.\n"
+        if options["recipe"] != "rtn"
+        else f"Converted from `{manifest.source_name}` by ovround {manifest.ovround_version}, rounded to nearest.\n",
+        "## Measured\n\n" + _measured(manifest),
+        "## Weights\n\n" + _weights(manifest),
+        f"## Made by\n\n```\n{command_line(manifest)}\n```\n",
+        "## Use\n\n```python\nfrom ovround import LLM\n\n"
+        'print(LLM("FOLDER").generate("Hello", max_new_tokens=50).text)\n```\n',
+        f"The folder is also read by others:\n\n```python\n{import_line}\n\n{snippet.format(folder='FOLDER')}\n```\n",
+    ]
+    return "\n".join(parts)
+
+
+def command_line(manifest: Manifest) -> str:
+    """The `ovround convert` line that gives this folder again, options at their defaults left out."""
+    options = manifest.options
+    words = ["ovround convert", manifest.source_name, "OUT", f"--format {manifest.target}", f"--bits {options['bits']}"]
+    if options["bits"] != 16:
+        words += [f"--group-size {options['group_size']}", "--sym" if options["sym"] else "--asym"]
+    words.append(f"--recipe {options['recipe']}")
+    for name in ("iters", "nsamples", "seqlen", "lm_head_bits", "embedding_bits"):
+        if options[name] is not None:
+            words.append(f"--{name.replace('_', '-')} {options[name]}")
+    words += [f"--calibration {name}" for name in options["calibration"]]
+    for rule in options["layers"]:
+        settings = ",".join(
+            f"{key}:{str(value).lower()}" for key, value in rule.items() if key != "pattern" and value is not None
+        )
+        words.append(f"--layer '{rule['pattern']}={settings}'")
+    return " ".join([*words, f"--seed {options['seed']}"])
+
+
+def _grid(manifest: Manifest) -> str:
+    options = manifest.options
+    if options["bits"] == 16:
+        return "not quantised"
+    group = "one group a row" if options["group_size"] == -1 else f"group {options['group_size']}"
+    return f"{options['bits']} bits, {group}, {'symmetric' if options['sym'] else 'asymmetric'}"
+
+
+def _front_matter(manifest: Manifest, source: Path) -> str:
+    lines = ["---", f"base_model: {json.dumps(manifest.source_name)}", "pipeline_tag: text-generation", "library_name: ovround"]
+    licence = _licence(source)
+    if licence:
+        lines.append(f"license: {licence}")
+    lines += ["tags:", "- ovround", f"- {manifest.target}", f"- {manifest.model_type}", "---\n"]
+    return "\n".join(lines)
+
+
+def _licence(source: Path) -> str | None:
+    card = source / "README.md"
+    if not card.is_file():
+        return None
+    found = re.search(r"\A---\n.*?^license:\s*([\w.-]+)\s*$.*?^---$", card.read_text(encoding="utf-8", errors="replace"), re.M | re.S)
+    return found[1] if found else None
+
+
+def _measured(manifest: Manifest) -> str:
+    rows = []
+    quality = manifest.quality
+    if quality is not None:
+        change = quality.perplexity_quantised / quality.perplexity_original - 1
+        rows += [
+            f"- perplexity on {quality.tokens} held-out calibration tokens: {quality.perplexity_original:.4f} original, "
+            f"{quality.perplexity_quantised:.4f} quantised ({change:+.2%})",
+            f"- divergence from the original (KL) on the same tokens: {quality.kl_nats:.5f} nats",
+        ]
+    if manifest.blocks:
+        before = sum(block.loss_before for block in manifest.blocks)
+        after = sum(block.loss_after for block in manifest.blocks)
+        gone = f" ({1 - after / before:.0%} less)" if before else ""
+        rows.append(f"- output error summed over {len(manifest.blocks)} blocks: {before:.4g} rounded to nearest, {after:.4g} tuned{gone}")
+    size = sum(weight.size_bytes for weight in manifest.weights)
+    count = sum(_count(weight.shape) for weight in manifest.weights)
+    rows.append(f"- weights: {size / 1e6:.2f} MB for {count / 1e6:.2f} million parameters, {8 * size / count:.2f} bits each")
+    if quality is None:
+        rows.append("- quality was not measured while converting; `ovround eval FOLDER --text FILE --reference MODEL` measures it")
+    return "\n".join(rows) + "\n"
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _weights(manifest: Manifest) -> str:
+    kinds: Counter[tuple[int, int, bool]] = Counter()
+    sizes: Counter[tuple[int, int, bool]] = Counter()
+    for weight in manifest.weights:
+        kind = (weight.bits, weight.group_size, weight.symmetric)
+        kinds[kind] += 1
+        sizes[kind] += weight.size_bytes
+    lines = ["| bits | group | grid | tensors | MB |", "|---|---|---|---|---|"]
+    for (bits, group_size, symmetric), number in sorted(kinds.items()):
+        grid = "float" if group_size == 0 else "symmetric" if symmetric else "asymmetric"
+        lines.append(
+            f"| {bits} | {group_size or '-'} | {grid} | {number} | {sizes[bits, group_size, symmetric] / 1e6:.2f} |"
+        )
+    return "\n".join(lines) + "\n"

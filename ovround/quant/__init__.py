@@ -1,0 +1,1 @@
+"""Tuning: from floating-point weights to `QTensor`s, block after block."""

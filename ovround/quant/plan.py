@@ -1,0 +1,65 @@
+"""Which grid each weight gets: the general options, the exceptions, and the checks that the shapes allow it."""
+
+from __future__ import annotations
+
+import re
+
+from ovround.config import FLOAT_BITS, HEAD_BITS, ConvertOptions, Scheme
+from ovround.errors import UsageError
+from ovround.models.decoder import HEAD, Decoder
+from ovround.qtensor import GROUP_SIZES
+
+Plan = dict[str, Scheme | None]
+
+
+def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
+    """The scheme of each module with a weight matrix, None for one that stays in float; in the order of the model.
+
+    A tied head whose bits differ from the embedding's appears as a module of its own. The last rule that matches wins.
+    Raises UsageError for a rule that matches nothing and for a group size that does not divide a weight's inputs.
+    """
+    other = FLOAT_BITS if options.bits == FLOAT_BITS else HEAD_BITS
+    embedding_bits = other if options.embedding_bits is None else options.embedding_bits
+    head_bits = other if options.lm_head_bits is None else options.lm_head_bits
+    bits = {decoder.embedding_at: embedding_bits}
+    for layer in range(decoder.config.num_hidden_layers):
+        bits |= dict.fromkeys(decoder.linears(layer), options.bits)
+    bits[HEAD] = head_bits
+    unused = {rule.pattern for rule in options.layers}
+    plan: Plan = {}
+    for name, general in bits.items():
+        chosen, group_size, sym = general, options.group_size, options.sym
+        for rule in options.layers:
+            if re.search(rule.pattern, name):
+                unused.discard(rule.pattern)
+                chosen = chosen if rule.bits is None else rule.bits
+                group_size = group_size if rule.group_size is None else rule.group_size
+                sym = sym if rule.sym is None else rule.sym
+        plan[name] = None if chosen == FLOAT_BITS else Scheme(chosen, group_size, sym)
+    if unused:
+        raise UsageError(
+            f"layer rule `{sorted(unused)[0]}` matches no module", hint=f"modules are named like `{next(iter(bits))}`"
+        )
+    if decoder.head_at != HEAD and plan[HEAD] == plan[decoder.embedding_at]:
+        del plan[HEAD]  # tied, and the same grid: one tensor serves both
+    _check_groups(decoder, plan)
+    return plan
+
+
+def _check_groups(decoder: Decoder, plan: Plan) -> None:
+    shapes = decoder.tensors()
+    for layer in range(decoder.config.num_hidden_layers):
+        shapes |= decoder.tensors(layer)
+    shapes.setdefault(f"{HEAD}.weight", shapes[f"{decoder.embedding_at}.weight"])
+    for name, scheme in plan.items():
+        if scheme is None or scheme.group_size == -1:
+            continue
+        inputs = shapes[f"{name}.weight"][1]
+        if inputs % scheme.group_size:
+            fitting = [str(size) for size in GROUP_SIZES if size > 0 and inputs % size == 0]
+            short = name.rpartition(".")[2]
+            hint = f"--group-size {fitting[-1]} divides it, or " if fitting else ""
+            raise UsageError(
+                f"group size {scheme.group_size} does not divide the {inputs} inputs of `{name}`",
+                hint=f"{hint}--layer '{short}=group_size:-1' gives each of its rows one scale",
+            )

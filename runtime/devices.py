@@ -1,0 +1,116 @@
+"""What this machine can run models on, and what it is: the lines to paste into an issue."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ovround.runtime.bandwidth import available_cores, last_cache_bytes
+
+LIBRARIES = ("ovround", "openvino", "openvino-tokenizers", "onnxruntime", "tokenizers", "numpy")
+# Instructions that the engines choose kernels by, in /proc/cpuinfo's words: Intel and AMD, then ARM.
+_CPU_FLAGS = (
+    "avx2", "f16c", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8",
+    "amx_bf16", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device of an engine; `available` says whether ovround can run a model on it here, `note` why not."""
+
+    engine: str
+    device: str
+    full_name: str
+    available: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The computer and the versions in use; sizes are 0 where the system does not tell them."""
+
+    system: str
+    python: str
+    cpu: str
+    cores: int
+    cpu_flags: tuple[str, ...]
+    last_cache_bytes: int
+    memory_bytes: int
+    versions: dict[str, str]
+
+
+def devices() -> list[Device]:
+    """Every device that OpenVINO and ONNX Runtime report here; an engine that is not installed is listed as such."""
+    return [*_openvino_devices(), *_onnx_devices()]
+
+
+def machine() -> Machine:
+    """This computer."""
+    words = _cpuinfo()
+    flags = set((words.get("flags") or words.get("Features") or "").split())
+    return Machine(
+        system=platform.platform(),
+        python=platform.python_version(),
+        cpu=words.get("model name") or platform.processor() or platform.machine(),
+        cores=available_cores(),
+        cpu_flags=tuple(flag for flag in _CPU_FLAGS if flag in flags),
+        last_cache_bytes=last_cache_bytes(),
+        memory_bytes=_memory_bytes(),
+        versions={name: text for name in LIBRARIES if (text := _version(name))},
+    )
+
+
+def _openvino_devices() -> list[Device]:
+    try:
+        import openvino as ov
+    except ImportError as error:
+        return [Device("OpenVINO", "CPU", "", False, f"cannot be imported: {error}")]
+    core = ov.Core()
+    found = []
+    for name in core.available_devices:
+        try:
+            found.append(Device("OpenVINO", name, str(core.get_property(name, "FULL_DEVICE_NAME")), True))
+        except RuntimeError as error:
+            found.append(Device("OpenVINO", name, "", False, str(error).strip().splitlines()[-1]))
+    return found
+
+
+def _onnx_devices() -> list[Device]:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        return [Device("ONNX Runtime", "CPU", "", False, f"cannot be imported: {error}")]
+    return [
+        Device("ONNX Runtime", "CPU", provider, True)
+        if provider == "CPUExecutionProvider"
+        else Device("ONNX Runtime", provider.removesuffix("ExecutionProvider"), provider, False, "not used by ovround")
+        for provider in ort.get_available_providers()
+    ]
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first core's entries of /proc/cpuinfo; empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    first = path.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _memory_bytes() -> int:
+    names: dict[str, int] = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
+        return 0
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,215 @@
+"""ONNX Runtime: model.onnx with genai_config.json, as onnxruntime-genai's builder and ovround write them; CPU.
+
+Contract: inputs `input_ids`, `attention_mask` i64, `past_key_values.%d.key/value` `[B, H_kv, S, D]`; outputs `logits`
+f32 `[B, T, V]`, `present.%d.key/value`; attention by GroupQueryAttention, which reads each row's length off its mask and
+therefore cannot have padding on the left.
+
+The cache is one buffer a layer and part, given as past and as present at once, so that a step writes its tokens in
+place instead of copying everything. Rows are prefilled one by one, each straight into its place in the buffers, and
+decoded together, each at its own length: no prompt is ever padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from ovround.errors import ArtifactError, EngineError, GenerationError
+from ovround.runtime.engine import Logits, TokenIds, check_ids, check_room
+from ovround.runtime.json_object import read_object
+from ovround.runtime.model_info import read_model_info
+
+MODEL_FILE = "model.onnx"
+CONFIG_FILE = "genai_config.json"
+_PREFILL_TOKENS = 256  # a run computes the logits of all its positions: this bounds their memory
+_ROOM = 256  # the cache grows by at least so many tokens
+_PAST = "past_key_values."
+_TYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_ORT_ERRORS = (
+    ort_errors.Fail, ort_errors.EPFail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile, ort_errors.NotImplemented, ort_errors.RuntimeException,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    """One layer's keys or values, `[B, heads, S, head_size]`."""
+
+    heads: int
+    head_size: int
+    dtype: type[np.floating[Any]]
+
+
+class OnnxEngine:
+    """See `Engine`. `exact` computes MatMulNBits on float32 activations instead of int8 ones."""
+
+    def __init__(self, folder: Path, *, exact: bool = False, threads: int | None = None) -> None:
+        self.context_length = read_model_info(folder).context_length
+        decoder = _read_decoder_config(folder)
+        self._session: Any = _open_session(folder, decoder, exact=exact, threads=threads)
+        self._caches, self.vocab_size = _read_contract(folder / MODEL_FILE, self._session, decoder.get("head_size"))
+        self.device = f"ONNX Runtime {ort.__version__} CPU"
+        self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row of the cache
+        self._buffers: dict[str, NDArray[Any]] = {}  # past's name: [B, H_kv, room, D]
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
+        check_ids(prompts, self.vocab_size)
+        if not len(self._lengths):
+            self._lengths = np.zeros(len(prompts), np.int64)
+        self._check_rows(len(prompts))
+        total = self._lengths + [len(prompt) for prompt in prompts]
+        self._make_room(int(total.max()))
+        return np.stack([self._prefill_row(row, prompt) for row, prompt in enumerate(prompts)])
+
+    def decode(self, ids: Sequence[int]) -> Logits:
+        check_ids([ids], self.vocab_size)
+        self._check_rows(len(ids))
+        lengths = self._lengths + 1
+        self._make_room(int(lengths.max()))
+        mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+        logits = self._run(np.asarray(ids, np.int64).reshape(-1, 1), mask, self._buffers)
+        self._lengths = lengths
+        return logits[:, -1]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        chosen = list(rows)
+        self._lengths = self._lengths[chosen]
+        self._buffers = {name: buffer[chosen] for name, buffer in self._buffers.items()}
+
+    def reset(self) -> None:
+        self._lengths = np.zeros(0, np.int64)
+        self._buffers = {}
+
+    def logits(self, ids: TokenIds) -> Logits:
+        check_ids(ids, self.vocab_size)
+        check_room(ids.shape[1], self.context_length)
+        return self._run(np.asarray(ids, np.int64), np.ones(ids.shape, np.int64), self._empty(len(ids), ids.shape[1]))
+
+    def close(self) -> None:
+        self._session = None
+        self.reset()
+
+    def _prefill_row(self, row: int, prompt: Sequence[int]) -> Logits:
+        """Append `prompt` to one row, in pieces; logits `[V]` of its last token."""
+        buffers = {name: buffer[row : row + 1] for name, buffer in self._buffers.items()}
+        ids = np.asarray(prompt, np.int64)[None]
+        for start in range(0, ids.shape[1], _PREFILL_TOKENS):
+            piece = ids[:, start : start + _PREFILL_TOKENS]
+            self._lengths[row] += piece.shape[1]
+            logits = self._run(piece, np.ones((1, self._lengths[row]), np.int64), buffers)
+        last: Logits = logits[0, -1].copy()
+        return last
+
+    def _run(self, ids: TokenIds, mask: TokenIds, buffers: dict[str, NDArray[Any]]) -> Logits:
+        """Logits `[B, T, V]` of `ids` `[B, T]`, the newest of the mask's `[B, S]`; `buffers` get keys and values."""
+        if self._session is None:
+            raise EngineError("the model is closed")
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids))
+        binding.bind_cpu_input("attention_mask", mask)
+        binding.bind_output("logits")
+        values = {name: ort.OrtValue.ortvalue_from_numpy(buffer) for name, buffer in buffers.items()}  # no copy on CPU
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(_present(name), value)
+        try:
+            self._session.run_with_iobinding(binding)
+        except _ORT_ERRORS as error:
+            raise EngineError(f"{self.device} failed: {error}") from error
+        logits: Logits = binding.get_outputs()[0].numpy()
+        return logits
+
+    def _empty(self, rows: int, tokens: int) -> dict[str, NDArray[Any]]:
+        """Cache buffers for `rows` rows of `tokens` tokens each."""
+        return {
+            name: np.zeros((rows, cache.heads, tokens, cache.head_size), cache.dtype)
+            for name, cache in self._caches.items()
+        }
+
+    def _make_room(self, tokens: int) -> None:
+        """Have buffers for rows of `tokens` tokens, doubling them so that growing costs little in the long run."""
+        check_room(tokens, self.context_length)
+        rows = len(self._lengths)
+        old = next(iter(self._buffers.values())).shape[2] if self._buffers else 0
+        if tokens <= old:
+            return
+        grown = self._empty(rows, min(max(2 * old, tokens + _ROOM), self.context_length))
+        for name, buffer in self._buffers.items():
+            grown[name][:, :, :old] = buffer
+        self._buffers = grown
+
+    def _check_rows(self, rows: int) -> None:
+        if rows != len(self._lengths):
+            raise GenerationError(f"{rows} rows for a batch of {len(self._lengths)}")
+
+
+def _present(past: str) -> str:
+    return past.replace(_PAST, "present.")
+
+
+def _read_decoder_config(folder: Path) -> dict[str, Any]:
+    """`model.decoder` of genai_config.json; raises ArtifactError for a graph whose cache is not one shared buffer."""
+    config = read_object(folder / CONFIG_FILE)
+    search, model = config.get("search"), config.get("model")
+    decoder = model.get("decoder") if isinstance(model, dict) else None
+    if not isinstance(decoder, dict):
+        raise ArtifactError(f"`{folder / CONFIG_FILE}` has no model.decoder")
+    if not isinstance(search, dict) or search.get("past_present_share_buffer") is not True:
+        raise ArtifactError(
+            f"`{folder / CONFIG_FILE}`: search.past_present_share_buffer is not true; other caches are not supported",
+            hint="build the model for CPU with GroupQueryAttention",
+        )
+    return decoder
+
+
+def _read_contract(path: Path, session: Any, head_size: Any) -> tuple[dict[str, _Cache], int]:
+    """The caches by input name, and the vocabulary's size; raises ArtifactError for any other graph."""
+    inputs = {port.name: port for port in session.get_inputs()}
+    outputs = {port.name: port for port in session.get_outputs()}
+    pasts = [name for name in inputs if name.startswith(_PAST)]
+    needed = {"logits"} | {_present(name) for name in pasts}
+    unknown = set(inputs) - set(pasts) - {"input_ids", "attention_mask"}
+    missing = ({"input_ids", "attention_mask"} - set(inputs)) | (needed - set(outputs))
+    if unknown or missing or not pasts:
+        what = f"needs `{min(unknown)}`" if unknown else f"has no `{min(missing or {_PAST})}`"
+        raise ArtifactError(f"`{path}` {what}: it is no decoder as onnxruntime-genai's builder writes them for CPU")
+    caches = {}
+    for name in pasts:
+        shape, kind = inputs[name].shape, inputs[name].type
+        size = shape[3] if isinstance(shape[3], int) else head_size
+        if kind not in _TYPES or not isinstance(shape[1], int) or not isinstance(size, int):
+            raise ArtifactError(f"`{path}`: `{name}` is {kind} {shape}; float `[B, heads, S, size]` is needed")
+        caches[name] = _Cache(shape[1], size, _TYPES[kind])
+    vocab_size = outputs["logits"].shape[-1]
+    if not isinstance(vocab_size, int):
+        raise ArtifactError(f"`{path}` does not state how many logits it gives")
+    return caches, vocab_size
+
+
+def _open_session(folder: Path, decoder: dict[str, Any], *, exact: bool, threads: int | None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors are raised; warnings are about graphs that nobody here can change
+    stated = decoder.get("session_options")
+    for key, value in (stated if isinstance(stated, dict) else {}).items():
+        if "." in key and isinstance(value, str):  # ONNX Runtime's own keys, such as mlas.use_lut_gemm
+            options.add_session_config_entry(key, value)
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    path = folder / MODEL_FILE
+    model: str | bytes = str(path)
+    if exact:
+        from ovround.runtime.engines.onnx_exact import exact_model
+
+        model = exact_model(path)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.absolute()))
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except _ORT_ERRORS as error:
+        raise ArtifactError(f"`{path}` cannot be read by ONNX Runtime {ort.__version__}: {error}") from error

@@ -1,0 +1,24 @@
+"""An ONNX model without int8 activations: every MatMulNBits computes on float32, as the evaluation in torch does.
+
+Exported nodes say `accuracy_level` 4, ONNX Runtime's fast path, which rounds activations to int8. The level is an
+attribute of each node that no session option overrides for all widths, so exact mode changes it in the model's bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# An AttributeProto in protobuf's wire format: field 1, the name, then field 3, the integer, as a varint: the tag byte
+# `3 << 3 | 0` and the value. The writer of the model put fields in the order of their numbers.
+_TAG = b"accuracy_level\x18"
+FAST, EXACT = b"\x04", b"\x00"
+
+
+def exact_model(path: Path) -> bytes:
+    """The bytes of the model at `path` with each `accuracy_level` 4 made 0; same length, weights untouched.
+
+    A session made from bytes does not know their folder: give it the session configuration entry
+    `session.model_external_initializers_file_folder_path`. Runs with 2- and 8-bit weights are slow then: ONNX Runtime
+    has a float32 kernel for 4 bits alone, and decodes the others whole on every call.
+    """
+    return path.read_bytes().replace(_TAG + FAST, _TAG + EXACT)

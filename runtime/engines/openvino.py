@@ -1,0 +1,193 @@
+"""OpenVINO: the stateful IR that ovround and optimum-intel write, on any device that OpenVINO has.
+
+Contract: inputs `input_ids`, `attention_mask` and, where the graph has it, `position_ids` i64 `[B, T]`, `beam_idx` i32
+`[B]`; output `logits` f32 `[B, T, V]`; the KV cache lives in the graph's variables. A batch is padded on the left with
+mask 0; `beam_idx` says which row of the last step each row continues, which is how ended rows leave the batch.
+
+Generation needs the last position's logits, evaluation all of them. One compiled model gives both: a slice goes in
+front of the head, and where it starts is an input (-1 or 0). openvino_genai slices there too, at a fixed place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13 as opset
+
+from ovround.errors import ArtifactError, EngineError, GenerationError, UsageError
+from ovround.runtime.engine import Logits, TokenIds, check_ids, check_room
+from ovround.runtime.model_info import read_model_info
+
+MODEL_FILE = "openvino_model.xml"
+EXACT = {"EXECUTION_MODE_HINT": "ACCURACY"}  # on CPU: float32, no int8 activations, float32 KV cache
+_FIRST_LOGITS = "ovround.first_logits"
+_META_DEVICES = ("AUTO", "HETERO", "MULTI")
+_AFTER_HEAD = ("Add", "Transpose", "Multiply", "Divide", "Tanh", "Convert")  # bias, layout, soft cap
+
+
+class OpenVINOEngine:
+    """See `Engine`. `exact` computes in float32; otherwise the device's defaults and the IR's runtime options hold."""
+
+    def __init__(self, folder: Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None) -> None:
+        core = ov.Core()
+        device = _known_device(core, device)
+        self.context_length = read_model_info(folder).context_length
+        model = _read_model(core, folder / MODEL_FILE)
+        self._inputs = {name for port in model.inputs for name in port.names}
+        self.vocab_size = _vocab_size(model, folder)
+        _add_slice(model)
+        options: dict[str, Any] = dict(EXACT) if exact else {}
+        if threads is not None:
+            if device != "CPU":
+                raise UsageError(f"threads is {threads} and the device {device}; threads are chosen for CPU only")
+            options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._compiled: Any = core.compile_model(model, device, options)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot run `{folder}` on {device}: {_reason(error)}") from error
+        self.device = f"OpenVINO {device}{_full_name(core, device)}"
+        self._mask: TokenIds = np.zeros((0, 0), np.int64)  # [B, S]: 0 where the cache holds padding
+        self._rows: NDArray[np.int32] = np.zeros(0, np.int32)  # [B]: the last step's row that each row continues
+        self._request: Any = self._compiled.create_infer_request()
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
+        check_ids(prompts, self.vocab_size)
+        longest = max(map(len, prompts))
+        ids = np.zeros((len(prompts), longest), np.int64)
+        mask = np.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = prompt
+            mask[row, longest - len(prompt) :] = 1
+        return self._extend(ids, mask)
+
+    def decode(self, ids: Sequence[int]) -> Logits:
+        check_ids([ids], self.vocab_size)
+        column = np.asarray(ids, np.int64).reshape(-1, 1)
+        return self._extend(column, np.ones_like(column))
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self._rows = self._rows[list(rows)]
+        self._mask = self._mask[list(rows)]
+
+    def reset(self) -> None:
+        self._mask = np.zeros((0, 0), np.int64)
+        self._rows = np.zeros(0, np.int32)
+        # A new request, 0.03 ms, instead of reset_state: OpenVINO 2026.4 keeps something of an 8-bit cache across that,
+        # and a batch of another size then gets NaN after some steps.
+        self._request = None if self._compiled is None else self._compiled.create_infer_request()
+
+    def logits(self, ids: TokenIds) -> Logits:
+        check_ids(ids, self.vocab_size)
+        check_room(ids.shape[1], self.context_length)
+        if self._compiled is None:
+            raise EngineError("the model is closed")
+        request = self._compiled.create_infer_request()  # variables of its own; the weights are shared
+        rows = np.arange(len(ids), dtype=np.int32)
+        return self._infer(request, np.asarray(ids, np.int64), np.ones(ids.shape, np.int64), rows, first=0)
+
+    def close(self) -> None:
+        self._compiled = None
+        self.reset()
+
+    def _extend(self, ids: TokenIds, mask: TokenIds) -> Logits:
+        """Append `[B, T]` to the cache; logits `[B, V]` of the last position."""
+        if not len(self._mask):
+            self._mask = np.zeros((len(ids), 0), np.int64)
+            self._rows = np.arange(len(ids), dtype=np.int32)
+        if len(ids) != len(self._mask):
+            raise GenerationError(f"{len(ids)} rows for a batch of {len(self._mask)}")
+        grown = np.concatenate([self._mask, mask], axis=1)
+        check_room(int(grown.sum(axis=1).max()), self.context_length)
+        logits = self._infer(self._request, ids, grown, self._rows, first=-1)[:, -1]
+        self._mask, self._rows = grown, np.arange(len(ids), dtype=np.int32)
+        return logits
+
+    def _infer(self, request: Any, ids: TokenIds, mask: TokenIds, rows: NDArray[np.int32], first: int) -> Logits:
+        if request is None:
+            raise EngineError("the model is closed")
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
+        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "beam_idx": rows}
+        feed = {name: value for name, value in feed.items() if name in self._inputs}
+        try:
+            request.infer({**feed, _FIRST_LOGITS: np.array([first])})
+        except RuntimeError as error:
+            raise EngineError(f"{self.device} failed: {_reason(error)}") from error
+        # A copy: the tensor's memory is the request's, and the next step writes into it.
+        return np.array(request.get_tensor("logits").data, np.float32)
+
+
+def _read_model(core: Any, path: Path) -> Any:
+    if not path.with_suffix(".bin").is_file():
+        raise ArtifactError(
+            f"`{path.with_suffix('.bin')}` is missing", hint="convert again, or copy the whole folder again"
+        )
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise ArtifactError(f"`{path}` cannot be read by OpenVINO {ov.__version__}: {_reason(error)}") from error
+    names = {name for port in [*model.inputs, *model.outputs] for name in port.names}
+    missing = [name for name in ("input_ids", "attention_mask", "beam_idx", "logits") if name not in names]
+    if missing or not model.get_sinks():
+        what = f"no {missing[0]}" if missing else "no variables for the KV cache"
+        raise ArtifactError(
+            f"`{path}` has {what}: it is no stateful text generation model",
+            hint="with optimum-intel, export for the task text-generation-with-past",
+        )
+    return model
+
+
+def _vocab_size(model: Any, folder: Path) -> int:
+    size = model.output("logits").get_partial_shape()[2]
+    if size.is_dynamic:
+        raise ArtifactError(f"`{folder / MODEL_FILE}` does not state how many logits it gives")
+    return int(size.get_length())
+
+
+def _add_slice(model: Any) -> None:
+    """Let the head see positions from the input `_FIRST_LOGITS` i64 `[1]` on; negative counts from the end."""
+    start = opset.parameter(ov.PartialShape([1]), ov.Type.i64, name=_FIRST_LOGITS)
+    start.output(0).set_names({_FIRST_LOGITS})
+    result = model.output("logits").get_node()
+    head = result.input_value(0).get_node()
+    while head.get_type_name() in _AFTER_HEAD:
+        head = head.input_value(0).get_node()
+    after = (
+        head if head.get_type_name() == "MatMul" else result
+    )  # an unknown head computes all positions, and is cut behind
+    end, one = opset.constant([2**31 - 1], ov.Type.i64), opset.constant([1], ov.Type.i64)
+    cut = opset.slice(after.input_value(0), start, end, one, one)
+    after.input(0).replace_source_output(cut.output(0))
+    model.add_parameters([start])
+    model.validate_nodes_and_infer_types()
+
+
+def _known_device(core: Any, device: str) -> str:
+    """`device` in OpenVINO's spelling; raises EngineError listing what there is when a part of it is not there."""
+    name = device.upper()
+    kind, _, members = name.partition(":")
+    concrete = [part.strip().removeprefix("-") for part in members.split(",")] if kind in _META_DEVICES else [name]
+    available = list(core.available_devices)
+    for part in concrete:
+        if part and not any(part == known or known.startswith(f"{part}.") for known in available):
+            raise EngineError(
+                f"device `{device}` is not there", hint=f"available for OpenVINO: {', '.join([*available, 'AUTO'])}"
+            )
+    return name
+
+
+def _full_name(core: Any, device: str) -> str:
+    try:
+        return f", {core.get_property(device, 'FULL_DEVICE_NAME')}"
+    except RuntimeError:  # AUTO and the like have none
+        return ""
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of an OpenVINO message; those before it say where in its sources it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

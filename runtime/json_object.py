@@ -1,0 +1,24 @@
+"""A JSON object from a model folder, read as data that somebody else wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ovround.errors import ArtifactError
+
+
+def read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """The object in `path`, empty when the file is missing and `optional`; raises ArtifactError naming the file."""
+    if optional and not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"`{path}` is missing", hint="convert again, or copy the whole folder again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"`{path}` cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"`{path}` holds a {type(value).__name__}; an object is needed")
+    return value

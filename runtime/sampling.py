@@ -1,0 +1,150 @@
+"""How the next token is chosen from logits. `sample` is a specification: the C++ runtime follows it step by step."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovround.errors import GenerationError, UsageError
+from ovround.runtime.engine import Logits
+from ovround.runtime.random_source import Xoshiro256
+
+MAX_STOP_STRINGS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """One request's options; raises UsageError naming the field, its value, and what is allowed."""
+
+    max_new_tokens: int | None = None
+    """Most tokens to generate, at least 1; None: until an end token or the end of the context."""
+    temperature: float = 0.0
+    """0: always the likeliest token (greedy). Up to 100."""
+    top_k: int = 0
+    """Draw among the k likeliest tokens; 0: no limit."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens whose probabilities add up to this; above 0, 1: no limit."""
+    min_p: float = 0.0
+    """Draw among tokens at least this times as likely as the likeliest; 0 to 1."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that the prompt or the answer already has less likely; above 0, up to 10."""
+    seed: int | None = None
+    """0 to 2**64 - 1; None: a new one for each request."""
+    stop: tuple[str, ...] = ()
+    """End before the first of these strings would appear in the answer."""
+    stop_token_ids: tuple[int, ...] = ()
+    """End after one of these tokens, besides the model's own end tokens."""
+    ignore_eos: bool = False
+    """Go on after the model's end tokens; for benchmarks."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None:
+            _check_integer("max_new_tokens", self.max_new_tokens, 1, None)
+        _check_number("temperature", self.temperature, 0.0, 100.0)
+        _check_integer("top_k", self.top_k, 0, None)
+        _check_number("top_p", self.top_p, 0.0, 1.0, above=True)
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.0, 10.0, above=True)
+        if self.seed is not None:
+            _check_integer("seed", self.seed, 0, 2**64 - 1)
+        _check_stop(self.stop)
+        if not isinstance(self.stop_token_ids, tuple):
+            raise UsageError(f"stop_token_ids is {self.stop_token_ids!r}; a tuple of token ids is needed")
+        for token in self.stop_token_ids:
+            _check_integer("stop_token_ids", token, 0, None)
+        if not isinstance(self.ignore_eos, bool):
+            raise UsageError(f"ignore_eos is {self.ignore_eos!r}; true or false is needed")
+
+    def random_source(self) -> Xoshiro256:
+        """The stream of random numbers of one request."""
+        return Xoshiro256(secrets.randbits(64) if self.seed is None else self.seed)
+
+
+def override(options: SamplingOptions | None, **given: object) -> SamplingOptions:
+    """`options`, or the defaults, with those of the `given` fields that are not None; `stop` may be one string."""
+    base = options or SamplingOptions()
+    values = {field.name: getattr(base, field.name) for field in fields(SamplingOptions)}
+    values |= {name: value for name, value in given.items() if value is not None}
+    for name in ("stop", "stop_token_ids"):
+        if isinstance(values[name], str):
+            values[name] = (values[name],)
+        elif isinstance(values[name], list):
+            values[name] = tuple(values[name])
+    return SamplingOptions(**values)
+
+
+def sample(logits: Logits, seen: Sequence[int], options: SamplingOptions, source: Xoshiro256) -> int:
+    """The next token id from logits `[V]` after the tokens `seen`, prompt and answer. In float64, in this order:
+
+    1. repetition penalty: the logit of each distinct token in `seen` is divided by it when positive, else multiplied;
+    2. temperature: at 0 the largest logit wins, the lowest id among equals, and no number is drawn; else each logit is
+       divided by it;
+    3. top-k: the k largest stay, lower ids first among equals;
+    4. top-p: weights exp(logit - largest logit); sorted downwards, lower ids first among equals, the shortest head
+       whose sum reaches top_p times the sum of all stays (both sums added up in that order);
+    5. min-p: weights of at least min_p times the largest stay;
+    6. draw: the weights that stayed are added up by ascending token id; the first running sum above uniform() times
+       the whole sum names the token.
+
+    Raises GenerationError when the largest logit is not finite.
+    """
+    scores: NDArray[np.float64] = logits.astype(np.float64)
+    if options.repetition_penalty != 1.0 and len(seen):
+        ids = np.unique(np.asarray(seen, np.int64))
+        old = scores[ids]
+        scores[ids] = np.where(old > 0, old / options.repetition_penalty, old * options.repetition_penalty)
+    best = int(scores.argmax())
+    if not math.isfinite(scores[best]):
+        raise GenerationError("the model's logits are not finite", hint="try exact mode, or convert with more bits")
+    if options.temperature == 0.0:
+        return best
+    scores /= options.temperature
+    kept = _top_k(scores, options.top_k)
+    weights = np.exp(scores[kept] - scores[best])
+    if options.top_p < 1.0:
+        order = np.argsort(-scores[kept], kind="stable")
+        sums = np.cumsum(weights[order])
+        head = order[: int(np.searchsorted(sums, options.top_p * sums[-1])) + 1]
+        head.sort()
+        kept, weights = kept[head], weights[head]
+    if options.min_p > 0.0:
+        likely = weights >= options.min_p * weights.max()
+        kept, weights = kept[likely], weights[likely]
+    sums = np.cumsum(weights)
+    place = int(np.searchsorted(sums, source.uniform() * sums[-1], side="right"))
+    return int(kept[min(place, len(kept) - 1)])
+
+
+def _top_k(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """Ids of the k largest, ascending; all ids for 0."""
+    size = len(scores)
+    if k == 0 or k >= size:
+        return np.arange(size, dtype=np.int64)
+    least = np.partition(scores, size - k)[size - k]
+    above = np.flatnonzero(scores > least)
+    equal = np.flatnonzero(scores == least)[: k - len(above)]
+    return np.sort(np.concatenate([above, equal])).astype(np.int64)
+
+
+def _check_integer(name: str, value: object, low: int, high: int | None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+        allowed = f"{low} or more" if high is None else f"{low} to {high}"
+        raise UsageError(f"{name} is {value!r}; a whole number of {allowed} is needed")
+
+
+def _check_number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    if not good or (above and value == low):
+        raise UsageError(f"{name} is {value!r}; a number {'above' if above else 'from'} {low:g} to {high:g} is needed")
+
+
+def _check_stop(stop: object) -> None:
+    if not isinstance(stop, tuple) or not all(isinstance(text, str) and text for text in stop):
+        raise UsageError(f"stop is {stop!r}; a tuple of strings of at least one character is needed")
+    if len(stop) > MAX_STOP_STRINGS:
+        raise UsageError(f"{len(stop)} stop strings; at most {MAX_STOP_STRINGS} are allowed")
