@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from ovround.runtime.bench import BenchResult, bench
+from ovround.runtime.benchmark import BenchResult, bench
 from ovround.runtime.completion import Completion, Piece, Timings, Usage
-from ovround.runtime.devices import Device, Machine, devices, machine
 from ovround.runtime.llm import LLM
 from ovround.runtime.sampling import SamplingOptions
 from ovround.runtime.tokenizer import Tokenizer
 
 __all__ = [
-    "LLM", "BenchResult", "Completion", "Device", "Machine", "Piece", "SamplingOptions", "Timings", "Tokenizer",
-    "Usage", "bench", "devices", "machine",
+    "LLM", "BenchResult", "Completion", "Piece", "SamplingOptions", "Timings", "Tokenizer", "Usage", "bench",
 ]  # fmt: skip

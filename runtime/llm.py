@@ -163,6 +163,8 @@ class LLM:
 
     def logits(self, ids: TokenIds) -> Logits:
         """Logits float32 `[B, T, V]` of every position of the token ids `[B, T]`, for evaluation."""
+        if ids.ndim != 2:
+            raise UsageError(f"ids have the shape {ids.shape}; [B, T] is needed")
         with self._lock:
             return self._engine.logits(ids)
 

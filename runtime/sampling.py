@@ -85,8 +85,8 @@ def sample(logits: Logits, seen: Sequence[int], options: SamplingOptions, source
     2. temperature: at 0 the largest logit wins, the lowest id among equals, and no number is drawn; else each logit is
        divided by it;
     3. top-k: the k largest stay, lower ids first among equals;
-    4. top-p: weights exp(logit - largest logit); sorted downwards, lower ids first among equals, the shortest head
-       whose sum reaches top_p times the sum of all stays (both sums added up in that order);
+    4. top-p: weights exp(logit - largest logit); sorted downwards by logit, lower ids first among equals, the shortest
+       head stays whose sum reaches top_p times the sum of all, which is added up by ascending token id;
     5. min-p: weights of at least min_p times the largest stay;
     6. draw: the weights that stayed are added up by ascending token id; the first running sum above uniform() times
        the whole sum names the token.
@@ -107,10 +107,7 @@ def sample(logits: Logits, seen: Sequence[int], options: SamplingOptions, source
     kept = _top_k(scores, options.top_k)
     weights = np.exp(scores[kept] - scores[best])
     if options.top_p < 1.0:
-        order = np.argsort(-scores[kept], kind="stable")
-        sums = np.cumsum(weights[order])
-        head = order[: int(np.searchsorted(sums, options.top_p * sums[-1])) + 1]
-        head.sort()
+        head = _top_p(scores[kept], weights, options.top_p)
         kept, weights = kept[head], weights[head]
     if options.min_p > 0.0:
         likely = weights >= options.min_p * weights.max()
@@ -129,6 +126,17 @@ def _top_k(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
     above = np.flatnonzero(scores > least)
     equal = np.flatnonzero(scores == least)[: k - len(above)]
     return np.sort(np.concatenate([above, equal])).astype(np.int64)
+
+
+def _top_p(scores: NDArray[np.float64], weights: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
+    """Places of the head, ascending."""
+    total = np.cumsum(weights)[-1]
+    # All weights below half of (1 - top_p) * mean together are too few for the head to reach them: they need no sorting.
+    least = (1.0 - top_p) * total / len(weights) / 2 if top_p < 1.0 - 1e-6 else 0.0
+    likely = np.flatnonzero(weights >= least)
+    order = likely[np.argsort(-scores[likely], kind="stable")]
+    count = int(np.searchsorted(np.cumsum(weights[order]), top_p * total)) + 1
+    return np.sort(order[:count])
 
 
 def _check_integer(name: str, value: object, low: int, high: int | None) -> None:

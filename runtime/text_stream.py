@@ -54,7 +54,10 @@ class StreamDecoder:
 
 
 class StopStrings:
-    """Cuts a text before the first of `stops`, holding back what may become one."""
+    """Cuts a text before the one of `stops` that is complete first, holding back what may become one.
+
+    Of several that end at the same character the longest counts, so the cut does not depend on how the text is split.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -66,10 +69,10 @@ class StopStrings:
         if self.found or not self._stops:
             return "" if self.found else text
         self._held += text
-        places = [place for place in (self._held.find(stop) for stop in self._stops) if place >= 0]
-        if places:
+        found = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if found:
             self.found = True
-            return self._held[: min(places)]
+            return self._held[: min(found)[1]]
         keep = max(_overlap(self._held, stop) for stop in self._stops)
         sure, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return sure

@@ -58,6 +58,7 @@ class OnnxEngine:
         self.device = f"ONNX Runtime {ort.__version__} CPU"
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row of the cache
         self._buffers: dict[str, NDArray[Any]] = {}  # past's name: [B, H_kv, room, D]
+        self._binding: Any = None  # of all buffers, kept from step to step: binding them takes as long as a small model
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         check_ids(prompts, self.vocab_size)
@@ -74,23 +75,26 @@ class OnnxEngine:
         lengths = self._lengths + 1
         self._make_room(int(lengths.max()))
         mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-        logits = self._run(np.asarray(ids, np.int64).reshape(-1, 1), mask, self._buffers)
+        if self._binding is None:
+            self._binding = self._bind(self._buffers)
+        logits = self._run(self._binding, np.asarray(ids, np.int64).reshape(-1, 1), mask)
         self._lengths = lengths
         return logits[:, -1]
 
     def keep(self, rows: Sequence[int]) -> None:
         chosen = list(rows)
         self._lengths = self._lengths[chosen]
-        self._buffers = {name: buffer[chosen] for name, buffer in self._buffers.items()}
+        self._replace_buffers({name: buffer[chosen] for name, buffer in self._buffers.items()})
 
     def reset(self) -> None:
         self._lengths = np.zeros(0, np.int64)
-        self._buffers = {}
+        self._replace_buffers({})
 
     def logits(self, ids: TokenIds) -> Logits:
         check_ids(ids, self.vocab_size)
         check_room(ids.shape[1], self.context_length)
-        return self._run(np.asarray(ids, np.int64), np.ones(ids.shape, np.int64), self._empty(len(ids), ids.shape[1]))
+        binding = self._bind(self._empty(len(ids), ids.shape[1]))
+        return self._run(binding, np.ascontiguousarray(ids, np.int64), np.ones(ids.shape, np.int64))
 
     def close(self) -> None:
         self._session = None
@@ -98,27 +102,32 @@ class OnnxEngine:
 
     def _prefill_row(self, row: int, prompt: Sequence[int]) -> Logits:
         """Append `prompt` to one row, in pieces; logits `[V]` of its last token."""
-        buffers = {name: buffer[row : row + 1] for name, buffer in self._buffers.items()}
+        binding = self._bind({name: buffer[row : row + 1] for name, buffer in self._buffers.items()})
         ids = np.asarray(prompt, np.int64)[None]
         for start in range(0, ids.shape[1], _PREFILL_TOKENS):
             piece = ids[:, start : start + _PREFILL_TOKENS]
             self._lengths[row] += piece.shape[1]
-            logits = self._run(piece, np.ones((1, self._lengths[row]), np.int64), buffers)
+            logits = self._run(binding, piece, np.ones((1, self._lengths[row]), np.int64))
         last: Logits = logits[0, -1].copy()
         return last
 
-    def _run(self, ids: TokenIds, mask: TokenIds, buffers: dict[str, NDArray[Any]]) -> Logits:
-        """Logits `[B, T, V]` of `ids` `[B, T]`, the newest of the mask's `[B, S]`; `buffers` get keys and values."""
+    def _bind(self, buffers: dict[str, NDArray[Any]]) -> Any:
+        """A binding that reads and writes `buffers` in place."""
         if self._session is None:
             raise EngineError("the model is closed")
         binding = self._session.io_binding()
-        binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids))
-        binding.bind_cpu_input("attention_mask", mask)
-        binding.bind_output("logits")
-        values = {name: ort.OrtValue.ortvalue_from_numpy(buffer) for name, buffer in buffers.items()}  # no copy on CPU
-        for name, value in values.items():
+        binding.bind_output("logits")  # first: outputs come back in the order in which their names were first bound
+        for name, buffer in buffers.items():
+            value = ort.OrtValue.ortvalue_from_numpy(buffer)  # on CPU no copy
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(_present(name), value)
+        return binding
+
+    def _run(self, binding: Any, ids: TokenIds, mask: TokenIds) -> Logits:
+        """Logits `[B, T, V]` of `ids` `[B, T]`, the newest tokens of the mask's `[B, S]`."""
+        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input("attention_mask", mask)
+        binding.bind_output("logits")  # anew: else the last run's tensor, of the last run's shape, is written to
         try:
             self._session.run_with_iobinding(binding)
         except _ORT_ERRORS as error:
@@ -143,7 +152,11 @@ class OnnxEngine:
         grown = self._empty(rows, min(max(2 * old, tokens + _ROOM), self.context_length))
         for name, buffer in self._buffers.items():
             grown[name][:, :, :old] = buffer
-        self._buffers = grown
+        self._replace_buffers(grown)
+
+    def _replace_buffers(self, buffers: dict[str, NDArray[Any]]) -> None:
+        self._buffers = buffers
+        self._binding = None
 
     def _check_rows(self, rows: int) -> None:
         if rows != len(self._lengths):

@@ -170,10 +170,10 @@ def _known_device(core: Any, device: str) -> str:
     """`device` in OpenVINO's spelling; raises EngineError listing what there is when a part of it is not there."""
     name = device.upper()
     kind, _, members = name.partition(":")
-    concrete = [part.strip().removeprefix("-") for part in members.split(",")] if kind in _META_DEVICES else [name]
+    parts = [name] if kind not in _META_DEVICES else members.split(",") if members else []
     available = list(core.available_devices)
-    for part in concrete:
-        if part and not any(part == known or known.startswith(f"{part}.") for known in available):
+    for part in parts:  # a leading minus keeps AUTO off a device, there or not
+        if not part.startswith("-") and not any(part == known or known.startswith(f"{part}.") for known in available):
             raise EngineError(
                 f"device `{device}` is not there", hint=f"available for OpenVINO: {', '.join([*available, 'AUTO'])}"
             )

@@ -1,0 +1,23 @@
+"""What this machine says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from ovround.runtime.devices import devices, machine
+
+
+def test_both_engines_have_a_cpu() -> None:
+    found = {(device.engine, device.device): device for device in devices()}
+    for engine in ("OpenVINO", "ONNX Runtime"):
+        assert found[engine, "CPU"].available
+        assert found[engine, "CPU"].full_name
+    assert all(device.available or device.note for device in found.values())
+
+
+def test_the_machine_can_be_pasted() -> None:
+    host = machine()
+    assert host.cores >= 1
+    assert {"openvino", "onnxruntime", "tokenizers", "numpy"} <= set(host.versions)
+    assert json.loads(json.dumps(dataclasses.asdict(host)))["python"] == host.python
