@@ -117,21 +117,28 @@ def run(peer: str, worker: str, *, cache: Path | None = None, threads: int = 1, 
     if not script.is_file():
         known = ", ".join(sorted(path.stem for path in WORKERS.glob("*_*.py")))
         raise PeerError(f"unknown worker {worker!r}\nhint: choose from {known}")
-    command = [str(python(peer, cache)), "-I", str(script), json.dumps(arguments)]
-    measured = [sys.executable, "-I", str(WORKERS / "measure.py"), str(threads), *command]
-    talk = deque[str](maxlen=2)  # in the end: the worker's answer, then what measure.py weighed
-    with subprocess.Popen(measured, stdout=subprocess.PIPE, text=True, env=_environment(threads)) as process:
+    return measured([str(python(peer, cache)), "-I", str(script), json.dumps(arguments)], threads)
+
+
+def measured(command: list[str], threads: int) -> dict[str, Any]:
+    """What `command` printed as its last line, one JSON object, with the figures of `run`; ours is measured like a peer.
+
+    Raises PeerError when it fails or its last line is no JSON.
+    """
+    weigher = [sys.executable, "-I", str(WORKERS / "measure.py"), str(threads), *command]
+    talk = deque[str](maxlen=2)  # in the end: the command's answer, then what measure.py weighed
+    with subprocess.Popen(weigher, stdout=subprocess.PIPE, text=True, env=_environment(threads)) as process:
         for line in process.stdout or ():
             if len(talk) == talk.maxlen:
                 sys.stderr.write(talk[0])
             talk.append(line)
     if process.returncode != 0 or len(talk) != talk.maxlen:
-        raise PeerError(f"{peer}: {worker} ended with {process.returncode}: {shlex.join(command)}")
+        raise PeerError(f"ended with {process.returncode}: {shlex.join(command)}")
     answer, weighed = talk
     try:
         return {**json.loads(answer), **json.loads(weighed)}
     except json.JSONDecodeError as error:
-        raise PeerError(f"{peer}: {worker} ended with a line that is no JSON: {answer!r}") from error
+        raise PeerError(f"ended with a line that is no JSON: {answer!r}: {shlex.join(command)}") from error
 
 
 def _build(peer: Peer, home: Path) -> None:

@@ -15,7 +15,7 @@ What decides whether its held-out perplexity may be believed:
 - The perplexity is measured on the folder as written, from its float16 weights and its `heldout.txt`, in consecutive
   windows of 512 tokens, first token of a window not predicted, last partial window left out.
 
-Two thirds of the windows are plain text, so that `<s>` followed by any beginning of a line is familiar. The rest are
+Seven windows in ten are plain text, half of them behind an `<s>`, so that a prompt is not a strange place. The rest are
 questions and answers made from the same docstrings in the form of the chat template: with them the model answers a chat
 in the right tone and ends it with `</s>`, which tests of a stop condition need.
 

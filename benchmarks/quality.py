@@ -1,0 +1,197 @@
+"""How much of the loss of rounding to nearest does tuning win back, and how does auto-round do on the same ground?
+
+For every model, group size and grid: the original, rounded to nearest, SignRound (through `convert` and the evaluation
+command's function on the OpenVINO folder in exact mode) and, with --peer, auto-round in its own environment on exactly the
+same token windows, evaluated from its de-quantised weights by the same function. Embedding and head stay in float, and so
+do layers with a dimension that 32 does not divide, because auto-round leaves those alone.
+
+    python benchmarks/quality.py MODEL ... --text T.txt ... --calibration C.txt ... [--peer] [--results cells.jsonl]
+
+Cells that are already in --results are not computed again. The last line printed is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import peers
+import torch
+
+from ovround.checkpoint import open_checkpoint
+from ovround.config import ConvertOptions, LayerRule
+from ovround.convert import convert
+from ovround.evaluation import evaluate_model
+from ovround.models import from_config
+from ovround.quant.calibration import calibrate
+
+METHODS = ("original", "rtn", "signround", "auto-round")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One model, grid and method: perplexity by text, and seconds of tuning."""
+
+    model: str
+    bits: int
+    group_size: int
+    sym: bool
+    method: str
+    perplexity: dict[str, float]
+    elapsed_s: float
+
+    @property
+    def key(self) -> tuple[str, int, int, bool, str]:
+        return self.model, self.bits, self.group_size, self.sym, self.method
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all cells of a run share."""
+
+    texts: tuple[Path, ...]
+    calibration: tuple[Path, ...]
+    context: int
+    nsamples: int
+    iters: int
+    cache: Path | None
+
+
+def options_for(model: Path, bits: int, group_size: int, sym: bool, method: str, setup: Setup) -> ConvertOptions:
+    """The conversion of one cell; odd layers, embedding and head stay in float."""
+    decoder = from_config(open_checkpoint(model).config)
+    shapes = decoder.tensors(0)
+    odd = [name for name in decoder.linears(0) if any(size % 32 for size in shapes[f"{name}.weight"])]
+    rules = tuple(LayerRule(f"{name.rpartition('.')[2]}$", bits=16) for name in odd)
+    return ConvertOptions(
+        bits=bits, group_size=group_size, sym=sym, recipe="rtn" if method == "rtn" else "default",
+        iters=None if method == "rtn" else setup.iters, nsamples=setup.nsamples, seqlen=setup.context,
+        calibration=setup.calibration, lm_head_bits=16, embedding_bits=16, layers=rules,
+    )  # fmt: skip
+
+
+def measure(model: Path, bits: int, group_size: int, sym: bool, method: str, setup: Setup) -> Cell:
+    """Make one cell's model in a temporary folder and score it."""
+    options = options_for(model, bits, group_size, sym, method, setup)
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "out"
+        started = time.monotonic()
+        if method == "original":
+            out = model
+        elif method == "auto-round":
+            auto_round(model, out, options, setup)
+        else:
+            convert(model, out, options)
+        elapsed_s = time.monotonic() - started
+        scores = evaluate_model(str(out), setup.texts, context=setup.context)
+    return Cell(
+        model.name, bits, group_size, sym, method,
+        {text.name: score.perplexity for text, score in zip(setup.texts, scores, strict=True)},
+        elapsed_s,
+    )  # fmt: skip
+
+
+def auto_round(model: Path, out: Path, options: ConvertOptions, setup: Setup) -> None:
+    """auto-round 0.16.1 with the same windows, those that we hold out included."""
+    decoder = from_config(open_checkpoint(model).config)
+    config = decoder.config
+    windows = calibrate(model, options, config.max_position_embeddings, config.vocab_size).windows
+    tokens = out.parent / "tokens.npy"
+    np.save(tokens, windows)
+    peers.run(
+        "auto-round", "auto_round_tune", cache=setup.cache, threads=1, model=str(model.resolve()), out=str(out),
+        tokens_file=str(tokens), bits=options.bits, group_size=options.group_size, sym=options.sym, iters=setup.iters,
+        batch_size=options.batch_size, seed=options.seed, torch_compile=False,
+    )  # fmt: skip
+
+
+def recovered(cells: Sequence[Cell], text: str) -> float | None:
+    """The share of rounding's rise in log-perplexity that `cells` = (original, rtn, tuned) won back."""
+    original, rtn, tuned = (math.log(cell.perplexity[text]) for cell in cells)
+    return (rtn - tuned) / (rtn - original) if rtn > original else None
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("--text", type=Path, action="append", required=True)
+    parser.add_argument("--calibration", type=Path, action="append", required=True)
+    parser.add_argument("--bits", type=int, nargs="+", default=[4])
+    parser.add_argument("--group-sizes", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--nsamples", type=int, default=128)
+    parser.add_argument("--iters", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peer", action="store_true", help="measure auto-round too")
+    parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
+    parser.add_argument("--results", type=Path, help="a .jsonl file of finished cells to continue")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    setup = Setup(
+        tuple(arguments.text), tuple(arguments.calibration), arguments.context, arguments.nsamples, arguments.iters,
+        arguments.cache,
+    )  # fmt: skip
+    done: dict[tuple[str, int, int, bool, str], Cell] = {}
+    if arguments.results and arguments.results.is_file():
+        for line in arguments.results.read_text().splitlines():
+            cell = Cell(**json.loads(line))
+            done[cell.key] = cell
+    methods = METHODS if arguments.peer else METHODS[:3]
+    grids = [(b, g, s) for b in arguments.bits for g in arguments.group_sizes for s in (True, False)]
+    print("| model | bits | group | grid | text | original | rtn | SignRound | won back | auto-round | won back |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    lost = []
+    for model in arguments.models:
+        for bits, group_size, sym in grids:
+            row = {}
+            for method in methods:
+                key = (model.name, 0, 0, True, method) if method == "original" else (model.name, bits, group_size, sym, method)
+                if key not in done:
+                    done[key] = measure(model, *(key[1:4] if method != "original" else (4, -1, True)), method, setup)
+                    if method == "original":
+                        done[key] = dataclasses.replace(done[key], bits=0, group_size=0)
+                    if arguments.results:
+                        with arguments.results.open("a") as file:
+                            file.write(json.dumps(dataclasses.asdict(done[key])) + "\n")
+                row[method] = done[key]
+            lost += print_rows(row, setup)
+    print(json.dumps({"cells": [dataclasses.asdict(cell) for cell in done.values()], "not_below_rtn": lost}))
+
+
+def print_rows(row: dict[str, Cell], setup: Setup) -> list[str]:
+    """One line a text; returns the cells in which SignRound is not below rounding to nearest."""
+    lost = []
+    for text in (path.name for path in setup.texts):
+        tuned = row["signround"]
+        cells = [f"{row[m].perplexity[text]:.4f}" for m in ("original", "rtn", "signround")]
+        cells.append(_share(recovered((row["original"], row["rtn"], tuned), text)))
+        if "auto-round" in row:
+            cells.append(f"{row['auto-round'].perplexity[text]:.4f}")
+            cells.append(_share(recovered((row["original"], row["rtn"], row["auto-round"]), text)))
+        else:
+            cells += ["-", "-"]
+        grid = "sym" if tuned.sym else "asym"
+        print(f"| {tuned.model} | {tuned.bits} | {tuned.group_size} | {grid} | {text} | {' | '.join(cells)} |", flush=True)
+        if tuned.perplexity[text] >= row["rtn"].perplexity[text]:
+            lost.append(f"{tuned.model} W{tuned.bits} g{tuned.group_size} {grid} {text}")
+    return lost
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+if __name__ == "__main__":
+    main()
