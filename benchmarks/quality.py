@@ -157,7 +157,11 @@ def main() -> None:
         for bits, group_size, sym in grids:
             row = {}
             for method in methods:
-                key = (model.name, 0, 0, True, method) if method == "original" else (model.name, bits, group_size, sym, method)
+                key = (
+                    (model.name, 0, 0, True, method)
+                    if method == "original"
+                    else (model.name, bits, group_size, sym, method)
+                )
                 if key not in done:
                     done[key] = measure(model, *(key[1:4] if method != "original" else (4, -1, True)), method, setup)
                     if method == "original":
@@ -183,7 +187,9 @@ def print_rows(row: dict[str, Cell], setup: Setup) -> list[str]:
         else:
             cells += ["-", "-"]
         grid = "sym" if tuned.sym else "asym"
-        print(f"| {tuned.model} | {tuned.bits} | {tuned.group_size} | {grid} | {text} | {' | '.join(cells)} |", flush=True)
+        print(
+            f"| {tuned.model} | {tuned.bits} | {tuned.group_size} | {grid} | {text} | {' | '.join(cells)} |", flush=True
+        )
         if tuned.perplexity[text] >= row["rtn"].perplexity[text]:
             lost.append(f"{tuned.model} W{tuned.bits} g{tuned.group_size} {grid} {text}")
     return lost
