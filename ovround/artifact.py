@@ -11,11 +11,11 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ovround.errors import ArtifactError, OutputError
@@ -103,7 +103,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(f"`{folder}` has no {MANIFEST}", hint="folders that `ovround convert` wrote have one") from None
+        raise ArtifactError(
+            f"`{folder}` has no {MANIFEST}", hint="folders that `ovround convert` wrote have one"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"`{path}` cannot be read: {error}") from error
     try:
@@ -114,6 +116,9 @@ def read_manifest(folder: Path) -> Manifest:
                 f"this ovround reads format {FORMAT_VERSION}",
                 hint="upgrade ovround, or convert again",
             )
+        for name in raw["files"]:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ArtifactError(f"`{path}` names a file outside its folder: `{name}`")
         quality = raw["quality"]
         return Manifest(
             **{
@@ -153,23 +158,42 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def is_ours(folder: Path) -> bool:
-    """Whether everything in `folder` was written by `ovround convert`: a manifest, or one folder a target with a manifest each."""
+def foreign_entry(folder: Path) -> str | None:
+    """The first entry of `folder` that `ovround convert` did not write, None when all is ours.
+
+    Ours are the files that a manifest lists, and the manifest itself: in `folder`, or in one folder a target.
+    """
     if (folder / MANIFEST).is_file():
-        return True
-    entries = list(folder.iterdir())
-    return bool(entries) and all(entry.name in TARGETS and (entry / MANIFEST).is_file() for entry in entries)
+        return _unlisted_file(folder)
+    for entry in sorted(folder.iterdir()):
+        unlisted = _unlisted_file(entry) if entry.name in TARGETS and (entry / MANIFEST).is_file() else ""
+        if unlisted is not None:
+            return f"{entry.name}/{unlisted}".rstrip("/")
+    return None
+
+
+def _unlisted_file(folder: Path) -> str | None:
+    try:
+        listed = {*read_manifest(folder).files, MANIFEST}
+    except ArtifactError:
+        return MANIFEST
+    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return next((name for name in found if name not in listed), None)
 
 
 def check_target(out: Path) -> None:
     """Raise OutputError when `out` may not be written: it holds something that is not ours, or no folder can be made there."""
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise OutputError(f"`{out}` exists and is no folder", hint="choose another output folder")
-    if out.is_dir() and any(out.iterdir()) and not is_ours(out):
+    try:
+        if out.is_symlink() or (out.exists() and not out.is_dir()):
+            raise OutputError(f"`{out}` exists and is no folder", hint="choose another output folder")
+        foreign = foreign_entry(out) if out.is_dir() else None
+        parent = next(parent for parent in out.absolute().parents if parent.exists())
+    except OSError as error:
+        raise _output_error(error, out) from error
+    if foreign is not None:
         raise OutputError(
-            f"`{out}` exists and was not written by ovround", hint="choose another output folder, or remove it"
+            f"`{out}` holds `{foreign}`, which ovround did not write", hint="choose another output folder, or remove it"
         )
-    parent = next(parent for parent in out.absolute().parents if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OutputError(f"`{parent}` cannot be written to", hint="choose another output folder")
 
@@ -193,31 +217,44 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """
     check_target(out)
     out = out.absolute()
+    missing = [parent for parent in out.parents if not parent.exists()]
+    scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"  # named before it is made: nothing can be lost
+    work = scratch / out.name
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise _output_error(error, out) from error
-    try:
-        os.chmod(work, 0o777 & ~_umask())
+        work.mkdir(parents=True)
         yield work
         _sync(work)
-        _replace(work, out)
+        _replace(work, out, scratch / "replaced")
     except OSError as error:
         raise _output_error(error, out) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(scratch)
+        with contextlib.suppress(OSError):
+            for parent in missing:
+                parent.rmdir()  # stops at the first that holds something
 
 
-def _replace(work: Path, out: Path) -> None:
+def _remove(folder: Path) -> None:
+    """Remove a folder, also when a signal comes in the middle; a second signal is obeyed."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _replace(work: Path, out: Path, old: Path) -> None:
     if out.exists():
         check_target(out)
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
-        os.rename(out, old / out.name)
-        os.rename(work, out)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            out.rename(old)
+            work.rename(out)
+        except BaseException:
+            if old.exists() and not out.exists():
+                old.rename(out)
+            raise
     else:
-        os.rename(work, out)
+        work.rename(out)
     _sync_path(out.parent)
 
 
@@ -237,13 +274,9 @@ def _sync_path(path: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _output_error(error: OSError, out: Path) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return OutputError(f"the disk is full while writing `{out}`; nothing was kept", hint="free some space and run again")
-    return OutputError(f"`{error.filename or out}` cannot be written: {error.strerror or error}")
+        return OutputError(
+            f"the disk is full while writing `{out}`; nothing was kept", hint="free some space and run again"
+        )
+    return OutputError(f"`{out}` cannot be written: {error}")

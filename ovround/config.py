@@ -51,16 +51,24 @@ class LayerRule:
     group_size: int | None = None
     sym: bool | None = None
 
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise UsageError(f"layer rule: `{self.pattern}` is no regular expression: {error}") from error
+        if self.bits is not None:
+            _one_of("bits", self.bits, (*BITS, FLOAT_BITS))
+        if self.group_size is not None:
+            _one_of("group_size", self.group_size, GROUP_SIZES)
+
     @classmethod
     def parse(cls, text: str) -> LayerRule:
         """Read `REGEX=bits:8,group_size:32,sym:false`; raises UsageError saying which part is wrong."""
         pattern, found, settings = text.rpartition("=")
         if not found or not pattern or not settings:
-            raise UsageError(f"layer rule `{text}` is not REGEX=key:value", hint="example: 'down_proj=bits:8,group_size:32'")
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UsageError(f"layer rule `{text}`: `{pattern}` is no regular expression: {error}") from error
+            raise UsageError(
+                f"layer rule `{text}` is not REGEX=key:value", hint="example: 'down_proj=bits:8,group_size:32'"
+            )
         values: dict[str, Any] = {}
         for setting in settings.split(","):
             key, _, value = setting.partition(":")
@@ -70,12 +78,7 @@ class LayerRule:
                 values[key] = {"true": True, "false": False}[value] if key == "sym" else int(value)
             except (ValueError, KeyError):
                 raise UsageError(f"layer rule `{text}`: `{value}` is no value for {key}") from None
-        rule = cls(pattern, **values)
-        if rule.bits is not None:
-            _one_of("bits", rule.bits, (*BITS, FLOAT_BITS))
-        if rule.group_size is not None:
-            _one_of("group_size", rule.group_size, GROUP_SIZES)
-        return rule
+        return cls(pattern, **values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,12 @@
 """The main job: open the checkpoint, check everything that can be checked, quantise block by block into every target, verify.
 
-    checkpoint -> plan -> [embedding, block 0, block 1, ..., head] -> exporters -> read back -> one rename
+checkpoint -> plan -> [embedding, block 0, block 1, ..., head] -> exporters -> read back -> one rename
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import json
+import importlib.util
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,18 +16,25 @@ from typing import TYPE_CHECKING
 
 import ovround
 from ovround.artifact import (
-    BlockRecord, Manifest, Quality, WeightRecord, atomic_folder, check_space, check_target, sha256_file, write_manifest,
+    BlockRecord,
+    Manifest,
+    Quality,
+    WeightRecord,
+    atomic_folder,
+    check_space,
+    check_target,
+    sha256_file,
+    write_manifest,
 )  # fmt: skip
-from ovround.checkpoint import Checkpoint, locate, open_checkpoint
+from ovround.checkpoint import Checkpoint, locate, open_checkpoint, read_json
 from ovround.config import ConvertOptions
 from ovround.errors import CheckpointError, MissingExtraError, VerifyError
-from ovround.floattensor import FloatTensor
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
 from ovround.progress import OnProgress, Progress, silent
+from ovround.qtensor import QTensor
 from ovround.quant.calibration import Calibration, calibrate
 from ovround.quant.plan import Plan, make_plan
-from ovround.qtensor import QTensor
 from ovround.texts import load_tokenizer
 
 if TYPE_CHECKING:
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
     from ovround.quant.blocks import Emitted
 
 UNUSED_TENSORS = ("rotary_emb.inv_freq",)  # buffers that transformers 4 used to save
+# Copied as they are; a damaged one would only be noticed when the finished folder is loaded.
+CARRIED_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 _VERSIONS = ("torch", "transformers", "openvino", "openvino-tokenizers", "onnx", "onnxruntime", "numpy")
 _SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights, generously
 
@@ -73,13 +81,17 @@ def prepare(model: str, out: Path, options: ConvertOptions) -> Job:
     tied_copy = (f"{HEAD}.weight",) if decoder.head_at != HEAD else ()
     checkpoint.check(expected, UNUSED_TENSORS + tied_copy)
     plan = make_plan(decoder, options)
+    for carried in CARRIED_SETTINGS:
+        if (folder / carried).is_file():
+            read_json(folder / carried)
     tokenizer_vocab = load_tokenizer(folder).get_vocab_size()
     if tokenizer_vocab > decoder.config.vocab_size:
         raise CheckpointError(
             f"the tokenizer of `{folder}` has {tokenizer_vocab} tokens, the model {decoder.config.vocab_size}",
             hint="tokenizer.json belongs to another model",
         )
-    tunes = options.steps > 0 and any(plan.get(name) for name in decoder.linears(0))
+    blocks = range(decoder.config.num_hidden_layers)
+    tunes = options.steps > 0 and any(plan[name] for layer in blocks for name in decoder.linears(layer))
     calibration = None
     if tunes:
         calibration = calibrate(folder, options, decoder.config.max_position_embeddings, decoder.config.vocab_size)
@@ -153,12 +165,14 @@ def installed_versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _exporters(job: Job, folders: dict[str, Path]) -> Iterator[dict[str, Exporter]]:
+    # A tied head on a grid of its own is a weight of its own: in the written graph the model is no longer tied.
+    decoder = replace(job.decoder, head_at=HEAD) if HEAD in job.plan else job.decoder
     exporters: dict[str, Exporter] = {}
     try:
         for name, folder in folders.items():
             folder.mkdir(exist_ok=True)
             module = importlib.import_module(f"ovround.exporters.{name}")
-            exporters[name] = module.Exporter(folder, job.decoder, job.checkpoint.folder)
+            exporters[name] = module.Exporter(folder, decoder, job.checkpoint.folder)
         yield exporters
     finally:
         for exporter in exporters.values():
@@ -173,9 +187,7 @@ def _quantize_into(
     records: list[WeightRecord] = []
     blocks: list[BlockRecord] = []
     quality: Quality | None = None
-    for event in BlockQuantizer(
-        job.checkpoint, job.decoder, job.plan, job.options, job.calibration, on_progress
-    ).run():
+    for event in BlockQuantizer(job.checkpoint, job.decoder, job.plan, job.options, job.calibration, on_progress).run():
         if isinstance(event, BlockRecord):
             blocks.append(event)
         elif isinstance(event, Quality):

@@ -11,7 +11,8 @@
     ├── VerifyError           what was read back is not what was meant to be written
     ├── ArtifactError         an output folder that the runtime cannot read
     ├── EngineError           an engine or device that is missing or refuses the model
-    └── GenerationError       a request that the loaded model cannot answer
+    ├── GenerationError       a request that the loaded model cannot answer
+    └── MissingExtraError     an optional package that is not installed
 
 A message says what, the value, and what is allowed; `hint` says what to do about it.
 """

@@ -72,7 +72,12 @@ def _grid(manifest: Manifest) -> str:
 
 
 def _front_matter(manifest: Manifest, source: Path) -> str:
-    lines = ["---", f"base_model: {json.dumps(manifest.source_name)}", "pipeline_tag: text-generation", "library_name: ovround"]
+    lines = [
+        "---",
+        f"base_model: {json.dumps(manifest.source_name)}",
+        "pipeline_tag: text-generation",
+        "library_name: ovround",
+    ]
     licence = _licence(source)
     if licence:
         lines.append(f"license: {licence}")
@@ -84,7 +89,9 @@ def _licence(source: Path) -> str | None:
     card = source / "README.md"
     if not card.is_file():
         return None
-    found = re.search(r"\A---\n.*?^license:\s*([\w.-]+)\s*$.*?^---$", card.read_text(encoding="utf-8", errors="replace"), re.M | re.S)
+    found = re.search(
+        r"\A---\n.*?^license:\s*([\w.-]+)\s*$.*?^---$", card.read_text(encoding="utf-8", errors="replace"), re.M | re.S
+    )
     return found[1] if found else None
 
 
@@ -102,12 +109,18 @@ def _measured(manifest: Manifest) -> str:
         before = sum(block.loss_before for block in manifest.blocks)
         after = sum(block.loss_after for block in manifest.blocks)
         gone = f" ({1 - after / before:.0%} less)" if before else ""
-        rows.append(f"- output error summed over {len(manifest.blocks)} blocks: {before:.4g} rounded to nearest, {after:.4g} tuned{gone}")
+        rows.append(
+            f"- output error summed over {len(manifest.blocks)} blocks: {before:.4g} rounded to nearest, {after:.4g} tuned{gone}"
+        )
     size = sum(weight.size_bytes for weight in manifest.weights)
     count = sum(_count(weight.shape) for weight in manifest.weights)
-    rows.append(f"- weights: {size / 1e6:.2f} MB for {count / 1e6:.2f} million parameters, {8 * size / count:.2f} bits each")
+    rows.append(
+        f"- weights: {size / 1e6:.2f} MB for {count / 1e6:.2f} million parameters, {8 * size / count:.2f} bits each"
+    )
     if quality is None:
-        rows.append("- quality was not measured while converting; `ovround eval FOLDER --text FILE --reference MODEL` measures it")
+        rows.append(
+            "- quality was not measured while converting; `ovround eval FOLDER --text FILE --reference MODEL` measures it"
+        )
     return "\n".join(rows) + "\n"
 
 

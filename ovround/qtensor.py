@@ -44,7 +44,9 @@ class QTensor:
         if self.zero_points is not None and (
             self.zero_points.dtype != np.uint8 or self.zero_points.shape != self.scales.shape
         ):
-            raise ValueError(f"zero points are {self.zero_points.dtype} {self.zero_points.shape}; uint8 like the scales")
+            raise ValueError(
+                f"zero points are {self.zero_points.dtype} {self.zero_points.shape}; uint8 like the scales"
+            )
         top = int(self.codes.max(initial=0))
         if top >= 1 << self.bits:
             raise ValueError(f"code {top} does not fit {self.bits} bits")
@@ -57,7 +59,7 @@ class QTensor:
     @property
     def group_size(self) -> int:
         """Inputs a group; K itself where one scale serves a whole row."""
-        return self.codes.shape[1] // self.scales.shape[1]
+        return int(self.codes.shape[1] // self.scales.shape[1])
 
     @property
     def symmetric(self) -> bool:

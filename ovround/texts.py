@@ -18,19 +18,26 @@ def read_texts(path: Path) -> Iterator[str]:
     except FileNotFoundError:
         raise CalibrationError(f"text file `{path}` does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"text file `{path}` cannot be read: {error}", hint="UTF-8 text or .jsonl is needed") from error
+        raise CalibrationError(
+            f"text file `{path}` cannot be read: {error}", hint="UTF-8 text or .jsonl is needed"
+        ) from error
     if path.suffix != ".jsonl":
         yield content
         return
-    for number, line in enumerate(content.splitlines(), 1):
+    # splitlines would also cut at separators that stand inside JSON strings, such as U+2028
+    for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
         try:
             text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise CalibrationError(f"`{path}` line {number} is no JSON object with `text`") from None
         if not isinstance(text, str):
             raise CalibrationError(f"`{path}` line {number}: `text` is no string")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CalibrationError(f"`{path}` line {number}: `text` is no text that UTF-8 can write: {error}") from None
         yield text
 
 
@@ -44,7 +51,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         )
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  the library raises bare Exception for every damaged file
+    except Exception as error:
         raise CheckpointError(f"`{path}` cannot be read: {error}", hint="download it again") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

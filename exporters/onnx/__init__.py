@@ -1,5 +1,5 @@
 """ONNX models for ONNX Runtime: MatMulNBits and GroupQueryAttention nodes over one external data file."""
 
-from .package import OnnxExporter as Exporter
+from ovround.exporters.onnx.package import OnnxExporter as Exporter
 
 __all__ = ["Exporter"]

@@ -31,11 +31,10 @@ import onnx
 from numpy.typing import NDArray
 
 from ovround.errors import VerifyError
+from ovround.exporters.onnx.external_data import DataFile, Entry
 from ovround.floattensor import FloatTensor, FloatType
 from ovround.packing import pack_rows, unpack_rows
 from ovround.qtensor import QTensor
-
-from .external_data import DataFile, Entry
 
 SCALES, ZERO_POINTS = "/scales", "/zero_points"
 BLOCK_SIZES = {2: (32, 64, 128), 4: (16, 32, 64, 128, 256), 8: (16, 32, 64, 128, 256)}

@@ -23,12 +23,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ovround.exporters.onnx.external_data import DataFile
+from ovround.exporters.onnx.matmul_nbits import SCALES, ZERO_POINTS, Layout
 from ovround.models.decoder import DecoderConfig
 from ovround.models.ops import Attention
 from ovround.models.rope import Rope
-
-from .external_data import DataFile
-from .matmul_nbits import SCALES, ZERO_POINTS, Layout
 
 IR_VERSION, OPSET = 10, 21  # those of ONNX 1.16; nothing here needs newer ones
 MICROSOFT = "com.microsoft"

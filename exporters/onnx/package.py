@@ -6,14 +6,13 @@ from pathlib import Path
 
 from ovround import __version__
 from ovround.errors import ArchitectureError
+from ovround.exporters.onnx.external_data import DataFile, Entry, read_entries
+from ovround.exporters.onnx.genai_config import write_genai_config
+from ovround.exporters.onnx.matmul_nbits import Layout, read_weight, write_weight
+from ovround.exporters.onnx.ops import HEAD_MULTIPLE, OnnxOps
+from ovround.exporters.source_files import copy_model_files
+from ovround.exporters.target import Weight
 from ovround.models.decoder import Decoder
-
-from ..source_files import copy_model_files
-from ..target import Weight
-from .external_data import DataFile, Entry, read_entries
-from .genai_config import write_genai_config
-from .matmul_nbits import Layout, read_weight, write_weight
-from .ops import HEAD_MULTIPLE, OnnxOps
 
 MODEL = "model.onnx"
 
@@ -29,7 +28,7 @@ class OnnxExporter:
         if head_dim % HEAD_MULTIPLE:
             raise ArchitectureError(
                 f"head_dim is {head_dim}; ONNX Runtime's attention needs a multiple of {HEAD_MULTIPLE}",
-                hint="--target openvino takes any",
+                hint="--format openvino takes any",
             )
         self.folder = folder
         self._decoder = decoder

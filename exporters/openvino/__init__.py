@@ -1,5 +1,5 @@
 """OpenVINO IR, emitted straight from opset operations with compressed constants."""
 
-from .package import OpenVINOExporter as Exporter
+from ovround.exporters.openvino.package import OpenVINOExporter as Exporter
 
 __all__ = ["Exporter"]

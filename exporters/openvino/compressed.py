@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -28,11 +27,10 @@ from numpy.typing import NDArray
 from openvino import opset13 as opset
 
 from ovround.errors import VerifyError
+from ovround.exporters.openvino.constants import ConstantFile, Entry
 from ovround.floattensor import FloatTensor, FloatType
 from ovround.packing import pack_rows, signed_nibbles, unpack_rows, unsigned_nibbles
 from ovround.qtensor import QTensor
-
-from .constants import ConstantFile, Entry
 
 SCALE, ZERO_POINT = "/scale", "/zero_point"
 _FLOAT_TYPES: dict[FloatType, str] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -117,7 +115,12 @@ def read_weight(
         rows, groups, group = entry.shape
         codes = _decode(data, entry, stored.bits).reshape(rows, groups * group)
         scales = _read(source, entries[name + SCALE]).view(np.float16).reshape(rows, groups)
-        return QTensor(codes, scales, _read_zero_points(source, entries.get(name + ZERO_POINT), stored, (rows, groups)), stored.bits)
+        return QTensor(
+            codes,
+            scales,
+            _read_zero_points(source, entries.get(name + ZERO_POINT), stored, (rows, groups)),
+            stored.bits,
+        )
     except (KeyError, ValueError, StopIteration) as error:
         raise VerifyError(f"weight `{name}` cannot be read back: {error!r}") from error
 

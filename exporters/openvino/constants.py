@@ -53,7 +53,9 @@ class ConstantFile:
         payload = np.ascontiguousarray(data)
         expected = (int(np.prod(shape, dtype=np.int64)) * _BITS[element_type] + 7) // 8
         if payload.nbytes != expected or name in self.entries:
-            raise ValueError(f"constant {name}: {payload.nbytes} bytes for {element_type} {tuple(shape)}, or a second one")
+            raise ValueError(
+                f"constant {name}: {payload.nbytes} bytes for {element_type} {tuple(shape)}, or a second one"
+            )
         offset = self._file.tell()
         self._file.write(b"\0" * (-offset % ALIGNMENT))
         offset += -offset % ALIGNMENT
@@ -91,7 +93,7 @@ class ConstantFile:
 
         Raises VerifyError when the graph holds a constant that is not one of `entries`, or holds it with another type.
         """
-        tree = ElementTree.parse(xml_path)
+        tree = ElementTree.parse(xml_path)  # noqa: S314  the file was written a moment ago by this process
         for layer in tree.iterfind("./layers/layer[@type='Const']"):
             name, data = layer.get("name", ""), layer.find("data")
             entry = self.entries.get(name)
@@ -105,7 +107,8 @@ class ConstantFile:
 def read_entries(xml_path: Path) -> dict[str, Entry]:
     """Every constant of an IR by name, as the XML states it: how an exported model is read back."""
     entries: dict[str, Entry] = {}
-    for layer in ElementTree.parse(xml_path).iterfind("./layers/layer[@type='Const']"):
+    tree = ElementTree.parse(xml_path)  # noqa: S314  written by this process, as above
+    for layer in tree.iterfind("./layers/layer[@type='Const']"):
         data = layer.find("data")
         if data is None:
             raise VerifyError(f"{xml_path.name}: constant `{layer.get('name')}` has no data")

@@ -14,11 +14,10 @@ from typing import Any
 import openvino as ov
 from openvino import opset13 as opset
 
+from ovround.exporters.openvino.compressed import decode_node
+from ovround.exporters.openvino.constants import ConstantFile
 from ovround.models.ops import Attention
 from ovround.models.rope import Rope
-
-from .compressed import decode_node
-from .constants import ConstantFile
 
 MASKED = -65504.0  # the lowest float16: finite, so that a row with nothing to attend to gives no NaN on any device
 
@@ -146,7 +145,9 @@ class OpenVINOOps:
         head = self._i64(f"repeat/{heads}x{repeats}", [heads, repeats])
         target = opset.concat([self._batch, head, self._axis_size(x, 2), self._i64(f"size/{size}", [size])], 0)
         wide = opset.broadcast(wide, target, broadcast_spec="BIDIRECTIONAL")
-        return opset.reshape(wide, self._i64(f"repeated/{heads * repeats}x{size}", [0, heads * repeats, -1, size]), True)
+        return opset.reshape(
+            wide, self._i64(f"repeated/{heads * repeats}x{size}", [0, heads * repeats, -1, size]), True
+        )
 
     def _causal_mask(self) -> ov.Node:
         """0 where a query may look and `MASKED` where it may not, f32 `[B, 1, T, S]`; shared by all layers."""
@@ -160,9 +161,7 @@ class OpenVINOOps:
                 opset.unsqueeze(keys, self._i64("axes012", [0, 1, 2])),
                 opset.unsqueeze(queries, self._i64("axes013", [0, 1, 3])),
             )
-            real = opset.convert(
-                opset.unsqueeze(self.attention_mask, self._i64("axes12", [1, 2])), "boolean"
-            )
+            real = opset.convert(opset.unsqueeze(self.attention_mask, self._i64("axes12", [1, 2])), "boolean")
             allowed = opset.logical_and(causal, real)
             self._mask = opset.select(allowed, self._f32("zero", 0.0), self._f32("masked", MASKED))
         return self._mask

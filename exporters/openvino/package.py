@@ -6,15 +6,15 @@ from pathlib import Path
 
 import openvino as ov
 
+from ovround.exporters.openvino.compressed import Stored, read_weight, write_weight
+from ovround.exporters.openvino.constants import ConstantFile, Entry, read_entries
+from ovround.exporters.openvino.ops import OpenVINOOps
+from ovround.exporters.openvino.saving import count_names, saved
+from ovround.exporters.openvino.tokenizer import write_tokenizer
+from ovround.exporters.source_files import copy_model_files
+from ovround.exporters.target import Weight
 from ovround.models.decoder import Decoder
 from ovround.qtensor import QTensor
-
-from ..source_files import copy_model_files
-from ..target import Weight
-from .compressed import Stored, read_weight, write_weight
-from .constants import ConstantFile, Entry, read_entries
-from .ops import OpenVINOOps
-from .tokenizer import write_tokenizer
 
 MODEL = "openvino_model"
 # What optimum-intel writes for every decoder: float16 GPUs overflow in deep layers without it.
@@ -27,7 +27,8 @@ class OpenVINOExporter:
     def __init__(self, folder: Path, decoder: Decoder, source: Path) -> None:
         self.folder = folder
         self._decoder = decoder
-        self._source = source
+        copy_model_files(source, folder)
+        write_tokenizer(source, folder)  # first: a tokenizer that cannot be converted is found before anything is tuned
         self._file = ConstantFile(folder / f"{MODEL}.bin")
         self._stored: dict[str, Stored] = {}
         self._entries: dict[str, Entry] = {}
@@ -40,17 +41,16 @@ class OpenVINOExporter:
     def finish(self) -> None:
         ops = OpenVINOOps(self._file)
         model = ops.model(self._decoder.logits(ops, ops.input_ids), "ovround")
+        count_names(model)
         for key, value in RUNTIME_OPTIONS.items():
             model.set_rt_info(value, ["runtime_options", key])
         self._file.close()
         xml = self.folder / f"{MODEL}.xml"
         # The serialiser's weights file would hold placeholders: it goes to a scratch file that `redirect` makes useless.
         scratch = self.folder / "placeholders.bin"
-        ov.serialize(model, xml, scratch)
+        saved(xml, lambda: ov.serialize(model, xml, scratch))
         scratch.unlink()
         self._file.redirect(xml)
-        copy_model_files(self._source, self.folder)
-        write_tokenizer(self._source, self.folder)
         self._entries = read_entries(xml)
 
     def read(self, name: str) -> Weight:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import openvino as ov
@@ -9,6 +10,7 @@ from openvino_tokenizers import convert_tokenizer
 from transformers import AutoTokenizer
 
 from ovround.errors import CheckpointError
+from ovround.exporters.openvino.saving import count_names, saved
 
 
 def write_tokenizer(source: Path, folder: Path) -> None:
@@ -20,9 +22,11 @@ def write_tokenizer(source: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         encoder, decoder = convert_tokenizer(tokenizer, with_detokenizer=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:  # OpenVINO's own errors are TypeErrors
         raise CheckpointError(f"the tokenizer of `{source}` cannot be converted for OpenVINO: {error}") from error
     if getattr(tokenizer, "chat_template", None):
         encoder.set_rt_info(tokenizer.chat_template, "chat_template")
-    ov.save_model(encoder, folder / "openvino_tokenizer.xml", compress_to_fp16=False)
-    ov.save_model(decoder, folder / "openvino_detokenizer.xml", compress_to_fp16=False)
+    for name, model in (("tokenizer", encoder), ("detokenizer", decoder)):
+        path = folder / f"openvino_{name}.xml"
+        count_names(model)
+        saved(path, partial(ov.save_model, model, path, compress_to_fp16=False))

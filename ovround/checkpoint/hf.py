@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ovround.artifact import MANIFEST
 from ovround.checkpoint.safetensors_file import SafetensorsFile, TensorInfo, open_safetensors
 from ovround.errors import CheckpointError, TensorError
 from ovround.floattensor import FloatTensor
@@ -80,7 +81,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"`{path.parent}` has no {path.name}", hint="is it a Hugging Face model folder?") from None
+        raise CheckpointError(
+            f"`{path.parent}` has no {path.name}", hint="is it a Hugging Face model folder?"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"`{path}` cannot be read: {error}", hint="download it again") from error
     if not isinstance(value, dict):
@@ -91,7 +94,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Open a folder; raises CheckpointError (or HeaderError) saying which file is missing or damaged."""
     if not folder.is_dir():
-        raise CheckpointError(f"`{folder}` is no folder", hint="give a Hugging Face model folder or a hub name (org/model)")
+        raise CheckpointError(
+            f"`{folder}` is no folder", hint="give a Hugging Face model folder or a hub name (org/model)"
+        )
+    if (folder / MANIFEST).is_file():
+        raise CheckpointError(f"`{folder}` was written by ovround", hint="start from the original checkpoint")
     config = read_json(folder / "config.json")
     if config.get("quantization_config"):
         method = config["quantization_config"]
@@ -99,7 +106,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"`{folder}` is quantised already ({name})", hint="start from the original, unquantised checkpoint"
         )
-    return Checkpoint(folder, config, tuple(open_safetensors(path) for path in _weight_files(folder)))
+    files = tuple(open_safetensors(path) for path in _weight_files(folder))
+    places: dict[str, Path] = {}
+    for file in files:
+        for name in file.tensors:
+            if name in places:
+                raise TensorError(f"tensor `{name}` is in `{places[name].name}` and in `{file.path.name}`")
+            places[name] = file.path
+    return Checkpoint(folder, config, files)
 
 
 def _weight_files(folder: Path) -> list[Path]:

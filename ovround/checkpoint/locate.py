@@ -26,7 +26,8 @@ def locate(model: str) -> Path:
         return DEMO_FOLDER
     if path.exists() or not _HUB_NAME.fullmatch(model):
         raise CheckpointError(
-            f"`{model}` is no folder and no hub name", hint="give a model folder, a hub name such as org/model, or `demo`"
+            f"`{model}` is no folder and no hub name",
+            hint="give a model folder, a hub name such as org/model, or `demo`",
         )
     if importlib.util.find_spec("huggingface_hub") is None:
         raise MissingExtraError("huggingface_hub", "convert")

@@ -26,7 +26,11 @@ _FLOATS: dict[str, tuple[FloatType, type[np.generic]]] = {
     "BF16": ("bfloat16", np.uint16),
 }
 # All exponent bits set means infinity or NaN.
-_EXPONENT = {"F32": np.uint32(0x7F800000), "F16": np.uint16(0x7C00), "BF16": np.uint16(0x7F80)}
+_EXPONENT: dict[str, np.unsignedinteger[Any]] = {
+    "F32": np.uint32(0x7F800000),
+    "F16": np.uint16(0x7C00),
+    "BF16": np.uint16(0x7F80),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,15 @@ class SafetensorsFile:
                     digest.update(chunk)
                     if info.dtype in _EXPONENT and not _finite(chunk, _EXPONENT[info.dtype]):
                         raise TensorError(
-                            f"`{name}` in `{self.path}` holds NaN or infinity", hint="the checkpoint is damaged: get it again"
+                            f"`{name}` in `{self.path}` holds NaN or infinity",
+                            hint="the checkpoint is damaged: get it again",
                         )
         return digest.hexdigest()
 
 
 def _finite(chunk: bytes, exponent: np.unsignedinteger[Any]) -> bool:
-    return not bool(((np.frombuffer(chunk, exponent.dtype) & exponent) == exponent).any())
+    bits = np.frombuffer(chunk, exponent.dtype) & exponent
+    return not bits.size or bool(bits.max() != exponent)
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:

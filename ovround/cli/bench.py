@@ -35,18 +35,28 @@ def command(
     if json:
         print_json(dataclasses.asdict(result))
         return
-    typer.echo(f"{folder} on {result.device}: {prompt_tokens} prompt and {new_tokens} new tokens, {repeat} runs after one to warm up")
+    typer.echo(
+        f"{folder} on {result.device}: {prompt_tokens} prompt and {new_tokens} new tokens, {repeat} runs after one to warm up"
+    )
     peak = "-" if result.peak_memory_bytes is None else f"{megabytes(result.peak_memory_bytes)} MB"
     print_table(
         ["measure", "median", "p90"],
         [
             ["load", f"{result.load_s * 1e3:.1f} ms", ""],
-            ["time to first token", f"{result.time_to_first_token_median_s * 1e3:.2f} ms", f"{result.time_to_first_token_p90_s * 1e3:.2f} ms"],
-            ["time per output token", f"{result.time_per_output_token_median_s * 1e3:.2f} ms", f"{result.time_per_output_token_p90_s * 1e3:.2f} ms"],
+            ["time to first token", _ms(result.time_to_first_token_median_s), _ms(result.time_to_first_token_p90_s)],
+            [
+                "time per output token",
+                _ms(result.time_per_output_token_median_s),
+                _ms(result.time_per_output_token_p90_s),
+            ],
             ["tokens/s", f"{result.tokens_per_s:.1f}", ""],
             ["peak memory", peak, ""],
             ["weights read per token", f"{megabytes(result.weight_bytes_per_token)} MB", ""],
             ["read bandwidth", f"{result.read_bandwidth_bytes_per_s / 1e9:.1f} GB/s", ""],
             ["share of bandwidth", f"{result.bandwidth_share:.1%}", ""],
         ],
-    )  # fmt: skip
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms"

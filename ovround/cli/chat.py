@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from ovround.cli.sampling_options import (
-    Device, Exact, MaxNewTokens, MinP, RepetitionPenalty, Seed, Stop, StopTokenId, Temperature, TopK, TopP,
+    Device,
+    Exact,
+    MaxNewTokens,
+    MinP,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    StopTokenId,
+    Temperature,
+    TopK,
+    TopP,
 )  # fmt: skip
 
 NAME = "chat"

@@ -18,7 +18,9 @@ DEFAULTS = ConvertOptions()
 def command(
     model: Annotated[str, typer.Argument(help="Model folder, hub name (org/model or org/model@revision), or `demo`.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; several formats go to OUT/<format>.")],
-    format: Annotated[list[str], typer.Option("--format", help="openvino or onnx; repeatable.")] = list(DEFAULTS.formats),  # noqa: A002, B006
+    format: Annotated[  # noqa: A002  the flag's own name
+        list[str], typer.Option("--format", help="openvino or onnx; repeatable.")
+    ] = list(DEFAULTS.formats),  # noqa: B006  Typer copies it
     bits: Annotated[int, typer.Option(help="2, 3, 4, 8, or 16 to leave weights unquantised.")] = DEFAULTS.bits,
     group_size: Annotated[
         int, typer.Option(help="Inputs that share a scale: 16, 32, 64, 128, 256, or -1 for a whole row.")
@@ -26,19 +28,31 @@ def command(
     sym: Annotated[bool, typer.Option("--sym/--asym", help="Symmetric, or with zero points.")] = DEFAULTS.sym,
     recipe: Annotated[str, typer.Option(help=f"How long to tune: {', '.join(RECIPES)}.")] = DEFAULTS.recipe,
     iters: Annotated[int | None, typer.Option(help="Tuning steps a block, instead of the recipe's.")] = None,
-    nsamples: Annotated[int | None, typer.Option(help="Calibration windows to tune on, instead of the recipe's.")] = None,
-    seqlen: Annotated[int | None, typer.Option(help="Tokens a window; default: the model's context, at most 2048.")] = None,
+    nsamples: Annotated[
+        int | None, typer.Option(help="Calibration windows to tune on, instead of the recipe's.")
+    ] = None,
+    seqlen: Annotated[
+        int | None, typer.Option(help="Tokens a window; default: the model's context, at most 2048.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Windows a tuning step.")] = DEFAULTS.batch_size,
     calibration: Annotated[
-        list[Path] | None, typer.Option(help="Text to tune on, .txt or .jsonl with `text`; repeatable. Default: built in.")
+        list[Path] | None,
+        typer.Option(help="Text to tune on, .txt or .jsonl with `text`; repeatable. Default: built in."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = DEFAULTS.seed,
-    lm_head_bits: Annotated[int | None, typer.Option(help="Bits of the output head; default 8 (16 with --bits 16).")] = None,
-    embedding_bits: Annotated[int | None, typer.Option(help="Bits of the embedding; default 8 (16 with --bits 16).")] = None,
-    layer: Annotated[
-        list[str] | None, typer.Option(help="Exception, REGEX=bits:8,group_size:32,sym:false; repeatable, the last match wins.")
+    lm_head_bits: Annotated[
+        int | None, typer.Option(help="Bits of the output head; default 8 (16 with --bits 16).")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read every weight back and compare.")] = DEFAULTS.verify,
+    embedding_bits: Annotated[
+        int | None, typer.Option(help="Bits of the embedding; default 8 (16 with --bits 16).")
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Exception, REGEX=bits:8,group_size:32,sym:false; repeatable, the last match wins."),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Read every weight back and compare.")
+    ] = DEFAULTS.verify,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:

@@ -18,7 +18,13 @@ def command(json: Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
     found, host = devices(), machine()
     if json:
-        print_json({"ovround": ovround.__version__, "machine": dataclasses.asdict(host), "devices": [dataclasses.asdict(one) for one in found]})
+        print_json(
+            {
+                "ovround": ovround.__version__,
+                "machine": dataclasses.asdict(host),
+                "devices": [dataclasses.asdict(one) for one in found],
+            }
+        )
         return
     typer.echo(f"ovround {ovround.__version__}")
     for field in dataclasses.fields(host):

@@ -17,10 +17,15 @@ def command(
     reference: Annotated[
         str | None, typer.Option(help="Unquantised checkpoint to compare with: adds KL and top-1 agreement.")
     ] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens a window; default: the model's context, at most 2048.")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens a window; default: the model's context, at most 2048.")
+    ] = None,
     exact: Annotated[
         bool,
-        typer.Option("--exact/--default", help="Float32 arithmetic, no activation or cache quantisation; or the engine as it runs."),
+        typer.Option(
+            "--exact/--default",
+            help="Float32 arithmetic, no activation or cache quantisation; or the engine as it runs.",
+        ),
     ] = True,
     device: Annotated[str, typer.Option("--device", "-d", help="CPU, GPU, NPU ... for a converted folder.")] = "CPU",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -44,6 +49,11 @@ def command(
         cells: list[object] = [path.name, row.tokens, f"{row.perplexity:.4f}"]
         if row.reference_perplexity is not None and row.kl_nats is not None and row.top1_agreement is not None:
             change = row.perplexity / row.reference_perplexity - 1
-            cells += [f"{row.reference_perplexity:.4f}", f"{change:+.2%}", f"{row.kl_nats:.5f}", f"{row.top1_agreement:.2%}"]
+            cells += [
+                f"{row.reference_perplexity:.4f}",
+                f"{change:+.2%}",
+                f"{row.kl_nats:.5f}",
+                f"{row.top1_agreement:.2%}",
+            ]
         table.append(cells)
     print_table(head, table)

@@ -33,7 +33,9 @@ def command(
         return
     inner = sorted(one.name for one in folder.iterdir() if (one / MANIFEST).is_file()) if folder.is_dir() else []
     if inner:
-        raise UsageError(f"`{folder}` holds {len(inner)} converted folders", hint=f"ovround inspect {folder / inner[0]}")
+        raise UsageError(
+            f"`{folder}` holds {len(inner)} converted folders", hint=f"ovround inspect {folder / inner[0]}"
+        )
     if check:
         raise UsageError(f"`{folder}` has no {MANIFEST} to check against", hint="leave out --check for a checkpoint")
     _checkpoint(open_checkpoint(folder), json=json)
@@ -46,7 +48,9 @@ def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -
         print_json(dataclasses.asdict(manifest))
         return
     size = sum(weight.size_bytes for weight in manifest.weights)
-    typer.echo(f"{folder}: {manifest.model_type} from {manifest.source_name}, for {manifest.target}, ovround {manifest.ovround_version}")
+    typer.echo(
+        f"{folder}: {manifest.model_type} from {manifest.source_name}, for {manifest.target}, ovround {manifest.ovround_version}"
+    )
     rows = [
         [
             weight.name, "x".join(str(n) for n in weight.shape), weight.bits, weight.group_size or "-",
@@ -56,7 +60,9 @@ def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -
         for weight in manifest.weights
     ]  # fmt: skip
     print_table(["weight", "shape", "bits", "group", "grid", "MB", "error"], rows)
-    typer.echo(f"{len(rows)} weights, {megabytes(size)} MB; files {'match' if checked else 'have the sizes of'} the manifest")
+    typer.echo(
+        f"{len(rows)} weights, {megabytes(size)} MB; files {'match' if checked else 'have the sizes of'} the manifest"
+    )
 
 
 def _checkpoint(checkpoint: Checkpoint, *, json: bool) -> None:
@@ -73,10 +79,15 @@ def _checkpoint(checkpoint: Checkpoint, *, json: bool) -> None:
             }
         )  # fmt: skip
         return
-    known = "can be converted" if model_type in families() else f"not a family that can be converted ({', '.join(families())})"
+    known = (
+        "can be converted"
+        if model_type in families()
+        else f"not a family that can be converted ({', '.join(families())})"
+    )
     typer.echo(f"{checkpoint.folder}: checkpoint, model_type {model_type}, {known}")
     rows = [
-        [name, "x".join(str(n) for n in info.shape), info.dtype, megabytes(info.size_bytes)] for name, info in tensors.items()
+        [name, "x".join(str(n) for n in info.shape), info.dtype, megabytes(info.size_bytes)]
+        for name, info in tensors.items()
     ]
     print_table(["tensor", "shape", "type", "MB"], rows)
     typer.echo(f"{len(rows)} tensors in {len(checkpoint.files)} file(s), {megabytes(checkpoint.size_bytes())} MB")

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from ovround.cli.sampling_options import (
-    Device, Exact, MaxNewTokens, MinP, RepetitionPenalty, Seed, Stop, StopTokenId, Temperature, TopK, TopP,
+    Device,
+    Exact,
+    MaxNewTokens,
+    MinP,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    StopTokenId,
+    Temperature,
+    TopK,
+    TopP,
 )  # fmt: skip
 
 NAME = "run"
@@ -51,7 +61,11 @@ def command(
             sys.stdout.flush()
             if piece.timings is not None and piece.usage is not None:
                 typer.echo()
-                _statistics(piece.usage.completion_tokens, piece.timings.time_to_first_token_s, piece.timings.time_per_output_token_s)
+                _statistics(
+                    piece.usage.completion_tokens,
+                    piece.timings.time_to_first_token_s,
+                    piece.timings.time_per_output_token_s,
+                )
 
 
 def _statistics(tokens: int, first_s: float, per_token_s: float | None) -> None:

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-MaxNewTokens = Annotated[int | None, typer.Option(help="Most tokens to generate; default: until the model ends or is full.")]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(help="Most tokens to generate; default: until the model ends or is full.")
+]
 Temperature = Annotated[float, typer.Option(help="0: always the likeliest token; higher: more varied.")]
 TopK = Annotated[int, typer.Option(help="Draw among the k likeliest tokens; 0: no limit.")]
 TopP = Annotated[float, typer.Option(help="Draw among the likeliest tokens that add up to this probability.")]

@@ -22,7 +22,8 @@ Logits = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 OnWindows = Callable[[int, int], None]
 """Told the number of windows done and of all windows."""
 
-_BATCH_LOGITS = 1 << 24  # logits in memory at a time: 64 MB
+_BATCH_LOGITS = 1 << 22  # logits in memory at a time: 16 MB
+_BATCH_WINDOWS = 16  # more make no engine faster, and its attention scores grow with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ def cut_windows(tokens: NDArray[np.int64], context: int, source: str) -> NDArray
     count = len(tokens) // context
     if count == 0:
         raise CalibrationError(
-            f"`{source}` has {len(tokens)} tokens; a window of {context} is needed", hint="give more text or a smaller --context"
+            f"`{source}` has {len(tokens)} tokens; a window of {context} is needed",
+            hint="give more text or a smaller --context",
         )
     return tokens[: count * context].reshape(count, context)
 
@@ -54,7 +56,7 @@ def evaluate(
     on_windows: OnWindows | None = None,
 ) -> Evaluation:
     """Score `windows` `[W, T]`, a batch at a time; sums are kept in float64."""
-    batch = max(1, _BATCH_LOGITS // (windows.shape[1] * vocab_size))
+    batch = min(_BATCH_WINDOWS, max(1, _BATCH_LOGITS // (windows.shape[1] * vocab_size)))
     nll = reference_nll = divergence = 0.0
     tokens = agreed = 0
     for start in range(0, len(windows), batch):

@@ -7,6 +7,8 @@ from typing import Any
 
 from ovround.errors import ArchitectureError
 
+_LARGEST = 1e30  # of a number that means something here; Python's JSON also reads NaN, Infinity and endless integers
+
 
 class ConfigReader:
     """Reads numbers by key; raises ArchitectureError naming the key and the value that is no such number."""
@@ -22,7 +24,7 @@ class ConfigReader:
                 raise ArchitectureError(f"config.json has no `{key}`")
             return default
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ArchitectureError(f"config.json: `{key}` is {value!r}; a whole number is needed")
+            raise ArchitectureError(f"config.json: `{key}` is {value!r:.40}; a whole number is needed")
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -30,6 +32,6 @@ class ConfigReader:
         value = self._config.get(key)
         if value is None:
             return default
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise ArchitectureError(f"config.json: `{key}` is {value!r}; a number is needed")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= _LARGEST:
+            raise ArchitectureError(f"config.json: `{key}` is {value!r:.40}; a number is needed")
         return float(value)

@@ -14,6 +14,9 @@ from ovround.models.rope import Rope
 
 EMBEDDING = "model.embed_tokens"
 HEAD = "lm_head"
+# Far beyond any model; they keep a hostile config.json from asking for endless work before its tensors are looked at.
+_LARGEST = {"num_hidden_layers": 10_000, "max_position_embeddings": 1 << 24}
+_LARGEST_SIZE = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,9 @@ class DecoderConfig:
             "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
             "head_dim", "vocab_size", "max_position_embeddings",
         ):  # fmt: skip
-            if getattr(self, name) <= 0:
-                raise ArchitectureError(f"{name} is {getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) <= _LARGEST.get(name, _LARGEST_SIZE):
+                allowed = f"1 to {_LARGEST.get(name, _LARGEST_SIZE)} is allowed"
+                raise ArchitectureError(f"{name} is {getattr(self, name)!r:.40}; {allowed}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ArchitectureError(
                 f"{self.num_attention_heads} attention heads are no multiple of {self.num_key_value_heads} key/value heads"

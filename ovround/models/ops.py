@@ -44,7 +44,10 @@ class Ops(Protocol[T]):
         ...
 
     def attention(self, q: T, k: T, v: T, layer: int, spec: Attention) -> T:
-        """`[B, T, H*D]`, `[B, T, H_kv*D]` twice -> `[B, T, H*D]`: rotates q and k, appends k and v to the cache of `layer`, attends causally."""
+        """`[B, T, H*D]`, `[B, T, H_kv*D]` twice -> `[B, T, H*D]`: causal attention of the layer.
+
+        Rotates q and k, and appends k and v to the cache of `layer`.
+        """
         ...
 
     def silu(self, x: T) -> T:

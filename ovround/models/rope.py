@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.errors import ArchitectureError
+from ovround.models.config_reader import ConfigReader
 
 VARIANTS = ("default", "linear", "llama3")
 
@@ -48,16 +49,15 @@ class Rope:
     def inverse_frequencies(self) -> NDArray[np.float32]:
         """Radians a position, float32 `[dim / 2]` (llama3: the smooth interpolation of Meta's Llama 3.1 release)."""
         exponents = np.arange(0, self.dim, 2, dtype=np.float32) / np.float32(self.dim)
-        plain = np.float32(1.0) / np.power(np.float32(self.theta), exponents, dtype=np.float32)
+        plain: NDArray[np.float32] = np.float32(1.0) / np.power(np.float32(self.theta), exponents, dtype=np.float32)
         if self.variant == "linear":
-            return plain / np.float32(self.factor)
+            plain /= np.float32(self.factor)
         if self.variant == "llama3":
             wavelength = 2 * math.pi / plain
             turns = self.original_max_position_embeddings / wavelength
             smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
             smooth = np.clip(smooth, 0.0, 1.0)
-            blended = (1 - smooth) * plain / self.factor + smooth * plain
-            return blended.astype(np.float32)
+            plain = ((1 - smooth) * plain / self.factor + smooth * plain).astype(np.float32)
         return plain
 
     def tables(self, positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -71,12 +71,15 @@ def rope_from_config(config: Mapping[str, Any], dim: int) -> Rope:
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(scaling, Mapping):
         raise ArchitectureError(f"rope_parameters is {scaling!r}; an object is needed")
-    theta = scaling.get("rope_theta", config.get("rope_theta", 10000.0))
-    if float(scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))) != 1.0:
+    outer, read = ConfigReader(config), ConfigReader(scaling)
+    theta = read.number("rope_theta", outer.number("rope_theta", 10000.0))
+    if read.number("partial_rotary_factor", outer.number("partial_rotary_factor", 1.0)) != 1.0:
         raise ArchitectureError("partial_rotary_factor other than 1 is not supported for this family")
     known: dict[str, Any] = {
-        key: float(scaling[key]) for key in ("factor", "low_freq_factor", "high_freq_factor") if key in scaling
+        key: read.number(key, 0.0)
+        for key in ("factor", "low_freq_factor", "high_freq_factor")
+        if scaling.get(key) is not None
     }
-    if "original_max_position_embeddings" in scaling:
-        known["original_max_position_embeddings"] = int(scaling["original_max_position_embeddings"])
-    return Rope(dim, float(theta), str(scaling.get("rope_type", scaling.get("type", "default"))), **known)
+    if scaling.get("original_max_position_embeddings") is not None:
+        known["original_max_position_embeddings"] = read.integer("original_max_position_embeddings")
+    return Rope(dim, theta, str(scaling.get("rope_type", scaling.get("type", "default"))), **known)

@@ -44,9 +44,7 @@ class TorchOps:
     def rms_norm(self, x: torch.Tensor, at: str, eps: float) -> torch.Tensor:
         return F.rms_norm(x, (x.shape[-1],), self.weights[f"{at}.weight"], eps)
 
-    def attention(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, spec: Attention
-    ) -> torch.Tensor:
+    def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, spec: Attention) -> torch.Tensor:
         batch, tokens, _ = q.shape
         query = q.view(batch, tokens, spec.num_heads, spec.head_dim).transpose(1, 2)
         key = k.view(batch, tokens, spec.num_key_value_heads, spec.head_dim).transpose(1, 2)

@@ -19,7 +19,7 @@ from ovround.qtensor import QTensor
 from ovround.quant.calibration import Calibration
 from ovround.quant.plan import Plan
 from ovround.quant.rtn import round_to_nearest
-from ovround.quant.signround import TunedWeight, tune_block
+from ovround.quant.signround import TunedWeight, threads_for, tune_block
 
 _LOGITS_ELEMENTS = 1 << 24  # logits computed at a time when quality is measured: 64 MB
 
@@ -92,14 +92,23 @@ class BlockQuantizer:
         ]
         if tuned:
             fixed = {name: value for name, value in weights.items() if name not in {f"{t.name}.weight" for t in tuned}}
-            result = tune_block(
-                lambda current, x, dtype: self._decoder.block(TorchOps(current, matmul_dtype=dtype), x, layer),
-                fixed, tuned, self._quantized, targets, calibration.held_out, self._options.steps,
-                self._options.batch_size, torch.Generator().manual_seed(self._options.seed + layer), matmul_dtype(tuned),
-                lambda step, loss: self._on_progress(
-                    Progress("quantise", layer, blocks, step, self._options.steps, None, loss)
-                ),
-            )  # fmt: skip
+            work = sum(t.groups.numel() for t in tuned) * self._options.batch_size * self._quantized.shape[1]
+            with threads_for(work):
+                result = tune_block(
+                    lambda current, x, dtype: self._decoder.block(TorchOps(current, matmul_dtype=dtype), x, layer),
+                    fixed,
+                    tuned,
+                    self._quantized,
+                    targets,
+                    calibration.held_out,
+                    self._options.steps,
+                    self._options.batch_size,
+                    torch.Generator().manual_seed(self._options.seed + layer),
+                    matmul_dtype(tuned),
+                    lambda step, loss: self._on_progress(
+                        Progress("quantise", layer, blocks, step, self._options.steps, None, loss)
+                    ),
+                )
             for name, tensor in tensors.items():
                 quantized = result.weights.get(name.removesuffix(".weight"))
                 if quantized is None:
@@ -108,9 +117,7 @@ class BlockQuantizer:
                 original, weights[name] = weights[name], _float32(quantized)
                 yield Emitted(name, quantized, _relative_error(original, weights[name]))
             yield BlockRecord(layer, result.loss_before, result.loss_after, result.steps)
-            self._on_progress(
-                Progress("quantise", layer + 1, blocks, 0, 0, result.loss_before, result.loss_after)
-            )
+            self._on_progress(Progress("quantise", layer + 1, blocks, 0, 0, result.loss_before, result.loss_after))
         else:
             for name, tensor in tensors.items():
                 yield Emitted(name, tensor, 0.0)

@@ -17,6 +17,7 @@ from ovround.texts import load_tokenizer, read_texts
 DEFAULT_TEXT = Path(__file__).resolve().parent.parent / "calibration.txt"
 LONGEST_DEFAULT = 2048  # tokens a window when --seqlen is not given
 FEWEST_WINDOWS = 8
+SHORTEST_WINDOW = 8  # tokens; `config` allows no shorter --seqlen
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,11 @@ def calibrate(folder: Path, options: ConvertOptions, context: int, vocab_size: i
     length = min(LONGEST_DEFAULT, context) if options.seqlen is None else options.seqlen
     if length > context:
         raise CalibrationError(f"seqlen is {length}; the model has {context} positions", hint=f"--seqlen {context}")
+    if length < SHORTEST_WINDOW:
+        raise CalibrationError(
+            f"the model has {context} positions; windows of {SHORTEST_WINDOW} tokens are needed",
+            hint="--recipe rtn needs no text",
+        )
     tokens = token_stream(load_tokenizer(folder), options.calibration or (DEFAULT_TEXT,), vocab_size)
     whole = len(tokens) // length
     wanted = options.windows + held_out_windows(options.windows)
@@ -44,10 +50,12 @@ def calibrate(folder: Path, options: ConvertOptions, context: int, vocab_size: i
     if adaptable and whole >= FEWEST_WINDOWS:
         wanted = min(wanted, whole)
     if whole < wanted:
+        fitting = whole * 8 // 9
+        fewer = f"--nsamples {fitting}, or " if fitting else ""
         raise CalibrationError(
             f"the calibration text gives {whole} windows of {length} tokens; {wanted} are needed "
             f"({options.windows} to tune on, the rest held out)",
-            hint=f"give more text, or --nsamples {max(1, whole * 8 // 9)}, or a smaller --seqlen",
+            hint=f"give more text, or {fewer}a smaller --seqlen",
         )
     order = np.random.default_rng(options.seed).permutation(whole)[:wanted]
     windows = tokens[: whole * length].reshape(whole, length)[order]

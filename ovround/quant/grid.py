@@ -69,5 +69,6 @@ def check_scales(name: str, scale: torch.Tensor) -> None:
     """Raise TensorError when a scale left float16's range: the weight is too large to be stored on this grid."""
     if not bool(torch.isfinite(scale).all()):
         raise TensorError(
-            f"`{name}` has values so large that a float16 scale overflows", hint=f"--layer '{name}=bits:16' leaves it in float"
+            f"`{name}` has values so large that a float16 scale overflows",
+            hint=f"--layer '{name}=bits:16' leaves it in float",
         )

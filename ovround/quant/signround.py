@@ -11,7 +11,8 @@ candidates are compared on one fixed set of windows that no gradient sees, plain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ from ovround.config import Scheme
 from ovround.qtensor import QTensor
 from ovround.quant.grid import check_scales, extremes, grouped, levels, scale_and_zero
 
+# Up to so many multiplications a step, one thread: a step lasts some 10 ms then, and threads that wait for one another at
+# each of its 500 small operations made it 15 times slower on a busy machine (docs/log.md).
+ONE_THREAD_WORK = 1 << 30
 CANDIDATES = 20  # snapshots that are compared on the held-out windows during one block
 
 BlockForward = Callable[[Mapping[str, torch.Tensor], torch.Tensor, torch.dtype | None], torch.Tensor]
@@ -55,6 +59,9 @@ class _FakeQuantize(torch.autograd.Function):
         return None, grad_shift, grad_scale, grad_zero, None
 
 
+_fake_quantize: Callable[..., torch.Tensor] = _FakeQuantize.apply  # torch leaves `apply` untyped
+
+
 class TunedWeight:
     """One weight under tuning: V `[N, G, group]` and the two clipping factors `[N, G, 1]`."""
 
@@ -75,8 +82,7 @@ class TunedWeight:
 
     def fake_quantized(self) -> torch.Tensor:
         """The weight `[N, K]` that the engine will see, differentiable with respect to `parameters`."""
-        values: torch.Tensor = _FakeQuantize.apply(self.groups, self.shift, *self.grid(), self.scheme.bits)
-        return values.view(self.shape)
+        return _fake_quantize(self.groups, self.shift, *self.grid(), self.scheme.bits).view(self.shape)
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -103,6 +109,18 @@ class TunedWeight:
         if not self.scheme.symmetric:
             zeros = zero.squeeze(-1).to(torch.uint8).numpy()
         return QTensor(codes.numpy(), scale.squeeze(-1).half().numpy(), zeros, self.scheme.bits)
+
+
+@contextlib.contextmanager
+def threads_for(work: int) -> Iterator[None]:
+    """One thread for steps of at most ONE_THREAD_WORK multiplications, torch's own setting for larger ones."""
+    before = torch.get_num_threads()
+    if work <= ONE_THREAD_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +174,7 @@ def tune_block(
         rows = order[position : position + batch_size]
         position += batch_size
         loss = F.mse_loss(forward(weights(), inputs[rows], matmul_dtype), targets[rows])
-        (loss * 1000.0).backward()  # type: ignore[no-untyped-call]  # only signs count: scaled away from underflow
+        (loss * 1000.0).backward()  # only signs count: scaled away from underflow
         rate = (1 - step / steps) / steps
         for weight in tuned:
             weight.step(rate)

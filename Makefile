@@ -1,0 +1,60 @@
+# make demo     installs into .venv and runs the demonstration
+# make test     installs into .venv and runs the tests
+# make lint     ruff, mypy, import contracts, generated documentation
+# make package  wheel and source distribution in dist/, looked into and tried without torch
+# make clean    removes what these made
+#
+# PYTHON chooses the interpreter (3.10 to 3.13), VENV the folder of the environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+# PyPI's torch for Linux carries CUDA: gigabytes that nothing here uses. PyTorch's own index has a build for the CPU.
+# Where that index does not answer, PyPI's is taken. Empty: PyPI's at once.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH = torch>=2.8,<2.14
+
+.PHONY: demo test lint reference package clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.convert
+	$(BIN)/ovround demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/static_checks.py
+	$(BIN)/python tools/reference.py --check
+
+reference: $(VENV)/.convert
+	$(BIN)/python tools/reference.py
+
+package: $(VENV)/.package
+	rm -rf dist build/package
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python tools/package_check.py dist
+
+clean:
+	rm -rf $(VENV) build dist out
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 14) or sys.exit(f"error: $(PYTHON) is Python {v[0]}.{v[1]}; 3.10 to 3.13 is needed\nhint: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.made
+	$(if $(TORCH_INDEX),$(PIP) --retries 0 --no-deps --index-url $(TORCH_INDEX) '$(TORCH)' || echo 'no torch from $(TORCH_INDEX): taking the one of PyPI')
+	touch $@
+
+$(VENV)/.convert $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.torch pyproject.toml
+	$(PIP) -e '.[$*]'
+	touch $@
+
+$(VENV)/.package: $(VENV)/.made
+	$(PIP) build
+	touch $@

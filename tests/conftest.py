@@ -1,0 +1,90 @@
+"""What the tests share: the folder of real models, tiny checkpoints, and the demo model converted once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint_writer import tiny_config, write_checkpoint
+from command_server import CommandServer
+
+from ovround.config import ConvertOptions
+from ovround.convert import convert
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the forks of the tests
+torch.set_num_threads(1)
+
+CALIBRATION = Path(__file__).resolve().parents[1] / "ovround" / "calibration.txt"
+FORMATS = ("openvino", "onnx")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of trained models and texts that may lie beside the repository."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared"
+    if not (folder / "models").is_dir():
+        pytest.skip("no folder shared/models beside the repository")
+    return folder
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a tiny random checkpoint: options of `write_checkpoint`, other keywords go to config.json."""
+
+    def write(name: str = "model", *, dtype: str = "F32", shards: int = 1, seed: int = 0, **config: object) -> Path:
+        return write_checkpoint(tmp_path / name, tiny_config(**config), dtype=dtype, shards=shards, seed=seed)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random checkpoint that nobody changes."""
+    return write_checkpoint(tmp_path_factory.mktemp("source") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few thousand words of the built-in calibration text: enough for tiny models, quick to tokenise."""
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(CALIBRATION.read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tiny_source: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny checkpoint, tuned for a few steps, by format."""
+    options = ConvertOptions(
+        formats=FORMATS, group_size=32, sym=False, iters=3, nsamples=8, seqlen=32, calibration=(text_file,)
+    )
+    folders = convert(tiny_source, tmp_path_factory.mktemp("tiny") / "out", options).folders
+    return dict(zip(FORMATS, folders, strict=True))
+
+
+@pytest.fixture(scope="session")
+def demo_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The demo model in 4 bits, rounded to nearest, by format."""
+    options = ConvertOptions(formats=FORMATS, group_size=64, recipe="rtn")
+    return dict(zip(FORMATS, convert("demo", tmp_path_factory.mktemp("demo") / "out", options).folders, strict=True))
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
+    """The command line in a process that has not imported torch."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    with CommandServer(tmp_path_factory.mktemp("commands"), ["ovround.convert"]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def loaded_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
+    """The command line in a process that has imported torch and both engines: conversions start at once."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    modules = ["ovround.exporters.openvino", "ovround.exporters.onnx", "ovround.quant.blocks", "ovround.runtime"]
+    with CommandServer(tmp_path_factory.mktemp("commands"), modules) as server:
+        yield server

@@ -1,0 +1,158 @@
+"""Block after block on the demo model: tuning helps, results repeat, and quality is measured as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ovround.artifact import BlockRecord, Quality
+from ovround.config import ConvertOptions, LayerRule
+from ovround.convert import Job, prepare
+from ovround.evaluate.torch_model import CheckpointWeights
+from ovround.models.torch_ops import TorchOps
+from ovround.progress import Progress, silent
+from ovround.qtensor import QTensor
+from ovround.quant.blocks import BlockQuantizer, Emitted, Event
+
+TINY = ConvertOptions(group_size=32, iters=4, nsamples=8, seqlen=32, batch_size=4)
+
+
+def events(job: Job, told: list[Progress] | None = None) -> Iterator[Event]:
+    return BlockQuantizer(
+        job.checkpoint, job.decoder, job.plan, job.options, job.calibration, silent if told is None else told.append
+    ).run()
+
+
+def emitted(job: Job) -> dict[str, Emitted]:
+    return {event.name: event for event in events(job) if isinstance(event, Emitted)}
+
+
+@pytest.fixture
+def job(tiny_source: Path, text_file: Path, tmp_path: Path) -> Job:
+    return prepare(str(tiny_source), tmp_path / "out", replace(TINY, calibration=(text_file,)))
+
+
+@pytest.mark.parametrize("symmetric", [True, False], ids=["sym", "asym"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_few_steps_lower_the_held_out_loss_of_the_demo_model(tmp_path: Path, bits: int, symmetric: bool) -> None:
+    steps = 100 if bits == 8 else 20  # a step of 1/20 is coarse beside what 8 bits leave to gain
+    options = ConvertOptions(bits=bits, group_size=64, sym=symmetric, iters=steps, nsamples=16, seqlen=64, batch_size=4)
+    first_block = takewhile(
+        lambda event: not (isinstance(event, BlockRecord) and event.index > 0),
+        events(prepare("demo", tmp_path / "out", options)),
+    )
+    record = next(event for event in first_block if isinstance(event, BlockRecord))
+    assert record.steps == steps
+    assert 0 < record.loss_after < record.loss_before
+
+
+def test_every_tensor_is_given_once_in_the_models_order(job: Job) -> None:
+    names = [event.name for event in events(job) if isinstance(event, Emitted)]
+    expected = ["model.embed_tokens.weight"]
+    for layer in range(2):
+        expected += job.decoder.tensors(layer)
+    assert names == [*expected, "model.norm.weight", "lm_head.weight"]
+    blocks = [event.index for event in events(job) if isinstance(event, BlockRecord)]
+    assert blocks == [0, 1]
+
+
+def test_two_runs_give_the_same_integers(job: Job) -> None:
+    first, second = emitted(job), emitted(job)
+    assert {name: event.weight.digest() for name, event in first.items()} == {
+        name: event.weight.digest() for name, event in second.items()
+    }
+    assert {name: event.relative_error for name, event in first.items()} == {
+        name: event.relative_error for name, event in second.items()
+    }
+
+
+def test_another_seed_gives_other_integers(tmp_path: Path) -> None:
+    options = ConvertOptions(bits=2, group_size=64, iters=10, nsamples=8, seqlen=32)
+    name, found = "model.layers.0.mlp.up_proj.weight", []
+    for seed in (1, 2):
+        given = events(prepare("demo", tmp_path / "out", replace(options, seed=seed)))
+        found.append(next(event for event in given if isinstance(event, Emitted) and event.name == name))
+    assert found[0].weight.digest() != found[1].weight.digest()
+
+
+def test_quality_is_that_of_the_emitted_weights(job: Job) -> None:
+    """Perplexity and divergence again, from the tensors that were given out, by one pass over the whole model."""
+    given = list(events(job))
+    (quality,) = [event for event in given if isinstance(event, Quality)]
+    assert job.calibration is not None
+    ids = torch.from_numpy(job.calibration.windows[-job.calibration.held_out :])
+
+    def scores(weights: dict[str, torch.Tensor] | CheckpointWeights) -> torch.Tensor:
+        with torch.no_grad():
+            return F.log_softmax(job.decoder.logits(TorchOps(weights), ids)[:, :-1], -1).flatten(0, 1)
+
+    quantised = scores({event.name: torch.from_numpy(values(event)) for event in given if isinstance(event, Emitted)})
+    original = scores(CheckpointWeights(job.checkpoint))
+    following = ids[:, 1:].flatten()
+    # float32 sums of some hundred tokens in batches of another size
+    assert quality.tokens == following.numel()
+    assert quality.perplexity_original == pytest.approx(float(F.nll_loss(original, following).exp()), rel=1e-5)
+    assert quality.perplexity_quantised == pytest.approx(float(F.nll_loss(quantised, following).exp()), rel=1e-5)
+    divergence = (original.exp() * (original - quantised)).sum(-1).mean()
+    assert quality.kl_nats == pytest.approx(float(divergence), rel=1e-4)
+    assert quality.perplexity_quantised != quality.perplexity_original
+
+
+def values(event: Emitted) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return event.weight.dequantize() if isinstance(event.weight, QTensor) else event.weight.float32()
+
+
+def test_relative_errors_are_those_of_the_emitted_weights(job: Job) -> None:
+    for name, event in emitted(job).items():
+        original = job.checkpoint.read(name).float32()
+        expected = np.linalg.norm(original - values(event)) / np.linalg.norm(original)
+        assert event.relative_error == pytest.approx(float(expected), rel=1e-5)  # float32 norms
+        assert (event.relative_error > 0) == isinstance(event.weight, QTensor)
+
+
+def test_modules_left_in_float_come_through_untouched(tiny_source: Path, text_file: Path, tmp_path: Path) -> None:
+    rules = (LayerRule(r"layers\.0\.", bits=16), LayerRule("v_proj", bits=8), LayerRule("lm_head", bits=16))
+    options = replace(TINY, calibration=(text_file,), layers=rules)
+    job = prepare(str(tiny_source), tmp_path / "out", options)
+    assert job.calibration is not None, "block 1 is still tuned"
+    found = emitted(job)
+    for name, event in found.items():
+        kept = "layers.0." in name and "v_proj" not in name
+        if kept or "norm" in name or "bias" in name or "lm_head" in name:
+            assert event.weight.digest() == job.checkpoint.read(name).digest(), name
+        else:
+            assert isinstance(event.weight, QTensor)
+            assert event.weight.bits == (8 if "v_proj" in name or "embed" in name else 4), name
+
+
+def test_tuning_is_decided_by_all_blocks(tiny_source: Path, text_file: Path, tmp_path: Path) -> None:
+    """The first block in float must not turn the tuning of the others off."""
+    options = replace(TINY, calibration=(text_file,), layers=(LayerRule(r"layers\.0\.", bits=16),))
+    records = [e for e in events(prepare(str(tiny_source), tmp_path / "o", options)) if isinstance(e, BlockRecord)]
+    assert [(record.index, record.steps) for record in records] == [(1, 4)]
+
+
+@pytest.mark.parametrize("options", [replace(TINY, iters=0), ConvertOptions(group_size=32, recipe="rtn"), ConvertOptions(bits=16)])  # fmt: skip  # noqa: E501
+def test_without_tuning_no_text_is_read(tiny_source: Path, tmp_path: Path, options: ConvertOptions) -> None:
+    missing = replace(options, calibration=(tmp_path / "no-such-text.txt",))
+    job = prepare(str(tiny_source), tmp_path / "out", missing)
+    assert job.calibration is None
+    kinds = {type(event) for event in events(job)}
+    assert kinds == {Emitted}
+
+
+def test_progress_counts_every_step_and_block(job: Job) -> None:
+    told: list[Progress] = []
+    list(events(job, told))
+    steps = [(one.block, one.step) for one in told if one.steps]
+    assert steps == [(block, step) for block in (0, 1) for step in (1, 2, 3, 4)]
+    done = [one for one in told if not one.steps]
+    assert [(one.block, one.blocks) for one in done] == [(1, 2), (2, 2)]
+    assert all(one.loss_before is not None and one.loss_after is not None for one in done)

@@ -1,0 +1,200 @@
+"""Calibration text: how it is read, cut into windows, drawn from, and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from ovround.config import RECIPES, ConvertOptions
+from ovround.errors import CalibrationError
+from ovround.quant.calibration import DEFAULT_TEXT, Calibration, calibrate, held_out_windows, token_stream
+from ovround.texts import load_tokenizer, read_texts
+
+WORDS = "one two three four five six seven eight nine ten "
+VOCAB = 320
+
+
+def calibration(
+    folder: Path,
+    *files: Path,
+    nsamples: int | None = None,
+    seqlen: int | None = None,
+    seed: int = 0,
+    context: int = 256,
+) -> Calibration:
+    options = ConvertOptions(calibration=files, nsamples=nsamples, seqlen=seqlen, seed=seed)
+    return calibrate(folder, options, context, VOCAB)
+
+
+@pytest.fixture
+def tokenizer(tiny_source: Path) -> Tokenizer:
+    return load_tokenizer(tiny_source)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, content: str) -> Path:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+def refusal(call: Callable[[], object]) -> tuple[str, str | None]:
+    with pytest.raises(CalibrationError) as caught:
+        call()
+    return str(caught.value), caught.value.hint
+
+
+def rows(windows: NDArray[np.int64]) -> set[tuple[int, ...]]:
+    return {tuple(row) for row in windows.tolist()}
+
+
+def test_windows_are_the_texts_own_cut_in_order_and_drawn_without_repetition(
+    tiny_source: Path, tokenizer: Tokenizer, write: Callable[..., Path]
+) -> None:
+    numbered = " ".join(str(number) for number in range(2000))
+    found = calibration(tiny_source, write("text.txt", numbered), nsamples=40, seqlen=16)
+    stream = tokenizer.encode(numbered).ids
+    cut = {tuple(stream[start : start + 16]) for start in range(0, len(stream) - 15, 16)}
+    assert found.windows.shape == (45, 16)
+    assert found.windows.dtype == np.int64
+    assert len(rows(found.windows)) == 45
+    assert rows(found.windows) <= cut
+    assert found.held_out == 5
+
+
+def test_documents_are_tokenised_one_by_one_and_files_in_order(
+    tokenizer: Tokenizer, write: Callable[..., Path]
+) -> None:
+    stories = write("a.jsonl", "\n".join(json.dumps({"text": text}) for text in ("one two", "", "three")) + "\n\n")
+    plain = write("b.txt", "four\nfive")
+    expected = [token for text in ("one two", "", "three", "four\nfive") for token in tokenizer.encode(text).ids]
+    assert token_stream(tokenizer, [stories, plain], VOCAB).tolist() == expected
+    assert expected.count(1) == 4, "each document begins with <s>"
+
+
+@pytest.mark.parametrize("nsamples", [1, 2, 7, 8, 9, 16, 71, 72, 128, 512])
+def test_one_window_in_eight_is_held_out_beside_the_wanted_ones(
+    tiny_source: Path, write: Callable[..., Path], nsamples: int
+) -> None:
+    found = calibration(tiny_source, write("text.txt", WORDS * 2000), nsamples=nsamples, seqlen=8)
+    assert found.held_out == max(1, nsamples // 8) == held_out_windows(nsamples)
+    assert len(found.windows) == nsamples + found.held_out
+
+
+def test_the_seed_decides_the_draw(tiny_source: Path, text_file: Path) -> None:
+    first, again, other = (
+        calibration(tiny_source, text_file, nsamples=16, seqlen=32, seed=seed).windows for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    assert rows(first) != rows(other)
+
+
+def test_windows_are_as_long_as_the_context_by_default(tiny_source: Path, text_file: Path) -> None:
+    assert calibration(tiny_source, text_file, nsamples=2, context=48).windows.shape[1] == 48
+    assert calibration(tiny_source, nsamples=2, context=5000).windows.shape[1] == 2048
+
+
+def test_the_built_in_text_adapts_to_what_it_gives(tiny_source: Path, tokenizer: Tokenizer) -> None:
+    tokens = len(token_stream(tokenizer, [DEFAULT_TEXT], VOCAB))
+    wanted = RECIPES["default"].nsamples
+    assert tokens // 2048 < wanted + held_out_windows(wanted), "long windows: fewer than the recipe wants"
+    assert len(calibration(tiny_source, context=2048).windows) == tokens // 2048
+    assert len(calibration(tiny_source, context=64).windows) == wanted + held_out_windows(wanted)
+    # A count that was asked for is never lowered in silence.
+    message, _ = refusal(lambda: calibration(tiny_source, nsamples=wanted, context=2048))
+    assert f"gives {tokens // 2048} windows of 2048 tokens; {wanted + held_out_windows(wanted)} are needed" in message
+
+
+def test_a_given_text_that_is_too_short_is_refused_with_what_would_do(
+    tiny_source: Path, tokenizer: Tokenizer, write: Callable[..., Path]
+) -> None:
+    text = write("short.txt", WORDS * 10)
+    windows = len(tokenizer.encode(WORDS * 10).ids) // 32
+    message, hint = refusal(lambda: calibration(tiny_source, text, seqlen=32))
+    assert message == (
+        f"the calibration text gives {windows} windows of 32 tokens; 144 are needed (128 to tune on, the rest held out)"
+    )
+    fitting = windows * 8 // 9
+    assert hint == f"give more text, or --nsamples {fitting}, or a smaller --seqlen"
+    assert len(calibration(tiny_source, text, seqlen=32, nsamples=fitting).windows) <= windows
+
+
+@pytest.mark.parametrize("content", ["", "one two", WORDS])
+def test_no_number_of_windows_is_suggested_where_none_would_do(
+    tiny_source: Path, write: Callable[..., Path], content: str
+) -> None:
+    """One window cannot both tune and judge."""
+    message, hint = refusal(lambda: calibration(tiny_source, write("short.txt", content), seqlen=40))
+    assert "144 are needed" in message
+    assert hint == "give more text, or a smaller --seqlen"
+
+
+def test_windows_longer_than_the_context_are_refused(tiny_source: Path, text_file: Path) -> None:
+    message, hint = refusal(lambda: calibration(tiny_source, text_file, seqlen=257))
+    assert (message, hint) == ("seqlen is 257; the model has 256 positions", "--seqlen 256")
+
+
+@pytest.mark.parametrize("context", [1, 7])
+def test_a_context_too_short_to_predict_anything_is_refused(tiny_source: Path, text_file: Path, context: int) -> None:
+    message, _ = refusal(lambda: calibration(tiny_source, text_file, nsamples=2, context=context))
+    assert f"{context} positions" in message
+
+
+def test_tokens_beyond_the_vocabulary_are_refused(tiny_source: Path, write: Callable[..., Path]) -> None:
+    text = write("text.txt", "the end of the story " * 200)
+    options = ConvertOptions(calibration=(text,), nsamples=2, seqlen=8)
+    tokens = load_tokenizer(tiny_source).encode("the end of the story " * 200).ids
+    assert len(calibrate(tiny_source, options, 256, max(tokens) + 1).windows) == 3
+    message, hint = refusal(lambda: calibrate(tiny_source, options, 256, max(tokens)))
+    assert message == f"the tokenizer gives token {max(tokens)}; the model has {max(tokens)}"
+    assert hint == "tokenizer.json belongs to another model"
+
+
+def test_jsonl_lines_end_at_line_feeds_only(write: Callable[..., Path]) -> None:
+    """JSON allows every other separator inside a string, and web text has them."""
+    texts = ["one\u2028two", "three\u0085four", "five\x0bsix", "seven\u2029"]
+    path = write("web.jsonl", "\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts))
+    assert list(read_texts(path)) == texts
+    crlf = write("crlf.jsonl", '{"text": "one"}\r\n{"text": "two"}\r\n')
+    assert list(read_texts(crlf)) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("not json", "is no JSON object with `text`"),
+        ('{"text": "cut', "is no JSON object with `text`"),
+        ('{"story": "x"}', "is no JSON object with `text`"),
+        ('["text"]', "is no JSON object with `text`"),
+        ("7", "is no JSON object with `text`"),
+        ('{"text": 7}', "`text` is no string"),
+        ('{"text": null}', "`text` is no string"),
+        ('{"text": "\\ud800"}', "`text` is no text that UTF-8 can write"),
+        ("[" * 100_000, "is no JSON object with `text`"),
+    ],
+)
+def test_a_bad_line_is_named(write: Callable[..., Path], line: str, what: str) -> None:
+    path = write("bad.jsonl", '{"text": "good"}\n\n' + line + "\n")
+    message, _ = refusal(lambda: list(read_texts(path)))
+    assert message.startswith(f"`{path}` line 3")
+    assert what in message
+
+
+def test_a_text_that_is_no_utf8_or_not_there_is_refused(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("café".encode("latin-1"))
+    message, hint = refusal(lambda: list(read_texts(latin)))
+    assert message.startswith(f"text file `{latin}` cannot be read: 'utf-8' codec can't decode byte 0xe9")
+    assert hint == "UTF-8 text or .jsonl is needed"
+    message, _ = refusal(lambda: list(read_texts(tmp_path / "none.txt")))
+    assert message == f"text file `{tmp_path / 'none.txt'}` does not exist"
+    message, _ = refusal(lambda: list(read_texts(tmp_path)))
+    assert message.startswith(f"text file `{tmp_path}` cannot be read")

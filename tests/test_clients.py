@@ -1,0 +1,97 @@
+"""Other people's runtimes read our folders and say the same, token for token: openvino_genai and onnxruntime_genai."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovround.config import ConvertOptions, LayerRule
+from ovround.convert import convert
+from ovround.runtime import LLM
+
+NEW_TOKENS = 32
+PROMPTS = {
+    "demo": ("The with statement is used to", "A function returns"),
+    "tiny": ("once upon a time", "the little cat"),
+}
+STORIES = ("Once upon a time, there was a little", "Lily and Tom went to the park. They saw a")
+# float32 throughout: with int8 activations or cache two programs that add up in another order may choose another token
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0, "KV_CACHE_PRECISION": "f32"}
+MODELS = ("stories260K", "TinyStories-656K", "stories3M", "tales-7m")
+
+
+@pytest.fixture(scope="session", params=["demo", "tiny", *MODELS])
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Folders by format, and prompts, of the demo model, a tiny random one, and each shared model."""
+    name = request.param
+    if name in PROMPTS:
+        folders: dict[str, Path] = request.getfixturevalue(f"{name}_folders")
+        return folders, PROMPTS[name]
+    source = request.getfixturevalue("shared") / "models" / name
+    if not source.is_dir():
+        pytest.skip(f"no model {name} in the shared folder")
+    rules = (LayerRule("down_proj", group_size=-1),) if name == "stories260K" else ()
+    options = ConvertOptions(formats=("openvino", "onnx"), group_size=32, recipe="rtn", sym=False, layers=rules)
+    folders = {path.name: path for path in convert(source, tmp_path_factory.mktemp(name) / "out", options).folders}
+    return folders, STORIES
+
+
+def ours(folder: Path, prompts: tuple[str, ...], *, exact: bool) -> list[tuple[list[int], list[int], str]]:
+    """Of each prompt: its ids, the greedy answer's ids without the end token, and the answer's text."""
+    answers = []
+    with LLM(folder, exact=exact, threads=1) as llm:
+        for prompt in prompts:
+            answer = llm.generate(prompt, max_new_tokens=NEW_TOKENS)
+            token_ids = answer.token_ids[:-1] if answer.finish_reason == "stop" else answer.token_ids
+            answers.append((llm.tokenizer.encode(prompt), list(token_ids), answer.text))
+    return answers
+
+
+@pytest.mark.parametrize("backend", ["SDPA", "PA"])
+def test_openvino_genai(case: tuple[dict[str, Path], tuple[str, ...]], backend: str) -> None:
+    genai: Any = pytest.importorskip("openvino_genai")
+    folders, prompts = case
+    folder = folders["openvino"]
+    pipeline = genai.LLMPipeline(folder, "CPU", **EXACT, ATTENTION_BACKEND=backend, INFERENCE_NUM_THREADS=1)
+    tokenizer = pipeline.get_tokenizer()
+    for prompt, (prompt_ids, token_ids, text) in zip(prompts, ours(folder, prompts, exact=True), strict=True):
+        inputs = tokenizer.encode(prompt)
+        assert inputs.input_ids.data.tolist() == [prompt_ids]
+        assert len(token_ids) > 3
+        found = pipeline.generate(inputs, max_new_tokens=NEW_TOKENS, do_sample=False, apply_chat_template=False)
+        ended = len(found.tokens[0]) < NEW_TOKENS
+        assert list(found.tokens[0])[: -1 if ended else None] == token_ids
+        assert pipeline.generate(prompt, max_new_tokens=NEW_TOKENS, do_sample=False, apply_chat_template=False) == text
+
+
+def test_onnxruntime_genai(case: tuple[dict[str, Path], tuple[str, ...]]) -> None:
+    """At the same arithmetic as ours by default, int8 activations: both run one graph on one library."""
+    genai: Any = pytest.importorskip("onnxruntime_genai")
+    folders, prompts = case
+    folder = folders["onnx"]
+    model = genai.Model(str(folder))
+    for prompt_ids, token_ids, _ in ours(folder, prompts, exact=False):
+        settings = genai.GeneratorParams(model)
+        settings.set_search_options(max_length=len(prompt_ids) + NEW_TOKENS, do_sample=False)
+        generator = genai.Generator(model, settings)
+        generator.append_tokens(prompt_ids)
+        while not generator.is_done():
+            generator.generate_next_token()
+        assert [int(token) for token in generator.get_sequence(0)][len(prompt_ids) :] == token_ids
+        assert len(token_ids) > 3
+
+
+def test_onnxruntime_genai_reads_the_tokenizer(demo_folders: dict[str, Path]) -> None:
+    """Its tokenizer reads tokenizer.json, but never puts the beginning-of-text token in front (0.18)."""
+    genai: Any = pytest.importorskip("onnxruntime_genai")
+    folder = demo_folders["onnx"]
+    tokenizer = genai.Tokenizer(genai.Model(str(folder)))
+    for prompt, (prompt_ids, token_ids, text) in zip(
+        PROMPTS["demo"], ours(folder, PROMPTS["demo"], exact=False), strict=True
+    ):
+        assert [int(token) for token in tokenizer.encode(prompt)] == prompt_ids[1:]
+        assert tokenizer.decode(token_ids) == text

@@ -1,0 +1,516 @@
+"""Everything that is wrong with the input is refused in a line or two, before torch is imported and before a byte is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoint_writer import (
+    VOCAB_SIZE,
+    in_bytes,
+    random_weights,
+    tiny_config,
+    write_checkpoint,
+    write_raw_safetensors,
+    write_safetensors,
+)
+from command_server import CommandServer, Result
+
+from ovround.models import families
+
+GROUP = ("--group-size", "32")
+Change = Callable[[Path], object]
+
+
+class Case:
+    """A checkpoint that is about to be damaged, and a place to convert it to."""
+
+    def __init__(self, folder: Path, command: CommandServer) -> None:
+        self.model = write_checkpoint(folder / "model")
+        self.place = folder / "place"
+        self.place.mkdir()
+        self._command = command
+
+    def convert(self, *options: object, model: object = None, by: CommandServer | None = None) -> Result:
+        command = by or self._command
+        return command("convert", model or self.model, self.place / "out", *GROUP, *options)
+
+    def refused(
+        self,
+        message: str,
+        hint: str | None,
+        *options: object,
+        model: object = None,
+        status: int = 1,
+        torch: bool = False,
+    ) -> None:
+        """Converting fails with exactly these lines, writes nothing, and imports torch only where `torch` says so."""
+        result = self.convert(*options, model=model)
+        lines = result.stderr.splitlines()
+        said = [f"error: {message}", *([f"hint: {hint}"] if hint else [])]
+        assert lines[-len(said) :] == said
+        assert lines[: -len(said)] in ([], ["checking the checkpoint"]), "nothing else is said"
+        assert (result.status, result.stdout) == (status, "")
+        assert ("torch" in result.modules) == torch
+        assert list(self.place.iterdir()) == []
+
+    def config(self, **changes: Any) -> None:
+        (self.model / "config.json").write_text(json.dumps(tiny_config(**changes)))
+
+    def weights(self, dtype: str = "F32", **changes: Any) -> None:
+        """Write the weights again with some of them changed; None leaves one out."""
+        weights = {**random_weights(tiny_config()), **changes}
+        tensors = {
+            name: (dtype, values.shape, in_bytes(values, dtype))
+            for name, values in weights.items()
+            if values is not None
+        }
+        write_safetensors(self.model / "model.safetensors", tensors)
+
+
+@pytest.fixture
+def case(tmp_path: Path, command: CommandServer) -> Case:
+    return Case(tmp_path, command)
+
+
+def test_the_undamaged_checkpoint_is_accepted(case: Case) -> None:
+    """So that every refusal below is due to its damage."""
+    result = case.convert("--recipe", "rtn", "--json")
+    assert result.status == 0, result.stderr
+    assert "torch" in result.modules
+    assert (case.place / "out" / "ovround.json").is_file()
+
+
+# What is given as the model
+
+
+def test_no_such_folder(case: Case) -> None:
+    message = "`{}` is no folder and no hub name"
+    hint = "give a model folder, a hub name such as org/model, or `demo`"
+    for model in (case.place / "nothing", case.model / "config.json", "no such model", "a/b/c"):
+        case.refused(message.format(model), hint, model=model)
+
+
+def test_a_hub_name_without_a_hub(case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with CommandServer(tmp_path, ["ovround.convert"], {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}) as offline:
+        result = offline("convert", "ovround-tests/no-such-model", case.place / "out")
+    first, hint = result.stderr.splitlines()
+    assert first.startswith("error: `ovround-tests/no-such-model` is no local folder, and the hub did not give it: ")
+    assert hint == "hint: check the name and the network, or give a local folder"
+    assert result.status == 1
+    assert "torch" not in result.modules
+
+
+def test_a_folder_that_is_no_checkpoint(case: Case) -> None:
+    case.refused(f"`{case.place}` has no config.json", "is it a Hugging Face model folder?", model=case.place)
+
+
+@pytest.mark.parametrize("pickled", ["pytorch_model.bin", None])
+def test_no_weights(case: Case, pickled: str | None) -> None:
+    (case.model / "model.safetensors").unlink()
+    said = f"`{case.model}` has neither model.safetensors nor model.safetensors.index.json"
+    if pickled is None:
+        case.refused(said, None)
+        return
+    (case.model / pickled).write_bytes(b"\x80\x04.")
+    hint = "save the model with safetensors: model.save_pretrained(folder)"
+    case.refused(f"{said}; it has {pickled}, and pickled weights are not read", hint)
+
+
+def test_a_checkpoint_that_is_quantised_already(case: Case) -> None:
+    hint = "start from the original, unquantised checkpoint"
+    case.config(quantization_config={"quant_method": "gptq", "bits": 4})
+    case.refused(f"`{case.model}` is quantised already (gptq)", hint)
+    case.config(quantization_config="nf4")
+    case.refused(f"`{case.model}` is quantised already (nf4)", hint)
+
+
+def test_a_converted_folder_is_no_checkpoint(case: Case, tiny_folders: dict[str, Path]) -> None:
+    for folder in tiny_folders.values():
+        case.refused(f"`{folder}` was written by ovround", "start from the original checkpoint", model=folder)
+
+
+# config.json
+
+
+@pytest.mark.parametrize("content", ["{", "[1, 2]", "", "[" * 100_000, '{"a": 1' + "0" * 5000 + "}"])
+def test_a_config_that_is_no_json_object(case: Case, content: str) -> None:
+    path = case.model / "config.json"
+    path.write_text(content)
+    result = case.convert()
+    assert result.stderr.startswith((f"error: `{path}` cannot be read: ", f"error: `{path}` holds no JSON object"))
+    assert (result.status, len(result.stderr.splitlines()) <= 2, "torch" in result.modules) == (1, True, False)
+    assert list(case.place.iterdir()) == []
+
+
+def test_an_unknown_architecture_lists_the_known_ones(case: Case) -> None:
+    hint = f"known families: {', '.join(families())}"
+    for family in ("mamba", "decoder", "../llama", None, ["llama"], 7):
+        case.config(model_type=family)
+        case.refused(f"model_type `{family}` is not a family that ovround knows", hint)
+
+
+ROPES = "supported rope types: default, linear, llama3"
+LLAMA3, LENGTH = {"rope_type": "llama3"}, "original_max_position_embeddings"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act `gelu` is not supported for llama", "supported: silu"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope type `yarn` is not supported", ROPES),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor other than 1 is not supported for this family", None),
+        ({"num_key_value_heads": 3}, "4 attention heads are no multiple of 3 key/value heads", None),
+        ({"head_dim": 31}, "rope over 31 features; an even number above 0 is needed", None),
+        ({"hidden_size": None}, "config.json has no `hidden_size`", None),
+        ({"hidden_size": "64"}, "config.json: `hidden_size` is '64'; a whole number is needed", None),
+        ({"num_hidden_layers": 2.0}, "config.json: `num_hidden_layers` is 2.0; a whole number is needed", None),
+        ({"intermediate_size": True}, "config.json: `intermediate_size` is True; a whole number is needed", None),
+        ({"intermediate_size": -96}, "intermediate_size is -96; 1 to 2147483647 is allowed", None),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0; 1 to 2147483647 is allowed", None),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers is 1000000000000; 1 to 10000 is allowed", None),
+        ({"max_position_embeddings": 10**12}, "max_position_embeddings is 1000000000000; 1 to 16777216 is allowed", None),
+        ({"rms_norm_eps": "1e-5"}, "config.json: `rms_norm_eps` is '1e-5'; a number is needed", None),
+        ({"rms_norm_eps": float("nan")}, "config.json: `rms_norm_eps` is nan; a number is needed", None),
+        ({"rope_theta": "ten"}, "config.json: `rope_theta` is 'ten'; a number is needed", None),
+        ({"rope_theta": 0}, "rope_theta 0.0 and factor 1.0 must be above 0", None),
+        ({"rope_theta": float("inf")}, "config.json: `rope_theta` is inf; a number is needed", None),
+        ({"rope_scaling": [1]}, "rope_parameters is [1]; an object is needed", None),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "config.json: `factor` is '2'; a number is needed", None),
+        ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "rope high_freq_factor 1.0 must be above low_freq_factor 1.0", None),
+        ({"rope_scaling": {**LLAMA3, LENGTH: 8192.5}}, f"config.json: `{LENGTH}` is 8192.5; a whole number is needed", None),
+    ],
+)  # fmt: skip
+def test_configs_that_cannot_be(case: Case, changes: dict[str, Any], message: str, hint: str | None) -> None:
+    case.config(**changes)
+    case.refused(message, hint)
+
+
+def test_heads_that_onnx_runtime_refuses_are_refused_before_tuning(case: Case) -> None:
+    config = tiny_config(head_dim=20)
+    write_checkpoint(case.model, config)
+    case.refused(
+        "head_dim is 20; ONNX Runtime's attention needs a multiple of 8",
+        "--format openvino takes any",
+        *("--format", "onnx", "--layer", "o_proj=group_size:16"),
+    )
+
+
+# safetensors headers
+
+
+GOOD = '{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}'
+AT_4, AT_8, AT_12 = (GOOD.replace("[0, 8]", f"[{at}, {at + 8}]") for at in (4, 8, 12))
+HEADERS: dict[str, tuple[str, int, int | None]] = {
+    # header, bytes of data, claimed header length
+    "a header longer than the file": (f'{{"a": {GOOD}}}', 8, 1 << 20),
+    "a header of 2^63 bytes": (f'{{"a": {GOOD}}}', 8, 1 << 63),
+    "a header beyond 100 MB": (f'{{"a": {GOOD}}}', 8, 200_000_000),
+    "no JSON": ("not json at all", 8, None),
+    "a list": ("[1, 2]", 8, None),
+    "cut off": ('{"a": {"dtype": "F32", "shape": [2], "data_off', 8, None),
+    "nested without end": ('{"a": ' + "[" * 100_000 + "}", 8, None),
+    "overlapping tensors": (f'{{"a": {GOOD}, "b": {AT_4}}}', 12, None),
+    "the same bytes twice": (f'{{"a": {GOOD}, "b": {GOOD}}}', 8, None),
+    "a hole": (f'{{"a": {GOOD}, "b": {AT_12}}}', 20, None),
+    "data behind the last tensor": (f'{{"a": {GOOD}}}', 16, None),
+    "data missing": (f'{{"a": {GOOD}}}', 4, None),
+    "a negative size": (f'{{"a": {GOOD}}}'.replace("[2]", "[-2]"), 8, None),
+    "a size that overflows": (f'{{"a": {GOOD}}}'.replace("[2]", "[4611686018427387906]"), 8, None),
+    "a product that overflows": (f'{{"a": {GOOD}}}'.replace("[2]", "[4294967297, 4294967296, 2]"), 8, None),
+    "a size of 10^30": (f'{{"a": {GOOD}}}'.replace("[2]", f"[{10**30}]"), 8, None),
+    "shape against offsets": (f'{{"a": {GOOD}}}'.replace("[2]", "[3]"), 8, None),
+    "backward offsets": (f'{{"a": {GOOD}}}'.replace("[0, 8]", "[8, 0]"), 8, None),
+    "negative offsets": (f'{{"a": {GOOD}}}'.replace("[0, 8]", "[-8, 0]"), 8, None),
+    "a tensor twice": (f'{{"a": {GOOD}, "a": {AT_8}}}', 16, None),
+    "an unknown type": (f'{{"a": {GOOD}}}'.replace("F32", "F33"), 8, None),
+    "a type that is no text": (f'{{"a": {GOOD}}}'.replace('"F32"', "32"), 8, None),
+    "no offsets": ('{"a": {"dtype": "F32", "shape": [2]}}', 8, None),
+    "a fractional size": (f'{{"a": {GOOD}}}'.replace("[2]", "[2.5]"), 10, None),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_hostile_headers(case: Case, name: str) -> None:
+    path = case.model / "model.safetensors"
+    header, size, length = HEADERS[name]
+    write_raw_safetensors(path, header, bytes(size), length)
+    check_header_error(case, path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 7, b"\0" * 8, b"\0" * 43, b"GGUF" + bytes(39), b"PK\x03\x04" + bytes(39)]
+)
+def test_small_files_that_are_something_else(case: Case, content: bytes) -> None:
+    path = case.model / "model.safetensors"
+    path.write_bytes(content)
+    check_header_error(case, path)
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.999])
+def test_a_truncated_file(case: Case, kept: float) -> None:
+    path = case.model / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    check_header_error(case, path)
+
+
+def check_header_error(case: Case, path: Path) -> None:
+    result = case.convert()
+    first, hint = result.stderr.splitlines()
+    assert first.startswith(f"error: `{path}` is no valid safetensors file: ")
+    assert len(first) < len(str(path)) + 500, "a long header is not printed"
+    assert hint == "hint: the file is damaged: download it again"
+    assert (result.status, result.stdout, "torch" in result.modules) == (1, "", False)
+    assert list(case.place.iterdir()) == []
+
+
+# Shards
+
+
+@pytest.fixture
+def sharded(case: Case) -> Case:
+    shutil.rmtree(case.model)
+    write_checkpoint(case.model, shards=2)
+    return case
+
+
+def index(case: Case, content: object) -> Path:
+    path = case.model / "model.safetensors.index.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_a_missing_shard(sharded: Case) -> None:
+    shard = sharded.model / "model-00002-of-00002.safetensors"
+    shard.unlink()
+    sharded.refused(f"shard `{shard}` is missing", "download the checkpoint again")
+
+
+@pytest.mark.parametrize(
+    "name", ["../other.safetensors", "/etc/passwd", "sub/model.safetensors", "config.json", "..", ""]
+)
+def test_an_index_that_points_outside(sharded: Case, name: str) -> None:
+    path = index(sharded, {"weight_map": {"model.norm.weight": name}})
+    sharded.refused(f"`{path}` points to `{name}`, which is no file of that folder", None)
+
+
+def test_an_index_without_a_map(sharded: Case) -> None:
+    for content in ({}, {"weight_map": {}}, {"weight_map": ["a.safetensors"]}, {"weight_map": None}):
+        sharded.refused(f"`{index(sharded, content)}` has no weight_map", None)
+    sharded.refused(f"`{index(sharded, '[]')}` holds no JSON object", None)
+
+
+def test_a_tensor_in_two_shards(sharded: Case) -> None:
+    weights = random_weights(tiny_config())
+    tensor = ("F32", weights["model.norm.weight"].shape, in_bytes(weights["model.norm.weight"], "F32"))
+    write_safetensors(sharded.model / "extra.safetensors", {"model.norm.weight": tensor})
+    path = sharded.model / "model.safetensors.index.json"
+    document = json.loads(path.read_text())
+    document["weight_map"]["another.weight"] = "extra.safetensors"
+    path.write_text(json.dumps(document))
+    place = document["weight_map"]["model.norm.weight"]
+    sharded.refused(f"tensor `model.norm.weight` is in `extra.safetensors` and in `{place}`", None)
+
+
+# Tensors
+
+
+def test_a_missing_tensor(case: Case) -> None:
+    name = "model.layers.1.self_attn.k_proj.bias"
+    case.weights(**{name: None})
+    hint = "a shard may be missing, or config.json belongs to another model"
+    case.refused(f"`{case.model}` has no tensor `{name}`, which its config.json calls for", hint)
+
+
+def test_an_extra_tensor(case: Case) -> None:
+    case.weights(**{"model.layers.0.self_attn.q_norm.weight": np.ones(32, np.float32)})
+    case.refused(
+        f"`{case.model}` has 1 tensor(s) that its config.json does not call for, such as `model.layers.0.self_attn.q_norm.weight`",
+        "config.json belongs to another model, or this variant is not supported",
+    )
+
+
+def test_a_buffer_that_transformers_used_to_save_is_no_extra_tensor(case: Case, loaded_command: CommandServer) -> None:
+    case.weights(**{"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(16, np.float32)})
+    assert case.convert("--recipe", "rtn", by=loaded_command).status == 0
+
+
+def test_a_tensor_of_another_shape(case: Case) -> None:
+    case.weights(**{"model.layers.0.mlp.up_proj.weight": np.zeros((96, 63), np.float32)})
+    case.refused(
+        "tensor `model.layers.0.mlp.up_proj.weight` has shape [96, 63]; its config.json calls for [96, 64]",
+        "config.json belongs to another model",
+    )
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("I32", 4), ("F64", 8), ("I8", 1), ("F8_E4M3", 1), ("BOOL", 1)])
+def test_a_tensor_of_another_type(case: Case, dtype: str, width: int) -> None:
+    weights = random_weights(tiny_config())
+    tensors = {name: ("F32", values.shape, in_bytes(values, "F32")) for name, values in weights.items()}
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = (dtype, (96, 64), bytes(96 * 64 * width))
+    write_safetensors(case.model / "model.safetensors", tensors)
+    case.refused(
+        f"tensor `{name}` is {dtype}; F32, F16, BF16 can be read",
+        "a checkpoint that is quantised already cannot be tuned again: start from the original",
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "model.norm.weight", "lm_head.weight"])
+def test_values_that_are_not_finite(case: Case, dtype: str, value: float, name: str) -> None:
+    weights = random_weights(tiny_config())
+    weights[name].reshape(-1)[-1] = value
+    case.weights(dtype, **{name: weights[name]})
+    path = case.model / "model.safetensors"
+    case.refused(f"`{name}` in `{path}` holds NaN or infinity", "the checkpoint is damaged: get it again")
+
+
+def test_the_largest_finite_values_are_not_taken_for_infinity(case: Case, loaded_command: CommandServer) -> None:
+    weights = random_weights(tiny_config())
+    weights["model.norm.weight"][:2] = [65504, -65504]
+    case.weights("F16", **{"model.norm.weight": weights["model.norm.weight"]})
+    assert case.convert("--recipe", "rtn", by=loaded_command).status == 0
+
+
+def test_a_scale_that_overflows(case: Case, loaded_command: CommandServer) -> None:
+    """Found only when the weight is rounded: nothing is kept then either."""
+    name = "model.layers.1.mlp.up_proj"
+    case.weights(**{f"{name}.weight": np.full((96, 64), 1e7, np.float32)})
+    result = case.convert("--recipe", "rtn", "--bits", "2", "--quiet", by=loaded_command)
+    assert result.stderr.splitlines() == [
+        f"error: `{name}.weight` has values so large that a float16 scale overflows",
+        f"hint: --layer '{name}.weight=bits:16' leaves it in float",
+    ]
+    assert (result.status, result.stdout, list(case.place.iterdir())) == (1, "", [])
+    again = case.convert("--recipe", "rtn", "--bits", "2", "--layer", f"{name}=bits:16", by=loaded_command)
+    assert again.status == 0
+
+
+# Text and tokenizer
+
+
+NO_UTF8 = "'utf-8' codec can't decode byte 0xe9 in position 3: invalid continuation byte"
+TOO_SHORT = "the calibration text gives 0 windows of 256 tokens; 144 are needed (128 to tune on, the rest held out)"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.txt", None, "text file `{}` does not exist"),
+        ("latin.txt", b"caf\xe9 ", f"text file `{{}}` cannot be read: {NO_UTF8}"),
+        ("bad.jsonl", b'{"text": "one"}\n{"text": 1}\n', "`{}` line 2: `text` is no string"),
+        ("cut.jsonl", b'{"text": "one"}\n{"text": "tw', "`{}` line 2 is no JSON object with `text`"),
+        ("short.txt", b"far too short", TOO_SHORT),
+        ("empty.jsonl", b"", TOO_SHORT),
+    ],
+)  # fmt: skip
+def test_calibration_text(case: Case, name: str, content: bytes | None, message: str) -> None:
+    path = case.place.parent / name
+    if content is not None:
+        path.write_bytes(content)
+    hints = {"latin.txt": "UTF-8 text or .jsonl is needed", "short.txt": "give more text, or a smaller --seqlen"}
+    hints["empty.jsonl"] = hints["short.txt"]
+    case.refused(message.format(path), hints.get(name), "--calibration", path)
+
+
+def test_a_missing_tokenizer(case: Case) -> None:
+    (case.model / "tokenizer.json").unlink()
+    hint = "write one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+    case.refused(f"`{case.model}` has no tokenizer.json", hint)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model": {"type": "BPE"}}', "", "[" * 100_000])
+def test_a_damaged_tokenizer(case: Case, content: str) -> None:
+    path = case.model / "tokenizer.json"
+    path.write_text(content)
+    result = case.convert()
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith(f"error: `{path}` cannot be read: ")
+    assert lines[1:] == ["hint: download it again"]
+    assert (result.status, "torch" in result.modules, list(case.place.iterdir())) == (1, False, [])
+
+
+def test_a_tokenizer_of_another_model(case: Case) -> None:
+    weights = random_weights(tiny_config(vocab_size=160))
+    case.config(vocab_size=160)
+    case.weights(**weights)
+    tokens = len(json.loads((case.model / "tokenizer.json").read_text())["model"]["vocab"])
+    assert 160 < tokens <= VOCAB_SIZE
+    case.refused(
+        f"the tokenizer of `{case.model}` has {tokens} tokens, the model 160", "tokenizer.json belongs to another model"
+    )
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx"])
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"])
+def test_damaged_settings_are_found_before_tuning(case: Case, name: str, target: str) -> None:
+    path = case.model / name
+    path.write_text("{")
+    result = case.convert("--format", target)
+    first, hint = result.stderr.splitlines()
+    assert first.startswith(f"error: `{path}` cannot be read: ")
+    assert hint == "hint: download it again"
+    assert (result.status, "torch" in result.modules, list(case.place.iterdir())) == (1, False, [])
+
+
+def test_a_tokenizer_that_openvino_cannot_have_is_found_before_tuning(
+    case: Case, loaded_command: CommandServer
+) -> None:
+    """A pre-tokeniser that the runtime has and openvino_tokenizers has not."""
+    document = json.loads((case.model / "tokenizer.json").read_text())
+    document["pre_tokenizer"] = {"type": "UnicodeScripts"}
+    (case.model / "tokenizer.json").write_text(json.dumps(document))
+    result = case.convert("--iters", "100000", "--nsamples", "8", "--seqlen", "32", by=loaded_command)
+    lines = result.stderr.splitlines()
+    assert lines[:1] == ["checking the checkpoint"]
+    assert lines[1].startswith(f"error: the tokenizer of `{case.model}` cannot be converted for OpenVINO: ")
+    assert (len(lines) <= 4, result.status, list(case.place.iterdir())) == (True, 1, [])
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        (("--bits", "5"), "bits is `5`; allowed: 2, 3, 4, 8, 16", None),
+        (("--group-size", "48"), "group-size is `48`; allowed: 16, 32, 64, 128, 256, -1", None),
+        (("--format", "openvno"), "format is `openvno`; allowed: openvino, onnx", "did you mean `openvino`?"),
+        (("--recipe", "fast"), "recipe is `fast`; allowed: rtn, light, default, best", None),
+        (("--seqlen", "4"), "seqlen is 4; 8 to 1000000 is allowed", None),
+        (("--layer", "down_proj"), "layer rule `down_proj` is not REGEX=key:value", "example: 'down_proj=bits:8,group_size:32'"),
+        (("--layer", "x_proj=bits:8"), "layer rule `x_proj` matches no module", "modules are named like `model.embed_tokens`"),
+        (("--recipe", "rtn", "--iters", "5"), "recipe rtn does not tune, yet iters is 5", "leave out one of the two"),
+        (
+            ("--group-size", "64"), "group size 64 does not divide the 96 inputs of `model.layers.0.mlp.down_proj`",
+            "--group-size 32 divides it, or --layer 'down_proj=group_size:-1' gives each of its rows one scale",
+        ),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be(case: Case, options: tuple[str, ...], message: str, hint: str | None) -> None:
+    case.refused(message, hint, *options, status=2)
+
+
+def test_a_window_longer_than_the_context(case: Case) -> None:
+    case.refused("seqlen is 257; the model has 256 positions", "--seqlen 256", "--seqlen", "257")
+
+
+def test_several_mistakes_are_still_one_message(case: Case) -> None:
+    (case.model / "model.safetensors").write_bytes(b"")
+    (case.model / "tokenizer.json").unlink()
+    assert len(case.convert("--calibration", "none.txt").stderr.splitlines()) == 2
+
+
+def test_nothing_is_written_into_the_source(case: Case, loaded_command: CommandServer) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in case.model.iterdir()}
+    options = ("--recipe", "rtn", "--format", "onnx", "--format", "openvino")
+    assert case.convert(*options, by=loaded_command).status == 0
+    assert {path.name: path.stat().st_mtime_ns for path in case.model.iterdir()} == before

@@ -1,0 +1,90 @@
+"""Ctrl-C and SIGTERM in the middle of a conversion: the exit status says so, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_server import CommandServer
+
+from ovround.artifact import check_files, read_manifest
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+
+SIGNALS = {signal.SIGINT: (130, "stopped; nothing was kept"), signal.SIGTERM: (143, "terminated; nothing was kept")}
+TUNED = ("--iters", "1000", "--nsamples", "8", "--seqlen", "32", "--group-size", "64")
+
+
+@pytest.mark.parametrize("moment", ["checking the checkpoint", "block 1/6"])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_real_process(tmp_path: Path, number: signal.Signals, moment: str) -> None:
+    """`python -m ovround convert`, stopped while it imports torch and while it tunes the second block."""
+    place = tmp_path / "place"
+    place.mkdir()
+    words = [sys.executable, "-m", "ovround", "convert", "demo", str(place / "new" / "out"), *TUNED]
+    words[words.index("1000")] = "20"
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(moment):
+            break
+    time.sleep(0.2)
+    process.send_signal(number)
+    started = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    elapsed_s = time.monotonic() - started
+    status, message = SIGNALS[number]
+    assert process.returncode == status, err
+    assert out == ""
+    assert err.splitlines()[-1] == message
+    assert "Traceback" not in err
+    assert elapsed_s < 20  # a second or two; a busy machine takes longer to import what was being imported
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "replacing"])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_any_moment(
+    tmp_path: Path, tiny_source: Path, loaded_command: CommandServer, number: signal.Signals, existing: bool
+) -> None:
+    """From the first line of code to the last rename of a conversion that takes a fraction of a second."""
+    options = ("--recipe", "rtn", "--group-size", "32", "--format", "openvino", "--format", "onnx")
+    status, message = SIGNALS[number]
+    place = tmp_path / "place"
+    place.mkdir()
+    before = []
+    if existing:
+        assert loaded_command("convert", tiny_source, place / "out", *options, "--seed", "1").status == 0
+        before = ["out"]
+    started = time.monotonic()
+    assert loaded_command("convert", tiny_source, tmp_path / "other", *options).status == 0
+    whole_s = time.monotonic() - started
+    stopped = 0
+    for part in range(1, 11):
+        result = loaded_command("convert", tiny_source, place / "out", *options, kill=(number, whole_s * part / 10))
+        if result.status == 0:
+            break
+        stopped += 1
+        assert (result.status, result.stdout) == (status, ""), result.stderr
+        assert result.stderr.splitlines()[-1] == message
+        assert [path.name for path in place.iterdir()] in (before, ["out"])  # the last rename may have happened
+        for target in ("openvino", "onnx") if (place / "out").exists() else ():
+            check_files(place / "out" / target, read_manifest(place / "out" / target), contents=True)
+    assert stopped >= 3
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_in_the_middle_of_tuning(tmp_path: Path, loaded_command: CommandServer, number: signal.Signals) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    status, message = SIGNALS[number]
+    for delay_s in (1.0, 1.7):
+        result = loaded_command("convert", "demo", place / "out", *TUNED, kill=(number, delay_s))
+        assert (result.status, result.stdout) == (status, ""), result.stderr
+        assert result.stderr.splitlines()[-1] == message
+        assert list(place.iterdir()) == []

@@ -1,0 +1,481 @@
+"""The output folder comes whole or not at all: what may be replaced, full disks, and a failure at every single step."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_server import CommandServer
+
+from ovround.artifact import MANIFEST, atomic_folder, check_files, read_manifest
+from ovround.config import ConvertOptions
+from ovround.convert import convert
+from ovround.errors import ArtifactError, OutputError
+from ovround.progress import Progress
+
+ROUNDED = ConvertOptions(formats=("onnx",), recipe="rtn", group_size=32)
+BOTH = ConvertOptions(formats=("openvino", "onnx"), recipe="rtn", group_size=32)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """sha256 of every file below `folder`, and an entry for each folder that is empty."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif not any(path.iterdir()):
+            found[f"{name}/"] = ""
+    return found
+
+
+def assert_complete(folder: Path) -> None:
+    check_files(folder, read_manifest(folder), contents=True)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tmp_path / "place"
+    folder.mkdir()
+    return folder
+
+
+# What stands at OUT already
+
+
+def test_missing_parents_are_made(tiny_source: Path, place: Path) -> None:
+    (folder,) = convert(tiny_source, place / "a" / "b" / "out", ROUNDED).folders
+    assert folder == place / "a" / "b" / "out"
+    assert_complete(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["out"]
+
+
+def test_an_empty_folder_is_filled(tiny_source: Path, place: Path) -> None:
+    (place / "out").mkdir()
+    convert(tiny_source, place / "out", ROUNDED)
+    assert_complete(place / "out")
+
+
+def test_a_folder_of_ours_is_replaced_whatever_its_formats(tiny_source: Path, place: Path) -> None:
+    out = place / "out"
+    convert(tiny_source, out, ROUNDED)
+    convert(tiny_source, out, BOTH)
+    assert sorted(path.name for path in out.iterdir()) == ["onnx", "openvino"]
+    for target in ("onnx", "openvino"):
+        assert_complete(out / target)
+    convert(tiny_source, out, ROUNDED)
+    assert_complete(out)
+    assert not (out / "onnx").exists()
+    assert [path.name for path in place.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [("notes.txt", ""), ("sub/notes.txt", ""), ("notes.txt", "onnx"), ("notes.txt", "openvino")],
+)
+def test_what_we_did_not_write_is_never_removed(tiny_source: Path, place: Path, name: str, inside: str) -> None:
+    out = place / "out"
+    convert(tiny_source, out, BOTH if inside else ROUNDED)
+    precious = out / inside / name
+    precious.parent.mkdir(exist_ok=True)
+    precious.write_text("do not lose this")
+    before = contents(place)
+    foreign = precious.relative_to(out).as_posix()
+    with pytest.raises(OutputError, match=f"holds `{foreign}`, which ovround did not write") as caught:
+        convert(tiny_source, out, ROUNDED)
+    assert caught.value.hint == "choose another output folder, or remove it"
+    assert contents(place) == before
+
+
+def make_foreign(kind: str, out: Path) -> None:
+    if kind == "folder with a file":
+        out.mkdir()
+        (out / "thesis.txt").write_text("years of work")
+    elif kind == "folder with a folder":
+        (out / "openvino").mkdir(parents=True)
+    elif kind == "manifest that is none":
+        out.mkdir()
+        (out / MANIFEST).write_text("{}")
+    elif kind == "file":
+        out.write_text("years of work")
+    elif kind == "link to a folder":
+        out.symlink_to(out.parent)
+    else:
+        out.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("folder with a file", "`{}` holds `thesis.txt`, which ovround did not write"),
+        ("folder with a folder", "`{}` holds `openvino`, which ovround did not write"),
+        ("manifest that is none", "`{}` holds `ovround.json`, which ovround did not write"),
+        ("file", "`{}` exists and is no folder"),
+        ("link to a folder", "`{}` exists and is no folder"),
+        ("dangling link", "`{}` exists and is no folder"),
+    ],
+)
+def test_other_things_at_out_are_refused_at_once(
+    tiny_source: Path, place: Path, command: CommandServer, kind: str, message: str
+) -> None:
+    out = place / "out"
+    make_foreign(kind, out)
+    result = command("convert", tiny_source, out, "--group-size", "32")
+    first, hint = result.stderr.splitlines()
+    assert first == f"error: {message.format(out)}"
+    assert hint.startswith("hint: choose another output folder")
+    assert (result.status, result.stdout, "torch" in result.modules) == (1, "", False)
+    assert [path.name for path in place.iterdir()] == ["out"]
+
+
+def test_a_file_in_the_place_of_a_parent_is_refused(tiny_source: Path, place: Path, command: CommandServer) -> None:
+    (place / "file").write_text("")
+    result = command("convert", tiny_source, place / "file" / "out", "--group-size", "32")
+    assert result.stderr.splitlines()[0] == f"error: `{place / 'file'}` cannot be written to"
+    assert (result.status, "torch" in result.modules) == (1, False)
+
+
+def test_a_name_that_is_too_long_is_refused(tiny_source: Path, place: Path, command: CommandServer) -> None:
+    out = place / ("x" * 300)
+    result = command("convert", tiny_source, out, "--group-size", "32")
+    assert result.stderr.startswith(f"error: `{out}` cannot be written: ")
+    assert (result.status, len(result.stderr.splitlines()), "torch" in result.modules) == (1, 1, False)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_parent_that_cannot_be_written_to_is_refused(tiny_source: Path, place: Path, command: CommandServer) -> None:
+    place.chmod(0o500)
+    result = command("convert", tiny_source, place / "out", "--group-size", "32")
+    place.chmod(0o700)
+    assert result.stderr.splitlines()[0] == f"error: `{place}` cannot be written to"
+    assert (result.status, "torch" in result.modules) == (1, False)
+
+
+def test_out_may_be_relative(tiny_source: Path, place: Path, loaded_command: CommandServer) -> None:
+    result = loaded_command("convert", tiny_source, "a/out", "--group-size", "32", "--recipe", "rtn", cwd=place)
+    assert result.status == 0, result.stderr
+    assert_complete(place / "a" / "out")
+
+
+def test_files_get_the_rights_that_the_user_gives(tiny_source: Path, place: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        (folder,) = convert(tiny_source, place / "out", ROUNDED).folders
+    finally:
+        os.umask(mask)
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}
+
+
+# A failure at every step
+
+
+class FailAt:
+    """An audit hook that raises, once, at the k-th time that Python makes, opens for writing, syncs or renames something.
+
+    A signal may also come while the scratch folder is being removed; a disk that fails then is nothing to recover from.
+    """
+
+    def __init__(self) -> None:
+        self._below, self._error, self.left = "", BaseException(), 0
+        sys.addaudithook(self._hear)
+
+    def arm(self, below: Path, k: int, error: BaseException) -> None:
+        self._below, self._error, self.left = str(below), error, k
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.left or event not in ("os.mkdir", "os.rename", "shutil.copyfile", "open"):
+            return
+        path = str(arguments[1] if event in ("os.rename", "shutil.copyfile") else arguments[0])
+        reading = event == "open" and arguments[1] == "r"
+        cleaning = event == "open" and path.endswith(".partial") and isinstance(self._error, OSError)
+        if path.startswith(self._below) and not reading and not cleaning:
+            self.left -= 1
+            if self.left == 0:
+                raise self._error
+
+
+@pytest.fixture(scope="module")
+def failing() -> FailAt:
+    return FailAt()
+
+
+def interrupted(
+    failing: FailAt, place: Path, error: Callable[[], BaseException], work: Callable[[], object], every: int = 1
+) -> Iterator[int]:
+    """Run `work` with `error` at step 1, 2, 3 ... until a run ends without having met it; yields after each that met it."""
+    for k in itertools.count(1, every):
+        planned = error()
+        failing.arm(place, k, planned)
+        caught: BaseException | None = planned
+        try:
+            work()
+            caught = None  # some failures do not matter: a folder that cannot be made because it is there
+        except (OutputError, KeyboardInterrupt) as met:
+            caught = met
+        unmet, failing.left = failing.left, 0
+        if unmet:
+            assert k > 20, "there are more steps than that"
+            return
+        assert caught is None or caught is planned or caught.__cause__ is planned
+        yield k
+
+
+def full() -> OSError:
+    return OSError(errno.ENOSPC, "No space left on device")
+
+
+ERRORS = {"full disk": full, "Ctrl-C": KeyboardInterrupt}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_failure_at_any_step_leaves_nothing(tiny_source: Path, place: Path, failing: FailAt, kind: str) -> None:
+    out = place / "new" / "out"
+    undisturbed = contents(convert(tiny_source, place.parent / "other" / "out", ROUNDED).folders[0])
+    for step in interrupted(failing, place, ERRORS[kind], lambda: convert(tiny_source, out, ROUNDED)):
+        left = contents(place)
+        if left:  # the very last step, the sync of the parent, comes after the rename
+            assert contents(out) == undisturbed, step
+            shutil.rmtree(place / "new")
+    assert contents(out) == undisturbed
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_failure_at_any_step_leaves_the_old_folder_or_the_new_one(
+    tiny_source: Path, place: Path, failing: FailAt, kind: str
+) -> None:
+    out = place / "out"
+    new = contents(convert(tiny_source, place.parent / "other" / "out", ROUNDED).folders[0])
+    convert("demo", out, ROUNDED)
+    old = contents(out)
+    seen = []
+    for step in interrupted(failing, place, ERRORS[kind], lambda: convert(tiny_source, out, ROUNDED)):
+        assert [path.name for path in place.iterdir()] == ["out"], step
+        seen.append(contents(out))
+        assert seen[-1] in (old, new), step
+    assert contents(out) == new
+    assert seen[0] == old
+
+
+def test_a_failure_while_openvino_writes(tiny_source: Path, place: Path, failing: FailAt) -> None:
+    for step in interrupted(failing, place, full, lambda: convert(tiny_source, place / "out", BOTH), every=4):
+        if contents(place):
+            assert_complete(place / "out" / "onnx")
+            shutil.rmtree(place / "out")
+        assert list(place.iterdir()) == [], step
+    for target in BOTH.formats:
+        assert_complete(place / "out" / target)
+
+
+def test_the_message_of_a_full_disk(tiny_source: Path, place: Path, failing: FailAt) -> None:
+    failing.arm(place, 5, full())
+    with pytest.raises(OutputError) as caught:
+        convert(tiny_source, place / "out", ROUNDED)
+    assert str(caught.value) == f"the disk is full while writing `{place / 'out'}`; nothing was kept"
+    assert caught.value.hint == "free some space and run again"
+
+
+def test_an_application_may_stop_the_job_from_its_callback(tiny_source: Path, place: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    all_stages = ["check", "quantise", "quantise", "write", "verify"]
+    for count in range(1, len(all_stages) + 1):
+        stages: list[str] = []
+
+        def stop(progress: Progress, stages: list[str] = stages, last: int = count) -> None:
+            stages.append(progress.stage)
+            if len(stages) == last:
+                raise StopError
+
+        with pytest.raises(StopError):
+            convert(tiny_source, place / "new" / "out", ROUNDED, stop)
+        assert stages == all_stages[:count]
+        assert list(place.iterdir()) == []
+
+
+def test_any_exception_inside_leaves_nothing(place: Path) -> None:
+    def fail() -> None:
+        with atomic_folder(place / "a" / "out") as work:
+            (work / "file").write_text("x")
+            assert work.name == "out"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(place.iterdir()) == []
+
+
+# Disks that are really full
+
+
+FULL = "the disk is full while writing `{}`; nothing was kept"
+OPENVINO_FULL = "OpenVINO could not write `openvino_model.xml`: "
+
+
+@pytest.mark.parametrize("file_size", [1_000, 30_000, 70_000, 200_000, 430_000, 880_000])
+def test_a_limit_on_file_sizes(place: Path, loaded_command: CommandServer, file_size: int) -> None:
+    result = loaded_command("convert", "demo", place / "out", "--recipe", "rtn", "--quiet", file_size=file_size)
+    assert result.stderr.splitlines() == [
+        f"error: {FULL.format(place / 'out')}",
+        "hint: free some space and run again",
+    ]
+    assert (result.status, result.stdout, list(place.iterdir())) == (1, "", [])
+
+
+def test_a_limit_that_only_openvinos_own_writer_meets(
+    tiny_source: Path, tiny_folders: dict[str, Path], place: Path, loaded_command: CommandServer
+) -> None:
+    sizes = {path.name: path.stat().st_size for path in tiny_folders["openvino"].iterdir()}
+    graph = sizes.pop("openvino_model.xml")
+    assert graph > max(sizes.values()) + 1000
+    options = ("--recipe", "rtn", "--quiet", "--group-size", "32", "--asym")
+    result = loaded_command("convert", tiny_source, place / "out", *options, file_size=graph - 1000)
+    first, hint = result.stderr.splitlines()
+    assert first.startswith(f"error: {OPENVINO_FULL}")
+    assert hint == "hint: free some space and run again"
+    assert (result.status, result.stdout, list(place.iterdir())) == (1, "", [])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty file system of 64 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if mounted.returncode:
+        pytest.skip("file systems may not be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_up(small_disk: Path, place: Path) -> None:
+    """With more and more room left once the job has begun, until it is enough."""
+    out, filler, options = small_disk / "out", small_disk / "filler", ConvertOptions(recipe="rtn", group_size=64)
+    undisturbed = contents(convert("demo", place / "out", options).folders[0])
+    said = set()
+    for room in itertools.count(0, 150_000):
+
+        def fill(progress: Progress, room: int = room) -> None:
+            if progress.stage == "check":
+                with filler.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small_disk).free - room)
+
+        error = failure_of(lambda: convert("demo", out, options, fill))
+        if error is None:
+            break
+        said.add(error.partition(": ")[0])
+        assert [path.name for path in small_disk.iterdir()] == ["filler"]
+        filler.unlink()
+    assert said <= {FULL.format(out), *(f"OpenVINO could not write `{name}`" for name in undisturbed)}
+    assert FULL.format(out) in said
+    assert room > 1_000_000
+    assert contents(out) == undisturbed
+
+
+def failure_of(work: Callable[[], object]) -> str | None:
+    try:
+        work()
+    except OutputError as error:
+        return str(error)
+    return None
+
+
+def test_too_little_space_is_found_before_anything_is_done(small_disk: Path, command: CommandServer) -> None:
+    (small_disk / "filler").write_bytes(bytes(40 << 20))
+    result = command("convert", "demo", small_disk / "out")
+    first, hint = result.stderr.splitlines()
+    assert re.fullmatch(rf"error: `{small_disk}` has 25 MB free; about 3\d MB are needed", first)
+    assert hint == "hint: free some space, or choose an output folder on another disk"
+    assert (result.status, "torch" in result.modules) == (1, False)
+
+
+# What says that a folder is complete
+
+
+def test_a_folder_without_its_manifest_is_not_complete(tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folders["onnx"], tmp_path / "out"))
+    (folder / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match=f"has no {MANIFEST}"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx"])
+def test_every_file_is_in_the_manifest_and_any_change_is_found(
+    tiny_folders: dict[str, Path], tmp_path: Path, target: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_folders[target], tmp_path / "out"))
+    manifest = read_manifest(folder)
+    assert {*manifest.files, MANIFEST} == {path.name for path in folder.iterdir()}
+    for name in manifest.files:
+        path = folder / name
+        content = path.read_bytes()
+        middle = len(content) // 2
+        damaged = {
+            "changed": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            "cut": content[:-1],
+            "grown": content + b"\0",
+        }
+        for what, other in damaged.items():
+            path.write_bytes(other)
+            said = "has changed since it was written" if what == "changed" else f"{len(content)} were written"
+            with pytest.raises(ArtifactError, match=said) as caught:
+                check_files(folder, manifest, contents=True)
+            assert str(path) in str(caught.value)
+        path.unlink()
+        with pytest.raises(ArtifactError, match="is missing"):
+            check_files(folder, manifest, contents=False)
+        path.write_bytes(content)
+    check_files(folder, manifest, contents=True)
+
+
+def manifest_json(**changes: object) -> str:
+    return json.dumps({"format_version": 1, "quality": None, "weights": [], "blocks": [], "files": {}, **changes})
+
+
+RECORD = {"size_bytes": 1, "sha256": ""}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "is not a manifest"),
+        ("{}", "is not a manifest"),
+        (
+            manifest_json(format_version=99, ovround_version="9.0"),
+            "has format 99, written by ovround 9.0; this ovround reads format 1",
+        ),
+        (manifest_json(), "is not a manifest"),
+        (manifest_json(weights=[{}]), "is not a manifest"),
+        (manifest_json(files=[]), "is not a manifest"),
+        (manifest_json(files={"model.onnx": 7}), "is not a manifest"),
+        (manifest_json(files={"../../etc/passwd": RECORD}), "names a file outside its folder: `../../etc/passwd`"),
+        (manifest_json(files={"/etc/passwd": RECORD}), "names a file outside its folder: `/etc/passwd`"),
+    ],
+)
+def test_damaged_manifests_are_named(tmp_path: Path, command: CommandServer, content: str, said: str) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    result = command("inspect", tmp_path)
+    first = result.stderr.splitlines()[0]
+    assert first.startswith(f"error: `{tmp_path / MANIFEST}`")
+    assert said in first
+    assert (result.status, result.stdout, len(result.stderr.splitlines()) <= 2) == (1, "", True)

@@ -1,0 +1,214 @@
+"""Writes docs/reference/ from the code: the command line, the options and records, the errors.
+
+    python tools/reference.py            write the pages
+    python tools/reference.py --check    exit status 1, naming the page, when one of them is not what the code says
+
+The words are those of the code: the help texts of the commands, the docstrings of the dataclasses and of their fields. The
+pages depend on nothing else, so that another version of Typer does not make them stale.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import ovround
+import ovround.errors
+from ovround.artifact import BlockRecord, FileRecord, Manifest, Quality, WeightRecord
+from ovround.cli.app import app
+from ovround.cli.convert import command as convert_command
+from ovround.config import RECIPES, ConvertOptions, LayerRule, Recipe
+from ovround.convert import Conversion
+from ovround.evaluate.perplexity import Evaluation
+from ovround.runtime.benchmark import BenchResult
+from ovround.runtime.completion import Completion, Piece, Timings, Usage
+from ovround.runtime.devices import Device, Machine
+from ovround.runtime.sampling import SamplingOptions
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+NOTE = "<!-- Written by tools/reference.py from the code; `make reference` writes it again. -->\n"
+WORDS = {str: "text", int: "number", float: "number", bool: "", Path: "path"}
+OPTION_TABLE = ["option", "value", "default", "meaning"]
+RECORD_TABLE = ["field", "type", "default", "meaning"]
+
+
+def pages() -> dict[str, str]:
+    """The text of each page by file name."""
+    return {"cli.md": cli_page(), "options.md": options_page()}
+
+
+def cli_page() -> str:
+    parts = [
+        "# Command line\n",
+        NOTE,
+        "Results go to stdout, talk to stderr. Exit status: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated. "
+        "`ovround --debug COMMAND ...` shows the traceback of an error.\n",
+    ]
+    parts += [_command(one.name or "", one.callback) for one in app.registered_commands if one.callback]
+    return "\n".join(parts)
+
+
+def options_page() -> str:
+    options = (
+        "The fields of a conversion: each is a flag of `ovround convert`, a keyword, and an entry of the manifest."
+    )
+    meanings = {field.name: _flag_help(field.name) for field in fields(ConvertOptions)}
+    recipes = [[f"`{name}`", str(recipe.iters), str(recipe.nsamples)] for name, recipe in RECIPES.items()]
+    parts = [
+        "# Options, records and errors\n",
+        NOTE,
+        "## Names of the package\n",
+        _table(
+            ["name", "what it is"],
+            [[f"`ovround.{name}`", _first_line(getattr(ovround, name))] for name in ovround.__all__],
+        ),
+        f"## ConvertOptions\n\n{options} {_after_first(ConvertOptions)}\n",
+        _record_table(ConvertOptions, meanings),
+        f"### Recipes\n\n{_first_line(Recipe)}\n",
+        _table(["recipe", "iters", "nsamples"], recipes),
+        _record(LayerRule, level=3),
+        _record(SamplingOptions),
+        "## Manifest: `ovround.json`\n\nWhat the fields are for is told in [the artifact](../concepts/artifact.md).\n",
+        _record_table(Manifest),
+    ]
+    records = (WeightRecord, BlockRecord, Quality, FileRecord)
+    parts += [_record(record, level=3) for record in records]
+    parts.append("## Results\n")
+    results = (Conversion, Evaluation, BenchResult, Completion, Piece, Usage, Timings, Device, Machine)
+    parts += [_record(record, level=3) for record in results]
+    parts.append(_errors())
+    return "\n".join(parts)
+
+
+def _command(name: str, function: Callable[..., None]) -> str:
+    arguments, rows = [], []
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        kind, info = get_args(hints[parameter.name])[:2]
+        required = parameter.default is inspect.Parameter.empty
+        if type(info).__name__ == "ArgumentInfo":
+            word = parameter.name.upper()
+            arguments.append(word if required else f"[{word}]")
+            rows.append([f"`{word}`", "required" if required else "", "", info.help or ""])
+        else:
+            default = "required" if required else _shown(parameter.default)
+            rows.append(
+                [
+                    f"`{_flags(parameter.name, info)}`",
+                    _value(kind),
+                    "" if kind is bool and default == "no" else default,
+                    info.help or "",
+                ]
+            )
+    usage = " ".join(["ovround", name, *arguments, "[OPTIONS]"])
+    return f"## ovround {name}\n\n{_first_line(function)}\n\n    {usage}\n\n{_table(OPTION_TABLE, rows)}"
+
+
+def _flags(name: str, info: Any) -> str:
+    """All spellings of an option; Typer keeps the first one that is given where a default could stand."""
+    first = [info.default] if isinstance(info.default, str) else []
+    return " ".join([*first, *info.param_decls]) or f"--{name.replace('_', '-')}"
+
+
+def _value(kind: Any) -> str:
+    """How a flag's value is told: `number`, `text, repeatable`, nothing for a switch."""
+    inner = [one for one in get_args(kind) if one is not type(None)]
+    if get_origin(kind) is list:
+        return f"{WORDS[inner[0]]}, repeatable"
+    return _value(inner[0]) if inner else WORDS[kind]
+
+
+def _flag_help(field: str) -> str:
+    """The flag of `ovround convert` that sets a field, and its help text; `formats` is set by `--format`."""
+    hints = get_type_hints(convert_command, include_extras=True)
+    for name in (field, field.removesuffix("s")):
+        if name in hints:
+            info = get_args(hints[name])[1]
+            return f"`{_flags(name, info)}`: {info.help}"
+    raise KeyError(f"ConvertOptions.{field} has no flag")
+
+
+def _record(record: type, level: int = 2) -> str:
+    about = inspect.cleandoc(record.__doc__ or "")
+    about = "" if about.startswith(f"{record.__name__}(") else f"{about}\n\n"  # a dataclass without a docstring
+    return f"{'#' * level} {record.__name__}\n\n{about}{_record_table(record)}"
+
+
+def _record_table(record: type, meanings: dict[str, str] | None = None) -> str:
+    meanings = meanings or _field_docstrings(record)
+    rows = []
+    for field in fields(record):
+        default = "" if field.default is MISSING else _shown(field.default)
+        rows.append([f"`{field.name}`", f"`{field.type}`".replace("|", "\\|"), default, meanings.get(field.name, "")])
+    columns = 4 if any(row[3] for row in rows) else 3 if any(row[2] for row in rows) else 2
+    return _table(RECORD_TABLE[:columns], [row[:columns] for row in rows])
+
+
+def _field_docstrings(record: type) -> dict[str, str]:
+    """The string that stands behind each field of a dataclass, by the field's name."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
+    assert isinstance(node, ast.ClassDef)  # noqa: S101  for the type checker: the source of a class is a class
+    found = {}
+    for field, behind in zip(node.body, node.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(behind, ast.Expr):
+            found[field.target.id] = " ".join(str(ast.literal_eval(behind.value)).split())
+    return found
+
+
+def _errors() -> str:
+    lines = (ovround.errors.__doc__ or "").splitlines()
+    tree = [line.removeprefix("    ") for line in lines if line.startswith("    ")]
+    rules = "Exit status 2 for UsageError, 1 for all others. `str(error)` is the message, `error.hint` the way out, or None."
+    return "\n".join(["## Errors\n", rules, "", "```text", *tree, "```", ""])
+
+
+def _first_line(named: object) -> str:
+    return (inspect.getdoc(named) or "").split("\n")[0]
+
+
+def _after_first(record: type) -> str:
+    return " ".join((inspect.getdoc(record) or "").partition("\n\n")[2].split())
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return ""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    if isinstance(default, (list, tuple)):
+        return ", ".join(f"`{one}`" for one in default)
+    return f"`{default}`" if default != "" else ""
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines).replace("<", "\\<")
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        print("usage: python tools/reference.py [--check]", file=sys.stderr)
+        return 2
+    stale = []
+    for name, text in pages().items():
+        path = FOLDER / name
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        if arguments:
+            stale.append(name)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    for name in stale:
+        print(f"error: docs/reference/{name} is not what the code says\nhint: make reference", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
