@@ -32,6 +32,7 @@ from ovround.convert import convert
 from ovround.evaluation import evaluate_model
 from ovround.models import from_config
 from ovround.quant.calibration import calibrate
+from ovround.source_tokenizer import load_tokenizer
 
 METHODS = ("original", "rtn", "signround", "auto-round")
 
@@ -103,7 +104,7 @@ def auto_round(model: Path, out: Path, options: ConvertOptions, setup: Setup) ->
     """auto-round 0.16.1 with the same windows, those that we hold out included."""
     decoder = from_config(open_checkpoint(model).config)
     config = decoder.config
-    windows = calibrate(model, options, config.max_position_embeddings, config.vocab_size).windows
+    windows = calibrate(load_tokenizer(model), options, config.max_position_embeddings, config.vocab_size).windows
     tokens = out.parent / "tokens.npy"
     np.save(tokens, windows)
     peers.run(

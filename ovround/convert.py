@@ -35,7 +35,7 @@ from ovround.progress import OnProgress, Progress, silent
 from ovround.qtensor import QTensor
 from ovround.quant.calibration import Calibration, calibrate
 from ovround.quant.plan import Plan, make_plan
-from ovround.texts import load_tokenizer
+from ovround.source_tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from ovround.exporters.target import Exporter
@@ -84,17 +84,17 @@ def prepare(model: str, out: Path, options: ConvertOptions) -> Job:
     for carried in CARRIED_SETTINGS:
         if (folder / carried).is_file():
             read_json(folder / carried)
-    tokenizer_vocab = load_tokenizer(folder).get_vocab_size()
-    if tokenizer_vocab > decoder.config.vocab_size:
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.get_vocab_size() > decoder.config.vocab_size:
         raise CheckpointError(
-            f"the tokenizer of `{folder}` has {tokenizer_vocab} tokens, the model {decoder.config.vocab_size}",
+            f"the tokenizer of `{folder}` has {tokenizer.get_vocab_size()} tokens, the model {decoder.config.vocab_size}",
             hint="tokenizer.json belongs to another model",
         )
     blocks = range(decoder.config.num_hidden_layers)
     tunes = options.steps > 0 and any(plan[name] for layer in blocks for name in decoder.linears(layer))
     calibration = None
     if tunes:
-        calibration = calibrate(folder, options, decoder.config.max_position_embeddings, decoder.config.vocab_size)
+        calibration = calibrate(tokenizer, options, decoder.config.max_position_embeddings, decoder.config.vocab_size)
     for module, extra in (("torch", "convert"), ("transformers", "convert"), ("onnx", "convert")):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(module, extra)
@@ -130,7 +130,7 @@ def convert(
             manifest = Manifest(
                 ovround_version=ovround.__version__,
                 target=target,
-                source_name=Path(job.name).name if Path(job.name).is_dir() else job.name,
+                source_name=_source_name(job.name),
                 model_type=str(job.checkpoint.config["model_type"]),
                 source_files=source_files,
                 options=replace(options, formats=(target,)).as_json(),
@@ -197,6 +197,12 @@ def _quantize_into(
                 exporter.write(event.name, event.weight)
             records.append(_record(event))
     return tuple(records), tuple(blocks), quality
+
+
+def _source_name(model: str) -> str:
+    """A folder by its own name, wherever it lies; anything else as it was typed."""
+    folder = Path(model).expanduser()
+    return folder.resolve().name if folder.is_dir() else model
 
 
 def _record(event: Emitted) -> WeightRecord:

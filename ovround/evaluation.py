@@ -13,7 +13,8 @@ from ovround.checkpoint import locate, open_checkpoint
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.evaluate.perplexity import Evaluation, Logits, OnWindows, cut_windows, evaluate
 from ovround.models import from_config
-from ovround.texts import load_tokenizer, read_texts
+from ovround.source_tokenizer import load_tokenizer
+from ovround.texts import read_texts
 
 LONGEST_DEFAULT = 2048  # tokens a window when no context is given
 
@@ -44,6 +45,11 @@ def evaluate_model(
         results = []
         for path, text in read.items():
             tokens = np.asarray(tokenizer.encode(text).ids, np.int64)
+            if tokens.max(initial=0) >= vocab_size:
+                raise CalibrationError(
+                    f"the tokenizer gives token {tokens.max()}; the model has {vocab_size}",
+                    hint="tokenizer.json belongs to another model",
+                )
             results.append(evaluate(cut_windows(tokens, length, str(path)), logits, vocab_size, compared, on_windows))
         return results
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 
 from ovround.artifact import Manifest
+from ovround.config import ConvertOptions
+
+_DEFAULTS = ConvertOptions()
 
 _ENGINES = {
     "openvino": (
@@ -25,15 +29,12 @@ _ENGINES = {
 
 def model_card(manifest: Manifest, source: Path) -> str:
     """The card as Markdown; the licence is the source card's own, when that names one."""
-    options = manifest.options
     engine, snippet, import_line = _ENGINES[manifest.target]
     parts = [
         _front_matter(manifest, source),
         f"# {manifest.source_name}, {_grid(manifest)}, for {engine}\n",
         f"Converted from `{manifest.source_name}` by [ovround](https://pypi.org/project/ovround/) "
-        f"{manifest.ovround_version} with SignRound tuning.\n"
-        if options["recipe"] != "rtn"
-        else f"Converted from `{manifest.source_name}` by ovround {manifest.ovround_version}, rounded to nearest.\n",
+        f"{manifest.ovround_version}{_method(manifest)}.\n",
         "## Measured\n\n" + _measured(manifest),
         "## Weights\n\n" + _weights(manifest),
         f"## Made by\n\n```\n{command_line(manifest)}\n```\n",
@@ -47,20 +48,31 @@ def model_card(manifest: Manifest, source: Path) -> str:
 def command_line(manifest: Manifest) -> str:
     """The `ovround convert` line that gives this folder again, options at their defaults left out."""
     options = manifest.options
-    words = ["ovround convert", manifest.source_name, "OUT", f"--format {manifest.target}", f"--bits {options['bits']}"]
-    if options["bits"] != 16:
-        words += [f"--group-size {options['group_size']}", "--sym" if options["sym"] else "--asym"]
-    words.append(f"--recipe {options['recipe']}")
-    for name in ("iters", "nsamples", "seqlen", "lm_head_bits", "embedding_bits"):
-        if options[name] is not None:
-            words.append(f"--{name.replace('_', '-')} {options[name]}")
-    words += [f"--calibration {name}" for name in options["calibration"]]
+    words = ["ovround", "convert", manifest.source_name, "OUT", "--format", manifest.target, "--bits", options["bits"]]
+    if _quantised(manifest):
+        words += ["--group-size", options["group_size"], "--sym" if options["sym"] else "--asym"]
+    words += ["--recipe", options["recipe"]]
+    for name in ("iters", "nsamples", "seqlen", "batch_size", "lm_head_bits", "embedding_bits"):
+        if options[name] != getattr(_DEFAULTS, name):
+            words += [f"--{name.replace('_', '-')}", options[name]]
+    for name in options["calibration"]:
+        words += ["--calibration", name]
     for rule in options["layers"]:
         settings = ",".join(
             f"{key}:{str(value).lower()}" for key, value in rule.items() if key != "pattern" and value is not None
         )
-        words.append(f"--layer '{rule['pattern']}={settings}'")
-    return " ".join([*words, f"--seed {options['seed']}"])
+        words += ["--layer", f"{rule['pattern']}={settings}"]
+    return shlex.join(str(word) for word in [*words, "--seed", options["seed"]])
+
+
+def _quantised(manifest: Manifest) -> bool:
+    return any(weight.group_size for weight in manifest.weights)
+
+
+def _method(manifest: Manifest) -> str:
+    if manifest.blocks:
+        return " with SignRound tuning"
+    return ", rounded to nearest" if _quantised(manifest) else ""
 
 
 def _grid(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""Text files and a checkpoint's own tokenizer, read without torch or transformers."""
+"""Text files to calibrate and evaluate on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
-from ovround.errors import CalibrationError, CheckpointError
+from ovround.errors import CalibrationError
 
 
 def read_texts(path: Path) -> Iterator[str]:
@@ -39,20 +37,3 @@ def read_texts(path: Path) -> Iterator[str]:
         except UnicodeEncodeError as error:
             raise CalibrationError(f"`{path}` line {number}: `text` is no text that UTF-8 can write: {error}") from None
         yield text
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The fast tokenizer of a checkpoint; raises CheckpointError when tokenizer.json is missing or damaged."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"`{folder}` has no tokenizer.json",
-            hint="write one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise CheckpointError(f"`{path}` cannot be read: {error}", hint="download it again") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer

@@ -11,6 +11,7 @@ import torch
 from checkpoint_writer import tiny_config, write_checkpoint
 from command_server import CommandServer
 
+from ovround.artifact import TARGETS
 from ovround.config import ConvertOptions
 from ovround.convert import convert
 
@@ -18,7 +19,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not s
 torch.set_num_threads(1)
 
 CALIBRATION = Path(__file__).resolve().parents[1] / "ovround" / "calibration.txt"
-FORMATS = ("openvino", "onnx")
 
 
 @pytest.fixture(scope="session")
@@ -58,17 +58,17 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_folders(tiny_source: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny checkpoint, tuned for a few steps, by format."""
     options = ConvertOptions(
-        formats=FORMATS, group_size=32, sym=False, iters=3, nsamples=8, seqlen=32, calibration=(text_file,)
+        formats=TARGETS, group_size=32, sym=False, iters=3, nsamples=8, seqlen=32, calibration=(text_file,)
     )
     folders = convert(tiny_source, tmp_path_factory.mktemp("tiny") / "out", options).folders
-    return dict(zip(FORMATS, folders, strict=True))
+    return dict(zip(TARGETS, folders, strict=True))
 
 
 @pytest.fixture(scope="session")
 def demo_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The demo model in 4 bits, rounded to nearest, by format."""
-    options = ConvertOptions(formats=FORMATS, group_size=64, recipe="rtn")
-    return dict(zip(FORMATS, convert("demo", tmp_path_factory.mktemp("demo") / "out", options).folders, strict=True))
+    options = ConvertOptions(formats=TARGETS, group_size=64, recipe="rtn")
+    return dict(zip(TARGETS, convert("demo", tmp_path_factory.mktemp("demo") / "out", options).folders, strict=True))
 
 
 @pytest.fixture(scope="session")

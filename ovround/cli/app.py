@@ -30,8 +30,17 @@ for module in (convert, run, chat, evaluate, bench, inspect, devices, demo):
     app.command(module.NAME)(module.command)
 
 
-class Terminated(BaseException):
-    """SIGTERM, raised where the work is so that unfinished output is removed; like KeyboardInterrupt, no Exception."""
+_SIGNALS = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated"}
+
+
+class Signalled(BaseException):
+    """A signal, raised where the work is so that unfinished output is removed; no Exception, like KeyboardInterrupt.
+
+    Ctrl-C too: Typer ends in silence at a KeyboardInterrupt.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = signal.Signals(number)
 
 
 def _version(wanted: bool) -> None:
@@ -52,13 +61,14 @@ def options(
     context.obj = debug
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def _signalled(number: int, frame: FrameType | None) -> NoReturn:
+    raise Signalled(number)
 
 
 def main() -> None:
     """Run the command line and exit."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in _SIGNALS:
+        signal.signal(number, _signalled)
     try:
         app()
     except OvroundError as error:
@@ -68,11 +78,8 @@ def main() -> None:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except (KeyboardInterrupt, typer.Abort):
-        print("stopped; nothing was kept", file=sys.stderr)
-        sys.exit(130)
-    except Terminated:
-        print("terminated; nothing was kept", file=sys.stderr)
-        sys.exit(143)
+    except Signalled as stop:
+        print(f"{_SIGNALS[stop.number]}; nothing was kept", file=sys.stderr)
+        sys.exit(128 + stop.number)
     except BrokenPipeError:
         sys.exit(1)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from ovround.config import ConvertOptions
 from ovround.errors import CalibrationError
-from ovround.texts import load_tokenizer, read_texts
+from ovround.texts import read_texts
 
 DEFAULT_TEXT = Path(__file__).resolve().parent.parent / "calibration.txt"
 LONGEST_DEFAULT = 2048  # tokens a window when --seqlen is not given
@@ -28,7 +28,7 @@ class Calibration:
     held_out: int
 
 
-def calibrate(folder: Path, options: ConvertOptions, context: int, vocab_size: int) -> Calibration:
+def calibrate(tokenizer: Tokenizer, options: ConvertOptions, context: int, vocab_size: int) -> Calibration:
     """Cut the calibration text into windows for a model with `context` positions.
 
     Each file is tokenised document by document, the tokens are joined and cut into windows of `seqlen`, and windows are
@@ -43,7 +43,7 @@ def calibrate(folder: Path, options: ConvertOptions, context: int, vocab_size: i
             f"the model has {context} positions; windows of {SHORTEST_WINDOW} tokens are needed",
             hint="--recipe rtn needs no text",
         )
-    tokens = token_stream(load_tokenizer(folder), options.calibration or (DEFAULT_TEXT,), vocab_size)
+    tokens = token_stream(tokenizer, options.calibration or (DEFAULT_TEXT,), vocab_size)
     whole = len(tokens) // length
     wanted = options.windows + held_out_windows(options.windows)
     adaptable = not options.calibration and options.nsamples is None

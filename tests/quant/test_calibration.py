@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from ovround.config import RECIPES, ConvertOptions
 from ovround.errors import CalibrationError
 from ovround.quant.calibration import DEFAULT_TEXT, Calibration, calibrate, held_out_windows, token_stream
-from ovround.texts import load_tokenizer, read_texts
+from ovround.source_tokenizer import load_tokenizer
+from ovround.texts import read_texts
 
 WORDS = "one two three four five six seven eight nine ten "
 VOCAB = 320
@@ -29,7 +30,7 @@ def calibration(
     context: int = 256,
 ) -> Calibration:
     options = ConvertOptions(calibration=files, nsamples=nsamples, seqlen=seqlen, seed=seed)
-    return calibrate(folder, options, context, VOCAB)
+    return calibrate(load_tokenizer(folder), options, context, VOCAB)
 
 
 @pytest.fixture
@@ -151,9 +152,10 @@ def test_a_context_too_short_to_predict_anything_is_refused(tiny_source: Path, t
 def test_tokens_beyond_the_vocabulary_are_refused(tiny_source: Path, write: Callable[..., Path]) -> None:
     text = write("text.txt", "the end of the story " * 200)
     options = ConvertOptions(calibration=(text,), nsamples=2, seqlen=8)
-    tokens = load_tokenizer(tiny_source).encode("the end of the story " * 200).ids
-    assert len(calibrate(tiny_source, options, 256, max(tokens) + 1).windows) == 3
-    message, hint = refusal(lambda: calibrate(tiny_source, options, 256, max(tokens)))
+    tokenizer = load_tokenizer(tiny_source)
+    tokens = tokenizer.encode("the end of the story " * 200).ids
+    assert len(calibrate(tokenizer, options, 256, max(tokens) + 1).windows) == 3
+    message, hint = refusal(lambda: calibrate(tokenizer, options, 256, max(tokens)))
     assert message == f"the tokenizer gives token {max(tokens)}; the model has {max(tokens)}"
     assert hint == "tokenizer.json belongs to another model"
 
@@ -198,3 +200,16 @@ def test_a_text_that_is_no_utf8_or_not_there_is_refused(tmp_path: Path) -> None:
     assert message == f"text file `{tmp_path / 'none.txt'}` does not exist"
     message, _ = refusal(lambda: list(read_texts(tmp_path)))
     assert message.startswith(f"text file `{tmp_path}` cannot be read")
+
+
+@pytest.mark.parametrize("name", ["stories260K", "TinyStories-656K", "stories3M", "tales-7m"])
+def test_calibration_sees_the_ids_that_transformers_gives(shared: Path, name: str) -> None:
+    """And so those that the runtime and genai give: some checkpoints' tokenizer.json alone would give others."""
+    from transformers import AutoTokenizer
+
+    source = shared / "models" / name
+    if not source.is_dir():
+        pytest.skip(f"no model {name} in the shared folder")
+    text = "Once upon a time, Lily  said:\n“12 cafés, please!”" + DEFAULT_TEXT.read_text(encoding="utf-8")[:3000]
+    expected = AutoTokenizer.from_pretrained(source).encode(text)
+    assert load_tokenizer(source).encode(text).ids == expected

@@ -1,0 +1,499 @@
+"""The command line: help, streams, exit statuses, JSON, and the whole way from convert to chat on the demo model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint_writer import write_checkpoint
+from command_server import CommandServer, Result
+
+import ovround
+from ovround.artifact import TARGETS, read_manifest
+from ovround.cli import app
+
+COMMANDS = ("convert", "run", "chat", "eval", "bench", "inspect", "devices", "demo")
+HEAVY = {
+    "torch",
+    "transformers",
+    "openvino",
+    "openvino_genai",
+    "onnxruntime",
+    "onnx",
+    "tokenizers",
+    "huggingface_hub",
+    "jinja2",
+}
+PROMPT = "The with statement is used to"
+TUNED = (
+    *("--iters", "12", "--nsamples", "8", "--seqlen", "64", "--batch-size", "4"),
+    *("--group-size", "64", "--bits", "3", "--asym"),
+)  # enough that tuning changes weights, which is what must be the same twice
+
+
+@pytest.fixture(scope="session")
+def light_command(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The command line in a process that has imported nothing but it."""
+    with CommandServer(tmp_path_factory.mktemp("commands")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory, loaded_command: CommandServer) -> tuple[Path, Result]:
+    """The demo model tuned a little by the command itself, both formats; the folder and what was printed."""
+    out = tmp_path_factory.mktemp("cli") / "out"
+    result = loaded_command("convert", "demo", out, *TUNED, "--format", "openvino", "--format", "onnx")
+    return out, result
+
+
+def succeeded(result: Result) -> str:
+    assert result.status == 0, result.stderr
+    return result.stdout
+
+
+def parsed(result: Result) -> Any:
+    """stdout, which must be one line of JSON."""
+    out = succeeded(result)
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+# Help and usage
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS)], ids=["ovround", *COMMANDS])
+def test_help_renders_without_heavy_imports(light_command: CommandServer, words: tuple[str, ...]) -> None:
+    for option in ("--help", "-h"):
+        result = light_command(*words, option)
+        assert succeeded(result).startswith("Usage: ")
+        assert result.stderr == ""
+        assert not HEAVY & result.modules
+    names = COMMANDS if not words else ("--help",)
+    assert all(re.search(rf"^\s+(-\w, )?{name}\b", result.stdout, re.M) for name in names), result.stdout
+
+
+def test_help_of_the_real_process() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "ovround", "convert", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "Quantise MODEL with SignRound" in result.stdout
+    assert result.stderr == ""
+
+
+def test_the_commands_are_these(light_command: CommandServer) -> None:
+    listed = succeeded(light_command("--help")).partition("Commands:\n")[2].partition("\n\n")[0]
+    assert tuple(line.split()[0] for line in listed.splitlines()) == COMMANDS
+
+
+def test_no_command_shows_help_and_is_wrong_usage(light_command: CommandServer) -> None:
+    result = light_command()
+    assert result.status == 2
+    assert "Commands:" in result.stdout + result.stderr
+
+
+def test_version(light_command: CommandServer) -> None:
+    assert succeeded(light_command("--version")) == f"ovround {ovround.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("convert", "demo", "out", "--bitz", "4"),
+        ("convert", "demo"),
+        ("convert", "demo", "out", "--bits", "four"),
+        ("run", "folder"),
+        ("eval", "demo"),
+        ("frobnicate",),
+        ("devices", "extra"),
+        ("--frobnicate",),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(light_command: CommandServer, words: tuple[str, ...]) -> None:
+    result = light_command(*words)
+    assert (result.status, result.stdout) == (2, "")
+    assert result.stderr.startswith("Usage: ")
+    assert len(result.stderr.splitlines()) <= 4
+    assert not HEAVY & result.modules
+
+
+def test_every_option_of_convert_is_an_option_in_python() -> None:
+    """One option, one field: what the help lists beside paths and printing is a field of ConvertOptions."""
+    import dataclasses
+    import inspect
+
+    from ovround.cli import convert
+    from ovround.config import ConvertOptions
+
+    parameters = set(inspect.signature(convert.command).parameters) - {"model", "out", "json", "quiet"}
+    renamed = {"format": "formats", "layer": "layers"}
+    assert {renamed.get(name, name) for name in parameters} == {
+        field.name for field in dataclasses.fields(ConvertOptions)
+    }
+
+
+def test_debug_shows_the_traceback(light_command: CommandServer, tmp_path: Path) -> None:
+    result = light_command("--debug", "inspect", tmp_path / "nothing")
+    assert result.status == 1
+    assert "Traceback" in result.stderr
+    assert "ovround.errors.CheckpointError" in result.stderr
+
+
+# Convert
+
+
+def test_convert_writes_a_folder_a_format_and_says_where(converted: tuple[Path, Result]) -> None:
+    out, result = converted
+    lines = succeeded(result).splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == [str(out / target) for target in TARGETS]
+    assert re.fullmatch(r".*: openvino, \d+\.\d\d MB, \d+\.\d s", lines[0])
+    assert lines[2].startswith("held-out calibration text: perplexity ")
+    assert len(lines) == 3
+    said = result.stderr.splitlines()
+    assert said[0] == "checking the checkpoint"
+    assert sum(line.startswith("block ") for line in said) == 6
+    assert said[-4:] == ["writing", "reading back"] * 2
+    assert sorted(path.name for path in out.iterdir()) == sorted(TARGETS)
+
+
+def test_convert_json_and_quiet(loaded_command: CommandServer, tiny_source: Path, tmp_path: Path) -> None:
+    options = ("--recipe", "rtn", "--group-size", "32", "--json", "--quiet")
+    result = loaded_command("convert", tiny_source, tmp_path / "out", *options)
+    document = parsed(result)
+    assert result.stderr == ""
+    assert set(document) == {"folders", "elapsed_s", "weight_bytes", "quality", "blocks"}
+    assert document["folders"] == [str(tmp_path / "out")]
+    assert (document["quality"], document["blocks"]) == (None, [])
+    weights = read_manifest(tmp_path / "out").weights
+    assert document["weight_bytes"] == sum(weight.size_bytes for weight in weights)
+
+
+def test_both_manifests_describe_the_same_weights(converted: tuple[Path, Result]) -> None:
+    out, _ = converted
+    openvino, onnx = (read_manifest(out / target) for target in TARGETS)
+    assert openvino.weights == onnx.weights
+    assert (openvino.blocks, openvino.quality, openvino.source_files) == (onnx.blocks, onnx.quality, onnx.source_files)
+    assert (openvino.target, onnx.target) == TARGETS
+    assert len(openvino.blocks) == 6
+    assert all(block.loss_after <= block.loss_before and block.steps == 12 for block in openvino.blocks)
+    assert sum(block.loss_after < block.loss_before for block in openvino.blocks) >= 3
+
+
+def test_no_verify_gives_the_same_bytes(loaded_command: CommandServer, tiny_source: Path, tmp_path: Path) -> None:
+    for name, option in (("a", "--verify"), ("b", "--no-verify")):
+        options = ("--recipe", "rtn", "--group-size", "32", "--format", "onnx", option)
+        result = loaded_command("convert", tiny_source, tmp_path / name, *options)
+        assert succeeded(result)
+        assert ("reading back" in result.stderr) == (option == "--verify")
+    different = {name for name, digest in digests(tmp_path / "a").items() if digests(tmp_path / "b")[name] != digest}
+    assert different == {"ovround.json"}  # which says that it was not verified
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_two_converts_give_identical_bytes(
+    converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path
+) -> None:
+    """In another process, another folder, and under another name."""
+    out, _ = converted
+    again = tmp_path / "elsewhere" / "other"
+    succeeded(loaded_command("convert", "demo", again, *TUNED, "--format", "openvino", "--format", "onnx"))
+    assert digests(again) == digests(out)
+    assert len(digests(out)) > 20
+
+
+def test_two_converts_in_one_process_give_identical_bytes(tiny_source: Path, tmp_path: Path) -> None:
+    options = ovround.ConvertOptions(formats=TARGETS, recipe="rtn", group_size=32)
+    for name in ("a", "b"):
+        ovround.convert(tiny_source, tmp_path / name, options)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_formats_together_or_alone_give_the_same_bytes(
+    converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path
+) -> None:
+    out, _ = converted
+    for target in TARGETS:
+        succeeded(loaded_command("convert", "demo", tmp_path / target, *TUNED, "--format", target))
+        assert digests(tmp_path / target) == digests(out / target)
+
+
+def test_another_seed_or_option_gives_other_weights(
+    converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path
+) -> None:
+    out, _ = converted
+    weights = [weight.sha256 for weight in read_manifest(out / "onnx").weights]
+    for option in (("--seed", "43"), ("--iters", "11"), ("--sym",)):
+        succeeded(loaded_command("convert", "demo", tmp_path / option[0], *TUNED, *option, "--format", "onnx"))
+        assert [weight.sha256 for weight in read_manifest(tmp_path / option[0]).weights] != weights, option
+
+
+# The model card
+
+
+def test_the_card_says_what_was_measured_and_how_to_make_it_again(converted: tuple[Path, Result]) -> None:
+    out, _ = converted
+    for target in TARGETS:
+        manifest, card = read_manifest(out / target), (out / target / "README.md").read_text(encoding="utf-8")
+        front = card.split("---\n")[1].splitlines()
+        assert 'base_model: "demo"' in front
+        assert {"- ovround", f"- {target}", "- llama", "library_name: ovround"} <= set(front)
+        quality = manifest.quality
+        assert quality is not None
+        assert f"{quality.perplexity_original:.4f} original, {quality.perplexity_quantised:.4f} quantised" in card
+        assert f"{quality.kl_nats:.5f} nats" in card
+        assert "SignRound" in card
+        sizes = re.findall(r"^\| (\d+) \| \S+ \| \w+ \| (\d+) \|", card, re.M)
+        assert sum(int(number) for _, number in sizes) == len(manifest.weights)
+        assert {int(bits) for bits, _ in sizes} == {3, 8, 16}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--recipe", "rtn", "--group-size", "32"),
+        ("--bits", "16"),
+        ("--bits", "2", "--asym", "--group-size", "16", "--recipe", "rtn", "--seed", "7", "--lm-head-bits", "4"),
+        ("--iters", "2", "--nsamples", "8", "--seqlen", "32", "--batch-size", "3", "--group-size", "32"),
+        ("--recipe", "rtn", "--group-size", "32", "--layer", "0.*(up|down)_proj=bits:8,sym:false", "--layer", "o_proj=bits:16"),
+        ("--bits", "16", "--lm-head-bits", "4", "--group-size", "32", "--recipe", "rtn"),
+        ("--iters", "2", "--nsamples", "8", "--seqlen", "32", "--group-size", "32", "--calibration", "some words.txt"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_the_cards_command_gives_the_same_folder_again(
+    loaded_command: CommandServer, tmp_path: Path, text_file: Path, options: tuple[str, ...]
+) -> None:
+    write_checkpoint(tmp_path / "my model")
+    (tmp_path / "some words.txt").write_bytes(text_file.read_bytes())
+    succeeded(loaded_command("convert", "my model", "first", "--format", "onnx", *options, cwd=tmp_path))
+    card = (tmp_path / "first" / "README.md").read_text(encoding="utf-8")
+    words = shlex.split(card.partition("## Made by\n\n```\n")[2].partition("\n```")[0])
+    assert words[:4] == ["ovround", "convert", "my model", "OUT"]
+    succeeded(loaded_command(*words[1:], cwd=tmp_path))
+    weights = {name: [w.sha256 for w in read_manifest(tmp_path / name).weights] for name in ("first", "OUT")}
+    assert weights["OUT"] == weights["first"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--recipe", "rtn", "--group-size", "32"), "rounded to nearest"),
+        (("--iters", "0", "--group-size", "32"), "rounded to nearest"),
+        (("--bits", "16"), "not quantised"),
+    ],
+)
+def test_the_card_does_not_claim_tuning_where_there_was_none(
+    loaded_command: CommandServer, tiny_source: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    succeeded(loaded_command("convert", tiny_source, tmp_path / "out", "--format", "onnx", *options))
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "SignRound" not in card
+    assert said in card
+
+
+def test_the_card_keeps_the_sources_licence(loaded_command: CommandServer, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "model")
+    (source / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n")
+    options = ("--recipe", "rtn", "--group-size", "32", "--format", "onnx")
+    succeeded(loaded_command("convert", source, tmp_path / "out", *options))
+    assert "\nlicense: apache-2.0\n" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_source_is_named_by_its_folder(loaded_command: CommandServer, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "model")
+    for number, (name, cwd) in enumerate(
+        ((".", source), ("../model", source), (source, tmp_path), ("model/", tmp_path))
+    ):
+        out = tmp_path / f"out{number}"
+        options = ("--recipe", "rtn", "--group-size", "32", "--format", "onnx")
+        succeeded(loaded_command("convert", name, out, *options, cwd=cwd))
+        assert read_manifest(out).source_name == "model"
+
+
+# Inspect, eval, run, chat, bench
+
+
+def test_inspect_a_checkpoint(command: CommandServer) -> None:
+    result = command("inspect", "demo")
+    lines = succeeded(result).splitlines()
+    assert "model_type llama, can be converted" in lines[0]
+    assert "torch" not in result.modules
+    document = parsed(command("inspect", "demo", "--json"))
+    assert document["supported"] is True
+    assert lines[-1].startswith(f"{len(document['tensors'])} tensors in 1 file(s)")
+    assert document["tensors"]["model.norm.weight"] == {"dtype": "F16", "shape": [128]}
+
+
+def test_inspect_a_converted_folder(converted: tuple[Path, Result], command: CommandServer) -> None:
+    out, _ = converted
+    for target in TARGETS:
+        manifest = read_manifest(out / target)
+        lines = succeeded(command("inspect", out / target, "--check")).splitlines()
+        assert f"llama from demo, for {target}, ovround {ovround.__version__}" in lines[0]
+        assert lines[-1].startswith(f"{len(manifest.weights)} weights")
+        assert lines[-1].endswith("files match the manifest")
+        listed = [line.split()[0] for line in lines[3:-1]]
+        assert listed == [weight.name for weight in manifest.weights]
+        document = parsed(command("inspect", out / target, "--json"))
+        assert document == json.loads((out / target / "ovround.json").read_text())
+
+
+def test_inspect_a_folder_of_folders_says_which(converted: tuple[Path, Result], command: CommandServer) -> None:
+    out, _ = converted
+    result = command("inspect", out)
+    assert result.stderr == f"error: `{out}` holds 2 converted folders\nhint: ovround inspect {out / 'onnx'}\n"
+    assert (result.status, result.stdout) == (2, "")
+
+
+def test_inspect_check_of_a_checkpoint_is_wrong_usage(command: CommandServer, tiny_source: Path) -> None:
+    result = command("inspect", tiny_source, "--check")
+    assert result.stderr.splitlines()[0] == f"error: `{tiny_source}` has no ovround.json to check against"
+    assert result.status == 2
+
+
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from ovround.checkpoint.locate import DEMO_FOLDER
+
+    path = tmp_path_factory.mktemp("held") / "out.txt"
+    path.write_text((DEMO_FOLDER / "heldout.txt").read_text(encoding="utf-8")[:6000], encoding="utf-8")
+    return path
+
+
+def test_eval(converted: tuple[Path, Result], loaded_command: CommandServer, held_out: Path) -> None:
+    out, _ = converted
+    settings = ("--text", held_out, "--context", "64", "--json")
+    (original,) = parsed(loaded_command("eval", "demo", *settings))["texts"]
+    assert (original["kl_nats"], original["reference_perplexity"]) == (None, None)
+    scores = []
+    for target in TARGETS:
+        document = parsed(loaded_command("eval", out / target, *settings, "--reference", "demo"))
+        assert document["mode"] == "exact"
+        (score,) = document["texts"]
+        scores.append(score)
+        assert score["tokens"] == original["tokens"]
+        assert score["reference_perplexity"] == pytest.approx(original["perplexity"], rel=1e-12)
+        assert 0 < score["kl_nats"] < 1
+        assert 0.5 < score["top1_agreement"] < 1
+    # two engines, float32 both: logits agree to 1e-5
+    assert scores[0]["perplexity"] == pytest.approx(scores[1]["perplexity"], rel=1e-4)
+    table = succeeded(loaded_command("eval", out / "onnx", *settings[:-1], "--reference", "demo")).splitlines()
+    assert table[0].split() == ["text", "tokens", "perplexity", "reference", "change", "KL", "nats", "top-1", "agrees"]
+    assert f"{scores[1]['perplexity']:.4f}" in table[2]
+
+
+def test_eval_of_a_model_against_itself_is_without_difference(loaded_command: CommandServer, held_out: Path) -> None:
+    settings = ("--text", held_out, "--context", "64", "--json", "--reference", "demo")
+    (score,) = parsed(loaded_command("eval", "demo", *settings))["texts"]
+    assert (score["kl_nats"], score["top1_agreement"]) == (0.0, 1.0)
+    assert score["perplexity"] == score["reference_perplexity"]
+
+
+def test_run(converted: tuple[Path, Result], loaded_command: CommandServer) -> None:
+    out, _ = converted
+    for target in TARGETS:
+        options = ("--max-new-tokens", "12", "--exact")
+        result = loaded_command("run", out / target, PROMPT, *options)
+        text = succeeded(result)
+        assert re.fullmatch(r"12 tokens, first after \d+ ms, \d+\.\d tokens/s\n", result.stderr)
+        document = parsed(loaded_command("run", out / target, "-", *options, "--json", stdin=PROMPT))
+        assert text == document["text"] + "\n"
+        assert document["usage"]["completion_tokens"] == len(document["token_ids"]) == 12
+        assert document["finish_reason"] == "length"
+
+
+def test_run_draws_with_a_seed(converted: tuple[Path, Result], loaded_command: CommandServer) -> None:
+    out, _ = converted
+    options = ("--max-new-tokens", "16", "--temperature", "1.5", "--seed")
+    texts = [succeeded(loaded_command("run", out / "onnx", PROMPT, *options, seed)) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_chat(converted: tuple[Path, Result], loaded_command: CommandServer) -> None:
+    out, _ = converted
+    lines = "What is a list?\n\nAnd a dict?\n/reset\nWhat is a list?\n/exit\nnever answered\n"
+    result = loaded_command("chat", out / "onnx", "--max-new-tokens", "8", "--show-prompt", stdin=lines)
+    succeeded(result)
+    prompts = result.stderr.split("### User\n")
+    assert [prompt.split("\n")[0] for prompt in prompts[1:]] == [
+        "What is a list?", "What is a list?", "And a dict?", "What is a list?",
+    ]  # fmt: skip
+    assert "never answered" not in result.stderr + result.stdout
+
+
+def test_chat_with_a_model_that_has_no_template_says_so_at_once(loaded_command: CommandServer, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "model")
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    out = tmp_path / "out"
+    succeeded(loaded_command("convert", source, out, "--recipe", "rtn", "--group-size", "32", "--format", "onnx"))
+    result = loaded_command("chat", out, stdin="hello\n")
+    assert result.stderr.splitlines() == [
+        f"error: `{out}` has no chat template: the model was not made for chats",
+        "hint: give plain text instead: `ovround run`, or LLM.generate",
+    ]
+    assert (result.status, result.stdout) == (1, "")
+
+
+def test_bench(tiny_folders: dict[str, Path], loaded_command: CommandServer) -> None:
+    for target in TARGETS:
+        options = ("--prompt-tokens", "8", "--new-tokens", "4", "--repeat", "2", "--threads", "1")
+        document = parsed(loaded_command("bench", tiny_folders[target], *options, "--json"))
+        assert (document["prompt_tokens"], document["new_tokens"], document["repeat"]) == (8, 4, 2)
+        assert document["tokens_per_s"] > 0
+        assert document["time_to_first_token_p90_s"] >= document["time_to_first_token_median_s"] > 0
+
+
+def test_bench_table(tiny_folders: dict[str, Path], loaded_command: CommandServer) -> None:
+    options = ("--prompt-tokens", "8", "--new-tokens", "4", "--repeat", "1", "--threads", "1")
+    lines = succeeded(loaded_command("bench", tiny_folders["onnx"], *options)).splitlines()
+    assert lines[1].split() == ["measure", "median", "p90"]
+    assert [line.split("  ")[0] for line in lines[3:7]] == [
+        "load", "time to first token", "time per output token", "tokens/s"
+    ]  # fmt: skip
+
+
+def test_devices(loaded_command: CommandServer) -> None:
+    document = parsed(loaded_command("devices", "--json"))
+    assert document["ovround"] == ovround.__version__
+    engines = {(one["engine"], one["device"]) for one in document["devices"] if one["available"]}
+    assert {("OpenVINO", "CPU"), ("ONNX Runtime", "CPU")} <= engines
+    assert succeeded(loaded_command("devices")).startswith(f"ovround {ovround.__version__}\n")
+
+
+@pytest.mark.parametrize("name", ["run", "bench", "chat"])
+def test_a_folder_that_cannot_be_run(command: CommandServer, tiny_source: Path, tmp_path: Path, name: str) -> None:
+    prompt = ("hello",) if name == "run" else ()
+    for folder, message in (
+        (tmp_path / "none", f"`{tmp_path / 'none'}` does not exist"),
+        (tiny_source, f"`{tiny_source}` has neither openvino_model.xml nor model.onnx"),
+    ):
+        result = command(name, folder, *prompt)
+        assert result.stderr.splitlines()[0] == f"error: {message}"
+        assert (result.status, result.stdout) == (1, "")
+        assert not {"torch", "transformers"} & result.modules
+
+
+def test_results_go_to_a_closed_pipe_quietly(tmp_path: Path) -> None:
+    """`ovround inspect demo | head -1`."""
+    command = f"{shlex.quote(sys.executable)} -m ovround inspect demo --json | head -c 10"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert len(result.stdout) == 10
+    assert "Traceback" not in result.stderr
+
+
+def test_every_command_is_its_files_name() -> None:
+    registered = [info.name for info in app.app.registered_commands]
+    assert tuple(registered) == COMMANDS
