@@ -126,3 +126,9 @@ class CommandServer:
             assert pipe is not None
             pipe.close()
         self._process.wait()
+
+
+def succeeded(result: Result) -> str:
+    """What a command that went well printed."""
+    assert result.status == 0, result.stderr
+    return result.stdout

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_writer import tiny_config, write_checkpoint
-from command_server import CommandServer
+from checkpoint_writer import write_checkpoint
+from command_server import CommandServer, Result
+from damaged_checkpoint import Case
 
 from ovround.artifact import TARGETS
 from ovround.config import ConvertOptions
@@ -28,16 +29,6 @@ def shared() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip("no folder shared/models beside the repository")
     return folder
-
-
-@pytest.fixture
-def tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes a tiny random checkpoint: options of `write_checkpoint`, other keywords go to config.json."""
-
-    def write(name: str = "model", *, dtype: str = "F32", shards: int = 1, seed: int = 0, **config: object) -> Path:
-        return write_checkpoint(tmp_path / name, tiny_config(**config), dtype=dtype, shards=shards, seed=seed)
-
-    return write
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +79,26 @@ def loaded_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command
     modules = ["ovround.exporters.openvino", "ovround.exporters.onnx", "ovround.quant.blocks", "ovround.runtime"]
     with CommandServer(tmp_path_factory.mktemp("commands"), modules) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def tuning() -> tuple[str, ...]:
+    """Options of `convert` that tune the demo model in seconds, and enough to change weights."""
+    steps = ("--iters", "12", "--nsamples", "8", "--seqlen", "64", "--batch-size", "4")
+    return (*steps, "--group-size", "64", "--bits", "3", "--asym")
+
+
+@pytest.fixture(scope="session")
+def converted(
+    tmp_path_factory: pytest.TempPathFactory, loaded_command: CommandServer, tuning: tuple[str, ...]
+) -> tuple[Path, Result]:
+    """The demo model tuned a little by the command itself, both formats; the folder and what was printed."""
+    out = tmp_path_factory.mktemp("cli") / "out"
+    result = loaded_command("convert", "demo", out, *tuning, "--format", "openvino", "--format", "onnx")
+    return out, result
+
+
+@pytest.fixture
+def case(tmp_path: Path, command: CommandServer) -> Case:
+    """A sound tiny checkpoint, to be damaged."""
+    return Case(tmp_path, command)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from checkpoint_writer import write_checkpoint
-from command_server import CommandServer, Result
+from command_server import CommandServer, Result, succeeded
 
 import ovround
 from ovround.artifact import TARGETS, read_manifest
@@ -32,10 +32,6 @@ HEAVY = {
     "jinja2",
 }
 PROMPT = "The with statement is used to"
-TUNED = (
-    *("--iters", "12", "--nsamples", "8", "--seqlen", "64", "--batch-size", "4"),
-    *("--group-size", "64", "--bits", "3", "--asym"),
-)  # enough that tuning changes weights, which is what must be the same twice
 
 
 @pytest.fixture(scope="session")
@@ -43,19 +39,6 @@ def light_command(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The command line in a process that has imported nothing but it."""
     with CommandServer(tmp_path_factory.mktemp("commands")) as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def converted(tmp_path_factory: pytest.TempPathFactory, loaded_command: CommandServer) -> tuple[Path, Result]:
-    """The demo model tuned a little by the command itself, both formats; the folder and what was printed."""
-    out = tmp_path_factory.mktemp("cli") / "out"
-    result = loaded_command("convert", "demo", out, *TUNED, "--format", "openvino", "--format", "onnx")
-    return out, result
-
-
-def succeeded(result: Result) -> str:
-    assert result.status == 0, result.stderr
-    return result.stdout
 
 
 def parsed(result: Result) -> Any:
@@ -202,12 +185,12 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_two_converts_give_identical_bytes(
-    converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path
+    converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path, tuning: tuple[str, ...]
 ) -> None:
     """In another process, another folder, and under another name."""
     out, _ = converted
     again = tmp_path / "elsewhere" / "other"
-    succeeded(loaded_command("convert", "demo", again, *TUNED, "--format", "openvino", "--format", "onnx"))
+    succeeded(loaded_command("convert", "demo", again, *tuning, "--format", "openvino", "--format", "onnx"))
     assert digests(again) == digests(out)
     assert len(digests(out)) > 20
 
@@ -220,105 +203,22 @@ def test_two_converts_in_one_process_give_identical_bytes(tiny_source: Path, tmp
 
 
 def test_formats_together_or_alone_give_the_same_bytes(
-    converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path
+    converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path, tuning: tuple[str, ...]
 ) -> None:
     out, _ = converted
     for target in TARGETS:
-        succeeded(loaded_command("convert", "demo", tmp_path / target, *TUNED, "--format", target))
+        succeeded(loaded_command("convert", "demo", tmp_path / target, *tuning, "--format", target))
         assert digests(tmp_path / target) == digests(out / target)
 
 
 def test_another_seed_or_option_gives_other_weights(
-    converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path
+    converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path, tuning: tuple[str, ...]
 ) -> None:
     out, _ = converted
     weights = [weight.sha256 for weight in read_manifest(out / "onnx").weights]
     for option in (("--seed", "43"), ("--iters", "11"), ("--sym",)):
-        succeeded(loaded_command("convert", "demo", tmp_path / option[0], *TUNED, *option, "--format", "onnx"))
+        succeeded(loaded_command("convert", "demo", tmp_path / option[0], *tuning, *option, "--format", "onnx"))
         assert [weight.sha256 for weight in read_manifest(tmp_path / option[0]).weights] != weights, option
-
-
-# The model card
-
-
-def test_the_card_says_what_was_measured_and_how_to_make_it_again(converted: tuple[Path, Result]) -> None:
-    out, _ = converted
-    for target in TARGETS:
-        manifest, card = read_manifest(out / target), (out / target / "README.md").read_text(encoding="utf-8")
-        front = card.split("---\n")[1].splitlines()
-        assert 'base_model: "demo"' in front
-        assert {"- ovround", f"- {target}", "- llama", "library_name: ovround"} <= set(front)
-        quality = manifest.quality
-        assert quality is not None
-        assert f"{quality.perplexity_original:.4f} original, {quality.perplexity_quantised:.4f} quantised" in card
-        assert f"{quality.kl_nats:.5f} nats" in card
-        assert "SignRound" in card
-        sizes = re.findall(r"^\| (\d+) \| \S+ \| \w+ \| (\d+) \|", card, re.M)
-        assert sum(int(number) for _, number in sizes) == len(manifest.weights)
-        assert {int(bits) for bits, _ in sizes} == {3, 8, 16}
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--recipe", "rtn", "--group-size", "32"),
-        ("--bits", "16"),
-        ("--bits", "2", "--asym", "--group-size", "16", "--recipe", "rtn", "--seed", "7", "--lm-head-bits", "4"),
-        ("--iters", "2", "--nsamples", "8", "--seqlen", "32", "--batch-size", "3", "--group-size", "32"),
-        ("--recipe", "rtn", "--group-size", "32", "--layer", "0.*(up|down)_proj=bits:8,sym:false", "--layer", "o_proj=bits:16"),
-        ("--bits", "16", "--lm-head-bits", "4", "--group-size", "32", "--recipe", "rtn"),
-        ("--iters", "2", "--nsamples", "8", "--seqlen", "32", "--group-size", "32", "--calibration", "some words.txt"),
-    ],
-    ids=" ".join,
-)  # fmt: skip
-def test_the_cards_command_gives_the_same_folder_again(
-    loaded_command: CommandServer, tmp_path: Path, text_file: Path, options: tuple[str, ...]
-) -> None:
-    write_checkpoint(tmp_path / "my model")
-    (tmp_path / "some words.txt").write_bytes(text_file.read_bytes())
-    succeeded(loaded_command("convert", "my model", "first", "--format", "onnx", *options, cwd=tmp_path))
-    card = (tmp_path / "first" / "README.md").read_text(encoding="utf-8")
-    words = shlex.split(card.partition("## Made by\n\n```\n")[2].partition("\n```")[0])
-    assert words[:4] == ["ovround", "convert", "my model", "OUT"]
-    succeeded(loaded_command(*words[1:], cwd=tmp_path))
-    weights = {name: [w.sha256 for w in read_manifest(tmp_path / name).weights] for name in ("first", "OUT")}
-    assert weights["OUT"] == weights["first"]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--recipe", "rtn", "--group-size", "32"), "rounded to nearest"),
-        (("--iters", "0", "--group-size", "32"), "rounded to nearest"),
-        (("--bits", "16"), "not quantised"),
-    ],
-)
-def test_the_card_does_not_claim_tuning_where_there_was_none(
-    loaded_command: CommandServer, tiny_source: Path, tmp_path: Path, options: tuple[str, ...], said: str
-) -> None:
-    succeeded(loaded_command("convert", tiny_source, tmp_path / "out", "--format", "onnx", *options))
-    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "SignRound" not in card
-    assert said in card
-
-
-def test_the_card_keeps_the_sources_licence(loaded_command: CommandServer, tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "model")
-    (source / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n")
-    options = ("--recipe", "rtn", "--group-size", "32", "--format", "onnx")
-    succeeded(loaded_command("convert", source, tmp_path / "out", *options))
-    assert "\nlicense: apache-2.0\n" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_source_is_named_by_its_folder(loaded_command: CommandServer, tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "model")
-    for number, (name, cwd) in enumerate(
-        ((".", source), ("../model", source), (source, tmp_path), ("model/", tmp_path))
-    ):
-        out = tmp_path / f"out{number}"
-        options = ("--recipe", "rtn", "--group-size", "32", "--format", "onnx")
-        succeeded(loaded_command("convert", name, out, *options, cwd=cwd))
-        assert read_manifest(out).source_name == "model"
 
 
 # Inspect, eval, run, chat, bench

@@ -32,6 +32,7 @@ def round_to_nearest(name: str, weight: FloatTensor, scheme: Scheme) -> tuple[QT
         scales[part] = scale.squeeze(-1).half().numpy()
         if zeros is not None:
             zeros[part] = zero.squeeze(-1).to(torch.uint8).numpy()
-        lost += float((groups - (chosen - zero) * scale).square().sum(dtype=torch.float64))
-        kept += float(groups.square().sum(dtype=torch.float64))
+        difference = chosen.sub_(zero).mul_(scale).sub_(groups).flatten()
+        lost += float(difference.dot(difference))
+        kept += float(groups.flatten().dot(groups.flatten()))
     return QTensor(codes, scales, zeros, scheme.bits), (lost / kept) ** 0.5 if kept else 0.0

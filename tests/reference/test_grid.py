@@ -113,7 +113,7 @@ def test_rows_are_rounded_in_pieces_without_a_seam(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(rtn, "_ROWS_ELEMENTS", 5 * 32)
     pieces, error = round_to_nearest("w", FloatTensor(weight, "float32"), Scheme(4, 16, False))
     assert pieces.digest() == whole.digest()
-    assert error == pytest.approx(whole_error, rel=1e-12)  # float64 sums in another order
+    assert error == pytest.approx(whole_error, rel=1e-6)  # float32 sums of other lengths
     exact = np.linalg.norm(weight - whole.dequantize()) / np.linalg.norm(weight)
     assert error == pytest.approx(float(exact), rel=1e-6)  # numpy's norm adds up in float32
 

@@ -1,0 +1,84 @@
+"""`ovround.json`: what says that a folder is complete, and that no file of it has changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command_server import CommandServer
+
+from ovround.artifact import MANIFEST, check_files, read_manifest
+from ovround.errors import ArtifactError
+
+
+def test_a_folder_without_its_manifest_is_not_complete(tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folders["onnx"], tmp_path / "out"))
+    (folder / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match=f"has no {MANIFEST}"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx"])
+def test_every_file_is_in_the_manifest_and_any_change_is_found(
+    tiny_folders: dict[str, Path], tmp_path: Path, target: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_folders[target], tmp_path / "out"))
+    manifest = read_manifest(folder)
+    assert {*manifest.files, MANIFEST} == {path.name for path in folder.iterdir()}
+    for name in manifest.files:
+        path = folder / name
+        content = path.read_bytes()
+        middle = len(content) // 2
+        damaged = {
+            "changed": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            "cut": content[:-1],
+            "grown": content + b"\0",
+        }
+        for what, other in damaged.items():
+            path.write_bytes(other)
+            said = "has changed since it was written" if what == "changed" else f"{len(content)} were written"
+            with pytest.raises(ArtifactError, match=said) as caught:
+                check_files(folder, manifest, contents=True)
+            assert str(path) in str(caught.value)
+        path.unlink()
+        with pytest.raises(ArtifactError, match="is missing"):
+            check_files(folder, manifest, contents=False)
+        path.write_bytes(content)
+    check_files(folder, manifest, contents=True)
+
+
+def manifest_json(**changes: object) -> str:
+    return json.dumps({"format_version": 1, "quality": None, "weights": [], "blocks": [], "files": {}, **changes})
+
+
+RECORD = {"size_bytes": 1, "sha256": ""}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "is not a manifest"),
+        ("{}", "is not a manifest"),
+        (
+            manifest_json(format_version=99, ovround_version="9.0"),
+            "has format 99, written by ovround 9.0; this ovround reads format 1",
+        ),
+        (manifest_json(), "is not a manifest"),
+        (manifest_json(weights=[{}]), "is not a manifest"),
+        (manifest_json(files=[]), "is not a manifest"),
+        (manifest_json(files={"model.onnx": 7}), "is not a manifest"),
+        (manifest_json(files={"../../etc/passwd": RECORD}), "names a file outside its folder: `../../etc/passwd`"),
+        (manifest_json(files={"/etc/passwd": RECORD}), "names a file outside its folder: `/etc/passwd`"),
+    ],
+)
+def test_damaged_manifests_are_named(tmp_path: Path, command: CommandServer, content: str, said: str) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    result = command("inspect", tmp_path)
+    first = result.stderr.splitlines()[0]
+    assert first.startswith(f"error: `{tmp_path / MANIFEST}`")
+    assert said in first
+    assert (result.status, result.stdout, len(result.stderr.splitlines()) <= 2) == (1, "", True)
