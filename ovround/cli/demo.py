@@ -20,7 +20,7 @@ def command(
     bits: Annotated[int, typer.Option(help="2, 3, 4 or 8.")] = _BITS,
     json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """Convert the built-in model to OpenVINO and ONNX, run both, and print what was measured. No network, under a minute."""
+    """Convert the built-in model to OpenVINO and ONNX, run both, and print what was measured. No network; a minute or two."""
     from ovround.checkpoint.locate import DEMO_FOLDER
     from ovround.cli.printing import print_json, print_table
     from ovround.cli.progress import ProgressDisplay

@@ -92,8 +92,7 @@ class BlockQuantizer:
         ]
         if tuned:
             fixed = {name: value for name, value in weights.items() if name not in {f"{t.name}.weight" for t in tuned}}
-            work = sum(t.groups.numel() for t in tuned) * self._options.batch_size * self._quantized.shape[1]
-            with threads_for(work):
+            with threads_for(self._work(weights)):
                 result = tune_block(
                     lambda current, x, dtype: self._decoder.block(TorchOps(current, matmul_dtype=dtype), x, layer),
                     fixed,
@@ -150,7 +149,12 @@ class BlockQuantizer:
         """The block on all windows, a batch at a time: `[S, T, hidden]` -> the same."""
         ops = TorchOps(weights)
         size = self._options.batch_size
-        return torch.cat([self._decoder.block(ops, part, layer) for part in inputs.split(size)])
+        with threads_for(self._work(weights)):
+            return torch.cat([self._decoder.block(ops, part, layer) for part in inputs.split(size)])
+
+    def _work(self, weights: Mapping[str, torch.Tensor]) -> int:
+        """Multiplications of a block on one batch of windows."""
+        return sum(weight.numel() for weight in weights.values()) * self._options.batch_size * self._original.shape[1]
 
     @torch.no_grad()
     def _quality(

@@ -93,8 +93,10 @@ class OnnxEngine:
     def logits(self, ids: TokenIds) -> Logits:
         check_ids(ids, self.vocab_size)
         check_room(ids.shape[1], self.context_length)
-        binding = self._bind(self._empty(len(ids), ids.shape[1]))
-        return self._run(binding, np.ascontiguousarray(ids, np.int64), np.ones(ids.shape, np.int64))
+        buffers = self._empty(
+            len(ids), ids.shape[1]
+        )  # held until the run has ended: an OrtValue does not keep its array
+        return self._run(self._bind(buffers), np.ascontiguousarray(ids, np.int64), np.ones(ids.shape, np.int64))
 
     def close(self) -> None:
         self._session = None
