@@ -14,7 +14,7 @@ from ovround.errors import UsageError
 from ovround.qtensor import BITS, GROUP_SIZES
 
 FLOAT_BITS = 16
-HEAD_BITS = 8  # what the peers do: a head or embedding in 8 bits costs no measurable perplexity and halves its bytes
+HEAD_BITS = 8  # what optimum-intel writes for head and embedding too: half the bytes of 16, and no tuning needed
 
 
 @dataclass(frozen=True, slots=True)

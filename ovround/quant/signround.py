@@ -25,7 +25,7 @@ from ovround.qtensor import QTensor
 from ovround.quant.grid import check_scales, extremes, grouped, levels, scale_and_zero
 
 # Up to so many multiplications a step, one thread: a step lasts some 10 ms then, and threads that wait for one another at
-# each of its 500 small operations made it 15 times slower on a busy machine (docs/log.md).
+# each of its 500 small operations made it ten times slower on a busy machine (docs/log.md).
 ONE_THREAD_WORK = 1 << 30
 CANDIDATES = 20  # snapshots that are compared on the held-out windows during one block
 
