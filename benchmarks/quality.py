@@ -5,7 +5,7 @@ command's function on the OpenVINO folder in exact mode) and, with --peer, auto-
 same token windows, evaluated from its de-quantised weights by the same function. Embedding and head stay in float, and so
 do layers with a dimension that 32 does not divide, because auto-round leaves those alone.
 
-    python benchmarks/quality.py MODEL ... --text T.txt ... --calibration C.txt ... [--peer] [--results cells.jsonl]
+    python benchmarks/quality.py MODEL ... --text T.txt ... --calibration C.txt ... --results cells.jsonl
 
 Cells that are already in --results are not computed again. The last line printed is one JSON document.
 """
@@ -28,13 +28,14 @@ import torch
 
 from ovround.checkpoint import open_checkpoint
 from ovround.config import ConvertOptions, LayerRule
-from ovround.convert import convert
+from ovround.conversion import convert
 from ovround.evaluation import evaluate_model
 from ovround.models import from_config
 from ovround.quant.calibration import calibrate
 from ovround.source_tokenizer import load_tokenizer
 
 METHODS = ("original", "rtn", "signround", "auto-round")
+SYM = {"sym": (True,), "asym": (False,), "both": (True, False)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +128,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, action="append", required=True)
     parser.add_argument("--bits", type=int, nargs="+", default=[4])
     parser.add_argument("--group-sizes", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--grid", choices=SYM, default="both")
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--nsamples", type=int, default=128)
     parser.add_argument("--iters", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--peer", action="store_true", help="measure auto-round too")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="what is measured in this run")
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
     parser.add_argument("--results", type=Path, help="a .jsonl file of finished cells to continue")
     return parser.parse_args()
@@ -149,20 +151,21 @@ def main() -> None:
         for line in arguments.results.read_text().splitlines():
             cell = Cell(**json.loads(line))
             done[cell.key] = cell
-    methods = METHODS if arguments.peer else METHODS[:3]
-    grids = [(b, g, s) for b in arguments.bits for g in arguments.group_sizes for s in (True, False)]
+    grids = [(b, g, s) for b in arguments.bits for g in arguments.group_sizes for s in SYM[arguments.grid]]
     print("| model | bits | group | grid | text | original | rtn | SignRound | won back | auto-round | won back |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     lost = []
     for model in arguments.models:
         for bits, group_size, sym in grids:
             row = {}
-            for method in methods:
+            for method in METHODS:
                 key = (
                     (model.name, 0, 0, True, method)
                     if method == "original"
                     else (model.name, bits, group_size, sym, method)
                 )
+                if key not in done and method not in arguments.methods:
+                    continue
                 if key not in done:
                     done[key] = measure(model, *(key[1:4] if method != "original" else (4, -1, True)), method, setup)
                     if method == "original":
@@ -171,7 +174,8 @@ def main() -> None:
                         with arguments.results.open("a") as file:
                             file.write(json.dumps(dataclasses.asdict(done[key])) + "\n")
                 row[method] = done[key]
-            lost += print_rows(row, setup)
+            if row.keys() >= set(METHODS[:3]):
+                lost += print_rows(row, setup)
     print(json.dumps({"cells": [dataclasses.asdict(cell) for cell in done.values()], "not_below_rtn": lost}))
 
 

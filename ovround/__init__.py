@@ -11,14 +11,12 @@ Names are loaded when they are first used, so that `import ovround` costs nothin
 from __future__ import annotations
 
 import importlib
-import sys as _sys
 from pathlib import Path as _Path
-from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ovround.config import ConvertOptions, LayerRule
-    from ovround.convert import Conversion, convert
+    from ovround.conversion import Conversion, convert
     from ovround.errors import OvroundError
     from ovround.evaluation import evaluate_model
     from ovround.runtime import LLM, SamplingOptions, bench
@@ -32,8 +30,8 @@ if (_root / "pyproject.toml").is_file() and str(_root) not in __path__:
 _HOMES = {
     "ConvertOptions": "ovround.config",
     "LayerRule": "ovround.config",
-    "Conversion": "ovround.convert",
-    "convert": "ovround.convert",
+    "Conversion": "ovround.conversion",
+    "convert": "ovround.conversion",
     "OvroundError": "ovround.errors",
     "evaluate_model": "ovround.evaluation",
     "LLM": "ovround.runtime",
@@ -50,14 +48,3 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-class _Package(_ModuleType):
-    """Keeps `ovround.convert` the function: importing the module of that name would put the module there."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        hidden = isinstance(value, _ModuleType) and _HOMES.get(name) == value.__name__
-        super().__setattr__(name, getattr(value, name) if hidden else value)
-
-
-_sys.modules[__name__].__class__ = _Package

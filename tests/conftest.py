@@ -14,7 +14,7 @@ from damaged_checkpoint import Case
 
 from ovround.artifact import TARGETS
 from ovround.config import ConvertOptions
-from ovround.convert import convert
+from ovround.conversion import convert
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the forks of the tests
 torch.set_num_threads(1)
@@ -67,7 +67,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]
     """The command line in a process that has not imported torch."""
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork")
-    with CommandServer(tmp_path_factory.mktemp("commands"), ["ovround.convert"]) as server:
+    with CommandServer(tmp_path_factory.mktemp("commands"), ["ovround.conversion"]) as server:
         yield server
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ovround.config import ConvertOptions, LayerRule
-from ovround.convert import convert
+from ovround.conversion import convert
 from ovround.runtime import LLM
 from ovround.runtime.model_info import read_model_info
 

@@ -38,7 +38,7 @@ def test_no_such_folder(case: Case) -> None:
 
 
 def test_a_hub_name_without_a_hub(case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with CommandServer(tmp_path, ["ovround.convert"], {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}) as offline:
+    with CommandServer(tmp_path, ["ovround.conversion"], {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}) as offline:
         result = offline("convert", "ovround-tests/no-such-model", case.place / "out")
     first, hint = result.stderr.splitlines()
     assert first.startswith("error: `ovround-tests/no-such-model` is no local folder, and the hub did not give it: ")

@@ -19,7 +19,7 @@ from command_server import CommandServer
 
 from ovround.artifact import MANIFEST, atomic_folder, check_files, read_manifest
 from ovround.config import ConvertOptions
-from ovround.convert import convert
+from ovround.conversion import convert
 from ovround.errors import OutputError
 from ovround.progress import Progress
 

@@ -26,7 +26,7 @@ from transformers import AutoConfig, LlamaForCausalLM
 from ovround.artifact import TARGETS, read_manifest
 from ovround.checkpoint import locate
 from ovround.config import ConvertOptions, LayerRule
-from ovround.convert import convert, prepare
+from ovround.conversion import convert, prepare
 from ovround.errors import VerifyError
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps

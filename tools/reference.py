@@ -24,7 +24,7 @@ from ovround.artifact import BlockRecord, FileRecord, Manifest, Quality, WeightR
 from ovround.cli.app import app
 from ovround.cli.convert import command as convert_command
 from ovround.config import RECIPES, ConvertOptions, LayerRule, Recipe
-from ovround.convert import Conversion
+from ovround.conversion import Conversion
 from ovround.evaluate.perplexity import Evaluation
 from ovround.runtime.benchmark import BenchResult
 from ovround.runtime.completion import Completion, Piece, Timings, Usage

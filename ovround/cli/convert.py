@@ -64,7 +64,7 @@ def command(
     )  # fmt: skip
     from ovround.cli.printing import megabytes, print_json
     from ovround.cli.progress import ProgressDisplay
-    from ovround.convert import convert
+    from ovround.conversion import convert
 
     started = time.monotonic()
     with ProgressDisplay(quiet=quiet) as display:

@@ -25,7 +25,7 @@ def command(
     from ovround.cli.printing import print_json, print_table
     from ovround.cli.progress import ProgressDisplay
     from ovround.config import ConvertOptions
-    from ovround.convert import convert
+    from ovround.conversion import convert
     from ovround.evaluation import evaluate_model
     from ovround.runtime import LLM, bench
 

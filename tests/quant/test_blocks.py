@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from ovround.artifact import BlockRecord, Quality
 from ovround.config import ConvertOptions, LayerRule
-from ovround.convert import Job, prepare
+from ovround.conversion import Job, prepare
 from ovround.evaluate.torch_model import CheckpointWeights
 from ovround.models.torch_ops import TorchOps
 from ovround.progress import Progress, silent

@@ -23,7 +23,7 @@ with LLM(sys.argv[1]) as llm:
     assert len(llm.generate("the cat", max_new_tokens=4).token_ids) == 4
     assert llm.chat([{"role": "user", "content": "hi"}], max_new_tokens=2).text is not None
 loaded = set(sys.modules)
-assert not loaded & {"ovround.models", "ovround.exporters", "ovround.quant", "ovround.checkpoint", "ovround.convert"}
+assert not loaded & {"ovround.models", "ovround.exporters", "ovround.quant", "ovround.checkpoint", "ovround.conversion"}
 """
 
 
