@@ -1,4 +1,4 @@
-"""An output folder: its manifest `ovround.json`, and how it comes into being all at once or not at all.
+"""An output folder: its manifest `ovround.json`, and how it comes into being all at once or not at all, by one process.
 
 The manifest is written last, so a folder that has one is complete; it holds nothing that differs between two runs with the
 same inputs, options and versions, so that such runs give identical bytes.
@@ -11,9 +11,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +26,7 @@ MANIFEST = "ovround.json"
 FORMAT_VERSION = 1
 TARGETS = ("openvino", "onnx")
 _CHUNK_BYTES = 1 << 22
+_LOCKED_BYTE = 1 << 30  # far behind the text: on Windows nobody can read a byte that is locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class WeightRecord:
 
 @dataclass(frozen=True, slots=True)
 class BlockRecord:
-    """What tuning one block gave: mean squared error of its output on the held-out windows, rounded to nearest and tuned."""
+    """What tuning one block gave: mean squared error of its output on the held-out windows, where tuning began and tuned."""
 
     index: int
     loss_before: float
@@ -189,7 +192,7 @@ def check_target(out: Path) -> None:
         foreign = foreign_entry(out) if out.is_dir() else None
         parent = next(parent for parent in out.absolute().parents if parent.exists())
     except OSError as error:
-        raise _output_error(error, out) from error
+        raise output_error(error, out) from error
     if foreign is not None:
         raise OutputError(
             f"`{out}` holds `{foreign}`, which ovround did not write", hint="choose another output folder, or remove it"
@@ -209,11 +212,124 @@ def check_space(out: Path, needed_bytes: int) -> None:
         )
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `path` whole or not at all: beside it, flushed to the disk, renamed. Raises OSError."""
+    scratch = path.with_name(f"{path.name}.partial")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+        _sync_path(path.parent)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
-def atomic_folder(out: Path) -> Iterator[Path]:
+def output_lock(out: Path) -> Iterator[None]:
+    """Hold `out` against every other process that takes this lock, and remove what a killed one left beside it.
+
+    Raises OutputError naming the process that holds it. The system lets go of the lock when a process dies.
+    """
+    out = out.absolute()
+    missing = [parent for parent in out.parents if not parent.exists()]
+    path = out.parent / f".{out.name}.ovround-lock"
+    handle: int | None = None
+    try:
+        try:
+            if missing:
+                out.parent.mkdir(parents=True, exist_ok=True)
+            handle = _locked(path, out)
+            _clear_killed(out)
+        except OSError as error:
+            raise output_error(error, out) from error
+        yield
+    finally:
+        if handle is not None:
+            _unlock(handle, path)
+        _remove_empty(missing)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(handle: int) -> None:
+        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _try_lock(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _locked(path: Path, out: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _try_lock(handle)
+            if os.name == "nt" or _is_open_at(handle, path):
+                os.lseek(handle, 0, os.SEEK_SET)
+                os.write(handle, f"{os.getpid():<20}\n".encode())
+                return handle
+        except (BlockingIOError, PermissionError):
+            os.lseek(handle, 0, os.SEEK_SET)
+            holder = os.read(handle, 20).decode(errors="replace").strip()
+            os.close(handle)
+            raise OutputError(
+                f"`{out}` is being written by another process{f' ({holder})' if holder else ''}",
+                hint="wait for it, or choose another output folder",
+            ) from None
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its owner removed the file between our opening and locking it
+
+
+def _is_open_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _unlock(handle: int, path: Path) -> None:
+    """Remove the file while it is locked, so that nobody can lock one that is about to go; Windows allows that only after."""
+    if os.name == "nt":
+        os.close(handle)
+        with contextlib.suppress(OSError):  # another process has opened it by now
+            path.unlink(missing_ok=True)
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except BaseException:  # a signal, perhaps before anything was done
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+
+
+def _clear_killed(out: Path) -> None:
+    """Remove scratch folders of processes that were killed, having put an `out` back that was on its way to be replaced."""
+    scratch = re.compile(re.escape(f".{out.name}.") + r"[0-9a-f]{8}\.partial")
+    for folder in [path for path in out.parent.iterdir() if scratch.fullmatch(path.name)]:
+        if (folder / "replaced").exists() and not out.exists():
+            (folder / "replaced").rename(out)
+        remove_folder(folder)
+
+
+def nothing_kept() -> str:
+    """What messages say where no part of the work is left."""
+    return "nothing was kept"
+
+
+@contextlib.contextmanager
+def atomic_folder(out: Path, kept: Callable[[], str] = nothing_kept) -> Iterator[Path]:
     """A working folder beside `out` that becomes `out` when the block ends well and vanishes when it does not.
 
-    A folder of ours at `out` is replaced in the same moment. Raises OutputError for a full or read-only disk.
+    A folder of ours at `out` is replaced in the same moment. Raises OutputError for a full or read-only disk; `kept` is
+    asked for what the message of a full disk says is left.
     """
     check_target(out)
     out = out.absolute()
@@ -226,15 +342,20 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         _sync(work)
         _replace(work, out, scratch / "replaced")
     except OSError as error:
-        raise _output_error(error, out) from error
+        raise output_error(error, out, kept) from error
     finally:
-        _remove(scratch)
-        with contextlib.suppress(OSError):
-            for parent in missing:
-                parent.rmdir()  # stops at the first that holds something
+        remove_folder(scratch)
+        _remove_empty(missing)
 
 
-def _remove(folder: Path) -> None:
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove `folders`, the innermost first, up to the first that holds something."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def remove_folder(folder: Path) -> None:
     """Remove a folder, also when a signal comes in the middle; a second signal is obeyed."""
     try:
         shutil.rmtree(folder, ignore_errors=True)
@@ -274,9 +395,8 @@ def _sync_path(path: Path) -> None:
         os.close(handle)
 
 
-def _output_error(error: OSError, out: Path) -> OutputError:
+def output_error(error: OSError, out: Path, kept: Callable[[], str] = nothing_kept) -> OutputError:
+    """What the system said while `out` was written, in our words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return OutputError(
-            f"the disk is full while writing `{out}`; nothing was kept", hint="free some space and run again"
-        )
+        return OutputError(f"the disk is full while writing `{out}`; {kept()}", hint="free some space and run again")
     return OutputError(f"`{out}` cannot be written: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,18 +20,27 @@ HEAD_BITS = 8  # what optimum-intel writes for head and embedding too: half the 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long to tune: steps a block and calibration windows; `rtn` rounds to nearest and reads no text."""
+    """How long to tune: steps a block, calibration windows, steps of the end-to-end pass; `rtn` reads no text."""
 
     iters: int
     nsamples: int
+    end_to_end: int
 
 
 RECIPES = {
-    "rtn": Recipe(0, 0),
-    "light": Recipe(50, 128),
-    "default": Recipe(200, 128),
-    "best": Recipe(1000, 512),
+    "rtn": Recipe(0, 0, 0),
+    "light": Recipe(50, 128, 0),
+    "default": Recipe(200, 128, 100),
+    "best": Recipe(1000, 512, 1000),
 }
+STARTS = ("extremes", "search", "compensated")
+SCALES = ("free", "clipped")
+SNAPSHOTS = ("held-out", "last")
+ENGINES = ("none", *TARGETS)
+END_TO_END_WEIGHTS = (
+    300_000_000  # the largest model that recipes tune end to end: all of it lies in memory, some 30 bytes each
+)
+FEW_BITS = 3  # up to so many, rounding alone is the weak link, and a few large errors decide a block's loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +95,9 @@ class LayerRule:
 class ConvertOptions:
     """Everything that decides the bytes of a conversion, checked here before anything is read.
 
-    None means: taken from the recipe (`iters`, `nsamples`), from the model (`seqlen`: its context, at most 2048), or
-    8 bits for a quantised model and 16 for one that is not (`lm_head_bits`, `embedding_bits`).
+    None means: taken from the recipe (`iters`, `nsamples`; `end_to_end` too, unless the model is too large for that pass),
+    from the model (`seqlen`: its context, at most 2048), 8 bits for a quantised model and 16 for one that is not
+    (`lm_head_bits`, `embedding_bits`), on at 2 and 3 bits (`robust_loss`), compensated unless scales are clipped (`start`).
     """
 
     formats: tuple[str, ...] = ("openvino",)
@@ -103,6 +114,17 @@ class ConvertOptions:
     lm_head_bits: int | None = None
     embedding_bits: int | None = None
     layers: tuple[LayerRule, ...] = field(default=())
+    target_bits: float | None = None
+    target_size_bytes: int | None = None
+    target_latency_ms: float | None = None
+    profile: Path | None = None
+    plan: Path | None = None
+    start: str | None = None
+    scales: str = "free"
+    snapshot: str = "held-out"
+    robust_loss: bool | None = None
+    end_to_end: int | None = None
+    engine: str = "none"
     verify: bool = True
 
     def __post_init__(self) -> None:
@@ -118,7 +140,18 @@ class ConvertOptions:
         for name, value in (("lm-head-bits", self.lm_head_bits), ("embedding-bits", self.embedding_bits)):
             if value is not None:
                 _one_of(name, value, (*BITS, FLOAT_BITS))
+        _one_of("scales", self.scales, SCALES)
+        _one_of("snapshot", self.snapshot, SNAPSHOTS)
+        _one_of("target", self.engine, ENGINES)
+        if self.start is not None:
+            _one_of("start", self.start, STARTS)
+            if self.scales == "clipped" and self.start != "extremes":
+                raise UsageError(
+                    f"start is {self.start}, yet scales are clipped, which begin at the extremes",
+                    hint="leave out one of the two",
+                )
         for name, value, low, high in (
+            ("end-to-end", self.end_to_end, 0, 100_000),
             ("iters", self.iters, 0, 100_000),
             ("nsamples", self.nsamples, 1, 1_000_000),
             ("seqlen", self.seqlen, 8, 1_000_000),
@@ -129,11 +162,48 @@ class ConvertOptions:
                 raise UsageError(f"{name} is {value}; {low} to {high} is allowed")
         if self.recipe == "rtn" and self.iters:
             raise UsageError(f"recipe rtn does not tune, yet iters is {self.iters}", hint="leave out one of the two")
+        if self.end_to_end and not self.steps:
+            raise UsageError(f"end-to-end is {self.end_to_end}, yet no block is tuned", hint="leave out one of the two")
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        targets = self._targets()
+        given = [*targets, *(["plan"] if self.plan is not None else [])]
+        if len(given) > 1:
+            raise UsageError(f"{given[0]} and {given[1]} are both given", hint="leave out one of the two")
+        for name, value in targets.items():
+            if not 0 < value < math.inf:
+                raise UsageError(f"{name} is {value}; a number above 0 is needed")
+        if (self.profile is None) == (self.target_latency_ms is not None):
+            alone, other = ("profile", "target-latency") if self.profile else ("target-latency", "profile")
+            raise UsageError(f"{alone} is given without {other}", hint="`ovround profile MODEL FILE` measures a table")
+        grid = ("bits", "group_size", "sym", "lm_head_bits", "embedding_bits", "layers")
+        for one in dataclasses.fields(self):
+            stated = one.name in grid if self.plan is not None else bool(targets) and one.name == "bits"
+            if stated and getattr(self, one.name) != one.default:
+                what = "chooses the bits" if targets else "states every grid"
+                flag = one.name.removesuffix("s") if one.name == "layers" else one.name.replace("_", "-")
+                raise UsageError(f"{given[0]} {what}, yet {flag} is given", hint="leave out one of the two")
+
+    def _targets(self) -> dict[str, float]:
+        values = (self.target_bits, self.target_size_bytes, self.target_latency_ms)
+        names = ("target-bits", "target-size", "target-latency")
+        return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+    @property
+    def target(self) -> tuple[str, float] | None:
+        """The name of the target that is given, and its value: bits a weight, bytes, or milliseconds a token."""
+        return next(iter(self._targets().items()), None)
 
     @property
     def steps(self) -> int:
         """Tuning steps a block; 0 rounds to nearest."""
         return RECIPES[self.recipe].iters if self.iters is None else self.iters
+
+    @property
+    def starts_at(self) -> str:
+        """Where tuning begins: one of STARTS."""
+        return self.start or ("extremes" if self.scales == "clipped" else "compensated")
 
     @property
     def windows(self) -> int:
@@ -144,9 +214,36 @@ class ConvertOptions:
         """Plain values for the manifest; paths by their last part, so that the folder's place does not change the bytes."""
         plain = dataclasses.asdict(self)
         plain["formats"] = list(self.formats)
+        plain["profile"] = self.profile.name if self.profile else None
+        plain["plan"] = self.plan.name if self.plan else None
         plain["calibration"] = [path.name for path in self.calibration]
         plain["layers"] = [dataclasses.asdict(rule) for rule in self.layers]
         return plain
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def parse_size(name: str, text: str) -> int:
+    """Bytes of a size such as `4GB`, `512 MiB` or `1000000`; raises UsageError naming the option."""
+    match = _SIZE.fullmatch(text.strip())
+    size = float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " ") if match else 0.0
+    if not 1 <= size < 2**63:
+        raise UsageError(
+            f"{name} is `{text}`, which is no size", hint=f"example: --{name} 4GB (or MB, GiB, MiB, bytes)"
+        )
+    return int(size)
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(us|ms|s)")
+
+
+def parse_milliseconds(name: str, text: str) -> float:
+    """Milliseconds of a time such as `12ms`, `0.5 s` or `800us`; raises UsageError naming the option."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise UsageError(f"{name} is `{text}`, which is no time", hint=f"example: --{name} 12ms (or s, us)")
+    return float(match[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[match[2]]
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -1,6 +1,9 @@
 """The main job: open the checkpoint, check everything that can be checked, quantise block by block into every target, verify.
 
 checkpoint -> plan -> [embedding, block 0, block 1, ..., head] -> exporters -> read back -> one rename
+
+Where blocks are tuned, each lies in a working folder beside the output before the next is begun, and goes from there to the
+exporters once all are finished: a run that was stopped or killed continues.
 """
 
 from __future__ import annotations
@@ -23,23 +26,29 @@ from ovround.artifact import (
     atomic_folder,
     check_space,
     check_target,
+    nothing_kept,
+    output_lock,
     sha256_file,
     write_manifest,
 )  # fmt: skip
 from ovround.checkpoint import Checkpoint, locate, open_checkpoint, read_json
-from ovround.config import ConvertOptions
+from ovround.config import ConvertOptions, parse_size
 from ovround.errors import CheckpointError, MissingExtraError, VerifyError
+from ovround.mixed_precision import Mix, Problem, pose, solve, widest
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
 from ovround.progress import OnProgress, Progress, silent
 from ovround.qtensor import QTensor
+from ovround.quant.block_store import END_TO_END, BlockStore, block_store, discard
 from ovround.quant.calibration import Calibration, calibrate
-from ovround.quant.plan import Plan, make_plan
+from ovround.quant.memory import maps_activations, memory_need
+from ovround.quant.plan import Plan, end_to_end_steps, make_plan
+from ovround.quant.plan_file import PLAN_FILE, plan_digest, read_plan, write_plan
 from ovround.source_tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from ovround.exporters.target import Exporter
-    from ovround.quant.blocks import Emitted
+    from ovround.quant.blocks import Emitted, Event
 
 UNUSED_TENSORS = ("rotary_emb.inv_freq",)  # buffers that transformers 4 used to save
 # Copied as they are; a damaged one would only be noticed when the finished folder is loaded.
@@ -50,10 +59,15 @@ _SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights,
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What `convert` did: one folder and manifest a format, in the order asked for."""
+    """What `convert` did: one folder and manifest a format, in the order asked for.
+
+    `plan` is the grid of each module; `mix` says how near a target it came, and is None where none was given.
+    """
 
     folders: tuple[Path, ...]
     manifests: tuple[Manifest, ...]
+    plan: Plan
+    mix: Mix | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +81,13 @@ class Job:
     decoder: Decoder
     plan: Plan
     calibration: Calibration | None
+    activations_in_files: bool
+    problem: Problem | None = None
+    mix: Mix | None = None
 
 
-def prepare(model: str, out: Path, options: ConvertOptions) -> Job:
-    """Open and check source, options, text and output; takes well under a second and imports no torch."""
+def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: int | None = None) -> Job:
+    """Open and check source, options, text, output and memory; takes well under a second and imports no torch."""
     check_target(out)
     folder = locate(model)
     checkpoint = open_checkpoint(folder)
@@ -80,7 +97,7 @@ def prepare(model: str, out: Path, options: ConvertOptions) -> Job:
         expected |= decoder.tensors(layer)
     tied_copy = (f"{HEAD}.weight",) if decoder.head_at != HEAD else ()
     checkpoint.check(expected, UNUSED_TENSORS + tied_copy)
-    plan = make_plan(decoder, options)
+    plan = make_plan(decoder, options) if options.plan is None else read_plan(options.plan, decoder)
     for carried in CARRIED_SETTINGS:
         if (folder / carried).is_file():
             read_json(folder / carried)
@@ -98,27 +115,55 @@ def prepare(model: str, out: Path, options: ConvertOptions) -> Job:
     for module, extra in (("torch", "convert"), ("transformers", "convert"), ("onnx", "convert")):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(module, extra)
-    check_space(out, _output_bytes(checkpoint, expected, plan) * len(options.formats))
-    return Job(model, out, options, checkpoint, decoder, plan, calibration)
+    problem = pose(checkpoint, decoder, tokenizer, plan, options)
+    need = memory_need(checkpoint, decoder, plan, options, calibration)
+    in_files = maps_activations(need, memory_limit_bytes)
+    weights = _weight_bytes(checkpoint, expected, widest(problem, plan))
+    working = (weights if calibration is not None else 0) + (need.chains if in_files else 0)
+    check_space(out, (weights + _SMALL_FILES_BYTES) * len(options.formats) + working)
+    return Job(model, out, options, checkpoint, decoder, plan, calibration, in_files, problem)
 
 
 def convert(
-    model: str | Path, out: str | Path, options: ConvertOptions | None = None, on_progress: OnProgress = silent
+    model: str | Path,
+    out: str | Path,
+    options: ConvertOptions | None = None,
+    on_progress: OnProgress = silent,
+    *,
+    fresh: bool = False,
+    memory_limit: int | str | None = None,
 ) -> Conversion:
     """Convert `model` (a folder, a hub name, or `demo`) into `out`: one format there, several in `out/<format>`.
 
-    `out` appears whole or not at all. Raises OvroundError for everything that is wrong with the input, before anything is
-    tuned where that is possible.
+    `out` appears whole or not at all. Tuned blocks are kept beside it when the work is interrupted, and the same call
+    continues; `fresh` starts over. `memory_limit`, bytes or text such as `4GB`, moves activations into files where they
+    would exceed it. Neither changes the result. Raises OvroundError for everything that is wrong with the input, before
+    anything is tuned where that is possible.
     """
     options = options or ConvertOptions()
-    job = prepare(str(model), Path(out), options)
-    on_progress(Progress("check"))
-    source_files = job.checkpoint.scan() | {"config.json": sha256_file(job.checkpoint.folder / "config.json")}
+    limit_bytes = parse_size("memory-limit", memory_limit) if isinstance(memory_limit, str) else memory_limit
+    job = prepare(str(model), Path(out), options, limit_bytes)
+    with output_lock(job.out):
+        on_progress(Progress("check"))
+        source_files = job.checkpoint.scan() | {"config.json": sha256_file(job.checkpoint.folder / "config.json")}
+        if fresh:
+            discard(job.out)
+        if job.calibration is None:
+            return _write(job, source_files, on_progress, None)
+        with block_store(job.out, job.checkpoint, job.decoder.config.num_hidden_layers) as store:
+            return _write(job, source_files, on_progress, store)
+
+
+def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore | None) -> Conversion:
+    """Quantise, by way of the store where there is one, and write the output folder."""
+    options = job.options
     single = len(options.formats) == 1
-    with atomic_folder(job.out) as work:
+    with atomic_folder(job.out, nothing_kept if store is None else store.kept) as work:
         folders = {name: work if single else work / name for name in options.formats}
         with _exporters(job, folders) as exporters:
-            records, blocks, quality = _quantize_into(job, list(exporters.values()), on_progress)
+            job = _allocated(job, on_progress)
+            events = _quantized(job, source_files, on_progress, store)
+            records, blocks, quality = _hand_over(events, list(exporters.values()))
             for number, exporter in enumerate(exporters.values()):
                 on_progress(Progress("write", number, len(exporters)))
                 exporter.finish()
@@ -140,8 +185,11 @@ def convert(
                 quality=quality,
             )
             _write_card(folder, manifest, job.checkpoint)
+            if options.target or options.plan:
+                write_plan(folder / PLAN_FILE, job.plan)
             manifests.append(write_manifest(folder, manifest))
-    return Conversion(tuple(job.out if single else job.out / name for name in options.formats), tuple(manifests))
+    written = tuple(job.out if single else job.out / name for name in options.formats)
+    return Conversion(written, tuple(manifests), job.plan, job.mix)
 
 
 def verify(exporter: Exporter, records: tuple[WeightRecord, ...]) -> None:
@@ -179,15 +227,48 @@ def _exporters(job: Job, folders: dict[str, Path]) -> Iterator[dict[str, Exporte
             exporter.close()
 
 
-def _quantize_into(
-    job: Job, exporters: list[Exporter], on_progress: OnProgress
-) -> tuple[tuple[WeightRecord, ...], tuple[BlockRecord, ...], Quality | None]:
-    from ovround.quant.blocks import BlockQuantizer  # torch: only once everything else is known to be right
+def _allocated(job: Job, on_progress: OnProgress) -> Job:
+    """The job with bits chosen for its target, where it has one."""
+    if job.problem is None:
+        return job
+    on_progress(Progress("allocate"))
+    plan, mix = solve(job.problem, job.checkpoint, job.decoder, job.plan)
+    return replace(job, plan=plan, mix=mix)
 
+
+def _quantized(
+    job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore | None
+) -> Iterator[Event]:
+    """The finished tensors in the model's order, and what was measured; every block is in the store before the first comes."""
+    from ovround.quant.blocks import BlockQuantizer  # torch: only once everything else is known to be right
+    from ovround.quant.facts import facts_of
+
+    activations_in = store.folder if store is not None and job.activations_in_files else None
+    quantizer = BlockQuantizer(
+        job.checkpoint, job.decoder, job.plan, job.options, job.calibration, on_progress, activations_in
+    )
+    if store is None or job.calibration is None:
+        return quantizer.run()
+    facts = facts_of(job.options, source_files, job.calibration, installed_versions())
+    if job.options.target or job.options.plan:
+        facts["plan"] = plan_digest(job.plan)
+    store.begin(facts)
+    quantizer.tune(store)
+    steps = end_to_end_steps(job.decoder, job.plan, job.options)
+    if not steps:
+        return quantizer.emit(store)
+    quantizer.refine(store, steps)
+    return quantizer.emit(store, END_TO_END)
+
+
+def _hand_over(
+    events: Iterator[Event], exporters: list[Exporter]
+) -> tuple[tuple[WeightRecord, ...], tuple[BlockRecord, ...], Quality | None]:
+    """Give each tensor to every exporter; what the manifest says about them."""
     records: list[WeightRecord] = []
     blocks: list[BlockRecord] = []
     quality: Quality | None = None
-    for event in BlockQuantizer(job.checkpoint, job.decoder, job.plan, job.options, job.calibration, on_progress).run():
+    for event in events:
         if isinstance(event, BlockRecord):
             blocks.append(event)
         elif isinstance(event, Quality):
@@ -216,10 +297,10 @@ def _record(event: Emitted) -> WeightRecord:
     )
 
 
-def _output_bytes(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], plan: Plan) -> int:
-    """About how large one output folder becomes: every weight at its bits, scales and zero points of 3 bytes a group."""
+def _weight_bytes(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], plan: Plan) -> int:
+    """About how large the weights become: each at its bits, scales and zero points of 3 bytes a group."""
     infos = checkpoint.tensors()
-    total = float(_SMALL_FILES_BYTES)
+    total = 0.0
     for name, info in infos.items():
         scheme = plan.get(name.removesuffix(".weight"))
         if name not in expected:

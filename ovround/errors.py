@@ -8,6 +8,7 @@
     ├── ArchitectureError     a model family or variant that ovround does not have
     ├── CalibrationError      calibration or evaluation text that is missing or too short
     ├── OutputError           the output folder: taken, full, or not writable
+    ├── ResumeError           what an interrupted conversion left cannot be continued
     ├── VerifyError           what was read back is not what was meant to be written
     ├── ArtifactError         an output folder that the runtime cannot read
     ├── EngineError           an engine or device that is missing or refuses the model
@@ -55,6 +56,10 @@ class CalibrationError(OvroundError):
 
 
 class OutputError(OvroundError):
+    pass
+
+
+class ResumeError(OvroundError):
     pass
 
 

@@ -13,6 +13,17 @@ from ovround.config import ConvertOptions
 
 _DEFAULTS = ConvertOptions()
 
+_PLAIN = (
+    "iters", "nsamples", "seqlen", "batch_size", "lm_head_bits", "embedding_bits", "start", "scales", "snapshot",
+    "end_to_end", "engine",
+)  # fmt: skip
+_FLAGS = {"engine": "target"}
+_CHOOSING = (
+    ("target_bits", "--target-bits", ""),
+    ("target_size_bytes", "--target-size", ""),
+    ("target_latency_ms", "--target-latency", "ms"),
+    ("plan", "--plan", ""),
+)
 _ENGINES = {
     "openvino": (
         "OpenVINO",
@@ -48,13 +59,20 @@ def model_card(manifest: Manifest, source: Path) -> str:
 def command_line(manifest: Manifest) -> str:
     """The `ovround convert` line that gives this folder again, options at their defaults left out."""
     options = manifest.options
-    words = ["ovround", "convert", manifest.source_name, "OUT", "--format", manifest.target, "--bits", options["bits"]]
-    if _quantised(manifest):
+    words = ["ovround", "convert", manifest.source_name, "OUT", "--format", manifest.target]
+    if not any(options[name] is not None for name, _, _ in _CHOOSING):
+        words += ["--bits", options["bits"]]
+    if _quantised(manifest) and options["plan"] is None:
         words += ["--group-size", options["group_size"], "--sym" if options["sym"] else "--asym"]
     words += ["--recipe", options["recipe"]]
-    for name in ("iters", "nsamples", "seqlen", "batch_size", "lm_head_bits", "embedding_bits"):
+    for name in _PLAIN:
         if options[name] != getattr(_DEFAULTS, name):
-            words += [f"--{name.replace('_', '-')}", options[name]]
+            words += [f"--{_FLAGS.get(name, name.replace('_', '-'))}", options[name]]
+    if options["robust_loss"] is not None:
+        words.append("--robust-loss" if options["robust_loss"] else "--plain-loss")
+    for name, flag, unit in (*_CHOOSING, ("profile", "--profile", "")):
+        if options[name] is not None:
+            words += [flag, f"{options[name]}{unit}"]
     for name in options["calibration"]:
         words += ["--calibration", name]
     for rule in options["layers"]:
@@ -79,6 +97,8 @@ def _grid(manifest: Manifest) -> str:
     options = manifest.options
     if options["bits"] == 16:
         return "not quantised"
+    if any(options[name] is not None for name, _, _ in _CHOOSING):
+        return "mixed precision"
     group = "one group a row" if options["group_size"] == -1 else f"group {options['group_size']}"
     return f"{options['bits']} bits, {group}, {'symmetric' if options['sym'] else 'asymmetric'}"
 
@@ -122,7 +142,7 @@ def _measured(manifest: Manifest) -> str:
         after = sum(block.loss_after for block in manifest.blocks)
         gone = f" ({1 - after / before:.0%} less)" if before else ""
         rows.append(
-            f"- output error summed over {len(manifest.blocks)} blocks: {before:.4g} rounded to nearest, {after:.4g} tuned{gone}"
+            f"- output error summed over {len(manifest.blocks)} blocks: {before:.4g} where tuning began, {after:.4g} tuned{gone}"
         )
     size = sum(weight.size_bytes for weight in manifest.weights)
     count = sum(_count(weight.shape) for weight in manifest.weights)

@@ -19,7 +19,7 @@ import ovround
 from ovround.artifact import TARGETS, read_manifest
 from ovround.cli import app
 
-COMMANDS = ("convert", "run", "chat", "eval", "bench", "inspect", "devices", "demo")
+COMMANDS = ("convert", "run", "chat", "eval", "bench", "profile", "inspect", "devices", "demo")
 HEAVY = {
     "torch",
     "transformers",
@@ -108,14 +108,21 @@ def test_wrong_usage(light_command: CommandServer, words: tuple[str, ...]) -> No
 
 
 def test_every_option_of_convert_is_an_option_in_python() -> None:
-    """One option, one field: what the help lists beside paths and printing is a field of ConvertOptions."""
+    """One option, one field: what decides the bytes, among what the help lists, is a field of ConvertOptions."""
     import dataclasses
     import inspect
 
     from ovround.cli import convert
     from ovround.config import ConvertOptions
 
-    parameters = set(inspect.signature(convert.command).parameters) - {"model", "out", "json", "quiet"}
+    parameters = set(inspect.signature(convert.command).parameters) - {
+        "model",
+        "out",
+        "json",
+        "quiet",
+        "fresh",
+        "memory_limit",
+    }
     renamed = {"format": "formats", "layer": "layers"}
     assert {renamed.get(name, name) for name in parameters} == {
         field.name for field in dataclasses.fields(ConvertOptions)
@@ -151,7 +158,7 @@ def test_convert_json_and_quiet(loaded_command: CommandServer, tiny_source: Path
     result = loaded_command("convert", tiny_source, tmp_path / "out", *options)
     document = parsed(result)
     assert result.stderr == ""
-    assert set(document) == {"folders", "elapsed_s", "weight_bytes", "quality", "blocks"}
+    assert set(document) == {"folders", "elapsed_s", "weight_bytes", "quality", "plan", "target", "blocks"}
     assert document["folders"] == [str(tmp_path / "out")]
     assert (document["quality"], document["blocks"]) == (None, [])
     weights = read_manifest(tmp_path / "out").weights

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM in the middle of a conversion: the exit status says so, and nothing is left behind."""
+"""Ctrl-C and SIGTERM in the middle of a conversion: the exit status says so, and nothing but finished blocks is left."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from ovround.artifact import check_files, read_manifest
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 
 SIGNALS = {signal.SIGINT: (130, "stopped; nothing was kept"), signal.SIGTERM: (143, "terminated; nothing was kept")}
+KEPT = re.compile(r"(stopped|terminated); (\d) of 6 blocks are kept in `(.*)`; the same command continues")
 TUNED = ("--iters", "1000", "--nsamples", "8", "--seqlen", "32", "--group-size", "64")
 
 
@@ -41,10 +43,21 @@ def test_a_real_process(tmp_path: Path, number: signal.Signals, moment: str) -> 
     status, message = SIGNALS[number]
     assert process.returncode == status, err
     assert out == ""
-    assert err.splitlines()[-1] == message
     assert "Traceback" not in err
     assert elapsed_s < 20  # a second or two; a busy machine takes longer to import what was being imported
-    assert list(place.iterdir()) == []
+    last = err.splitlines()[-1]
+    if moment == "checking the checkpoint":
+        assert last == message
+        assert list(place.iterdir()) == []
+        return
+    kept = KEPT.fullmatch(last)
+    assert kept is not None, last
+    assert kept[1] == message.partition(";")[0]
+    work = place / "new" / ".out.ovround-work"
+    assert kept[3] == str(work)
+    blocks = {f"tuned-{layer:05d}.safetensors" for layer in range(int(kept[2]))}
+    assert list(work.parent.iterdir()) == [work]
+    assert {path.name for path in work.iterdir()} - {"tuned-quality.json"} == {"job.json", *blocks}
 
 
 @pytest.mark.parametrize(

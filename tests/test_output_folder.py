@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import itertools
 import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command_server import CommandServer
+from failing_steps import FailAt, contents, full, interrupted
 
 from ovround.artifact import MANIFEST, atomic_folder, check_files, read_manifest
 from ovround.config import ConvertOptions
@@ -25,18 +22,6 @@ from ovround.progress import Progress
 
 ROUNDED = ConvertOptions(formats=("onnx",), recipe="rtn", group_size=32)
 BOTH = ConvertOptions(formats=("openvino", "onnx"), recipe="rtn", group_size=32)
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """sha256 of every file below `folder`, and an entry for each folder that is empty."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file():
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        elif not any(path.iterdir()):
-            found[f"{name}/"] = ""
-    return found
 
 
 def assert_complete(folder: Path) -> None:
@@ -180,59 +165,9 @@ def test_files_get_the_rights_that_the_user_gives(tiny_source: Path, place: Path
 # A failure at every step
 
 
-class FailAt:
-    """An audit hook that raises, once, at the k-th time that Python makes, opens for writing, syncs or renames something.
-
-    A signal may also come while the scratch folder is being removed; a disk that fails then is nothing to recover from.
-    """
-
-    def __init__(self) -> None:
-        self._below, self._error, self.left = "", BaseException(), 0
-        sys.addaudithook(self._hear)
-
-    def arm(self, below: Path, k: int, error: BaseException) -> None:
-        self._below, self._error, self.left = str(below), error, k
-
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.left or event not in ("os.mkdir", "os.rename", "shutil.copyfile", "open"):
-            return
-        path = str(arguments[1] if event in ("os.rename", "shutil.copyfile") else arguments[0])
-        reading = event == "open" and arguments[1] == "r"
-        cleaning = event == "open" and path.endswith(".partial") and isinstance(self._error, OSError)
-        if path.startswith(self._below) and not reading and not cleaning:
-            self.left -= 1
-            if self.left == 0:
-                raise self._error
-
-
 @pytest.fixture(scope="module")
 def failing() -> FailAt:
     return FailAt()
-
-
-def interrupted(
-    failing: FailAt, place: Path, error: Callable[[], BaseException], work: Callable[[], object], every: int = 1
-) -> Iterator[int]:
-    """Run `work` with `error` at step 1, 2, 3 ... until a run ends without having met it; yields after each that met it."""
-    for k in itertools.count(1, every):
-        planned = error()
-        failing.arm(place, k, planned)
-        caught: BaseException | None = planned
-        try:
-            work()
-            caught = None  # some failures do not matter: a folder that cannot be made because it is there
-        except (OutputError, KeyboardInterrupt) as met:
-            caught = met
-        unmet, failing.left = failing.left, 0
-        if unmet:
-            assert k > 20, "there are more steps than that"
-            return
-        assert caught is None or caught is planned or caught.__cause__ is planned
-        yield k
-
-
-def full() -> OSError:
-    return OSError(errno.ENOSPC, "No space left on device")
 
 
 ERRORS = {"full disk": full, "Ctrl-C": KeyboardInterrupt}
@@ -279,7 +214,7 @@ def test_a_failure_while_openvino_writes(tiny_source: Path, place: Path, failing
 
 
 def test_the_message_of_a_full_disk(tiny_source: Path, place: Path, failing: FailAt) -> None:
-    failing.arm(place, 5, full())
+    failing.arm(place, 6, full())
     with pytest.raises(OutputError) as caught:
         convert(tiny_source, place / "out", ROUNDED)
     assert str(caught.value) == f"the disk is full while writing `{place / 'out'}`; nothing was kept"

@@ -59,7 +59,10 @@ def options_page() -> str:
         "The fields of a conversion: each is a flag of `ovround convert`, a keyword, and an entry of the manifest."
     )
     meanings = {field.name: _flag_help(field.name) for field in fields(ConvertOptions)}
-    recipes = [[f"`{name}`", str(recipe.iters), str(recipe.nsamples)] for name, recipe in RECIPES.items()]
+    recipes = [
+        [f"`{name}`", str(recipe.iters), str(recipe.nsamples), str(recipe.end_to_end)]
+        for name, recipe in RECIPES.items()
+    ]
     parts = [
         "# Options, records and errors\n",
         NOTE,
@@ -71,7 +74,7 @@ def options_page() -> str:
         f"## ConvertOptions\n\n{options} {_after_first(ConvertOptions)}\n",
         _record_table(ConvertOptions, meanings),
         f"### Recipes\n\n{_first_line(Recipe)}\n",
-        _table(["recipe", "iters", "nsamples"], recipes),
+        _table(["recipe", "iters", "nsamples", "end_to_end"], recipes),
         _record(LayerRule, level=3),
         _record(SamplingOptions),
         "## Manifest: `ovround.json`\n\nWhat the fields are for is told in [the artifact](../concepts/artifact.md).\n",

@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -13,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import ovround
-from ovround.cli import bench, chat, convert, demo, devices, evaluate, inspect, run
+from ovround.cli import bench, chat, convert, demo, devices, evaluate, inspect, profile, run
 from ovround.errors import OvroundError
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (convert, run, chat, evaluate, bench, inspect, devices, demo):
+for module in (convert, run, chat, evaluate, bench, profile, inspect, devices, demo):
     app.command(module.NAME)(module.command)
 
 
@@ -65,6 +66,11 @@ def _signalled(number: int, frame: FrameType | None) -> NoReturn:
     raise Signalled(number)
 
 
+def _notes(error: BaseException) -> list[str]:
+    """What the job said about an exception on its way here: what is left, and how to go on."""
+    return getattr(error, "__notes__", [])
+
+
 def main() -> None:
     """Run the command line and exit."""
     for number in _SIGNALS:
@@ -77,9 +83,16 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
+        for note in _notes(error):
+            print(f"note: {note}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except Signalled as stop:
-        print(f"{_SIGNALS[stop.number]}; nothing was kept", file=sys.stderr)
-        sys.exit(128 + stop.number)
     except BrokenPipeError:
         sys.exit(1)
+    except (Signalled, RuntimeError) as error:
+        # before 3.12, Python wraps what is raised while a class of a library is being made
+        stop = error if isinstance(error, Signalled) else error.__cause__
+        if not isinstance(stop, Signalled):
+            raise
+        print(f"{_SIGNALS[stop.number]}; {'; '.join(_notes(error)) or 'nothing was kept'}", file=sys.stderr, flush=True)
+        # Everything of ours is tidy. A library stopped in the middle of its import can wait for its threads for ever.
+        os._exit(128 + stop.number)

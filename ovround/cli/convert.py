@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ovround.config import RECIPES, ConvertOptions, LayerRule
+from ovround.config import RECIPES, ConvertOptions, LayerRule, parse_milliseconds, parse_size
 
 NAME = "convert"
 DEFAULTS = ConvertOptions()
@@ -50,9 +50,55 @@ def command(
         list[str] | None,
         typer.Option(help="Exception, REGEX=bits:8,group_size:32,sym:false; repeatable, the last match wins."),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option("--target", help="Tune for the activations that this engine rounds: none, openvino or onnx."),
+    ] = DEFAULTS.engine,
+    start: Annotated[
+        str | None, typer.Option(help="Where tuning begins: extremes, search or compensated; default compensated.")
+    ] = None,
+    scales: Annotated[
+        str, typer.Option(help="free, or clipped: scales follow from two clipping factors, as SignRound has them.")
+    ] = DEFAULTS.scales,
+    snapshot: Annotated[
+        str, typer.Option(help="held-out: the best of some steps on text that was not tuned on; or the last step.")
+    ] = DEFAULTS.snapshot,
+    robust_loss: Annotated[
+        bool | None,
+        typer.Option(
+            "--robust-loss/--plain-loss", help="Leave the largest errors out of the loss; default at 2-3 bits."
+        ),
+    ] = None,
+    end_to_end: Annotated[
+        int | None, typer.Option(help="Steps over all blocks at once behind the block tuning, instead of the recipe's.")
+    ] = None,
+    target_bits: Annotated[
+        float | None, typer.Option(help="Choose each layer's bits for this average, scales and zero points included.")
+    ] = None,
+    target_size_bytes: Annotated[
+        str | None,
+        typer.Option("--target-size", help="Choose them so that the weights file is at most this, such as 900MB."),
+    ] = None,
+    target_latency_ms: Annotated[
+        str | None,
+        typer.Option(
+            "--target-latency", help="Choose them for this time a token, such as 12ms, by the table of --profile."
+        ),
+    ] = None,
+    profile: Annotated[Path | None, typer.Option(help="What `ovround profile` measured on the device.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Take every grid from the ovround-plan.json of another conversion.")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Read every weight back and compare.")
     ] = DEFAULTS.verify,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over instead of continuing an interrupted conversion to OUT.")
+    ] = False,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(help="Memory to stay below, such as 4GB: activations go to files beside OUT where they must."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
@@ -61,14 +107,20 @@ def command(
         formats=tuple(format), bits=bits, group_size=group_size, sym=sym, recipe=recipe, iters=iters, nsamples=nsamples,
         seqlen=seqlen, batch_size=batch_size, calibration=tuple(calibration or ()), seed=seed, lm_head_bits=lm_head_bits,
         embedding_bits=embedding_bits, layers=tuple(LayerRule.parse(rule) for rule in layer or ()), verify=verify,
+        engine=engine, start=start, scales=scales, snapshot=snapshot, robust_loss=robust_loss, end_to_end=end_to_end,
+        target_bits=target_bits, profile=profile, plan=plan,
+        target_size_bytes=None if target_size_bytes is None else parse_size("target-size", target_size_bytes),
+        target_latency_ms=None if target_latency_ms is None else parse_milliseconds("target-latency", target_latency_ms),
     )  # fmt: skip
+    from ovround.cli.plan_table import print_plan
     from ovround.cli.printing import megabytes, print_json
     from ovround.cli.progress import ProgressDisplay
     from ovround.conversion import convert
+    from ovround.quant.plan_file import plan_as_json
 
     started = time.monotonic()
     with ProgressDisplay(quiet=quiet) as display:
-        conversion = convert(model, out, options, display)
+        conversion = convert(model, out, options, display, fresh=fresh, memory_limit=memory_limit)
     elapsed_s = time.monotonic() - started
     manifest = conversion.manifests[0]
     if json:
@@ -78,6 +130,8 @@ def command(
                 "elapsed_s": round(elapsed_s, 3),
                 "weight_bytes": sum(weight.size_bytes for weight in manifest.weights),
                 "quality": dataclasses.asdict(manifest.quality) if manifest.quality else None,
+                "plan": plan_as_json(conversion.plan)["modules"],
+                "target": dataclasses.asdict(conversion.mix) if conversion.mix else None,
                 "blocks": [dataclasses.asdict(block) for block in manifest.blocks],
             }
         )
@@ -85,6 +139,8 @@ def command(
     for folder, one in zip(conversion.folders, conversion.manifests, strict=True):
         size = sum(record.size_bytes for record in one.files.values())
         typer.echo(f"{folder}: {one.target}, {megabytes(size)} MB, {elapsed_s:.1f} s")
+    if options.target or options.plan:
+        print_plan(conversion.plan, conversion.mix)
     quality = manifest.quality
     if quality is not None:
         change = quality.perplexity_quantised / quality.perplexity_original - 1

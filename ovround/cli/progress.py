@@ -14,6 +14,7 @@ from ovround.progress import Progress
 
 _STAGES = {
     "check": "checking the checkpoint",
+    "allocate": "allocating bits",
     "quantise": "quantising",
     "write": "writing",
     "verify": "reading back",
@@ -28,6 +29,8 @@ class ProgressDisplay:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._started = time.monotonic()
+        self._quantising_since = self._started
+        self._quantised = 0  # by this run; an interrupted one may have left more
         if not quiet and sys.stderr.isatty():
             self._bar = Bar(
                 TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn(),
@@ -51,12 +54,24 @@ class ProgressDisplay:
         if self._bar is not None:
             self._draw(self._bar, progress)
         finished_block = progress.stage == "quantise" and not progress.steps
+        if finished_block:
+            self._quantised += 1
+        elif progress.stage == "resume" and not self._quantised:
+            self._quantising_since = time.monotonic()
+        if progress.stage == "end-to-end" and 0 < progress.step < progress.steps:
+            return
         if finished_block or (self._bar is None and progress.stage != "quantise"):
             self._line(progress)
 
     def _draw(self, bar: Bar, progress: Progress) -> None:
+        if progress.stage == "end-to-end":
+            bar.update(
+                self._task if self._task is not None else bar.add_task(""), total=progress.steps,
+                completed=progress.step, description=_told(progress),
+            )  # fmt: skip
+            return
         if progress.stage != "quantise":
-            bar.print(f"[dim]{_STAGES.get(progress.stage, progress.stage)}")
+            bar.print(f"[dim]{_told(progress)}", highlight=False)
             return
         done = progress.block + (progress.step / progress.steps if progress.steps else 0)
         loss = f" loss {progress.loss_after:.4g}" if progress.steps and progress.loss_after is not None else ""
@@ -67,15 +82,25 @@ class ProgressDisplay:
         bar.update(self._task, completed=done, description=text)
 
     def _line(self, progress: Progress) -> None:
-        text = _STAGES.get(progress.stage, progress.stage)
+        text = _told(progress)
         if progress.stage == "quantise":
-            elapsed = time.monotonic() - self._started
-            left = elapsed / progress.block * (progress.blocks - progress.block)
+            now = time.monotonic()
+            left = (now - self._quantising_since) / self._quantised * (progress.blocks - progress.block)
             text = f"block {progress.block}/{progress.blocks}"
             if progress.loss_before is not None and progress.loss_after is not None:
                 text += f"  loss {progress.loss_before:.4g} -> {progress.loss_after:.4g}"
-            text += f"  {elapsed:.0f} s, {left:.0f} s left"
+            text += f"  {now - self._started:.0f} s, {left:.0f} s left"
         if self._bar is not None:
             self._bar.print(text, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def _told(progress: Progress) -> str:
+    if progress.stage == "resume":
+        return f"block {progress.block}/{progress.blocks}  finished by an earlier run"
+    if progress.stage == "end-to-end":
+        return f"all blocks  step {progress.step}/{progress.steps}  KL {progress.loss_after:.4f} nats"
+    if progress.stage == "damaged":
+        return f"block {progress.block + 1}/{progress.blocks}  kept by an earlier run, but damaged: once more"
+    return _STAGES.get(progress.stage, progress.stage)

@@ -14,6 +14,7 @@ from ovround.models.rope import Rope
 
 EMBEDDING = "model.embed_tokens"
 HEAD = "lm_head"
+_FUSED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
 # Far beyond any model; they keep a hostile config.json from asking for endless work before its tensors are looked at.
 _LARGEST = {"num_hidden_layers": 10_000, "max_position_embeddings": 1 << 24}
 _LARGEST_SIZE = (1 << 31) - 1
@@ -122,6 +123,14 @@ class Decoder:
     def linears(self, layer: int) -> tuple[str, ...]:
         """The projections of block `layer`, in the order in which they are computed: what quantisation replaces."""
         return tuple(f"{self.block_at(layer)}.{name}" for name in self._projections())
+
+    def fused(self, layer: int) -> tuple[tuple[str, ...], ...]:
+        """`linears(layer)`, those together that engines compute in one multiplication and that therefore share their bits."""
+        groups: dict[str, list[str]] = {}
+        for name in self.linears(layer):
+            parent, _, last = name.rpartition(".")
+            groups.setdefault(f"{parent}.{_FUSED.get(last, last)}", []).append(name)
+        return tuple(tuple(group) for group in groups.values())
 
     def _projections(self) -> dict[str, tuple[int, int, bool]]:
         c = self.config

@@ -1,45 +1,48 @@
-"""The model, block after block: read, quantise, hand over, forget. Peak memory is one block and the calibration activations."""
+"""The model, block after block: read, quantise, hand over, forget. Peak memory is one block and the calibration activations.
+
+A tuned model is made in phases: `tune` brings every block into a `BlockStore`, continuing what is there already; `refine`
+tunes all of them together, where that is asked for; `emit` reads the finished model back. What is only rounded needs none
+of that: `run` gives it out as it is made.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from ovround.artifact import BlockRecord, Quality
 from ovround.checkpoint import Checkpoint
-from ovround.config import ConvertOptions
+from ovround.config import FEW_BITS, ConvertOptions
+from ovround.errors import ResumeError
 from ovround.floattensor import FloatTensor
 from ovround.models.decoder import HEAD, Decoder
 from ovround.models.torch_ops import TorchOps
 from ovround.progress import OnProgress, Progress
 from ovround.qtensor import QTensor
+from ovround.quant.block_store import END_TO_END, TUNED, BlockStore, Emitted, FinishedBlock
 from ovround.quant.calibration import Calibration
+from ovround.quant.chains import Chains
+from ovround.quant.end_to_end import Original, tune_end_to_end
+from ovround.quant.engine_arithmetic import activation_groups
+from ovround.quant.initial_grid import compensated, from_extremes, searched
 from ovround.quant.plan import Plan
 from ovround.quant.rtn import round_to_nearest
-from ovround.quant.signround import TunedWeight, threads_for, tune_block
+from ovround.quant.signround import Schedule, TunedBlock, in_type, threads_for, tune_block
+from ovround.quant.tuned_weight import ClippedWeight, FreeWeight, TunedWeight
 
-_LOGITS_ELEMENTS = 1 << 24  # logits computed at a time when quality is measured: 64 MB
-
-
-@dataclass(frozen=True, slots=True)
-class Emitted:
-    """One finished tensor of the model; `relative_error` is |W - Wq| / |W|, 0 for one left in float."""
-
-    name: str
-    weight: QTensor | FloatTensor
-    relative_error: float
-
+__all__ = ["BlockQuantizer", "Emitted", "Event", "step_dtype"]
 
 Event = Emitted | BlockRecord | Quality
 
 
 class BlockQuantizer:
-    """Walks a checkpoint through a plan; `run` yields every tensor as it is finished, and what was measured on the way.
+    """Walks a checkpoint through a plan.
 
-    Without `calibration` every weight is rounded to nearest and no activation is computed.
+    Without `calibration` every weight is rounded to nearest and no activation is computed. The activations lie in mapped
+    files below `activations_in` where that is given.
     """
 
     def __init__(
@@ -50,92 +53,265 @@ class BlockQuantizer:
         options: ConvertOptions,
         calibration: Calibration | None,
         on_progress: OnProgress,
+        activations_in: Path | None = None,
     ) -> None:
         self._checkpoint, self._decoder, self._plan, self._options = checkpoint, decoder, plan, options
-        self._calibration, self._on_progress = calibration, on_progress
-        self._original = self._quantized = torch.empty(0)  # hidden states of the two chains, [S, T, hidden]
+        self._calibration, self._on_progress, self._activations_in = calibration, on_progress, activations_in
+        self._blocks = decoder.config.num_hidden_layers
+        shapes = {name: shape for layer in range(self._blocks) for name, shape in decoder.tensors(layer).items()}
+        self._activation_groups = activation_groups(plan, shapes | decoder.tensors(), options.engine)
 
     def run(self) -> Iterator[Event]:
-        yield from self._embedding()
-        for layer in range(self._decoder.config.num_hidden_layers):
-            if self._calibration is None:
+        """Every tensor in the model's order, as it is finished, and what was measured on the way; nothing is stored."""
+        yield self._embedding()
+        if self._calibration is None:
+            for layer in range(self._blocks):
                 yield from self._rounded_block(layer)
-            else:
-                yield from self._tuned_block(layer, self._calibration)
-        yield from self._head()
+            yield from self._head()
+            return
+        with self._chains(self._calibration) as chains:
+            for layer in range(self._blocks):
+                block = self._tuned_block(layer, chains, self._calibration)
+                yield from _events(block)
+                self._tell(layer, block)
+                self._behind(layer, chains, block)
+            yield from self._head()
+            yield self._quality(chains)
 
-    def _embedding(self) -> Iterator[Event]:
-        name = f"{self._decoder.embedding_at}.weight"
-        original = self._checkpoint.read(name)
-        emitted = self._round(name, original, self._decoder.embedding_at)
-        yield emitted
-        if self._calibration is not None:
-            ids = torch.from_numpy(self._calibration.windows)
-            self._original = F.embedding(ids, _float32(original))
-            self._quantized = F.embedding(ids, _float32(emitted.weight))
+    def tune(self, store: BlockStore) -> None:
+        """Bring every block and the measured quality into `store`; a block that is there already is only computed through.
 
-    def _rounded_block(self, layer: int) -> Iterator[Event]:
-        blocks = self._decoder.config.num_hidden_layers
-        for name in self._decoder.tensors(layer):
-            yield self._round(name, self._checkpoint.read(name), name.removesuffix(".weight"))
-        self._on_progress(Progress("quantise", layer + 1, blocks))
+        A block whose file is damaged is tuned again, which stage `damaged` of the progress tells. Raises ValueError for a
+        quantizer without calibration.
+        """
+        if self._calibration is None:
+            raise ValueError("without calibration nothing is tuned")
+        if store.complete():
+            self._on_progress(Progress("resume", self._blocks, self._blocks))
+            return
+        with self._chains(self._calibration) as chains:
+            for layer in range(self._blocks):
+                block = self._stored(store, layer)
+                if block is None:
+                    block = self._tuned_block(layer, chains, self._calibration)
+                    store.write(layer, block.tensors, block.record)
+                    self._tell(layer, block)
+                else:
+                    chains.advance(chains.original, self._source(layer), layer)
+                    self._on_progress(Progress("resume", layer + 1, self._blocks))
+                self._behind(layer, chains, block)
+            store.write_quality(self._quality(chains))
 
-    def _tuned_block(self, layer: int, calibration: Calibration) -> Iterator[Event]:
-        blocks = self._decoder.config.num_hidden_layers
-        tensors = {name: self._checkpoint.read(name) for name in self._decoder.tensors(layer)}
-        weights = {name: _float32(tensor) for name, tensor in tensors.items()}
-        targets = self._forward(weights, layer, self._original)
-        tuned = [
-            TunedWeight(name, weights[f"{name}.weight"], scheme)
-            for name in self._decoder.linears(layer)
-            if (scheme := self._plan[name]) is not None
-        ]
-        if tuned:
-            fixed = {name: value for name, value in weights.items() if name not in {f"{t.name}.weight" for t in tuned}}
-            with threads_for(self._work(weights)):
-                result = tune_block(
-                    lambda current, x, dtype: self._decoder.block(TorchOps(current, matmul_dtype=dtype), x, layer),
+    def refine(self, store: BlockStore, steps: int) -> None:
+        """Tune what `tune` brought into `store` end to end, all blocks at once, into the stage END_TO_END.
+
+        The whole model lies in memory meanwhile, its tuned weights with what tuning needs. Raises ValueError for a quantizer
+        without calibration.
+        """
+        if self._calibration is None:
+            raise ValueError("without calibration nothing is tuned")
+        if store.complete(END_TO_END):
+            self._on_progress(Progress("resume", self._blocks, self._blocks))
+            return
+        decoder, calibration = self._decoder, self._calibration
+        with self._chains(calibration) as chains:
+            embedding = self._embedding()
+            norm_at, head_at = f"{decoder.norm_at}.weight", f"{decoder.head_at}.weight"
+            norm, head = (self._checkpoint.read(name) for name in (norm_at, head_at))
+            fixed = {embedding.name: _float32(embedding.weight), norm_at: _float32(norm)}
+            fixed[head_at] = _float32(self._rounded_head(head).weight)
+            blocks, tuned = [], []
+            for layer in range(self._blocks):
+                source = self._source(layer)
+                chains.advance(chains.original, source, layer)
+                blocks.append(store.read(layer))
+                for tensor in blocks[-1].tensors:
+                    if isinstance(tensor.weight, QTensor):
+                        tuned.append(self._resumed(tensor, source))
+                    else:
+                        fixed[tensor.name] = source[tensor.name]
+            original = Original(chains.original.tensor, {norm_at: fixed[norm_at], head_at: _float32(head)})
+            with threads_for(chains.work(fixed | {weight.name: weight.latent for weight in tuned})):
+                tune_end_to_end(
+                    decoder,
                     fixed,
                     tuned,
-                    self._quantized,
-                    targets,
+                    torch.from_numpy(calibration.windows),
+                    original,
                     calibration.held_out,
-                    self._options.steps,
+                    steps,
                     self._options.batch_size,
-                    torch.Generator().manual_seed(self._options.seed + layer),
-                    matmul_dtype(tuned),
-                    lambda step, loss: self._on_progress(
-                        Progress("quantise", layer, blocks, step, self._options.steps, None, loss)
-                    ),
+                    step_dtype(tuned),
+                    self._activation_groups,
+                    torch.Generator().manual_seed(self._options.seed),
+                    lambda step, loss: self._on_progress(Progress("end-to-end", 0, 1, step, steps, None, loss)),
                 )
-            for name, tensor in tensors.items():
-                quantized = result.weights.get(name.removesuffix(".weight"))
-                if quantized is None:
-                    yield Emitted(name, tensor, 0.0)
-                    continue
-                original, weights[name] = weights[name], _float32(quantized)
-                yield Emitted(name, quantized, _relative_error(original, weights[name]))
-            yield BlockRecord(layer, result.loss_before, result.loss_after, result.steps)
-            self._on_progress(Progress("quantise", layer + 1, blocks, 0, 0, result.loss_before, result.loss_after))
-        else:
-            for name, tensor in tensors.items():
-                yield Emitted(name, tensor, 0.0)
-            self._on_progress(Progress("quantise", layer + 1, blocks))
-        self._quantized = self._forward(weights, layer, self._quantized)
-        self._original = targets
+            results = {f"{weight.name}.weight": weight.result() for weight in tuned}
+            del tuned, fixed
+            for layer, block in enumerate(blocks):
+                source = self._source(layer)
+                tensors = tuple(
+                    Emitted(one.name, result, _relative_error(source[one.name], _float32(result)))
+                    if (result := results.get(one.name)) is not None
+                    else one
+                    for one in block.tensors
+                )
+                self._behind(layer, chains, store.write(layer, tensors, block.record, END_TO_END))
+            store.write_quality(self._quality(chains), END_TO_END)
 
-    def _head(self) -> Iterator[Event]:
-        decoder = self._decoder
-        norm = self._checkpoint.read(f"{decoder.norm_at}.weight")
-        yield Emitted(f"{decoder.norm_at}.weight", norm, 0.0)
-        original = self._checkpoint.read(f"{decoder.head_at}.weight")
+    def _resumed(self, tensor: Emitted, source: Mapping[str, torch.Tensor]) -> FreeWeight:
+        module = tensor.name.removesuffix(".weight")
+        scheme = self._plan[module]
+        if scheme is None or not isinstance(tensor.weight, QTensor):
+            raise ValueError(f"{module} is not on a grid")
+        return FreeWeight.resumed(module, source[tensor.name], tensor.weight, scheme)
+
+    def emit(self, store: BlockStore, stage: str = TUNED) -> Iterator[Event]:
+        """Every tensor in the model's order, the blocks' from `store`; raises ResumeError for a block that was damaged since."""
+        yield self._embedding()
+        for layer in range(self._blocks):
+            yield from _events(store.read(layer, stage))
+        yield from self._head()
+        quality = store.read_quality(stage)
+        if quality is not None:
+            yield quality
+
+    def _embedding(self) -> Emitted:
+        at = self._decoder.embedding_at
+        return self._round(f"{at}.weight", self._checkpoint.read(f"{at}.weight"), at)
+
+    @contextlib.contextmanager
+    def _chains(self, calibration: Calibration) -> Iterator[Chains]:
+        """Both chains in front of the first block."""
+        chains = Chains(self._decoder, calibration, self._options.batch_size, self._activations_in)
+        with contextlib.closing(chains):
+            emitted = self._embedding()
+            chains.embed(chains.original, _float32(self._checkpoint.read(emitted.name)))
+            chains.embed(chains.quantized, _float32(emitted.weight))
+            del emitted
+            yield chains
+
+    def _rounded_block(self, layer: int) -> Iterator[Emitted]:
+        for name in self._decoder.tensors(layer):
+            yield self._round(name, self._checkpoint.read(name), name.removesuffix(".weight"))
+        self._on_progress(Progress("quantise", layer + 1, self._blocks))
+
+    def _tuned_block(self, layer: int, chains: Chains, calibration: Calibration) -> FinishedBlock:
+        """Tune one block; the original chain then stands behind it, the quantised one still in front."""
+        weights = self._source(layer)
+        chains.advance(chains.original, weights, layer)
+        tuned = self._beginning(layer, chains, weights)
+        result = self._tune(layer, chains, calibration, weights, tuned) if tuned else None
+        emitted = []
+        for name, original in weights.items():
+            quantized = None if result is None else result.weights.get(name.removesuffix(".weight"))
+            if quantized is None:
+                emitted.append(Emitted(name, self._checkpoint.read(name), 0.0))
+            else:
+                emitted.append(Emitted(name, quantized, _relative_error(original, _float32(quantized))))
+        if result is None:
+            return FinishedBlock(tuple(emitted), None)
+        return FinishedBlock(tuple(emitted), BlockRecord(layer, result.loss_before, result.loss_after, result.steps))
+
+    def _beginning(self, layer: int, chains: Chains, weights: dict[str, torch.Tensor]) -> list[TunedWeight]:
+        """The block's weights that have a grid, where tuning begins."""
+        schemes = {name: scheme for name in self._decoder.linears(layer) if (scheme := self._plan[name]) is not None}
+        matrices = {name: weights[f"{name}.weight"] for name in schemes}
+        if self._options.scales == "clipped":
+            return [ClippedWeight(name, matrices[name], scheme) for name, scheme in schemes.items()]
+        starts = self._options.starts_at
+        moments = chains.moments(weights, layer) if schemes and starts != "extremes" else {}
+        tuned: list[TunedWeight] = []
+        for name, scheme in schemes.items():
+            matrix = matrices[name]
+            if starts == "compensated":
+                start = compensated(matrix, scheme, moments[name])
+            elif starts == "search":
+                start = searched(matrix, scheme, moments[name].diagonal())
+            else:
+                start = from_extremes(matrix, scheme)
+            tuned.append(FreeWeight(name, start, matrix.shape, scheme))
+        return tuned
+
+    def _tune(
+        self,
+        layer: int,
+        chains: Chains,
+        calibration: Calibration,
+        weights: Mapping[str, torch.Tensor],
+        tuned: Sequence[TunedWeight],
+    ) -> TunedBlock:
+        """The tuner, given the block's inputs from the quantised chain and its targets, which the original one holds already."""
+        names = {f"{one.name}.weight" for one in tuned}
+
+        def on_step(step: int, loss: float) -> None:
+            chains.release()
+            self._on_progress(Progress("quantise", layer, self._blocks, step, self._options.steps, None, loss))
+
+        options, bits = self._options, min(one.scheme.bits for one in tuned)
+        schedule = Schedule(
+            steps=options.steps,
+            batch_size=options.batch_size,
+            robust=bits <= FEW_BITS if options.robust_loss is None else options.robust_loss,
+            choose=options.snapshot == "held-out",
+            step_dtype=step_dtype(tuned),
+        )
+
+        def forward(current: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+            ops = TorchOps(in_type(current, dtype), activation_groups=self._activation_groups)
+            return self._decoder.block(ops, x if dtype is None else x.to(dtype), layer).float()
+
+        with threads_for(chains.work(weights)):
+            return tune_block(
+                forward,
+                {name: value for name, value in weights.items() if name not in names},
+                tuned,
+                chains.quantized.tensor,
+                chains.original.tensor,
+                calibration.held_out,
+                schedule,
+                torch.Generator().manual_seed(options.seed + layer),
+                on_step,
+            )
+
+    def _stored(self, store: BlockStore, layer: int) -> FinishedBlock | None:
+        if not store.has(layer):
+            return None
+        try:
+            return store.read(layer)
+        except ResumeError:
+            self._on_progress(Progress("damaged", layer, self._blocks))
+            return None
+
+    def _source(self, layer: int) -> dict[str, torch.Tensor]:
+        return {name: _float32(self._checkpoint.read(name)) for name in self._decoder.tensors(layer)}
+
+    def _tell(self, layer: int, block: FinishedBlock) -> None:
+        losses = (block.record.loss_before, block.record.loss_after) if block.record else (None, None)
+        self._on_progress(Progress("quantise", layer + 1, self._blocks, 0, 0, *losses))
+
+    def _behind(self, layer: int, chains: Chains, block: FinishedBlock) -> None:
+        """Bring the quantised chain behind a finished block."""
+        weights = {tensor.name: _float32(tensor.weight) for tensor in block.tensors}
+        chains.advance(chains.quantized, weights, layer, self._activation_groups)
+
+    def _head(self) -> Iterator[Emitted]:
+        """The final norm, and the head unless it is tied to the embedding, which has been given out."""
+        name = f"{self._decoder.norm_at}.weight"
+        yield Emitted(name, self._checkpoint.read(name), 0.0)
         if HEAD in self._plan:
-            emitted = self._round(f"{HEAD}.weight", original, HEAD)
-            yield emitted
-        else:  # tied to the embedding, which has been emitted; rounding is deterministic, so this is that tensor again
-            emitted = self._round(f"{decoder.head_at}.weight", original, decoder.head_at)
-        if self._calibration is not None:
-            yield self._quality(self._calibration, _float32(norm), _float32(original), _float32(emitted.weight))
+            yield self._rounded_head(self._checkpoint.read(f"{self._decoder.head_at}.weight"))
+
+    def _rounded_head(self, original: FloatTensor) -> Emitted:
+        # tied to the embedding, it is that tensor again: rounding is deterministic
+        module = HEAD if HEAD in self._plan else self._decoder.head_at
+        return self._round(f"{module}.weight", original, module)
+
+    def _quality(self, chains: Chains) -> Quality:
+        norm = self._checkpoint.read(f"{self._decoder.norm_at}.weight")
+        original = self._checkpoint.read(f"{self._decoder.head_at}.weight")
+        quantized = self._rounded_head(original).weight
+        return chains.quality(_float32(norm), _float32(original), _float32(quantized))
 
     def _round(self, name: str, tensor: FloatTensor, module: str) -> Emitted:
         scheme = self._plan.get(module)
@@ -144,57 +320,24 @@ class BlockQuantizer:
         quantized, error = round_to_nearest(name, tensor, scheme)
         return Emitted(name, quantized, error)
 
-    @torch.no_grad()
-    def _forward(self, weights: Mapping[str, torch.Tensor], layer: int, inputs: torch.Tensor) -> torch.Tensor:
-        """The block on all windows, a batch at a time: `[S, T, hidden]` -> the same."""
-        ops = TorchOps(weights)
-        size = self._options.batch_size
-        with threads_for(self._work(weights)):
-            return torch.cat([self._decoder.block(ops, part, layer) for part in inputs.split(size)])
 
-    def _work(self, weights: Mapping[str, torch.Tensor]) -> int:
-        """Multiplications of a block on one batch of windows."""
-        return sum(weight.numel() for weight in weights.values()) * self._options.batch_size * self._original.shape[1]
-
-    @torch.no_grad()
-    def _quality(
-        self, calibration: Calibration, norm: torch.Tensor, original: torch.Tensor, quantized: torch.Tensor
-    ) -> Quality:
-        decoder = self._decoder
-        windows = torch.from_numpy(calibration.windows)[-calibration.held_out :]
-        rows = max(1, _LOGITS_ELEMENTS // (windows.shape[1] * decoder.config.vocab_size))
-        tokens, nll, nll_quantized, divergence = 0, 0.0, 0.0, 0.0
-        for start in range(0, calibration.held_out, rows):
-            ids = windows[start : start + rows]
-            first = len(self._original) - calibration.held_out + start
-            chains = []
-            for hidden, head in ((self._original, original), (self._quantized, quantized)):
-                ops = TorchOps({f"{decoder.norm_at}.weight": norm, f"{decoder.head_at}.weight": head})
-                logits = decoder.head(ops, hidden[first : first + len(ids)])[:, :-1]
-                chains.append(F.log_softmax(logits.flatten(0, 1), dim=-1))
-            next_ids = ids[:, 1:].flatten()
-            tokens += next_ids.numel()
-            nll += float(F.nll_loss(chains[0], next_ids, reduction="sum"))
-            nll_quantized += float(F.nll_loss(chains[1], next_ids, reduction="sum"))
-            divergence += float(F.kl_div(chains[1], chains[0], reduction="sum", log_target=True))
-        return Quality(
-            tokens,
-            float(torch.tensor(nll / tokens).exp()),
-            float(torch.tensor(nll_quantized / tokens).exp()),
-            divergence / tokens,
-        )
+def _events(block: FinishedBlock) -> Iterator[Event]:
+    yield from block.tensors
+    if block.record is not None:
+        yield block.record
 
 
-def matmul_dtype(tuned: Sequence[TunedWeight]) -> torch.dtype | None:
-    """bfloat16 for the gradient steps where this CPU multiplies it in tiles (AMX) and the grid is far coarser than its rounding.
+def step_dtype(tuned: Sequence[TunedWeight]) -> torch.dtype | None:
+    """bfloat16 for the gradient steps where this CPU has instructions for it and the grid is far coarser than its rounding.
 
-    On such a CPU 4-bit tuning of a 7 M model took 0.42 of the time, with block errors within 0.6 % of float32's. Losses that
-    choose between candidates, and both chains of activations, stay in float32.
+    On a CPU with AMX, 4-bit tuning of a 7 M model took 0.42 of the time, with block errors within 0.6 % of float32's. Losses
+    that choose between candidates, and both chains of activations, stay in float32.
     """
     # torch 2.8 cannot be asked; it then tunes in float32
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     coarse = all(weight.scheme.bits <= 4 for weight in tuned)
-    return torch.bfloat16 if coarse and capabilities.get("amx_bf16") else None
+    fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return torch.bfloat16 if coarse and fast else None
 
 
 def _float32(weight: QTensor | FloatTensor) -> torch.Tensor:

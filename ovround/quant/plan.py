@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
-from ovround.config import FLOAT_BITS, HEAD_BITS, ConvertOptions, Scheme
+from ovround.config import END_TO_END_WEIGHTS, FLOAT_BITS, HEAD_BITS, RECIPES, ConvertOptions, Scheme
 from ovround.errors import UsageError
 from ovround.models.decoder import HEAD, Decoder
 from ovround.qtensor import GROUP_SIZES
 
 Plan = dict[str, Scheme | None]
+END_TO_END_TOKENS = (
+    2048  # a batch of the end-to-end pass is computed in parts of about so many: memory does not grow with it
+)
 
 
 def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
@@ -42,15 +45,33 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
         )
     if decoder.head_at != HEAD and plan[HEAD] == plan[decoder.embedding_at]:
         del plan[HEAD]  # tied, and the same grid: one tensor serves both
-    _check_groups(decoder, plan)
+    check_groups(decoder, plan)
     return plan
 
 
-def _check_groups(decoder: Decoder, plan: Plan) -> None:
+def choosable(decoder: Decoder, plan: Plan, options: ConvertOptions) -> tuple[tuple[str, ...], ...]:
+    """The linear layers whose bits no rule states, in the groups that engines fuse: a budget chooses one width for each group."""
+    stated = [rule.pattern for rule in options.layers if rule.bits is not None]
+    groups = [group for layer in range(decoder.config.num_hidden_layers) for group in decoder.fused(layer)]
+    free = (
+        tuple(name for name in group if plan[name] and not any(re.search(pattern, name) for pattern in stated))
+        for group in groups
+    )
+    return tuple(group for group in free if group)
+
+
+def weight_shapes(decoder: Decoder) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that a conversion may write, the tied head's own copy included."""
     shapes = decoder.tensors()
     for layer in range(decoder.config.num_hidden_layers):
         shapes |= decoder.tensors(layer)
     shapes.setdefault(f"{HEAD}.weight", shapes[f"{decoder.embedding_at}.weight"])
+    return shapes
+
+
+def check_groups(decoder: Decoder, plan: Plan) -> None:
+    """Raise UsageError when a group size does not divide the inputs of the weight that it is meant for."""
+    shapes = weight_shapes(decoder)
     for name, scheme in plan.items():
         if scheme is None or scheme.group_size == -1:
             continue
@@ -63,3 +84,15 @@ def _check_groups(decoder: Decoder, plan: Plan) -> None:
                 f"group size {scheme.group_size} does not divide the {inputs} inputs of `{name}`",
                 hint=f"{hint}--layer '{short}=group_size:-1' gives each of its rows one scale",
             )
+
+
+def end_to_end_steps(decoder: Decoder, plan: Plan, options: ConvertOptions) -> int:
+    """Steps of the end-to-end pass: those asked for, else the recipe's for a model of at most END_TO_END_WEIGHTS; 0: no pass."""
+    if options.end_to_end is not None:
+        return options.end_to_end
+    count = 0
+    for layer in range(decoder.config.num_hidden_layers):
+        shapes = decoder.tensors(layer)
+        sizes = (shapes[f"{name}.weight"] for name in decoder.linears(layer) if plan[name] is not None)
+        count += sum(shape[0] * shape[1] for shape in sizes)
+    return RECIPES[options.recipe].end_to_end if count <= END_TO_END_WEIGHTS else 0

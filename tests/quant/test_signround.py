@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from ovround.config import Scheme
 from ovround.errors import TensorError
-from ovround.quant.signround import TunedBlock, TunedWeight, tune_block
+from ovround.quant.signround import Schedule, TunedBlock, tune_block
+from ovround.quant.tuned_weight import ClippedWeight, restore
 
 SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)]
 IDS = [f"{s.bits} bits, {s.group_size}, {'sym' if s.symmetric else 'asym'}" for s in SCHEMES]
@@ -22,9 +23,9 @@ def random_weight(seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor
     return torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def disturbed(weight: torch.Tensor, scheme: Scheme, seed: int) -> TunedWeight:
+def disturbed(weight: torch.Tensor, scheme: Scheme, seed: int) -> ClippedWeight:
     """A weight in the middle of its tuning: V up to a whole level, clipping factors that really clip."""
-    tuned = TunedWeight("w", weight, scheme)
+    tuned = ClippedWeight("w", weight, scheme)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         tuned.shift.copy_(torch.rand(tuned.shift.shape, generator=generator, dtype=weight.dtype) * 2 - 1)
@@ -38,7 +39,7 @@ def straight_through(x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     return x + (rounded - x).detach()
 
 
-def plain_fake_quantize(tuned: TunedWeight) -> torch.Tensor:
+def plain_fake_quantize(tuned: ClippedWeight) -> torch.Tensor:
     """The grid of the paper as ordinary differentiable torch, gradients by autograd through straight-through roundings."""
     bits, symmetric = tuned.scheme.bits, tuned.scheme.symmetric
     low, high = tuned.low * tuned.low_factor, tuned.high * tuned.high_factor
@@ -81,7 +82,7 @@ def test_the_result_is_what_was_tuned_to_the_last_bit(scheme: Scheme) -> None:
 
 
 def test_factors_stay_between_zero_and_one_and_steps_follow_the_sign() -> None:
-    tuned = TunedWeight("w", random_weight(0), Scheme(4, 16, False))
+    tuned = ClippedWeight("w", random_weight(0), Scheme(4, 16, False))
     for parameter in tuned.parameters:
         parameter.grad = torch.ones_like(parameter)
     tuned.high_factor.grad = -torch.ones_like(tuned.high_factor)
@@ -97,15 +98,15 @@ def test_factors_stay_between_zero_and_one_and_steps_follow_the_sign() -> None:
 
 def test_a_range_clipped_to_nothing_still_gives_a_grid() -> None:
     for symmetric in (True, False):
-        tuned = TunedWeight("w", random_weight(0), Scheme(4, 16, symmetric))
-        tuned.restore([tuned.shift, torch.zeros_like(tuned.low_factor), torch.zeros_like(tuned.high_factor)])
+        tuned = ClippedWeight("w", random_weight(0), Scheme(4, 16, symmetric))
+        restore([[tuned.shift, torch.zeros_like(tuned.low_factor), torch.zeros_like(tuned.high_factor)]], [tuned])
         values = tuned.result().dequantize()
         assert np.isfinite(values).all()
         assert np.array_equal(values, tuned.fake_quantized().detach().numpy())
 
 
 def test_a_scale_that_overflows_is_refused_with_the_weights_name() -> None:
-    tuned = TunedWeight("model.layers.0.mlp.up_proj", random_weight(0) * 1e7, Scheme(2, 16, True))
+    tuned = ClippedWeight("model.layers.0.mlp.up_proj", random_weight(0) * 1e7, Scheme(2, 16, True))
     with pytest.raises(TensorError, match=r"`model\.layers\.0\.mlp\.up_proj` has values so large"):
         tuned.result()
 
@@ -136,11 +137,11 @@ def tune(
     fixed = {"bias": torch.randn(12, generator=generator)}
     inputs = torch.randn(windows, 5, 32, generator=generator)
     targets = two_layers({**fixed, "up.weight": up, "down.weight": down}, inputs, None)
-    weights = [TunedWeight("up", up, scheme), TunedWeight("down", down, scheme)]
+    weights = [ClippedWeight("up", up, scheme), ClippedWeight("down", down, scheme)]
     seen: list[tuple[int, float]] = [] if told is None else told
     result = tune_block(
-        forward, fixed, weights, inputs, targets, held_out, steps, batch_size,
-        torch.Generator().manual_seed(seed), None, lambda step, loss: seen.append((step, loss)),
+        forward, fixed, weights, inputs, targets, held_out, Schedule(steps, batch_size),
+        torch.Generator().manual_seed(seed), lambda step, loss: seen.append((step, loss)),
     )  # fmt: skip
 
     def loss(others: Mapping[str, torch.Tensor]) -> float:
@@ -200,7 +201,7 @@ def test_the_same_order_of_windows_gives_the_same_integers_and_another_order_oth
 
 def batches_of(windows: int, held_out: int, batch_size: int, steps: int) -> list[list[int]]:
     """The windows of each training step, told apart by their first value."""
-    weight = TunedWeight("w", random_weight(0), Scheme(4, 16, True))
+    weight = ClippedWeight("w", random_weight(0), Scheme(4, 16, True))
     inputs = torch.zeros(windows, 2, COLUMNS)
     inputs[:, 0, 0] = torch.arange(windows)
     seen: list[list[int]] = []
@@ -213,7 +214,7 @@ def batches_of(windows: int, held_out: int, batch_size: int, steps: int) -> list
     targets = torch.zeros(windows, 2, ROWS)
     generator = torch.Generator().manual_seed(0)
     tune_block(
-        forward, {}, [weight], inputs, targets, held_out, steps, batch_size, generator, None, lambda step, loss: None
+        forward, {}, [weight], inputs, targets, held_out, Schedule(steps, batch_size), generator, lambda *_: None
     )
     return seen
 
@@ -247,4 +248,4 @@ def test_candidates_are_compared_at_a_bounded_number_of_steps() -> None:
 
     told: Sequence[object] = tune(Scheme(4, 16, True), steps=100, held_out=3, batch_size=3, forward=counting)
     assert told
-    assert evaluations == 21  # plain rounding and twenty candidates, one batch each
+    assert evaluations == 6  # the beginning and five candidates, one batch each

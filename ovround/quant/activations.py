@@ -1,0 +1,84 @@
+"""Hidden states of the calibration windows, in memory or in a mapped file: the same numbers either way.
+
+They are read and written a batch of rows at a time. After each batch a mapped file's pages are given back to the system,
+which keeps them as long as it has room: they count as its cache, not as this process's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+FLOAT_BYTES = 4
+_ZEROS_BYTES = 1 << 24
+
+
+class Activations:
+    """Rows of hidden states `[S, T, hidden]` float32; `tensor` is all of them, mapped when a `path` was given.
+
+    Indexing by a slice of rows gives a view, by a tensor of row numbers a copy, as for `tensor` itself.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], path: Path | None = None) -> None:
+        """Room for `shape`, its values undefined; raises OSError when the disk has no room for the file."""
+        self._path, self._map = path, None if path is None else _mapped(path, shape)
+        # A map begins at a page and torch's own memory at 64 bytes: kernels that choose by alignment choose the same.
+        self.tensor = (
+            torch.empty(shape) if self._map is None else torch.frombuffer(self._map, dtype=torch.float32).view(shape)
+        )
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.tensor.shape
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        return self.tensor[rows]
+
+    def __setitem__(self, rows: slice, values: torch.Tensor) -> None:
+        self.tensor[rows] = values
+
+    def release(self) -> None:
+        """Give a mapped file's pages back to the system, which has them still; nothing is lost. Call it between batches."""
+        if self._map is not None and sys.platform != "win32":
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Forget the values and remove the file; safe to call more than once."""
+        self.tensor = torch.empty((0, *self.tensor.shape[1:]))
+        self._map = None  # not closed: a view that somebody still holds would then lie in no memory at all
+        if self._path is not None:
+            with contextlib.suppress(OSError):  # where an open file cannot be removed, the next run does it
+                self._path.unlink(missing_ok=True)
+
+
+def _mapped(path: Path, shape: tuple[int, int, int]) -> mmap.mmap:
+    size = shape[0] * shape[1] * shape[2] * FLOAT_BYTES
+    with path.open("wb+") as file:
+        try:
+            _reserve(file, size)
+            mapped = mmap.mmap(file.fileno(), size)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    with contextlib.suppress(OSError):  # a file without a name goes with its process, killed or not; not so on Windows
+        path.unlink()
+    return mapped
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Claim the disk space now: a map that finds the disk full later ends the process without a word."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    for start in range(0, size, _ZEROS_BYTES):
+        file.write(bytes(min(_ZEROS_BYTES, size - start)))
+    file.flush()

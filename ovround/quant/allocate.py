@@ -1,0 +1,208 @@
+"""The cheapest loss within a budget: one choice a class, exactly (multiple-choice knapsack).
+
+    minimise sum loss   subject to   sum cost <= budget,   one choice from each class
+
+Dynamic programming over the undominated (cost, loss) pairs, with the bounds of Pisinger, "A minimal algorithm for the
+multiple-choice knapsack problem" (EJOR 83, 1995): a partial solution is dropped when the linear relaxation of the classes
+that are left cannot bring it below the best whole solution known. Classes whose choice is hardly in doubt come first, so
+few partial solutions are ever alive. numpy alone: SciPy's MILP solver would be a dependency of 100 MB for this one sum.
+
+Everything is computed in integers, so that no comparison rounds: losses are scaled to 40 bits of the largest one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOSS_BITS = 40
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One choice of a class: what it takes of the budget, and what it loses; neither is negative."""
+
+    cost: int
+    loss: float
+
+    def __post_init__(self) -> None:
+        if self.cost < 0 or not 0 <= self.loss < math.inf:
+            raise ValueError(f"a choice of cost {self.cost} and loss {self.loss}")
+
+
+def allocate(classes: Sequence[Sequence[Choice]], budget: int) -> tuple[int, ...]:
+    """The index of the choice in each class whose losses sum to the least within `budget`; the same one for the same input.
+
+    Losses are told apart down to 2^-40 of the largest. Raises ValueError when not even the cheapest choices fit.
+    """
+    if not classes:
+        return ()
+    lowest = sum(min(choice.cost for choice in choices) for choices in classes)
+    if lowest > budget:
+        raise ValueError(f"the cheapest choices cost {lowest}; the budget is {budget}")
+    return _Search(classes, budget - lowest).solve()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Class:
+    """The undominated choices of a class by rising cost, the cheapest at cost 0; `hull` are those of its lower convex hull."""
+
+    indices: tuple[int, ...]
+    costs: Ints
+    losses: Ints
+    hull: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Relaxation:
+    """The linear relaxation of some classes: steps along their hulls, steepest first; `costs`, `losses` after 0, 1, ... steps."""
+
+    costs: Ints
+    losses: Ints
+    steps: Ints  # rows of _Search.steps
+
+    def bound(self, room: Ints) -> Ints:
+        """No choice within `room` `[n]` loses less than this, `[n]`."""
+        at = self.completed(room)
+        following = np.minimum(at + 1, len(self.costs) - 1)
+        width = np.maximum(self.costs[following] - self.costs[at], 1)
+        gain = (self.losses[at] - self.losses[following]) * ((room - self.costs[at]) / width)
+        # whole losses gain whole numbers; three roundings of float64 lift the gain by less than 1e-15 of it
+        found: Ints = self.losses[at] - np.floor(gain * (1 + 1e-15)).astype(np.int64)
+        return found
+
+    def completed(self, room: Ints) -> Ints:
+        """How many whole steps fit, `[n]`."""
+        found: Ints = np.searchsorted(self.costs, room, side="right").astype(np.int64) - 1
+        return found
+
+
+class _Search:
+    def __init__(self, classes: Sequence[Sequence[Choice]], room: int) -> None:
+        top = max(choice.loss for choices in classes for choice in choices)
+        exponent = LOSS_BITS - math.frexp(top)[1]
+        self._room = room
+        self._classes = [_prepared(choices, exponent) for choices in classes]
+        self._steps = self._sorted_steps()
+        self._order = self._by_certainty()
+        self._place = np.empty(len(classes), np.int64)  # of each class in the order
+        self._place[self._order] = np.arange(len(classes))
+        bases = [int(self._classes[number].losses[0]) for number in self._order]
+        self._bases = np.cumsum([0, *reversed(bases)])[
+            ::-1
+        ]  # the cheapest choices' losses, of all classes from a stage on
+
+    def solve(self) -> tuple[int, ...]:
+        costs, losses = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        back: list[tuple[Ints, Ints]] = []  # of each stage: the partial solution before, and the choice made
+        best, whole = None, (0, 0, 0)  # the best whole solution: stage, partial solution, steps that complete it
+        for stage in range(len(self._order) + 1):
+            if stage:
+                costs, losses, came = _extended(costs, losses, self._classes[self._order[stage - 1]], self._room)
+                back.append(came)
+            rest = self._relaxation(stage)
+            room = self._room - costs
+            steps = rest.completed(room)
+            totals = losses + rest.losses[steps]
+            first = int(totals.argmin())
+            if best is None or totals[first] < best:
+                best, whole = int(totals[first]), (stage, first, int(steps[first]))
+            alive = losses + rest.bound(room) < best
+            if stage == whole[0]:
+                alive[first] = True
+            kept = np.flatnonzero(alive)
+            if stage == whole[0]:
+                whole = (stage, int(np.searchsorted(kept, first)), whole[2])
+            if stage:
+                back[-1] = (back[-1][0][kept], back[-1][1][kept])
+            costs, losses = costs[kept], losses[kept]
+            if not len(costs):
+                break
+        return self._chosen(back, *whole)
+
+    def _chosen(self, back: list[tuple[Ints, Ints]], stage: int, partial: int, steps: int) -> tuple[int, ...]:
+        chosen = [0] * len(self._classes)
+        for step in self._relaxation(stage).steps[:steps]:
+            owner, target = self._steps[step, :2]
+            chosen[owner] = int(target)
+        for earlier in range(stage - 1, -1, -1):
+            before, choice = back[earlier]
+            chosen[self._order[earlier]] = int(choice[partial])
+            partial = int(before[partial])
+        return tuple(one.indices[choice] for one, choice in zip(self._classes, chosen, strict=True))
+
+    def _sorted_steps(self) -> Ints:
+        """Each step along a hull: class, choice reached, cost, loss gained, `[n, 4]`; the most loss for its cost first."""
+        steps = [
+            (number, to, one.costs[to] - one.costs[at], one.losses[at] - one.losses[to])
+            for number, one in enumerate(self._classes)
+            for at, to in zip(one.hull, one.hull[1:], strict=False)
+        ]
+        found = np.array(steps, np.int64).reshape(-1, 4)
+        # correctly rounded division keeps order, and a stable sort keeps equal steps of a class in theirs
+        ordered: Ints = found[np.argsort(-(found[:, 3] / found[:, 2]), kind="stable")]
+        return ordered
+
+    def _by_certainty(self) -> list[int]:
+        """Classes by how much it would cost, at the relaxation's exchange rate, to choose otherwise than it does."""
+        taken = int(np.searchsorted(np.cumsum(self._steps[:, 2]), self._room, side="right"))
+        broken = self._steps[min(taken, len(self._steps) - 1)] if len(self._steps) else None
+        rate = 0.0 if broken is None else float(broken[3] / broken[2])
+        margins = []
+        for one in self._classes:
+            values = np.sort(one.losses + rate * one.costs)
+            margins.append(float(values[1] - values[0]) if len(values) > 1 else math.inf)
+        return sorted(range(len(margins)), key=lambda number: (-margins[number], number))
+
+    def _relaxation(self, stage: int) -> _Relaxation:
+        """Of the classes from `stage` on."""
+        rows = np.flatnonzero(self._place[self._steps[:, 0]] >= stage)
+        costs = np.concatenate([[0], np.cumsum(self._steps[rows, 2])])
+        losses = self._bases[stage] - np.concatenate([[0], np.cumsum(self._steps[rows, 3])])
+        return _Relaxation(costs.astype(np.int64), losses.astype(np.int64), rows)
+
+
+def _prepared(choices: Sequence[Choice], exponent: int) -> _Class:
+    losses = [round(math.ldexp(choice.loss, exponent)) for choice in choices]
+    kept: list[int] = []
+    for index in sorted(range(len(choices)), key=lambda index: (choices[index].cost, losses[index], index)):
+        if not kept or losses[index] < losses[kept[-1]]:
+            kept.append(index)
+    cheapest = choices[kept[0]].cost
+    costs, undominated = [choices[index].cost - cheapest for index in kept], [losses[index] for index in kept]
+    return _Class(tuple(kept), np.array(costs, np.int64), np.array(undominated, np.int64), _hull(costs, undominated))
+
+
+def _hull(costs: Sequence[int], losses: Sequence[int]) -> tuple[int, ...]:
+    """The points of the lower convex hull; costs rise and losses fall."""
+    hull: list[int] = []
+    for point in range(len(costs)):
+        while len(hull) > 1:
+            a, b = hull[-2:]
+            turn = (costs[b] - costs[a]) * (losses[point] - losses[a]) - (losses[b] - losses[a]) * (
+                costs[point] - costs[a]
+            )
+            if turn > 0:
+                break
+            hull.pop()
+        hull.append(point)
+    return tuple(hull)
+
+
+def _extended(costs: Ints, losses: Ints, one: _Class, room: int) -> tuple[Ints, Ints, tuple[Ints, Ints]]:
+    """Each partial solution with each choice of one more class: those within `room` that no other one dominates."""
+    all_costs = (costs[:, None] + one.costs).ravel()
+    all_losses = (losses[:, None] + one.losses).ravel()
+    fitting = np.flatnonzero(all_costs <= room)
+    order = fitting[np.lexsort((all_losses[fitting], all_costs[fitting]))]
+    least = np.minimum.accumulate(all_losses[order])
+    better = np.ones(len(order), np.bool_)
+    better[1:] = all_losses[order[1:]] < least[:-1]
+    kept = order[better]
+    before, choice = np.divmod(kept, len(one.costs))
+    return all_costs[kept], all_losses[kept], (before, choice)

@@ -1,0 +1,277 @@
+"""Finished blocks on disk, so that a conversion that was stopped, or killed, continues where it was.
+
+`.NAME.ovround-work` beside the output folder NAME holds
+
+    job.json                     what the integers depend on, and so what must be equal for the work to continue
+    tuned-00000.safetensors      one finished block: packed codes, scales, zero points; the header's metadata holds the
+                                 block's record, and for each tensor its sha256, the one that the manifest will name
+    tuned-quality.json           what was measured once all blocks were finished
+
+Each file is written beside itself, flushed and renamed. A tensor that is the checkpoint's own is only noted. A later pass
+over all blocks writes a generation of its own: another `stage`, the first word of the file names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from ovround.artifact import BlockRecord, Quality, nothing_kept, output_error, remove_folder, write_atomically
+from ovround.checkpoint import Checkpoint
+from ovround.errors import OutputError, ResumeError
+from ovround.floattensor import FloatTensor
+from ovround.packing import PACKED_BITS, pack_rows, unpack_rows
+from ovround.qtensor import QTensor
+
+TUNED = "tuned"  # the first generation: every block tuned by itself
+END_TO_END = "end-to-end"  # the second: all blocks tuned together
+FORMAT_VERSION = 1
+_JOB = "job.json"
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """One finished tensor of the model; `relative_error` is |W - Wq| / |W|, 0 for one left in float."""
+
+    name: str
+    weight: QTensor | FloatTensor
+    relative_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedBlock:
+    """A block's tensors in the model's order; `record` is None where none of them was tuned."""
+
+    tensors: tuple[Emitted, ...]
+    record: BlockRecord | None
+
+
+class BlockStore:
+    """The working folder of one conversion; `block_store` gives it, `begin` comes before anything is read or written."""
+
+    def __init__(self, folder: Path, checkpoint: Checkpoint, blocks: int) -> None:
+        self.folder, self.blocks = folder, blocks
+        self._checkpoint = checkpoint
+        self._job = ""
+
+    def begin(self, facts: Mapping[str, str]) -> None:
+        """Make the folder, or take over the one that is there; `facts` say what the integers depend on.
+
+        Raises ResumeError naming each fact that has changed since the folder was begun, OutputError for a full disk or what
+        is no folder.
+        """
+        try:
+            _check_facts(self, facts)
+            remove_unfinished(self.folder)
+        except OSError as error:
+            raise output_error(error, self.folder, self.kept) from error
+        self._job = _sha256(json.dumps(dict(facts), sort_keys=True))
+
+    def finished(self, stage: str = TUNED) -> int:
+        """How many blocks have a file of this stage, whole or not."""
+        return sum(self.has(layer, stage) for layer in range(self.blocks))
+
+    def has(self, layer: int, stage: str = TUNED) -> bool:
+        return self._path(layer, stage).is_file()
+
+    def kept(self) -> str:
+        """For messages: what is left of this conversion when it ends now."""
+        if not self.finished():
+            return nothing_kept()
+        onward = "; the same command continues" if self._job else ""
+        return f"{self.finished()} of {self.blocks} blocks are kept in `{self.folder}`{onward}"
+
+    def write(
+        self, layer: int, tensors: Sequence[Emitted], record: BlockRecord | None, stage: str = TUNED
+    ) -> FinishedBlock:
+        """Store one block, whole or not at all, over any of the same stage; raises OSError, for a full disk too."""
+        arrays: Arrays = {}
+        entries = [self._entry(tensor, arrays) for tensor in tensors]
+        content = {
+            "format_version": FORMAT_VERSION, "job": self._job, "stage": stage, "layer": layer,
+            "record": None if record is None else asdict(record), "tensors": entries,
+        }  # fmt: skip
+        text = json.dumps(content)
+        write_atomically(self._path(layer, stage), save(arrays, {"block": text, "sha256": _sha256(text)}))
+        return FinishedBlock(tuple(tensors), record)
+
+    def read(self, layer: int, stage: str = TUNED) -> FinishedBlock:
+        """Read one block back, having compared every tensor with its sha256; raises ResumeError for a damaged or missing file."""
+        path = self._path(layer, stage)
+        try:
+            data = path.read_bytes()
+            arrays = load(data)
+            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+            content = _checked(metadata["block"], metadata["sha256"])
+            if (content["format_version"], content["job"], content["stage"], content["layer"]) != (
+                FORMAT_VERSION, self._job, stage, layer,
+            ):  # fmt: skip
+                raise ValueError("it belongs to another conversion")
+            tensors = tuple(self._tensor(entry, arrays) for entry in content["tensors"])
+            record = None if content["record"] is None else BlockRecord(**content["record"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ResumeError(f"`{path}` is damaged: {error}", hint="the same command makes it again") from error
+        return FinishedBlock(tensors, record)
+
+    def write_quality(self, quality: Quality, stage: str = TUNED) -> None:
+        """Store what was measured on the finished blocks of a stage."""
+        text = json.dumps({"job": self._job, **asdict(quality)})
+        write_atomically(self._quality_path(stage), json.dumps({"quality": text, "sha256": _sha256(text)}).encode())
+
+    def read_quality(self, stage: str = TUNED) -> Quality | None:
+        """What was measured, None when it has not been, or its file is damaged."""
+        try:
+            metadata = json.loads(self._quality_path(stage).read_bytes())
+            content = _checked(metadata["quality"], metadata["sha256"])
+            if content.pop("job") != self._job:
+                return None
+            return Quality(**content)
+        except (OSError, KeyError, TypeError, ValueError, RecursionError):
+            return None
+
+    def complete(self, stage: str = TUNED) -> bool:
+        """Whether every block of the stage is there, whole, and its quality has been measured; reads them all."""
+        if self.read_quality(stage) is None or self.finished(stage) < self.blocks:
+            return False
+        try:
+            for layer in range(self.blocks):
+                self.read(layer, stage)
+        except ResumeError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        """Remove the folder: the output is there, or nothing in it is worth keeping."""
+        remove_folder(self.folder)
+
+    def _path(self, layer: int, stage: str) -> Path:
+        return self.folder / f"{stage}-{layer:05d}.safetensors"
+
+    def _quality_path(self, stage: str) -> Path:
+        return self.folder / f"{stage}-quality.json"
+
+    def _entry(self, tensor: Emitted, arrays: Arrays) -> dict[str, Any]:
+        name, weight = tensor.name, tensor.weight
+        entry = {"name": name, "relative_error": tensor.relative_error, "sha256": weight.digest()}
+        if isinstance(weight, FloatTensor):
+            if self._checkpoint.read(name).digest() == entry["sha256"]:
+                return {**entry, "kind": "source"}
+            arrays[name] = np.ascontiguousarray(weight.data)
+            return {**entry, "kind": weight.dtype}
+        arrays[f"{name}.codes"] = np.ascontiguousarray(pack_rows(weight.codes, _stored_bits(weight.bits)))
+        arrays[f"{name}.scales"] = np.ascontiguousarray(weight.scales)
+        if weight.zero_points is not None:
+            arrays[f"{name}.zero_points"] = np.ascontiguousarray(weight.zero_points)
+        return {**entry, "kind": "quantised", "bits": weight.bits, "columns": weight.shape[1]}
+
+    def _tensor(self, entry: dict[str, Any], arrays: Arrays) -> Emitted:
+        name, kind = entry["name"], entry["kind"]
+        weight: QTensor | FloatTensor
+        if kind == "quantised":
+            codes = unpack_rows(arrays[f"{name}.codes"], _stored_bits(entry["bits"]), entry["columns"])
+            weight = QTensor(codes, arrays[f"{name}.scales"], arrays.get(f"{name}.zero_points"), entry["bits"])
+        else:
+            weight = self._checkpoint.read(name) if kind == "source" else FloatTensor(arrays[name], kind)
+        if weight.digest() != entry["sha256"]:
+            raise ValueError(f"`{name}` is not what was written")
+        return Emitted(name, weight, entry["relative_error"])
+
+
+@contextlib.contextmanager
+def block_store(out: Path, checkpoint: Checkpoint, blocks: int) -> Iterator[BlockStore]:
+    """The working folder of `out`, removed when all ends well.
+
+    When the work ends otherwise, finished blocks stay, and a note on the exception says where.
+    """
+    store = BlockStore(working_folder(out.absolute()), checkpoint, blocks)
+    try:
+        yield store
+    except BaseException as error:
+        if not store.finished():
+            store.remove()
+        else:
+            remove_unfinished(store.folder)
+            if not isinstance(error, ResumeError) and store.kept() not in str(error):
+                _note(error, store.kept())
+        raise
+    store.remove()
+
+
+def working_folder(out: Path) -> Path:
+    """Where the finished blocks of `out` lie until it is there."""
+    return out.parent / f".{out.name}.ovround-work"
+
+
+def discard(out: Path) -> None:
+    """Remove what an interrupted conversion to `out` left."""
+    remove_folder(working_folder(out.absolute()))
+
+
+def _check_facts(store: BlockStore, facts: Mapping[str, str]) -> None:
+    folder, job = store.folder, store.folder / _JOB
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OutputError(f"`{folder}` exists and is no folder", hint="remove it, or choose another output folder")
+    folder.mkdir(exist_ok=True)
+    try:
+        before = {str(name): str(value) for name, value in json.loads(job.read_bytes()).items()}
+    except (FileNotFoundError, ValueError, AttributeError, RecursionError):
+        before = None  # killed before it was written, or damaged: each block says itself what it belongs to
+    if before == dict(facts):
+        return
+    if before is not None and store.finished():
+        raise ResumeError(
+            f"{store.finished()} of {store.blocks} blocks in `{folder}` were made from other inputs: "
+            f"{'; '.join(_differences(before, facts))}",
+            hint="give back what has changed to continue, or start over with --fresh",
+        )
+    write_atomically(job, json.dumps(dict(facts), indent=1, sort_keys=True).encode())
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    names = [*now, *(name for name in before if name not in now)]
+    return [
+        f"{name} was {before.get(name, 'not there')}, is {now.get(name, 'not there')}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half written, and mapped activations."""
+    for path in [*folder.glob("*.partial"), *folder.glob("*.activations")]:
+        path.unlink(missing_ok=True)
+
+
+def _note(error: BaseException, text: str) -> None:
+    """`BaseException.add_note`, which Python 3.10 lacks; newer ones print it below the traceback."""
+    error.__notes__ = [*getattr(error, "__notes__", ()), text]
+
+
+def _stored_bits(bits: int) -> int:
+    """Three bits do not divide a byte and are stored in four."""
+    return next(size for size in PACKED_BITS if size >= bits)
+
+
+def _checked(text: str, sha256: str) -> dict[str, Any]:
+    if _sha256(text) != sha256:
+        raise ValueError("its metadata has changed")
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise TypeError("its metadata is no JSON object")
+    return content
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

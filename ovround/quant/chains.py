@@ -1,0 +1,117 @@
+"""The two chains: hidden states of the calibration windows in the original model, and in the one quantised so far.
+
+Both move on in place, a batch at a time: a batch's states depend on no other's. Nothing of a chain is ever stored for a
+later run; the same code on the same number of threads gives the same bits again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from ovround.artifact import Quality
+from ovround.models.decoder import Decoder
+from ovround.models.torch_ops import TorchOps
+from ovround.quant.activations import Activations
+from ovround.quant.calibration import Calibration
+from ovround.quant.input_moments import InputMoments
+from ovround.quant.signround import threads_for
+
+_LOGITS_ELEMENTS = 1 << 24  # logits computed at a time when quality is measured: 64 MB
+
+Weights = Mapping[str, torch.Tensor]
+
+
+class Chains:
+    """`original` and `quantized`, each `[S, T, hidden]` float32; in mapped files below `folder` where one is given."""
+
+    def __init__(self, decoder: Decoder, calibration: Calibration, batch_size: int, folder: Path | None = None) -> None:
+        self._decoder, self._calibration, self._batch_size = decoder, calibration, batch_size
+        count, length = calibration.windows.shape
+        self._length: int = length
+        shape = (count, length, decoder.config.hidden_size)
+        self.original = Activations(shape, folder and folder / "original.activations")
+        self.quantized = Activations(shape, folder and folder / "quantised.activations")
+
+    def close(self) -> None:
+        """Give memory and files back."""
+        self.original.close()
+        self.quantized.close()
+
+    def release(self) -> None:
+        """Give pages of mapped files back to the system; for between two batches."""
+        self.original.release()
+        self.quantized.release()
+
+    @torch.no_grad()
+    def embed(self, states: Activations, table: torch.Tensor) -> None:
+        """The windows' tokens looked up in `table` `[V, hidden]`: a chain's beginning."""
+        ids = torch.from_numpy(self._calibration.windows)
+        for part in self._batches():
+            states[part] = F.embedding(ids[part], table)
+            states.release()
+
+    @torch.no_grad()
+    def advance(
+        self, states: Activations, weights: Weights, layer: int, activation_groups: Mapping[str, int] | None = None
+    ) -> None:
+        """Replace a chain's states by what block `layer` gives for them; `activation_groups` as in TorchOps."""
+        ops = TorchOps(weights, activation_groups=activation_groups)
+        with threads_for(self.work(weights)):
+            for part in self._batches():
+                states[part] = self._decoder.block(ops, states[part], layer)
+                states.release()
+
+    @torch.no_grad()
+    def moments(self, weights: dict[str, torch.Tensor], layer: int) -> dict[str, torch.Tensor]:
+        """Second moments `[K, K]` of the input of each of the block's projections, on the windows that are tuned on.
+
+        The quantised chain, which must stand in front of the block; `weights` are the block's original ones.
+        """
+        ops = InputMoments(weights)
+        train = len(self.quantized) - self._calibration.held_out
+        with threads_for(self.work(weights)):
+            for part in self._batches():
+                if part.start < train:
+                    self._decoder.block(ops, self.quantized[part.start : min(part.stop, train)], layer)
+                    self.quantized.release()
+        return ops.moments
+
+    def work(self, weights: Weights) -> int:
+        """Multiplications of a block on one batch of windows."""
+        return sum(weight.numel() for weight in weights.values()) * self._batch_size * self._length
+
+    @torch.no_grad()
+    def quality(self, norm: torch.Tensor, original: torch.Tensor, quantized: torch.Tensor) -> Quality:
+        """Both chains, once behind the last block, through the norm and their heads `[V, hidden]`, on the held-out windows."""
+        decoder, held_out = self._decoder, self._calibration.held_out
+        windows = torch.from_numpy(self._calibration.windows)[-held_out:]
+        rows = max(1, _LOGITS_ELEMENTS // (self._length * decoder.config.vocab_size))
+        tokens, nll, nll_quantized, divergence = 0, 0.0, 0.0, 0.0
+        for start in range(0, held_out, rows):
+            ids = windows[start : start + rows]
+            first = len(self.original) - held_out + start
+            chains = []
+            for states, head in ((self.original, original), (self.quantized, quantized)):
+                ops = TorchOps({f"{decoder.norm_at}.weight": norm, f"{decoder.head_at}.weight": head})
+                logits = decoder.head(ops, states[first : first + len(ids)])[:, :-1]
+                chains.append(F.log_softmax(logits.flatten(0, 1), dim=-1))
+            next_ids = ids[:, 1:].flatten()
+            tokens += next_ids.numel()
+            nll += float(F.nll_loss(chains[0], next_ids, reduction="sum"))
+            nll_quantized += float(F.nll_loss(chains[1], next_ids, reduction="sum"))
+            divergence += float(F.kl_div(chains[1], chains[0], reduction="sum", log_target=True))
+            self.release()
+        return Quality(
+            tokens,
+            float(torch.tensor(nll / tokens).exp()),
+            float(torch.tensor(nll_quantized / tokens).exp()),
+            divergence / tokens,
+        )
+
+    def _batches(self) -> list[slice]:
+        size = self._batch_size
+        return [slice(start, start + size) for start in range(0, len(self.original), size)]

@@ -1,0 +1,146 @@
+"""One pass over the whole quantised model: its levels and scales against the original model's token distribution.
+
+Blocks were tuned one after the other, each to its own output; what that leaves is an error that no block can see. Here the
+divergence KL(original || quantised) of the next token is followed through all blocks at once. Scales move by Adam: for
+fixed levels the divergence is smooth in them. Latent levels move by the sign of the gradient, most of them by so little that
+they never change: PV-Tuning (arXiv 2405.14852) shows why few changes at a time is what discrete weights can follow.
+
+The original model's distribution comes from its last hidden states, which the chain of the block pass has computed already.
+All quantised weights, their latent levels and the activations of a batch lie in memory at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ovround.models.decoder import Decoder
+from ovround.models.torch_ops import TorchOps
+from ovround.quant.plan import END_TO_END_TOKENS
+from ovround.quant.signround import batches, in_type
+from ovround.quant.tuned_weight import FreeWeight, restore, snapshot, update
+
+CANDIDATES = 10  # snapshots that are compared on the held-out windows
+LATENT_TRAVEL = 0.05  # levels that a latent level may move at most over the whole pass
+SCALE_TRAVEL = 0.06  # levels that a scale may move the outermost level by
+_BETA, _SQUARE_BETA = 0.9, 0.95
+_SMALL = 1e-2  # of a tensor's mean root square: keeps Adam from blowing up groups that hardly matter
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The model to be like: `hidden` `[S, T, hidden]` behind its last block, and the tensors of its norm and head by name."""
+
+    hidden: torch.Tensor
+    weights: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """Divergence in nats a token on the held-out windows, before and after."""
+
+    kl_before: float
+    kl_after: float
+
+
+class _ScaleSteps:
+    """Adam (arXiv 1412.6980) on the factors of all scales."""
+
+    def __init__(self, weights: Sequence[FreeWeight]) -> None:
+        self._weights = weights
+        self._mean = [torch.zeros_like(weight.factor) for weight in weights]
+        self._square = [torch.zeros_like(weight.factor) for weight in weights]
+        self._count = 0
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        self._count += 1
+        for weight, mean, square in zip(self._weights, self._mean, self._square, strict=True):
+            grad = weight.factor.grad
+            if grad is None:
+                continue
+            mean.mul_(_BETA).add_(grad, alpha=1 - _BETA)
+            square.mul_(_SQUARE_BETA).addcmul_(grad, grad, value=1 - _SQUARE_BETA)
+            root = (square / (1 - _SQUARE_BETA**self._count)).sqrt_()
+            floor = float(root.mean()) * _SMALL
+            if floor > 0:
+                weight.factor.sub_(mean / (root + floor), alpha=rate / weight.reach / (1 - _BETA**self._count))
+            weight.factor.grad = None
+            weight.bound()
+
+
+def tune_end_to_end(
+    decoder: Decoder,
+    fixed: Mapping[str, torch.Tensor],
+    tuned: Sequence[FreeWeight],
+    windows: torch.Tensor,
+    original: Original,
+    held_out: int,
+    steps: int,
+    batch_size: int,
+    step_dtype: torch.dtype | None,
+    activation_groups: Mapping[str, int],
+    generator: torch.Generator,
+    on_step: Callable[[int, float], None],
+) -> EndToEnd:
+    """Move the weights `tuned`; `windows` `[S, T]` are token ids, the last `held_out` of them choose between candidates.
+
+    `fixed` holds every other tensor of the quantised model. `on_step` is told the steps done and the lowest divergence.
+    """
+    train = windows.shape[0] - held_out
+    rows_at_once = max(1, END_TO_END_TOKENS // windows.shape[1])
+
+    def divergence(weights: Mapping[str, torch.Tensor], rows: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+        """Sum over the tokens of `rows`."""
+        ops = TorchOps(in_type(weights, dtype), activation_groups=activation_groups)
+        ours = F.log_softmax(decoder.logits(ops, windows[rows]).flatten(0, 1).float(), -1)
+        with torch.no_grad():
+            hidden = original.hidden[rows] if dtype is None else original.hidden[rows].to(dtype)
+            logits = decoder.head(TorchOps(in_type(original.weights, dtype)), hidden)
+            theirs = F.log_softmax(logits.flatten(0, 1).float(), -1)
+        return F.kl_div(ours, theirs, reduction="sum", log_target=True)
+
+    @torch.no_grad()
+    def held_out_divergence() -> float:
+        weights = {**fixed, **{f"{weight.name}.weight": weight.fake_quantized() for weight in tuned}}
+        rows = torch.arange(train, windows.shape[0])
+        return (
+            sum(float(divergence(weights, part, None)) for part in rows.split(rows_at_once)) / windows[train:].numel()
+        )
+
+    best = before = held_out_divergence()
+    on_step(0, best)
+    chosen = snapshot(tuned)
+    scale_steps = _ScaleSteps(tuned)
+    every = max(1, steps // CANDIDATES)
+    for step, rows in enumerate(batches(train, batch_size, steps, generator)):
+        quantized = [weight.fake_quantized() for weight in tuned]
+        leaves = [value.detach().requires_grad_() for value in quantized]
+        weights = {**fixed, **{f"{weight.name}.weight": leaf for weight, leaf in zip(tuned, leaves, strict=True)}}
+        for part in rows.split(rows_at_once):
+            divergence(weights, part, step_dtype).backward()
+        for value, leaf in zip(quantized, leaves, strict=True):
+            value.backward(leaf.grad)
+        rate = 2 * (1 - step / steps) / steps  # sums to 1
+        scale_steps.step(SCALE_TRAVEL * rate)
+        for weight in tuned:
+            _move_levels(weight, LATENT_TRAVEL * rate)
+        if (step + 1) % every == 0 or step + 1 == steps:
+            now = held_out_divergence()
+            if now < best:
+                best = now
+                update(chosen, tuned)
+        on_step(step + 1, best)
+    restore(chosen, tuned)
+    return EndToEnd(before, best)
+
+
+@torch.no_grad()
+def _move_levels(weight: FreeWeight, rate: float) -> None:
+    if weight.latent.grad is not None:
+        weight.latent.sub_(weight.latent.grad.sign_(), alpha=rate)
+        weight.latent.grad = None
+    weight.zero_shift.grad = None

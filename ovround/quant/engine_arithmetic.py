@@ -1,0 +1,45 @@
+"""What an engine does to activations in its default mode, so that tuning can make up for it.
+
+ONNX Runtime (MatMulNBits, accuracy level 4) rounds each row to int8 with one scale a block of the weight's inputs; OpenVINO's
+CPU plugin (DYNAMIC_QUANTIZATION_GROUP_SIZE) with one scale for 32 inputs, unless the weight has signed zero points, as those
+of 2 bits have here. Neither touches the input of a weight that is left in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ovround.config import Scheme
+from ovround.quant.plan import Plan
+
+OPENVINO_GROUP = 32  # the CPU plugin's default
+_ONNX_BLOCKS = (16, 32, 64, 128, 256)
+_ONNX_SPLITS = (128, 64, 32, 16)
+
+
+def activation_groups(plan: Plan, shapes: Mapping[str, tuple[int, ...]], engine: str) -> dict[str, int]:
+    """Module name -> how many of its inputs share a scale when `engine` (`none`, `onnx`, `openvino`) rounds them to 8 bits.
+
+    `shapes` are the model's tensors, `{module}.weight` `[N, K]` among them; modules that are not there are left out.
+    """
+    groups = {}
+    for name, scheme in plan.items():
+        shape = shapes.get(f"{name}.weight")
+        if scheme is None or shape is None or engine == "none":
+            continue
+        group = _openvino_group(scheme) if engine == "openvino" else _onnx_group(scheme, shape[1])
+        if group is not None:
+            groups[name] = group
+    return groups
+
+
+def _openvino_group(scheme: Scheme) -> int | None:
+    return None if scheme.bits == 2 else OPENVINO_GROUP
+
+
+def _onnx_group(scheme: Scheme, columns: int) -> int:
+    """The block that MatMulNBits is given for this weight (`ovround.exporters.onnx.matmul_nbits` says why)."""
+    if scheme.group_size in _ONNX_BLOCKS and not (scheme.bits == 2 and scheme.group_size == 256):
+        return scheme.group_size
+    group = columns if scheme.group_size == -1 else scheme.group_size
+    return next((size for size in _ONNX_SPLITS if group % size == 0), 128)

@@ -1,0 +1,30 @@
+"""What a block's projections get to see: the second moments of their inputs, gathered while the block is computed."""
+
+from __future__ import annotations
+
+import torch
+
+from ovround.models.torch_ops import TorchOps
+
+
+class InputMoments(TorchOps):
+    """Computes like TorchOps, and sums X^T X `[K, K]` of every linear layer's input; layers with one input share it."""
+
+    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+        super().__init__(weights)
+        self.moments: dict[str, torch.Tensor] = {}
+        self._input: torch.Tensor | None = None
+        self._at = ""
+
+    def linear(self, x: torch.Tensor, at: str) -> torch.Tensor:
+        if x is not self._input:
+            self._input, self._at = x, at
+            rows = x.reshape(-1, x.shape[-1])
+            product = rows.T @ rows
+            if at in self.moments:
+                self.moments[at] += product
+            else:
+                self.moments[at] = product
+        else:
+            self.moments[at] = self.moments[self._at]
+        return super().linear(x, at)

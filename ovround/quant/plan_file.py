@@ -1,0 +1,82 @@
+"""`ovround-plan.json`: the grid of every module as a file, which `--plan` gives back.
+
+{"format_version": 1, "modules": {"model.layers.0.mlp.down_proj": {"bits": 3, "group_size": 128, "sym": true},
+                                  "lm_head": {"bits": 16}}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ovround.config import FLOAT_BITS, Scheme
+from ovround.errors import UsageError
+from ovround.models.decoder import HEAD, Decoder
+from ovround.qtensor import BITS, GROUP_SIZES
+from ovround.quant.plan import Plan, check_groups
+
+PLAN_FILE = "ovround-plan.json"
+FORMAT_VERSION = 1
+
+
+def plan_as_json(plan: Plan) -> dict[str, Any]:
+    """Plain values, modules in the model's order."""
+    modules = {
+        name: {"bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.symmetric}
+        if scheme
+        else {"bits": FLOAT_BITS}
+        for name, scheme in plan.items()
+    }
+    return {"format_version": FORMAT_VERSION, "modules": modules}
+
+
+def plan_digest(plan: Plan) -> str:
+    """sha256 of all grids."""
+    return hashlib.sha256(json.dumps(plan_as_json(plan)).encode()).hexdigest()
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write `plan`; equal plans give equal bytes."""
+    path.write_text(json.dumps(plan_as_json(plan), indent=1) + "\n", encoding="utf-8")
+
+
+def read_plan(path: Path, decoder: Decoder) -> Plan:
+    """The plan in `path`, in the model's order; raises UsageError when it is none, or none for this model."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"plan `{path}` does not exist") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"plan `{path}` cannot be read: {error}") from error
+    modules = raw.get("modules") if isinstance(raw, dict) else None
+    if not isinstance(modules, dict) or raw.get("format_version") != FORMAT_VERSION:
+        raise UsageError(
+            f"`{path}` is no plan of format {FORMAT_VERSION}", hint=f"a conversion to a target leaves one, {PLAN_FILE}"
+        )
+    linears = [name for layer in range(decoder.config.num_hidden_layers) for name in decoder.linears(layer)]
+    expected = [decoder.embedding_at, *linears, HEAD]
+    unknown = [name for name in modules if name not in set(expected)]
+    optional = HEAD if decoder.head_at != HEAD else None
+    missing = [name for name in expected if name not in modules and name != optional]
+    if unknown or missing:
+        what = f"names `{unknown[0]}`, which the model does not have" if unknown else f"does not name `{missing[0]}`"
+        raise UsageError(f"plan `{path}` {what}", hint="it belongs to another model")
+    plan = {name: _scheme(path, name, modules[name]) for name in expected if name in modules}
+    check_groups(decoder, plan)
+    return plan
+
+
+def _scheme(path: Path, name: str, grid: Any) -> Scheme | None:
+    if grid == {"bits": FLOAT_BITS}:
+        return None
+    match grid:
+        case {"bits": int(bits), "group_size": int(group_size), "sym": bool(sym), **rest} if not rest:
+            if bits in BITS and group_size in GROUP_SIZES:
+                return Scheme(bits, group_size, sym)
+    raise UsageError(
+        f"plan `{path}`: `{name}` has the grid {json.dumps(grid)[:80]}",
+        hint=f"bits: {', '.join(map(str, BITS))}, or {FLOAT_BITS} alone; "
+        f"group_size: {', '.join(map(str, GROUP_SIZES))}; sym: true or false",
+    )

@@ -1,0 +1,240 @@
+"""One weight under tuning, in two parametrisations with one interface.
+
+`ClippedWeight` is SignRound's own (arXiv 2309.05516): V per weight, and two factors in [0, 1] per group on the group's lowest
+and highest value, from which scale and zero point follow.
+
+`FreeWeight` tunes levels, scale and zero point apart: `value = (clamp(round(u) + z, 0, 2^b - 1) - z) * s`. The latent level u
+begins at `w / s` where rounding begins, but it is not tied to it, so a weight may move by more than one level; a change of the
+scale moves no level. Block-wise training in EfficientQAT (arXiv 2407.11062) has the same freedom.
+
+Every parameter is in levels, or a factor near 1, so one rate serves all weights of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ovround.config import Scheme
+from ovround.qtensor import QTensor
+from ovround.quant.grid import check_scales, extremes, grouped, levels, round_through, scale_and_zero, to_float16
+from ovround.quant.initial_grid import Start
+
+# Levels that a latent level may move where SignRound's V moves by half a level: the finer the grid, the less is left to
+# find behind a compensated start, and the more a wandering level loses (docs/log.md).
+LATENT_RATE = {2: 1.0, 3: 0.5, 4: 0.4, 8: 0.4}
+# What a scale moves the outermost level by, and a zero point all levels, when latent levels move by 1.
+SCALE_RATE = 0.4
+ZERO_RATE = 0.2
+_SMALLEST_FACTOR, _LARGEST_FACTOR = 0.25, 4.0
+
+
+class TunedWeight(Protocol):
+    """What the tuner needs of a weight `[N, K]`."""
+
+    name: str
+    scheme: Scheme
+
+    @property
+    def parameters(self) -> tuple[torch.Tensor, ...]:
+        """The leaf tensors that gradients are taken of."""
+        ...
+
+    def fake_quantized(self) -> torch.Tensor:
+        """The weight `[N, K]` that the engine will see, differentiable with respect to `parameters`."""
+        ...
+
+    def step(self, rate: float) -> None:
+        """Move every parameter against the sign of its gradient, a level by `rate`, and forget the gradients."""
+        ...
+
+    def result(self) -> QTensor:
+        """Integers, scales and zero points; their de-quantised value is `fake_quantized`, to the last bit."""
+        ...
+
+
+class _FollowingFakeQuantize(torch.autograd.Function):
+    """`(levels - zero) * scale`, with straight-through gradients written out: one pass over the weights each way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, groups: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int
+    ) -> torch.Tensor:
+        ratio = groups / scale
+        level = (ratio + shift).round_().add_(zero)
+        inside = (level >= 0) & (level <= (1 << bits) - 1)
+        offset = level.clamp_(0, (1 << bits) - 1).sub_(zero)
+        ctx.save_for_backward(ratio, offset, inside, scale)
+        return offset * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = grads
+        ratio, offset, inside, scale = ctx.saved_tensors
+        grad_shift = grad * scale * inside
+        # d/ds of s * (round(w/s + v)) is offset - w/s where unclamped, offset where clamped
+        grad_scale = (grad * (offset - ratio * inside)).sum(-1, keepdim=True)
+        # a clamped level does not move with the zero point, so the value falls by s; an unclamped one moves along
+        grad_zero = -(grad * scale * ~inside).sum(-1, keepdim=True)
+        return None, grad_shift, grad_scale, grad_zero, None
+
+
+class _FreeFakeQuantize(torch.autograd.Function):
+    """`(clamp(round(u) + z) - z) * s`, with straight-through gradients written out."""
+
+    @staticmethod
+    def forward(ctx: Any, latent: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
+        level = latent.round().add_(zero)
+        offset = level.clamp(0, (1 << bits) - 1)
+        inside = level == offset
+        offset.sub_(zero)
+        ctx.save_for_backward(offset, inside, scale)
+        return offset * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = grads
+        offset, inside, scale = ctx.saved_tensors
+        grad_scale = (grad * offset).sum(-1, keepdim=True)
+        grad_level = grad * scale
+        grad_latent = grad_level * inside
+        # only a clamped level moves against the zero point
+        grad_zero = grad_latent.sum(-1, keepdim=True) - grad_level.sum(-1, keepdim=True)
+        return grad_latent, grad_scale, grad_zero, None
+
+
+_following_fake_quantize: Callable[..., torch.Tensor] = _FollowingFakeQuantize.apply  # torch leaves `apply` untyped
+_free_fake_quantize: Callable[..., torch.Tensor] = _FreeFakeQuantize.apply
+
+
+class ClippedWeight:
+    """SignRound's parameters: V `[N, G, group]` and the two clipping factors `[N, G, 1]`."""
+
+    def __init__(self, name: str, weight: torch.Tensor, scheme: Scheme) -> None:
+        self.name, self.scheme, self.shape = name, scheme, weight.shape
+        self.groups = grouped(weight, scheme)
+        self.low, self.high = extremes(self.groups)
+        self.shift = torch.zeros_like(self.groups, requires_grad=True)
+        self.low_factor = torch.ones_like(self.low, requires_grad=True)
+        self.high_factor = torch.ones_like(self.high, requires_grad=True)
+
+    @property
+    def parameters(self) -> tuple[torch.Tensor, ...]:
+        return self.shift, self.low_factor, self.high_factor
+
+    def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return scale_and_zero(self.low * self.low_factor, self.high * self.high_factor, self.scheme)
+
+    def fake_quantized(self) -> torch.Tensor:
+        return _following_fake_quantize(self.groups, self.shift, *self.grid(), self.scheme.bits).view(self.shape)
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """The factors move by `rate` too, and stay within [0, 1]."""
+        _descend(self.parameters, (rate, rate, rate))
+        self.low_factor.clamp_(0, 1)
+        self.high_factor.clamp_(0, 1)
+
+    @torch.no_grad()
+    def result(self) -> QTensor:
+        scale, zero = self.grid()
+        codes = levels(self.groups, scale, zero, self.scheme.bits, self.shift)
+        return _result(self.name, self.scheme, self.shape, codes, scale, zero)
+
+
+class FreeWeight:
+    """Latent levels u `[N, G, group]`, and per group `[N, G, 1]` a factor on the scale and a shift of the zero point."""
+
+    def __init__(self, name: str, start: Start, shape: torch.Size, scheme: Scheme) -> None:
+        self.name, self.scheme, self.shape = name, scheme, shape
+        self.scale, self.zero = start.scale, start.zero
+        self.reach = float(1 << (scheme.bits - 1))  # levels between the middle of the grid and its end
+        self.latent = start.latent.requires_grad_()
+        self.factor = torch.ones_like(self.scale, requires_grad=True)
+        self.zero_shift = torch.zeros_like(self.scale, requires_grad=not scheme.symmetric)
+
+    @classmethod
+    def resumed(cls, name: str, weight: torch.Tensor, quantized: QTensor, scheme: Scheme) -> FreeWeight:
+        """From a finished weight: u where the original `[N, K]` lies, as far as that rounds to the code that was chosen."""
+        scale = torch.from_numpy(quantized.scales).float().unsqueeze(-1)
+        half = float(1 << (scheme.bits - 1))
+        zero = torch.full_like(scale, half)
+        if quantized.zero_points is not None:
+            zero = torch.from_numpy(quantized.zero_points).float().unsqueeze(-1)
+        chosen = grouped(torch.from_numpy(quantized.codes).float(), scheme) - zero
+        latent = chosen + (grouped(weight, scheme) / scale - chosen).clamp_(-0.45, 0.45)
+        return cls(name, Start(scale, zero, latent), weight.shape, scheme)
+
+    @property
+    def parameters(self) -> tuple[torch.Tensor, ...]:
+        return (self.latent, self.factor) if self.scheme.symmetric else (self.latent, self.factor, self.zero_shift)
+
+    def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = to_float16(self.scale * self.factor)
+        if self.scheme.symmetric:
+            return scale, self.zero
+        return scale, round_through(self.zero + self.zero_shift).clamp(0, (1 << self.scheme.bits) - 1)
+
+    def fake_quantized(self) -> torch.Tensor:
+        return _free_fake_quantize(self.latent, *self.grid(), self.scheme.bits).view(self.shape)
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Levels move by LATENT_RATE of `rate`, scale and zero point by SCALE_RATE and ZERO_RATE of that."""
+        rate *= LATENT_RATE[self.scheme.bits]
+        _descend(self.parameters, (rate, SCALE_RATE * rate / self.reach, ZERO_RATE * rate)[: len(self.parameters)])
+        self.bound()
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Keep the scale from changing its sign or running away."""
+        self.factor.clamp_(_SMALLEST_FACTOR, _LARGEST_FACTOR)
+
+    @torch.no_grad()
+    def result(self) -> QTensor:
+        scale, zero = self.grid()
+        codes = self.latent.round().add_(zero).clamp_(0, (1 << self.scheme.bits) - 1)
+        return _result(self.name, self.scheme, self.shape, codes, scale, zero)
+
+
+@torch.no_grad()
+def snapshot(weights: Sequence[TunedWeight]) -> list[list[torch.Tensor]]:
+    """Copies of all parameters, for `restore`."""
+    return [[parameter.detach().clone() for parameter in weight.parameters] for weight in weights]
+
+
+@torch.no_grad()
+def update(saved: list[list[torch.Tensor]], weights: Sequence[TunedWeight]) -> None:
+    """Overwrite a snapshot with the present parameters."""
+    for copies, weight in zip(saved, weights, strict=True):
+        for copy, parameter in zip(copies, weight.parameters, strict=True):
+            copy.copy_(parameter)
+
+
+@torch.no_grad()
+def restore(saved: list[list[torch.Tensor]], weights: Sequence[TunedWeight]) -> None:
+    """Go back to a snapshot."""
+    for copies, weight in zip(saved, weights, strict=True):
+        for copy, parameter in zip(copies, weight.parameters, strict=True):
+            parameter.copy_(copy)
+
+
+def _descend(parameters: Sequence[torch.Tensor], rates: Sequence[float]) -> None:
+    for parameter, rate in zip(parameters, rates, strict=True):
+        if parameter.grad is not None:
+            parameter.sub_(parameter.grad.sign_(), alpha=rate)
+            parameter.grad = None
+
+
+def _result(
+    name: str, scheme: Scheme, shape: torch.Size, codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor
+) -> QTensor:
+    check_scales(name, scale)
+    zeros: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+    if not scheme.symmetric:
+        zeros = zero.squeeze(-1).to(torch.uint8).numpy()
+    stored = codes.to(torch.uint8).reshape(shape).numpy()
+    return QTensor(stored, scale.squeeze(-1).half().numpy(), zeros, scheme.bits)

@@ -1,0 +1,81 @@
+"""Starting grids: searching never loses to rounding, compensation never to searching, in the error that each is about."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ovround.config import Scheme
+from ovround.quant.initial_grid import Start, compensated, from_extremes, searched
+from ovround.quant.tuned_weight import FreeWeight
+
+SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, 32) for symmetric in (True, False)]
+SCHEMES.append(Scheme(3, -1, False))
+IDS = [f"{s.bits} bits, {s.group_size}, {'sym' if s.symmetric else 'asym'}" for s in SCHEMES]
+ROWS, COLUMNS = 24, 64
+
+
+def problem() -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight, and the second moments of correlated inputs of very different sizes, one of them always 0."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(ROWS, COLUMNS, generator=generator)
+    mixing = torch.randn(COLUMNS, COLUMNS, generator=generator) / 8 + torch.eye(COLUMNS)
+    sizes = torch.logspace(-1, 1, COLUMNS)[torch.randperm(COLUMNS, generator=generator)]
+    inputs = torch.randn(512, COLUMNS, generator=generator) @ mixing * sizes
+    inputs[:, 7] = 0
+    return weight, inputs.T @ inputs
+
+
+def quantized(weight: torch.Tensor, start: Start, scheme: Scheme) -> torch.Tensor:
+    return FreeWeight("w", start, weight.shape, scheme).fake_quantized().detach()
+
+
+def output_error(weight: torch.Tensor, start: Start, scheme: Scheme, moments: torch.Tensor) -> float:
+    """Sum of squared output errors over the inputs: tr(D H D^T)."""
+    difference = quantized(weight, start, scheme) - weight
+    return float(((difference @ moments) * difference).sum())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
+def test_each_way_is_better_than_the_one_before(scheme: Scheme) -> None:
+    weight, moments = problem()
+    importance = moments.diagonal()
+    plain, found = from_extremes(weight, scheme), searched(weight, scheme, importance)
+
+    def weighed(start: Start) -> float:
+        return float(((quantized(weight, start, scheme) - weight).square() * importance).sum())
+
+    assert weighed(found) <= weighed(plain)
+    if scheme.bits <= 3:
+        assert weighed(found) < 0.95 * weighed(plain)
+    made_up_for = compensated(weight, scheme, moments)
+    assert output_error(weight, made_up_for, scheme, moments) < 0.95 * output_error(weight, found, scheme, moments)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_without_correlation_there_is_nothing_to_make_up_for(symmetric: bool) -> None:
+    weight, _ = problem()
+    scheme = Scheme(3, 16, symmetric)
+    found = searched(weight, scheme, torch.ones(COLUMNS))
+    alone = compensated(weight, scheme, torch.eye(COLUMNS))
+    assert torch.equal(quantized(weight, alone, scheme), quantized(weight, found, scheme))
+
+
+def test_compensation_is_that_of_the_textbook() -> None:
+    """One row, the grid given: each column's error moves the others by H^-1 of what is left, computed anew each time."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(1, 8, generator=generator)
+    inputs = torch.randn(64, 8, generator=generator) @ (torch.randn(8, 8, generator=generator) + 2 * torch.eye(8))
+    moments = inputs.T @ inputs
+    scheme = Scheme(4, -1, True)
+    start = compensated(weight, scheme, moments)
+    scale = float(start.scale)
+    damped = moments.double() + 0.01 * moments.double().diagonal().mean() * torch.eye(8, dtype=torch.float64)
+    row, latent = weight[0].double().clone(), []
+    for column in range(8):
+        latent.append(float(row[column]) / scale)
+        rounded = min(max(round(latent[-1]), -8), 7) * scale
+        inverse = torch.linalg.inv(damped[column:, column:])
+        row[column:] -= (row[column] - rounded) / inverse[0, 0] * inverse[0]
+    # float32 against float64 over eight columns
+    assert start.latent.flatten().tolist() == pytest.approx(latent, abs=1e-4)

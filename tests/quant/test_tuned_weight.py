@@ -1,0 +1,87 @@
+"""Free weights: gradients against plain autograd, the result to the last bit, and continuing from a finished weight."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ovround.config import Scheme
+from ovround.quant.initial_grid import Start, from_extremes
+from ovround.quant.tuned_weight import LATENT_RATE, FreeWeight
+
+SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)]
+IDS = [f"{s.bits} bits, {s.group_size}, {'sym' if s.symmetric else 'asym'}" for s in SCHEMES]
+
+
+def disturbed(scheme: Scheme, dtype: torch.dtype = torch.float32) -> FreeWeight:
+    """In the middle of its tuning: levels beyond the grid, scales and zero points moved."""
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.randn(6, 32, generator=generator, dtype=dtype)
+    start = from_extremes(weight, scheme)
+    latent = start.latent + torch.rand(start.latent.shape, generator=generator, dtype=dtype) * 3 - 1.5
+    free = FreeWeight("w", Start(start.scale, start.zero, latent), weight.shape, scheme)
+    with torch.no_grad():
+        free.factor += torch.rand(free.factor.shape, generator=generator, dtype=dtype) * 0.4 - 0.2
+        free.zero_shift += torch.rand(free.factor.shape, generator=generator, dtype=dtype) * 1.4 - 0.7
+    return free
+
+
+def straight_through(x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    return x + (rounded - x).detach()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
+def test_gradients_are_those_of_plain_autograd(scheme: Scheme) -> None:
+    free = disturbed(scheme, torch.float64)
+    direction = torch.randn(free.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    (free.fake_quantized() * direction).sum().backward()
+    found = [parameter.grad for parameter in free.parameters]
+    for parameter in free.parameters:
+        parameter.grad = None
+
+    top = float(2**scheme.bits - 1)
+    scale = free.scale * free.factor
+    scale = straight_through(scale, scale.half().double())
+    zero = free.zero
+    if not scheme.symmetric:
+        moved = free.zero + free.zero_shift
+        zero = straight_through(moved, moved.round()).clamp(0, top)
+    level = (straight_through(free.latent, free.latent.round()) + zero).clamp(0, top)
+    plain = ((level - zero) * scale).view(free.shape)
+    assert torch.equal(plain, free.fake_quantized())
+    (plain * direction).sum().backward()
+    for parameter, grad in zip(free.parameters, found, strict=True):
+        assert grad is not None
+        assert parameter.grad is not None
+        # the same sums in another order, in float64
+        assert torch.allclose(grad, parameter.grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
+def test_the_result_is_what_was_tuned_to_the_last_bit(scheme: Scheme) -> None:
+    free = disturbed(scheme)
+    assert torch.equal(torch.from_numpy(free.result().dequantize()), free.fake_quantized().detach())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
+def test_a_finished_weight_is_taken_up_as_it_was(scheme: Scheme) -> None:
+    weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(5))
+    finished = disturbed(scheme).result()
+    resumed = FreeWeight.resumed("w", weight, finished, scheme)
+    assert resumed.result().digest() == finished.digest()
+    assert torch.equal(resumed.fake_quantized().detach(), torch.from_numpy(finished.dequantize()))
+
+
+def test_a_step_goes_against_the_gradient_and_scales_keep_their_sign() -> None:
+    free = disturbed(Scheme(4, 16, True))
+    before = free.latent.detach().clone()
+    free.fake_quantized().sum().backward()
+    assert free.latent.grad is not None
+    grad = free.latent.grad.clone()
+    free.step(0.25)
+    assert torch.allclose(free.latent, before - 0.25 * LATENT_RATE[4] * grad.sign())
+    assert free.latent.grad is None
+    with torch.no_grad():
+        free.factor.fill_(1e-3)
+    free.bound()
+    assert (free.factor > 0).all()
