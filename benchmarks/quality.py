@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peers
@@ -34,7 +35,26 @@ from ovround.models import from_config
 from ovround.quant.calibration import calibrate
 from ovround.source_tokenizer import load_tokenizer
 
-METHODS = ("original", "rtn", "signround", "auto-round")
+# What is measured beside the original: options of ours that differ from the default recipe's, or a peer. Each part of the
+# tuner has a row that changes it alone, against `blocks`, which is the default without its pass over all blocks.
+ARMS: dict[str, dict[str, Any]] = {
+    "rtn": {"recipe": "rtn"},
+    "signround": {},
+    "blocks": {"end_to_end": 0},
+    "paper": {"end_to_end": 0, "scales": "clipped", "robust_loss": False, "snapshot": "last"},
+    "clipped": {"end_to_end": 0, "scales": "clipped"},
+    "extremes": {"end_to_end": 0, "start": "extremes"},
+    "search": {"end_to_end": 0, "start": "search"},
+    "plain-loss": {"end_to_end": 0, "robust_loss": False},
+    "robust-loss": {"end_to_end": 0, "robust_loss": True},
+    "last": {"end_to_end": 0, "snapshot": "last"},
+    "openvino-aware": {"engine": "openvino"},
+    "onnx-aware": {"engine": "onnx"},
+    "best": {"recipe": "best", "nsamples": 512},
+}
+PEER_ARMS = {"auto-round": (200, 128), "auto-round-best": (1000, 512)}  # steps and windows: its own recipes'
+METHODS = ("original", *ARMS, *PEER_ARMS)
+MAIN = ("original", "rtn", "signround", "auto-round")
 SYM = {"sym": (True,), "asym": (False,), "both": (True, False)}
 
 
@@ -73,11 +93,13 @@ def options_for(model: Path, bits: int, group_size: int, sym: bool, method: str,
     shapes = decoder.tensors(0)
     odd = [name for name in decoder.linears(0) if any(size % 32 for size in shapes[f"{name}.weight"])]
     rules = tuple(LayerRule(f"{name.rpartition('.')[2]}$", bits=16) for name in odd)
-    return ConvertOptions(
-        bits=bits, group_size=group_size, sym=sym, recipe="rtn" if method == "rtn" else "default",
-        iters=None if method == "rtn" else setup.iters, nsamples=setup.nsamples, seqlen=setup.context,
-        calibration=setup.calibration, lm_head_bits=16, embedding_bits=16, layers=rules,
-    )  # fmt: skip
+    iters, nsamples = PEER_ARMS.get(method, (setup.iters, setup.nsamples))
+    general = {
+        "bits": bits, "group_size": group_size, "sym": sym, "seqlen": setup.context, "nsamples": nsamples,
+        "calibration": setup.calibration, "lm_head_bits": 16, "embedding_bits": 16, "layers": rules,
+    }  # fmt: skip
+    arm = ARMS.get(method, {})
+    return ConvertOptions(**{**general, **({} if "recipe" in arm else {"iters": iters}), **arm})
 
 
 def measure(model: Path, bits: int, group_size: int, sym: bool, method: str, setup: Setup) -> Cell:
@@ -88,7 +110,7 @@ def measure(model: Path, bits: int, group_size: int, sym: bool, method: str, set
         started = time.monotonic()
         if method == "original":
             out = model
-        elif method == "auto-round":
+        elif method in PEER_ARMS:
             auto_round(model, out, options, setup)
         else:
             convert(model, out, options)
@@ -101,16 +123,16 @@ def measure(model: Path, bits: int, group_size: int, sym: bool, method: str, set
     )  # fmt: skip
 
 
-def auto_round(model: Path, out: Path, options: ConvertOptions, setup: Setup) -> None:
-    """auto-round 0.16.1 with the same windows, those that we hold out included."""
+def auto_round(model: Path, out: Path, options: ConvertOptions, setup: Setup, threads: int = 1) -> dict[str, Any]:
+    """auto-round 0.16.1 with the same windows, those that we hold out included; what its worker answers."""
     decoder = from_config(open_checkpoint(model).config)
     config = decoder.config
     windows = calibrate(load_tokenizer(model), options, config.max_position_embeddings, config.vocab_size).windows
     tokens = out.parent / "tokens.npy"
     np.save(tokens, windows)
-    peers.run(
-        "auto-round", "auto_round_tune", cache=setup.cache, threads=1, model=str(model.resolve()), out=str(out),
-        tokens_file=str(tokens), bits=options.bits, group_size=options.group_size, sym=options.sym, iters=setup.iters,
+    return peers.run(
+        "auto-round", "auto_round_tune", cache=setup.cache, threads=threads, model=str(model.resolve()), out=str(out),
+        tokens_file=str(tokens), bits=options.bits, group_size=options.group_size, sym=options.sym, iters=options.steps,
         batch_size=options.batch_size, seed=options.seed, torch_compile=False,
     )  # fmt: skip
 
@@ -133,7 +155,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--nsamples", type=int, default=128)
     parser.add_argument("--iters", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="what is measured in this run")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=MAIN, help="what is measured in this run")
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
     parser.add_argument("--results", type=Path, help="a .jsonl file of finished cells to continue")
     return parser.parse_args()
@@ -152,9 +174,8 @@ def main() -> None:
             cell = Cell(**json.loads(line))
             done[cell.key] = cell
     grids = [(b, g, s) for b in arguments.bits for g in arguments.group_sizes for s in SYM[arguments.grid]]
-    print("| model | bits | group | grid | text | original | rtn | SignRound | won back | auto-round | won back |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
-    lost = []
+    print(f"| model | bits | group | grid | method | {' | '.join(f'{path.name} | won back' for path in setup.texts)} |")
+    print("|---" * (5 + 2 * len(setup.texts)) + "|")
     for model in arguments.models:
         for bits, group_size, sym in grids:
             row = {}
@@ -174,30 +195,66 @@ def main() -> None:
                         with arguments.results.open("a") as file:
                             file.write(json.dumps(dataclasses.asdict(done[key])) + "\n")
                 row[method] = done[key]
-            if row.keys() >= set(METHODS[:3]):
-                lost += print_rows(row, setup)
-    print(json.dumps({"cells": [dataclasses.asdict(cell) for cell in done.values()], "not_below_rtn": lost}))
-
-
-def print_rows(row: dict[str, Cell], setup: Setup) -> list[str]:
-    """One line a text; returns the cells in which SignRound is not below rounding to nearest."""
-    lost = []
-    for text in (path.name for path in setup.texts):
-        tuned = row["signround"]
-        cells = [f"{row[m].perplexity[text]:.4f}" for m in ("original", "rtn", "signround")]
-        cells.append(_share(recovered((row["original"], row["rtn"], tuned), text)))
-        if "auto-round" in row:
-            cells.append(f"{row['auto-round'].perplexity[text]:.4f}")
-            cells.append(_share(recovered((row["original"], row["rtn"], row["auto-round"]), text)))
-        else:
-            cells += ["-", "-"]
-        grid = "sym" if tuned.sym else "asym"
-        print(
-            f"| {tuned.model} | {tuned.bits} | {tuned.group_size} | {grid} | {text} | {' | '.join(cells)} |", flush=True
+            print_rows(row, setup)
+    cells = list(done.values())
+    lost = not_below(cells, "signround", "rtn")
+    print(
+        json.dumps(
+            {
+                "cells": [dataclasses.asdict(cell) for cell in cells],
+                "not_below_rtn": lost,
+                "against_auto_round": compared(cells, "signround", "auto-round"),
+                "best_against_auto_round_best": compared(cells, "best", "auto-round-best"),
+            }
         )
-        if tuned.perplexity[text] >= row["rtn"].perplexity[text]:
-            lost.append(f"{tuned.model} W{tuned.bits} g{tuned.group_size} {grid} {text}")
-    return lost
+    )
+
+
+def print_rows(row: dict[str, Cell], setup: Setup) -> None:
+    """One line a method: perplexity and the share of rounding's loss that was won back, text by text."""
+    for method, cell in row.items():
+        shown = []
+        for text in (path.name for path in setup.texts):
+            known = "original" in row and "rtn" in row and method not in ("original", "rtn")
+            share = recovered((row["original"], row["rtn"], cell), text) if known else None
+            shown += [f"{cell.perplexity[text]:.3f}", _share(share)]
+        grid = "-" if method == "original" else f"{cell.bits} | {cell.group_size} | {'sym' if cell.sym else 'asym'}"
+        print(f"| {cell.model} | {grid if grid != '-' else '- | - | -'} | {method} | {' | '.join(shown)} |", flush=True)
+
+
+def losses(cells: Sequence[Cell], method: str) -> dict[tuple[str, int, int, bool, str], float]:
+    """Rise of log-perplexity over the original's by (model, bits, group, grid, text)."""
+    originals = {
+        (cell.model, text): value for cell in cells for text, value in cell.perplexity.items() if not cell.bits
+    }
+    return {
+        (*cell.key[:4], text): math.log(value / originals[cell.model, text])
+        for cell in cells
+        if cell.method == method
+        for text, value in cell.perplexity.items()
+    }
+
+
+def not_below(cells: Sequence[Cell], method: str, other: str) -> list[str]:
+    """The cells in which `method` is not below `other`."""
+    ours, theirs = losses(cells, method), losses(cells, other)
+    return [" ".join(map(str, key)) for key in ours if key in theirs and ours[key] >= theirs[key]]
+
+
+def compared(cells: Sequence[Cell], method: str, other: str) -> dict[str, dict[str, float | int | list[str]]]:
+    """By bits: cells that both have, how many of them `method` wins, and its mean loss as a share of the other's."""
+    ours, theirs = losses(cells, method), losses(cells, other)
+    result: dict[str, dict[str, float | int | list[str]]] = {}
+    for bits in sorted({key[1] for key in ours}):
+        both = [key for key in ours if key in theirs and key[1] == bits]
+        if both:
+            result[str(bits)] = {
+                "cells": len(both),
+                "won": sum(ours[key] < theirs[key] for key in both),
+                "loss_ratio": sum(ours[key] for key in both) / sum(theirs[key] for key in both),
+                "lost": [" ".join(map(str, key)) for key in both if ours[key] >= theirs[key]],
+            }
+    return result
 
 
 def _share(value: float | None) -> str:

@@ -1,0 +1,140 @@
+"""How fast is our tuner beside auto-round's, block for block, and how soon is it as good?
+
+Same model, grid, calibration windows, batch size and threads; the two sides take turns, each as a process of its own, and
+medians are compared. Two questions:
+
+1. Seconds a block at the same number of steps: from the first look at the calibration windows to the last tuned block,
+   divided by the number of blocks; without our end-to-end pass. Beside it the perplexity that each side reaches.
+2. The fewest of our steps (of `--fewer`) whose perplexity on every text is at most auto-round's with all its steps, and
+   how many times fewer seconds that takes.
+
+    python benchmarks/tune_speed.py MODEL --text T.txt ... --calibration C.txt ... [--bits 4] [--rounds 3] [--threads 1]
+
+The last line printed is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import peers
+import quality
+
+from ovround.checkpoint import open_checkpoint
+from ovround.config import ConvertOptions
+from ovround.conversion import convert
+from ovround.evaluation import evaluate_model
+from ovround.models import from_config
+from ovround.progress import Progress
+
+Figures = dict[str, Any]
+
+
+def tune(task: dict[str, Any]) -> Figures:
+    """One conversion of ours, in a process of its own: seconds until the last block is tuned, and perplexities."""
+    setup = quality.Setup(
+        tuple(map(Path, task["texts"])), tuple(map(Path, task["calibration"])), task["context"], task["nsamples"],
+        task["iters"], None,
+    )  # fmt: skip
+    model = Path(task["model"])
+    general = quality.options_for(model, task["bits"], task["group_size"], task["sym"], "signround", setup)
+    fields = {name: getattr(general, name) for name in ConvertOptions.__dataclass_fields__}
+    options = ConvertOptions(**{**fields, "end_to_end": 0})
+    moments: dict[str, float] = {}
+
+    def watch(progress: Progress) -> None:
+        if progress.stage == "quantise" and progress.step == 0:
+            moments["last"] = time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.perf_counter()
+        convert(model, f"{scratch}/out", options, watch)
+        scores = evaluate_model(f"{scratch}/out", setup.texts, context=setup.context)
+    return {"tuning_s": moments["last"] - started, "perplexity": [score.perplexity for score in scores]}
+
+
+def ours(arguments: argparse.Namespace, iters: int) -> Figures:
+    task = {
+        "model": str(arguments.model), "texts": [str(path) for path in arguments.text],
+        "calibration": [str(path) for path in arguments.calibration], "context": arguments.context,
+        "nsamples": arguments.nsamples, "iters": iters, "bits": arguments.bits, "group_size": arguments.group_size,
+        "sym": arguments.grid == "sym",
+    }  # fmt: skip
+    return peers.measured([sys.executable, __file__, "--task", json.dumps(task)], arguments.threads)
+
+
+def theirs(arguments: argparse.Namespace, setup: quality.Setup) -> Figures:
+    """auto-round's own seconds of tuning, and the perplexity of what it found."""
+    sym = arguments.grid == "sym"
+    options = quality.options_for(arguments.model, arguments.bits, arguments.group_size, sym, "auto-round", setup)
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "out"
+        answer = quality.auto_round(arguments.model, out, options, setup, arguments.threads)
+        scores = evaluate_model(str(out), setup.texts, context=setup.context)
+    return {"tuning_s": answer["tuning_s"], "perplexity": [score.perplexity for score in scores]}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--text", type=Path, action="append", required=True)
+    parser.add_argument("--calibration", type=Path, action="append", required=True)
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--group-size", type=int, default=64)
+    parser.add_argument("--grid", choices=("sym", "asym"), default="sym")
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--nsamples", type=int, default=128)
+    parser.add_argument("--iters", type=int, default=200)
+    parser.add_argument("--fewer", type=int, nargs="*", default=[2, 5, 10, 20, 50, 100])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
+    return parser.parse_args()
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--task"]:
+        print(json.dumps(tune(json.loads(sys.argv[2]))))
+        return
+    arguments = parse()
+    setup = quality.Setup(
+        tuple(arguments.text), tuple(arguments.calibration), arguments.context, arguments.nsamples, arguments.iters,
+        arguments.cache,
+    )  # fmt: skip
+    blocks = from_config(open_checkpoint(arguments.model).config).config.num_hidden_layers
+    mine, peer = [], []
+    for number in range(arguments.rounds):
+        mine.append(ours(arguments, arguments.iters))
+        peer.append(theirs(arguments, setup))
+        a, b = mine[-1], peer[-1]
+        print(
+            f"round {number + 1}: ours {a['tuning_s'] / blocks:.2f} s a block, perplexity {_shown(a)}; "
+            f"auto-round {b['tuning_s'] / blocks:.2f} s, {_shown(b)}",
+            flush=True,
+        )
+    ratio = statistics.median(b["tuning_s"] / a["tuning_s"] for a, b in zip(mine, peer, strict=True))
+    result = {"times_faster_a_block": ratio, "ours": mine, "auto_round": peer, "fewest": None}
+    peer_s = statistics.median(b["tuning_s"] for b in peer)
+    for iters in arguments.fewer:
+        one = ours(arguments, iters)
+        reached = all(a <= b for a, b in zip(one["perplexity"], peer[0]["perplexity"], strict=True))
+        print(f"{iters} steps: {one['tuning_s']:.1f} s, perplexity {_shown(one)}{' reached' * reached}", flush=True)
+        if reached:
+            result["fewest"] = {"iters": iters, "tuning_s": one["tuning_s"], "times_fewer": peer_s / one["tuning_s"]}
+            break
+    print(json.dumps(result))
+
+
+def _shown(figures: Figures) -> str:
+    return " / ".join(f"{value:.4f}" for value in figures["perplexity"])
+
+
+if __name__ == "__main__":
+    main()
