@@ -84,6 +84,7 @@ class Manifest:
     blocks: tuple[BlockRecord, ...] = ()
     quality: Quality | None = None
     files: dict[str, FileRecord] = field(default_factory=dict)
+    processes: int = 1  # that tuned it together
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:

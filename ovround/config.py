@@ -20,23 +20,24 @@ HEAD_BITS = 8  # what optimum-intel writes for head and embedding too: half the 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long to tune: steps a block, calibration windows, steps of the end-to-end pass; `rtn` reads no text."""
+    """How long to tune: steps a block, calibration windows, steps over all blocks for each of a block's; `rtn` reads no text."""
 
     iters: int
     nsamples: int
-    end_to_end: int
+    end_to_end: float
 
 
 RECIPES = {
     "rtn": Recipe(0, 0, 0),
     "light": Recipe(50, 128, 0),
-    "default": Recipe(200, 128, 100),
-    "best": Recipe(1000, 512, 1000),
+    "default": Recipe(200, 128, 0.5),
+    "best": Recipe(1000, 512, 1),
 }
-STARTS = ("extremes", "search", "compensated")
+INITIAL_GRIDS = ("extremes", "search", "compensated")
 SCALES = ("free", "clipped")
 SNAPSHOTS = ("held-out", "last")
 ENGINES = ("none", *TARGETS)
+DEVICES = ("auto", "cpu", "cuda", "xpu", "hpu")
 END_TO_END_WEIGHTS = (
     300_000_000  # the largest model that recipes tune end to end: all of it lies in memory, some 30 bytes each
 )
@@ -97,7 +98,7 @@ class ConvertOptions:
 
     None means: taken from the recipe (`iters`, `nsamples`; `end_to_end` too, unless the model is too large for that pass),
     from the model (`seqlen`: its context, at most 2048), 8 bits for a quantised model and 16 for one that is not
-    (`lm_head_bits`, `embedding_bits`), on at 2 and 3 bits (`robust_loss`), compensated unless scales are clipped (`start`).
+    (`lm_head_bits`, `embedding_bits`), on at 2 and 3 bits (`robust_loss`), compensated unless scales are clipped (`initial_grid`).
     """
 
     formats: tuple[str, ...] = ("openvino",)
@@ -119,12 +120,14 @@ class ConvertOptions:
     target_latency_ms: float | None = None
     profile: Path | None = None
     plan: Path | None = None
-    start: str | None = None
+    initial_grid: str | None = None
     scales: str = "free"
     snapshot: str = "held-out"
     robust_loss: bool | None = None
     end_to_end: int | None = None
+    norms: bool = True
     engine: str = "none"
+    device: str = "cpu"
     verify: bool = True
 
     def __post_init__(self) -> None:
@@ -143,11 +146,12 @@ class ConvertOptions:
         _one_of("scales", self.scales, SCALES)
         _one_of("snapshot", self.snapshot, SNAPSHOTS)
         _one_of("target", self.engine, ENGINES)
-        if self.start is not None:
-            _one_of("start", self.start, STARTS)
-            if self.scales == "clipped" and self.start != "extremes":
+        _one_of("device", self.device, DEVICES)
+        if self.initial_grid is not None:
+            _one_of("initial-grid", self.initial_grid, INITIAL_GRIDS)
+            if self.scales == "clipped" and self.initial_grid != "extremes":
                 raise UsageError(
-                    f"start is {self.start}, yet scales are clipped, which begin at the extremes",
+                    f"initial-grid is {self.initial_grid}, yet scales are clipped, which begin at the extremes",
                     hint="leave out one of the two",
                 )
         for name, value, low, high in (
@@ -202,8 +206,8 @@ class ConvertOptions:
 
     @property
     def starts_at(self) -> str:
-        """Where tuning begins: one of STARTS."""
-        return self.start or ("extremes" if self.scales == "clipped" else "compensated")
+        """Where tuning begins: one of INITIAL_GRIDS."""
+        return self.initial_grid or ("extremes" if self.scales == "clipped" else "compensated")
 
     @property
     def windows(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import platform
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -33,14 +34,15 @@ from ovround.artifact import (
 )  # fmt: skip
 from ovround.checkpoint import Checkpoint, locate, open_checkpoint, read_json
 from ovround.config import ConvertOptions, parse_size
-from ovround.errors import CheckpointError, MissingExtraError, VerifyError
+from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
 from ovround.mixed_precision import Mix, Problem, pose, solve, widest
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
 from ovround.progress import OnProgress, Progress, silent
 from ovround.qtensor import QTensor
-from ovround.quant.block_store import END_TO_END, BlockStore, block_store, discard
+from ovround.quant.block_store import END_TO_END, TUNED, BlockStore, add_note, block_store, discard, working_folder
 from ovround.quant.calibration import Calibration, calibrate
+from ovround.quant.launch import Launch
 from ovround.quant.memory import maps_activations, memory_need
 from ovround.quant.plan import Plan, end_to_end_steps, make_plan
 from ovround.quant.plan_file import PLAN_FILE, plan_digest, read_plan, write_plan
@@ -48,7 +50,7 @@ from ovround.source_tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from ovround.exporters.target import Exporter
-    from ovround.quant.blocks import Emitted, Event
+    from ovround.quant.blocks import BlockQuantizer, Emitted, Event
 
 UNUSED_TENSORS = ("rotary_emb.inv_freq",)  # buffers that transformers 4 used to save
 # Copied as they are; a damaged one would only be noticed when the finished folder is loaded.
@@ -82,13 +84,20 @@ class Job:
     plan: Plan
     calibration: Calibration | None
     activations_in_files: bool
+    launch: Launch
     problem: Problem | None = None
     mix: Mix | None = None
 
 
 def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: int | None = None) -> Job:
-    """Open and check source, options, text, output and memory; takes well under a second and imports no torch."""
-    check_target(out)
+    """Open and check source, options, text, output and memory; takes well under a second and imports no torch.
+
+    Torch is imported where a device other than the CPU is asked for, which only it can find. The options that the job has
+    name the device that is used.
+    """
+    launch = Launch.from_environment()
+    if launch.first:
+        check_target(out)
     folder = locate(model)
     checkpoint = open_checkpoint(folder)
     decoder = from_config(checkpoint.config)
@@ -112,16 +121,49 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     calibration = None
     if tunes:
         calibration = calibrate(tokenizer, options, decoder.config.max_position_embeddings, decoder.config.vocab_size)
+    _check_launch(launch, options, calibration)
     for module, extra in (("torch", "convert"), ("transformers", "convert"), ("onnx", "convert")):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(module, extra)
+    options = replace(options, device=_device(options, tunes))
     problem = pose(checkpoint, decoder, tokenizer, plan, options)
-    need = memory_need(checkpoint, decoder, plan, options, calibration)
+    mine = calibration and calibration.part(launch.rank, launch.size)
+    batch_size = max(1, options.batch_size // launch.size)
+    need = memory_need(checkpoint, decoder, plan, replace(options, batch_size=batch_size), mine)
     in_files = maps_activations(need, memory_limit_bytes)
     weights = _weight_bytes(checkpoint, expected, widest(problem, plan))
     working = (weights if calibration is not None else 0) + (need.chains if in_files else 0)
-    check_space(out, (weights + _SMALL_FILES_BYTES) * len(options.formats) + working)
-    return Job(model, out, options, checkpoint, decoder, plan, calibration, in_files, problem)
+    if launch.first:
+        check_space(out, (weights + _SMALL_FILES_BYTES) * len(options.formats) + working)
+    return Job(model, out, options, checkpoint, decoder, plan, calibration, in_files, launch, problem)
+
+
+def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibration | None) -> None:
+    """Raise UsageError when the processes cannot share the work equally."""
+    if launch.size == 1:
+        return
+    if calibration is None:
+        raise UsageError(f"{launch.size} processes were started, yet nothing is tuned", hint="run it without torchrun")
+    if options.batch_size % launch.size:
+        fitting = -(-options.batch_size // launch.size) * launch.size
+        raise UsageError(
+            f"batch-size is {options.batch_size}; {launch.size} processes share a batch, which must be a multiple of that",
+            hint=f"--batch-size {fitting}",
+        )
+    windows = len(calibration.windows) - calibration.held_out
+    if windows < launch.size:
+        raise UsageError(f"{windows} windows to tune on are fewer than {launch.size} processes", hint="start fewer")
+
+
+def _device(options: ConvertOptions, tunes: bool) -> str:
+    """The device that the options ask for, by its own name; rounding alone is the CPU's."""
+    if options.device == "cpu" or (options.device == "auto" and not tunes):
+        return "cpu"
+    if not tunes:
+        raise UsageError(f"device is {options.device}, yet nothing is tuned", hint="leave it out")
+    from ovround.quant.device import resolve  # torch
+
+    return resolve(options.device)
 
 
 def convert(
@@ -139,19 +181,48 @@ def convert(
     continues; `fresh` starts over. `memory_limit`, bytes or text such as `4GB`, moves activations into files where they
     would exceed it. Neither changes the result. Raises OvroundError for everything that is wrong with the input, before
     anything is tuned where that is possible.
+
+    Of several processes that torchrun started, the first writes, tells its progress and returns what was written; the
+    others return a Conversion without folders.
     """
     options = options or ConvertOptions()
     limit_bytes = parse_size("memory-limit", memory_limit) if isinstance(memory_limit, str) else memory_limit
     job = prepare(str(model), Path(out), options, limit_bytes)
+    if not job.launch.first:
+        return _help(job)
     with output_lock(job.out):
         on_progress(Progress("check"))
-        source_files = job.checkpoint.scan() | {"config.json": sha256_file(job.checkpoint.folder / "config.json")}
+        source_files = _scan(job.checkpoint)
         if fresh:
             discard(job.out)
         if job.calibration is None:
             return _write(job, source_files, on_progress, None)
         with block_store(job.out, job.checkpoint, job.decoder.config.num_hidden_layers) as store:
             return _write(job, source_files, on_progress, store)
+
+
+def _help(job: Job) -> Conversion:
+    """The part of a process other than the first: it computes and writes nothing but mapped activations."""
+    work = job.out.absolute()
+    try:
+        source_files = _scan(job.checkpoint)
+        job = _allocated(job, silent)
+        with contextlib.ExitStack() as stack:
+            activations_in = None
+            if job.activations_in_files:  # named like a half-written output, which the next conversion tidies away
+                work.parent.mkdir(parents=True, exist_ok=True)
+                folder = tempfile.TemporaryDirectory(".partial", f".{work.name}.", work.parent)
+                activations_in = Path(stack.enter_context(folder))
+            store = BlockStore(working_folder(work), job.checkpoint, job.decoder.config.num_hidden_layers)
+            _tuned(job, source_files, silent, store, activations_in)
+    except BaseException as error:
+        add_note(error, "the first process keeps the blocks that are finished")
+        raise
+    return Conversion((), (), job.plan, job.mix)
+
+
+def _scan(checkpoint: Checkpoint) -> dict[str, str]:
+    return checkpoint.scan() | {"config.json": sha256_file(checkpoint.folder / "config.json")}
 
 
 def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore | None) -> Conversion:
@@ -183,6 +254,7 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
                 weights=records,
                 blocks=blocks,
                 quality=quality,
+                processes=job.launch.size,
             )
             _write_card(folder, manifest, job.checkpoint)
             if options.target or options.plan:
@@ -241,24 +313,48 @@ def _quantized(
 ) -> Iterator[Event]:
     """The finished tensors in the model's order, and what was measured; every block is in the store before the first comes."""
     from ovround.quant.blocks import BlockQuantizer  # torch: only once everything else is known to be right
+
+    if store is None:
+        return BlockQuantizer(job.checkpoint, job.decoder, job.plan, job.options, None, on_progress).run()
+    quantizer, stage = _tuned(job, source_files, on_progress, store, store.folder if job.activations_in_files else None)
+    return quantizer.emit(store, stage)
+
+
+def _tuned(
+    job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore, activations_in: Path | None
+) -> tuple[BlockQuantizer, str]:
+    """Tune every block into the first process's store; the stage that is complete then."""
+    from ovround.quant.blocks import BlockQuantizer
+    from ovround.quant.device import open_device
+    from ovround.quant.distributed import open_group
     from ovround.quant.facts import facts_of
 
-    activations_in = store.folder if store is not None and job.activations_in_files else None
-    quantizer = BlockQuantizer(
-        job.checkpoint, job.decoder, job.plan, job.options, job.calibration, on_progress, activations_in
-    )
-    if store is None or job.calibration is None:
-        return quantizer.run()
-    facts = facts_of(job.options, source_files, job.calibration, installed_versions())
-    if job.options.target or job.options.plan:
-        facts["plan"] = plan_digest(job.plan)
-    store.begin(facts)
-    quantizer.tune(store)
-    steps = end_to_end_steps(job.decoder, job.plan, job.options)
-    if not steps:
-        return quantizer.emit(store)
-    quantizer.refine(store, steps)
-    return quantizer.emit(store, END_TO_END)
+    if job.calibration is None:
+        raise ValueError("without calibration nothing is tuned")
+    device = open_device(job.options.device, job.launch.local_rank)
+    with open_group(job.launch, job.options.device) as group:
+        facts = facts_of(job.options, source_files, job.calibration, installed_versions(), group.size, device)
+        if job.options.target or job.options.plan:
+            facts["plan"] = plan_digest(job.plan)
+        group.check_facts(facts)
+        if group.first:
+            store.begin(facts)
+        quantizer = BlockQuantizer(
+            job.checkpoint,
+            job.decoder,
+            job.plan,
+            job.options,
+            job.calibration,
+            on_progress,
+            activations_in,
+            device,
+            group,
+        )
+        quantizer.tune(store)
+        steps = end_to_end_steps(job.decoder, job.plan, job.options)
+        if steps:
+            quantizer.refine(store, steps)
+    return quantizer, END_TO_END if steps else TUNED
 
 
 def _hand_over(

@@ -9,6 +9,7 @@
     ├── CalibrationError      calibration or evaluation text that is missing or too short
     ├── OutputError           the output folder: taken, full, or not writable
     ├── ResumeError           what an interrupted conversion left cannot be continued
+    ├── PeerError             another process of the same conversion: gone, silent, or at odds with this one
     ├── VerifyError           what was read back is not what was meant to be written
     ├── ArtifactError         an output folder that the runtime cannot read
     ├── EngineError           an engine or device that is missing or refuses the model
@@ -60,6 +61,10 @@ class OutputError(OvroundError):
 
 
 class ResumeError(OvroundError):
+    pass
+
+
+class PeerError(OvroundError):
     pass
 
 

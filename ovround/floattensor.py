@@ -27,6 +27,15 @@ class FloatTensor:
         if self.data.dtype != _STORAGE[self.dtype]:
             raise ValueError(f"{self.dtype} is kept as {_STORAGE[self.dtype].__name__}, not {self.data.dtype}")
 
+    @classmethod
+    def of(cls, values: NDArray[np.float32], dtype: FloatType) -> FloatTensor:
+        """`values` rounded to `dtype`, to nearest and to even; NaN does not occur in a weight that passed its checks."""
+        if dtype != "bfloat16":
+            return cls(values.astype(_STORAGE[dtype]), dtype)
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        return cls((rounded >> np.uint32(16)).astype(np.uint16), dtype)
+
     @property
     def shape(self) -> tuple[int, ...]:
         return self.data.shape

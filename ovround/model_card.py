@@ -14,8 +14,8 @@ from ovround.config import ConvertOptions
 _DEFAULTS = ConvertOptions()
 
 _PLAIN = (
-    "iters", "nsamples", "seqlen", "batch_size", "lm_head_bits", "embedding_bits", "start", "scales", "snapshot",
-    "end_to_end", "engine",
+    "iters", "nsamples", "seqlen", "batch_size", "lm_head_bits", "embedding_bits", "initial_grid", "scales", "snapshot",
+    "end_to_end", "engine", "device",
 )  # fmt: skip
 _FLAGS = {"engine": "target"}
 _CHOOSING = (
@@ -59,7 +59,8 @@ def model_card(manifest: Manifest, source: Path) -> str:
 def command_line(manifest: Manifest) -> str:
     """The `ovround convert` line that gives this folder again, options at their defaults left out."""
     options = manifest.options
-    words = ["ovround", "convert", manifest.source_name, "OUT", "--format", manifest.target]
+    several = ["torchrun", "--nproc-per-node", manifest.processes, "-m"] if manifest.processes > 1 else []
+    words = [*several, "ovround", "convert", manifest.source_name, "OUT", "--format", manifest.target]
     if not any(options[name] is not None for name, _, _ in _CHOOSING):
         words += ["--bits", options["bits"]]
     if _quantised(manifest) and options["plan"] is None:
@@ -70,6 +71,8 @@ def command_line(manifest: Manifest) -> str:
             words += [f"--{_FLAGS.get(name, name.replace('_', '-'))}", options[name]]
     if options["robust_loss"] is not None:
         words.append("--robust-loss" if options["robust_loss"] else "--plain-loss")
+    if not options["norms"]:
+        words.append("--keep-norms")
     for name, flag, unit in (*_CHOOSING, ("profile", "--profile", "")):
         if options[name] is not None:
             words += [flag, f"{options[name]}{unit}"]

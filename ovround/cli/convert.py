@@ -54,7 +54,10 @@ def command(
         str,
         typer.Option("--target", help="Tune for the activations that this engine rounds: none, openvino or onnx."),
     ] = DEFAULTS.engine,
-    start: Annotated[
+    device: Annotated[
+        str, typer.Option(help="Where tuning computes: cpu, cuda, xpu, hpu, or auto for the first accelerator found.")
+    ] = DEFAULTS.device,
+    initial_grid: Annotated[
         str | None, typer.Option(help="Where tuning begins: extremes, search or compensated; default compensated.")
     ] = None,
     scales: Annotated[
@@ -72,6 +75,9 @@ def command(
     end_to_end: Annotated[
         int | None, typer.Option(help="Steps over all blocks at once behind the block tuning, instead of the recipe's.")
     ] = None,
+    norms: Annotated[
+        bool, typer.Option("--norms/--keep-norms", help="Move norms and biases too, in the steps over all blocks.")
+    ] = DEFAULTS.norms,
     target_bits: Annotated[
         float | None, typer.Option(help="Choose each layer's bits for this average, scales and zero points included.")
     ] = None,
@@ -107,7 +113,9 @@ def command(
         formats=tuple(format), bits=bits, group_size=group_size, sym=sym, recipe=recipe, iters=iters, nsamples=nsamples,
         seqlen=seqlen, batch_size=batch_size, calibration=tuple(calibration or ()), seed=seed, lm_head_bits=lm_head_bits,
         embedding_bits=embedding_bits, layers=tuple(LayerRule.parse(rule) for rule in layer or ()), verify=verify,
-        engine=engine, start=start, scales=scales, snapshot=snapshot, robust_loss=robust_loss, end_to_end=end_to_end,
+        engine=engine, device=device, initial_grid=initial_grid, scales=scales, snapshot=snapshot,
+        robust_loss=robust_loss, end_to_end=end_to_end,
+        norms=norms,
         target_bits=target_bits, profile=profile, plan=plan,
         target_size_bytes=None if target_size_bytes is None else parse_size("target-size", target_size_bytes),
         target_latency_ms=None if target_latency_ms is None else parse_milliseconds("target-latency", target_latency_ms),
@@ -116,12 +124,15 @@ def command(
     from ovround.cli.printing import megabytes, print_json
     from ovround.cli.progress import ProgressDisplay
     from ovround.conversion import convert
+    from ovround.quant.launch import Launch
     from ovround.quant.plan_file import plan_as_json
 
     started = time.monotonic()
-    with ProgressDisplay(quiet=quiet) as display:
+    with ProgressDisplay(quiet=quiet or not Launch.from_environment().first) as display:
         conversion = convert(model, out, options, display, fresh=fresh, memory_limit=memory_limit)
     elapsed_s = time.monotonic() - started
+    if not conversion.folders:
+        return  # the first process writes, and tells
     manifest = conversion.manifests[0]
     if json:
         print_json(

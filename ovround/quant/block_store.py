@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,15 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """One finished tensor of the model; `relative_error` is |W - Wq| / |W|, 0 for one left in float."""
+    """One finished tensor of the model; `relative_error` is |W - Wq| / |W|, 0 for one left in float.
+
+    `offsets` are `TunedWeight.offsets`, where a later pass continues from them.
+    """
 
     name: str
     weight: QTensor | FloatTensor
     relative_error: float
+    offsets: NDArray[np.int8] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,10 @@ class FinishedBlock:
 
     tensors: tuple[Emitted, ...]
     record: BlockRecord | None
+
+    def digest(self) -> str:
+        """sha256 over all tensors."""
+        return _sha256(" ".join(tensor.weight.digest() for tensor in self.tensors))
 
 
 class BlockStore:
@@ -174,6 +182,9 @@ class BlockStore:
         arrays[f"{name}.scales"] = np.ascontiguousarray(weight.scales)
         if weight.zero_points is not None:
             arrays[f"{name}.zero_points"] = np.ascontiguousarray(weight.zero_points)
+        if tensor.offsets is not None:
+            arrays[f"{name}.offsets"] = np.ascontiguousarray(tensor.offsets)
+            entry["offsets_sha256"] = _digest(tensor.offsets)
         return {**entry, "kind": "quantised", "bits": weight.bits, "columns": weight.shape[1]}
 
     def _tensor(self, entry: dict[str, Any], arrays: Arrays) -> Emitted:
@@ -186,7 +197,10 @@ class BlockStore:
             weight = self._checkpoint.read(name) if kind == "source" else FloatTensor(arrays[name], kind)
         if weight.digest() != entry["sha256"]:
             raise ValueError(f"`{name}` is not what was written")
-        return Emitted(name, weight, entry["relative_error"])
+        offsets = arrays.get(f"{name}.offsets")
+        if (None if offsets is None else _digest(offsets)) != entry.get("offsets_sha256"):
+            raise ValueError(f"the latent levels of `{name}` are not what was written")
+        return Emitted(name, weight, entry["relative_error"], offsets)
 
 
 @contextlib.contextmanager
@@ -204,7 +218,7 @@ def block_store(out: Path, checkpoint: Checkpoint, blocks: int) -> Iterator[Bloc
         else:
             remove_unfinished(store.folder)
             if not isinstance(error, ResumeError) and store.kept() not in str(error):
-                _note(error, store.kept())
+                add_note(error, store.kept())
         raise
     store.remove()
 
@@ -254,7 +268,7 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _note(error: BaseException, text: str) -> None:
+def add_note(error: BaseException, text: str) -> None:
     """`BaseException.add_note`, which Python 3.10 lacks; newer ones print it below the traceback."""
     error.__notes__ = [*getattr(error, "__notes__", ()), text]
 
@@ -271,6 +285,10 @@ def _checked(text: str, sha256: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TypeError("its metadata is no JSON object")
     return content
+
+
+def _digest(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _sha256(text: str) -> str:

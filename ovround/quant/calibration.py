@@ -27,6 +27,14 @@ class Calibration:
     windows: NDArray[np.int64]
     held_out: int
 
+    def part(self, rank: int, size: int) -> Calibration:
+        """The share of process `rank` of `size`: every `size`-th window of those tuned on, and of the held-out ones."""
+        if size == 1:
+            return self
+        train = len(self.windows) - self.held_out
+        held_out = self.windows[train:][rank::size]
+        return Calibration(np.concatenate([self.windows[:train][rank::size], held_out]), len(held_out))
+
 
 def calibrate(tokenizer: Tokenizer, options: ConvertOptions, context: int, vocab_size: int) -> Calibration:
     """Cut the calibration text into windows for a model with `context` positions.

@@ -17,6 +17,8 @@ from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
 from ovround.quant.activations import Activations
 from ovround.quant.calibration import Calibration
+from ovround.quant.device import CPU, Device
+from ovround.quant.distributed import ALONE, Group
 from ovround.quant.input_moments import InputMoments
 from ovround.quant.signround import threads_for
 
@@ -28,8 +30,18 @@ Weights = Mapping[str, torch.Tensor]
 class Chains:
     """`original` and `quantized`, each `[S, T, hidden]` float32; in mapped files below `folder` where one is given."""
 
-    def __init__(self, decoder: Decoder, calibration: Calibration, batch_size: int, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        calibration: Calibration,
+        batch_size: int,
+        folder: Path | None = None,
+        device: Device = CPU,
+        group: Group = ALONE,
+    ) -> None:
+        """For the windows of this process of the `group`; blocks are computed on `device`, states lie in host memory."""
         self._decoder, self._calibration, self._batch_size = decoder, calibration, batch_size
+        self._device, self._group = device, group
         count, length = calibration.windows.shape
         self._length: int = length
         shape = (count, length, decoder.config.hidden_size)
@@ -59,26 +71,31 @@ class Chains:
         self, states: Activations, weights: Weights, layer: int, activation_groups: Mapping[str, int] | None = None
     ) -> None:
         """Replace a chain's states by what block `layer` gives for them; `activation_groups` as in TorchOps."""
-        ops = TorchOps(weights, activation_groups=activation_groups)
+        ops = TorchOps(self._put(weights), activation_groups=activation_groups)
         with threads_for(self.work(weights)):
             for part in self._batches():
-                states[part] = self._decoder.block(ops, states[part], layer)
+                states[part] = self._decoder.block(ops, self._device.put(states[part]), layer)
                 states.release()
 
     @torch.no_grad()
     def moments(self, weights: dict[str, torch.Tensor], layer: int) -> dict[str, torch.Tensor]:
-        """Second moments `[K, K]` of the input of each of the block's projections, on the windows that are tuned on.
+        """Second moments `[K, K]` of the input of each of the block's projections, on all windows that are tuned on.
 
         The quantised chain, which must stand in front of the block; `weights` are the block's original ones.
         """
-        ops = InputMoments(weights)
+        ops = InputMoments(self._put(weights))
         train = len(self.quantized) - self._calibration.held_out
         with threads_for(self.work(weights)):
             for part in self._batches():
                 if part.start < train:
-                    self._decoder.block(ops, self.quantized[part.start : min(part.stop, train)], layer)
+                    rows = self.quantized[part.start : min(part.stop, train)]
+                    self._decoder.block(ops, self._device.put(rows), layer)
                     self.quantized.release()
+        self._group.sum_(list({id(one): one for one in ops.moments.values()}.values()))  # a shared one once
         return ops.moments
+
+    def _put(self, weights: Weights) -> dict[str, torch.Tensor]:
+        return {name: self._device.put(weight) for name, weight in weights.items()}
 
     def work(self, weights: Weights) -> int:
         """Multiplications of a block on one batch of windows."""
@@ -88,7 +105,8 @@ class Chains:
     def quality(self, norm: torch.Tensor, original: torch.Tensor, quantized: torch.Tensor) -> Quality:
         """Both chains, once behind the last block, through the norm and their heads `[V, hidden]`, on the held-out windows."""
         decoder, held_out = self._decoder, self._calibration.held_out
-        windows = torch.from_numpy(self._calibration.windows)[-held_out:]
+        windows = torch.from_numpy(self._calibration.windows)[len(self.original) - held_out :]
+        norm, original, quantized = (self._device.put(weight) for weight in (norm, original, quantized))
         rows = max(1, _LOGITS_ELEMENTS // (self._length * decoder.config.vocab_size))
         tokens, nll, nll_quantized, divergence = 0, 0.0, 0.0, 0.0
         for start in range(0, held_out, rows):
@@ -97,14 +115,16 @@ class Chains:
             chains = []
             for states, head in ((self.original, original), (self.quantized, quantized)):
                 ops = TorchOps({f"{decoder.norm_at}.weight": norm, f"{decoder.head_at}.weight": head})
-                logits = decoder.head(ops, states[first : first + len(ids)])[:, :-1]
+                logits = decoder.head(ops, self._device.put(states[first : first + len(ids)]))[:, :-1]
                 chains.append(F.log_softmax(logits.flatten(0, 1), dim=-1))
-            next_ids = ids[:, 1:].flatten()
+            next_ids = self._device.put(ids[:, 1:].flatten())
             tokens += next_ids.numel()
             nll += float(F.nll_loss(chains[0], next_ids, reduction="sum"))
             nll_quantized += float(F.nll_loss(chains[1], next_ids, reduction="sum"))
             divergence += float(F.kl_div(chains[1], chains[0], reduction="sum", log_target=True))
             self.release()
+        count, nll, nll_quantized, divergence = self._group.totals((tokens, nll, nll_quantized, divergence))
+        tokens = int(count)
         return Quality(
             tokens,
             float(torch.tensor(nll / tokens).exp()),

@@ -2,8 +2,9 @@
 
 Blocks were tuned one after the other, each to its own output; what that leaves is an error that no block can see. Here the
 divergence KL(original || quantised) of the next token is followed through all blocks at once. Scales move by Adam: for
-fixed levels the divergence is smooth in them. Latent levels move by the sign of the gradient, most of them by so little that
-they never change: PV-Tuning (arXiv 2405.14852) shows why few changes at a time is what discrete weights can follow.
+fixed levels the divergence is smooth in them; norms and biases, which stay in float, do likewise. Latent levels move by the
+sign of the gradient, most of them by so little that they never change: PV-Tuning (arXiv 2405.14852) shows why few changes at
+a time is what discrete weights can follow.
 
 The original model's distribution comes from its last hidden states, which the chain of the block pass has computed already.
 All quantised weights, their latent levels and the activations of a batch lie in memory at once.
@@ -19,13 +20,17 @@ import torch.nn.functional as F
 
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
+from ovround.quant.device import CPU, Device
+from ovround.quant.distributed import ALONE, Group
 from ovround.quant.plan import END_TO_END_TOKENS
 from ovround.quant.signround import batches, in_type
-from ovround.quant.tuned_weight import FreeWeight, restore, snapshot, update
+from ovround.quant.tuned_weight import FreeWeight, gradients, restore, snapshot, update
 
 CANDIDATES = 10  # snapshots that are compared on the held-out windows
-LATENT_TRAVEL = 0.05  # levels that a latent level may move at most over the whole pass
+LATENT_TRAVEL = 0.03  # levels that a latent level may move at most over the whole pass
+VECTOR_TRAVEL = 0.05  # of a norm's or bias's mean magnitude
 SCALE_TRAVEL = 0.06  # levels that a scale may move the outermost level by
+_FEWEST = 100  # fewer steps are not larger ones: levels that flip all at once do harm
 _BETA, _SQUARE_BETA = 0.9, 0.95
 _SMALL = 1e-2  # of a tensor's mean root square: keeps Adam from blowing up groups that hardly matter
 
@@ -46,20 +51,20 @@ class EndToEnd:
     kl_after: float
 
 
-class _ScaleSteps:
-    """Adam (arXiv 1412.6980) on the factors of all scales."""
+class _Adam:
+    """Adam (arXiv 1412.6980) on tensors of different sizes: each moves by its own share of the rate."""
 
-    def __init__(self, weights: Sequence[FreeWeight]) -> None:
-        self._weights = weights
-        self._mean = [torch.zeros_like(weight.factor) for weight in weights]
-        self._square = [torch.zeros_like(weight.factor) for weight in weights]
+    def __init__(self, parameters: Sequence[torch.Tensor], sizes: Sequence[float]) -> None:
+        self._parameters, self._sizes = parameters, sizes
+        self._mean = [torch.zeros_like(parameter) for parameter in parameters]
+        self._square = [torch.zeros_like(parameter) for parameter in parameters]
         self._count = 0
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         self._count += 1
-        for weight, mean, square in zip(self._weights, self._mean, self._square, strict=True):
-            grad = weight.factor.grad
+        for parameter, size, mean, square in zip(self._parameters, self._sizes, self._mean, self._square, strict=True):
+            grad = parameter.grad
             if grad is None:
                 continue
             mean.mul_(_BETA).add_(grad, alpha=1 - _BETA)
@@ -67,15 +72,15 @@ class _ScaleSteps:
             root = (square / (1 - _SQUARE_BETA**self._count)).sqrt_()
             floor = float(root.mean()) * _SMALL
             if floor > 0:
-                weight.factor.sub_(mean / (root + floor), alpha=rate / weight.reach / (1 - _BETA**self._count))
-            weight.factor.grad = None
-            weight.bound()
+                parameter.sub_(mean / (root + floor), alpha=rate * size / (1 - _BETA**self._count))
+            parameter.grad = None
 
 
 def tune_end_to_end(
     decoder: Decoder,
     fixed: Mapping[str, torch.Tensor],
     tuned: Sequence[FreeWeight],
+    vectors: Mapping[str, torch.Tensor],
     windows: torch.Tensor,
     original: Original,
     held_out: int,
@@ -85,10 +90,13 @@ def tune_end_to_end(
     activation_groups: Mapping[str, int],
     generator: torch.Generator,
     on_step: Callable[[int, float], None],
+    device: Device = CPU,
+    group: Group = ALONE,
 ) -> EndToEnd:
     """Move the weights `tuned`; `windows` `[S, T]` are token ids, the last `held_out` of them choose between candidates.
 
-    `fixed` holds every other tensor of the quantised model. `on_step` is told the steps done and the lowest divergence.
+    `vectors`, norms and biases by name, are moved too, in place. `fixed` holds every other tensor of the quantised model.
+    `on_step` is told the steps done and the lowest divergence.
     """
     train = windows.shape[0] - held_out
     rows_at_once = max(1, END_TO_END_TOKENS // windows.shape[1])
@@ -96,45 +104,65 @@ def tune_end_to_end(
     def divergence(weights: Mapping[str, torch.Tensor], rows: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
         """Sum over the tokens of `rows`."""
         ops = TorchOps(in_type(weights, dtype), activation_groups=activation_groups)
-        ours = F.log_softmax(decoder.logits(ops, windows[rows]).flatten(0, 1).float(), -1)
+        ours = F.log_softmax(decoder.logits(ops, device.put(windows[rows])).flatten(0, 1).float(), -1)
         with torch.no_grad():
-            hidden = original.hidden[rows] if dtype is None else original.hidden[rows].to(dtype)
+            hidden = device.put(original.hidden[rows])
+            hidden = hidden if dtype is None else hidden.to(dtype)
             logits = decoder.head(TorchOps(in_type(original.weights, dtype)), hidden)
             theirs = F.log_softmax(logits.flatten(0, 1).float(), -1)
         return F.kl_div(ours, theirs, reduction="sum", log_target=True)
 
     @torch.no_grad()
     def held_out_divergence() -> float:
-        weights = {**fixed, **{f"{weight.name}.weight": weight.fake_quantized() for weight in tuned}}
-        rows = torch.arange(train, windows.shape[0])
-        return (
-            sum(float(divergence(weights, part, None)) for part in rows.split(rows_at_once)) / windows[train:].numel()
-        )
+        weights = {**fixed, **vectors, **{f"{weight.name}.weight": weight.fake_quantized() for weight in tuned}}
+        starts = range(train, windows.shape[0], rows_at_once)
+        parts = [torch.arange(start, min(start + rows_at_once, windows.shape[0])) for start in starts]
+        here = sum(float(divergence(weights, part, None)) for part in parts)
+        total, count = group.totals((here, windows[train:].numel()))
+        return total / count
 
     best = before = held_out_divergence()
     on_step(0, best)
     chosen = snapshot(tuned)
-    scale_steps = _ScaleSteps(tuned)
+    chosen_vectors = {name: vector.clone() for name, vector in vectors.items()}
+    scales = _Adam([weight.factor for weight in tuned], [SCALE_TRAVEL / weight.reach for weight in tuned])
+    others = _Adam(
+        list(vectors.values()), [VECTOR_TRAVEL * float(vector.detach().abs().mean()) for vector in vectors.values()]
+    )
+    for vector in vectors.values():
+        vector.requires_grad_()
     every = max(1, steps // CANDIDATES)
     for step, rows in enumerate(batches(train, batch_size, steps, generator)):
         quantized = [weight.fake_quantized() for weight in tuned]
         leaves = [value.detach().requires_grad_() for value in quantized]
-        weights = {**fixed, **{f"{weight.name}.weight": leaf for weight, leaf in zip(tuned, leaves, strict=True)}}
+        weights = {
+            **fixed,
+            **vectors,
+            **{f"{weight.name}.weight": leaf for weight, leaf in zip(tuned, leaves, strict=True)},
+        }
         for part in rows.split(rows_at_once):
             divergence(weights, part, step_dtype).backward()
         for value, leaf in zip(quantized, leaves, strict=True):
             value.backward(leaf.grad)
-        rate = 2 * (1 - step / steps) / steps  # sums to 1
-        scale_steps.step(SCALE_TRAVEL * rate)
+        group.sum_([*gradients(tuned), *(vector.grad for vector in vectors.values() if vector.grad is not None)])
+        rate = 2 * (1 - step / steps) / max(steps, _FEWEST)  # sums to 1
+        scales.step(rate)
+        others.step(rate)
         for weight in tuned:
+            weight.bound()
             _move_levels(weight, LATENT_TRAVEL * rate)
+        device.end_step()
         if (step + 1) % every == 0 or step + 1 == steps:
             now = held_out_divergence()
             if now < best:
                 best = now
                 update(chosen, tuned)
+                for name, vector in vectors.items():
+                    chosen_vectors[name].copy_(vector.detach())
         on_step(step + 1, best)
     restore(chosen, tuned)
+    for name, vector in vectors.items():
+        vector.requires_grad_(False).copy_(chosen_vectors[name])
     return EndToEnd(before, best)
 
 

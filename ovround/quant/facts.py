@@ -12,6 +12,7 @@ import torch
 import ovround
 from ovround.config import ConvertOptions
 from ovround.quant.calibration import Calibration
+from ovround.quant.device import Device
 
 _WITHOUT_INFLUENCE = ("formats", "verify")
 _BY_CONTENT = ("calibration",)  # files by any name, while the windows are the same
@@ -19,7 +20,12 @@ _SHOWN_DIGITS = 16
 
 
 def facts_of(
-    options: ConvertOptions, source_files: Mapping[str, str], calibration: Calibration, versions: Mapping[str, str]
+    options: ConvertOptions,
+    source_files: Mapping[str, str],
+    calibration: Calibration,
+    versions: Mapping[str, str],
+    processes: int,
+    device: Device,
 ) -> dict[str, str]:
     """Each thing that the integers depend on by a name that a message can use; `source_files` gives sha256 by file name."""
     facts = {
@@ -35,6 +41,9 @@ def facts_of(
     facts["ovround"] = ovround.__version__
     facts["threads"] = str(torch.get_num_threads())
     facts["processor"] = _processor()
+    facts["processes"] = str(processes)
+    if device.model():
+        facts["accelerator"] = device.model()
     return facts
 
 

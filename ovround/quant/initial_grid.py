@@ -25,6 +25,7 @@ _REFITS = 2
 _ROWS_ELEMENTS = 1 << 20  # search so many weights at a time: temporaries stay at some megabytes
 # Of the mean of H's diagonal, added to it: inputs that hardly vary must not ask for endless compensation (GPTQ's own value).
 _DAMPING = 0.01
+_FACTORISING = ("cpu", "cuda")
 _DOUBLE_UP_TO = 4096  # inputs; larger second moments are inverted in float32, half of the memory
 
 
@@ -88,13 +89,15 @@ def compensated(weight: torch.Tensor, scheme: Scheme, moments: torch.Tensor) -> 
 
 def _inverse_factor(moments: torch.Tensor) -> torch.Tensor:
     """Upper U `[K, K]` with U^T U = (H + damping)^-1, float32: row j says how the columns behind j make up for column j."""
-    work = moments.to(torch.float64 if len(moments) <= _DOUBLE_UP_TO else torch.float32, copy=True)
+    # Not every accelerator has float64, or factorises matrices: those leave it to the CPU.
+    at = moments.device if moments.device.type in _FACTORISING else torch.device("cpu")
+    work = moments.to(at, torch.float64 if len(moments) <= _DOUBLE_UP_TO else torch.float32, copy=True)
     diagonal = work.diagonal()
     diagonal[diagonal == 0] = 1  # an input that is always 0: any value does
     diagonal += _DAMPING * diagonal.mean()
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(work))
     factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return factor.float()
+    return factor.float().to(moments.device)
 
 
 def _search(groups: torch.Tensor, scheme: Scheme, importance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -95,4 +95,4 @@ def end_to_end_steps(decoder: Decoder, plan: Plan, options: ConvertOptions) -> i
         shapes = decoder.tensors(layer)
         sizes = (shapes[f"{name}.weight"] for name in decoder.linears(layer) if plan[name] is not None)
         count += sum(shape[0] * shape[1] for shape in sizes)
-    return RECIPES[options.recipe].end_to_end if count <= END_TO_END_WEIGHTS else 0
+    return int(RECIPES[options.recipe].end_to_end * options.steps) if count <= END_TO_END_WEIGHTS else 0

@@ -14,11 +14,15 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from ovround.qtensor import QTensor
-from ovround.quant.tuned_weight import TunedWeight, restore, snapshot, update
+from ovround.quant.device import CPU, Device
+from ovround.quant.distributed import ALONE, Group
+from ovround.quant.tuned_weight import TunedWeight, gradients, restore, snapshot, update
 
 # Up to so many multiplications a step, one thread: a step lasts some 10 ms then, and threads that wait for one another at
 # each of its 500 small operations made it ten times slower on a busy machine (docs/log.md).
@@ -49,8 +53,8 @@ def threads_for(work: int) -> Iterator[None]:
 class Schedule:
     """How long and on what a block is tuned; `step_dtype` is what gradient steps compute in, None for float32.
 
-    `robust` leaves the largest errors of a batch out of its loss. `choose` compares candidates on the held-out windows;
-    without it the last step's parameters are taken.
+    `batch_size` windows a step are this process's own. `robust` leaves the largest errors of a batch out of its loss.
+    `choose` compares candidates on the held-out windows; without it the last step's parameters are taken.
     """
 
     steps: int
@@ -62,9 +66,13 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class TunedBlock:
-    """What a block's tuning gave: tensors by module name, and the mean squared output error on the held-out windows."""
+    """What a block's tuning gave: tensors by module name, and the mean squared output error on the held-out windows.
+
+    `offsets` `[N, K]` say where the latent levels were left, for a pass that continues.
+    """
 
     weights: dict[str, QTensor]
+    offsets: dict[str, NDArray[np.int8]]
     loss_before: float
     loss_after: float
     steps: int
@@ -80,10 +88,13 @@ def tune_block(
     schedule: Schedule,
     generator: torch.Generator,
     on_step: Callable[[int, float], None],
+    device: Device = CPU,
+    group: Group = ALONE,
 ) -> TunedBlock:
     """Tune the block's weights; inputs and targets are `[S, T, hidden]`, the last `held_out` of the S windows choose.
 
-    `fixed` holds the block's other tensors; `on_step` is told the number of steps done and the best loss so far.
+    `fixed` holds the block's other tensors; `on_step` is told the number of steps done and the best loss so far. Weights
+    lie on `device`, the windows of this process of the `group` in host memory.
     """
     steps, batch_size = schedule.steps, schedule.batch_size
     train = inputs.shape[0] - held_out
@@ -96,19 +107,23 @@ def tune_block(
         current, total = weights(), 0.0
         for start in range(train, inputs.shape[0], batch_size):
             part = slice(start, min(start + batch_size, inputs.shape[0]))
-            total += float(F.mse_loss(forward(current, inputs[part], None), targets[part], reduction="sum"))
-        return total / targets[train:].numel()
+            output = forward(current, device.put(inputs[part]), None)
+            total += float(F.mse_loss(output, device.put(targets[part]), reduction="sum"))
+        total, count = group.totals((total, targets[train:].numel()))
+        return total / count
 
     best = before = held_out_loss()
     chosen = snapshot(tuned) if schedule.choose else []
     every = max(1, steps // CANDIDATES)
     for step, rows in enumerate(batches(train, batch_size, steps, generator)):
-        output = forward(weights(), inputs[rows], schedule.step_dtype)
-        loss = _robust_loss(output, targets[rows]) if schedule.robust else F.mse_loss(output, targets[rows])
+        output, target = forward(weights(), device.put(inputs[rows]), schedule.step_dtype), device.put(targets[rows])
+        loss = _robust_loss(output, target) if schedule.robust else F.mse_loss(output, target)
         (loss * 1000.0).backward()  # only signs count: scaled away from underflow
+        group.sum_(gradients(tuned))
         rate = (1 - step / steps) / steps
         for weight in tuned:
             weight.step(rate)
+        device.end_step()
         if schedule.choose and step + 1 > steps // 2 and ((step + 1) % every == 0 or step + 1 == steps):
             now = held_out_loss()
             if now < best:
@@ -119,7 +134,8 @@ def tune_block(
         restore(chosen, tuned)
     elif steps:
         best = held_out_loss()
-    return TunedBlock({weight.name: weight.result() for weight in tuned}, before, best, steps)
+    results = {weight.name: weight.result() for weight in tuned}
+    return TunedBlock(results, {weight.name: weight.offsets() for weight in tuned}, before, best, steps)
 
 
 def in_type(weights: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> Mapping[str, torch.Tensor]:

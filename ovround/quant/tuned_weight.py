@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ovround.config import Scheme
 from ovround.qtensor import QTensor
@@ -25,6 +26,7 @@ from ovround.quant.initial_grid import Start
 
 # Levels that a latent level may move where SignRound's V moves by half a level: the finer the grid, the less is left to
 # find behind a compensated start, and the more a wandering level loses (docs/log.md).
+OFFSET_STEPS = 256  # a latent level is kept to 1/256: 127 of them are just below the next rounding
 LATENT_RATE = {2: 1.0, 3: 0.5, 4: 0.4, 8: 0.4}
 # What a scale moves the outermost level by, and a zero point all levels, when latent levels move by 1.
 SCALE_RATE = 0.4
@@ -53,6 +55,10 @@ class TunedWeight(Protocol):
 
     def result(self) -> QTensor:
         """Integers, scales and zero points; their de-quantised value is `fake_quantized`, to the last bit."""
+        ...
+
+    def offsets(self) -> NDArray[np.int8]:
+        """How far each latent level lies from the level that was chosen, `[N, K]` in OFFSET_STEPS parts of a level."""
         ...
 
 
@@ -139,6 +145,11 @@ class ClippedWeight:
         self.high_factor.clamp_(0, 1)
 
     @torch.no_grad()
+    def offsets(self) -> NDArray[np.int8]:
+        scale, zero = self.grid()
+        return _offsets(self.groups / scale + self.shift, zero, self.scheme).reshape(self.shape)
+
+    @torch.no_grad()
     def result(self) -> QTensor:
         scale, zero = self.grid()
         codes = levels(self.groups, scale, zero, self.scheme.bits, self.shift)
@@ -157,16 +168,23 @@ class FreeWeight:
         self.zero_shift = torch.zeros_like(self.scale, requires_grad=not scheme.symmetric)
 
     @classmethod
-    def resumed(cls, name: str, weight: torch.Tensor, quantized: QTensor, scheme: Scheme) -> FreeWeight:
-        """From a finished weight: u where the original `[N, K]` lies, as far as that rounds to the code that was chosen."""
-        scale = torch.from_numpy(quantized.scales).float().unsqueeze(-1)
+    def resumed(
+        cls,
+        name: str,
+        quantized: QTensor,
+        offsets: NDArray[np.int8],
+        scheme: Scheme,
+        device: torch.device | str = "cpu",
+    ) -> FreeWeight:
+        """From a finished weight and its `offsets`, to continue where they were taken."""
+        scale = torch.from_numpy(quantized.scales).to(device).float().unsqueeze(-1)
         half = float(1 << (scheme.bits - 1))
         zero = torch.full_like(scale, half)
         if quantized.zero_points is not None:
-            zero = torch.from_numpy(quantized.zero_points).float().unsqueeze(-1)
-        chosen = grouped(torch.from_numpy(quantized.codes).float(), scheme) - zero
-        latent = chosen + (grouped(weight, scheme) / scale - chosen).clamp_(-0.45, 0.45)
-        return cls(name, Start(scale, zero, latent), weight.shape, scheme)
+            zero = torch.from_numpy(quantized.zero_points).to(device).float().unsqueeze(-1)
+        latent = torch.from_numpy(offsets).to(device).float().div_(OFFSET_STEPS)
+        latent += torch.from_numpy(quantized.codes).to(device)
+        return cls(name, Start(scale, zero, grouped(latent, scheme) - zero), latent.shape, scheme)
 
     @property
     def parameters(self) -> tuple[torch.Tensor, ...]:
@@ -192,6 +210,10 @@ class FreeWeight:
     def bound(self) -> None:
         """Keep the scale from changing its sign or running away."""
         self.factor.clamp_(_SMALLEST_FACTOR, _LARGEST_FACTOR)
+
+    @torch.no_grad()
+    def offsets(self) -> NDArray[np.int8]:
+        return _offsets(self.latent, self.grid()[1], self.scheme).reshape(self.shape)
 
     @torch.no_grad()
     def result(self) -> QTensor:
@@ -222,11 +244,25 @@ def restore(saved: list[list[torch.Tensor]], weights: Sequence[TunedWeight]) -> 
             parameter.copy_(copy)
 
 
+def gradients(weights: Sequence[TunedWeight]) -> list[torch.Tensor]:
+    """All gradients that there are, in one order."""
+    return [parameter.grad for weight in weights for parameter in weight.parameters if parameter.grad is not None]
+
+
 def _descend(parameters: Sequence[torch.Tensor], rates: Sequence[float]) -> None:
     for parameter, rate in zip(parameters, rates, strict=True):
         if parameter.grad is not None:
             parameter.sub_(parameter.grad.sign_(), alpha=rate)
             parameter.grad = None
+
+
+def _offsets(latent: torch.Tensor, zero: torch.Tensor, scheme: Scheme) -> NDArray[np.int8]:
+    """A latent level beyond the end of the grid, or beyond what rounds to the chosen one, is kept at the edge."""
+    chosen = latent.round().add_(zero).clamp_(0, (1 << scheme.bits) - 1).sub_(zero)
+    steps: NDArray[np.int8] = (
+        (latent - chosen).mul_(OFFSET_STEPS).round_().clamp_(-127, 127).to(torch.int8).cpu().numpy()
+    )
+    return steps
 
 
 def _result(
@@ -235,6 +271,6 @@ def _result(
     check_scales(name, scale)
     zeros: np.ndarray[Any, np.dtype[np.uint8]] | None = None
     if not scheme.symmetric:
-        zeros = zero.squeeze(-1).to(torch.uint8).numpy()
-    stored = codes.to(torch.uint8).reshape(shape).numpy()
-    return QTensor(stored, scale.squeeze(-1).half().numpy(), zeros, scheme.bits)
+        zeros = zero.squeeze(-1).to(torch.uint8).cpu().numpy()
+    stored = codes.to(torch.uint8).reshape(shape).cpu().numpy()
+    return QTensor(stored, scale.squeeze(-1).half().cpu().numpy(), zeros, scheme.bits)

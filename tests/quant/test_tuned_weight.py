@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ovround.config import Scheme
+from ovround.quant.grid import grouped
 from ovround.quant.initial_grid import Start, from_extremes
-from ovround.quant.tuned_weight import LATENT_RATE, FreeWeight
+from ovround.quant.tuned_weight import LATENT_RATE, OFFSET_STEPS, FreeWeight
 
 SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)]
 IDS = [f"{s.bits} bits, {s.group_size}, {'sym' if s.symmetric else 'asym'}" for s in SCHEMES]
@@ -65,11 +66,16 @@ def test_the_result_is_what_was_tuned_to_the_last_bit(scheme: Scheme) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
 def test_a_finished_weight_is_taken_up_as_it_was(scheme: Scheme) -> None:
-    weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(5))
-    finished = disturbed(scheme).result()
-    resumed = FreeWeight.resumed("w", weight, finished, scheme)
+    free = disturbed(scheme)
+    finished = free.result()
+    resumed = FreeWeight.resumed("w", finished, free.offsets(), scheme)
     assert resumed.result().digest() == finished.digest()
-    assert torch.equal(resumed.fake_quantized().detach(), torch.from_numpy(finished.dequantize()))
+    assert torch.equal(resumed.fake_quantized().detach(), free.fake_quantized().detach())
+    codes = grouped(torch.from_numpy(finished.codes).float(), scheme)
+    inside = (free.latent + free.grid()[1] - codes).abs() <= 0.5
+    assert inside.any()
+    # kept to 1/256 of a level, and on this side of the next rounding
+    assert float((resumed.latent - free.latent).detach()[inside].abs().max()) <= 1.5 / OFFSET_STEPS
 
 
 def test_a_step_goes_against_the_gradient_and_scales_keep_their_sign() -> None:

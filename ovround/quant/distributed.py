@@ -1,0 +1,142 @@
+"""Several processes that tune one model together: each has a share of the windows, and all take the same steps.
+
+Gradients and losses are summed over all processes before anything is decided by them, so that every process moves its copy
+of the weights alike and ends with the same integers, which is checked block by block. The first process has the files:
+what it read is sent to the others, so OUT need not lie where all machines see it.
+
+The sums run on the device (NCCL, oneCCL, HCCL) where there is one, everything else by Gloo. A process that ends or is
+silent for TIMEOUT ends all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from ovround.errors import EngineError, PeerError
+from ovround.quant.launch import Launch
+
+TIMEOUT = timedelta(minutes=10)
+_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl", "hpu": "cpu:gloo,hpu:hccl"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Process `rank` of `size`; with one process every method gives back what it was given."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process has the files."""
+        return self.rank == 0
+
+    def sum_(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace float32 tensors by their sums over all processes, equal bits everywhere; shapes alike in all of them."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with _answered():
+            dist.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        with torch.no_grad():
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def totals(self, values: Sequence[float]) -> list[float]:
+        """Sums over all processes, in float64."""
+        if self.size == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64)
+        with _answered():
+            dist.all_reduce(sums)
+        return [float(value) for value in sums]
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the first process; it is called there alone."""
+        if self.size == 1:
+            return make()
+        values: list[T | None] = [make() if self.first else None]
+        with _answered():
+            dist.broadcast_object_list(values)
+        return values[0]  # type: ignore[return-value]  # T itself may be optional
+
+    def check_facts(self, facts: Mapping[str, str]) -> None:
+        """Raise PeerError naming the first thing that another process has otherwise than the first one."""
+        for rank, others in enumerate(self._gathered(dict(facts))):
+            for name, value in others.items():
+                if (here := facts.get(name, "not there")) != value:
+                    raise PeerError(
+                        f"{name} is {here} in process {self.rank}, {value} in process {rank}",
+                        hint="all processes need the same model, text, options, versions, threads and kind of processor",
+                    )
+
+    def check_integers(self, what: str, digest: str) -> None:
+        """Raise PeerError when `digest`, of what every process has found for `what`, is not the same in all."""
+        for rank, other in enumerate(self._gathered(digest)):
+            if other != digest:
+                raise PeerError(
+                    f"process {rank} found other integers for {what} than process {self.rank}",
+                    hint="their processors compute differently: use machines of one kind, with the same libraries",
+                )
+
+    def _gathered(self, value: T) -> list[T]:
+        if self.size == 1:
+            return [value]
+        values: list[T | None] = [None] * self.size
+        with _answered():
+            dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]  # all are there now
+
+
+ALONE = Group()
+
+
+@contextlib.contextmanager
+def open_group(launch: Launch, device: str) -> Iterator[Group]:
+    """Meet the other processes, which compute on `device` too.
+
+    Raises PeerError when not all come within TIMEOUT, EngineError for a torch that cannot talk to other processes.
+    """
+    if launch.size == 1:
+        yield ALONE
+        return
+    if not dist.is_available():
+        raise EngineError(f"torch {torch.__version__} was built without its distributed part", hint="run one process")
+    if device == "hpu":
+        importlib.import_module("habana_frameworks.torch.distributed.hccl")  # gives torch the backend
+    with _answered():
+        dist.init_process_group(_BACKENDS[device], timeout=TIMEOUT)
+    try:
+        yield Group(launch.rank, launch.size)
+    finally:
+        dist.destroy_process_group()
+
+
+def _reason(error: RuntimeError) -> str:
+    """What Gloo or NCCL says, without the place in its source and its advice."""
+    line = next(iter(str(error).strip().splitlines()), "no reason given")
+    return re.sub(r"^\[[^\]]*\] ", "", line).partition(". This is")[0]
+
+
+@contextlib.contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch's own errors of this kind derive from it
+        minutes = int(TIMEOUT.total_seconds() / 60)
+        raise PeerError(
+            f"another process ended, or did not answer for {minutes} minutes: {_reason(error)}",
+            hint="its own message says why; the same command continues from the blocks that are finished",
+        ) from error

@@ -1,0 +1,95 @@
+"""The pass over all blocks: it lowers the divergence or changes nothing, repeats, and is one stage of a resumable job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ovround.config import ConvertOptions
+from ovround.conversion import Job, convert, prepare
+from ovround.errors import UsageError
+from ovround.progress import Progress
+from ovround.quant.plan import end_to_end_steps
+
+TUNED = ConvertOptions(
+    formats=("onnx",), bits=2, group_size=64, sym=False, iters=8, nsamples=16, seqlen=64, batch_size=4, end_to_end=30
+)
+
+
+def kl_nats(out: Path, options: ConvertOptions) -> float:
+    quality = convert("demo", out, options).manifests[0].quality
+    assert quality is not None
+    return quality.kl_nats
+
+
+def test_it_lowers_the_divergence_and_norms_help(tmp_path: Path) -> None:
+    without = kl_nats(tmp_path / "without", replace(TUNED, end_to_end=0))
+    alone = kl_nats(tmp_path / "alone", replace(TUNED, norms=False))
+    both = kl_nats(tmp_path / "both", TUNED)
+    assert both < alone < without
+
+
+def test_what_it_tells_is_what_it_reached(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    quality = convert("demo", tmp_path / "out", TUNED, told.append).manifests[0].quality
+    assert quality is not None
+    losses = [progress.loss_after for progress in told if progress.stage == "end-to-end"]
+    assert len(losses) == 31
+    assert losses == sorted(losses, reverse=True)  # type: ignore[type-var]
+    # The command's figure leaves each window's last token out, which has no successor in the text.
+    assert quality.kl_nats == pytest.approx(losses[-1], rel=0.05)
+
+
+def test_stopped_between_the_passes_it_continues_to_the_same_bytes(tmp_path: Path) -> None:
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "end-to-end" and progress.step == 5:
+            raise Stop
+
+    convert("demo", tmp_path / "whole", TUNED)
+    with pytest.raises(Stop):
+        convert("demo", tmp_path / "out", TUNED, stop)
+    assert not (tmp_path / "out").exists()
+    convert("demo", tmp_path / "out", TUNED)
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "out").iterdir())
+    for name in names:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return prepare("demo", tmp_path / "out", TUNED)
+
+
+def test_recipes_take_it_in_proportion_up_to_a_size(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(**changes: object) -> int:
+        return end_to_end_steps(job.decoder, job.plan, ConvertOptions(group_size=64, **changes))  # type: ignore[arg-type]
+
+    assert steps() == 100
+    assert steps(iters=30) == 15
+    assert steps(recipe="best") == 1000
+    assert steps(recipe="light") == 0
+    assert steps(recipe="light", end_to_end=7) == 7
+    monkeypatch.setattr("ovround.quant.plan.END_TO_END_WEIGHTS", 1000)
+    assert (steps(), steps(end_to_end=5)) == (0, 5)
+
+
+def test_nothing_to_refine_is_an_error() -> None:
+    with pytest.raises(UsageError, match="end-to-end is 5, yet no block is tuned"):
+        ConvertOptions(recipe="rtn", end_to_end=5)
+
+
+def test_weights_stay_on_their_grids(tmp_path: Path) -> None:
+    before = convert("demo", tmp_path / "before", replace(TUNED, end_to_end=0)).manifests[0]
+    after = convert("demo", tmp_path / "after", TUNED).manifests[0]
+    kinds = [(w.name, w.bits, w.group_size, w.symmetric, w.shape) for w in before.weights]
+    assert kinds == [(w.name, w.bits, w.group_size, w.symmetric, w.shape) for w in after.weights]
+    changed = {a.name for a, b in zip(before.weights, after.weights, strict=True) if a.sha256 != b.sha256}
+    assert any(name.endswith("proj.weight") for name in changed)
+    assert any(name.endswith("layernorm.weight") for name in changed)
+    assert "model.embed_tokens.weight" not in changed
