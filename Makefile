@@ -8,6 +8,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# One worker a core; a file stays on one worker, so that what its tests share is made once.
+PYTEST_ARGS ?= -n auto --dist loadfile
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
