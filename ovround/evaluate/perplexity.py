@@ -74,9 +74,8 @@ def evaluate(
             on_windows(min(start + batch, len(windows)), len(windows))
     if reference is None:
         return Evaluation(tokens, math.exp(nll / tokens))
-    return Evaluation(
-        tokens, math.exp(nll / tokens), math.exp(reference_nll / tokens), divergence / tokens, agreed / tokens
-    )
+    kl_nats = max(0.0, divergence / tokens)  # of equal models, rounding may leave -1e-9
+    return Evaluation(tokens, math.exp(nll / tokens), math.exp(reference_nll / tokens), kl_nats, agreed / tokens)
 
 
 def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
