@@ -43,14 +43,6 @@ class Original:
     weights: Mapping[str, torch.Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class EndToEnd:
-    """Divergence in nats a token on the held-out windows, before and after."""
-
-    kl_before: float
-    kl_after: float
-
-
 class _Adam:
     """Adam (arXiv 1412.6980) on tensors of different sizes: each moves by its own share of the rate."""
 
@@ -92,7 +84,7 @@ def tune_end_to_end(
     on_step: Callable[[int, float], None],
     device: Device = CPU,
     group: Group = ALONE,
-) -> EndToEnd:
+) -> None:
     """Move the weights `tuned`; `windows` `[S, T]` are token ids, the last `held_out` of them choose between candidates.
 
     `vectors`, norms and biases by name, are moved too, in place. `fixed` holds every other tensor of the quantised model.
@@ -121,7 +113,7 @@ def tune_end_to_end(
         total, count = group.totals((here, windows[train:].numel()))
         return total / count
 
-    best = before = held_out_divergence()
+    best = held_out_divergence()
     on_step(0, best)
     chosen = snapshot(tuned)
     chosen_vectors = {name: vector.clone() for name, vector in vectors.items()}
@@ -163,7 +155,6 @@ def tune_end_to_end(
     restore(chosen, tuned)
     for name, vector in vectors.items():
         vector.requires_grad_(False).copy_(chosen_vectors[name])
-    return EndToEnd(before, best)
 
 
 @torch.no_grad()

@@ -24,9 +24,9 @@ from ovround.qtensor import QTensor
 from ovround.quant.grid import check_scales, extremes, grouped, levels, round_through, scale_and_zero, to_float16
 from ovround.quant.initial_grid import Start
 
-# Levels that a latent level may move where SignRound's V moves by half a level: the finer the grid, the less is left to
-# find behind a compensated start, and the more a wandering level loses (docs/log.md).
 OFFSET_STEPS = 256  # a latent level is kept to 1/256: 127 of them are just below the next rounding
+# How far a latent level may travel, as a share of what SignRound's V may (half a level): the finer the grid, the less is left
+# to find behind a compensated start, and the more a wandering level loses (docs/log.md).
 LATENT_RATE = {2: 1.0, 3: 0.5, 4: 0.4, 8: 0.4}
 # What a scale moves the outermost level by, and a zero point all levels, when latent levels move by 1.
 SCALE_RATE = 0.4
