@@ -38,7 +38,7 @@ SCALES = ("free", "clipped")
 SNAPSHOTS = ("held-out", "last")
 ENGINES = ("none", *TARGETS)
 DEVICES = ("auto", "cpu", "cuda", "xpu", "hpu")
-END_TO_END_WEIGHTS = 120_000_000  # the largest model that recipes tune end to end: some 10 GB at 2048 tokens a window
+END_TO_END_WEIGHTS = 120_000_000  # the largest model that recipes tune end to end: about 10 GB by estimate
 FEW_BITS = 3  # up to so many, rounding alone is the weak link, and a few large errors decide a block's loss
 
 

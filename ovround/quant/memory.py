@@ -21,7 +21,8 @@ FLOAT_BYTES = 4
 # A weight under tuning: itself, V, its gradient, the best V so far, and what forward and backward hold of it.
 TUNING_BYTES = 48
 ROUNDING_BYTES = 12  # a weight that is only rounded: as read, levels, what an exporter packs
-# The same in the pass over all blocks: latent level, gradient, best so far, what forward and backward hold, its codes.
+# The same in the pass over all blocks: latent level, gradient, best so far, what forward and backward hold, codes. Counted
+# from the code, not fitted to a measurement as the others are.
 END_TO_END_BYTES = 30
 TABLE_BYTES = 20  # embedding and head: as read, in float32, rounded, and de-quantised
 HIDDEN_COPIES, INNER_COPIES = 16, 6  # float32 values a token that a block's gradient needs, in units of its widths
