@@ -36,6 +36,7 @@ RECIPES = {
 INITIAL_GRIDS = ("extremes", "search", "compensated")
 SCALES = ("free", "clipped")
 SNAPSHOTS = ("held-out", "last")
+TABLES = ("tuned", "rounded")
 ENGINES = ("none", *TARGETS)
 DEVICES = ("auto", "cpu", "cuda", "xpu", "hpu")
 END_TO_END_WEIGHTS = 120_000_000  # the largest model that recipes tune end to end: about 10 GB by estimate
@@ -124,6 +125,8 @@ class ConvertOptions:
     robust_loss: bool | None = None
     end_to_end: int | None = None
     norms: bool = True
+    window: int = 1
+    tables: str = "tuned"
     engine: str = "none"
     device: str = "cpu"
     verify: bool = True
@@ -143,6 +146,7 @@ class ConvertOptions:
                 _one_of(name, value, (*BITS, FLOAT_BITS))
         _one_of("scales", self.scales, SCALES)
         _one_of("snapshot", self.snapshot, SNAPSHOTS)
+        _one_of("tables", self.tables, TABLES)
         _one_of("target", self.engine, ENGINES)
         _one_of("device", self.device, DEVICES)
         if self.initial_grid is not None:
@@ -158,6 +162,7 @@ class ConvertOptions:
             ("nsamples", self.nsamples, 1, 1_000_000),
             ("seqlen", self.seqlen, 8, 1_000_000),
             ("batch-size", self.batch_size, 1, 65_536),
+            ("window", self.window, 1, 64),
             ("seed", self.seed, 0, 2**63 - 1),
         ):
             if value is not None and not low <= value <= high:

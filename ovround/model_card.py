@@ -15,7 +15,7 @@ _DEFAULTS = ConvertOptions()
 
 _PLAIN = (
     "iters", "nsamples", "seqlen", "batch_size", "lm_head_bits", "embedding_bits", "initial_grid", "scales", "snapshot",
-    "end_to_end", "engine", "device",
+    "end_to_end", "window", "tables", "engine", "device",
 )  # fmt: skip
 _FLAGS = {"engine": "target"}
 _CHOOSING = (

@@ -5,6 +5,7 @@
     job.json                     what the integers depend on, and so what must be equal for the work to continue
     tuned-00000.safetensors      one finished block: packed codes, scales, zero points; the header's metadata holds the
                                  block's record, and for each tensor its sha256, the one that the manifest will name
+    tuned-outside.safetensors    likewise, what was tuned of the tensors outside the blocks
     tuned-quality.json           what was measured once all blocks were finished
 
 Each file is written beside itself, flushed and renamed. A tensor that is the checkpoint's own is only noted. A later pass
@@ -91,7 +92,7 @@ class BlockStore:
         """How many blocks have a file of this stage, whole or not."""
         return sum(self.has(layer, stage) for layer in range(self.blocks))
 
-    def has(self, layer: int, stage: str = TUNED) -> bool:
+    def has(self, layer: int | None, stage: str = TUNED) -> bool:
         return self._path(layer, stage).is_file()
 
     def kept(self) -> str:
@@ -102,9 +103,12 @@ class BlockStore:
         return f"{self.finished()} of {self.blocks} blocks are kept in `{self.folder}`{onward}"
 
     def write(
-        self, layer: int, tensors: Sequence[Emitted], record: BlockRecord | None, stage: str = TUNED
+        self, layer: int | None, tensors: Sequence[Emitted], record: BlockRecord | None, stage: str = TUNED
     ) -> FinishedBlock:
-        """Store one block, whole or not at all, over any of the same stage; raises OSError, for a full disk too."""
+        """Store one block, or for None tensors outside the blocks, whole or not at all, over any of the same stage.
+
+        Raises OSError, for a full disk too.
+        """
         arrays: Arrays = {}
         entries = [self._entry(tensor, arrays) for tensor in tensors]
         content = {
@@ -115,7 +119,7 @@ class BlockStore:
         write_atomically(self._path(layer, stage), save(arrays, {"block": text, "sha256": _sha256(text)}))
         return FinishedBlock(tuple(tensors), record)
 
-    def read(self, layer: int, stage: str = TUNED) -> FinishedBlock:
+    def read(self, layer: int | None, stage: str = TUNED) -> FinishedBlock:
         """Read one block back, having compared every tensor with its sha256; raises ResumeError for a damaged or missing file."""
         path = self._path(layer, stage)
         try:
@@ -154,7 +158,7 @@ class BlockStore:
         if self.read_quality(stage) is None or self.finished(stage) < self.blocks:
             return False
         try:
-            for layer in range(self.blocks):
+            for layer in (None, *range(self.blocks)):
                 self.read(layer, stage)
         except ResumeError:
             return False
@@ -164,8 +168,8 @@ class BlockStore:
         """Remove the folder: the output is there, or nothing in it is worth keeping."""
         remove_folder(self.folder)
 
-    def _path(self, layer: int, stage: str) -> Path:
-        return self.folder / f"{stage}-{layer:05d}.safetensors"
+    def _path(self, layer: int | None, stage: str) -> Path:
+        return self.folder / f"{stage}-{'outside' if layer is None else f'{layer:05d}'}.safetensors"
 
     def _quality_path(self, stage: str) -> Path:
         return self.folder / f"{stage}-quality.json"

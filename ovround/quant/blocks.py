@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,10 +31,11 @@ from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
 from ovround.quant.end_to_end import Original, tune_end_to_end
 from ovround.quant.engine_arithmetic import activation_groups
-from ovround.quant.initial_grid import compensated, from_extremes, searched
+from ovround.quant.initial_grid import compensated, from_extremes, inverse_factor, searched
 from ovround.quant.plan import Plan, end_to_end_steps
 from ovround.quant.rtn import round_to_nearest
 from ovround.quant.signround import Schedule, TunedBlock, in_type, threads_for, tune_block
+from ovround.quant.tables import TUNED_BITS, begin_table
 from ovround.quant.tuned_weight import ClippedWeight, FreeWeight, TunedWeight
 
 __all__ = ["BlockQuantizer", "Emitted", "Event", "step_dtype"]
@@ -72,20 +74,22 @@ class BlockQuantizer:
 
     def run(self) -> Iterator[Event]:
         """Every tensor in the model's order, as it is finished, and what was measured on the way; nothing is stored."""
-        yield self._embedding()
+        embedding = self._embedding()
+        yield embedding
         if self._calibration is None:
             for layer in range(self._blocks):
                 yield from self._rounded_block(layer)
-            yield from self._head()
+            yield from self._outside(embedding)[1:]
             return
-        with self._chains(self._calibration) as chains:
-            for layer in range(self._blocks):
-                block = self._tuned_block(layer, chains, self._calibration)
-                yield from _events(block)
-                self._tell(layer, block)
-                self._behind(layer, chains, block)
-            yield from self._head()
-            yield self._quality(chains)
+        with self._chains(self._calibration, embedding) as chains:
+            for window in self._windows():
+                for layer, block in zip(window, self._tuned(window, chains, self._calibration), strict=True):
+                    yield from _events(block)
+                    self._tell(layer, block)
+                    self._behind(layer, chains, block)
+            outside = self._outside(embedding, chains)
+            yield from outside[1:]
+            yield self._quality(chains, outside)
 
     def tune(self, store: BlockStore) -> None:
         """Bring every block and the measured quality into `store`; a block that is there already is only computed through.
@@ -98,22 +102,23 @@ class BlockQuantizer:
         if self._group.from_first(store.complete):
             self._on_progress(Progress("resume", self._blocks, self._blocks))
             return
-        with self._chains(self._calibration) as chains:
-            for layer in range(self._blocks):
-                block = self._group.from_first(partial(self._stored, store, layer))
-                if block is None:
-                    block = self._tuned_block(layer, chains, self._calibration)
-                    self._group.check_integers(f"block {layer}", block.digest())
-                    if self._group.first:
-                        store.write(layer, block.tensors, block.record)
-                    self._tell(layer, block)
-                else:
+        embedding = self._embedding()
+        with self._chains(self._calibration, embedding) as chains:
+            for window in self._windows():
+                blocks = self._group.from_first(partial(self._stored, store, window))
+                stored = blocks is not None
+                for layer in window if stored else ():
                     chains.advance(chains.original, self._source(layer), layer)
-                    self._on_progress(Progress("resume", layer + 1, self._blocks))
-                self._behind(layer, chains, block)
-            quality = self._quality(chains)
-            if self._group.first:
-                store.write_quality(quality)
+                for layer, block in zip(window, blocks or self._tuned(window, chains, self._calibration), strict=True):
+                    if stored:
+                        self._on_progress(Progress("resume", layer + 1, self._blocks))
+                    else:
+                        self._group.check_integers(f"block {layer}", block.digest())
+                        if self._group.first:
+                            store.write(layer, block.tensors, block.record)
+                        self._tell(layer, block)
+                    self._behind(layer, chains, block)
+            self._finish(store, chains, self._outside(embedding, chains), TUNED)
 
     def refine(self, store: BlockStore, steps: int) -> None:
         """Tune what `tune` brought into `store` end to end, all blocks at once, into the stage END_TO_END.
@@ -126,14 +131,15 @@ class BlockQuantizer:
         if self._group.from_first(partial(store.complete, END_TO_END)):
             return
         decoder, calibration, put = self._decoder, self._calibration, self._device.put
-        with self._chains(calibration) as chains:
-            embedding = self._embedding()
-            norm_at, head_at = f"{decoder.norm_at}.weight", f"{decoder.head_at}.weight"
-            norm, head = (self._checkpoint.read(name) for name in (norm_at, head_at))
-            fixed = {embedding.name: put(_float32(embedding.weight)), norm_at: put(_float32(norm))}
-            fixed[head_at] = put(_float32(self._rounded_head(head).weight))
-            blocks, tuned = [], []
-            vectors: dict[str, torch.Tensor] = {}
+        if HEAD in self._plan:
+            decoder = replace(decoder, head_at=HEAD)  # where it is tied, it has a grid of its own
+        norm_at, head_at = f"{decoder.norm_at}.weight", f"{decoder.head_at}.weight"
+        outside = self._group.from_first(partial(store.read, None)).tensors
+        with self._chains(calibration, outside[0]) as chains:
+            fixed = {one.name: put(_float32(one.weight)) for one in outside if one.offsets is None}
+            tuned = [self._resumed(one) for one in outside if one.offsets is not None]
+            vectors = {norm_at: fixed.pop(norm_at)} if self._options.norms else {}
+            blocks: list[FinishedBlock] = []
             for layer in range(self._blocks):
                 source = self._source(layer)
                 chains.advance(chains.original, source, layer)
@@ -146,7 +152,8 @@ class BlockQuantizer:
                         vectors[tensor.name] = source[tensor.name]
                     else:
                         fixed[tensor.name] = source[tensor.name]
-            original = Original(chains.original.tensor, {norm_at: fixed[norm_at], head_at: put(_float32(head))})
+            ends = {norm_at: self._original(norm_at), head_at: self._original(head_at)}
+            original = Original(chains.original.tensor, {name: put(tensor) for name, tensor in ends.items()})
             with threads_for(chains.work({weight.name: weight.latent for weight in tuned} | fixed)):
                 tune_end_to_end(
                     decoder,
@@ -171,22 +178,41 @@ class BlockQuantizer:
                 for name, vector in vectors.items()
             }
             del tuned, fixed
+            outside = self._replaced(outside, results)
+            chains.embed(chains.quantized, _float32(outside[0].weight))
             for layer, block in enumerate(blocks):
-                source = self._source(layer)
-                tensors = tuple(
-                    Emitted(one.name, result, _relative_error(source[one.name], _float32(result)))
-                    if (result := results.get(one.name)) is not None
-                    else one
-                    for one in block.tensors
-                )
-                block = FinishedBlock(tensors, block.record)
+                block = FinishedBlock(self._replaced(block.tensors, results), block.record)
                 self._group.check_integers(f"block {layer}", block.digest())
                 if self._group.first:
-                    store.write(layer, tensors, block.record, END_TO_END)
+                    store.write(layer, block.tensors, block.record, END_TO_END)
                 self._behind(layer, chains, block)
-            quality = self._quality(chains)
-            if self._group.first:
-                store.write_quality(quality, END_TO_END)
+            self._finish(store, chains, outside, END_TO_END)
+
+    def _replaced(
+        self, tensors: Sequence[Emitted], results: Mapping[str, QTensor | FloatTensor]
+    ) -> tuple[Emitted, ...]:
+        """`tensors` with those of `results` in their places."""
+        return tuple(
+            one
+            if (result := results.get(one.name)) is None
+            else Emitted(one.name, result, _relative_error(self._original(one.name), _float32(result)))
+            for one in tensors
+        )
+
+    def _original(self, name: str) -> torch.Tensor:
+        """The checkpoint's tensor of that name; the embedding for a head that is tied to it."""
+        return _float32(self._checkpoint.read(self._source_of(name)))
+
+    def _source_of(self, name: str) -> str:
+        return f"{self._decoder.head_at}.weight" if name == f"{HEAD}.weight" else name
+
+    def _finish(self, store: BlockStore, chains: Chains, outside: tuple[Emitted, ...], stage: str) -> None:
+        """Store what lies outside the blocks, and the quality, once the chains have passed all of them."""
+        self._group.check_integers("embedding and head", FinishedBlock(outside, None).digest())
+        quality = self._quality(chains, outside)
+        if self._group.first:
+            store.write(None, outside, None, stage)
+            store.write_quality(quality, stage)
 
     def _resumed(self, tensor: Emitted) -> FreeWeight:
         module = tensor.name.removesuffix(".weight")
@@ -197,27 +223,44 @@ class BlockQuantizer:
 
     def emit(self, store: BlockStore, stage: str = TUNED) -> Iterator[Event]:
         """Every tensor in the model's order, the blocks' from `store`; raises ResumeError for a block that was damaged since."""
-        yield self._embedding()
+        outside = store.read(None, stage).tensors
+        yield outside[0]
         for layer in range(self._blocks):
             yield from _events(store.read(layer, stage))
-        yield from self._head()
+        yield from outside[1:]
         quality = store.read_quality(stage)
         if quality is not None:
             yield quality
 
     def _embedding(self) -> Emitted:
-        at = self._decoder.embedding_at
-        return self._round(f"{at}.weight", self._checkpoint.read(f"{at}.weight"), at)
+        return self._table(self._decoder.embedding_at, None)
+
+    def _outside(self, embedding: Emitted, chains: Chains | None = None) -> tuple[Emitted, ...]:
+        """The tensors outside the blocks: embedding, final norm, and the head unless it is the embedding once more.
+
+        The `chains` stand behind the last block; without them the head is rounded.
+        """
+        norm = f"{self._decoder.norm_at}.weight"
+        ends = embedding, Emitted(norm, self._checkpoint.read(norm), 0.0)
+        return (*ends, self._table(HEAD, chains)) if HEAD in self._plan else ends
+
+    def _table(self, module: str, chains: Chains | None) -> Emitted:
+        """Embedding, or head where `chains` are given."""
+        name, scheme = f"{module}.weight", self._plan.get(module)
+        tensor = self._checkpoint.read(self._source_of(name))
+        if scheme is None or self._calibration is None or self._options.tables == "rounded" or scheme.bits > TUNED_BITS:
+            return self._round(name, tensor, module)
+        return begin_table(
+            name, tensor, scheme, chains and chains.head_moments(self._original(f"{self._decoder.norm_at}.weight"))
+        )
 
     @contextlib.contextmanager
-    def _chains(self, calibration: Calibration) -> Iterator[Chains]:
+    def _chains(self, calibration: Calibration, embedding: Emitted) -> Iterator[Chains]:
         """Both chains in front of the first block."""
         chains = Chains(self._decoder, calibration, self._batch_size, self._activations_in, self._device, self._group)
         with contextlib.closing(chains):
-            emitted = self._embedding()
-            chains.embed(chains.original, _float32(self._checkpoint.read(emitted.name)))
-            chains.embed(chains.quantized, _float32(emitted.weight))
-            del emitted
+            chains.embed(chains.original, self._original(embedding.name))
+            chains.embed(chains.quantized, _float32(embedding.weight))
             yield chains
 
     def _rounded_block(self, layer: int) -> Iterator[Emitted]:
@@ -225,37 +268,48 @@ class BlockQuantizer:
             yield self._round(name, self._checkpoint.read(name), name.removesuffix(".weight"))
         self._on_progress(Progress("quantise", layer + 1, self._blocks))
 
-    def _tuned_block(self, layer: int, chains: Chains, calibration: Calibration) -> FinishedBlock:
-        """Tune one block; the original chain then stands behind it, the quantised one still in front."""
-        weights = self._source(layer)
-        chains.advance(chains.original, weights, layer)
-        tuned = self._beginning(layer, chains, weights)
-        result = self._tune(layer, chains, calibration, weights, tuned) if tuned else None
+    def _windows(self) -> list[range]:
+        """The blocks that are tuned together."""
+        size = self._options.window
+        return [range(first, min(first + size, self._blocks)) for first in range(0, self._blocks, size)]
+
+    def _tuned(self, window: range, chains: Chains, calibration: Calibration) -> list[FinishedBlock]:
+        """Tune the blocks of a window; the original chain then stands behind them, the quantised one still in front."""
+        sources = {layer: self._source(layer) for layer in window}
+        for layer, source in sources.items():
+            chains.advance(chains.original, source, layer)
+        weights = {name: weight for source in sources.values() for name, weight in source.items()}
+        tuned = self._beginning(window, chains, weights)
+        result = self._tune(window, chains, calibration, weights, tuned) if tuned else None
+        return [self._finished(layer, source, result) for layer, source in sources.items()]
+
+    def _finished(self, layer: int, source: Mapping[str, torch.Tensor], result: TunedBlock | None) -> FinishedBlock:
         emitted = []
-        for name, original in weights.items():
-            quantized = None if result is None else result.weights.get(name.removesuffix(".weight"))
-            if quantized is None:
+        for name, original in source.items():
+            module = name.removesuffix(".weight")
+            quantized = None if result is None else result.weights.get(module)
+            if result is None or quantized is None:
                 emitted.append(Emitted(name, self._checkpoint.read(name), 0.0))
             else:
-                offsets = result.offsets[name.removesuffix(".weight")] if result and self._refines else None
+                offsets = result.offsets[module] if self._refines else None
                 emitted.append(Emitted(name, quantized, _relative_error(original, _float32(quantized)), offsets))
-        if result is None:
-            return FinishedBlock(tuple(emitted), None)
-        return FinishedBlock(tuple(emitted), BlockRecord(layer, result.loss_before, result.loss_after, result.steps))
+        record = None if result is None else BlockRecord(layer, result.loss_before, result.loss_after, result.steps)
+        return FinishedBlock(tuple(emitted), record)
 
-    def _beginning(self, layer: int, chains: Chains, weights: dict[str, torch.Tensor]) -> list[TunedWeight]:
-        """The block's weights that have a grid, where tuning begins."""
-        schemes = {name: scheme for name in self._decoder.linears(layer) if (scheme := self._plan[name]) is not None}
+    def _beginning(self, window: range, chains: Chains, weights: dict[str, torch.Tensor]) -> list[TunedWeight]:
+        """The window's weights that have a grid, where tuning begins."""
+        names = [name for layer in window for name in self._decoder.linears(layer)]
+        schemes = {name: scheme for name in names if (scheme := self._plan[name]) is not None}
         matrices = {name: self._device.put(weights[f"{name}.weight"]) for name in schemes}
         if self._options.scales == "clipped":
             return [ClippedWeight(name, matrices[name], scheme) for name, scheme in schemes.items()]
         starts = self._options.starts_at
-        moments = chains.moments(weights, layer) if schemes and starts != "extremes" else {}
+        moments = chains.moments(weights, window) if schemes and starts != "extremes" else {}
         tuned: list[TunedWeight] = []
         for name, scheme in schemes.items():
             matrix = matrices[name]
             if starts == "compensated":
-                start = compensated(matrix, scheme, moments[name])
+                start = compensated(matrix, scheme, inverse_factor(moments[name]))
             elif starts == "search":
                 start = searched(matrix, scheme, moments[name].diagonal())
             else:
@@ -265,18 +319,18 @@ class BlockQuantizer:
 
     def _tune(
         self,
-        layer: int,
+        window: range,
         chains: Chains,
         calibration: Calibration,
         weights: Mapping[str, torch.Tensor],
         tuned: Sequence[TunedWeight],
     ) -> TunedBlock:
-        """The tuner, given the block's inputs from the quantised chain and its targets, which the original one holds already."""
+        """The tuner, given the inputs from the quantised chain and the targets, which the original one holds already."""
         names = {f"{one.name}.weight" for one in tuned}
 
         def on_step(step: int, loss: float) -> None:
             chains.release()
-            self._on_progress(Progress("quantise", layer, self._blocks, step, self._options.steps, None, loss))
+            self._on_progress(Progress("quantise", window[0], self._blocks, step, self._options.steps, None, loss))
 
         options, bits = self._options, min(one.scheme.bits for one in tuned)
         schedule = Schedule(
@@ -289,7 +343,10 @@ class BlockQuantizer:
 
         def forward(current: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
             ops = TorchOps(in_type(current, dtype), activation_groups=self._activation_groups)
-            return self._decoder.block(ops, x if dtype is None else x.to(dtype), layer).float()
+            x = x if dtype is None else x.to(dtype)
+            for layer in window:
+                x = self._decoder.block(ops, x, layer)
+            return x.float()
 
         with threads_for(chains.work(weights)):
             return tune_block(
@@ -300,20 +357,23 @@ class BlockQuantizer:
                 chains.original.tensor,
                 calibration.held_out,
                 schedule,
-                torch.Generator().manual_seed(options.seed + layer),
+                torch.Generator().manual_seed(options.seed + window[0]),
                 on_step,
                 self._device,
                 self._group,
             )
 
-    def _stored(self, store: BlockStore, layer: int) -> FinishedBlock | None:
-        if not store.has(layer):
-            return None
-        try:
-            return store.read(layer)
-        except ResumeError:
-            self._on_progress(Progress("damaged", layer, self._blocks))
-            return None
+    def _stored(self, store: BlockStore, window: range) -> list[FinishedBlock] | None:
+        blocks = []
+        for layer in window:
+            if not store.has(layer):
+                return None
+            try:
+                blocks.append(store.read(layer))
+            except ResumeError:
+                self._on_progress(Progress("damaged", layer, self._blocks))
+                return None
+        return blocks
 
     def _source(self, layer: int) -> dict[str, torch.Tensor]:
         return {name: _float32(self._checkpoint.read(name)) for name in self._decoder.tensors(layer)}
@@ -327,23 +387,11 @@ class BlockQuantizer:
         weights = {tensor.name: _float32(tensor.weight) for tensor in block.tensors}
         chains.advance(chains.quantized, weights, layer, self._activation_groups)
 
-    def _head(self) -> Iterator[Emitted]:
-        """The final norm, and the head unless it is tied to the embedding, which has been given out."""
-        name = f"{self._decoder.norm_at}.weight"
-        yield Emitted(name, self._checkpoint.read(name), 0.0)
-        if HEAD in self._plan:
-            yield self._rounded_head(self._checkpoint.read(f"{self._decoder.head_at}.weight"))
-
-    def _rounded_head(self, original: FloatTensor) -> Emitted:
-        # tied to the embedding, it is that tensor again: rounding is deterministic
-        module = HEAD if HEAD in self._plan else self._decoder.head_at
-        return self._round(f"{module}.weight", original, module)
-
-    def _quality(self, chains: Chains) -> Quality:
-        norm = self._checkpoint.read(f"{self._decoder.norm_at}.weight")
-        original = self._checkpoint.read(f"{self._decoder.head_at}.weight")
-        quantized = self._rounded_head(original).weight
-        return chains.quality(_float32(norm), _float32(original), _float32(quantized))
+    def _quality(self, chains: Chains, outside: Sequence[Emitted]) -> Quality:
+        norm, head = outside[1], outside[-1] if len(outside) > 2 else outside[0]
+        return chains.quality(
+            (self._original(norm.name), self._original(head.name)), (_float32(norm.weight), _float32(head.weight))
+        )
 
     def _round(self, name: str, tensor: FloatTensor, module: str) -> Emitted:
         scheme = self._plan.get(module)

@@ -25,6 +25,8 @@ from ovround.quant.signround import threads_for
 _LOGITS_ELEMENTS = 1 << 24  # logits computed at a time when quality is measured: 64 MB
 
 Weights = Mapping[str, torch.Tensor]
+Ending = tuple[torch.Tensor, torch.Tensor]
+"""Final norm `[hidden]` and head `[V, hidden]`."""
 
 
 class Chains:
@@ -78,21 +80,40 @@ class Chains:
                 states.release()
 
     @torch.no_grad()
-    def moments(self, weights: dict[str, torch.Tensor], layer: int) -> dict[str, torch.Tensor]:
-        """Second moments `[K, K]` of the input of each of the block's projections, on all windows that are tuned on.
+    def moments(self, weights: dict[str, torch.Tensor], window: range) -> dict[str, torch.Tensor]:
+        """Second moments `[K, K]` of the input of each projection in the blocks `window`, on all windows that are tuned on.
 
-        The quantised chain, which must stand in front of the block; `weights` are the block's original ones.
+        The quantised chain, which must stand in front of the first; `weights` are the blocks' original ones.
         """
         ops = InputMoments(self._put(weights))
         train = len(self.quantized) - self._calibration.held_out
         with threads_for(self.work(weights)):
             for part in self._batches():
                 if part.start < train:
-                    rows = self.quantized[part.start : min(part.stop, train)]
-                    self._decoder.block(ops, self._device.put(rows), layer)
+                    rows = self._device.put(self.quantized[part.start : min(part.stop, train)])
+                    for layer in window:
+                        rows = self._decoder.block(ops, rows, layer)
                     self.quantized.release()
         self._group.sum_(list({id(one): one for one in ops.moments.values()}.values()))  # a shared one once
         return ops.moments
+
+    @torch.no_grad()
+    def head_moments(self, norm: torch.Tensor) -> torch.Tensor:
+        """Second moments `[K, K]` of what the head multiplies, on all windows that are tuned on.
+
+        The quantised chain, which must stand behind the last block; `norm` `[K]` is the final one's weight.
+        """
+        at = self._decoder.norm_at
+        ops = TorchOps({f"{at}.weight": self._device.put(norm)})
+        moments = self._device.put(torch.zeros(len(norm), len(norm)))
+        for start in range(0, len(self.quantized) - self._calibration.held_out, self._batch_size):
+            end = min(start + self._batch_size, len(self.quantized) - self._calibration.held_out)
+            rows = self._device.put(self.quantized[start:end])
+            hidden = ops.rms_norm(rows, at, self._decoder.config.rms_norm_eps).flatten(0, 1)
+            moments.addmm_(hidden.T, hidden)
+            self.quantized.release()
+        self._group.sum_([moments])
+        return moments.cpu()
 
     def _put(self, weights: Weights) -> dict[str, torch.Tensor]:
         return {name: self._device.put(weight) for name, weight in weights.items()}
@@ -102,20 +123,20 @@ class Chains:
         return sum(weight.numel() for weight in weights.values()) * self._batch_size * self._length
 
     @torch.no_grad()
-    def quality(self, norm: torch.Tensor, original: torch.Tensor, quantized: torch.Tensor) -> Quality:
-        """Both chains, once behind the last block, through the norm and their heads `[V, hidden]`, on the held-out windows."""
+    def quality(self, original: Ending, quantized: Ending) -> Quality:
+        """Both chains, once behind the last block, each through its own norm and head, on the held-out windows."""
         decoder, held_out = self._decoder, self._calibration.held_out
         windows = torch.from_numpy(self._calibration.windows)[len(self.original) - held_out :]
-        norm, original, quantized = (self._device.put(weight) for weight in (norm, original, quantized))
+        names = f"{decoder.norm_at}.weight", f"{decoder.head_at}.weight"
+        ends = [dict(zip(names, map(self._device.put, weights), strict=True)) for weights in (original, quantized)]
         rows = max(1, _LOGITS_ELEMENTS // (self._length * decoder.config.vocab_size))
         tokens, nll, nll_quantized, divergence = 0, 0.0, 0.0, 0.0
         for start in range(0, held_out, rows):
             ids = windows[start : start + rows]
             first = len(self.original) - held_out + start
             chains = []
-            for states, head in ((self.original, original), (self.quantized, quantized)):
-                ops = TorchOps({f"{decoder.norm_at}.weight": norm, f"{decoder.head_at}.weight": head})
-                logits = decoder.head(ops, self._device.put(states[first : first + len(ids)]))[:, :-1]
+            for states, weights in zip((self.original, self.quantized), ends, strict=True):
+                logits = decoder.head(TorchOps(weights), self._device.put(states[first : first + len(ids)]))[:, :-1]
                 chains.append(F.log_softmax(logits.flatten(0, 1), dim=-1))
             next_ids = self._device.put(ids[:, 1:].flatten())
             tokens += next_ids.numel()

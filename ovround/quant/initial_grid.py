@@ -55,12 +55,11 @@ def searched(weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor) -> 
 
 
 @torch.no_grad()
-def compensated(weight: torch.Tensor, scheme: Scheme, moments: torch.Tensor) -> Start:
-    """Grid and levels for inputs with second moments `moments` `[K, K]`, error made up for from column to column."""
+def compensated(weight: torch.Tensor, scheme: Scheme, factor: torch.Tensor) -> Start:
+    """Grid and levels, error made up for from column to column; `factor` `[K, K]` is the inputs' `inverse_factor`."""
     rows, columns = weight.shape
     group = columns if scheme.group_size == -1 else scheme.group_size
     top = float((1 << scheme.bits) - 1)
-    factor = _inverse_factor(moments)
     diagonal = factor.diagonal()
     current = weight.clone()  # the weights that are still to be rounded, with what they make up for
     scales, zeros, latents = [], [], []
@@ -87,8 +86,10 @@ def compensated(weight: torch.Tensor, scheme: Scheme, moments: torch.Tensor) -> 
     )
 
 
-def _inverse_factor(moments: torch.Tensor) -> torch.Tensor:
-    """Upper U `[K, K]` with U^T U = (H + damping)^-1, float32: row j says how the columns behind j make up for column j."""
+@torch.no_grad()
+def inverse_factor(moments: torch.Tensor) -> torch.Tensor:
+    """Upper U `[K, K]` with U^T U = (H + damping)^-1, float32, of second moments H: row j says how the columns behind j make
+    up for column j."""
     # Not every accelerator has float64, or factorises matrices: those leave it to the CPU.
     at = moments.device if moments.device.type in _FACTORISING else torch.device("cpu")
     work = moments.to(at, torch.float64 if len(moments) <= _DOUBLE_UP_TO else torch.float32, copy=True)

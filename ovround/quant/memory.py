@@ -32,7 +32,7 @@ LOGITS_COPIES = 7  # float32: the logits and what is made of them, in both chain
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes at the peak: `block` is one block with its tuning state, `chains` the hidden states of both chains.
+    """Bytes at the peak: `block` is what is tuned together with its state, `chains` the hidden states of both chains.
 
     `model` is the whole model under the end-to-end pass, 0 without one.
     """
@@ -62,6 +62,7 @@ def memory_need(
     if calibration is None:
         return MemoryNeed(LIBRARIES_BYTES, weights * ROUNDING_BYTES, table * ROUNDING_BYTES, 0)
     count, length = calibration.windows.shape
+    window = min(options.window, config.num_hidden_layers)
     tokens = min(options.batch_size, count) * length
     attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     width = HIDDEN_COPIES * config.hidden_size + INNER_COPIES * (config.intermediate_size + attention)
@@ -76,7 +77,7 @@ def memory_need(
         )
     return MemoryNeed(
         LIBRARIES_BYTES,
-        weights * TUNING_BYTES + tokens * width * FLOAT_BYTES,
+        window * (weights * TUNING_BYTES + tokens * width * FLOAT_BYTES),
         table * TABLE_BYTES + logits * LOGITS_COPIES * FLOAT_BYTES,
         2 * count * length * config.hidden_size * FLOAT_BYTES,
         model,

@@ -106,6 +106,8 @@ def test_complete_means_every_block_whole_and_measured(tmp_path: Path, checkpoin
         assert not store.complete()
         store.write(layer, [quantised("w", 4, True)], None)
     assert not store.complete()
+    store.write(None, [quantised("embedding", 4, True)], None)
+    assert not store.complete()
     store.write_quality(Quality(10, 1.5, 1.25, 0.1))
     assert store.complete()
     path = tmp_path / "work" / "tuned-00001.safetensors"

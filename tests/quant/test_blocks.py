@@ -156,3 +156,16 @@ def test_progress_counts_every_step_and_block(job: Job) -> None:
     done = [one for one in told if not one.steps]
     assert [(one.block, one.blocks) for one in done] == [(1, 2), (2, 2)]
     assert all(one.loss_before is not None and one.loss_after is not None for one in done)
+
+
+def test_blocks_of_a_window_are_tuned_to_the_output_of_the_last(tmp_path: Path) -> None:
+    """Six blocks, four at once: each block of a window has the window's loss, and what is left over makes a smaller one."""
+    options = ConvertOptions(bits=2, group_size=64, iters=20, nsamples=24, seqlen=64, batch_size=4, window=4)
+    told: list[Progress] = []
+    records = [e for e in events(prepare("demo", tmp_path / "out", options), told) if isinstance(e, BlockRecord)]
+    assert [record.index for record in records] == [0, 1, 2, 3, 4, 5]
+    losses = [(record.loss_before, record.loss_after) for record in records]
+    assert losses == [losses[0]] * 4 + [losses[4]] * 2
+    assert losses[0] != losses[4]
+    assert all(after < before for before, after in losses)
+    assert [one.block for one in told if not one.steps] == [1, 2, 3, 4, 5, 6]

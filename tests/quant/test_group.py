@@ -115,9 +115,10 @@ def test_moments_and_quality_are_those_of_all_windows() -> None:
         table = weights[f"{decoder.embedding_at}.weight"]
         for states in (chains.original, chains.quantized):
             chains.embed(states, table)
-        moments = chains.moments({name: weights[name] for name in decoder.tensors(0)}, 0)
+        moments = chains.moments({name: weights[name] for name in decoder.tensors(0)}, range(1))
         head = weights[f"{decoder.head_at}.weight"]
-        quality = chains.quality(weights[f"{decoder.norm_at}.weight"], head, head.round(decimals=1))
+        norm = weights[f"{decoder.norm_at}.weight"]
+        quality = chains.quality((norm, head), (norm, head.round(decimals=1)))
         return moments, (quality.tokens, quality.perplexity_original, quality.perplexity_quantised, quality.kl_nats)
 
     moments, quality = measure(Group())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ovround.config import Scheme
-from ovround.quant.initial_grid import Start, compensated, from_extremes, searched
+from ovround.quant.initial_grid import Start, compensated, from_extremes, inverse_factor, searched
 from ovround.quant.tuned_weight import FreeWeight
 
 SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, 32) for symmetric in (True, False)]
@@ -48,7 +48,7 @@ def test_each_way_is_better_than_the_one_before(scheme: Scheme) -> None:
     assert weighed(found) <= weighed(plain)
     if scheme.bits <= 3:
         assert weighed(found) < 0.95 * weighed(plain)
-    made_up_for = compensated(weight, scheme, moments)
+    made_up_for = compensated(weight, scheme, inverse_factor(moments))
     assert output_error(weight, made_up_for, scheme, moments) < 0.95 * output_error(weight, found, scheme, moments)
 
 
@@ -57,7 +57,7 @@ def test_without_correlation_there_is_nothing_to_make_up_for(symmetric: bool) ->
     weight, _ = problem()
     scheme = Scheme(3, 16, symmetric)
     found = searched(weight, scheme, torch.ones(COLUMNS))
-    alone = compensated(weight, scheme, torch.eye(COLUMNS))
+    alone = compensated(weight, scheme, inverse_factor(torch.eye(COLUMNS)))
     assert torch.equal(quantized(weight, alone, scheme), quantized(weight, found, scheme))
 
 
@@ -68,7 +68,7 @@ def test_compensation_is_that_of_the_textbook() -> None:
     inputs = torch.randn(64, 8, generator=generator) @ (torch.randn(8, 8, generator=generator) + 2 * torch.eye(8))
     moments = inputs.T @ inputs
     scheme = Scheme(4, -1, True)
-    start = compensated(weight, scheme, moments)
+    start = compensated(weight, scheme, inverse_factor(moments))
     scale = float(start.scale)
     damped = moments.double() + 0.01 * moments.double().diagonal().mean() * torch.eye(8, dtype=torch.float64)
     row, latent = weight[0].double().clone(), []
