@@ -31,7 +31,8 @@ def weight_bytes(shape: tuple[int, ...], scheme: Scheme | None, item_bytes: int,
 def graph_bytes(decoder: Decoder) -> int:
     """What the tables of rotary positions take, at most."""
     config = decoder.config
-    return 2 * _padded(4 * config.max_position_embeddings * (config.head_dim // 2))
+    ropes = {spec.rope for spec in config.attention if spec.rope is not None and not spec.rope.follows_length}
+    return sum(2 * _padded(4 * config.max_position_embeddings * (rope.dim // 2)) for rope in ropes)
 
 
 def _padded(size_bytes: int) -> int:

@@ -32,7 +32,7 @@ from ovround.artifact import (
     sha256_file,
     write_manifest,
 )  # fmt: skip
-from ovround.checkpoint import Checkpoint, locate, open_checkpoint, read_json
+from ovround.checkpoint import Checkpoint, locate, mapped, open_checkpoint, read_json
 from ovround.config import ConvertOptions, parse_size
 from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
 from ovround.mixed_precision import Mix, Problem, pose, solve, widest
@@ -101,11 +101,9 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     folder = locate(model)
     checkpoint = open_checkpoint(folder)
     decoder = from_config(checkpoint.config)
-    expected = decoder.tensors()
-    for layer in range(decoder.config.num_hidden_layers):
-        expected |= decoder.tensors(layer)
-    tied_copy = (f"{HEAD}.weight",) if decoder.head_at != HEAD else ()
-    checkpoint.check(expected, UNUSED_TENSORS + tied_copy)
+    expected = decoder.every_tensor()
+    checkpoint = mapped(checkpoint, decoder.sources(), expected)
+    checkpoint.check(expected, UNUSED_TENSORS + decoder.unused_tensors())
     plan = make_plan(decoder, options) if options.plan is None else read_plan(options.plan, decoder)
     for carried in CARRIED_SETTINGS:
         if (folder / carried).is_file():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint import locate, open_checkpoint
+from ovround.checkpoint import locate, mapped, open_checkpoint
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.evaluate.perplexity import Evaluation, Logits, OnWindows, cut_windows, evaluate
 from ovround.models import from_config
@@ -76,6 +76,7 @@ def _open(folder: Path, stack: ExitStack, exact: bool, device: str) -> tuple[Log
 def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
     checkpoint = open_checkpoint(folder)
     decoder = from_config(checkpoint.config)
+    checkpoint = mapped(checkpoint, decoder.sources(), decoder.every_tensor())
     try:
         from ovround.evaluate.torch_model import CheckpointWeights, TorchModel
     except ModuleNotFoundError as error:

@@ -35,7 +35,7 @@ def read_model_info(folder: Path) -> ModelInfo:
     genai = read_object(folder / "genai_config.json", optional=True).get("model")
     sources = [read_object(folder / "generation_config.json", optional=True), config, text_config, genai]
     objects = [source for source in sources if isinstance(source, dict)]
-    context = _first(objects, "max_position_embeddings") or _first(objects, "context_length")
+    context = _first(objects, "context_length") or _first(objects, "max_position_embeddings")
     if not isinstance(context, int) or isinstance(context, bool):
         raise ArtifactError(
             f"`{folder}` states no context length ({context!r})",

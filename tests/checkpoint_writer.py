@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from ovround.models import from_config
-from ovround.models.llama import smallest_config
+from ovround.models import smallest_configs
 
 VOCAB_SIZE = 320  # 256 bytes, the special tokens, and what training merges
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
@@ -28,7 +28,7 @@ Arrays = dict[str, NDArray[np.float32]]
 def tiny_config(**changes: Any) -> dict[str, Any]:
     """The smallest Llama config.json that exercises everything, with room for the tokenizer's 320 tokens."""
     base = {"vocab_size": VOCAB_SIZE, "bos_token_id": 1, "eos_token_id": 2, "architectures": ["LlamaForCausalLM"]}
-    return {**smallest_config(), **base, **changes}
+    return {**smallest_configs("llama")[0], **base, **changes}
 
 
 def random_weights(config: Mapping[str, Any], seed: int = 0, scale: float = 0.2) -> Arrays:

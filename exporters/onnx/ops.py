@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ovround.exporters.onnx.external_data import DataFile
 from ovround.exporters.onnx.matmul_nbits import SCALES, ZERO_POINTS, Layout
 from ovround.models.decoder import DecoderConfig
-from ovround.models.ops import Attention
+from ovround.models.ops import Activation, Attention
 from ovround.models.rope import Rope
 
 IR_VERSION, OPSET = 10, 21  # those of ONNX 1.16; nothing here needs newer ones
@@ -34,6 +34,7 @@ MICROSOFT = "com.microsoft"
 # 4: int8 activations with a scale a block, the only fast path for 2 and 8 bits; `runtime.engines.onnx_exact` undoes it.
 ACCURACY_LEVEL = 4
 HEAD_MULTIPLE, ROTATED_HEAD_MULTIPLE = 8, 16  # head sizes that GroupQueryAttention takes, and that it rotates itself
+_ATTENTION_BIAS = 10  # its place among the operator's inputs
 _FLOAT, _INT64, _INT32 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT64), int(onnx.TensorProto.INT32)
 
 
@@ -86,26 +87,57 @@ class OnnxOps:
             block_size=layout.block_size, accuracy_level=ACCURACY_LEVEL,
         )  # fmt: skip
 
-    def rms_norm(self, x: str, at: str, eps: float) -> str:
+    def position_embedding(self, ids: str, at: str) -> str:
+        rows = self._node("Gather", [f"{at}.weight", self._positions()], f"{at}/rows")
+        return self._float(rows, self.file.entries[f"{at}.weight"].data_type)
+
+    def rms_norm(self, x: str, at: str, eps: float, heads: int = 1) -> str:
         weight = self._float_weight(f"{at}.weight")
-        return self._node("SimplifiedLayerNormalization", [x, weight], at, axis=-1, epsilon=eps, stash_type=1)
+        if heads > 1:
+            size = self.file.entries[f"{at}.weight"].shape[0]
+            x = self._node("Reshape", [x, self._i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
+        normal = self._node("SimplifiedLayerNormalization", [x, weight], at, axis=-1, epsilon=eps, stash_type=1)
+        if heads == 1:
+            return normal
+        return self._node("Reshape", [normal, self._i64(f"join/{heads * size}", [0, 0, heads * size])], f"{at}/joined")
+
+    def layer_norm(self, x: str, at: str, eps: float) -> str:
+        inputs = [x, *(self._float_weight(f"{at}.{kind}") for kind in ("weight", "bias") if self._has(f"{at}.{kind}"))]
+        return self._node("LayerNormalization", inputs, at, axis=-1, epsilon=eps, stash_type=1)
 
     def attention(self, q: str, k: str, v: str, layer: int, spec: Attention) -> str:
         past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
         present = [f"present.{layer}.{part}" for part in ("key", "value")]
-        tables = self._rotation(spec.rope)
-        fused = spec.head_dim % ROTATED_HEAD_MULTIPLE == 0
-        if not fused:
-            q, k = (self._rotated(x, tables) for x in (q, k))
+        inputs = [q, k, v, *past, *self._lengths()]
+        fused = rotates_itself(spec)
+        if spec.rope is not None and fused:
+            inputs += self._rotation(spec.rope)
+        elif spec.rope is not None:
+            inputs[:2] = (self._rotated(x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads)))
+        if spec.alibi:
+            inputs += [""] * (_ATTENTION_BIAS - len(inputs)) + [self._alibi(spec)]
+        limits: dict[str, int | float] = {} if spec.window is None else {"local_window_size": spec.window}
+        if spec.softcap is not None:
+            limits["softcap"] = spec.softcap
         return self._node(
-            "GroupQueryAttention", [q, k, v, *past, *self._lengths(), *(tables if fused else ())],
-            f"model.layers.{layer}.self_attn", MICROSOFT, present,
-            num_heads=spec.num_heads, kv_num_heads=spec.num_key_value_heads, scale=spec.scale, do_rotary=int(fused),
+            "GroupQueryAttention", inputs, f"model.layers.{layer}.self_attn", MICROSOFT, present,
+            num_heads=spec.num_heads, kv_num_heads=spec.num_key_value_heads, scale=spec.scale, do_rotary=int(fused), **limits,
         )  # fmt: skip
 
-    def silu(self, x: str) -> str:
+    def activation(self, x: str, kind: Activation) -> str:
         number = len(self._nodes)
-        return self._node("Mul", [x, self._node("Sigmoid", [x], f"{x}/sigmoid{number}")], f"{x}/silu{number}")
+        if kind == "silu":
+            return self._node("Mul", [x, self._node("Sigmoid", [x], f"{x}/sigmoid{number}")], f"{x}/silu{number}")
+        if kind == "relu":
+            return self._node("Relu", [x], f"{x}/relu{number}")
+        return self._node("Gelu", [x], f"{x}/gelu{number}", approximate="tanh" if kind == "gelu_tanh" else "none")
+
+    def softcap(self, x: str, cap: float) -> str:
+        bounded = self._node("Tanh", [self.scale(x, 1 / cap)], f"{x}/tanh{len(self._nodes)}")
+        return self.scale(bounded, cap)
+
+    def scale(self, x: str, factor: float) -> str:
+        return self._node("Mul", [x, self._f32(f"scale/{factor!r}", factor)], f"{x}/scaled{len(self._nodes)}")
 
     def add(self, x: str, y: str) -> str:
         return self._node("Add", [x, y], f"{y}/add{len(self._nodes)}")
@@ -144,7 +176,7 @@ class OnnxOps:
         name: str,
         domain: str = "",
         more_outputs: Sequence[str] = (),
-        **attributes: int | float,
+        **attributes: int | float | str,
     ) -> str:
         """Append a node called `name`, and return its first output, which has the same name."""
         node = onnx.helper.make_node(kind, inputs, [name, *more_outputs], name, domain=domain)
@@ -179,8 +211,65 @@ class OnnxOps:
             self._emitted.add(self._node("Cast", [self._width("attention_mask")], total, to=_INT32))
         return last, total
 
-    def _rotated(self, x: str, tables: tuple[str, str]) -> str:
-        return self._node("RotaryEmbedding", [x, self._positions(), *tables], f"{x}/rope", MICROSOFT)
+    def _rotated(self, x: str, rope: Rope, heads: int) -> str:
+        """`[B, T, heads * D]` turned by its own operator, where GroupQueryAttention cannot."""
+        if rope.follows_length:
+            positions, tables = self._computed_rotation(rope)
+        else:
+            positions, tables = self._positions(), self._rotation(rope)
+        return self._node(
+            "RotaryEmbedding", [x, positions, *tables], f"{x}/rope", MICROSOFT, num_heads=heads, rotary_embedding_dim=rope.dim
+        )
+
+    def _computed_rotation(self, rope: Rope) -> tuple[str, tuple[str, str]]:
+        """For each token a row of tables, int64 `[B, T]`, and the tables `[B * T, dim / 2]`, computed for these tokens alone."""
+        if rope not in self._rotations:
+            at = f"rope{len(self._rotations)}"
+            positions = self._node("Reshape", [self._positions(), self._i64("column", [-1, 1])], f"{at}/positions")
+            count = self._node("Size", [positions], f"{at}/count")
+            rows = self._node("Range", [self._i64("zero", 0), count, self._i64("one", 1)], f"{at}/row_numbers")
+            self._node("Reshape", [rows, self._node("Shape", ["input_ids"], f"{at}/ids_shape")], f"{at}/rows")
+            positions = self._node("Cast", [positions], f"{at}/positions_float", to=_FLOAT)
+            angles = self._node("Mul", [positions, self._frequencies(rope, at)], f"{at}/angles")
+            factor = self._f32(f"{at}/attention_factor", rope.attention_factor)
+            cos, sin = (
+                self._node("Mul", [self._node(kind, [angles], f"{at}/{kind}"), factor], f"{at}/{kind.lower()}")
+                for kind in ("Cos", "Sin")
+            )
+            self._rotations[rope] = cos, sin
+        return self._rotations[rope][0].replace("/cos", "/rows"), self._rotations[rope]
+
+    def _frequencies(self, rope: Rope, at: str) -> str:
+        """Inverse frequencies `[dim / 2]` for the longest row."""
+        plain = self._f32(f"{at}/inverse_frequencies", rope.inverse_frequencies())
+        longest = self._node("ReduceMax", [self._row_lengths()], f"{at}/longest", keepdims=0)
+        length = self._node("Cast", [longest], f"{at}/length", to=_FLOAT)
+        original = rope.original_max_position_embeddings
+        if rope.variant == "longrope":
+            long = self._f32(f"{at}/long", rope.inverse_frequencies(original + 1))
+            is_long = self._node("Greater", [length, self._f32(f"{at}/original", original)], f"{at}/is_long")
+            return self._node("Where", [is_long, long, plain], f"{at}/frequencies")
+        excess = self._node("Sub", [self.scale(length, 1 / original), self._f32("one", 1.0)], f"{at}/excess")
+        excess = self._node("Max", [excess, self._f32("zero", 0.0)], f"{at}/excess_or_none")
+        stretch = self._node("Add", [self.scale(excess, rope.factor), self._f32("one", 1.0)], f"{at}/stretch")
+        power = self._node("Pow", [stretch, self._f32(f"{at}/exponents", rope.stretch_exponents())], f"{at}/power")
+        return self._node("Mul", [plain, power], f"{at}/frequencies")
+
+    def _alibi(self, spec: Attention) -> str:
+        """ALiBi's bias, float32 `[1, H, T, S]`: each head's slope times the key's distance from the last; shared by layers."""
+        name = f"alibi/{spec.num_heads}"
+        if name not in self._emitted:
+            total, zero, one = self._width("attention_mask"), self._i64("zero", 0), self._i64("one", 1)
+            keys = self._node("Range", [zero, total, one], f"{name}/keys")
+            distances = self._node("Sub", [keys, self._node("Sub", [total, one], f"{name}/last")], f"{name}/distances")
+            distances = self._node("Cast", [distances], f"{name}/distances_float", to=_FLOAT)
+            slopes = self._f32(f"{name}/slopes", np.array(spec.slopes(), np.float32).reshape(1, -1, 1, 1))
+            bias = self._node("Mul", [distances, slopes], f"{name}/row")
+            tokens = self._node("Unsqueeze", [self._width("input_ids"), self._i64("axis0", [0])], f"{name}/tokens")
+            ones = self._i64("ones2", [1, 1])
+            target = self._node("Concat", [ones, tokens, self._i64("one1", [1])], f"{name}/shape", axis=0)
+            self._emitted.add(self._node("Expand", [bias, target], name))
+        return name
 
     def _positions(self) -> str:
         """Position ids, int64 `[B, T]`, as GroupQueryAttention counts: a row's past is its length less T, or else 0."""
@@ -204,11 +293,14 @@ class OnnxOps:
 
     def _width(self, value: str) -> str:
         """The size of axis 1 of `value`, an int64 scalar."""
-        shape = self._node("Shape", [value], f"{value}/shape")
-        return self._node("Gather", [shape, self._i64("index1", 1)], f"{value}/width", axis=0)
+        name = f"{value}/width"
+        if name not in self._emitted:
+            shape = self._node("Shape", [value], f"{value}/shape")
+            self._emitted.add(self._node("Gather", [shape, self._i64("index1", 1)], name, axis=0))
+        return name
 
     def _rotation(self, rope: Rope) -> tuple[str, str]:
-        """cos and sin `[max_position_embeddings, D / 2]`, shared by all layers with the same rope."""
+        """cos and sin `[max_position_embeddings, dim / 2]`, shared by all layers with the same rope."""
         if rope not in self._rotations:
             names = f"rope{len(self._rotations)}/cos", f"rope{len(self._rotations)}/sin"
             for name, table in zip(names, rope.tables(self._config.max_position_embeddings), strict=True):
@@ -221,6 +313,19 @@ class OnnxOps:
         array: NDArray[np.int64] = np.array(values, np.int64)
         self._constants[name] = onnx.numpy_helper.from_array(array, name)
         return name
+
+
+    def _f32(self, name: str, values: float | NDArray[np.float32]) -> str:
+        name = f"const/float/{name}"
+        self._constants[name] = onnx.numpy_helper.from_array(np.asarray(values, np.float32), name)
+        return name
+
+
+def rotates_itself(spec: Attention) -> bool:
+    """Whether GroupQueryAttention rotates: whole heads of a size that it takes, by tables that do not change with the length."""
+    rope = spec.rope
+    whole = rope is not None and rope.dim == spec.head_dim and not rope.follows_length
+    return whole and spec.head_dim % ROTATED_HEAD_MULTIPLE == 0
 
 
 def _value(name: str, data_type: int, shape: list[int | str]) -> onnx.ValueInfoProto:

@@ -48,7 +48,7 @@ class OnnxExporter:
         self._file.close()
         path = self.folder / MODEL
         path.write_bytes(model.SerializeToString(deterministic=True))
-        copy_model_files(self._source, self.folder)
+        copy_model_files(self._source, self.folder, self._decoder.config.max_position_embeddings)
         write_genai_config(self._source, self.folder, self._decoder.config, MODEL)
         self._entries = read_entries(path, self._file.path.name)
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
 
 from ovround.exporters.openvino.compressed import decode_node
 from ovround.exporters.openvino.constants import ConstantFile
-from ovround.models.ops import Attention
+from ovround.models.ops import Activation, Attention
 from ovround.models.rope import Rope
 
 MASKED = -65504.0  # the lowest float16: finite, so that a row with nothing to attend to gives no NaN on any device
@@ -37,12 +38,16 @@ class OpenVINOOps:
         self.sinks: list[ov.Node] = []
         self._weights: dict[str, ov.Node] = {}
         self._rotations: dict[Rope, tuple[ov.Node, ov.Node]] = {}
-        self._mask: ov.Node | None = None
+        self._masks: dict[object, ov.Node] = {}
         self._batch = self._axis_size(self.input_ids, 0)
 
     def embedding(self, ids: ov.Node, at: str) -> ov.Node:
         ids = opset.convert(ids, "i32")
         return _named(opset.gather(self._weight(f"{at}.weight"), ids, self._i64("axis0", 0)), at)
+
+    def position_embedding(self, ids: ov.Node, at: str) -> ov.Node:
+        positions = opset.convert(self.position_ids, "i32")
+        return _named(opset.gather(self._weight(f"{at}.weight"), positions, self._i64("axis0", 0)), at)
 
     def linear(self, x: ov.Node, at: str) -> ov.Node:
         product = _named(opset.matmul(x, self._weight(f"{at}.weight"), False, True), at)
@@ -50,29 +55,62 @@ class OpenVINOOps:
             return product
         return _named(opset.add(product, self._weight(f"{at}.bias")), f"{at}/bias")
 
-    def rms_norm(self, x: ov.Node, at: str, eps: float) -> ov.Node:
+    def rms_norm(self, x: ov.Node, at: str, eps: float, heads: int = 1) -> ov.Node:
+        weight = self._weight(f"{at}.weight")
+        if heads > 1:
+            size = weight.output(0).get_partial_shape()[0].get_length()
+            parts = opset.reshape(x, self._i64(f"split/{heads}x{size}", [0, 0, heads, size]), True)
+            joined = self._i64(f"joined/{heads * size}", [0, 0, heads * size])
+            return opset.reshape(self._rms(parts, weight, at, eps), joined, True)
+        return self._rms(x, weight, at, eps)
+
+    def _rms(self, x: ov.Node, weight: ov.Node, at: str, eps: float) -> ov.Node:
         mean = opset.reduce_mean(opset.power(x, self._f32("two", 2.0)), self._i64("last_axis", [-1]), True)
         root = opset.sqrt(opset.add(mean, self._f32(f"{at}/eps", eps)))
         normal = opset.multiply(x, opset.divide(self._f32("one", 1.0), root))
-        return _named(opset.multiply(normal, self._weight(f"{at}.weight")), at)
+        return _named(opset.multiply(normal, weight), at)
+
+    def layer_norm(self, x: ov.Node, at: str, eps: float) -> ov.Node:
+        normal = opset.mvn(x, self._i64("last_axis", [-1]), True, eps, "INSIDE_SQRT")
+        scaled = opset.multiply(normal, self._weight(f"{at}.weight"))
+        if f"{at}.bias" not in self.file.entries:
+            return _named(scaled, at)
+        return _named(opset.add(scaled, self._weight(f"{at}.bias")), at)
 
     def attention(self, q: ov.Node, k: ov.Node, v: ov.Node, layer: int, spec: Attention) -> ov.Node:
         at = f"model.layers.{layer}.self_attn"
-        cos, sin = self._rotation(spec.rope)
-        query = self._rotate(self._split_heads(q, spec.num_heads, spec), cos, sin, f"{at}.q_rope")
-        key = self._rotate(self._split_heads(k, spec.num_key_value_heads, spec), cos, sin, f"{at}.k_rope")
+        query = self._split_heads(q, spec.num_heads, spec)
+        key = self._split_heads(k, spec.num_key_value_heads, spec)
+        if spec.rope is not None:
+            tables = self._rotation(spec.rope)
+            query = self._rotate(query, spec, tables, f"{at}.q_rope")
+            key = self._rotate(key, spec, tables, f"{at}.k_rope")
         key = self._cached(key, layer, "key", spec)
         value = self._cached(self._split_heads(v, spec.num_key_value_heads, spec), layer, "value", spec)
         repeats = spec.num_heads // spec.num_key_value_heads
         if repeats > 1:
             key, value = self._repeat_heads(key, repeats, spec), self._repeat_heads(value, repeats, spec)
-        scale = self._f32(f"{at}/scale", spec.scale)
-        out = opset.scaled_dot_product_attention(query, key, value, self._causal_mask(), scale, False)
+        mask = self._mask(spec)
+        if spec.softcap is None:
+            scale = self._f32(f"{at}/scale", spec.scale)
+            out = opset.scaled_dot_product_attention(query, key, value, mask, scale, False)
+        else:  # ScaledDotProductAttention has no cap
+            scores = self.scale(opset.matmul(query, key, False, True), spec.scale)
+            weights = opset.softmax(opset.add(self.softcap(scores, spec.softcap), mask), -1)
+            out = opset.matmul(weights, value, False, False)
         out = opset.transpose(_named(out, f"{at}.sdpa"), self._i64("heads_order", [0, 2, 1, 3]))
         return opset.reshape(out, self._i64(f"{at}/joined", [0, 0, spec.num_heads * spec.head_dim]), True)
 
-    def silu(self, x: ov.Node) -> ov.Node:
-        return opset.swish(x, self._f32("one", 1.0))
+    def activation(self, x: ov.Node, kind: Activation) -> ov.Node:
+        if kind == "silu":
+            return opset.swish(x, self._f32("one", 1.0))
+        return opset.relu(x) if kind == "relu" else opset.gelu(x, "TANH" if kind == "gelu_tanh" else "ERF")
+
+    def softcap(self, x: ov.Node, cap: float) -> ov.Node:
+        return self.scale(opset.tanh(self.scale(x, 1 / cap)), cap)
+
+    def scale(self, x: ov.Node, factor: float) -> ov.Node:
+        return opset.multiply(x, self._f32(f"scale/{factor!r}", factor))
 
     def add(self, x: ov.Node, y: ov.Node) -> ov.Node:
         return opset.add(x, y)
@@ -99,32 +137,56 @@ class OpenVINOOps:
         return opset.transpose(opset.reshape(x, shape, True), self._i64("heads_order", [0, 2, 1, 3]))
 
     def _rotation(self, rope: Rope) -> tuple[ov.Node, ov.Node]:
-        """cos and sin `[B, 1, T, D]` of the position ids, shared by all layers with the same rope."""
+        """cos and sin `[B, 1, T, dim]` of the position ids, shared by all layers with the same rope."""
         if rope not in self._rotations:
-            at = f"rope{len(self._rotations)}"
-            frequencies = self._f32(f"{at}/inverse_frequencies", rope.inverse_frequencies().reshape(1, -1, 1))
             ones = self._i64("ones2", [1, 1])
             target = opset.concat([self._batch, ones], 0)
+            frequencies = self._frequencies(rope, f"rope{len(self._rotations)}")
             spread = opset.broadcast(frequencies, target, broadcast_spec="BIDIRECTIONAL")
             positions = opset.convert(opset.unsqueeze(self.position_ids, self._i64("axis1", 1)), "f32")
             angles = opset.transpose(opset.matmul(spread, positions, False, False), self._i64("order021", [0, 2, 1]))
             both = opset.concat([angles, angles], -1)
             axis = self._i64("axis1", 1)
-            self._rotations[rope] = (
-                opset.unsqueeze(opset.cos(both), axis),
-                opset.unsqueeze(opset.sin(both), axis),
-            )
+            tables = opset.cos(both), opset.sin(both)
+            if rope.attention_factor != 1:
+                tables = self.scale(tables[0], rope.attention_factor), self.scale(tables[1], rope.attention_factor)
+            self._rotations[rope] = opset.unsqueeze(tables[0], axis), opset.unsqueeze(tables[1], axis)
         return self._rotations[rope]
 
-    def _rotate(self, x: ov.Node, cos: ov.Node, sin: ov.Node, name: str) -> ov.Node:
-        """Feature j of `[B, H, T, D]` turned with feature j + D / 2."""
-        half = x.output(0).get_partial_shape()[3].get_length() // 2
-        zero, middle = self._i64("zero1", [0]), self._i64(f"half/{half}", [half])
-        end, step, axis = self._i64("end1", [2**31 - 1]), self._i64("one1", [1]), self._i64("axis3", [3])
-        first = opset.slice(x, zero, middle, step, axis)
-        second = opset.slice(x, middle, end, step, axis)
+    def _frequencies(self, rope: Rope, at: str) -> ov.Node:
+        """Inverse frequencies `[1, dim / 2, 1]`; some ropes choose them by the longest row, as transformers does."""
+        plain = self._f32(f"{at}/inverse_frequencies", rope.inverse_frequencies().reshape(1, -1, 1))
+        if not rope.follows_length:
+            return plain
+        last = opset.convert(opset.reduce_max(self.position_ids, self._i64("axes01", [0, 1]), False), "f32")
+        length = opset.add(last, self._f32("one", 1.0))
+        original = rope.original_max_position_embeddings
+        if rope.variant == "longrope":
+            long = self._f32(f"{at}/long", rope.inverse_frequencies(original + 1).reshape(1, -1, 1))
+            return opset.select(opset.greater(length, self._f32(f"{at}/original", original)), long, plain)
+        excess = opset.subtract(self.scale(length, 1 / original), self._f32("one", 1.0))
+        excess = opset.maximum(excess, self._f32("zero", 0.0))
+        stretch = opset.add(self.scale(excess, rope.factor), self._f32("one", 1.0))
+        exponents = self._f32(f"{at}/exponents", rope.stretch_exponents().reshape(1, -1, 1))
+        return opset.multiply(plain, opset.power(stretch, exponents))
+
+    def _rotate(self, x: ov.Node, spec: Attention, tables: tuple[ov.Node, ov.Node], name: str) -> ov.Node:
+        """The first features of `[B, H, T, D]` turned: feature j with feature j + dim / 2."""
+        dim = spec.rope.dim if spec.rope else 0
+        if dim == spec.head_dim:
+            return _named(self._turned(x, dim // 2, tables), name)
+        turned = self._turned(self._features(x, 0, dim), dim // 2, tables)
+        return _named(opset.concat([turned, self._features(x, dim, spec.head_dim)], -1), name)
+
+    def _turned(self, x: ov.Node, half: int, tables: tuple[ov.Node, ov.Node]) -> ov.Node:
+        first, second = self._features(x, 0, half), self._features(x, half, None)
         turned = opset.concat([opset.multiply(second, self._f32("minus_one", [[[[-1.0]]]])), first], -1)
-        return _named(opset.add(opset.multiply(x, cos), opset.multiply(turned, sin)), name)
+        return opset.add(opset.multiply(x, tables[0]), opset.multiply(turned, tables[1]))
+
+    def _features(self, x: ov.Node, start: int, end: int | None) -> ov.Node:
+        """Features `start` to `end` of `[B, H, T, D]`."""
+        ends = self._i64(f"feature/{end}", [2**31 - 1 if end is None else end])
+        return opset.slice(x, self._i64(f"feature/{start}", [start]), ends, self._i64("one1", [1]), self._i64("axis3", [3]))
 
     def _cached(self, fresh: ov.Node, layer: int, part: str, spec: Attention) -> ov.Node:
         """The layer's past keys or values with `fresh` `[B, H_kv, T, D]` behind them, `[B, H_kv, S, D]`; also the next step's past."""
@@ -149,22 +211,58 @@ class OpenVINOOps:
             wide, self._i64(f"repeated/{heads * repeats}x{size}", [0, heads * repeats, -1, size]), True
         )
 
-    def _causal_mask(self) -> ov.Node:
-        """0 where a query may look and `MASKED` where it may not, f32 `[B, 1, T, S]`; shared by all layers."""
-        if self._mask is None:
-            zero, one = self._i64("scalar0", 0), self._i64("scalar1", 1)
-            tokens = opset.squeeze(self._axis_size(self.input_ids, 1), self._i64("axis0", 0))
-            total = opset.squeeze(self._axis_size(self.attention_mask, 1), self._i64("axis0", 0))
-            keys = opset.range(zero, total, one, "i64")
-            queries = opset.range(opset.subtract(total, tokens), total, one, "i64")
-            causal = opset.less_equal(
-                opset.unsqueeze(keys, self._i64("axes012", [0, 1, 2])),
-                opset.unsqueeze(queries, self._i64("axes013", [0, 1, 3])),
-            )
-            real = opset.convert(opset.unsqueeze(self.attention_mask, self._i64("axes12", [1, 2])), "boolean")
-            allowed = opset.logical_and(causal, real)
-            self._mask = opset.select(allowed, self._f32("zero", 0.0), self._f32("masked", MASKED))
-        return self._mask
+    def _mask(self, spec: Attention) -> ov.Node:
+        """What is added to the scores, f32 `[B, 1, T, S]`, with ALiBi `[B, H, T, S]`; one for all layers that attend alike.
+
+        `MASKED` where a query may not look, else 0 or ALiBi's bias.
+        """
+        slopes = spec.slopes() if spec.alibi else ()
+        if (spec.window, slopes) not in self._masks:
+            allowed = self._causal() if spec.window is None else self._within_window(spec.window)
+            masked, bias = self._f32("masked", MASKED), self._f32("zero", 0.0)
+            if spec.alibi:
+                keys = opset.convert(self._indices()[0], "f32")  # [1, 1, 1, S]: less the last key's, so that sums stay small
+                last = opset.convert(opset.subtract(self._total(), self._i64("scalar1", 1)), "f32")
+                heads = self._f32(f"alibi/{len(slopes)}", np.array(slopes, np.float32).reshape(1, -1, 1, 1))
+                bias = opset.multiply(opset.subtract(keys, last), heads)
+            self._masks[spec.window, slopes] = opset.select(allowed, bias, masked)
+        return self._masks[spec.window, slopes]
+
+    def _total(self) -> ov.Node:
+        """S, i64 scalar."""
+        return opset.squeeze(self._axis_size(self.attention_mask, 1), self._i64("axis0", 0))
+
+    def _indices(self) -> tuple[ov.Node, ov.Node]:
+        """Places in the padded batch: of keys, i64 `[1, 1, 1, S]`, and of queries, `[1, 1, T, 1]`."""
+        zero, one = self._i64("scalar0", 0), self._i64("scalar1", 1)
+        tokens = opset.squeeze(self._axis_size(self.input_ids, 1), self._i64("axis0", 0))
+        total = self._total()
+        keys = opset.range(zero, total, one, "i64")
+        queries = opset.range(opset.subtract(total, tokens), total, one, "i64")
+        return (
+            opset.unsqueeze(keys, self._i64("axes012", [0, 1, 2])),
+            opset.unsqueeze(queries, self._i64("axes013", [0, 1, 3])),
+        )
+
+    def _real(self) -> ov.Node:
+        """Which keys are no padding, boolean `[B, 1, 1, S]`."""
+        return opset.convert(opset.unsqueeze(self.attention_mask, self._i64("axes12", [1, 2])), "boolean")
+
+    def _causal(self) -> ov.Node:
+        keys, queries = self._indices()
+        return opset.logical_and(opset.less_equal(keys, queries), self._real())
+
+    def _within_window(self, window: int) -> ov.Node:
+        """The operators of transformers' own mask as optimum-intel exports it.
+
+        OpenVINO's pass to paged attention drops every mask, and reads the window off this one shape
+        (gpt_oss_sliding_window_pattern); of any other, openvino_genai would attend to the whole text without a word.
+        """
+        keys, queries = self._indices()
+        inside = opset.greater(keys, opset.add(queries, self._i64(f"window/{window}", -window)))
+        every = opset.convert(self._i64("scalar1", 1), "boolean")
+        allowed = opset.bitwise_and(opset.bitwise_and(every, inside), opset.less_equal(keys, queries))
+        return opset.bitwise_and(opset.bitwise_and(every, allowed), self._real())
 
     def _axis_size(self, x: ov.Node, axis: int) -> ov.Node:
         """The size of one axis as i64 `[1]`."""

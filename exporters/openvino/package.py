@@ -27,7 +27,7 @@ class OpenVINOExporter:
     def __init__(self, folder: Path, decoder: Decoder, source: Path) -> None:
         self.folder = folder
         self._decoder = decoder
-        copy_model_files(source, folder)
+        copy_model_files(source, folder, decoder.config.max_position_embeddings)
         write_tokenizer(source, folder)  # first: a tokenizer that cannot be converted is found before anything is tuned
         self._file = ConstantFile(folder / f"{MODEL}.bin")
         self._stored: dict[str, Stored] = {}

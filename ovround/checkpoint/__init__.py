@@ -2,5 +2,6 @@
 
 from ovround.checkpoint.hf import Checkpoint, open_checkpoint, read_json
 from ovround.checkpoint.locate import locate
+from ovround.checkpoint.mapped import mapped
 
-__all__ = ["Checkpoint", "locate", "open_checkpoint", "read_json"]
+__all__ = ["Checkpoint", "locate", "mapped", "open_checkpoint", "read_json"]

@@ -10,12 +10,18 @@ from typing import Any
 from ovround.errors import ArchitectureError
 from ovround.models.decoder import Decoder
 
-_SHARED = {"config_reader", "decoder", "ops", "rope", "torch_ops"}
+_SHARED = {"config_reader", "decoder", "layout", "ops", "rope", "standard", "torch_ops"}
 
 
 def families() -> list[str]:
     """The model types that can be read, sorted."""
     return sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name not in _SHARED)
+
+
+def smallest_configs(family: str) -> list[dict[str, Any]]:
+    """The family's smallest config.json files, one a variant: what the tests run on random weights."""
+    configs: list[dict[str, Any]] = importlib.import_module(f"{__name__}.{family}").smallest_configs()
+    return configs
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:

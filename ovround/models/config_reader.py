@@ -11,27 +11,75 @@ _LARGEST = 1e30  # of a number that means something here; Python's JSON also rea
 
 
 class ConfigReader:
-    """Reads numbers by key; raises ArchitectureError naming the key and the value that is no such number."""
+    """Reads values by key; raises ArchitectureError naming the key and the value that is not of its kind.
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = config
+    `names` gives a family's own name of a key where it has one; both spellings are found.
+    """
+
+    def __init__(self, config: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
+        self.config = config
+        self._names = names or {}
+
+    def value(self, key: str) -> tuple[str, Any]:
+        """The key as the family spells it, and its value, None where it is absent."""
+        name = self._names.get(key, key)
+        found = self.config.get(name)
+        return name, self.config.get(key) if found is None else found
 
     def integer(self, key: str, default: int | None = None) -> int:
         """The value at `key`, or `default` where the key is absent or null."""
-        value = self._config.get(key)
+        name, value = self.value(key)
         if value is None:
             if default is None:
-                raise ArchitectureError(f"config.json has no `{key}`")
+                raise ArchitectureError(f"config.json has no `{name}`")
             return default
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ArchitectureError(f"config.json: `{key}` is {value!r:.40}; a whole number is needed")
+            raise ArchitectureError(f"config.json: `{name}` is {value!r:.40}; a whole number is needed")
         return value
 
     def number(self, key: str, default: float) -> float:
         """The value at `key`, or `default` where the key is absent or null."""
-        value = self._config.get(key)
+        name, value = self.value(key)
+        return default if value is None else _number(name, value)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """The list of numbers at `key`."""
+        name, value = self.value(key)
+        if not isinstance(value, list) or not value:
+            raise ArchitectureError(f"config.json: `{name}` is {value!r:.40}; a list of numbers is needed")
+        return tuple(_number(name, one) for one in value)
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """The value at `key`, or `default` where the key is absent or null."""
+        name, value = self.value(key)
         if value is None:
             return default
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= _LARGEST:
-            raise ArchitectureError(f"config.json: `{key}` is {value!r:.40}; a number is needed")
-        return float(value)
+        if not isinstance(value, bool):
+            raise ArchitectureError(f"config.json: `{name}` is {value!r:.40}; true or false is needed")
+        return value
+
+    def words(self, key: str, count: int, allowed: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The `count` words at `key`, each of them `allowed`; None where the key is absent or null."""
+        name, value = self.value(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) != count or any(word not in allowed for word in value):
+            raise ArchitectureError(
+                f"config.json: `{name}` is {value!r:.60}; {count} of {', '.join(allowed)} are needed"
+            )
+        return tuple(value)
+
+    def refuse(self, key: str, *allowed: Any) -> None:
+        """Raise ArchitectureError where `key` is there with a value that is none of `allowed`: a variant that is not built."""
+        name, value = self.value(key)
+        if value is not None and value not in allowed:
+            raise ArchitectureError(
+                f"config.json: `{name}` is {value!r:.40}, a variant that is not supported",
+                hint=f"supported: {' or '.join(str(one) for one in allowed)}",
+            )
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= _LARGEST:
+        raise ArchitectureError(f"config.json: `{name}` is {value!r:.40}; a number is needed")
+    return float(value)

@@ -1,18 +1,23 @@
-"""The decoder that most families share: embedding, blocks of attention and gated MLP with pre-norms, final norm, head.
+"""The decoder that families share: embedding, blocks of attention and MLP between norms, final norm, head.
 
-A family file (`llama.py`) reads its config.json into a `DecoderConfig` and returns a `Decoder`; a family that differs
-writes its own functions over the same `Ops`.
+A family file (`llama.py`) reads its config.json into a `DecoderConfig` and returns a `Decoder`; what its checkpoint calls
+otherwise, a `Layout` says. The names used here, Llama's, are those of every target.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from ovround.errors import ArchitectureError
-from ovround.models.ops import Attention, Ops, T
-from ovround.models.rope import Rope
+from ovround.models.layout import BLOCKS, Layout
+from ovround.models.ops import Activation, Attention, Ops, T
+from ovround.tensor_source import TensorSource
 
 EMBEDDING = "model.embed_tokens"
+POSITIONS = "model.embed_positions"
+EMBEDDING_NORM = "model.embed_layernorm"
+NORM = "model.norm"
 HEAD = "lm_head"
 _FUSED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
 # Far beyond any model; they keep a hostile config.json from asking for endless work before its tensors are looked at.
@@ -21,8 +26,40 @@ _LARGEST_SIZE = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
+class Norms:
+    """The norms of a block by name, None where there is none.
+
+    A `parallel` block gives its input to attention and MLP alike and adds both; without `before_mlp` they share the norm too.
+    """
+
+    before_attention: str | None = "input_layernorm"
+    after_attention: str | None = None
+    before_mlp: str | None = "post_attention_layernorm"
+    after_mlp: str | None = None
+    parallel: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """Those that there are, in the order in which they are computed."""
+        every = (self.before_attention, self.after_attention, self.before_mlp, self.after_mlp)
+        return tuple(name for name in every if name is not None)
+
+
+PRE = Norms()
+POST = Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm")
+SANDWICH = Norms(
+    "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+)
+PARALLEL = Norms(parallel=True)
+PARALLEL_SHARED = Norms(before_mlp=None, parallel=True)
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Sizes and switches, under Hugging Face's names."""
+    """Sizes and switches, under Hugging Face's names where it has one.
+
+    Block i attends as `attention[i % len(attention)]` says. The `*_scale` multiply; `query_key_norm` is RMS over each head
+    or over all heads of a query or key at once.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -32,11 +69,25 @@ class DecoderConfig:
     head_dim: int
     vocab_size: int
     max_position_embeddings: int
-    rms_norm_eps: float
-    rope: Rope
-    tie_word_embeddings: bool
-    attention_bias: bool
-    mlp_bias: bool
+    norm_eps: float
+    attention: tuple[Attention, ...]
+    tie_word_embeddings: bool = False
+    query_key_value_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    norm: Literal["rms", "layer"] = "rms"
+    norm_bias: bool = False
+    norms: Norms = PRE
+    query_key_norm: Literal["head", "all"] | None = None
+    activation: Activation = "silu"
+    gated: bool = True
+    positions: bool = False
+    embedding_norm: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logits_scale: float = 1.0
+    logits_softcap: float | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -50,6 +101,9 @@ class DecoderConfig:
             raise ArchitectureError(
                 f"{self.num_attention_heads} attention heads are no multiple of {self.num_key_value_heads} key/value heads"
             )
+        windows = [spec.window for spec in self.attention if spec.window is not None]
+        if windows and min(windows) < 1:
+            raise ArchitectureError(f"sliding_window is {min(windows)}; 1 or more is needed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +112,7 @@ class Decoder:
 
     config: DecoderConfig
     head_at: str
+    layout: Layout = field(default_factory=Layout)
 
     @property
     def embedding_at(self) -> str:
@@ -65,24 +120,47 @@ class Decoder:
 
     @property
     def norm_at(self) -> str:
-        return "model.norm"
+        return NORM
 
     def block_at(self, layer: int) -> str:
-        return f"model.layers.{layer}"
+        return f"{BLOCKS}.{layer}"
 
     def embed(self, ops: Ops[T], ids: T) -> T:
         """Token ids `[B, T]` -> hidden states `[B, T, hidden_size]`."""
-        return ops.embedding(ids, self.embedding_at)
+        c = self.config
+        x = ops.embedding(ids, self.embedding_at)
+        if c.embedding_scale != 1:
+            x = ops.scale(x, c.embedding_scale)
+        if c.positions:
+            x = ops.add(x, ops.position_embedding(ids, POSITIONS))
+        return self._norm(ops, x, EMBEDDING_NORM) if c.embedding_norm else x
 
     def block(self, ops: Ops[T], x: T, layer: int) -> T:
         """One transformer block, `[B, T, hidden_size]` -> the same."""
-        at, eps = self.block_at(layer), self.config.rms_norm_eps
-        x = ops.add(x, self._attention(ops, ops.rms_norm(x, f"{at}.input_layernorm", eps), layer))
-        return ops.add(x, mlp(ops, ops.rms_norm(x, f"{at}.post_attention_layernorm", eps), f"{at}.mlp"))
+        at, norms = self.block_at(layer), self.config.norms
+
+        def norm(y: T, name: str | None) -> T:
+            return y if name is None else self._norm(ops, y, f"{at}.{name}")
+
+        def added(y: T, change: T) -> T:
+            scale = self.config.residual_scale
+            return ops.add(y, change if scale == 1 else ops.scale(change, scale))
+
+        attention_input = norm(x, norms.before_attention)
+        attended = norm(self._attention(ops, attention_input, layer), norms.after_attention)
+        if norms.parallel:
+            mlp_input = attention_input if norms.before_mlp is None else norm(x, norms.before_mlp)
+            return added(added(x, attended), norm(self._mlp(ops, mlp_input, f"{at}.mlp"), norms.after_mlp))
+        x = added(x, attended)
+        return added(x, norm(self._mlp(ops, norm(x, norms.before_mlp), f"{at}.mlp"), norms.after_mlp))
 
     def head(self, ops: Ops[T], x: T) -> T:
         """Final norm and projection, `[B, T, hidden_size]` -> logits `[B, T, vocab_size]`."""
-        return ops.linear(ops.rms_norm(x, self.norm_at, self.config.rms_norm_eps), self.head_at)
+        c = self.config
+        logits = ops.linear(self._norm(ops, x, self.norm_at), self.head_at)
+        if c.logits_scale != 1:
+            logits = ops.scale(logits, c.logits_scale)
+        return logits if c.logits_softcap is None else ops.softcap(logits, c.logits_softcap)
 
     def logits(self, ops: Ops[T], ids: T) -> T:
         """The whole model: token ids `[B, T]` -> logits `[B, T, vocab_size]`."""
@@ -91,34 +169,80 @@ class Decoder:
             x = self.block(ops, x, layer)
         return self.head(ops, x)
 
-    def _attention(self, ops: Ops[T], x: T, layer: int) -> T:
-        at = f"{self.block_at(layer)}.self_attn"
-        q, k, v = (ops.linear(x, f"{at}.{name}_proj") for name in "qkv")
-        return ops.linear(ops.attention(q, k, v, layer, self.attention_spec), f"{at}.o_proj")
+    def attention_spec(self, layer: int) -> Attention:
+        """What the attention of block `layer` computes."""
+        return self.config.attention[layer % len(self.config.attention)]
 
-    @property
-    def attention_spec(self) -> Attention:
-        c = self.config
-        return Attention(c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.head_dim**-0.5, c.rope)
+    def _attention(self, ops: Ops[T], x: T, layer: int) -> T:
+        at, c = f"{self.block_at(layer)}.self_attn", self.config
+        q, k, v = (ops.linear(x, f"{at}.{name}_proj") for name in "qkv")
+        if c.query_key_norm is not None:
+            parts = (c.num_attention_heads, c.num_key_value_heads) if c.query_key_norm == "head" else (1, 1)
+            q = ops.rms_norm(q, f"{at}.q_norm", c.norm_eps, parts[0])
+            k = ops.rms_norm(k, f"{at}.k_norm", c.norm_eps, parts[1])
+        return ops.linear(ops.attention(q, k, v, layer, self.attention_spec(layer)), f"{at}.o_proj")
+
+    def _mlp(self, ops: Ops[T], x: T, at: str) -> T:
+        kind = self.config.activation
+        if not self.config.gated:
+            return ops.linear(ops.activation(ops.linear(x, f"{at}.up_proj"), kind), f"{at}.down_proj")
+        gate = ops.activation(ops.linear(x, f"{at}.gate_proj"), kind)
+        return ops.linear(ops.mul(gate, ops.linear(x, f"{at}.up_proj")), f"{at}.down_proj")
+
+    def _norm(self, ops: Ops[T], x: T, at: str) -> T:
+        eps = self.config.norm_eps
+        return ops.rms_norm(x, at, eps) if self.config.norm == "rms" else ops.layer_norm(x, at, eps)
 
     def tensors(self, part: int | None = None) -> dict[str, tuple[int, ...]]:
         """Name and shape of each tensor: of block `part`, or of what is outside the blocks when None."""
-        c = self.config
         if part is None:
-            shapes: dict[str, tuple[int, ...]] = {
-                f"{self.embedding_at}.weight": (c.vocab_size, c.hidden_size),
-                f"{self.norm_at}.weight": (c.hidden_size,),
-            }
-            if self.head_at != self.embedding_at:
-                shapes[f"{self.head_at}.weight"] = (c.vocab_size, c.hidden_size)
-            return shapes
-        at = self.block_at(part)
-        shapes = {f"{at}.{norm}.weight": (c.hidden_size,) for norm in ("input_layernorm", "post_attention_layernorm")}
+            return self.first_tensors() | self.last_tensors()
+        c, at = self.config, self.block_at(part)
+        shapes: dict[str, tuple[int, ...]] = {}
+        for norm in c.norms.names():
+            shapes |= self._norm_tensors(f"{at}.{norm}")
+        if c.query_key_norm is not None:
+            for name, heads in (("q_norm", c.num_attention_heads), ("k_norm", c.num_key_value_heads)):
+                size = c.head_dim * (1 if c.query_key_norm == "head" else heads)
+                shapes[f"{at}.self_attn.{name}.weight"] = (size,)
         for name, (rows, columns, bias) in self._projections().items():
             shapes[f"{at}.{name}.weight"] = (rows, columns)
             if bias:
                 shapes[f"{at}.{name}.bias"] = (rows,)
         return shapes
+
+    def first_tensors(self) -> dict[str, tuple[int, ...]]:
+        """Those of `tensors()` that `embed` reads, the embedding first."""
+        c = self.config
+        shapes: dict[str, tuple[int, ...]] = {f"{self.embedding_at}.weight": (c.vocab_size, c.hidden_size)}
+        if c.positions:
+            shapes[f"{POSITIONS}.weight"] = (c.max_position_embeddings, c.hidden_size)
+        return shapes | self._norm_tensors(EMBEDDING_NORM) if c.embedding_norm else shapes
+
+    def last_tensors(self) -> dict[str, tuple[int, ...]]:
+        """Those of `tensors()` that only `head` reads: the final norm's, and the head's unless it is the embedding."""
+        c, shapes = self.config, self._norm_tensors(self.norm_at)
+        if self.head_at != self.embedding_at:
+            shapes[f"{self.head_at}.weight"] = (c.vocab_size, c.hidden_size)
+            if c.head_bias:
+                shapes[f"{self.head_at}.bias"] = (c.vocab_size,)
+        return shapes
+
+    def every_tensor(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each tensor of the model."""
+        shapes = self.tensors()
+        for layer in range(self.config.num_hidden_layers):
+            shapes |= self.tensors(layer)
+        return shapes
+
+    def sources(self) -> dict[str, TensorSource]:
+        """Where each tensor lies in a checkpoint of the family."""
+        return {name: self.layout.source(name, shape) for name, shape in self.every_tensor().items()}
+
+    def unused_tensors(self) -> tuple[str, ...]:
+        """Endings of the names of tensors that a checkpoint may hold without their being used: buffers, a tied head."""
+        tied = (self.layout.source(f"{HEAD}.weight", ()).name,) if self.head_at != HEAD else ()
+        return (*self.layout.ignored, *tied)
 
     def linears(self, layer: int) -> tuple[str, ...]:
         """The projections of block `layer`, in the order in which they are computed: what quantisation replaces."""
@@ -132,21 +256,20 @@ class Decoder:
             groups.setdefault(f"{parent}.{_FUSED.get(last, last)}", []).append(name)
         return tuple(tuple(group) for group in groups.values())
 
+    def _norm_tensors(self, at: str) -> dict[str, tuple[int, ...]]:
+        kinds = ("weight", "bias") if self.config.norm_bias else ("weight",)
+        return {f"{at}.{kind}": (self.config.hidden_size,) for kind in kinds}
+
     def _projections(self) -> dict[str, tuple[int, int, bool]]:
         c = self.config
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        into = (c.intermediate_size, c.hidden_size, c.mlp_bias)
         return {
-            "self_attn.q_proj": (q, c.hidden_size, c.attention_bias),
-            "self_attn.k_proj": (kv, c.hidden_size, c.attention_bias),
-            "self_attn.v_proj": (kv, c.hidden_size, c.attention_bias),
-            "self_attn.o_proj": (c.hidden_size, q, c.attention_bias),
-            "mlp.gate_proj": (c.intermediate_size, c.hidden_size, c.mlp_bias),
-            "mlp.up_proj": (c.intermediate_size, c.hidden_size, c.mlp_bias),
+            "self_attn.q_proj": (q, c.hidden_size, c.query_key_value_bias),
+            "self_attn.k_proj": (kv, c.hidden_size, c.query_key_value_bias),
+            "self_attn.v_proj": (kv, c.hidden_size, c.query_key_value_bias),
+            "self_attn.o_proj": (c.hidden_size, q, c.output_bias),
+            **({"mlp.gate_proj": into} if c.gated else {}),
+            "mlp.up_proj": into,
             "mlp.down_proj": (c.hidden_size, c.intermediate_size, c.mlp_bias),
         }
-
-
-def mlp(ops: Ops[T], x: T, at: str) -> T:
-    """Gated MLP, `[B, T, hidden_size]` -> the same."""
-    gate = ops.silu(ops.linear(x, f"{at}.gate_proj"))
-    return ops.linear(ops.mul(gate, ops.linear(x, f"{at}.up_proj")), f"{at}.down_proj")

@@ -5,46 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ovround.errors import ArchitectureError
 from ovround.models.config_reader import ConfigReader
-from ovround.models.decoder import EMBEDDING, HEAD, Decoder, DecoderConfig
-from ovround.models.rope import rope_from_config
+from ovround.models.decoder import Decoder
+from ovround.models.standard import decoder, read_config, rotated
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Llama config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    activation = config.get("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        raise ArchitectureError(f"hidden_act `{activation}` is not supported for llama", hint="supported: silu")
-    hidden, heads = read.integer("hidden_size"), read.integer("num_attention_heads")
-    head_dim = read.integer("head_dim", hidden // max(heads, 1))
-    tied = bool(config.get("tie_word_embeddings", False))
-    return Decoder(
-        DecoderConfig(
-            hidden_size=hidden,
-            intermediate_size=read.integer("intermediate_size"),
-            num_hidden_layers=read.integer("num_hidden_layers"),
-            num_attention_heads=heads,
-            num_key_value_heads=read.integer("num_key_value_heads", heads),
-            head_dim=head_dim,
-            vocab_size=read.integer("vocab_size"),
-            max_position_embeddings=read.integer("max_position_embeddings", 2048),
-            rms_norm_eps=read.number("rms_norm_eps", 1e-6),
-            rope=rope_from_config(config, head_dim),
-            tie_word_embeddings=tied,
-            attention_bias=bool(config.get("attention_bias", False)),
-            mlp_bias=bool(config.get("mlp_bias", False)),
-        ),
-        head_at=EMBEDDING if tied else HEAD,
-    )
+    return decoder(rotated(read, read_config(read)))
 
 
-def smallest_config() -> dict[str, Any]:
-    """The smallest config.json that exercises everything: for parity tests on random weights."""
-    return {
+def smallest_configs() -> list[dict[str, Any]]:
+    """The smallest config.json files that exercise every variant, for parity tests on random weights."""
+    base = {
         "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 160,
         "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
         "attention_bias": True, "mlp_bias": True,
     }  # fmt: skip
+    llama3 = {
+        "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }  # fmt: skip
+    plain = {**base, "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": True}
+    return [
+        base,
+        {**plain, "rope_parameters": llama3},
+        {**plain, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {**plain, "max_position_embeddings": 32, "rope_scaling": {"type": "dynamic", "factor": 4.0}},
+        {
+            **plain,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 8},
+        },
+    ]

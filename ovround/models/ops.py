@@ -3,29 +3,45 @@
 A model calls these verbs in order; torch computes them (`torch_ops.py`), the exporters emit nodes for them
 (`ovround.exporters.onnx.ops`, `ovround.exporters.openvino.ops`). It is coarse on purpose: a verb is what an engine fuses.
 
-`at` is the name of a module in the checkpoint, `model.layers.0.mlp.up_proj`; its tensors are `{at}.weight`, `{at}.bias`.
-Shapes: B batch, T tokens, K and N features in and out, H query heads, H_kv key/value heads, D head size, V vocabulary.
+`at` is the name of a module as the decoder calls it, `model.layers.0.mlp.up_proj`; its tensors are `{at}.weight`,
+`{at}.bias`. Shapes: B batch, T tokens, K and N features in and out, H query heads, H_kv key/value heads, D head size,
+V vocabulary.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from ovround.models.rope import Rope
 
 T = TypeVar("T")
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """What one attention layer computes besides its projections: causal softmax(q k^T * scale) v, rotated by `rope`."""
+    """What one attention layer computes besides its projections: causal softmax(q k^T * scale) v, rotated by `rope`.
+
+    `window` is how many tokens a query sees, its own included; `softcap` bounds the scores by cap * tanh(score / cap);
+    `alibi` adds a head's slope times the key's distance (Press et al. 2022). None stands for: without.
+    """
 
     num_heads: int
     num_key_value_heads: int
     head_dim: int
     scale: float
-    rope: Rope
+    rope: Rope | None = None
+    window: int | None = None
+    softcap: float | None = None
+    alibi: bool = False
+
+    def slopes(self) -> tuple[float, ...]:
+        """ALiBi's factor of each head: powers of 2^(-8/n), n the largest power of two within H, then those between them."""
+        power = 1 << (self.num_heads.bit_length() - 1)
+        first = [2.0 ** (-8 * (head + 1) / power) for head in range(power)]
+        between = [2.0 ** (-4 * (2 * head + 1) / power) for head in range(self.num_heads - power)]
+        return (*first, *between)
 
 
 class Ops(Protocol[T]):
@@ -35,12 +51,20 @@ class Ops(Protocol[T]):
         """Token ids `[B, T]` to rows `[B, T, K]` of `{at}.weight` `[V, K]`."""
         ...
 
+    def position_embedding(self, ids: T, at: str) -> T:
+        """For the tokens `ids` `[B, T]`, the rows `[B, T, K]` of `{at}.weight` at their positions, a row's first token at 0."""
+        ...
+
     def linear(self, x: T, at: str) -> T:
         """`[B, T, K]` times the transpose of `{at}.weight` `[N, K]`, plus `{at}.bias` `[N]` where there is one: `[B, T, N]`."""
         ...
 
-    def rms_norm(self, x: T, at: str, eps: float) -> T:
-        """`[B, T, K]` over its root mean square along K, times `{at}.weight` `[K]`."""
+    def rms_norm(self, x: T, at: str, eps: float, heads: int = 1) -> T:
+        """`[B, T, K]` over its root mean square, times `{at}.weight`; each of `heads` equal parts of K by itself."""
+        ...
+
+    def layer_norm(self, x: T, at: str, eps: float) -> T:
+        """`[B, T, K]` less its mean over its deviation, times `{at}.weight` `[K]`, plus `{at}.bias` where there is one."""
         ...
 
     def attention(self, q: T, k: T, v: T, layer: int, spec: Attention) -> T:
@@ -50,8 +74,16 @@ class Ops(Protocol[T]):
         """
         ...
 
-    def silu(self, x: T) -> T:
-        """x * sigmoid(x), any shape."""
+    def activation(self, x: T, kind: Activation) -> T:
+        """x * sigmoid(x), x * normal CDF(x) or its approximation by tanh, max(x, 0); any shape."""
+        ...
+
+    def softcap(self, x: T, cap: float) -> T:
+        """cap * tanh(x / cap), any shape."""
+        ...
+
+    def scale(self, x: T, factor: float) -> T:
+        """x * factor, any shape."""
         ...
 
     def add(self, x: T, y: T) -> T:

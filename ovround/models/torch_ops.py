@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from ovround.models.ops import Attention
+from ovround.models.ops import Activation, Attention
 from ovround.models.rope import Rope
 
 _SHORT = 512  # tokens: beyond, the scores of all heads would fill the memory
@@ -32,7 +32,7 @@ class TorchOps:
         self.keep_cache = keep_cache
         self.activation_groups = activation_groups or {}
         self._cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._tables: dict[tuple[Rope, int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._tables: dict[Rope, tuple[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def embedding(self, ids: torch.Tensor, at: str) -> torch.Tensor:
         return F.embedding(ids, self.weights[f"{at}.weight"])
@@ -43,34 +43,56 @@ class TorchOps:
             x = round_to_8_bits(x, self.activation_groups[at])
         return F.linear(x, weight, bias)
 
-    def rms_norm(self, x: torch.Tensor, at: str, eps: float) -> torch.Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weights[f"{at}.weight"], eps)
+    def position_embedding(self, ids: torch.Tensor, at: str) -> torch.Tensor:
+        past, tokens = self._past(0), ids.shape[1]
+        rows: torch.Tensor = self.weights[f"{at}.weight"][past : past + tokens]
+        return rows.expand(ids.shape[0], tokens, -1)
+
+    def rms_norm(self, x: torch.Tensor, at: str, eps: float, heads: int = 1) -> torch.Tensor:
+        parts = x.unflatten(-1, (heads, -1))
+        return F.rms_norm(parts, (parts.shape[-1],), self.weights[f"{at}.weight"], eps).flatten(-2)
+
+    def layer_norm(self, x: torch.Tensor, at: str, eps: float) -> torch.Tensor:
+        return F.layer_norm(x, (x.shape[-1],), self.weights[f"{at}.weight"], self.weights.get(f"{at}.bias"), eps)
 
     def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, spec: Attention) -> torch.Tensor:
         batch, tokens, _ = q.shape
         query = q.view(batch, tokens, spec.num_heads, spec.head_dim).transpose(1, 2)
         key = k.view(batch, tokens, spec.num_key_value_heads, spec.head_dim).transpose(1, 2)
         value = v.view(batch, tokens, spec.num_key_value_heads, spec.head_dim).transpose(1, 2)
-        past = self._cache[layer][0].shape[2] if layer in self._cache else 0
-        cos, sin = self._rotation(spec.rope, past, tokens, q)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        past = self._past(layer)
+        if spec.rope is not None:
+            cos, sin = self._rotation(spec.rope, past, tokens, q)
+            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         if past:
             key = torch.cat([self._cache[layer][0], key], dim=2)
             value = torch.cat([self._cache[layer][1], value], dim=2)
         if self.keep_cache:
             self._cache[layer] = (key, value)
-        if not past and q.dtype == torch.bfloat16 and q.device.type == "cpu" and tokens <= _SHORT:
+        simple = not past and not spec.alibi and spec.softcap is None and (spec.window or tokens) >= tokens
+        if simple and q.dtype == torch.bfloat16 and q.device.type == "cpu" and tokens <= _SHORT:
             return _short_attention(query, key, value, spec.scale)
-        mask = None
-        if past:
-            mask = torch.ones(tokens, past + tokens, dtype=torch.bool, device=q.device).tril(past)
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, scale=spec.scale, enable_gqa=True
-        )
+        mask = None if simple else _mask(spec, past, tokens, q)
+        if spec.softcap is not None:
+            out = _capped_attention(query, key, value, mask, spec.scale, spec.softcap)
+        else:
+            out = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=mask is None, scale=spec.scale, enable_gqa=True
+            )
         return out.transpose(1, 2).reshape(batch, tokens, -1)
 
-    def silu(self, x: torch.Tensor) -> torch.Tensor:
-        return F.silu(x)
+    def activation(self, x: torch.Tensor, kind: Activation) -> torch.Tensor:
+        if kind == "silu":
+            return F.silu(x)
+        if kind == "relu":
+            return F.relu(x)
+        return F.gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
+
+    def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        return (x / cap).tanh() * cap
+
+    def scale(self, x: torch.Tensor, factor: float) -> torch.Tensor:
+        return x * factor
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x + y
@@ -78,18 +100,44 @@ class TorchOps:
     def mul(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x * y
 
+    def _past(self, layer: int) -> int:
+        """Tokens in the layer's cache."""
+        return self._cache[layer][0].shape[2] if layer in self._cache else 0
+
     def _rotation(self, rope: Rope, past: int, tokens: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin `[T, D / 2]` of positions past .. past + tokens."""
-        at = (rope, past, tokens)
-        if at not in self._tables:
-            cos, sin = rope.tables(past + tokens)
-            self._tables = {
-                at: (
-                    torch.from_numpy(cos[past:]).to(like.device, like.dtype),
-                    torch.from_numpy(sin[past:]).to(like.device, like.dtype),
-                )
-            }
-        return self._tables[at]
+        """cos and sin `[T, dim / 2]` of positions past .. past + tokens."""
+        at, known = (past, tokens), self._tables.get(rope)
+        if known is None or known[0] != at:
+            length = past + tokens
+            cos, sin = (torch.from_numpy(table[past:]) for table in rope.tables(length, length))
+            known = at, (cos.to(like.device, like.dtype), sin.to(like.device, like.dtype))
+            self._tables[rope] = known
+        return known[1]
+
+
+def _mask(spec: Attention, past: int, tokens: int, like: torch.Tensor) -> torch.Tensor:
+    """What is added to the scores, `[1, T, S]` or by head `[H, T, S]`: ALiBi, and -inf where a query may not look."""
+    total = past + tokens
+    allowed = torch.ones(tokens, total, dtype=torch.bool, device=like.device).tril(past)
+    if spec.window is not None:
+        allowed = allowed.triu(past - spec.window + 1)
+    if not spec.alibi:
+        mask = torch.zeros(1, tokens, total, dtype=like.dtype, device=like.device)
+    else:
+        distances = torch.arange(1 - total, 1, device=like.device, dtype=torch.float32)
+        slopes = torch.tensor(spec.slopes(), device=like.device)
+        mask = (slopes.view(-1, 1, 1) * distances).to(like.dtype).expand(-1, tokens, -1)
+    return mask.masked_fill(~allowed, -torch.inf)
+
+
+def _capped_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float, cap: float
+) -> torch.Tensor:
+    """Attention whose scores are bounded by `cap`, query `[B, H, T, D]`, key and value `[B, H_kv, S, D]` -> `[B, H, T, D]`."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (one.repeat_interleave(repeats, dim=1) for one in (key, value))
+    scores = (query @ key.transpose(-1, -2) * (scale / cap)).tanh() * cap
+    return (scores if mask is None else scores + mask).softmax(-1) @ value
 
 
 def _short_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
@@ -128,6 +176,7 @@ def round_to_8_bits(x: torch.Tensor, group: int) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`[B, H, T, D]` turned by cos, sin `[T, D / 2]`: feature j with feature j + D / 2."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    """`[B, H, T, D]`, its first features turned by cos, sin `[T, dim / 2]`: feature j with feature j + dim / 2."""
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)

@@ -22,7 +22,7 @@ from ovround.exporters.onnx.external_data import read_entries
 from ovround.exporters.onnx.genai_config import genai_config, write_genai_config
 from ovround.floattensor import FloatTensor
 from ovround.models.decoder import Decoder
-from ovround.models.llama import smallest_config
+from ovround.models import smallest_configs
 from ovround.models.torch_ops import TorchOps
 from ovround.qtensor import QTensor
 from ovround.runtime.engines.onnx_exact import exact_model
@@ -120,7 +120,7 @@ def relative_rms(x: NDArray[np.float32], reference: NDArray[np.float32]) -> floa
 
 
 def tiny(**changes: Any) -> dict[str, Any]:
-    return {**smallest_config(), "bos_token_id": 1, "eos_token_id": 2, **changes}
+    return {**smallest_configs("llama")[0], "bos_token_id": 1, "eos_token_id": 2, **changes}
 
 
 def random_ids(*shape: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from ovround.floattensor import FloatTensor
 from ovround.models import from_config
-from ovround.models.llama import smallest_config
+from ovround.models import smallest_configs
 from ovround.qtensor import QTensor
 
 VOCAB_SIZE = 320  # 256 bytes, special tokens, and what training merges
@@ -33,7 +33,7 @@ Weights = dict[str, NDArray[np.float32]]
 def write_source(folder: Path) -> Weights:
     """A checkpoint folder without its weights, which are returned."""
     folder.mkdir()
-    config = {**smallest_config(), "vocab_size": VOCAB_SIZE, "max_position_embeddings": CONTEXT_LENGTH}
+    config = {**smallest_configs("llama")[0], "vocab_size": VOCAB_SIZE, "max_position_embeddings": CONTEXT_LENGTH}
     config |= {"bos_token_id": 1, "eos_token_id": 2, "architectures": ["LlamaForCausalLM"]}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": [2]}))

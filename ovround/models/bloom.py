@@ -1,0 +1,49 @@
+"""BLOOM: ALiBi instead of positions, a norm behind the embedding, biases, joined query, key and value of each head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ovround.models.config_reader import ConfigReader
+from ovround.models.decoder import Decoder
+from ovround.models.layout import Layout, attention_of
+from ovround.models.standard import decoder, read_config
+
+_NAMES = {
+    "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "rms_norm_eps": "layer_norm_epsilon",
+    "max_position_embeddings": "seq_length",
+}  # fmt: skip
+_MODULES = {
+    "model.embed_tokens": "transformer.word_embeddings", "model.norm": "transformer.ln_f",
+    "model.embed_layernorm": "transformer.word_embeddings_layernorm", "self_attn.o_proj": "self_attention.dense",
+    "mlp.up_proj": "mlp.dense_h_to_4h", "mlp.down_proj": "mlp.dense_4h_to_h",
+}  # fmt: skip
+
+
+def from_config(config: Mapping[str, Any]) -> Decoder:
+    """The decoder that a BLOOM config.json describes; raises ArchitectureError for a variant that is not built."""
+    read = ConfigReader(config, _NAMES | ({"hidden_size": "n_embed"} if "n_embed" in config else {}))
+    read.refuse("apply_residual_connection_post_layernorm", False)
+    found = read_config(read, tied=True, activation="gelu_new", eps=1e-5, intermediate_size=4 * read.integer("hidden_size"))
+    found = replace(
+        found,
+        norm="layer",
+        norm_bias=True,
+        attention=(replace(found.attention[0], alibi=True),),
+        query_key_value_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        gated=False,
+        embedding_norm=True,
+    )
+    size = found.head_dim
+    modules = _MODULES | attention_of("self_attention.query_key_value", size, size, size)
+    return decoder(found, Layout(modules, "transformer.h"))
+
+
+def smallest_configs() -> list[dict[str, Any]]:
+    """The smallest config.json files that exercise every variant, for parity tests on random weights."""
+    base = {"model_type": "bloom", "hidden_size": 64, "n_layer": 2, "n_head": 4, "vocab_size": 160, "seq_length": 256}
+    return [base, {**base, "hidden_size": 96, "n_head": 6}]

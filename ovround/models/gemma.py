@@ -1,0 +1,38 @@
+"""Gemma: Llama with an embedding times sqrt(hidden_size), a gated GELU, and norms stored less 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ovround.models.config_reader import ConfigReader
+from ovround.models.decoder import Decoder, DecoderConfig
+from ovround.models.layout import Layout
+from ovround.models.standard import decoder, read_activation, read_config, rotated
+
+LAYOUT = Layout(norm_offset=1.0)
+
+
+def from_config(config: Mapping[str, Any]) -> Decoder:
+    """The decoder that a Gemma config.json describes; raises ArchitectureError for a variant that is not built."""
+    read = ConfigReader(config)
+    return decoder(rotated(read, read_gemma(read)), LAYOUT)
+
+
+def read_gemma(read: ConfigReader) -> DecoderConfig:
+    """What all Gemmas share. `hidden_activation` rules over `hidden_act`, which the first release got wrong."""
+    read.refuse("use_bidirectional_attention", False)
+    found = read_config(ConfigReader({"head_dim": 256, **read.config, "hidden_act": None}), tied=True, positions=8192)
+    activation = read_activation(read, "hidden_activation", "gelu_pytorch_tanh")
+    return replace(found, activation=activation, mlp_bias=False, embedding_scale=found.hidden_size**0.5)
+
+
+def smallest_configs() -> list[dict[str, Any]]:
+    """The smallest config.json files that exercise every variant, for parity tests on random weights."""
+    base = {
+        "model_type": "gemma", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 160,
+        "max_position_embeddings": 256,
+    }  # fmt: skip
+    return [base]

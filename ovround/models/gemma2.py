@@ -1,0 +1,47 @@
+"""Gemma 2: Gemma with norms around attention and MLP, soft caps, and a window in every other layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ovround.models.config_reader import ConfigReader
+from ovround.models.decoder import SANDWICH, Decoder
+from ovround.models.gemma import LAYOUT, read_gemma
+from ovround.models.standard import FULL, SLIDING, decoder, read_window, rotated, windows_by_layer
+
+
+def from_config(config: Mapping[str, Any]) -> Decoder:
+    """The decoder that a Gemma 2 config.json describes; raises ArchitectureError for a variant that is not built."""
+    read = ConfigReader(config)
+    found = rotated(read, read_gemma(read))
+    layers = found.num_hidden_layers
+    kinds = tuple(FULL if layer % 2 else SLIDING for layer in range(layers))
+    spec = replace(
+        found.attention[0],
+        scale=read.number("query_pre_attn_scalar", 256) ** -0.5,
+        softcap=read_softcap(read, "attn_logit_softcapping", 50.0),
+    )
+    windows = windows_by_layer(read, layers, read_window(read, 4096), kinds)
+    attention = tuple(replace(spec, window=window) for window in windows)
+    cap = read_softcap(read, "final_logit_softcapping", 30.0)
+    return decoder(replace(found, norms=SANDWICH, attention=attention, logits_softcap=cap), LAYOUT)
+
+
+def read_softcap(read: ConfigReader, key: str, default: float | None) -> float | None:
+    """The cap at `key`; null says that there is none, a missing key the family's default."""
+    if key in read.config and read.config[key] is None:
+        return None
+    return read.number(key, default or 0.0) or None
+
+
+def smallest_configs() -> list[dict[str, Any]]:
+    """The smallest config.json files that exercise every variant, for parity tests on random weights."""
+    base = {
+        "model_type": "gemma2", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 160,
+        "max_position_embeddings": 256, "query_pre_attn_scalar": 24, "sliding_window": 12,
+        "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0,
+    }  # fmt: skip
+    return [base, {**base, "attn_logit_softcapping": None, "final_logit_softcapping": None}]

@@ -1,0 +1,62 @@
+"""Gemma 3, its text model: Gemma 2 with normed queries and keys instead of caps, and a rotation of its own under a window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ovround.models.config_reader import ConfigReader
+from ovround.models.decoder import SANDWICH, Decoder
+from ovround.models.gemma import LAYOUT, read_gemma
+from ovround.models.gemma2 import read_softcap
+from ovround.models.rope import Rope, rope_from_config
+from ovround.models.standard import FULL, SLIDING, decoder, read_window, windows_by_layer
+
+_THETA = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
+
+
+def from_config(config: Mapping[str, Any]) -> Decoder:
+    """The decoder that a Gemma 3 text config.json describes; raises ArchitectureError for a variant that is not built."""
+    read = ConfigReader(config)
+    found = replace(read_gemma(read), norms=SANDWICH, query_key_norm="head")
+    found = replace(found, max_position_embeddings=read.integer("max_position_embeddings", 131072))
+    layers, pattern = found.num_hidden_layers, max(read.integer("sliding_window_pattern", 6), 1)
+    kinds = tuple(SLIDING if (layer + 1) % pattern else FULL for layer in range(layers))
+    windows = windows_by_layer(read, layers, read_window(read, 4096), kinds)
+    spec = replace(
+        found.attention[0],
+        scale=read.number("query_pre_attn_scalar", 256) ** -0.5,
+        softcap=read_softcap(read, "attn_logit_softcapping", None),
+    )
+    full, sliding = (_rope(config, found.head_dim, kind) for kind in (FULL, SLIDING))
+    attention = tuple(replace(spec, window=one, rope=full if one is None else sliding) for one in windows)
+    cap = read_softcap(read, "final_logit_softcapping", None)
+    return decoder(replace(found, attention=attention, logits_softcap=cap), LAYOUT)
+
+
+def _rope(config: Mapping[str, Any], head_dim: int, kind: str) -> Rope:
+    """transformers 5 keeps parameters by layer type; 4 had a theta for each, and a scaling that is the full layers' alone."""
+    name, default = _THETA[kind]
+    theta = ConfigReader(config).number(name, default)
+    nested = (config.get("rope_parameters") or {}).get(kind)
+    if nested is None:
+        nested = (config.get("rope_scaling") or {}) if kind == FULL else {}
+    plain = {key: value for key, value in config.items() if key != "rope_theta"}
+    return rope_from_config(plain, head_dim, theta=theta, parameters=nested)
+
+
+def smallest_configs() -> list[dict[str, Any]]:
+    """The smallest config.json files that exercise every variant, for parity tests on random weights."""
+    base = {
+        "model_type": "gemma3_text", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 160,
+        "max_position_embeddings": 256, "query_pre_attn_scalar": 24, "sliding_window": 12,
+    }  # fmt: skip
+    return [
+        {**base, "layer_types": [SLIDING, FULL, SLIDING]},
+        {
+            **base, "sliding_window_pattern": 2, "rope_theta": 5e4, "rope_local_base_freq": 2e4,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        },
+    ]  # fmt: skip

@@ -1,0 +1,49 @@
+"""GPT-NeoX and Pythia: attention and MLP side by side behind norms of their own, a part of each head rotated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ovround.models.config_reader import ConfigReader
+from ovround.models.decoder import PARALLEL, PRE, Decoder
+from ovround.models.layout import Layout, attention_of
+from ovround.models.standard import decoder, read_config, rotated
+
+_MODULES = {
+    "model.embed_tokens": "gpt_neox.embed_in", "model.norm": "gpt_neox.final_layer_norm", "lm_head": "embed_out",
+    "self_attn.o_proj": "attention.dense", "mlp.up_proj": "mlp.dense_h_to_4h", "mlp.down_proj": "mlp.dense_4h_to_h",
+}  # fmt: skip
+_IGNORED = ("attention.bias", "attention.masked_bias")
+
+
+def from_config(config: Mapping[str, Any]) -> Decoder:
+    """The decoder that a GPT-NeoX config.json describes; raises ArchitectureError for a variant that is not built."""
+    old = {"rope_theta": config.get("rotary_emb_base"), "partial_rotary_factor": config.get("rotary_pct")}
+    known = {key: value for key, value in old.items() if value is not None}
+    read = ConfigReader({**known, **config}, {"rms_norm_eps": "layer_norm_eps"})
+    found = read_config(read, activation="gelu", eps=1e-5)
+    bias = read.flag("attention_bias", default=True)
+    found = replace(
+        found,
+        norm="layer",
+        norm_bias=True,
+        norms=PARALLEL if read.flag("use_parallel_residual", default=True) else PRE,
+        query_key_value_bias=bias,
+        output_bias=bias,
+        mlp_bias=True,
+        gated=False,
+    )
+    size = found.head_dim
+    modules = _MODULES | attention_of("attention.query_key_value", size, size, size)
+    return decoder(rotated(read, found, partial=0.25), Layout(modules, "gpt_neox.layers", ignored=_IGNORED))
+
+
+def smallest_configs() -> list[dict[str, Any]]:
+    """The smallest config.json files that exercise every variant, for parity tests on random weights."""
+    base = {
+        "model_type": "gpt_neox", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 160, "max_position_embeddings": 256, "rotary_pct": 0.25,
+    }  # fmt: skip
+    return [base, {**base, "use_parallel_residual": False, "attention_bias": False, "rotary_pct": 1.0}]

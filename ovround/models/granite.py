@@ -1,0 +1,43 @@
+"""Granite 3: Llama with multipliers of embedding, attention, residual and logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ovround.errors import ArchitectureError
+from ovround.models.config_reader import ConfigReader
+from ovround.models.decoder import Decoder
+from ovround.models.standard import decoder, read_config, rotated
+
+
+def from_config(config: Mapping[str, Any]) -> Decoder:
+    """The decoder that a Granite config.json describes; raises ArchitectureError for a variant that is not built."""
+    read = ConfigReader(config)
+    found = rotated(read, read_config(read))
+    divisor = read.number("logits_scaling", 1.0)
+    if divisor == 0:
+        raise ArchitectureError("config.json: `logits_scaling` is 0; logits are divided by it")
+    spec = replace(found.attention[0], scale=read.number("attention_multiplier", 1.0))
+    found = replace(
+        found,
+        attention=(spec,),
+        embedding_scale=read.number("embedding_multiplier", 1.0),
+        residual_scale=read.number("residual_multiplier", 1.0),
+        logits_scale=1 / divisor,
+    )
+    return decoder(found)
+
+
+def smallest_configs() -> list[dict[str, Any]]:
+    """The smallest config.json files that exercise every variant, for parity tests on random weights."""
+    base = {
+        "model_type": "granite", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 160, "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    multipliers = {
+        "embedding_multiplier": 12.0, "attention_multiplier": 0.2, "residual_multiplier": 0.22, "logits_scaling": 8.0,
+    }  # fmt: skip
+    return [{**base, **multipliers}, {**base, "attention_bias": True, "mlp_bias": True}]

@@ -1,0 +1,66 @@
+"""Where a family's checkpoint keeps what the decoder calls by Llama's names.
+
+The decoder, the plan, the exporters and the tuner know one set of names. A family whose checkpoint says otherwise gives a
+`Layout`; joined projections are taken apart by rows as they are read, which no grid notices, since a scale never spans rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ovround.tensor_source import Rows, TensorSource
+
+BLOCKS = "model.layers"
+_IN_BLOCK = re.compile(rf"{re.escape(BLOCKS)}\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """A part of the checkpoint's module `name`, which holds several."""
+
+    name: str
+    rows: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The checkpoint's name of each module that has another than Llama's, those in a block without the block's name.
+
+    `blocks` stands in for `model.layers`; `transposed` linear layers lie as `[K, N]`; norms are stored less `norm_offset`;
+    `ignored` ends the names of buffers that old checkpoints hold and nobody reads.
+    """
+
+    modules: Mapping[str, str | Fused] = field(default_factory=dict)
+    blocks: str = BLOCKS
+    transposed: bool = False
+    norm_offset: float = 0.0
+    ignored: tuple[str, ...] = ()
+
+    def source(self, name: str, shape: tuple[int, ...]) -> TensorSource:
+        """Where tensor `name` of `shape` lies."""
+        module, _, kind = name.rpartition(".")
+        inside = _IN_BLOCK.fullmatch(module)
+        place = self.modules.get(inside[2] if inside else module, inside[2] if inside else module)
+        rows = place.rows if isinstance(place, Fused) else None
+        path = place.name if isinstance(place, Fused) else place
+        if rows is not None:
+            shape = (shape[0] // (rows.stop - rows.start) * rows.size, *shape[1:])
+        transposed = self.transposed and inside is not None and len(shape) == 2
+        add = self.norm_offset if kind == "weight" and "norm" in module.rpartition(".")[2] else 0.0
+        full = f"{self.blocks}.{inside[1]}.{path}.{kind}" if inside else f"{path}.{kind}"
+        return TensorSource(full, shape[::-1] if transposed else shape, rows, transposed, add)
+
+
+def joined(name: str, *sizes: int) -> tuple[Fused, ...]:
+    """The parts of a module that holds them one behind the other, `sizes` rows each; repeated to the end of its rows."""
+    ends = [sum(sizes[: place + 1]) for place in range(len(sizes))]
+    return tuple(
+        Fused(name, Rows(end - size, end, sum(sizes))) for size, end in zip(sizes, ends, strict=True)
+    )
+
+
+def attention_of(name: str, *sizes: int) -> dict[str, str | Fused]:
+    """Query, key and value projections that the module `name` holds together, `sizes` rows each, by head or all at once."""
+    return dict(zip((f"self_attn.{one}_proj" for one in "qkv"), joined(name, *sizes), strict=True))

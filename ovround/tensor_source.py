@@ -1,0 +1,50 @@
+"""Where a tensor of the decoder lies in a checkpoint: under which name, in which rows, which way round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ovround.floattensor import FloatTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows `start` to `stop` of each `size` rows of a tensor: one of the projections that it holds together.
+
+    With `size` the whole length, a plain range; with fewer, what is interleaved by heads.
+    """
+
+    start: int
+    stop: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSource:
+    """The checkpoint's tensor `name` of `shape`, of which `rows` are taken, turned first where it lies `transposed`.
+
+    `add` is added to every value, in float32: norms that are stored as their distance from 1.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: Rows | None = None
+    transposed: bool = False
+    add: float = 0.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the tensor is used as it lies."""
+        return self.rows is None and not self.transposed and not self.add
+
+    def take(self, tensor: FloatTensor) -> FloatTensor:
+        """The decoder's tensor, from the checkpoint's; no value is rounded."""
+        data = tensor.data.T if self.transposed else tensor.data
+        if self.rows is not None:
+            parts = data.reshape(-1, self.rows.size, *data.shape[1:])[:, self.rows.start : self.rows.stop]
+            data = parts.reshape(-1, *data.shape[1:])
+        if self.add:
+            return FloatTensor(FloatTensor(data, tensor.dtype).float32() + np.float32(self.add), "float32")
+        return FloatTensor(np.ascontiguousarray(data), tensor.dtype)
