@@ -35,7 +35,9 @@ def read_model_info(folder: Path) -> ModelInfo:
     genai = read_object(folder / "genai_config.json", optional=True).get("model")
     sources = [read_object(folder / "generation_config.json", optional=True), config, text_config, genai]
     objects = [source for source in sources if isinstance(source, dict)]
-    context = _first(objects, "context_length") or _first(objects, "max_position_embeddings")
+    keys = ("max_position_embeddings", "context_length")
+    # ovround adds context_length to a config.json whose own key is another, or means the length before rope stretches it
+    context = config.get("context_length") or next((found for key in keys if (found := _first(objects, key))), None)
     if not isinstance(context, int) or isinstance(context, bool):
         raise ArtifactError(
             f"`{folder}` states no context length ({context!r})",

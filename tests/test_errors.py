@@ -96,15 +96,16 @@ def test_an_unknown_architecture_lists_the_known_ones(case: Case) -> None:
         case.refused(f"model_type `{family}` is not a family that ovround knows", hint)
 
 
-ROPES = "supported rope types: default, linear, llama3"
+ROPES = "supported rope types: default, linear, dynamic, llama3, yarn, longrope"
+ACTIVATIONS = "supported activations: silu, swish, gelu, relu, gelu_new, gelu_pytorch_tanh, gelu_fast"
 LLAMA3, LENGTH = {"rope_type": "llama3"}, "original_max_position_embeddings"
 
 
 @pytest.mark.parametrize(
     ("changes", "message", "hint"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act `gelu` is not supported for llama", "supported: silu"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope type `yarn` is not supported", ROPES),
+        ({"hidden_act": "quick_gelu"}, "hidden_act `quick_gelu` is not supported", ACTIVATIONS),
+        ({"rope_scaling": {"type": "xpos", "factor": 2.0}}, "rope type `xpos` is not supported", ROPES),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor other than 1 is not supported for this family", None),
         ({"num_key_value_heads": 3}, "4 attention heads are no multiple of 3 key/value heads", None),
         ({"head_dim": 31}, "rope over 31 features; an even number above 0 is needed", None),

@@ -216,17 +216,33 @@ class OpenVINOOps:
 
         `MASKED` where a query may not look, else 0 or ALiBi's bias.
         """
-        slopes = spec.slopes() if spec.alibi else ()
-        if (spec.window, slopes) not in self._masks:
+        kind = spec.window, spec.num_heads if spec.alibi else None
+        if kind not in self._masks:
             allowed = self._causal() if spec.window is None else self._within_window(spec.window)
-            masked, bias = self._f32("masked", MASKED), self._f32("zero", 0.0)
+            masked = self._f32("masked", MASKED)
             if spec.alibi:
-                keys = opset.convert(self._indices()[0], "f32")  # [1, 1, 1, S]: less the last key's, so that sums stay small
-                last = opset.convert(opset.subtract(self._total(), self._i64("scalar1", 1)), "f32")
-                heads = self._f32(f"alibi/{len(slopes)}", np.array(slopes, np.float32).reshape(1, -1, 1, 1))
-                bias = opset.multiply(opset.subtract(keys, last), heads)
-            self._masks[spec.window, slopes] = opset.select(allowed, bias, masked)
-        return self._masks[spec.window, slopes]
+                self._masks[kind] = opset.select(opset.logical_not(allowed), masked, self._alibi(spec))
+            else:
+                self._masks[kind] = opset.select(allowed, self._f32("zero", 0.0), masked)
+            if spec.window is not None:
+                ends = self._i64("index3", [3])
+                self._masks[kind] = opset.slice(
+                    self._masks[kind], self._i64("zero1", [0]), self._axis_size(self.attention_mask, 1), self._i64("one1", [1]), ends
+                )
+        return self._masks[kind]
+
+    def _alibi(self, spec: Attention) -> ov.Node:
+        """Each head's slope times the key's place, f32 `[1, H, 1, S]`; the last key's is 0, so that sums stay small.
+
+        Two reshapes that change nothing, and the slopes as first factor, make it general_alibi_pattern: see `_within_window`.
+        """
+        keys = opset.convert(self._indices()[0], "f32")
+        last = opset.convert(opset.subtract(self._total(), self._i64("scalar1", 1)), "f32")
+        slopes = self._f32(f"alibi/{spec.num_heads}", np.array(spec.slopes(), np.float32).reshape(1, -1, 1, 1))
+        bias = opset.multiply(slopes, opset.subtract(keys, last))
+        for shape in ([spec.num_heads, 1, -1], [1, spec.num_heads, 1, -1]):
+            bias = opset.reshape(bias, self._i64(f"alibi/{shape}", shape), False)
+        return bias
 
     def _total(self) -> ov.Node:
         """S, i64 scalar."""
@@ -262,7 +278,8 @@ class OpenVINOOps:
         inside = opset.greater(keys, opset.add(queries, self._i64(f"window/{window}", -window)))
         every = opset.convert(self._i64("scalar1", 1), "boolean")
         allowed = opset.bitwise_and(opset.bitwise_and(every, inside), opset.less_equal(keys, queries))
-        return opset.bitwise_and(opset.bitwise_and(every, allowed), self._real())
+        allowed = opset.bitwise_and(opset.bitwise_and(every, allowed), self._real())
+        return opset.broadcast(allowed, opset.shape_of(allowed, "i64"))
 
     def _axis_size(self, x: ov.Node, axis: int) -> ov.Node:
         """The size of one axis as i64 `[1]`."""

@@ -26,7 +26,9 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a BLOOM config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config, _NAMES | ({"hidden_size": "n_embed"} if "n_embed" in config else {}))
     read.refuse("apply_residual_connection_post_layernorm", False)
-    found = read_config(read, tied=True, activation="gelu_new", eps=1e-5, intermediate_size=4 * read.integer("hidden_size"))
+    found = read_config(
+        read, tied=True, activation="gelu_new", eps=1e-5, intermediate_size=4 * read.integer("hidden_size")
+    )
     found = replace(
         found,
         norm="layer",

@@ -228,6 +228,10 @@ class Decoder:
                 shapes[f"{self.head_at}.bias"] = (c.vocab_size,)
         return shapes
 
+    def head_tensors(self) -> tuple[str, ...]:
+        """The names of all that `head` reads, the embedding among them where the head is tied to it."""
+        return tuple(dict.fromkeys((*self.last_tensors(), f"{self.head_at}.weight")))
+
     def every_tensor(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of each tensor of the model."""
         shapes = self.tensors()

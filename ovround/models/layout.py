@@ -56,9 +56,7 @@ class Layout:
 def joined(name: str, *sizes: int) -> tuple[Fused, ...]:
     """The parts of a module that holds them one behind the other, `sizes` rows each; repeated to the end of its rows."""
     ends = [sum(sizes[: place + 1]) for place in range(len(sizes))]
-    return tuple(
-        Fused(name, Rows(end - size, end, sum(sizes))) for size, end in zip(sizes, ends, strict=True)
-    )
+    return tuple(Fused(name, Rows(end - size, end, sum(sizes))) for size, end in zip(sizes, ends, strict=True))
 
 
 def attention_of(name: str, *sizes: int) -> dict[str, str | Fused]:

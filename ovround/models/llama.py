@@ -36,6 +36,11 @@ def smallest_configs() -> list[dict[str, Any]]:
         {**plain, "max_position_embeddings": 32, "rope_scaling": {"type": "dynamic", "factor": 4.0}},
         {
             **plain,
-            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 8},
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+                "beta_fast": 8,
+            },
         },
     ]

@@ -23,6 +23,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Phi config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config, {"rms_norm_eps": "layer_norm_eps"})
     read.refuse("qk_layernorm", False)
+    read.refuse("tie_word_embeddings", False)
     found = read_config(read, activation="gelu_new", eps=1e-5)
     found = replace(
         found,

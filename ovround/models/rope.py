@@ -150,7 +150,9 @@ def rope_from_config(
     `parameters` stand in for the config's own.
     Raises ArchitectureError for what is no such rotation.
     """
-    scaling = parameters if parameters is not None else config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaling = (
+        parameters if parameters is not None else config.get("rope_parameters") or config.get("rope_scaling") or {}
+    )
     if not isinstance(scaling, Mapping):
         raise ArchitectureError(f"rope_parameters is {scaling!r}; an object is needed")
     outer, read = ConfigReader(config), ConfigReader(scaling)

@@ -22,7 +22,9 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
         interval = max(read.integer("no_rope_layer_interval", 4), 1)
         rotates = [(layer + 1) % interval != 0 for layer in range(layers)]
     if not isinstance(rotates, list) or len(rotates) != layers or any(one not in (0, 1) for one in rotates):
-        raise ArchitectureError(f"config.json: `no_rope_layers` is {rotates!r:.60}; {layers} of 1 (rotates) and 0 are needed")
+        raise ArchitectureError(
+            f"config.json: `no_rope_layers` is {rotates!r:.60}; {layers} of 1 (rotates) and 0 are needed"
+        )
     window = read_window(read) if read.flag("use_sliding_window", default=False) else None
     windows = windows_by_layer(
         read, layers, window, tuple("sliding_attention" if window and not one else "full_attention" for one in rotates)

@@ -63,7 +63,10 @@ class BlockQuantizer:
         group: Group = ALONE,
     ) -> None:
         """For this process of the `group`: `calibration` is what all of them tune on together."""
-        self._checkpoint, self._decoder, self._plan, self._options = checkpoint, decoder, plan, options
+        self._checkpoint, self._plan, self._options = checkpoint, plan, options
+        # A head that is tied but has a grid of its own is a table of its own.
+        self._decoder = replace(decoder, head_at=HEAD) if HEAD in plan else decoder
+        self._tied_to = decoder.head_at
         self._calibration = calibration and calibration.part(group.rank, group.size)
         self._on_progress, self._activations_in = on_progress, activations_in
         self._device, self._group, self._batch_size = device, group, max(1, options.batch_size // group.size)
@@ -74,22 +77,22 @@ class BlockQuantizer:
 
     def run(self) -> Iterator[Event]:
         """Every tensor in the model's order, as it is finished, and what was measured on the way; nothing is stored."""
-        embedding = self._embedding()
-        yield embedding
+        front = self._front()
+        yield from front
         if self._calibration is None:
             for layer in range(self._blocks):
                 yield from self._rounded_block(layer)
-            yield from self._outside(embedding)[1:]
+            yield from self._back(None)
             return
-        with self._chains(self._calibration, embedding) as chains:
+        with self._chains(self._calibration, front) as chains:
             for window in self._windows():
                 for layer, block in zip(window, self._tuned(window, chains, self._calibration), strict=True):
                     yield from _events(block)
                     self._tell(layer, block)
                     self._behind(layer, chains, block)
-            outside = self._outside(embedding, chains)
-            yield from outside[1:]
-            yield self._quality(chains, outside)
+            back = self._back(chains)
+            yield from back
+            yield self._quality(chains, front + back)
 
     def tune(self, store: BlockStore) -> None:
         """Bring every block and the measured quality into `store`; a block that is there already is only computed through.
@@ -102,8 +105,8 @@ class BlockQuantizer:
         if self._group.from_first(store.complete):
             self._on_progress(Progress("resume", self._blocks, self._blocks))
             return
-        embedding = self._embedding()
-        with self._chains(self._calibration, embedding) as chains:
+        front = self._front()
+        with self._chains(self._calibration, front) as chains:
             for window in self._windows():
                 blocks = self._group.from_first(partial(self._stored, store, window))
                 stored = blocks is not None
@@ -118,7 +121,7 @@ class BlockQuantizer:
                             store.write(layer, block.tensors, block.record)
                         self._tell(layer, block)
                     self._behind(layer, chains, block)
-            self._finish(store, chains, self._outside(embedding, chains), TUNED)
+            self._finish(store, chains, front + self._back(chains), TUNED)
 
     def refine(self, store: BlockStore, steps: int) -> None:
         """Tune what `tune` brought into `store` end to end, all blocks at once, into the stage END_TO_END.
@@ -131,14 +134,12 @@ class BlockQuantizer:
         if self._group.from_first(partial(store.complete, END_TO_END)):
             return
         decoder, calibration, put = self._decoder, self._calibration, self._device.put
-        if HEAD in self._plan:
-            decoder = replace(decoder, head_at=HEAD)  # where it is tied, it has a grid of its own
-        norm_at, head_at = f"{decoder.norm_at}.weight", f"{decoder.head_at}.weight"
         outside = self._group.from_first(partial(store.read, None)).tensors
-        with self._chains(calibration, outside[0]) as chains:
+        with self._chains(calibration, outside) as chains:
             fixed = {one.name: put(_float32(one.weight)) for one in outside if one.offsets is None}
             tuned = [self._resumed(one) for one in outside if one.offsets is not None]
-            vectors = {norm_at: fixed.pop(norm_at)} if self._options.norms else {}
+            moving = [name for name, tensor in fixed.items() if self._options.norms and tensor.dim() == 1]
+            vectors = {name: fixed.pop(name) for name in moving}
             blocks: list[FinishedBlock] = []
             for layer in range(self._blocks):
                 source = self._source(layer)
@@ -152,8 +153,8 @@ class BlockQuantizer:
                         vectors[tensor.name] = source[tensor.name]
                     else:
                         fixed[tensor.name] = source[tensor.name]
-            ends = {norm_at: self._original(norm_at), head_at: self._original(head_at)}
-            original = Original(chains.original.tensor, {name: put(tensor) for name, tensor in ends.items()})
+            ends = {name: put(self._original(name)) for name in decoder.head_tensors()}
+            original = Original(chains.original.tensor, ends)
             with threads_for(chains.work({weight.name: weight.latent for weight in tuned} | fixed)):
                 tune_end_to_end(
                     decoder,
@@ -179,7 +180,7 @@ class BlockQuantizer:
             }
             del tuned, fixed
             outside = self._replaced(outside, results)
-            chains.embed(chains.quantized, _float32(outside[0].weight))
+            chains.embed(chains.quantized, {one.name: _float32(one.weight) for one in outside})
             for layer, block in enumerate(blocks):
                 block = FinishedBlock(self._replaced(block.tensors, results), block.record)
                 self._group.check_integers(f"block {layer}", block.digest())
@@ -200,11 +201,11 @@ class BlockQuantizer:
         )
 
     def _original(self, name: str) -> torch.Tensor:
-        """The checkpoint's tensor of that name; the embedding for a head that is tied to it."""
-        return _float32(self._checkpoint.read(self._source_of(name)))
+        return _float32(self._read(name))
 
-    def _source_of(self, name: str) -> str:
-        return f"{self._decoder.head_at}.weight" if name == f"{HEAD}.weight" else name
+    def _read(self, name: str) -> FloatTensor:
+        """The checkpoint's tensor of that name; the embedding for a head that is tied to it."""
+        return self._checkpoint.read(f"{self._tied_to}.weight" if name == f"{HEAD}.weight" else name)
 
     def _finish(self, store: BlockStore, chains: Chains, outside: tuple[Emitted, ...], stage: str) -> None:
         """Store what lies outside the blocks, and the quality, once the chains have passed all of them."""
@@ -223,44 +224,53 @@ class BlockQuantizer:
 
     def emit(self, store: BlockStore, stage: str = TUNED) -> Iterator[Event]:
         """Every tensor in the model's order, the blocks' from `store`; raises ResumeError for a block that was damaged since."""
-        outside = store.read(None, stage).tensors
-        yield outside[0]
+        outside, front = store.read(None, stage).tensors, len(self._decoder.first_tensors())
+        yield from outside[:front]
         for layer in range(self._blocks):
             yield from _events(store.read(layer, stage))
-        yield from outside[1:]
+        yield from outside[front:]
         quality = store.read_quality(stage)
         if quality is not None:
             yield quality
 
-    def _embedding(self) -> Emitted:
-        return self._table(self._decoder.embedding_at, None)
-
-    def _outside(self, embedding: Emitted, chains: Chains | None = None) -> tuple[Emitted, ...]:
-        """The tensors outside the blocks: embedding, final norm, and the head unless it is the embedding once more.
-
-        The `chains` stand behind the last block; without them the head is rounded.
-        """
-        norm = f"{self._decoder.norm_at}.weight"
-        ends = embedding, Emitted(norm, self._checkpoint.read(norm), 0.0)
-        return (*ends, self._table(HEAD, chains)) if HEAD in self._plan else ends
-
-    def _table(self, module: str, chains: Chains | None) -> Emitted:
-        """Embedding, or head where `chains` are given."""
-        name, scheme = f"{module}.weight", self._plan.get(module)
-        tensor = self._checkpoint.read(self._source_of(name))
-        if scheme is None or self._calibration is None or self._options.tables == "rounded" or scheme.bits > TUNED_BITS:
-            return self._round(name, tensor, module)
-        return begin_table(
-            name, tensor, scheme, chains and chains.head_moments(self._original(f"{self._decoder.norm_at}.weight"))
+    def _front(self) -> tuple[Emitted, ...]:
+        """What lies in front of the first block: the embedding, and positions and norm where a family has them."""
+        at = f"{self._decoder.embedding_at}.weight"
+        return tuple(
+            self._table(name, None) if name == at else self._kept(name) for name in self._decoder.first_tensors()
         )
 
+    def _back(self, chains: Chains | None) -> tuple[Emitted, ...]:
+        """What lies behind the last block, where the `chains` stand: the norm, and the head unless it is the embedding once more.
+
+        Without chains the head is rounded.
+        """
+        at = f"{HEAD}.weight"
+        kept = tuple(self._kept(name) for name in self._decoder.last_tensors() if name != at)
+        return (*kept, self._table(at, chains)) if HEAD in self._plan else kept
+
+    def _kept(self, name: str) -> Emitted:
+        return Emitted(name, self._read(name), 0.0)
+
+    def _table(self, name: str, chains: Chains | None) -> Emitted:
+        """The embedding, or the head where `chains` are given."""
+        module = name.removesuffix(".weight")
+        tensor, scheme = self._read(name), self._plan.get(module)
+        if scheme is None or self._calibration is None or self._options.tables == "rounded" or scheme.bits > TUNED_BITS:
+            return self._round(name, tensor, module)
+        if chains is None:
+            return begin_table(name, tensor, scheme, None)
+        norm = {name: self._original(name) for name in self._decoder.head_tensors() if name != f"{HEAD}.weight"}
+        return begin_table(name, tensor, scheme, chains.head_moments(norm))
+
     @contextlib.contextmanager
-    def _chains(self, calibration: Calibration, embedding: Emitted) -> Iterator[Chains]:
+    def _chains(self, calibration: Calibration, front: Sequence[Emitted]) -> Iterator[Chains]:
         """Both chains in front of the first block."""
         chains = Chains(self._decoder, calibration, self._batch_size, self._activations_in, self._device, self._group)
         with contextlib.closing(chains):
-            chains.embed(chains.original, self._original(embedding.name))
-            chains.embed(chains.quantized, _float32(embedding.weight))
+            names = self._decoder.first_tensors()
+            chains.embed(chains.original, {name: self._original(name) for name in names})
+            chains.embed(chains.quantized, {one.name: _float32(one.weight) for one in front})
             yield chains
 
     def _rounded_block(self, layer: int) -> Iterator[Emitted]:
@@ -388,10 +398,9 @@ class BlockQuantizer:
         chains.advance(chains.quantized, weights, layer, self._activation_groups)
 
     def _quality(self, chains: Chains, outside: Sequence[Emitted]) -> Quality:
-        norm, head = outside[1], outside[-1] if len(outside) > 2 else outside[0]
-        return chains.quality(
-            (self._original(norm.name), self._original(head.name)), (_float32(norm.weight), _float32(head.weight))
-        )
+        names = self._decoder.head_tensors()
+        finished = {one.name: _float32(one.weight) for one in outside if one.name in names}
+        return chains.quality({name: self._original(name) for name in names}, finished)
 
     def _round(self, name: str, tensor: FloatTensor, module: str) -> Emitted:
         scheme = self._plan.get(module)

@@ -19,14 +19,12 @@ from ovround.quant.activations import Activations
 from ovround.quant.calibration import Calibration
 from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
-from ovround.quant.input_moments import InputMoments
+from ovround.quant.input_moments import HeadMoments, InputMoments
 from ovround.quant.signround import threads_for
 
 _LOGITS_ELEMENTS = 1 << 24  # logits computed at a time when quality is measured: 64 MB
 
 Weights = Mapping[str, torch.Tensor]
-Ending = tuple[torch.Tensor, torch.Tensor]
-"""Final norm `[hidden]` and head `[V, hidden]`."""
 
 
 class Chains:
@@ -61,11 +59,11 @@ class Chains:
         self.quantized.release()
 
     @torch.no_grad()
-    def embed(self, states: Activations, table: torch.Tensor) -> None:
-        """The windows' tokens looked up in `table` `[V, hidden]`: a chain's beginning."""
-        ids = torch.from_numpy(self._calibration.windows)
+    def embed(self, states: Activations, weights: Weights) -> None:
+        """The windows' tokens embedded by `weights`, those in front of the first block: a chain's beginning."""
+        ids, ops = torch.from_numpy(self._calibration.windows), TorchOps(weights)
         for part in self._batches():
-            states[part] = F.embedding(ids[part], table)
+            states[part] = self._decoder.embed(ops, ids[part])
             states.release()
 
     @torch.no_grad()
@@ -98,20 +96,18 @@ class Chains:
         return ops.moments
 
     @torch.no_grad()
-    def head_moments(self, norm: torch.Tensor) -> torch.Tensor:
+    def head_moments(self, weights: dict[str, torch.Tensor]) -> torch.Tensor:
         """Second moments `[K, K]` of what the head multiplies, on all windows that are tuned on.
 
-        The quantised chain, which must stand behind the last block; `norm` `[K]` is the final one's weight.
+        The quantised chain, which must stand behind the last block; `weights` are those of the final norm.
         """
-        at = self._decoder.norm_at
-        ops = TorchOps({f"{at}.weight": self._device.put(norm)})
-        moments = self._device.put(torch.zeros(len(norm), len(norm)))
-        for start in range(0, len(self.quantized) - self._calibration.held_out, self._batch_size):
-            end = min(start + self._batch_size, len(self.quantized) - self._calibration.held_out)
-            rows = self._device.put(self.quantized[start:end])
-            hidden = ops.rms_norm(rows, at, self._decoder.config.rms_norm_eps).flatten(0, 1)
-            moments.addmm_(hidden.T, hidden)
+        ops = HeadMoments(self._put(weights))
+        train = len(self.quantized) - self._calibration.held_out
+        for start in range(0, train, self._batch_size):
+            rows = self.quantized[start : min(start + self._batch_size, train)]
+            self._decoder.head(ops, self._device.put(rows))
             self.quantized.release()
+        moments = ops.moments[self._decoder.head_at]
         self._group.sum_([moments])
         return moments.cpu()
 
@@ -123,20 +119,19 @@ class Chains:
         return sum(weight.numel() for weight in weights.values()) * self._batch_size * self._length
 
     @torch.no_grad()
-    def quality(self, original: Ending, quantized: Ending) -> Quality:
-        """Both chains, once behind the last block, each through its own norm and head, on the held-out windows."""
+    def quality(self, original: Weights, quantized: Weights) -> Quality:
+        """Both chains, once behind the last block, through their norms and heads, on the held-out windows."""
         decoder, held_out = self._decoder, self._calibration.held_out
         windows = torch.from_numpy(self._calibration.windows)[len(self.original) - held_out :]
-        names = f"{decoder.norm_at}.weight", f"{decoder.head_at}.weight"
-        ends = [dict(zip(names, map(self._device.put, weights), strict=True)) for weights in (original, quantized)]
+        heads = [(self.original, TorchOps(self._put(original))), (self.quantized, TorchOps(self._put(quantized)))]
         rows = max(1, _LOGITS_ELEMENTS // (self._length * decoder.config.vocab_size))
         tokens, nll, nll_quantized, divergence = 0, 0.0, 0.0, 0.0
         for start in range(0, held_out, rows):
             ids = windows[start : start + rows]
             first = len(self.original) - held_out + start
             chains = []
-            for states, weights in zip((self.original, self.quantized), ends, strict=True):
-                logits = decoder.head(TorchOps(weights), self._device.put(states[first : first + len(ids)]))[:, :-1]
+            for states, ops in heads:
+                logits = decoder.head(ops, self._device.put(states[first : first + len(ids)]))[:, :-1]
                 chains.append(F.log_softmax(logits.flatten(0, 1), dim=-1))
             next_ids = self._device.put(ids[:, 1:].flatten())
             tokens += next_ids.numel()

@@ -132,8 +132,7 @@ def _head_gradient(
     checkpoint: Checkpoint, decoder: Decoder, hidden: torch.Tensor, ids: torch.Tensor, seed: int | None
 ) -> torch.Tensor:
     """The gradient `[S, T, hidden]` of the summed -log p(label) at the last block's outputs."""
-    names = (f"{decoder.norm_at}.weight", f"{decoder.head_at}.weight")
-    ops = TorchOps(_floats({name: checkpoint.read(name) for name in names}))
+    ops = TorchOps(_floats({name: checkpoint.read(name) for name in decoder.head_tensors()}))
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     rows = max(1, _LOGITS_ELEMENTS // (ids.shape[1] * decoder.config.vocab_size))
     found = []
@@ -152,8 +151,7 @@ def _head_gradient(
 
 
 def _embedded(checkpoint: Checkpoint, decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
-    name = f"{decoder.embedding_at}.weight"
-    return decoder.embed(TorchOps(_floats({name: checkpoint.read(name)})), ids)
+    return decoder.embed(TorchOps(_floats({name: checkpoint.read(name) for name in decoder.first_tensors()})), ids)
 
 
 @torch.no_grad()

@@ -112,13 +112,11 @@ def test_moments_and_quality_are_those_of_all_windows() -> None:
 
     def measure(group: Group) -> tuple[dict[str, torch.Tensor], tuple[float, ...]]:
         chains = Chains(decoder, calibration.part(group.rank, group.size), 2, None, CPU, group)
-        table = weights[f"{decoder.embedding_at}.weight"]
         for states in (chains.original, chains.quantized):
-            chains.embed(states, table)
+            chains.embed(states, weights)
         moments = chains.moments({name: weights[name] for name in decoder.tensors(0)}, range(1))
-        head = weights[f"{decoder.head_at}.weight"]
-        norm = weights[f"{decoder.norm_at}.weight"]
-        quality = chains.quality((norm, head), (norm, head.round(decimals=1)))
+        head_at = f"{decoder.head_at}.weight"
+        quality = chains.quality(weights, weights | {head_at: weights[head_at].round(decimals=1)})
         return moments, (quality.tokens, quality.perplexity_original, quality.perplexity_quantised, quality.kl_nats)
 
     moments, quality = measure(Group())

@@ -1,0 +1,77 @@
+"""Random models of every family, built and computed by transformers from a configuration alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from checkpoint_writer import VOCAB_SIZE, write_tokenizer
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ovround.models import families, smallest_configs
+
+CONFIGS = {
+    f"{family}-{number}": {**config, "vocab_size": VOCAB_SIZE, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    for family in families()
+    for number, config in enumerate(smallest_configs(family))
+}
+FIRST = [name for name in CONFIGS if name.endswith("-0")]
+Ids = NDArray[np.int64]
+Logits = NDArray[np.float32]
+
+
+def write_random_model(folder: Path, config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> Any:
+    """Write a checkpoint as transformers does, but with `config` as it stands; the model, in float32 with the same values.
+
+    Weights are normal with deviation 0.2, so that attention is not flat; norms lie around 1.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    known = AutoConfig.from_pretrained(folder)
+    known._attn_implementation = "eager"
+    generator = torch.Generator().manual_seed(0)
+    model = AutoModelForCausalLM.from_config(known).eval()
+    less_one = config["model_type"].startswith("gemma")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            is_gain = parameter.dim() == 1 and name.endswith("weight") and not less_one
+            parameter.copy_((torch.randn(parameter.shape, generator=generator) * 0.2 + is_gain).to(dtype))
+    copy.deepcopy(model).to(dtype).save_pretrained(folder)  # a copy: buffers such as frequencies stay in float32
+    (folder / "config.json").write_text(json.dumps(config))
+    write_tokenizer(folder)
+    return model
+
+
+@torch.no_grad()
+def logits_of(model: Any, ids: Ids) -> Logits:
+    """Logits `[B, T, V]` in one pass."""
+    values: Logits = model(torch.from_numpy(ids), use_cache=False).logits.numpy()
+    return values
+
+
+@torch.no_grad()
+def logits_by_steps(model: Any, ids: Ids, prefill: int) -> Logits:
+    """Logits `[B, 1 + steps, V]` behind the first `prefill` tokens, and behind each token after them, over the cache."""
+    cache, found = None, []
+    cuts = [0, *range(prefill, ids.shape[1] + 1)]
+    for start, end in zip(cuts, cuts[1:], strict=False):
+        result = model(torch.from_numpy(ids[:, start:end]), past_key_values=cache, use_cache=True)
+        cache = result.past_key_values
+        found.append(result.logits[:, -1].numpy())
+    return np.stack(found, axis=1)
+
+
+def relative_rms(found: Logits, expected: Logits) -> float:
+    difference = np.sqrt(np.mean((found.astype(np.float64) - expected) ** 2))
+    return float(difference / np.sqrt(np.mean(expected.astype(np.float64) ** 2)))
+
+
+def ragged(ids: Ids, lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of unequal length, cut from `ids` `[B, T]`."""
+    return [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]

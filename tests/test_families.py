@@ -1,0 +1,213 @@
+"""Every family, every configuration of `smallest_configs`: transformers, torch, ONNX Runtime and OpenVINO say the same.
+
+The models are random and written by transformers; the folders are those of `convert`. The texts are longer than every
+window (12) and than the length that a stretched rope was trained on (32).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from converted_weights import as_torch, read_weights, weight_offset
+from random_model import (
+    CONFIGS, FIRST, Logits, logits_by_steps, logits_of, ragged, relative_rms, write_random_model,
+)  # fmt: skip
+from transformers import AutoConfig
+
+from ovround.artifact import TARGETS
+from ovround.checkpoint import mapped, open_checkpoint
+from ovround.config import ConvertOptions
+from ovround.conversion import convert, prepare
+from ovround.errors import ArchitectureError, TensorError
+from ovround.evaluate.torch_model import CheckpointWeights
+from ovround.models import from_config
+from ovround.models.torch_ops import TorchOps
+from ovround.runtime.engines import open_engine
+
+TOLERANCE = 2e-5  # float32 sums in another order: 2e-7 to 2e-6 measured; a window one token too long is 1e-2 (below)
+LENGTH, PREFILL = 60, 20
+IDS = np.random.default_rng(11).integers(3, 320, (3, LENGTH))
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """One configuration: its model by transformers, its checkpoint, its folder a format, in float32."""
+
+    model: Any
+    source: Path
+    folders: dict[str, Path]
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def random(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Random:
+    place = tmp_path_factory.mktemp(request.param)
+    model = write_random_model(place / "model", CONFIGS[request.param])
+    folders = convert(place / "model", place / "out", ConvertOptions(formats=TARGETS, bits=16)).folders
+    return Random(model, place / "model", dict(zip(TARGETS, folders, strict=True)))
+
+
+def test_torch(random: Random) -> None:
+    checkpoint = open_checkpoint(random.source)
+    decoder = from_config(checkpoint.config)
+    weights = CheckpointWeights(mapped(checkpoint, decoder.sources(), decoder.every_tensor()))
+    ids, ops = torch.from_numpy(IDS), TorchOps(weights, keep_cache=True)
+    with torch.no_grad():
+        one_pass = decoder.logits(TorchOps(weights), ids).numpy()
+        steps = [decoder.logits(ops, ids[:, :PREFILL])]
+        steps += [decoder.logits(ops, ids[:, at : at + 1]) for at in range(PREFILL, LENGTH)]
+    assert relative_rms(one_pass, logits_of(random.model, IDS)) <= TOLERANCE
+    by_steps = np.stack([step[:, -1].numpy() for step in steps], axis=1)
+    assert relative_rms(by_steps, logits_by_steps(random.model, IDS, PREFILL)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_engine(random: Random, target: str) -> None:
+    engine = open_engine(random.folders[target], exact=True, threads=1)
+    assert relative_rms(engine.logits(IDS), logits_of(random.model, IDS)) <= TOLERANCE
+
+    steps = [engine.prefill(IDS[:, :PREFILL].tolist())]
+    steps += [engine.decode(IDS[:, at].tolist()) for at in range(PREFILL, LENGTH)]
+    assert relative_rms(np.stack(steps, axis=1), logits_by_steps(random.model, IDS, PREFILL)) <= TOLERANCE
+
+    lengths = (20, 9, 14)  # a batch of unequal prompts says what each says alone
+    engine.reset()
+    steps = [engine.prefill(ragged(IDS, lengths))]
+    for step in range(6):
+        steps.append(engine.decode([int(IDS[row, length + step]) for row, length in enumerate(lengths)]))
+    engine.close()
+    for row, length in enumerate(lengths):
+        expected = logits_by_steps(random.model, IDS[row : row + 1, : length + 6], length)
+        assert relative_rms(np.stack(steps, axis=1)[row : row + 1], expected) <= TOLERANCE, length
+
+
+def test_transformers_own_spelling_of_the_configuration_is_the_same_model(random: Random, tmp_path: Path) -> None:
+    """Ours are as transformers 4 wrote them, with keys left out; transformers 5 states every key, rope under rope_parameters."""
+    AutoConfig.from_pretrained(random.source).save_pretrained(tmp_path)
+    stated = json.loads((tmp_path / "config.json").read_text())
+    assert from_config(stated) == from_config(json.loads((random.source / "config.json").read_text()))
+
+
+@pytest.fixture(scope="module", params=FIRST)
+def tuned(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, text_file: Path
+) -> Iterator[tuple[Path, dict[str, Path]]]:
+    place = tmp_path_factory.mktemp(f"tuned-{request.param}")
+    write_random_model(place / "model", CONFIGS[request.param])
+    options = ConvertOptions(
+        formats=TARGETS, group_size=32, iters=2, end_to_end=1, nsamples=4, seqlen=32, batch_size=2, calibration=(text_file,)
+    )  # fmt: skip
+    yield place / "model", dict(zip(TARGETS, convert(place / "model", place / "out", options).folders, strict=True))
+
+
+def test_tuned_to_4_bits(tuned: tuple[Path, dict[str, Path]]) -> None:
+    """SignRound and the pass over all blocks; both engines compute what torch computes from the same integers."""
+    source, folders = tuned
+    weights = as_torch(read_weights(folders["openvino"]))
+    config = json.loads((source / "config.json").read_text())
+    decoder = from_config({**config, "tie_word_embeddings": "lm_head.weight" not in weights})
+    with torch.no_grad():
+        expected: Logits = decoder.logits(TorchOps(weights), torch.from_numpy(IDS)).numpy()
+    for target, folder in folders.items():
+        engine = open_engine(folder, exact=True, threads=1)
+        assert relative_rms(engine.logits(IDS), expected) <= TOLERANCE, target
+        engine.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
+@pytest.mark.parametrize("name", ["gemma-0", "gpt2-0", "phi3-0"])
+def test_half_precision(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+    """Taken apart, turned round and, for Gemma's norms, added to without losing a bit."""
+    model = write_random_model(tmp_path / "model", CONFIGS[name], dtype)
+    folders = convert(tmp_path / "model", tmp_path / "out", ConvertOptions(formats=TARGETS, bits=16)).folders
+    for folder in folders:
+        engine = open_engine(folder, exact=True, threads=1)
+        assert relative_rms(engine.logits(IDS), logits_of(model, IDS)) <= TOLERANCE
+        engine.close()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_wrong_bit_is_seen(tmp_path: Path, target: str) -> None:
+    """The twin of the tests above: a value of one key projection, taken out of a joined tensor, with its sign turned."""
+    model = write_random_model(tmp_path / "model", CONFIGS["gpt_neox-0"])
+    (folder,) = convert(tmp_path / "model", tmp_path / "out", ConvertOptions(formats=(target,), bits=16)).folders
+    data, offset = weight_offset(folder, "model.layers.0.self_attn.k_proj.weight")
+    content = bytearray(data.read_bytes())
+    content[offset + 3] ^= 0x80
+    data.write_bytes(content)
+    engine = open_engine(folder, exact=True, threads=1)
+    assert relative_rms(engine.logits(IDS), logits_of(model, IDS)) > 2 * TOLERANCE
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("mistral-0", {"sliding_window": 13}), ("gemma2-0", {"attn_logit_softcapping": 5.1}), ("phi-0", {"layer_norm_eps": 1e-4}),
+     ("granite-0", {"residual_multiplier": 0.23}), ("llama-4", {"rope_theta": 10100.0}), ("smollm3-0", {"no_rope_layers": [1, 1, 1]})],
+)  # fmt: skip
+def test_a_configuration_read_slightly_wrong_is_seen(tmp_path: Path, name: str, change: dict[str, Any]) -> None:
+    model = write_random_model(tmp_path / "model", CONFIGS[name])
+    checkpoint = open_checkpoint(tmp_path / "model")
+    decoder = from_config({**CONFIGS[name], **change})
+    weights = CheckpointWeights(mapped(checkpoint, decoder.sources(), decoder.every_tensor()))
+    with torch.no_grad():
+        found = decoder.logits(TorchOps(weights), torch.from_numpy(IDS)).numpy()
+    assert relative_rms(found, logits_of(model, IDS)) > 2 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("falcon-0", {"alibi": True}, "config.json: `alibi` is True, a variant that is not supported"),
+        ("phi-0", {"qk_layernorm": True}, "config.json: `qk_layernorm` is True, a variant that is not supported"),
+        ("stablelm-0", {"qk_layernorm": True}, "config.json: `qk_layernorm` is True, a variant that is not supported"),
+        ("opt-0", {"do_layer_norm_before": False}, "config.json: `do_layer_norm_before` is False, a variant"),
+        ("opt-0", {"word_embed_proj_dim": 32}, "config.json: `word_embed_proj_dim` is 32, a variant"),
+        ("bloom-0", {"apply_residual_connection_post_layernorm": True}, "`apply_residual_connection_post_layernorm`"),
+        ("gpt2-0", {"add_cross_attention": True}, "config.json: `add_cross_attention` is True, a variant"),
+        ("gpt2-0", {"n_embd": None}, "config.json has no `n_embd`"),
+        ("gemma-0", {"use_bidirectional_attention": True}, "`use_bidirectional_attention` is True, a variant"),
+        ("gemma2-0", {"layer_types": ["full_attention"]}, "`layer_types` is ['full_attention']; 2 of full_attention, sliding"),
+        ("smollm3-0", {"no_rope_layers": [1]}, "`no_rope_layers` is [1]; 3 of 1 (rotates) and 0 are needed"),
+        ("mistral-0", {"sliding_window": -3}, "sliding_window is -3; 1 or more is needed"),
+        ("phi3-1", {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "short_factor has 1"),
+        ("phi3-1", {"rope_scaling": {"type": "longrope", "short_factor": "x"}}, "`short_factor` is 'x'; a list of numbers"),
+        ("granite-0", {"logits_scaling": 0}, "`logits_scaling` is 0"),
+    ],
+)  # fmt: skip
+def test_what_is_not_built_is_refused_by_key(name: str, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArchitectureError) as caught:
+        from_config({**CONFIGS[name], **change})
+    assert message in str(caught.value)
+
+
+def test_tensors_that_do_not_fit_are_told_by_the_checkpoints_own_names(tmp_path: Path) -> None:
+    folder, options = tmp_path / "model", ConvertOptions(bits=16)
+    write_random_model(folder, CONFIGS["gpt_neox-0"])
+    stated = dict(CONFIGS["gpt_neox-0"])
+    for change, message in (
+        ({"num_hidden_layers": 3}, "has no tensor `gpt_neox.layers.2.input_layernorm.weight`"),
+        ({"num_hidden_layers": 1}, "does not call for, such as `gpt_neox.layers.1."),
+        ({"intermediate_size": 64}, "tensor `gpt_neox.layers.0.mlp.dense_h_to_4h.weight` has shape [96, 64]"),
+    ):
+        (folder / "config.json").write_text(json.dumps({**stated, **change}))
+        with pytest.raises(TensorError) as caught:
+            prepare(str(folder), tmp_path / "out", options)
+        assert message in str(caught.value)
+
+
+def test_a_checkpoint_saved_without_its_head_is_read(tmp_path: Path) -> None:
+    """The hub's GPT-2 and BLOOM have `h.0...` where transformers now writes `transformer.h.0...`."""
+    model = write_random_model(tmp_path / "model", CONFIGS["gpt2-0"])
+    model.transformer.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIGS["gpt2-0"]))
+    (folder,) = convert(tmp_path / "model", tmp_path / "out", ConvertOptions(formats=("onnx",), bits=16)).folders
+    engine = open_engine(folder, exact=True, threads=1)
+    assert relative_rms(engine.logits(IDS), logits_of(model, IDS)) <= TOLERANCE
+    engine.close()
