@@ -27,9 +27,11 @@ from ovround.quant.signround import batches, in_type
 from ovround.quant.tuned_weight import FreeWeight, gradients, restore, snapshot, update
 
 CANDIDATES = 10  # snapshots that are compared on the held-out windows
-LATENT_TRAVEL = 0.03  # levels that a latent level may move at most over the whole pass
-VECTOR_TRAVEL = 0.05  # of a norm's or bias's mean magnitude
+# Levels that a latent level may move at most over the whole pass: what is left to gain at 4 bits is soon undone by levels
+# that flip for the noise of a batch (docs/log.md).
+LATENT_TRAVEL = {2: 0.03, 3: 0.02, 4: 0.01, 8: 0.01}
 SCALE_TRAVEL = 0.06  # levels that a scale may move the outermost level by
+VECTOR_TRAVEL = 0.1  # the same for norms and biases, by their mean magnitude
 _FEWEST = 100  # fewer steps are not larger ones: levels that flip all at once do harm
 _BETA, _SQUARE_BETA = 0.9, 0.95
 _SMALL = 1e-2  # of a tensor's mean root square: keeps Adam from blowing up groups that hardly matter
@@ -118,9 +120,8 @@ def tune_end_to_end(
     chosen = snapshot(tuned)
     chosen_vectors = {name: vector.clone() for name, vector in vectors.items()}
     scales = _Adam([weight.factor for weight in tuned], [SCALE_TRAVEL / weight.reach for weight in tuned])
-    others = _Adam(
-        list(vectors.values()), [VECTOR_TRAVEL * float(vector.detach().abs().mean()) for vector in vectors.values()]
-    )
+    share = VECTOR_TRAVEL / min(weight.reach for weight in tuned)
+    others = _Adam(list(vectors.values()), [share * float(vector.abs().mean()) for vector in vectors.values()])
     for vector in vectors.values():
         vector.requires_grad_()
     every = max(1, steps // CANDIDATES)
@@ -142,7 +143,7 @@ def tune_end_to_end(
         others.step(rate)
         for weight in tuned:
             weight.bound()
-            _move_levels(weight, LATENT_TRAVEL * rate)
+            _move_levels(weight, LATENT_TRAVEL[weight.scheme.bits] * rate)
         device.end_step()
         if (step + 1) % every == 0 or step + 1 == steps:
             now = held_out_divergence()
