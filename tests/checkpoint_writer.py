@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from ovround.models import from_config
-from ovround.models import smallest_configs
+from ovround.models import from_config, smallest_configs
 
 VOCAB_SIZE = 320  # 256 bytes, the special tokens, and what training merges
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def logits_by_steps(model: Any, ids: Ids, prefill: int) -> Logits:
     """Logits `[B, 1 + steps, V]` behind the first `prefill` tokens, and behind each token after them, over the cache."""
     cache, found = None, []
     cuts = [0, *range(prefill, ids.shape[1] + 1)]
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         result = model(torch.from_numpy(ids[:, start:end]), past_key_values=cache, use_cache=True)
         cache = result.past_key_values
         found.append(result.logits[:, -1].numpy())

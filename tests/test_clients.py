@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from engine_support import LIMITS, OPENVINO_GENAI
+from random_model import CONFIGS, write_random_model
 
 from ovround.config import ConvertOptions, LayerRule
 from ovround.conversion import convert
 from ovround.runtime import LLM
+from ovround.runtime.engines import open_engine
 from ovround.runtime.model_info import read_model_info
 
 NEW_TOKENS = 32
@@ -102,3 +106,62 @@ def test_onnxruntime_genai_reads_the_tokenizer(demo_folders: dict[str, Path]) ->
     ):
         assert [int(token) for token in tokenizer.encode(prompt)] == prompt_ids[1:]
         assert tokenizer.decode(token_ids) == text
+
+
+END_TOKEN, RANDOM_PROMPT = 2, np.random.default_rng(3).integers(5, 320, 20).tolist()  # longer than every window
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def random_case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, Path], list[int]]:
+    """A configuration of a family, its folders by format, and the ids that follow `RANDOM_PROMPT` by our runtime."""
+    place = tmp_path_factory.mktemp(request.param)
+    write_random_model(place / "model", CONFIGS[request.param])
+    options = ConvertOptions(formats=("openvino", "onnx"), bits=16)
+    folders = {path.name: path for path in convert(place / "model", place / "out", options).folders}
+    engine = open_engine(folders["openvino"], exact=True, threads=1)
+    token_ids = [int(engine.prefill([RANDOM_PROMPT])[0].argmax())]
+    while len(token_ids) < NEW_TOKENS and token_ids[-1] != END_TOKEN:
+        token_ids.append(int(engine.decode(token_ids[-1:])[0].argmax()))
+    engine.close()
+    return request.param, folders, [token for token in token_ids if token != END_TOKEN]
+
+
+@pytest.mark.parametrize("backend", ["SDPA", "PA"])
+def test_openvino_genai_runs_every_family(random_case: tuple[str, dict[str, Path], list[int]], backend: str) -> None:
+    """Both back ends: paged attention reads window and slopes off the graph's shape, and drops a mask that it does not know."""
+    genai: Any = pytest.importorskip("openvino_genai")
+    import openvino as ov
+
+    name, folders, token_ids = random_case
+
+    def found() -> list[int]:
+        pipeline = genai.LLMPipeline(
+            folders["openvino"], "CPU", **EXACT, ATTENTION_BACKEND=backend, INFERENCE_NUM_THREADS=1
+        )
+        ids = np.array([RANDOM_PROMPT], np.int64)
+        inputs = genai.TokenizedInputs(ov.Tensor(ids), ov.Tensor(np.ones_like(ids)))
+        settings = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "apply_chat_template": False}
+        tokens = pipeline.generate(inputs, eos_token_id=END_TOKEN, **settings).tokens[0]
+        return [int(token) for token in tokens if token != END_TOKEN]
+
+    if backend == "PA" and (name, OPENVINO_GENAI) in LIMITS:
+        with pytest.raises(RuntimeError, match="No ScaledDotProductAttention"):
+            found()
+        return
+    assert found() == token_ids
+
+
+def test_onnxruntime_genai_runs_every_family(random_case: tuple[str, dict[str, Path], list[int]]) -> None:
+    genai: Any = pytest.importorskip("onnxruntime_genai")
+    _, folders, token_ids = random_case
+    model = genai.Model(str(folders["onnx"]))
+    settings = genai.GeneratorParams(model)
+    settings.set_search_options(max_length=len(RANDOM_PROMPT) + NEW_TOKENS, do_sample=False)
+    generator = genai.Generator(model, settings)
+    generator.append_tokens(RANDOM_PROMPT)
+    while not generator.is_done():
+        generator.generate_next_token()
+    answer = [int(token) for token in generator.get_sequence(0)][len(RANDOM_PROMPT) :]
+    assert [token for token in answer if token != END_TOKEN] == token_ids

@@ -7,7 +7,6 @@ window (12) and than the length that a stretched rope was trained on (32).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,14 @@ import pytest
 import torch
 from converted_weights import as_torch, read_weights, weight_offset
 from random_model import (
-    CONFIGS, FIRST, Logits, logits_by_steps, logits_of, ragged, relative_rms, write_random_model,
+    CONFIGS,
+    FIRST,
+    Logits,
+    logits_by_steps,
+    logits_of,
+    ragged,
+    relative_rms,
+    write_random_model,
 )  # fmt: skip
 from transformers import AutoConfig
 
@@ -97,13 +103,13 @@ def test_transformers_own_spelling_of_the_configuration_is_the_same_model(random
 @pytest.fixture(scope="module", params=FIRST)
 def tuned(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, text_file: Path
-) -> Iterator[tuple[Path, dict[str, Path]]]:
+) -> tuple[Path, dict[str, Path]]:
     place = tmp_path_factory.mktemp(f"tuned-{request.param}")
     write_random_model(place / "model", CONFIGS[request.param])
     options = ConvertOptions(
         formats=TARGETS, group_size=32, iters=2, end_to_end=1, nsamples=4, seqlen=32, batch_size=2, calibration=(text_file,)
     )  # fmt: skip
-    yield place / "model", dict(zip(TARGETS, convert(place / "model", place / "out", options).folders, strict=True))
+    return place / "model", dict(zip(TARGETS, convert(place / "model", place / "out", options).folders, strict=True))
 
 
 def test_tuned_to_4_bits(tuned: tuple[Path, dict[str, Path]]) -> None:

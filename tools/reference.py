@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code: the command line, the options and records, the errors.
+"""Writes docs/reference/ from the code: the command line, the options and records, the errors, the families.
 
     python tools/reference.py            write the pages
     python tools/reference.py --check    exit status 1, naming the page, when one of them is not what the code says
@@ -10,7 +10,9 @@ pages depend on nothing else, so that another version of Typer does not make the
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import runpy
 import sys
 import textwrap
 from collections.abc import Callable
@@ -26,6 +28,9 @@ from ovround.cli.convert import command as convert_command
 from ovround.config import RECIPES, ConvertOptions, LayerRule, Recipe
 from ovround.conversion import Conversion
 from ovround.evaluate.perplexity import Evaluation
+from ovround.models import families
+from ovround.models.rope import VARIANTS
+from ovround.models.standard import ACTIVATIONS
 from ovround.runtime.benchmark import BenchResult
 from ovround.runtime.completion import Completion, Piece, Timings, Usage
 from ovround.runtime.devices import Device, Machine
@@ -40,7 +45,7 @@ RECORD_TABLE = ["field", "type", "default", "meaning"]
 
 def pages() -> dict[str, str]:
     """The text of each page by file name."""
-    return {"cli.md": cli_page(), "options.md": options_page()}
+    return {"cli.md": cli_page(), "options.md": options_page(), "families.md": families_page()}
 
 
 def cli_page() -> str:
@@ -86,6 +91,41 @@ def options_page() -> str:
     results = (Conversion, Evaluation, BenchResult, Completion, Piece, Usage, Timings, Device, Machine)
     parts += [_record(record, level=3) for record in results]
     parts.append(_errors())
+    return "\n".join(parts)
+
+
+def families_page() -> str:
+    """Family by engine: what the tests run on every configuration, and the limits that they assert."""
+    support = runpy.run_path(str(FOLDER.parents[1] / "tests" / "engine_support.py"))
+    limits: dict[tuple[str, str], str] = support["LIMITS"]
+    clients = (support["OPENVINO_GENAI"], support["ONNXRUNTIME_GENAI"])
+    rows, notes = [], dict.fromkeys(limits.values())
+    marks = {note: str(number) for number, note in enumerate(notes, 1)}
+    for family in families():
+        module = importlib.import_module(f"ovround.models.{family}")
+        count = len(module.smallest_configs())
+        cells = ["tested"] * 4
+        for client in clients:
+            own = {
+                note for (name, engine), note in limits.items() if name.startswith(f"{family}-") and engine == client
+            }
+            cells.append(" ".join(["tested", *(f"({marks[note]})" for note in sorted(own))]))
+        rows.append([f"`{family}`", _first_line(module).rstrip("."), str(count), *cells])
+    parts = [
+        "# Families\n",
+        NOTE,
+        "A family is a `model_type` of config.json. Tested: random models of each configuration give, in float32, the logits of "
+        "transformers to a relative RMS of 2e-5 in torch, ONNX Runtime and OpenVINO, in one pass, step by step, in batches of "
+        "unequal prompts, beyond windows and trained lengths (`tests/test_families.py`); the first configuration is tuned to 4 bits "
+        "there; and the two other runtimes give the same greedy tokens (`tests/test_clients.py`, openvino_genai with both of its "
+        "attention back ends). Torch is tested on CPUs; no other device was at hand. No trained model of these families was run "
+        "but Llamas.\n",
+        _table(["family", "what it is", "configurations", "tune", "OpenVINO", "ONNX", "torch", *clients], rows),
+        *(f"({mark}) {note}\n" for note, mark in marks.items()),
+        f"Rope: {', '.join(f'`{one}`' for one in VARIANTS)}, of a part of a head where the family has that. "
+        f"Activations: {', '.join(f'`{one}`' for one in ACTIVATIONS)}.\n",
+        "ONNX Runtime's attention takes head sizes that are multiples of 8; OpenVINO takes any.\n",
+    ]
     return "\n".join(parts)
 
 

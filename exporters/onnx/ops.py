@@ -113,7 +113,9 @@ class OnnxOps:
         if spec.rope is not None and fused:
             inputs += self._rotation(spec.rope)
         elif spec.rope is not None:
-            inputs[:2] = (self._rotated(x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads)))
+            inputs[:2] = (
+                self._rotated(x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads))
+            )
         if spec.alibi:
             inputs += [""] * (_ATTENTION_BIAS - len(inputs)) + [self._alibi(spec)]
         limits: dict[str, int | float] = {} if spec.window is None else {"local_window_size": spec.window}
@@ -218,7 +220,12 @@ class OnnxOps:
         else:
             positions, tables = self._positions(), self._rotation(rope)
         return self._node(
-            "RotaryEmbedding", [x, positions, *tables], f"{x}/rope", MICROSOFT, num_heads=heads, rotary_embedding_dim=rope.dim
+            "RotaryEmbedding",
+            [x, positions, *tables],
+            f"{x}/rope",
+            MICROSOFT,
+            num_heads=heads,
+            rotary_embedding_dim=rope.dim,
         )
 
     def _computed_rotation(self, rope: Rope) -> tuple[str, tuple[str, str]]:
@@ -313,7 +320,6 @@ class OnnxOps:
         array: NDArray[np.int64] = np.array(values, np.int64)
         self._constants[name] = onnx.numpy_helper.from_array(array, name)
         return name
-
 
     def _f32(self, name: str, values: float | NDArray[np.float32]) -> str:
         name = f"const/float/{name}"

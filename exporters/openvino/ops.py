@@ -186,7 +186,9 @@ class OpenVINOOps:
     def _features(self, x: ov.Node, start: int, end: int | None) -> ov.Node:
         """Features `start` to `end` of `[B, H, T, D]`."""
         ends = self._i64(f"feature/{end}", [2**31 - 1 if end is None else end])
-        return opset.slice(x, self._i64(f"feature/{start}", [start]), ends, self._i64("one1", [1]), self._i64("axis3", [3]))
+        return opset.slice(
+            x, self._i64(f"feature/{start}", [start]), ends, self._i64("one1", [1]), self._i64("axis3", [3])
+        )
 
     def _cached(self, fresh: ov.Node, layer: int, part: str, spec: Attention) -> ov.Node:
         """The layer's past keys or values with `fresh` `[B, H_kv, T, D]` behind them, `[B, H_kv, S, D]`; also the next step's past."""
@@ -227,7 +229,11 @@ class OpenVINOOps:
             if spec.window is not None:
                 ends = self._i64("index3", [3])
                 self._masks[kind] = opset.slice(
-                    self._masks[kind], self._i64("zero1", [0]), self._axis_size(self.attention_mask, 1), self._i64("one1", [1]), ends
+                    self._masks[kind],
+                    self._i64("zero1", [0]),
+                    self._axis_size(self.attention_mask, 1),
+                    self._i64("one1", [1]),
+                    ends,
                 )
         return self._masks[kind]
 

@@ -27,10 +27,10 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     names = {key: name for key, name in _NAMES.items() if name in config}
     grouped = ConfigReader(config).flag("new_decoder_architecture", default=False)
     multi_query = ConfigReader(config).flag("multi_query", default=True)
-    one_key_head = {"num_kv_heads": 1} if multi_query and not grouped else {}
-    if not multi_query and not grouped:
-        one_key_head = {"num_kv_heads": None}
-    read = ConfigReader({**config, **one_key_head}, {"num_key_value_heads": "num_kv_heads", **names})
+    key_heads = (
+        {} if grouped else {"num_kv_heads": 1 if multi_query else None}
+    )  # what it states counts for groups alone
+    read = ConfigReader({**config, **key_heads}, {"num_key_value_heads": "num_kv_heads", **names})
     read.refuse("alibi", False)
     hidden = read.integer("hidden_size")
     found = read_config(read, tied=True, eps=1e-5, intermediate_size=4 * hidden)

@@ -133,7 +133,8 @@ class Rope:
         low, high = max(low, 0), min(high, self.dim - 1)
         high += 0.001 if low == high else 0
         ramp = (np.arange(self.dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
-        return 1 - np.clip(ramp, 0, 1)
+        kept: NDArray[np.float32] = 1 - np.clip(ramp, 0, 1)
+        return kept
 
 
 def rope_from_config(

@@ -21,8 +21,8 @@ from ovround.exporters.onnx import Exporter
 from ovround.exporters.onnx.external_data import read_entries
 from ovround.exporters.onnx.genai_config import genai_config, write_genai_config
 from ovround.floattensor import FloatTensor
-from ovround.models.decoder import Decoder
 from ovround.models import smallest_configs
+from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
 from ovround.qtensor import QTensor
 from ovround.runtime.engines.onnx_exact import exact_model

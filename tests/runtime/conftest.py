@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from ovround.floattensor import FloatTensor
-from ovround.models import from_config
-from ovround.models import smallest_configs
+from ovround.models import from_config, smallest_configs
 from ovround.qtensor import QTensor
 
 VOCAB_SIZE = 320  # 256 bytes, special tokens, and what training merges
