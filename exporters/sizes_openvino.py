@@ -13,7 +13,7 @@ from ovround.models.decoder import Decoder
 
 ALIGNMENT = 64
 _CONSTANTS = 128  # axes, shapes and epsilons that the graph holds once, and again in each block: more than there are
-_CONSTANTS_PER_BLOCK = 48
+_CONSTANTS_PER_BLOCK = 32
 
 
 def weight_bytes(shape: tuple[int, ...], scheme: Scheme | None, item_bytes: int, *, table: bool) -> int:
@@ -39,7 +39,8 @@ def stored_bits(bits: int, *, table: bool) -> int:
 def graph_bytes(decoder: Decoder) -> int:
     """What the graph's own constants take, at most."""
     blocks = decoder.config.num_hidden_layers
-    return ALIGNMENT * (_CONSTANTS + _CONSTANTS_PER_BLOCK * blocks) + 4 * _padded(2 * decoder.config.head_dim)
+    frequencies = 4  # of as many rotations as a model has, each perhaps in a short and a long form
+    return ALIGNMENT * (_CONSTANTS + _CONSTANTS_PER_BLOCK * blocks) + frequencies * _padded(2 * decoder.config.head_dim)
 
 
 def _padded(size_bytes: int) -> int:

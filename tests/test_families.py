@@ -184,7 +184,11 @@ def test_a_configuration_read_slightly_wrong_is_seen(tmp_path: Path, name: str, 
         ("mistral-0", {"sliding_window": -3}, "sliding_window is -3; 1 or more is needed"),
         ("phi3-1", {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "short_factor has 1"),
         ("phi3-1", {"rope_scaling": {"type": "longrope", "short_factor": "x"}}, "`short_factor` is 'x'; a list of numbers"),
-        ("granite-0", {"logits_scaling": 0}, "`logits_scaling` is 0"),
+        ("granite-0", {"logits_scaling": 0}, "`logits_scaling` is 0; a number above 0 is needed"),
+        ("gemma2-0", {"query_pre_attn_scalar": -1}, "`query_pre_attn_scalar` is -1; a number above 0 is needed"),
+        ("gemma3_text-0", {"rope_parameters": [1]}, "rope_parameters is [1]; an object is needed"),
+        ("gpt_neox-0", {"rotary_pct": 1.5}, "partial_rotary_factor is 1.5; above 0 and at most 1 is allowed"),
+        ("llama-0", {"tie_word_embeddings": "yes"}, "`tie_word_embeddings` is 'yes'; true or false is needed"),
     ],
 )  # fmt: skip
 def test_what_is_not_built_is_refused_by_key(name: str, change: dict[str, Any], message: str) -> None:

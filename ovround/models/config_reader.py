@@ -42,6 +42,13 @@ class ConfigReader:
         name, value = self.value(key)
         return default if value is None else _number(name, value)
 
+    def positive(self, key: str, default: float) -> float:
+        """As `number`, above 0."""
+        found = self.number(key, default)
+        if not found > 0:
+            raise ArchitectureError(f"config.json: `{self.value(key)[0]}` is {found:g}; a number above 0 is needed")
+        return found
+
     def numbers(self, key: str) -> tuple[float, ...]:
         """The list of numbers at `key`."""
         name, value = self.value(key)

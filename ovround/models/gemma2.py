@@ -20,7 +20,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     kinds = tuple(FULL if layer % 2 else SLIDING for layer in range(layers))
     spec = replace(
         found.attention[0],
-        scale=read.number("query_pre_attn_scalar", 256) ** -0.5,
+        scale=read.positive("query_pre_attn_scalar", 256) ** -0.5,
         softcap=read_softcap(read, "attn_logit_softcapping", 50.0),
     )
     windows = windows_by_layer(read, layers, read_window(read, 4096), kinds)

@@ -26,7 +26,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     windows = windows_by_layer(read, layers, read_window(read, 4096), kinds)
     spec = replace(
         found.attention[0],
-        scale=read.number("query_pre_attn_scalar", 256) ** -0.5,
+        scale=read.positive("query_pre_attn_scalar", 256) ** -0.5,
         softcap=read_softcap(read, "attn_logit_softcapping", None),
     )
     full, sliding = (_rope(config, found.head_dim, kind) for kind in (FULL, SLIDING))
@@ -39,7 +39,8 @@ def _rope(config: Mapping[str, Any], head_dim: int, kind: str) -> Rope:
     """transformers 5 keeps parameters by layer type; 4 had a theta for each, and a scaling that is the full layers' alone."""
     name, default = _THETA[kind]
     theta = ConfigReader(config).number(name, default)
-    nested = (config.get("rope_parameters") or {}).get(kind)
+    by_kind = config.get("rope_parameters") or {}
+    nested = by_kind.get(kind) if isinstance(by_kind, Mapping) else by_kind
     if nested is None:
         nested = (config.get("rope_scaling") or {}) if kind == FULL else {}
     plain = {key: value for key, value in config.items() if key != "rope_theta"}

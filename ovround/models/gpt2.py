@@ -21,7 +21,7 @@ _MODULES = {
     "model.norm": "transformer.ln_f", "input_layernorm": "ln_1", "post_attention_layernorm": "ln_2",
     "self_attn.o_proj": "attn.c_proj", "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj",
 }  # fmt: skip
-_IGNORED = ("attn.bias", "attn.masked_bias")
+_IGNORED = (".attn.bias", ".attn.masked_bias")
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:

@@ -15,7 +15,7 @@ _MODULES = {
     "model.embed_tokens": "gpt_neox.embed_in", "model.norm": "gpt_neox.final_layer_norm", "lm_head": "embed_out",
     "self_attn.o_proj": "attention.dense", "mlp.up_proj": "mlp.dense_h_to_4h", "mlp.down_proj": "mlp.dense_4h_to_h",
 }  # fmt: skip
-_IGNORED = ("attention.bias", "attention.masked_bias")
+_IGNORED = (".attention.bias", ".attention.masked_bias")
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:

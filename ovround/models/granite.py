@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ovround.errors import ArchitectureError
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.standard import decoder, read_config, rotated
@@ -16,16 +15,13 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Granite config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
     found = rotated(read, read_config(read))
-    divisor = read.number("logits_scaling", 1.0)
-    if divisor == 0:
-        raise ArchitectureError("config.json: `logits_scaling` is 0; logits are divided by it")
     spec = replace(found.attention[0], scale=read.number("attention_multiplier", 1.0))
     found = replace(
         found,
         attention=(spec,),
         embedding_scale=read.number("embedding_multiplier", 1.0),
         residual_scale=read.number("residual_multiplier", 1.0),
-        logits_scale=1 / divisor,
+        logits_scale=1 / read.positive("logits_scaling", 1.0),
     )
     return decoder(found)
 

@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 
 from ovround.artifact import TARGETS
-from ovround.checkpoint import Checkpoint, locate, open_checkpoint
+from ovround.checkpoint import Checkpoint, locate, mapped, open_checkpoint
 from ovround.config import FLOAT_BITS, Scheme
 from ovround.errors import MissingExtraError, UsageError
 from ovround.floattensor import FloatTensor, FloatType
@@ -64,6 +64,7 @@ def measure(
             raise UsageError(f"{name} is {value}; a whole number of 1 or more is needed")
     checkpoint = open_checkpoint(locate(model))
     decoder = from_config(checkpoint.config)
+    checkpoint = mapped(checkpoint, decoder.sources(), decoder.every_tensor())
     shapes = linear_shapes(decoder)
     for shape in shapes:
         if group_size > 0 and shape[1] % group_size:
