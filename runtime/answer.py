@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ovround.runtime.completion import Completion, Piece, Timings, Usage
 from ovround.runtime.generation import Request
+from ovround.runtime.logprobs import TokenLogprobs
 from ovround.runtime.text_stream import Decodes, TextStream
 
 
@@ -23,26 +24,46 @@ class Answer:
     def advance(self) -> Piece:
         """The piece of the token that the request has just got."""
         request = self.request
-        token = request.token_ids[-1]
+        place = len(self._texts)
+        token = request.token_ids[place]
         text = self._stream.push(token)
         if request.finish_reason is not None:
             text += self._stream.finish()
         if self._stream.stopped:
             request.finish_reason = "stop"
         self._texts.append(text)
+        logprobs = request.logprobs[place] if request.options.logprobs is not None else None
+        of_prompt = self._prompt_logprobs() if place == 0 else None
         if request.finish_reason is None:
-            return Piece(text, token)
-        return Piece(text, token, request.finish_reason, self._usage(), self._timings())
+            return Piece(text, token, logprobs=logprobs, prompt_logprobs=of_prompt)
+        return Piece(text, token, request.finish_reason, self._usage(), self._timings(), logprobs, of_prompt)
+
+    def take_all(self) -> None:
+        """The text of a request that ended without steps between."""
+        while self.behind:
+            self._texts.append(self._stream.push(self.request.token_ids[len(self._texts)]))
+        self._texts[-1] += self._stream.finish()
 
     def completion(self) -> Completion:
         """The whole answer of a finished request."""
-        reason = self.request.finish_reason
-        if reason is None:
+        request = self.request
+        if request.finish_reason is None:
             raise RuntimeError("the request has not ended")
-        return Completion("".join(self._texts), tuple(self.request.token_ids), reason, self._usage(), self._timings())
+        logprobs = tuple(request.logprobs) if request.options.logprobs is not None else None
+        return Completion(
+            "".join(self._texts), tuple(request.token_ids), request.finish_reason, self._usage(), self._timings(),
+            logprobs, self._prompt_logprobs(),
+        )  # fmt: skip
+
+    def _prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
+        return tuple(self.request.prompt_logprobs) if self.request.options.prompt_logprobs is not None else None
 
     def _usage(self) -> Usage:
-        return Usage(len(self.request.prompt_ids), len(self.request.token_ids))
+        request = self.request
+        return Usage(
+            len(request.prompt_ids), len(request.token_ids), request.cached_tokens, request.drafted_tokens,
+            request.accepted_tokens,
+        )  # fmt: skip
 
     def _timings(self) -> Timings:
         request = self.request

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ovround.runtime.generation import FinishReason
+from ovround.runtime.logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +14,12 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt, not computed again: the last request's cache had them."""
+    drafted_tokens: int = 0
+    """Guesses that a draft model or the prompt lookup made."""
+    accepted_tokens: int = 0
+    """Guesses that the model agreed with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,10 @@ class Completion:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    """Of each of `token_ids`; None when none were asked for."""
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    """Of the prompt's tokens after the first."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -54,3 +65,6 @@ class Piece:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    logprobs: TokenLogprobs | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    """On the first piece, when they were asked for."""

@@ -7,6 +7,8 @@ affair (OpenVINO pads on the left, ONNX Runtime's GroupQueryAttention cannot). I
     engine.decode([4, 8])                   logits [2, V]: one more token a row
     engine.keep([1])                        the first row has ended
     engine.decode([3])                      logits [1, V]
+    engine.extend([[6, 2]])                 logits [1, 2, V]: two tokens at once, and what follows each
+    engine.rewind([4])                      the row is its first four tokens again: 1, 7, 8, 3
 
 Shapes: B rows of the batch, T tokens, S tokens in the cache, V vocabulary.
 """
@@ -45,8 +47,19 @@ class Engine(Protocol):
         """Append one token to each row: ids `[B]` -> logits `[B, V]`; raises GenerationError as `prefill` does."""
         ...
 
+    def extend(self, rows: Sequence[Sequence[int]]) -> Logits:
+        """Append T tokens to each row: ids `[B, T]` -> logits `[B, T, V]`; an empty cache gets a row a list.
+
+        Raises GenerationError as `prefill` does, and for lists of unequal lengths.
+        """
+        ...
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget what each row holds beyond its first `lengths[row]` tokens, at least 1."""
+        ...
+
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows of the batch only, in this order."""
+        """Go on with these rows of the batch only, in this order; a row named twice is there twice from then on."""
         ...
 
     def reset(self) -> None:
@@ -72,6 +85,15 @@ def check_ids(rows: Sequence[Sequence[int]] | TokenIds, vocab_size: int) -> None
         low, high = int(min(row)), int(max(row))
         if low < 0 or high >= vocab_size:
             raise GenerationError(f"token id {low if low < 0 else high}; the vocabulary has 0 to {vocab_size - 1}")
+
+
+def check_lengths(lengths: Sequence[int], held: TokenIds) -> None:
+    """Raise GenerationError unless there is a length for each of the `held` `[B]`, from 1 to what the row holds."""
+    if len(lengths) != len(held):
+        raise GenerationError(f"{len(lengths)} lengths for a batch of {len(held)}")
+    for length, most in zip(lengths, held, strict=True):
+        if not 1 <= length <= most:
+            raise GenerationError(f"a row of {most} tokens cannot go back to {length}")
 
 
 def check_room(tokens: int, context_length: int) -> None:

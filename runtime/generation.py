@@ -1,4 +1,8 @@
-"""The generation loop: prefill, choose, decode, choose, ... It knows token ids only; text is `text_stream.py`'s."""
+"""The generation loop: prefill, choose, decode, choose, ... It knows token ids only; text is `text_stream.py`'s.
+
+Two loops give the same tokens: `run_batch` for rows side by side, `run_row` for one request on a cache that is kept, with
+guesses that are judged in one step.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ovround.errors import GenerationError
-from ovround.runtime.engine import Engine
-from ovround.runtime.random_source import Xoshiro256
-from ovround.runtime.sampling import SamplingOptions, sample
+import numpy as np
 
-FinishReason = Literal["stop", "length"]
-"""stop: an end token or a stop string; length: max_new_tokens or the context is used up."""
+from ovround.errors import GenerationError
+from ovround.runtime.cached_row import CachedRow
+from ovround.runtime.engine import Engine, Logits
+from ovround.runtime.grammar import Matcher
+from ovround.runtime.logprobs import TokenLogprobs, token_logprobs
+from ovround.runtime.random_source import Xoshiro256
+from ovround.runtime.sampling import SamplingOptions, adjust, sample
+from ovround.runtime.speculation import DRAFT_TOKENS, Proposer
+
+FinishReason = Literal["stop", "length", "cancelled"]
+"""stop: an end token, a stop string, or the grammar's end; length: max_new_tokens or the context is used up."""
 
 
 @dataclass(slots=True)
@@ -25,22 +35,53 @@ class Request:
     max_new_tokens: int
     end_token_ids: frozenset[int]
     source: Xoshiro256
+    matcher: Matcher | None = None
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     first_token_s: float = 0.0
     last_token_s: float = 0.0
 
+    def choose(self, logits: Logits) -> int:
+        """Append the token that follows, of logits `[V]`, an end token included, and see whether it is the last one."""
+        options = self.options
+        scores = adjust(logits, self.token_ids, options)
+        if self.matcher is not None:
+            scores = np.where(self.matcher.allowed(), scores, -np.inf).astype(np.float32)
+        seen = [] if options.repetition_penalty == 1.0 else self.prompt_ids + self.token_ids
+        token = sample(scores, seen, options, self.source)
+        if options.logprobs is not None:
+            self.logprobs.append(token_logprobs(logits, token, options.logprobs))
+        if self.matcher is not None:
+            self.matcher.accept(token)
+        self.accept(token)
+        return token
+
     def accept(self, token_id: int) -> None:
-        """Append a token, an end token included, and see whether it is the last one."""
+        """Append a token and see whether it is the last one."""
         self.token_ids.append(token_id)
-        if token_id in self.end_token_ids:
+        if token_id in self.end_token_ids or (self.matcher is not None and self.matcher.ended):
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.max_new_tokens:
             self.finish_reason = "length"
 
+    def note_time(self, work_s: float) -> None:
+        """The newest token came after `work_s` seconds of work."""
+        self.last_token_s = work_s
+        if len(self.token_ids) == 1:
+            self.first_token_s = work_s
+
 
 def admit(
-    prompt_ids: Sequence[int], options: SamplingOptions, context_length: int, end_token_ids: Iterable[int]
+    prompt_ids: Sequence[int],
+    options: SamplingOptions,
+    context_length: int,
+    end_token_ids: Iterable[int],
+    matcher: Matcher | None = None,
 ) -> Request:
     """A request that fits the context; raises GenerationError, with both numbers, for one that does not."""
     prompt = len(prompt_ids)
@@ -55,10 +96,10 @@ def admit(
         )
     limit = context_length - prompt if options.max_new_tokens is None else options.max_new_tokens
     ends = set(options.stop_token_ids) | (set() if options.ignore_eos else set(end_token_ids))
-    return Request(list(prompt_ids), options, limit, frozenset(ends), options.random_source())
+    return Request(list(prompt_ids), options, limit, frozenset(ends), options.random_source(), matcher)
 
 
-def run(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Request]]:
+def run_batch(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Request]]:
     """Run a batch until every request has a finish_reason; each step yields the requests that just got a token.
 
     The caller may set finish_reason between steps (a stop string was found). Leaving early is closing the iterator.
@@ -70,13 +111,10 @@ def run(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Request]]:
     logits = engine.prefill([request.prompt_ids for request in rows])
     while True:
         for row, request in zip(logits, rows, strict=True):
-            seen = [] if request.options.repetition_penalty == 1.0 else request.prompt_ids + request.token_ids
-            request.accept(sample(row, seen, request.options, request.source))
+            request.choose(row)
         work_s += time.perf_counter() - started
         for request in rows:
-            request.last_token_s = work_s
-            if len(request.token_ids) == 1:
-                request.first_token_s = work_s
+            request.note_time(work_s)
         yield rows
         started = time.perf_counter()
         alive = [place for place, request in enumerate(rows) if request.finish_reason is None]
@@ -86,3 +124,45 @@ def run(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Request]]:
             engine.keep(alive)
             rows = [rows[place] for place in alive]
         logits = engine.decode([request.token_ids[-1] for request in rows])
+
+
+def run_row(
+    row: CachedRow, request: Request, proposer: Proposer | None = None, draft_tokens: int = DRAFT_TOKENS
+) -> Iterator[Request]:
+    """Run one request on `row`, which keeps its tokens; yields at each token, as `run_batch` does.
+
+    What the row already holds of the prompt is not computed again, unless its logits are asked for.
+    """
+    started = time.perf_counter()
+    work_s = 0.0
+    logits = _prompt_logits(row, request)[None]
+    guesses: list[int] = []
+    while True:
+        for place, following in enumerate(logits):
+            token = request.choose(following)
+            work_s += time.perf_counter() - started
+            request.note_time(work_s)
+            hit = place < len(guesses) and token == guesses[place]
+            request.accepted_tokens += hit
+            yield request
+            started = time.perf_counter()
+            if request.finish_reason is not None or not hit:
+                break
+        row.rewind(len(request.prompt_ids) + len(request.token_ids) - 1)  # guesses that did not stand
+        if request.finish_reason is not None:
+            return
+        room = request.max_new_tokens - len(request.token_ids) - 1  # the model's own token comes after the guesses
+        guesses = proposer.propose(request.prompt_ids + request.token_ids, min(draft_tokens, room)) if proposer else []
+        request.drafted_tokens += len(guesses)
+        logits = row.append([request.token_ids[-1], *guesses])
+
+
+def _prompt_logits(row: CachedRow, request: Request) -> Logits:
+    """Logits `[V]` of what follows the prompt."""
+    prompt, count = request.prompt_ids, request.options.prompt_logprobs
+    if count is None:
+        logits, request.cached_tokens = row.start(prompt)
+        return logits
+    logits, scored = row.start_scored(prompt, count)
+    request.prompt_logprobs = list(scored)
+    return logits

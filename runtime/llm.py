@@ -14,41 +14,78 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ovround.errors import GenerationError, UsageError
 from ovround.runtime.answer import Answer
+from ovround.runtime.beam_search import beam_search
+from ovround.runtime.cached_row import CachedRow
 from ovround.runtime.chat_template import Message
 from ovround.runtime.completion import Completion, Piece
-from ovround.runtime.engine import Logits, TokenIds
+from ovround.runtime.engine import Logits, TokenIds, check_ids, check_room
 from ovround.runtime.engines import check_folder, open_engine
-from ovround.runtime.generation import admit, run
+from ovround.runtime.generation import admit, run_batch, run_row
+from ovround.runtime.grammar import GrammarCompiler
+from ovround.runtime.logprobs import TokenLogprobs
 from ovround.runtime.model_info import read_model_info
 from ovround.runtime.sampling import SamplingOptions, override
+from ovround.runtime.speculation import DRAFT_TOKENS, DraftModel, PromptLookup, Proposer
 from ovround.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in `typing` from Python 3.11 on
+
+    from ovround.runtime.sampling import SamplingKeywords
 
 
 class LLM:
     """One model, one KV cache: a request at a time.
 
-    Options are given as a `SamplingOptions`, as keywords (which win), or both. Errors: UsageError for an option out of
-    its range, GenerationError for a request that the model cannot answer, such as one longer than its context.
+    Options are given as a `SamplingOptions`, as keywords of the same names (which win), or both. Errors: UsageError for
+    an option out of its range, GenerationError for a request that the model cannot answer, such as one longer than its
+    context.
 
     Threads: `generate`, `chat` and `logits` wait for each other. A stream does not hold the model between its pieces; a
     new request takes the model over, and the older stream's next piece is a GenerationError.
     """
 
     def __init__(
-        self, folder: str | Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None
-    ) -> None:
-        """Load `folder` on `device`; see `ovround.runtime.engines.open_engine` for the arguments and errors."""
+        self, folder: str | Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
+        prefix_cache: bool = False, prompt_lookup: bool = False, draft_model: str | Path | None = None,
+        draft_tokens: int = DRAFT_TOKENS,
+    ) -> None:  # fmt: skip
+        """Load `folder` on `device`; see `ovround.runtime.engines.open_engine` for these arguments and the errors.
+
+        `prefix_cache`: a prompt that begins like the last one with its answer, as a chat does, is computed from there
+        on. Rounding may then depend on what came before (not with `exact`, in practice).
+        `prompt_lookup`, or `draft_model`, a folder of a smaller model with the same tokenizer: up to `draft_tokens`
+        guesses a step, which change the speed of an answer and nothing else. Lists are then answered one by one.
+        """
+        if prompt_lookup and draft_model is not None:
+            raise UsageError("prompt_lookup and draft_model are both given; one of them can make the guesses")
+        if not isinstance(draft_tokens, int) or isinstance(draft_tokens, bool) or not 1 <= draft_tokens <= 64:
+            raise UsageError(f"draft_tokens is {draft_tokens!r}; a whole number of 1 to 64 is needed")
         path = Path(folder)
         check_folder(path)
         self.tokenizer = Tokenizer(path)
         self._end_token_ids = read_model_info(path).end_token_ids
         self._engine = open_engine(path, device, exact=exact, threads=threads)
+        self._row = CachedRow(self._engine)
+        self._prefix_cache = prefix_cache
+        self._draft_tokens = draft_tokens
+        self._draft: CachedRow | None = None
+        self._proposer: Proposer | None = PromptLookup() if prompt_lookup else None
+        if draft_model is not None:
+            draft = Path(draft_model)
+            check_folder(draft)
+            if Tokenizer(draft).vocabulary() != self.tokenizer.vocabulary():
+                raise UsageError(f"`{draft}` has another tokenizer than `{path}`", hint="a draft must share its tokens")
+            self._draft = CachedRow(open_engine(draft, device, exact=exact, threads=threads))
+            self._proposer = DraftModel(self._draft, self.vocab_size)
+        self._grammars: GrammarCompiler | None = None
         self._lock = threading.RLock()
         self._turn = object()
+        self._cancelled = False
 
     @property
     def context_length(self) -> int:
@@ -67,38 +104,25 @@ class LLM:
 
     @overload
     def generate(
-        self, prompt: str, options: SamplingOptions | None = None, *,
-        max_new_tokens: int | None = None, temperature: float | None = None, top_k: int | None = None,
-        top_p: float | None = None, min_p: float | None = None, repetition_penalty: float | None = None,
-        seed: int | None = None, stop: str | Sequence[str] | None = None,
-        stop_token_ids: Sequence[int] | None = None, ignore_eos: bool | None = None, batch_size: int = 8,
+        self, prompt: str, options: SamplingOptions | None = None, *, batch_size: int = 8,
+        **keywords: Unpack[SamplingKeywords],
     ) -> Completion: ...  # fmt: skip
 
     @overload
     def generate(
-        self, prompt: list[str], options: SamplingOptions | None = None, *,
-        max_new_tokens: int | None = None, temperature: float | None = None, top_k: int | None = None,
-        top_p: float | None = None, min_p: float | None = None, repetition_penalty: float | None = None,
-        seed: int | None = None, stop: str | Sequence[str] | None = None,
-        stop_token_ids: Sequence[int] | None = None, ignore_eos: bool | None = None, batch_size: int = 8,
+        self, prompt: list[str], options: SamplingOptions | None = None, *, batch_size: int = 8,
+        **keywords: Unpack[SamplingKeywords],
     ) -> list[Completion]: ...  # fmt: skip
 
     def generate(
-        self, prompt: str | list[str], options: SamplingOptions | None = None, *,
-        max_new_tokens: int | None = None, temperature: float | None = None, top_k: int | None = None,
-        top_p: float | None = None, min_p: float | None = None, repetition_penalty: float | None = None,
-        seed: int | None = None, stop: str | Sequence[str] | None = None,
-        stop_token_ids: Sequence[int] | None = None, ignore_eos: bool | None = None, batch_size: int = 8,
+        self, prompt: str | list[str], options: SamplingOptions | None = None, *, batch_size: int = 8,
+        **keywords: Unpack[SamplingKeywords],
     ) -> Completion | list[Completion]:  # fmt: skip
         """The answer to a prompt, or a list of answers to a list of prompts, run `batch_size` at a time.
 
         Each prompt of a list is answered as if it were alone; only rounding may differ (not with `exact`, in practice).
         """
-        chosen = override(
-            options, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-            repetition_penalty=repetition_penalty, seed=seed, stop=stop, stop_token_ids=stop_token_ids,
-            ignore_eos=ignore_eos,
-        )  # fmt: skip
+        chosen = override(options, **keywords)
         if isinstance(prompt, str):
             return self._complete([self._admit(self.tokenizer.encode(prompt), chosen)])[0]
         if not isinstance(prompt, list) or not all(isinstance(text, str) for text in prompt):
@@ -106,60 +130,52 @@ class LLM:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}; a whole number of 1 or more is needed")
         answers = [self._admit(self.tokenizer.encode(text), chosen) for text in prompt]
-        batches = [answers[start : start + batch_size] for start in range(0, len(answers), batch_size)]
+        together = self._proposer is None and chosen.prompt_logprobs is None and chosen.num_beams == 1
+        size = batch_size if together else 1
+        batches = [answers[start : start + size] for start in range(0, len(answers), size)]
         return [completion for batch in batches for completion in self._complete(batch)]
 
     def stream(
-        self, prompt: str, options: SamplingOptions | None = None, *,
-        max_new_tokens: int | None = None, temperature: float | None = None, top_k: int | None = None,
-        top_p: float | None = None, min_p: float | None = None, repetition_penalty: float | None = None,
-        seed: int | None = None, stop: str | Sequence[str] | None = None,
-        stop_token_ids: Sequence[int] | None = None, ignore_eos: bool | None = None,
-    ) -> Iterator[Piece]:  # fmt: skip
-        """The answer as it grows, a `Piece` a token; leaving the loop cancels the rest. Errors come at the call."""
-        chosen = override(
-            options, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-            repetition_penalty=repetition_penalty, seed=seed, stop=stop, stop_token_ids=stop_token_ids,
-            ignore_eos=ignore_eos,
-        )  # fmt: skip
-        return self._pieces(self._admit(self.tokenizer.encode(prompt), chosen))
+        self, prompt: str | Sequence[int], options: SamplingOptions | None = None, **keywords: Unpack[SamplingKeywords]
+    ) -> Iterator[Piece]:
+        """The answer as it grows, a `Piece` a token; leaving the loop cancels the rest. Errors come at the call.
+
+        The prompt may be given as token ids.
+        """
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        return self._pieces(self._admit(ids, override(options, **keywords)))
 
     def chat(
         self, messages: Sequence[Message], options: SamplingOptions | None = None, *,
-        max_new_tokens: int | None = None, temperature: float | None = None, top_k: int | None = None,
-        top_p: float | None = None, min_p: float | None = None, repetition_penalty: float | None = None,
-        seed: int | None = None, stop: str | Sequence[str] | None = None,
-        stop_token_ids: Sequence[int] | None = None, ignore_eos: bool | None = None,
-        template_variables: Mapping[str, Any] | None = None,
+        template_variables: Mapping[str, Any] | None = None, **keywords: Unpack[SamplingKeywords],
     ) -> Completion:  # fmt: skip
         """The assistant's next message after `messages`, by the model's chat template.
 
         `template_variables` are the template's own, such as `enable_thinking` or `tools`.
         """
-        chosen = override(
-            options, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-            repetition_penalty=repetition_penalty, seed=seed, stop=stop, stop_token_ids=stop_token_ids,
-            ignore_eos=ignore_eos,
-        )  # fmt: skip
         prompt_ids = self.tokenizer.encode_chat(messages, variables=template_variables)
-        return self._complete([self._admit(prompt_ids, chosen)])[0]
+        return self._complete([self._admit(prompt_ids, override(options, **keywords))])[0]
 
     def stream_chat(
         self, messages: Sequence[Message], options: SamplingOptions | None = None, *,
-        max_new_tokens: int | None = None, temperature: float | None = None, top_k: int | None = None,
-        top_p: float | None = None, min_p: float | None = None, repetition_penalty: float | None = None,
-        seed: int | None = None, stop: str | Sequence[str] | None = None,
-        stop_token_ids: Sequence[int] | None = None, ignore_eos: bool | None = None,
-        template_variables: Mapping[str, Any] | None = None,
+        template_variables: Mapping[str, Any] | None = None, **keywords: Unpack[SamplingKeywords],
     ) -> Iterator[Piece]:  # fmt: skip
         """`chat` as it grows; see `stream`."""
-        chosen = override(
-            options, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-            repetition_penalty=repetition_penalty, seed=seed, stop=stop, stop_token_ids=stop_token_ids,
-            ignore_eos=ignore_eos,
-        )  # fmt: skip
         prompt_ids = self.tokenizer.encode_chat(messages, variables=template_variables)
-        return self._pieces(self._admit(prompt_ids, chosen))
+        return self._pieces(self._admit(prompt_ids, override(options, **keywords)))
+
+    def score(self, ids: Sequence[int], count: int = 0) -> tuple[TokenLogprobs, ...]:
+        """Log-probabilities of the token ids after the first, each with the `count` likeliest at its place."""
+        check_ids([ids], self.vocab_size)
+        check_room(len(ids), self.context_length)
+        SamplingOptions(prompt_logprobs=count)
+        with self._lock:
+            self._begin()
+            return self._row.start_scored(ids, count)[1]
+
+    def cancel(self) -> None:
+        """End the request that runs now, in whichever thread, after its next token: its `finish_reason` is `cancelled`."""
+        self._cancelled = True
 
     def logits(self, ids: TokenIds) -> Logits:
         """Logits float32 `[B, T, V]` of every position of the token ids `[B, T]`, for evaluation."""
@@ -172,6 +188,8 @@ class LLM:
         """Release the model; also at the end of a `with` block."""
         with self._lock:
             self._engine.close()
+            if self._draft is not None:
+                self._draft.engine.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -185,24 +203,56 @@ class LLM:
         # A special token has no text in which a stop string could be found: it is looked for by its id.
         special = [self.tokenizer.special_id(text) for text in options.stop]
         ids = (*options.stop_token_ids, *(token for token in special if token is not None))
-        request = admit(prompt_ids, override(options, stop_token_ids=ids), self.context_length, self._end_token_ids)
-        return Answer(request, self.tokenizer)
+        matcher = None
+        if options.grammar is not None:
+            if self._grammars is None:
+                self._grammars = GrammarCompiler(self.tokenizer.to_json(), self.vocab_size, self._end_token_ids)
+            matcher = self._grammars.matcher(options.grammar)
+        chosen = override(options, stop_token_ids=ids)
+        return Answer(admit(prompt_ids, chosen, self.context_length, self._end_token_ids, matcher), self.tokenizer)
+
+    def _begin(self) -> object:
+        """Take the model over: a new turn, with what the last one left."""
+        self._turn = turn = object()
+        self._cancelled = False
+        if not self._prefix_cache:
+            self._row.ids.clear()
+        return turn
+
+    def _advance(self, answer: Answer) -> Piece:
+        if self._cancelled and answer.request.finish_reason is None:
+            answer.request.finish_reason = "cancelled"
+        return answer.advance()
 
     def _complete(self, answers: list[Answer]) -> list[Completion]:
         """Run one batch to its end."""
         with self._lock:
-            self._turn = object()
-            for _ in run(self._engine, [answer.request for answer in answers]):
-                for answer in answers:
-                    if answer.behind:
-                        answer.advance()
+            self._begin()
+            first = answers[0].request
+            if first.options.num_beams > 1:
+                self._row.clear()
+                beam_search(self._engine, first)
+                answers[0].take_all()
+            elif len(answers) == 1:
+                for _ in run_row(self._row, first, self._proposer, self._draft_tokens):
+                    self._advance(answers[0])
+            else:
+                self._row.clear()
+                for _ in run_batch(self._engine, [answer.request for answer in answers]):
+                    for answer in answers:
+                        if answer.behind:
+                            self._advance(answer)
         return [answer.completion() for answer in answers]
 
     def _pieces(self, answer: Answer) -> Iterator[Piece]:
-        turn = object()
+        if answer.request.options.num_beams > 1:
+            raise UsageError("num_beams is above 1: only at its end is the answer known", hint="use generate")
+        return self._stream(answer)
+
+    def _stream(self, answer: Answer) -> Iterator[Piece]:
         with self._lock:
-            self._turn = turn
-        steps = run(self._engine, [answer.request])
+            turn = self._begin()
+        steps = run_row(self._row, answer.request, self._proposer, self._draft_tokens)
         while answer.request.finish_reason is None:
             with self._lock:
                 if self._turn is not turn:
@@ -210,5 +260,5 @@ class LLM:
                         "a newer request has taken this model over", hint="finish one stream before the next request"
                     )
                 next(steps)
-                piece = answer.advance()
+                piece = self._advance(answer)
             yield piece

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovround.errors import GenerationError, UsageError
 from ovround.runtime.engine import Logits
+from ovround.runtime.grammar import Grammar
 from ovround.runtime.random_source import Xoshiro256
 
 MAX_STOP_STRINGS = 64
+MAX_LOGPROBS = 100
+MAX_LOGIT_BIAS = 1024
+MAX_BEAMS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,22 @@ class SamplingOptions:
     """End after one of these tokens, besides the model's own end tokens."""
     ignore_eos: bool = False
     """Go on after the model's end tokens; for benchmarks."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of each token that the answer already has; -10 to 10."""
+    frequency_penalty: float = 0.0
+    """Taken off the logit of a token as often as the answer already has it; -10 to 10."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids and what is added to their logits, -100 to 100; a mapping may be given as a keyword."""
+    logprobs: int | None = None
+    """Log-probabilities of the answer's tokens, and of so many likeliest ones at each; 0 to 100, None: none."""
+    prompt_logprobs: int | None = None
+    """The same of the prompt's tokens after the first."""
+    grammar: Grammar | None = None
+    """The form that the answer must have; needs the extra `grammar`."""
+    num_beams: int = 1
+    """Beam search over so many answers at once, 1: none. Greedy, and only at the end is the answer known."""
+    length_penalty: float = 1.0
+    """With beams: sums of log-probabilities are divided by the length to this power; -10 to 10."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
@@ -59,10 +80,51 @@ class SamplingOptions:
             _check_integer("stop_token_ids", token, 0, None)
         if not isinstance(self.ignore_eos, bool):
             raise UsageError(f"ignore_eos is {self.ignore_eos!r}; true or false is needed")
+        for name in ("presence_penalty", "frequency_penalty", "length_penalty"):
+            _check_number(name, getattr(self, name), -10.0, 10.0)
+        _check_bias(self.logit_bias)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _check_integer(name, getattr(self, name), 0, MAX_LOGPROBS)
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise UsageError(f"grammar is a {type(self.grammar).__name__}; a Grammar is needed")
+        _check_integer("num_beams", self.num_beams, 1, MAX_BEAMS)
+        if self.num_beams > 1:
+            self._check_beams()
+
+    def _check_beams(self) -> None:
+        alone = ("num_beams", "length_penalty", "max_new_tokens", "stop_token_ids", "ignore_eos", "seed")
+        defaults = {field.name: field.default for field in fields(self) if field.name not in alone}
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; with num_beams it can only be {default!r}")
 
     def random_source(self) -> Xoshiro256:
         """The stream of random numbers of one request."""
         return Xoshiro256(secrets.randbits(64) if self.seed is None else self.seed)
+
+
+class SamplingKeywords(TypedDict, total=False):
+    """The fields of `SamplingOptions` as keywords; None leaves a field as it is."""
+
+    max_new_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    ignore_eos: bool | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None
+    logprobs: int | None
+    prompt_logprobs: int | None
+    grammar: Grammar | None
+    num_beams: int | None
+    length_penalty: float | None
 
 
 def override(options: SamplingOptions | None, **given: object) -> SamplingOptions:
@@ -70,12 +132,32 @@ def override(options: SamplingOptions | None, **given: object) -> SamplingOption
     base = options or SamplingOptions()
     values = {field.name: getattr(base, field.name) for field in fields(SamplingOptions)}
     values |= {name: value for name, value in given.items() if value is not None}
-    for name in ("stop", "stop_token_ids"):
+    for name in ("stop", "stop_token_ids", "logit_bias"):
         if isinstance(values[name], str):
             values[name] = (values[name],)
+        elif isinstance(values[name], Mapping):
+            values[name] = tuple(values[name].items())
         elif isinstance(values[name], list):
             values[name] = tuple(values[name])
     return SamplingOptions(**values)
+
+
+def adjust(logits: Logits, answer: Sequence[int], options: SamplingOptions) -> Logits:
+    """Logits `[V]` with bias and penalties of the tokens `answer`, in float32; the same array when there are none.
+
+    A bias of a token beyond the vocabulary has no effect. The penalties are OpenAI's: presence once a distinct token,
+    frequency once an occurrence.
+    """
+    if not options.logit_bias and not options.presence_penalty and not options.frequency_penalty:
+        return logits
+    changed = logits.copy()
+    for token, bias in options.logit_bias:
+        if token < len(changed):
+            changed[token] += np.float32(bias)
+    if len(answer):
+        ids, counts = np.unique(np.asarray(answer, np.int64), return_counts=True)
+        changed[ids] -= np.float32(options.presence_penalty) + np.float32(options.frequency_penalty) * counts
+    return changed
 
 
 def sample(logits: Logits, seen: Sequence[int], options: SamplingOptions, source: Xoshiro256) -> int:
@@ -149,6 +231,16 @@ def _check_number(name: str, value: object, low: float, high: float, *, above: b
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
     if not good or (above and value == low):
         raise UsageError(f"{name} is {value!r}; a number {'above' if above else 'from'} {low:g} to {high:g} is needed")
+
+
+def _check_bias(bias: object) -> None:
+    if not isinstance(bias, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in bias):
+        raise UsageError(f"logit_bias is {bias!r:.80}; a mapping of token ids to numbers is needed")
+    if len(bias) > MAX_LOGIT_BIAS:
+        raise UsageError(f"logit_bias names {len(bias)} tokens; at most {MAX_LOGIT_BIAS} are allowed")
+    for token, value in bias:
+        _check_integer("logit_bias", token, 0, None)
+        _check_number("logit_bias", value, -100.0, 100.0)
 
 
 def _check_stop(stop: object) -> None:

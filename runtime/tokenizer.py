@@ -67,6 +67,14 @@ class Tokenizer:
         prompt = self.render_chat(messages, add_generation_prompt=add_generation_prompt, variables=variables)
         return self.encode(prompt, add_special_tokens=False)
 
+    def to_json(self) -> str:
+        """The tokenizer as the text of a tokenizer.json: as it is used, which is not always as the file has it."""
+        return self._backend.to_str()
+
+    def vocabulary(self) -> dict[str, int]:
+        """Token ids by their texts, added tokens among them."""
+        return self._backend.get_vocab()
+
     def is_special(self, token_id: int) -> bool:
         """Whether the token is left out of decoded text."""
         return token_id in self._special_ids

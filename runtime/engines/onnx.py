@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from ovround.errors import ArtifactError, EngineError, GenerationError
-from ovround.runtime.engine import Logits, TokenIds, check_ids, check_room
+from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.json_object import read_object
 from ovround.runtime.model_info import read_model_info
 
@@ -67,7 +67,21 @@ class OnnxEngine:
         self._check_rows(len(prompts))
         total = self._lengths + [len(prompt) for prompt in prompts]
         self._make_room(int(total.max()))
-        return np.stack([self._prefill_row(row, prompt) for row, prompt in enumerate(prompts)])
+        return np.stack([self._extend_row(row, prompt)[-1] for row, prompt in enumerate(prompts)])
+
+    def extend(self, rows: Sequence[Sequence[int]]) -> Logits:
+        check_ids(rows, self.vocab_size)
+        if len({len(row) for row in rows}) > 1:
+            raise GenerationError("rows of unequal lengths cannot be extended at once")
+        if not len(self._lengths):
+            self._lengths = np.zeros(len(rows), np.int64)
+        self._check_rows(len(rows))
+        self._make_room(int(self._lengths.max()) + len(rows[0]))
+        return np.stack([self._extend_row(row, ids, whole=True) for row, ids in enumerate(rows)])
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        check_lengths(lengths, self._lengths)
+        self._lengths = np.asarray(lengths, np.int64)  # what lies beyond is written over before it is read
 
     def decode(self, ids: Sequence[int]) -> Logits:
         check_ids([ids], self.vocab_size)
@@ -102,16 +116,25 @@ class OnnxEngine:
         self._session = None
         self.reset()
 
-    def _prefill_row(self, row: int, prompt: Sequence[int]) -> Logits:
-        """Append `prompt` to one row, in pieces; logits `[V]` of its last token."""
-        binding = self._bind({name: buffer[row : row + 1] for name, buffer in self._buffers.items()})
-        ids = np.asarray(prompt, np.int64)[None]
-        for start in range(0, ids.shape[1], _PREFILL_TOKENS):
-            piece = ids[:, start : start + _PREFILL_TOKENS]
+    def _extend_row(self, row: int, ids: Sequence[int], *, whole: bool = False) -> Logits:
+        """Append `ids` to one row, in pieces; logits `[T, V]` of the last piece, or of all when `whole`."""
+        binding = self._binding_of(row)
+        tokens = np.asarray(ids, np.int64)[None]
+        pieces = []
+        for start in range(0, tokens.shape[1], _PREFILL_TOKENS):
+            piece = tokens[:, start : start + _PREFILL_TOKENS]
             self._lengths[row] += piece.shape[1]
             logits = self._run(binding, piece, np.ones((1, self._lengths[row]), np.int64))
-        last: Logits = logits[0, -1].copy()
-        return last
+            pieces = [*(pieces if whole else []), logits[0]]
+        return np.concatenate(pieces)
+
+    def _binding_of(self, row: int) -> Any:
+        """A binding of one row of the buffers; of a batch of one it is the batch's own."""
+        if len(self._lengths) > 1:
+            return self._bind({name: buffer[row : row + 1] for name, buffer in self._buffers.items()})
+        if self._binding is None:
+            self._binding = self._bind(self._buffers)
+        return self._binding
 
     def _bind(self, buffers: dict[str, NDArray[Any]]) -> Any:
         """A binding that reads and writes `buffers` in place."""

@@ -2,7 +2,8 @@
 
 Contract: inputs `input_ids`, `attention_mask` and, where the graph has it, `position_ids` i64 `[B, T]`, `beam_idx` i32
 `[B]`; output `logits` f32 `[B, T, V]`; the KV cache lives in the graph's variables. A batch is padded on the left with
-mask 0; `beam_idx` says which row of the last step each row continues, which is how ended rows leave the batch.
+mask 0; `beam_idx` says which row of the last step each row continues, which is how ended rows leave the batch. Tokens
+that are taken back become padding too, which costs nothing; when most of the cache is padding, it is cut out.
 
 Generation needs the last position's logits, evaluation all of them. One compiled model gives both: a slice goes in
 front of the head, and where it starts is an input (-1 or 0). openvino_genai slices there too, at a fixed place.
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 from openvino import opset13 as opset
 
 from ovround.errors import ArtifactError, EngineError, GenerationError, UsageError
-from ovround.runtime.engine import Logits, TokenIds, check_ids, check_room
+from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.model_info import read_model_info
 
 MODEL_FILE = "openvino_model.xml"
 # Float32, no int8 activations, float32 cache. EXECUTION_MODE_HINT=ACCURACY is meant to say the same, but 2026.4.1 on a CPU
 # with AMX then computed 4-bit models to 2e-4 only, where these three give 5e-7 (docs/log.md).
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f32"}
+_MAX_PADDING = 256  # columns of the cache that no row has a token in, before they are cut out
 _FIRST_LOGITS = "ovround.first_logits"
 _META_DEVICES = ("AUTO", "HETERO", "MULTI")
 _AFTER_HEAD = ("Add", "Transpose", "Multiply", "Divide", "Tanh", "Convert")  # bias, layout, soft cap
@@ -42,6 +44,7 @@ class OpenVINOEngine:
         model = _read_model(core, folder / MODEL_FILE)
         self._inputs = {name for port in model.inputs for name in port.names}
         self.vocab_size = _vocab_size(model, folder)
+        self._rewindable = all(_is_cache(variable.info.data_shape) for variable in model.get_variables())
         _add_slice(model)
         options: dict[str, Any] = dict(EXACT) if exact else {}
         if threads is not None:
@@ -65,12 +68,28 @@ class OpenVINOEngine:
         for row, prompt in enumerate(prompts):
             ids[row, longest - len(prompt) :] = prompt
             mask[row, longest - len(prompt) :] = 1
-        return self._extend(ids, mask)
+        return self._extend(ids, mask)[:, -1]
 
     def decode(self, ids: Sequence[int]) -> Logits:
         check_ids([ids], self.vocab_size)
         column = np.asarray(ids, np.int64).reshape(-1, 1)
-        return self._extend(column, np.ones_like(column))
+        return self._extend(column, np.ones_like(column))[:, -1]
+
+    def extend(self, rows: Sequence[Sequence[int]]) -> Logits:
+        check_ids(rows, self.vocab_size)
+        if len({len(row) for row in rows}) > 1:
+            raise GenerationError("rows of unequal lengths cannot be extended at once")
+        ids = np.asarray(rows, np.int64)
+        return self._extend(ids, np.ones_like(ids), first=0)
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        check_lengths(lengths, self._mask.sum(axis=1))
+        if not self._rewindable:
+            raise EngineError("this model's state is no plain KV cache: tokens cannot be taken back")
+        self._mask = self._mask * (self._mask.cumsum(axis=1) <= np.asarray(lengths)[:, None])
+        used = self._mask.any(axis=0)
+        if (~used).sum() > max(_MAX_PADDING, used.sum()):
+            self._cut(used)
 
     def keep(self, rows: Sequence[int]) -> None:
         self._rows = self._rows[list(rows)]
@@ -96,8 +115,8 @@ class OpenVINOEngine:
         self._compiled = None
         self.reset()
 
-    def _extend(self, ids: TokenIds, mask: TokenIds) -> Logits:
-        """Append `[B, T]` to the cache; logits `[B, V]` of the last position."""
+    def _extend(self, ids: TokenIds, mask: TokenIds, first: int = -1) -> Logits:
+        """Append `[B, T]` to the cache; logits `[B, T, V]` of the positions from `first` on."""
         if not len(self._mask):
             self._mask = np.zeros((len(ids), 0), np.int64)
             self._rows = np.arange(len(ids), dtype=np.int32)
@@ -105,9 +124,16 @@ class OpenVINOEngine:
             raise GenerationError(f"{len(ids)} rows for a batch of {len(self._mask)}")
         grown = np.concatenate([self._mask, mask], axis=1)
         check_room(int(grown.sum(axis=1).max()), self.context_length)
-        logits = self._infer(self._request, ids, grown, self._rows, first=-1)[:, -1]
+        logits = self._infer(self._request, ids, grown, self._rows, first)
         self._mask, self._rows = grown, np.arange(len(ids), dtype=np.int32)
         return logits
+
+    def _cut(self, used: NDArray[np.bool_]) -> None:
+        """Keep only the columns `[S]` of the cache that are `used`."""
+        for state in self._request.query_state():
+            held = state.state.data  # [B, H_kv, S, D]
+            state.state = ov.Tensor(np.ascontiguousarray(held[:, :, used]))
+        self._mask = self._mask[:, used]
 
     def _infer(self, request: Any, ids: TokenIds, mask: TokenIds, rows: NDArray[np.int32], first: int) -> Logits:
         if request is None:
@@ -141,6 +167,11 @@ def _read_model(core: Any, path: Path) -> Any:
             hint="with optimum-intel, export for the task text-generation-with-past",
         )
     return model
+
+
+def _is_cache(shape: Any) -> bool:
+    """Whether a variable is keys or values, `[B, H_kv, S, D]` with S growing, and no running state."""
+    return bool(shape.rank.is_static and len(shape) == 4 and shape[2].is_dynamic)
 
 
 def _vocab_size(model: Any, folder: Path) -> int:

@@ -140,6 +140,12 @@ class FakeEngine:
     def decode(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return self._next(ids)
 
+    def extend(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        return np.stack([self._next(row) for row in rows])
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        pass
+
     def keep(self, rows: Sequence[int]) -> None:
         self.kept.append(list(rows))
 

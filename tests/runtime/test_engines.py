@@ -67,6 +67,60 @@ def test_a_ragged_batch_step_by_step(engine: Engine, reference: Reference) -> No
         logits = engine.decode([row[-1] for row in rows])
 
 
+def test_several_tokens_at_once(engine: Engine, reference: Reference) -> None:
+    assert close(engine.extend([[1, 2, 3]]), [reference([1, 2, 3])])
+    ids = np.random.default_rng(4).integers(0, 320, 300).tolist()  # more than a piece of the ONNX engine
+    assert close(engine.extend([ids]), [reference([1, 2, 3, *ids])[3:]])
+    with pytest.raises(GenerationError, match="unequal"):
+        engine.extend([[1], [2, 3]])
+
+
+def test_a_ragged_batch_is_extended(engine: Engine, reference: Reference) -> None:
+    engine.prefill(PROMPTS)
+    logits = engine.extend([[3, 4], [5, 6], [7, 8]])
+    for ours, row, tail in zip(logits, PROMPTS, [[3, 4], [5, 6], [7, 8]], strict=True):
+        assert close(ours, reference([*row, *tail])[-2:])
+
+
+def test_tokens_are_taken_back(engine: Engine, reference: Reference) -> None:
+    engine.prefill(PROMPTS)
+    engine.extend([[3, 4, 5], [5, 6, 7], [7, 8, 9]])
+    engine.rewind([2, 7, 35])
+    assert close(
+        engine.decode([11, 12, 13]),
+        [reference([1, 3, 11])[-1], reference([*PROMPTS[1], 12])[-1], reference([*PROMPTS[2], 7, 8, 13])[-1]],
+    )
+    engine.rewind([1, 1, 1])
+    logits = engine.prefill([[5, 6], [7], [8, 9]])
+    assert close(logits, [reference([1, 5, 6])[-1], reference([1, 7])[-1], reference([9, 8, 9])[-1]])
+    with pytest.raises(GenerationError, match="cannot go back to 4"):
+        engine.rewind([1, 4, 1])
+    with pytest.raises(GenerationError, match="cannot go back to 0"):
+        engine.rewind([1, 0, 1])
+
+
+def test_taking_back_again_and_again(engine: Engine, reference: Reference) -> None:
+    """Far more tokens than the context holds at once: what was taken back must leave the cache."""
+    row = [1, 2, 3]
+    engine.prefill([row])
+    rng = np.random.default_rng(6)
+    for _ in range(60):
+        guesses = rng.integers(0, 320, 16).tolist()
+        engine.extend([guesses])
+        engine.rewind([len(row) + 1])
+        row.append(guesses[0])
+    assert close(engine.decode([9]), [reference([*row, 9])[-1]])
+
+
+def test_a_row_may_be_doubled(engine: Engine, reference: Reference) -> None:
+    engine.prefill([[1, 2], [3, 4, 5]])
+    engine.keep([1, 1, 0])
+    rows = [[3, 4, 5, 6], [3, 4, 5, 7], [1, 2, 8]]
+    assert close(engine.decode([6, 7, 8]), [reference(row)[-1] for row in rows])
+    engine.keep([1, 0])
+    assert close(engine.decode([9, 9]), [reference([*rows[1], 9])[-1], reference([*rows[0], 9])[-1]])
+
+
 def test_rows_leave(engine: Engine, reference: Reference) -> None:
     engine.prefill(PROMPTS)
     engine.decode([3, 4, 5])

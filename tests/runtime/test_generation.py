@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from ovround.errors import GenerationError
-from ovround.runtime.generation import Request, admit, run
+from ovround.runtime.generation import Request, admit, run_batch
 from ovround.runtime.sampling import SamplingOptions
 
 
 def finish(engine: Any, *requests: Request) -> list[list[int]]:
-    for _ in run(engine, requests):
+    for _ in run_batch(engine, requests):
         pass
     return [request.token_ids for request in requests]
 
@@ -49,7 +49,7 @@ def test_ended_rows_leave_the_batch(fake_engine: Any) -> None:
 
 def test_the_caller_may_end_a_request(fake_engine: Any) -> None:
     request = admit([1], SamplingOptions(max_new_tokens=9), 64, ())
-    for _ in run(fake_engine, [request]):
+    for _ in run_batch(fake_engine, [request]):
         if len(request.token_ids) == 2:
             request.finish_reason = "stop"
     assert request.token_ids == [2, 3]

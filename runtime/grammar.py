@@ -1,0 +1,105 @@
+"""Answers held to a form: a JSON schema, a regular expression, or a Lark grammar, by the llguidance library.
+
+A form that cannot be imposed is an error before the first token; an answer is never left unconstrained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovround.errors import GenerationError, MissingExtraError, UsageError
+
+Kind = Literal["json_schema", "regex", "lark"]
+MAX_CHARACTERS = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """The form of an answer: `source` is a schema as JSON text, a regular expression, or a grammar in Lark's notation."""
+
+    kind: Kind
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise UsageError(f"grammar kind is {self.kind!r}; {', '.join(get_args(Kind))} are allowed")
+        if not isinstance(self.source, str) or not 0 < len(self.source) <= MAX_CHARACTERS:
+            raise UsageError(f"a grammar is a text of 1 to {MAX_CHARACTERS} characters")
+        if self.kind == "json_schema":
+            try:
+                json.loads(self.source)
+            except (ValueError, RecursionError) as error:
+                raise UsageError(f"the JSON schema is no JSON: {error}") from error
+
+
+ANY_JSON_OBJECT = Grammar("json_schema", '{"type": "object"}')
+
+
+class GrammarCompiler:
+    """llguidance's view of one tokenizer (a second's work for a large vocabulary), and the matchers made from it."""
+
+    def __init__(self, tokenizer_json: str, vocab_size: int, end_token_ids: Sequence[int]) -> None:
+        """`tokenizer_json` as the `tokenizers` library writes it; raises MissingExtraError without llguidance."""
+        try:
+            import llguidance
+        except ImportError as error:
+            raise MissingExtraError("llguidance", "grammar") from error
+        self._library: Any = llguidance
+        self._vocab_size = vocab_size
+        try:
+            self._tokenizer = llguidance.LLTokenizer(
+                tokenizer_json, n_vocab=vocab_size, eos_token=list(end_token_ids) or None
+            )
+        except ValueError as error:
+            raise GenerationError(f"this model's tokenizer cannot be held to a grammar: {error}") from error
+
+    def matcher(self, grammar: Grammar) -> Matcher:
+        """A new answer's state; raises GenerationError, with the library's reason, for a form that it does not know."""
+        matchers = self._library.LLMatcher
+        if grammar.kind == "json_schema":
+            try:
+                source = matchers.grammar_from_json_schema(grammar.source, overrides={"whitespace_flexible": False})
+            except ValueError as error:
+                raise GenerationError(f"this JSON schema cannot be imposed: {error}") from error
+        else:
+            source = getattr(matchers, f"grammar_from_{grammar.kind}")(grammar.source)
+        matcher = matchers(self._tokenizer, source, log_level=0)
+        if matcher.is_error():
+            reason = matcher.get_error().strip().splitlines()[0]
+            raise GenerationError(f"this {grammar.kind.replace('_', ' ')} cannot be imposed: {reason}")
+        return Matcher(matcher, self._vocab_size)
+
+
+class Matcher:
+    """Where one answer stands in its grammar."""
+
+    def __init__(self, matcher: Any, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which tokens may come next, `[V]`; raises GenerationError when the grammar became too large to follow."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        mask = np.unpackbits(bits, bitorder="little")[: self._vocab_size].astype(bool)
+        return np.pad(mask, (0, self._vocab_size - len(mask)))
+
+    def accept(self, token_id: int) -> None:
+        """Go on behind `token_id`."""
+        self._matcher.consume_token(token_id)
+        self._check()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GenerationError(f"the grammar cannot be followed: {self._matcher.get_error().strip().splitlines()[0]}")
