@@ -11,6 +11,7 @@ from ovround.errors import GenerationError, UsageError
 from ovround.runtime.chat_template import ChatTemplate, Message, read_template
 from ovround.runtime.tokenizer_file import load_backend, special_tokens
 
+_SPACE = "\u2581"  # SentencePiece's visible space
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -66,6 +67,16 @@ class Tokenizer:
         """Token ids of `render_chat`; the template writes its special tokens itself."""
         prompt = self.render_chat(messages, add_generation_prompt=add_generation_prompt, variables=variables)
         return self.encode(prompt, add_special_tokens=False)
+
+    def token_text(self, token_id: int) -> str:
+        """How one token is shown where tokens are listed: its text, or its name where it is no whole character."""
+        name = self._backend.id_to_token(token_id)
+        if name is None or token_id in self._special_ids or token_id in self._byte_ids:
+            return name or ""
+        if _SPACE in name:
+            return name.replace(_SPACE, " ")
+        text = self._backend.decode([token_id])
+        return name if "\ufffd" in text else text
 
     def to_json(self) -> str:
         """The tokenizer as the text of a tokenizer.json: as it is used, which is not always as the file has it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,3 +20,9 @@ Stop = Annotated[list[str] | None, typer.Option(help="End before this text; repe
 StopTokenId = Annotated[list[int] | None, typer.Option(help="End after this token; repeatable.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="CPU, GPU, NPU, AUTO ...; `ovround devices` lists them.")]
 Exact = Annotated[bool, typer.Option("--exact/--default", help="Float32 arithmetic, or the engine's fast defaults.")]
+PromptLookup = Annotated[
+    bool, typer.Option("--prompt-lookup", help="Guess tokens from the text so far: faster where texts repeat.")
+]
+DraftModel = Annotated[
+    Path | None, typer.Option(help="Folder of a smaller model with the same tokenizer, whose guesses are judged.")
+]

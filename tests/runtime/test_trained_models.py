@@ -32,7 +32,8 @@ def targets(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """One model, rounded to nearest, by format."""
     name: str = request.param
     source = "demo" if name == "demo" else str(request.getfixturevalue("shared") / "models" / name)
-    options = ConvertOptions(formats=("openvino", "onnx"), group_size=32, recipe="rtn")
+    group_size = -1 if name == "stories260K" else 32  # its 172 inputs are no multiple of 32
+    options = ConvertOptions(formats=("openvino", "onnx"), group_size=group_size, recipe="rtn")
     folders = convert(source, tmp_path_factory.mktemp(name) / "out", options).folders
     return {folder.name: folder for folder in folders}
 
@@ -69,7 +70,7 @@ def test_streams_are_their_texts(targets: dict[str, Path]) -> None:
     with LLM(targets["onnx"], threads=1) as llm:
         for case in range(200):
             prompt = "".join(rng.sample(SCRIPTS, 2))[: rng.randint(4, 30)]
-            options = {"max_new_tokens": 16, "temperature": 3.0, "seed": case}
+            options = {"max_new_tokens": 12, "temperature": 3.0, "seed": case}
             pieces = list(llm.stream(prompt, **options))
             text = "".join(piece.text for piece in pieces)
             assert text == llm.tokenizer.decode([piece.token_id for piece in pieces])

@@ -1,0 +1,209 @@
+"""Which backend computes a request, how many may wait, and how long one may take."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from ovround.artifact import MANIFEST, read_manifest
+from ovround.errors import GenerationError, OvroundError
+from ovround.runtime.completion import Piece
+from ovround.runtime.engines import OPENVINO_FILE, check_folder
+from ovround.runtime.generation import admit
+from ovround.runtime.llm import LLM
+from ovround.runtime.logprobs import TokenLogprobs
+from ovround.runtime.model_info import read_model_info
+from ovround.runtime.sampling import SamplingOptions
+from ovround.runtime.server.backend import Backend
+from ovround.runtime.server.job import Job
+from ovround.runtime.server.llm_backend import LLMBackend
+from ovround.runtime.server.metrics import Metrics
+from ovround.runtime.server.settings import ServerSettings
+from ovround.runtime.tokenizer import Tokenizer
+
+
+class BusyError(OvroundError):
+    """As many requests wait as may."""
+
+
+class TimeLimitError(OvroundError):
+    """A request took longer than it may."""
+
+
+class RequestCancelled(OvroundError):
+    """Another request ended this one."""
+
+
+class Dispatcher:
+    """One model: its tokenizer, the backends, and the jobs on their way. Used on the event loop, but for `__init__`."""
+
+    def __init__(
+        self, folder: Path, settings: ServerSettings, open_llm: Callable[[], LLM],
+        open_batching: Callable[[Tokenizer], Backend] | None,
+    ) -> None:  # fmt: skip
+        """Load the model: by `open_batching` where it is given, and then by `open_llm` when the first request needs it."""
+        check_folder(folder)
+        self.folder, self.settings = folder, settings
+        self.tokenizer = Tokenizer(folder)
+        info = read_model_info(folder)
+        self.context_length, self._end_token_ids = info.context_length, info.end_token_ids
+        self._open_llm = open_llm
+        self._opening = threading.Lock()
+        self._batching = open_batching(self.tokenizer) if open_batching is not None else None
+        self._single: LLMBackend | None = None
+        if self._batching is None:
+            self._open_single()
+        self._jobs: dict[str, list[Job]] = {}
+        self.model_bits = _mean_bits(folder)
+        self.metrics = Metrics(settings.model_name, settings.metrics_prefix, self._cache_usage, self.model_bits)
+
+    @property
+    def batches(self) -> bool:
+        """Whether there is an engine of many slots."""
+        return self._batching is not None
+
+    def check(self, prompt_ids: Sequence[int], options: SamplingOptions) -> None:
+        """Raise GenerationError for a request that does not fit the model, before any of its choices is begun."""
+        admit(prompt_ids, options, self.context_length, self._end_token_ids)
+        vocabulary = self.tokenizer.vocab_size
+        if max(prompt_ids) >= vocabulary:
+            raise GenerationError(f"token id {max(prompt_ids)}; the vocabulary has 0 to {vocabulary - 1}")
+
+    async def open_jobs(
+        self, request_id: str, prompts: Sequence[Sequence[int]], options: Sequence[SamplingOptions]
+    ) -> list[Job]:
+        """Begin the jobs of one request; raises BusyError when they would wait behind too many."""
+        waiting, running = self._counts()
+        most = self.settings.max_waiting + max(self._slots() - running, 0)
+        if waiting + len(prompts) > most:
+            raise BusyError(f"{waiting} answers wait already; at most {most} may", hint="try again later")
+        loop = asyncio.get_running_loop()
+        jobs = [Job(ids, chosen, loop) for ids, chosen in zip(prompts, options, strict=True)]
+        self._jobs[request_id] = jobs
+        try:
+            for job in jobs:
+                (await self._backend(job.options)).submit(job)
+        except BaseException:
+            self.close_jobs(request_id)
+            raise
+        self._show()
+        return jobs
+
+    def close_jobs(self, request_id: str) -> None:
+        """A request is over: whatever of it is still running is cancelled."""
+        for job in self._jobs.pop(request_id, []):
+            job.cancelled = True
+        self._show()
+
+    async def pieces(self, job: Job) -> AsyncGenerator[Piece, None]:
+        """The job's pieces; leaving the loop cancels it. Raises what the engine raised, or TimeLimitError."""
+        limit = self.settings.request_timeout_s
+        before: float | None = None
+        first = 0.0
+        try:
+            while True:
+                left = job.arrived_s + limit - time.perf_counter()
+                try:
+                    piece = await asyncio.wait_for(job.pieces.get(), max(left, 0.0))
+                except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
+                    raise TimeLimitError(f"the answer took longer than the {limit} s that it may") from None
+                if not job.begun:
+                    job.begun = True
+                    self._show()
+                if isinstance(piece, Exception):
+                    raise piece
+                now = time.perf_counter()
+                self.metrics.token(before, now, job)
+                before, first = now, first or now
+                if piece.finish_reason is not None and piece.usage is not None:
+                    self.metrics.ended(job, piece.usage, piece.finish_reason, first)
+                yield piece
+                if piece.finish_reason is not None:
+                    return
+        finally:
+            job.cancelled = True
+
+    def cancel(self, request_id: str) -> bool:
+        """End a running request's answers where they are; whether there was one."""
+        jobs = self._jobs.get(request_id, [])
+        for job in jobs:
+            job.cancelled = True
+            job.pieces.put_nowait(RequestCancelled("the request was cancelled"))
+        return bool(jobs)
+
+    async def score(self, ids: Sequence[int], count: int) -> tuple[TokenLogprobs, ...]:
+        """Log-probabilities of a prompt alone, in its turn."""
+        options = SamplingOptions(max_new_tokens=1, ignore_eos=True, prompt_logprobs=count)
+        request_id = f"score-{time.perf_counter_ns()}"
+        (job,) = await self.open_jobs(request_id, [ids], [options])
+        try:
+            async with aclosing(self.pieces(job)) as pieces:
+                return (await anext(pieces)).prompt_logprobs or ()
+        finally:
+            self.close_jobs(request_id)
+
+    def close(self) -> None:
+        """End the engines' threads."""
+        for backend in (self._batching, self._single):
+            if backend is not None:
+                backend.close()
+
+    async def _backend(self, options: SamplingOptions) -> Backend:
+        if self._batching is not None:
+            from ovround.runtime.server.batching import can_batch
+
+            if can_batch(options):
+                return self._batching
+        if self._single is None:
+            await asyncio.to_thread(self._open_single)
+        assert self._single is not None  # noqa: S101  # for the type checker
+        return self._single
+
+    def _open_single(self) -> None:
+        with self._opening:
+            if self._single is None:
+                self._single = LLMBackend(self._open_llm())
+
+    def _slots(self) -> int:
+        """Answers computed at once."""
+        return sum(backend.slots for backend in (self._batching, self._single) if backend is not None)
+
+    def _counts(self) -> tuple[int, int]:
+        """Answers that wait, and that are being computed."""
+        jobs = [job for jobs in self._jobs.values() for job in jobs]
+        running = sum(job.begun for job in jobs)
+        return len(jobs) - running, running
+
+    def _cache_usage(self) -> float:
+        return max(backend.cache_usage() for backend in (self._batching, self._single) if backend is not None)
+
+    def _show(self) -> None:
+        waiting, running = self._counts()
+        self.metrics.waiting.set(waiting)
+        self.metrics.running.set(running)
+
+
+def _mean_bits(folder: Path) -> float | None:
+    """Stored bits a weight, of all that the manifest lists; None without one."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    weights: Any = read_manifest(folder).weights
+    elements = sum(_product(weight.shape) for weight in weights)
+    return 8 * sum(weight.size_bytes for weight in weights) / elements if elements else None
+
+
+def _product(shape: Sequence[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def is_openvino(folder: Path) -> bool:
+    """Whether openvino_genai can read the folder."""
+    return (folder / OPENVINO_FILE).is_file()

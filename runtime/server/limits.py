@@ -1,0 +1,72 @@
+"""What is checked before a request is parsed: its key, and the size of its body."""
+
+from __future__ import annotations
+
+import hmac
+import json
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OPEN_PATHS = ("/", "/health", "/ready")
+
+
+class TooLarge(Exception):
+    """The body grew beyond the limit while it came."""
+
+
+class Limits:
+    """ASGI middleware. 401 without the right key, 413 for a body above the limit, stated or sent."""
+
+    def __init__(self, app: ASGIApp, *, api_key: str | None, max_body_bytes: int) -> None:
+        self._app = app
+        self._key = api_key.encode() if api_key is not None else None
+        self._most = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if self._key is not None and scope["path"] not in OPEN_PATHS:
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._key):
+                await _refuse(send, 401, "the API key is missing or wrong", "authentication_error")
+                return
+        stated = headers.get(b"content-length", b"0")
+        if not stated.isdigit() or int(stated) > self._most:
+            await self._too_large(send)
+            return
+        size = 0
+        answered = False
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._most:
+                raise TooLarge
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, noted)
+        except TooLarge:
+            if answered:
+                raise
+            await self._too_large(send)
+
+    async def _too_large(self, send: Send) -> None:
+        await _refuse(send, 413, f"the body is larger than {self._most} bytes", "invalid_request_error")
+
+
+async def _refuse(send: Send, status: int, message: str, kind: str) -> None:
+    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

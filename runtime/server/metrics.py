@@ -1,0 +1,90 @@
+"""What Prometheus reads: vLLM's names behind a prefix of ours or theirs, in seconds, tokens and shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+from ovround.runtime.completion import Usage
+from ovround.runtime.server.job import Job
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metrics:
+    """One server's numbers, in a registry of its own; used on the event loop only."""
+
+    def __init__(self, model_name: str, prefix: str, cache_usage: Callable[[], float], model_bits: float | None) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        labels, self._model = ["model_name"], model_name
+
+        def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
+            made = Histogram(prefix + name, about, labels, buckets=buckets, registry=self._registry)
+            return made.labels(model_name)
+
+        def counter(name: str, about: str) -> Counter:
+            return Counter(prefix + name, about, labels, registry=self._registry).labels(model_name)
+
+        def gauge(name: str, about: str) -> Gauge:
+            return Gauge(prefix + name, about, labels, registry=self._registry).labels(model_name)
+
+        self.running = gauge("num_requests_running", "Answers that are being computed.")
+        self.waiting = gauge("num_requests_waiting", "Answers that wait for a slot.")
+        gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.").set_function(cache_usage)
+        if model_bits is not None:
+            gauge("model_bits", "Bits a weight, on average.").set(model_bits)
+        self._prompt = counter("prompt_tokens", "Tokens of prompts.")
+        self._generated = counter("generation_tokens", "Tokens of answers.")
+        self._queries = counter("prefix_cache_queries", "Tokens of prompts that were looked for in the cache.")
+        self._hits = counter("prefix_cache_hits", "Tokens of prompts that the cache had.")
+        self._drafted = counter("spec_decode_num_draft_tokens", "Guesses of speculative decoding.")
+        self._accepted = counter("spec_decode_num_accepted_tokens", "Guesses that stood.")
+        self._success = Counter(
+            f"{prefix}request_success", "Answers that ended.", ["model_name", "finished_reason"], registry=self._registry
+        )
+        self._refused = Counter(
+            f"{prefix}request_failure", "Requests that failed.", ["model_name", "status"], registry=self._registry
+        )
+        self._first = histogram("time_to_first_token_seconds", "From arrival to the first token.", _LONG)
+        self._between = histogram("inter_token_latency_seconds", "Between two tokens of an answer.", _SHORT)
+        self._whole = histogram("e2e_request_latency_seconds", "From arrival to the last token.", _LONG)
+        self._queue = histogram("request_queue_time_seconds", "From arrival to a slot.", _LONG)
+        self._prefill = histogram("request_prefill_time_seconds", "From a slot to the first token.", _LONG)
+        self._decode = histogram("request_decode_time_seconds", "From the first token to the last.", _LONG)
+
+    def token(self, before_s: float | None, now_s: float, job: Job) -> None:
+        """A token came; `before_s` is when the one before it came."""
+        if before_s is None:
+            self._first.observe(now_s - job.arrived_s)
+            if job.started_s is not None:
+                self._queue.observe(max(job.started_s - job.arrived_s, 0.0))
+                self._prefill.observe(max(now_s - job.started_s, 0.0))
+        else:
+            self._between.observe(now_s - before_s)
+
+    def ended(self, job: Job, usage: Usage, reason: str, first_s: float) -> None:
+        """An answer ended in order."""
+        now = time.perf_counter()
+        self._prompt.inc(usage.prompt_tokens)
+        self._queries.inc(usage.prompt_tokens)
+        self._hits.inc(usage.cached_tokens)
+        self._drafted.inc(usage.drafted_tokens)
+        self._accepted.inc(usage.accepted_tokens)
+        self._generated.inc(usage.completion_tokens)
+        self._success.labels(self._model, reason).inc()
+        self._whole.observe(now - job.arrived_s)
+        self._decode.observe(now - first_s)
+
+    def failed(self, status: int) -> None:
+        """A request got an error."""
+        self._refused.labels(self._model, str(status)).inc()
+
+    def text(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,283 @@
+"""What a request may say. Every field has its range and default here and nowhere else; unknown fields are refused.
+
+Fields that OpenAI's clients send and that mean nothing to a single local model (`user`, `store`, ...) are taken and ignored;
+they are listed in `Ignored`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+from ovround.runtime.grammar import ANY_JSON_OBJECT, MAX_CHARACTERS, Grammar
+from ovround.runtime.sampling import MAX_LOGIT_BIAS, MAX_STOP_STRINGS, SamplingOptions
+
+MAX_CHOICES = 16
+MAX_MESSAGES = 4096
+MAX_PROMPTS = 256
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Source = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHARACTERS)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class StreamOptions(_Strict):
+    include_usage: bool = False
+
+
+class JsonSchema(_Strict):
+    name: Annotated[str, StringConstraints(max_length=64)] = "answer"
+    description: str | None = None
+    schema_: dict[str, JsonValue] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class TextFormat(_Strict):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(_Strict):
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(_Strict):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class Function(_Strict):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+    description: str | None = None
+    parameters: dict[str, JsonValue] = Field(default_factory=lambda: {"type": "object"})
+    strict: bool | None = None
+
+
+class Tool(_Strict):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(_Strict):
+    name: str
+
+
+class NamedTool(_Strict):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class TextPart(_Strict):
+    type: Literal["text"]
+    text: str
+
+
+class CalledFunction(_Strict):
+    name: str
+    arguments: str
+
+
+class ToolCall(_Strict):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ChatMessage(_Strict):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates know messages: content as one text, arguments of calls as objects."""
+        message = self.model_dump(exclude_none=True, exclude={"refusal"})
+        if isinstance(self.content, list):
+            message["content"] = "".join(part.text for part in self.content)
+        for call in message.get("tool_calls", []):
+            try:
+                call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+            except (ValueError, RecursionError):
+                continue  # a model's own broken call: the template may show it as it was
+        return message
+
+
+class Ignored(_Strict):
+    """Taken because clients send it, and without effect on a local model."""
+
+    user: str | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class Sampling(Ignored):
+    """What both kinds of completion share. Defaults are OpenAI's, but for `temperature`: 0 unless it is given."""
+
+    model: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    ignore_eos: bool = False
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LOGIT_BIAS)] | None = None
+    response_format: ResponseFormat | None = None
+    guided_regex: Source | None = None
+    guided_grammar: Source | None = None
+    guided_json: dict[str, JsonValue] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Sampling:
+        forms = [self.guided_regex, self.guided_grammar, self.guided_json]
+        given = sum(form is not None for form in forms)
+        given += self.response_format is not None and self.response_format.type != "text"
+        if given > 1:
+            raise ValueError("an answer can have one form: of response_format and guided_* only one may be given")
+        if self.logit_bias is not None and not all(key.isascii() and key.isdigit() for key in self.logit_bias):
+            raise ValueError("the keys of logit_bias are token ids")
+        return self
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    def grammar(self) -> Grammar | None:
+        """The form that was asked for; UsageError when it is none."""
+        if self.guided_regex is not None:
+            return Grammar("regex", self.guided_regex)
+        if self.guided_grammar is not None:
+            return Grammar("lark", self.guided_grammar)
+        schema = self.guided_json
+        if self.response_format is not None and self.response_format.type == "json_object":
+            return ANY_JSON_OBJECT
+        if self.response_format is not None and self.response_format.type == "json_schema":
+            schema = self.response_format.json_schema.schema_
+        return None if schema is None else Grammar("json_schema", json.dumps(schema))
+
+    def sampling_options(
+        self, max_new_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None = None,
+        grammar: Grammar | None = None,
+    ) -> SamplingOptions:  # fmt: skip
+        """The runtime's options of the first choice."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return SamplingOptions(
+            max_new_tokens=max_new_tokens, temperature=float(self.temperature or 0.0), top_k=max(self.top_k or 0, 0),
+            top_p=1.0 if self.top_p is None else float(self.top_p), min_p=float(self.min_p or 0.0),
+            repetition_penalty=1.0 if self.repetition_penalty is None else float(self.repetition_penalty),
+            seed=None if self.seed is None else self.seed % 2**64, stop=stop,
+            stop_token_ids=tuple(self.stop_token_ids or ()), ignore_eos=self.ignore_eos,
+            presence_penalty=float(self.presence_penalty or 0.0),
+            frequency_penalty=float(self.frequency_penalty or 0.0),
+            logit_bias=tuple((int(key), float(value)) for key, value in (self.logit_bias or {}).items()),
+            logprobs=logprobs, prompt_logprobs=prompt_logprobs, grammar=grammar,
+        )  # fmt: skip
+
+
+class ChatRequest(Sampling):
+    """/v1/chat/completions"""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    chat_template_kwargs: dict[str, JsonValue] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        if isinstance(self.tool_choice, NamedTool) or self.tool_choice == "required":
+            names = [tool.function.name for tool in self.tools or []]
+            wanted = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
+            if not names or (wanted is not None and wanted not in names):
+                raise ValueError("tool_choice names no tool of tools")
+            if self.grammar() is not None:
+                raise ValueError("a forced tool call has its own form: response_format and guided_* cannot be given")
+        return self
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+class CompletionRequest(Sampling):
+    """/v1/completions; a prompt is a text or token ids, or a list of either."""
+
+    prompt: (
+        str
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
+    )
+    max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = 16
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool = False
+    suffix: None = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens is 0: without echo there is nothing to answer")
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts one by one."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        whole = bool(self.prompt) and isinstance(self.prompt[0], int)
+        return [self.prompt] if whole else list(self.prompt)  # type: ignore[list-item,arg-type]
+
+
+class TokenizeRequest(_Strict):
+    """A text or a chat, never both."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+
+    @model_validator(mode="after")
+    def _one_of(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("one of prompt and messages is needed")
+        return self
+
+
+class DetokenizeRequest(_Strict):
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+class TemplateRequest(_Strict):
+    model: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    add_generation_prompt: bool = True
+    chat_template_kwargs: dict[str, JsonValue] | None = None

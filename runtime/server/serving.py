@@ -1,0 +1,64 @@
+"""`serve`: a folder loaded and answered for, until a signal comes."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from ovround.errors import MissingExtraError, UsageError
+from ovround.runtime.llm import LLM
+from ovround.runtime.server.dispatch import Dispatcher, is_openvino
+from ovround.runtime.server.settings import ServerSettings
+
+_BACKLOG = 2048
+
+
+def open_dispatcher(
+    folder: Path, settings: ServerSettings, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
+    batching: bool = True, cache_gib: int = 0, draft_model: Path | None = None, prompt_lookup: bool = False,
+) -> Dispatcher:  # fmt: skip
+    """Load the model in `folder`. `batching` is for OpenVINO folders; guesses are made by our own loop alone."""
+    guesses = draft_model is not None or prompt_lookup
+
+    def open_llm() -> LLM:
+        return LLM(
+            folder, device, exact=exact, threads=threads, prefix_cache=True, draft_model=draft_model,
+            prompt_lookup=prompt_lookup,
+        )  # fmt: skip
+
+    if not batching or guesses or not is_openvino(folder):
+        return Dispatcher(folder, settings, open_llm, None)
+    from ovround.runtime.server.batching import BatchingBackend
+
+    return Dispatcher(
+        folder, settings, open_llm,
+        lambda tokenizer: BatchingBackend(
+            folder, tokenizer, device, exact=exact, threads=threads, slots=settings.max_running, cache_gib=cache_gib
+        ),
+    )  # fmt: skip
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, before a model is loaded; raises UsageError for one that is taken or not ours."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"cannot listen on {host}:{port}: {error}", hint="choose another --port or --host") from error
+    return bound
+
+
+def serve(dispatcher: Dispatcher, bound: socket.socket, *, log_level: str = "warning") -> None:
+    """Answer on `bound` until SIGINT or SIGTERM; then streams under way have five seconds."""
+    try:
+        import uvicorn
+
+        from ovround.runtime.server.app import create_app
+    except ImportError as error:
+        raise MissingExtraError(error.name or "uvicorn", "serve") from error
+    config = uvicorn.Config(
+        create_app(dispatcher), log_level=log_level, backlog=_BACKLOG, timeout_graceful_shutdown=5, lifespan="on"
+    )
+    uvicorn.Server(config).run(sockets=[bound])
