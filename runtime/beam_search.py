@@ -54,7 +54,8 @@ def _log_softmax(logits: Logits) -> NDArray[np.float64]:
     """`[B, V]`, in float64."""
     scores: NDArray[np.float64] = logits.astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)
-    return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    return scores
 
 
 def _best(totals: NDArray[np.float64], count: int) -> tuple[list[int], list[int], list[float]]:

@@ -102,4 +102,6 @@ class Matcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GenerationError(f"the grammar cannot be followed: {self._matcher.get_error().strip().splitlines()[0]}")
+            raise GenerationError(
+                f"the grammar cannot be followed: {self._matcher.get_error().strip().splitlines()[0]}"
+            )

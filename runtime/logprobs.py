@@ -29,4 +29,6 @@ def token_logprobs(logits: Logits, token_id: int, count: int) -> TokenLogprobs:
     least = np.partition(scores, -count)[-count] if 0 < count <= len(scores) else -np.inf
     likely = np.flatnonzero(scores >= least) if count else np.zeros(0, np.int64)
     order = likely[np.argsort(-scores[likely], kind="stable")][:count]
-    return TokenLogprobs(token_id, float(scores[token_id]), tuple((int(token), float(scores[token])) for token in order))
+    return TokenLogprobs(
+        token_id, float(scores[token_id]), tuple((int(token), float(scores[token])) for token in order)
+    )

@@ -34,7 +34,10 @@ from ovround.models.standard import ACTIVATIONS
 from ovround.runtime.benchmark import BenchResult
 from ovround.runtime.completion import Completion, Piece, Timings, Usage
 from ovround.runtime.devices import Device, Machine
+from ovround.runtime.grammar import Grammar
+from ovround.runtime.logprobs import TokenLogprobs
 from ovround.runtime.sampling import SamplingOptions
+from ovround.runtime.server.settings import ServerSettings
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/reference.py from the code; `make reference` writes it again. -->\n"
@@ -82,13 +85,15 @@ def options_page() -> str:
         _table(["recipe", "iters", "nsamples", "end_to_end"], recipes),
         _record(LayerRule, level=3),
         _record(SamplingOptions),
+        _record(Grammar, level=3),
+        _record(ServerSettings),
         "## Manifest: `ovround.json`\n\nWhat the fields are for is told in [the artifact](../concepts/artifact.md).\n",
         _record_table(Manifest),
     ]
     records = (WeightRecord, BlockRecord, Quality, FileRecord)
     parts += [_record(record, level=3) for record in records]
     parts.append("## Results\n")
-    results = (Conversion, Evaluation, BenchResult, Completion, Piece, Usage, Timings, Device, Machine)
+    results = (Conversion, Evaluation, BenchResult, Completion, Piece, Usage, Timings, TokenLogprobs, Device, Machine)
     parts += [_record(record, level=3) for record in results]
     parts.append(_errors())
     return "\n".join(parts)

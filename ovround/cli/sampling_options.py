@@ -26,3 +26,5 @@ PromptLookup = Annotated[
 DraftModel = Annotated[
     Path | None, typer.Option(help="Folder of a smaller model with the same tokenizer, whose guesses are judged.")
 ]
+Regex = Annotated[str | None, typer.Option(help="Regular expression that the whole answer must match.")]
+JsonSchema = Annotated[Path | None, typer.Option(help="File with a JSON schema that the answer must keep.")]

@@ -9,25 +9,30 @@ from typing import Annotated
 import typer
 
 from ovround.cli.sampling_options import Device, DraftModel, Exact, PromptLookup
+from ovround.errors import MissingExtraError
 
 NAME = "serve"
 
 
 def command(
     folder: Annotated[Path, typer.Argument(help="A folder that `ovround convert` wrote.")],
-    host: Annotated[str, typer.Option(envvar="OVROUND_HOST", help="Address to listen on; 0.0.0.0: every one.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(envvar="OVROUND_HOST", help="Address to listen on; 0.0.0.0: every one.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="OVROUND_PORT", help="Port; 0: any that is free.")] = 8000,
     api_key: Annotated[
         str | None, typer.Option(envvar="OVROUND_API_KEY", help="Key that requests must carry; default: none needed.")
     ] = None,
     model_name: Annotated[
-        str | None, typer.Option(envvar="OVROUND_MODEL_NAME", help="What clients call the model; default: the folder's name.")
+        str | None,
+        typer.Option(envvar="OVROUND_MODEL_NAME", help="What clients call the model; default: the folder's name."),
     ] = None,
     device: Device = "CPU",
     exact: Exact = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")] = None,
     batching: Annotated[
-        bool, typer.Option("--batching/--one-by-one", help="Many answers at once, by openvino_genai; OpenVINO folders only.")
+        bool,
+        typer.Option("--batching/--one-by-one", help="Many answers at once, by openvino_genai; OpenVINO folders only."),
     ] = True,
     cache_gib: Annotated[int, typer.Option(help="KV cache of the batch in GiB; 0: as much as is needed.")] = 0,
     prompt_lookup: PromptLookup = False,
@@ -36,10 +41,15 @@ def command(
     max_waiting: Annotated[int, typer.Option(help="Most answers that wait; beyond: status 429.")] = 256,
     max_body_bytes: Annotated[int, typer.Option(help="Largest request body; beyond: status 413.")] = 4 * 2**20,
     request_timeout: Annotated[int, typer.Option(help="Seconds that an answer may take.")] = 600,
-    metrics_prefix: Annotated[str, typer.Option(help="Of the names at /metrics; `vllm:` fits dashboards for vLLM.")] = "ovround_",
+    metrics_prefix: Annotated[
+        str, typer.Option(help="Of the names at /metrics; `vllm:` fits dashboards for vLLM.")
+    ] = "ovround_",
 ) -> None:
     """Serve the model in FOLDER at http://HOST:PORT/v1, and a chat page at http://HOST:PORT."""
-    from ovround.runtime.server.serving import listen, open_dispatcher, serve
+    try:
+        from ovround.runtime.server.serving import listen, open_dispatcher, serve
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "fastapi", "serve") from error
     from ovround.runtime.server.settings import ServerSettings
 
     settings = ServerSettings(
@@ -54,6 +64,8 @@ def command(
         name = f"[{host}]" if ":" in host else host
         how = f"up to {max_running} answers at once" if dispatcher.batches else "one answer at a time"
         print(
-            f"{settings.model_name}: http://{name}:{bound.getsockname()[1]} ({how}); Ctrl-C stops", file=sys.stderr, flush=True
+            f"{settings.model_name}: http://{name}:{bound.getsockname()[1]} ({how}); Ctrl-C stops",
+            file=sys.stderr,
+            flush=True,
         )
         serve(dispatcher, bound)

@@ -120,7 +120,7 @@ class OnnxEngine:
         """Append `ids` to one row, in pieces; logits `[T, V]` of the last piece, or of all when `whole`."""
         binding = self._binding_of(row)
         tokens = np.asarray(ids, np.int64)[None]
-        pieces = []
+        pieces: list[Logits] = []
         for start in range(0, tokens.shape[1], _PREFILL_TOKENS):
             piece = tokens[:, start : start + _PREFILL_TOKENS]
             self._lengths[row] += piece.shape[1]

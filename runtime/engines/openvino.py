@@ -87,7 +87,7 @@ class OpenVINOEngine:
         if not self._rewindable:
             raise EngineError("this model's state is no plain KV cache: tokens cannot be taken back")
         self._mask = self._mask * (self._mask.cumsum(axis=1) <= np.asarray(lengths)[:, None])
-        used = self._mask.any(axis=0)
+        used: NDArray[np.bool_] = np.any(self._mask != 0, axis=0)
         if (~used).sum() > max(_MAX_PADDING, used.sum()):
             self._cut(used)
 

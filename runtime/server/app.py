@@ -65,7 +65,12 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
         await asyncio.to_thread(dispatcher.close)
 
     app = FastAPI(
-        title="ovround", version=ovround.__version__, lifespan=lifespan, docs_url=None, redoc_url=None, responses=_REFUSALS
+        title="ovround",
+        version=ovround.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=_REFUSALS,
     )
     settings = dispatcher.settings
     app.add_middleware(Limits, api_key=settings.api_key, max_body_bytes=settings.max_body_bytes)
@@ -81,7 +86,12 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
         dispatcher.metrics.failed(400)
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body")
-        return JSONResponse(error_object(f"{place}: {first['msg']}" if place else first["msg"], "invalid_request_error", None, place or None), 400)
+        return JSONResponse(
+            error_object(
+                f"{place}: {first['msg']}" if place else first["msg"], "invalid_request_error", None, place or None
+            ),
+            400,
+        )
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101  # for the type checker
@@ -134,7 +144,9 @@ class _Routes:
                 grammar = forced_call([(tool.function.name, tool.function.parameters) for tool in tools])
         messages = [message.for_template() for message in body.messages]
         ids = await asyncio.to_thread(self._tokenizer.encode_chat, messages, variables=variables)
-        options = body.sampling_options(body.max_new_tokens, (body.top_logprobs or 0) if body.logprobs else None, None, grammar)
+        options = body.sampling_options(
+            body.max_new_tokens, (body.top_logprobs or 0) if body.logprobs else None, None, grammar
+        )
         head = self._head("chatcmpl", "chat.completion", body)
         jobs = await self._open(head.request_id, [ids], options, body.choices)
         return await self._respond(head, jobs, ChatShape(self._tokenizer, names), body, 1)
@@ -219,7 +231,9 @@ class _Routes:
         return FileResponse(PAGE, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _POLICY})
 
     async def not_here(self) -> Response:
-        return JSONResponse(error_object("ovround serves completions and chat completions only", "not_implemented"), 501)
+        return JSONResponse(
+            error_object("ovround serves completions and chat completions only", "not_implemented"), 501
+        )
 
     def _model(self) -> Json:
         return {
@@ -274,9 +288,7 @@ class _Routes:
             self._dispatcher.close_jobs(request_id)
         return answers
 
-    async def _respond(
-        self, head: Head, jobs: Sequence[Job], shape: Shape, body: Sampling, prompts: int
-    ) -> Response:
+    async def _respond(self, head: Head, jobs: Sequence[Job], shape: Shape, body: Sampling, prompts: int) -> Response:
         if body.stream:
             return await self._events(head, jobs, shape, body, prompts)
         answers = await self._collect(head.request_id, jobs)
@@ -285,9 +297,7 @@ class _Routes:
         more = {"usage": responses.usage(ends, prompts), "timings": responses.timings(ends[0])}
         return JSONResponse(head.object(choices, **more))
 
-    async def _events(
-        self, head: Head, jobs: Sequence[Job], shape: Shape, body: Sampling, prompts: int
-    ) -> Response:
+    async def _events(self, head: Head, jobs: Sequence[Job], shape: Shape, body: Sampling, prompts: int) -> Response:
         head = replace(head, kind=shape.stream_kind)
         merged = self._merged(head.request_id, jobs)
         try:
@@ -306,7 +316,7 @@ class _Routes:
                     index, piece = first
                     while True:
                         for choice in shape.chunks(index, piece):
-                            more = {"timings": responses.timings(piece)} if piece.finish_reason is not None else {}
+                            more = {"timings": responses.timings(piece)} if choice["finish_reason"] is not None else {}
                             yield json.dumps(head.object([choice], **more))
                         if piece.finish_reason is not None:
                             ends[index] = piece
@@ -356,8 +366,6 @@ class _Routes:
             for task in tasks:
                 task.cancel()
             self._dispatcher.close_jobs(request_id)
-
-
 
 
 def fingerprint(folder: Path) -> str:

@@ -17,6 +17,10 @@ class Backend(Protocol):
         """Take a job up; it may wait here for a slot."""
         ...
 
+    def running(self) -> int:
+        """Answers that are being computed."""
+        ...
+
     def cache_usage(self) -> float:
         """The share of the KV cache that is in use, 0 to 1."""
         ...

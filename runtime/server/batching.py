@@ -87,6 +87,9 @@ class BatchingBackend:
     def submit(self, job: Job) -> None:
         self._waiting.put(job)
 
+    def running(self) -> int:
+        return len(self._running)
+
     def cache_usage(self) -> float:
         return self._usage
 

@@ -35,7 +35,7 @@ class TimeLimitError(OvroundError):
     """A request took longer than it may."""
 
 
-class RequestCancelled(OvroundError):
+class RequestCancelledError(OvroundError):
     """Another request ended this one."""
 
 
@@ -60,12 +60,20 @@ class Dispatcher:
             self._open_single()
         self._jobs: dict[str, list[Job]] = {}
         self.model_bits = _mean_bits(folder)
-        self.metrics = Metrics(settings.model_name, settings.metrics_prefix, self._cache_usage, self.model_bits)
+        self.metrics = Metrics(settings.model_name, settings.metrics_prefix, self, self.model_bits)
 
     @property
     def batches(self) -> bool:
         """Whether there is an engine of many slots."""
         return self._batching is not None
+
+    def running(self) -> int:
+        """Answers that are being computed."""
+        return sum(backend.running() for backend in self._backends())
+
+    def waiting(self) -> int:
+        """Answers whose first token is not there yet."""
+        return sum(not job.begun for jobs in self._jobs.values() for job in jobs)
 
     def check(self, prompt_ids: Sequence[int], options: SamplingOptions) -> None:
         """Raise GenerationError for a request that does not fit the model, before any of its choices is begun."""
@@ -78,8 +86,8 @@ class Dispatcher:
         self, request_id: str, prompts: Sequence[Sequence[int]], options: Sequence[SamplingOptions]
     ) -> list[Job]:
         """Begin the jobs of one request; raises BusyError when they would wait behind too many."""
-        waiting, running = self._counts()
-        most = self.settings.max_waiting + max(self._slots() - running, 0)
+        waiting = self.waiting()
+        most = self.settings.max_waiting + max(self._slots() - self.running(), 0)
         if waiting + len(prompts) > most:
             raise BusyError(f"{waiting} answers wait already; at most {most} may", hint="try again later")
         loop = asyncio.get_running_loop()
@@ -91,14 +99,12 @@ class Dispatcher:
         except BaseException:
             self.close_jobs(request_id)
             raise
-        self._show()
         return jobs
 
     def close_jobs(self, request_id: str) -> None:
         """A request is over: whatever of it is still running is cancelled."""
         for job in self._jobs.pop(request_id, []):
             job.cancelled = True
-        self._show()
 
     async def pieces(self, job: Job) -> AsyncGenerator[Piece, None]:
         """The job's pieces; leaving the loop cancels it. Raises what the engine raised, or TimeLimitError."""
@@ -112,9 +118,7 @@ class Dispatcher:
                     piece = await asyncio.wait_for(job.pieces.get(), max(left, 0.0))
                 except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
                     raise TimeLimitError(f"the answer took longer than the {limit} s that it may") from None
-                if not job.begun:
-                    job.begun = True
-                    self._show()
+                job.begun = True
                 if isinstance(piece, Exception):
                     raise piece
                 now = time.perf_counter()
@@ -133,7 +137,7 @@ class Dispatcher:
         jobs = self._jobs.get(request_id, [])
         for job in jobs:
             job.cancelled = True
-            job.pieces.put_nowait(RequestCancelled("the request was cancelled"))
+            job.pieces.put_nowait(RequestCancelledError("the request was cancelled"))
         return bool(jobs)
 
     async def score(self, ids: Sequence[int], count: int) -> tuple[TokenLogprobs, ...]:
@@ -149,9 +153,8 @@ class Dispatcher:
 
     def close(self) -> None:
         """End the engines' threads."""
-        for backend in (self._batching, self._single):
-            if backend is not None:
-                backend.close()
+        for backend in self._backends():
+            backend.close()
 
     async def _backend(self, options: SamplingOptions) -> Backend:
         if self._batching is not None:
@@ -171,21 +174,14 @@ class Dispatcher:
 
     def _slots(self) -> int:
         """Answers computed at once."""
-        return sum(backend.slots for backend in (self._batching, self._single) if backend is not None)
+        return sum(backend.slots for backend in self._backends())
 
-    def _counts(self) -> tuple[int, int]:
-        """Answers that wait, and that are being computed."""
-        jobs = [job for jobs in self._jobs.values() for job in jobs]
-        running = sum(job.begun for job in jobs)
-        return len(jobs) - running, running
+    def cache_usage(self) -> float:
+        """The share of the KV cache that is in use, 0 to 1."""
+        return max(backend.cache_usage() for backend in self._backends())
 
-    def _cache_usage(self) -> float:
-        return max(backend.cache_usage() for backend in (self._batching, self._single) if backend is not None)
-
-    def _show(self) -> None:
-        waiting, running = self._counts()
-        self.metrics.waiting.set(waiting)
-        self.metrics.running.set(running)
+    def _backends(self) -> list[Backend]:
+        return [backend for backend in (self._batching, self._single) if backend is not None]
 
 
 def _mean_bits(folder: Path) -> float | None:

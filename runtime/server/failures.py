@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ovround.errors import EngineError, GenerationError, MissingExtraError, OvroundError, UsageError
-from ovround.runtime.server.dispatch import BusyError, RequestCancelled, TimeLimitError
+from ovround.runtime.server.dispatch import BusyError, RequestCancelledError, TimeLimitError
 from ovround.runtime.server.responses import error_object
 
 
@@ -17,7 +17,7 @@ _KINDS: tuple[tuple[type[OvroundError], int, str], ...] = (
     (UnknownModelError, 404, "invalid_request_error"),
     (BusyError, 429, "rate_limit_error"),
     (TimeLimitError, 504, "timeout_error"),
-    (RequestCancelled, 499, "cancelled"),
+    (RequestCancelledError, 499, "cancelled"),
     (UsageError, 400, "invalid_request_error"),
     (GenerationError, 400, "invalid_request_error"),
     (MissingExtraError, 501, "not_implemented"),

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hmac
 import json
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN_PATHS = ("/", "/health", "/ready")
-
-
-class TooLarge(Exception):
-    """The body grew beyond the limit while it came."""
 
 
 class Limits:
@@ -21,6 +18,7 @@ class Limits:
         self._app = app
         self._key = api_key.encode() if api_key is not None else None
         self._most = max_body_bytes
+        self._too_large = f"the body is larger than {max_body_bytes} bytes"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,33 +32,19 @@ class Limits:
                 return
         stated = headers.get(b"content-length", b"0")
         if not stated.isdigit() or int(stated) > self._most:
-            await self._too_large(send)
+            await _refuse(send, 413, self._too_large, "invalid_request_error")
             return
         size = 0
-        answered = False
 
         async def counted() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
             if size > self._most:
-                raise TooLarge
+                raise HTTPException(413, self._too_large)  # which the application answers like its own
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        try:
-            await self._app(scope, counted, noted)
-        except TooLarge:
-            if answered:
-                raise
-            await self._too_large(send)
-
-    async def _too_large(self, send: Send) -> None:
-        await _refuse(send, 413, f"the body is larger than {self._most} bytes", "invalid_request_error")
+        await self._app(scope, counted, send)
 
 
 async def _refuse(send: Send, status: int, message: str, kind: str) -> None:

@@ -27,6 +27,9 @@ class LLMBackend:
     def submit(self, job: Job) -> None:
         self._jobs.put(job)
 
+    def running(self) -> int:
+        return int(self._busy_tokens > 0)
+
     def cache_usage(self) -> float:
         return self._busy_tokens / self._llm.context_length
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
@@ -16,10 +16,20 @@ _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
+class Load(Protocol):
+    """Who knows how busy the engines are."""
+
+    def running(self) -> int: ...
+
+    def waiting(self) -> int: ...
+
+    def cache_usage(self) -> float: ...
+
+
 class Metrics:
     """One server's numbers, in a registry of its own; used on the event loop only."""
 
-    def __init__(self, model_name: str, prefix: str, cache_usage: Callable[[], float], model_bits: float | None) -> None:
+    def __init__(self, model_name: str, prefix: str, load: Load, model_bits: float | None) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         labels, self._model = ["model_name"], model_name
@@ -34,9 +44,9 @@ class Metrics:
         def gauge(name: str, about: str) -> Gauge:
             return Gauge(prefix + name, about, labels, registry=self._registry).labels(model_name)
 
-        self.running = gauge("num_requests_running", "Answers that are being computed.")
-        self.waiting = gauge("num_requests_waiting", "Answers that wait for a slot.")
-        gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.").set_function(cache_usage)
+        gauge("num_requests_running", "Answers that are being computed.").set_function(load.running)
+        gauge("num_requests_waiting", "Answers whose first token is not there yet.").set_function(load.waiting)
+        gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.").set_function(load.cache_usage)
         if model_bits is not None:
             gauge("model_bits", "Bits a weight, on average.").set(model_bits)
         self._prompt = counter("prompt_tokens", "Tokens of prompts.")
@@ -46,7 +56,10 @@ class Metrics:
         self._drafted = counter("spec_decode_num_draft_tokens", "Guesses of speculative decoding.")
         self._accepted = counter("spec_decode_num_accepted_tokens", "Guesses that stood.")
         self._success = Counter(
-            f"{prefix}request_success", "Answers that ended.", ["model_name", "finished_reason"], registry=self._registry
+            f"{prefix}request_success",
+            "Answers that ended.",
+            ["model_name", "finished_reason"],
+            registry=self._registry,
         )
         self._refused = Counter(
             f"{prefix}request_failure", "Requests that failed.", ["model_name", "status"], registry=self._registry

@@ -89,7 +89,11 @@ def timings(piece: Piece) -> Json:
 def tool_calls(calls: Sequence[Call]) -> list[Json]:
     stamp = time.time_ns()
     return [
-        {"id": f"call_{stamp:x}_{place}", "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
+        {
+            "id": f"call_{stamp:x}_{place}",
+            "type": "function",
+            "function": {"name": one.name, "arguments": one.arguments},
+        }
         for place, one in enumerate(calls)
     ]
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from ovround.errors import MissingExtraError, UsageError
+import uvicorn
+
+from ovround.errors import UsageError
 from ovround.runtime.llm import LLM
+from ovround.runtime.server.app import create_app
 from ovround.runtime.server.dispatch import Dispatcher, is_openvino
 from ovround.runtime.server.settings import ServerSettings
 
@@ -40,24 +43,24 @@ def open_dispatcher(
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket bound to the address, before a model is loaded; raises UsageError for one that is taken or not ours."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port is {port}; 0 to 65535 are allowed")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except (OSError, OverflowError) as error:
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
         raise UsageError(f"cannot listen on {host}:{port}: {error}", hint="choose another --port or --host") from error
     return bound
 
 
 def serve(dispatcher: Dispatcher, bound: socket.socket, *, log_level: str = "warning") -> None:
     """Answer on `bound` until SIGINT or SIGTERM; then streams under way have five seconds."""
-    try:
-        import uvicorn
-
-        from ovround.runtime.server.app import create_app
-    except ImportError as error:
-        raise MissingExtraError(error.name or "uvicorn", "serve") from error
     config = uvicorn.Config(
         create_app(dispatcher), log_level=log_level, backlog=_BACKLOG, timeout_graceful_shutdown=5, lifespan="on"
     )

@@ -58,7 +58,8 @@ def test_of_a_list_each_alone(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("temperature", 0.5), ("stop", ("x",)), ("logprobs", 1), ("logit_bias", ((1, 2.0),)), ("top_k", 3)]
+    ("field", "value"),
+    [("temperature", 0.5), ("stop", ("x",)), ("logprobs", 1), ("logit_bias", ((1, 2.0),)), ("top_k", 3)],
 )
 def test_what_beams_do_not_go_with(field: str, value: Any) -> None:
     with pytest.raises(UsageError, match=rf"{field} is .*num_beams"):

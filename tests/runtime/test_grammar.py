@@ -64,12 +64,16 @@ def test_expressions_and_grammars(llm: LLM, seed: int) -> None:
     text = llm.generate("the", grammar=Grammar("regex", r"[a-f]{2,5}-\d{3}"), **options).text
     assert re.fullmatch(r"[a-f]{2,5}-\d{3}", text)
     lark = 'start: sum\nsum: NUMBER ("+" NUMBER){1,3}\nNUMBER: /[1-9][0-9]?/\n'
-    assert re.fullmatch(r"[1-9]\d?(\+[1-9]\d?){1,3}", llm.generate("the", grammar=Grammar("lark", lark), **options).text)
+    assert re.fullmatch(
+        r"[1-9]\d?(\+[1-9]\d?){1,3}", llm.generate("the", grammar=Grammar("lark", lark), **options).text
+    )
 
 
 def test_each_row_of_a_batch_has_its_own_state(models: dict[str, LLM]) -> None:
     grammar = Grammar("regex", "[ab]{3}x|c{5}")
-    answers = models["plain"].generate(["a", "once", "the cat"], grammar=grammar, temperature=2.0, seed=4, max_new_tokens=20)
+    answers = models["plain"].generate(
+        ["a", "once", "the cat"], grammar=grammar, temperature=2.0, seed=4, max_new_tokens=20
+    )
     assert all(re.fullmatch(grammar.source, answer.text) for answer in answers)
 
 

@@ -80,7 +80,9 @@ def test_a_draft_changes_no_token(
 def other_draft(tiny: Any, exporting: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same tokenizer, other weights: its guesses are mostly wrong."""
     rng = np.random.default_rng(8)
-    weights = {name: values + rng.standard_normal(values.shape).astype(np.float32) * 0.02 for name, values in tiny[1].items()}
+    weights = {
+        name: values + rng.standard_normal(values.shape).astype(np.float32) * 0.02 for name, values in tiny[1].items()
+    }
     return exporting("onnx", tiny[0], weights, tmp_path_factory.mktemp("draft") / "out")
 
 

@@ -22,7 +22,8 @@ PROMPTS = [
 ]
 SCRIPTS = [
     "abc äöü ß é", "e\u0301a\u0308o\u0302\u0327", "日本語の文章", "中文字符测试", "한국어 문장", "हिन्दी क्षत्रिय", "العربية من اليمين",
-    "עִבְרִית שָׁלוֹם", "ไทยน้ำ", "Ελληνικά", "Русский текст", "🙂👩‍👩‍👧‍👦🏳️‍🌈👍🏽", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐍈", "\u202eabc\u202c\u200b\ufeff", "mixed 混合 смесь 🙃 ok", "a\r\n\tb\x00c",
+    "עִבְרִית שָׁלוֹם", "ไทยน้ำ", "Ελληνικά", "Русский текст", "🙂👩‍👩‍👧‍👦🏳️‍🌈👍🏽", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐍈", "\u202eabc\u202c\u200b\ufeff",
+    "mixed 混合 смесь 🙃 ok", "a\r\n\tb\x00c",
 ]  # fmt: skip
 Open = Callable[..., LLM]
 
@@ -54,7 +55,9 @@ def test_greedy_is_greedy(target: Path) -> None:
             found = [answer.token_ids for answer in llm.generate(PROMPTS, max_new_tokens=NEW_TOKENS)]
             assert found == plain, options
     with LLM(target, exact=True, threads=1, prefix_cache=True) as llm:
-        for prompt, text, ids in zip(PROMPTS, texts, plain, strict=True):  # a conversation: each prompt grows by an answer
+        for prompt, text, ids in zip(
+            PROMPTS, texts, plain, strict=True
+        ):  # a conversation: each prompt grows by an answer
             llm.generate(prompt, max_new_tokens=NEW_TOKENS // 2)
             assert llm.generate(prompt, max_new_tokens=NEW_TOKENS).token_ids == ids
             longer = f"{prompt}{text} And then"

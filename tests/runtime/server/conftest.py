@@ -1,0 +1,100 @@
+"""Servers on real sockets, in a thread of this process."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovround.runtime import LLM
+from ovround.runtime.server.app import create_app
+from ovround.runtime.server.dispatch import Dispatcher
+from ovround.runtime.server.serving import listen, open_dispatcher
+from ovround.runtime.server.settings import ServerSettings
+
+uvicorn = pytest.importorskip("uvicorn")
+
+
+@dataclass
+class Served:
+    """A server under test."""
+
+    port: int
+    dispatcher: Dispatcher
+    llm: LLM | None = None
+    """The same model in this process, for comparing."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Status, body (an object where it is JSON), headers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        sent = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
+        connection.request(method, path, sent, {"Content-Type": "application/json", **(headers or {})})
+        reply = connection.getresponse()
+        data = reply.read()
+        connection.close()
+        found = {name.lower(): value for name, value in reply.getheaders()}
+        return reply.status, json.loads(data) if "json" in found.get("content-type", "") else data.decode(), found
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels."""
+        lines = self.request("GET", "/metrics")[1].splitlines()
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        found = [line for line in lines if line.startswith(name + "{") and all(want in line for want in wanted)]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+
+    def idle(self, seconds: float = 20.0) -> bool:
+        """Whether within this time no engine computes anything any more."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.dispatcher.running() == 0:
+                return True
+            time.sleep(0.02)
+        return False
+
+
+@contextmanager
+def serving(folder: Path, *, compare: bool = False, batching: bool = True, **settings: Any) -> Iterator[Served]:
+    """A server for `folder` on a free port."""
+    bound = listen("127.0.0.1", 0)
+    dispatcher = open_dispatcher(folder, ServerSettings("demo", **settings), exact=True, threads=1, batching=batching)
+    server = uvicorn.Server(uvicorn.Config(create_app(dispatcher), log_level="error", timeout_graceful_shutdown=3))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    llm = LLM(folder, exact=True, threads=1) if compare else None
+    try:
+        yield Served(bound.getsockname()[1], dispatcher, llm)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        bound.close()
+        if llm is not None:
+            llm.close()
+
+
+@pytest.fixture(scope="module", params=["openvino", "onnx"])
+def served(request: pytest.FixtureRequest, demo_folders: dict[str, Path]) -> Iterator[Served]:
+    """The demo model, batched on OpenVINO, one by one on ONNX Runtime."""
+    with serving(demo_folders[request.param], compare=True) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def serve_with(demo_folders: dict[str, Path]) -> Callable[..., AbstractContextManager[Served]]:
+    """A server with settings of its own: `serve_with("onnx", max_running=2)`."""
+    return lambda target, **settings: serving(demo_folders[target], **settings)
