@@ -19,7 +19,7 @@ import ovround
 from ovround.artifact import TARGETS, read_manifest
 from ovround.cli import app
 
-COMMANDS = ("convert", "run", "chat", "eval", "bench", "profile", "inspect", "devices", "demo")
+COMMANDS = ("convert", "run", "chat", "serve", "eval", "bench", "profile", "inspect", "devices", "demo")
 HEAVY = {
     "torch",
     "transformers",
@@ -30,6 +30,10 @@ HEAVY = {
     "tokenizers",
     "huggingface_hub",
     "jinja2",
+    "fastapi",
+    "uvicorn",
+    "pydantic",
+    "llguidance",
 }
 PROMPT = "The with statement is used to"
 
@@ -339,6 +343,44 @@ def test_chat(converted: tuple[Path, Result], loaded_command: CommandServer) -> 
     assert "never answered" not in result.stderr + result.stdout
 
 
+def test_chat_commands(converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path) -> None:
+    out, _ = converted
+    saved = tmp_path / "chat.json"
+    lines = f"/help\n/system Be brief.\nWhat is a list?\nAnd a dict?\n/save {saved}\n/history\n/system\n/history\n"
+    result = loaded_command("chat", out / "openvino", "--max-new-tokens", "8", "--prompt-lookup", stdin=lines)
+    text = succeeded(result)
+    messages = json.loads(saved.read_text(encoding="utf-8"))["messages"]
+    assert [one["role"] for one in messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert messages[0]["content"] == "Be brief."
+    assert text.count("[user] ") == 2  # the second history is empty
+    assert f"[assistant] {messages[2]['content']}" in text
+    assert len(re.findall(r"^\d+ tokens, first after \d+ ms", result.stderr, re.M)) == 2
+    assert re.search(r"\d+ of \d+ prompt tokens from the cache", result.stderr)
+    assert "/save FILE" in result.stderr
+    for line, message in (
+        ("/fly", "`/fly` is no command"),
+        ("/save", "needs the name"),
+        ("/save /no/where", "cannot be written"),
+    ):
+        refused = loaded_command("chat", out / "onnx", stdin=line + "\n")
+        assert refused.status == 2
+        assert message in refused.stderr
+
+
+def test_run_keeps_a_form(converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path) -> None:
+    out, _ = converted
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["red", "green"]}')
+    assert re.fullmatch("[ab]{3}\n", succeeded(loaded_command("run", out / "onnx", PROMPT, "--regex", "[ab]{3}")))
+    found = succeeded(loaded_command("run", out / "openvino", PROMPT, "--json-schema", schema))
+    assert json.loads(found) in ("red", "green")
+    assert succeeded(loaded_command("run", out / "onnx", PROMPT, "--num-beams", "3", "--max-new-tokens", "8"))
+    both = loaded_command("run", out / "onnx", PROMPT, "--regex", "a", "--json-schema", schema)
+    assert (both.status, "one form" in both.stderr) == (2, True)
+    missing = loaded_command("run", out / "onnx", PROMPT, "--json-schema", tmp_path / "none")
+    assert (missing.status, "cannot be read" in missing.stderr) == (2, True)
+
+
 def test_chat_with_a_model_that_has_no_template_says_so_at_once(loaded_command: CommandServer, tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "model")
     settings = json.loads((source / "tokenizer_config.json").read_text())
@@ -380,9 +422,9 @@ def test_devices(loaded_command: CommandServer) -> None:
     assert succeeded(loaded_command("devices")).startswith(f"ovround {ovround.__version__}\n")
 
 
-@pytest.mark.parametrize("name", ["run", "bench", "chat"])
+@pytest.mark.parametrize("name", ["run", "bench", "chat", "serve"])
 def test_a_folder_that_cannot_be_run(command: CommandServer, tiny_source: Path, tmp_path: Path, name: str) -> None:
-    prompt = ("hello",) if name == "run" else ()
+    prompt = {"run": ("hello",), "serve": ("--port", "0")}.get(name, ())
     for folder, message in (
         (tmp_path / "none", f"`{tmp_path / 'none'}` does not exist"),
         (tiny_source, f"`{tiny_source}` has neither openvino_model.xml nor model.onnx"),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovround.cli.printing import print_statistics
 from ovround.cli.sampling_options import (
     Device,
+    DraftModel,
     Exact,
     MaxNewTokens,
     MinP,
+    PromptLookup,
     RepetitionPenalty,
     Seed,
     Stop,
@@ -22,8 +28,19 @@ from ovround.cli.sampling_options import (
     TopK,
     TopP,
 )  # fmt: skip
+from ovround.errors import OvroundError, UsageError
+
+if TYPE_CHECKING:
+    from ovround.runtime import LLM, Piece, SamplingOptions
 
 NAME = "chat"
+_HELP = """\
+/reset         start over
+/system TEXT   start over with another instruction; without a text, with none
+/history       show the conversation
+/save FILE     write the conversation as JSON
+/exit          end, as the end of input does
+Ctrl-C while an answer is written ends the answer."""
 
 
 def command(
@@ -40,43 +57,152 @@ def command(
     stop_token_id: StopTokenId = None,
     device: Device = "CPU",
     exact: Exact = False,
+    prompt_lookup: PromptLookup = False,
+    draft_model: DraftModel = None,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Show the rendered template on stderr.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown/--plain", help="In a terminal: answers laid out, or as they are.")
+    ] = True,
 ) -> None:
-    """Talk with the model in FOLDER; /reset starts over, /exit or end of input ends."""
+    """Talk with the model in FOLDER; /help lists what else can be said, /exit or end of input ends."""
     from ovround.runtime import LLM, SamplingOptions
 
     options = SamplingOptions(
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, tuple(stop or ()), tuple(stop_token_id or ())
     )  # fmt: skip
-    opening: list[dict[str, Any]] = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    messages = list(opening)
-    with LLM(folder, device=device, exact=exact) as llm:
+    conversation = Conversation(system_prompt)
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    with LLM(
+        folder, device=device, exact=exact, prefix_cache=True, prompt_lookup=prompt_lookup, draft_model=draft_model
+    ) as llm:
         llm.tokenizer.render_chat([{"role": "user", "content": ""}])  # a model without a template says so now
         for line in _lines():
-            if line == "/reset":
-                messages = list(opening)
-                continue
-            if line == "/exit":
-                return
-            messages.append({"role": "user", "content": line})
-            if show_prompt:
-                print(llm.tokenizer.render_chat(messages), file=sys.stderr)
-            answer = ""
-            for piece in llm.stream_chat(messages, options):
-                answer += piece.text
-                typer.echo(piece.text, nl=False)
-                sys.stdout.flush()
-            typer.echo()
-            messages.append({"role": "assistant", "content": answer})
+            try:
+                if line == "/exit":
+                    return
+                if line.startswith("/"):
+                    conversation.command(line)
+                    continue
+                conversation.say(line)
+                if show_prompt:
+                    print(llm.tokenizer.render_chat(conversation.messages), file=sys.stderr)
+                with _interruptible(llm):
+                    conversation.answered(_answer(llm, conversation.messages, options, markdown=markdown and terminal))
+            except OvroundError as error:
+                if not terminal:
+                    raise
+                conversation.unsay()
+                hint = error.hint or "/reset starts over"
+                print(f"error: {error}\nhint: {hint}", file=sys.stderr)
+
+
+class Conversation:
+    """The messages so far, and what a line that begins with a slash does to them."""
+
+    def __init__(self, system_prompt: str | None) -> None:
+        self._system = system_prompt
+        self.messages: list[dict[str, Any]] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Only the instruction is left."""
+        self.messages = [{"role": "system", "content": self._system}] if self._system else []
+
+    def say(self, text: str) -> None:
+        self.messages.append({"role": "user", "content": text})
+
+    def unsay(self) -> None:
+        """Take back a message that got no answer."""
+        if self.messages and self.messages[-1]["role"] == "user":
+            self.messages.pop()
+
+    def answered(self, text: str) -> None:
+        self.messages.append({"role": "assistant", "content": text})
+
+    def command(self, line: str) -> None:
+        """Do what `line` says; raises UsageError when it says nothing that is known, or cannot be done."""
+        name, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if name == "/reset":
+            self.reset()
+        elif name == "/system":
+            self._system = rest or None
+            self.reset()
+        elif name == "/history":
+            for message in self.messages:
+                typer.echo(f"[{message['role']}] {message['content']}")
+        elif name == "/save":
+            self._save(rest)
+        elif name == "/help":
+            print(_HELP, file=sys.stderr)
+        else:
+            raise UsageError(f"`{name}` is no command", hint="/help lists them")
+
+    def _save(self, name: str) -> None:
+        if not name:
+            raise UsageError("/save needs the name of a file")
+        try:
+            text = json.dumps({"messages": self.messages}, ensure_ascii=False, indent=2)
+            Path(name).write_text(f"{text}\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"`{name}` cannot be written: {error.strerror}") from error
+        print(f"saved: {name}", file=sys.stderr)
+
+
+def _answer(llm: LLM, messages: list[dict[str, Any]], options: SamplingOptions, *, markdown: bool) -> str:
+    """Show the answer as it grows, then its statistics; the whole answer."""
+    text = ""
+    show = _laid_out() if markdown else _plain()
+    with show as grow:
+        for piece in llm.stream_chat(messages, options):
+            text += piece.text
+            grow(piece, text)
+    print_statistics(piece)
+    return text
+
+
+@contextmanager
+def _plain() -> Iterator[Any]:
+    def grow(piece: Piece, text: str) -> None:
+        typer.echo(piece.text, nl=False)
+        sys.stdout.flush()
+
+    yield grow
+    typer.echo()
+
+
+@contextmanager
+def _laid_out() -> Iterator[Any]:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.markdown import Markdown
+
+    with Live(console=Console(), refresh_per_second=12, vertical_overflow="visible") as live:
+        yield lambda piece, text: live.update(Markdown(text))
+
+
+@contextmanager
+def _interruptible(llm: LLM) -> Iterator[None]:
+    """Ctrl-C ends the answer, not the conversation."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: llm.cancel())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _lines() -> Iterator[str]:
-    """Messages that are not empty, prompted for in a terminal."""
+    """Messages that are not empty; in a terminal prompted for, with the arrow keys' history."""
+    if sys.stdin.isatty():
+        with suppress(ImportError):  # on Windows
+            import readline  # noqa: F401  # gives input() its history
     while True:
-        if sys.stdin.isatty():
-            print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        if not line:
+        try:
+            line = input("> ") if sys.stdin.isatty() else sys.stdin.readline()
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        if not line and not sys.stdin.isatty():
             return
         if line.strip():
             yield line.strip()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ovround.runtime import Piece
 
 
 def print_json(value: Any) -> None:
@@ -30,6 +34,23 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 def megabytes(size_bytes: float) -> str:
     """A size for people, in MB of 10^6 bytes."""
     return f"{size_bytes / 1e6:.2f}" if size_bytes < 1e8 else f"{size_bytes / 1e6:.0f}"
+
+
+def print_statistics(last: Piece) -> None:
+    """What an answer took, of its last piece, on stderr."""
+    if last.usage is None or last.timings is None:
+        return
+    usage, times = last.usage, last.timings
+    parts = [f"{usage.completion_tokens} tokens", f"first after {times.time_to_first_token_s * 1e3:.0f} ms"]
+    if times.time_per_output_token_s:
+        parts.append(f"{1 / times.time_per_output_token_s:.1f} tokens/s")
+    if usage.cached_tokens:
+        parts.append(f"{usage.cached_tokens} of {usage.prompt_tokens} prompt tokens from the cache")
+    if usage.drafted_tokens:
+        parts.append(f"{usage.accepted_tokens} of {usage.drafted_tokens} guesses right")
+    if last.finish_reason == "cancelled":
+        parts.append("stopped")
+    print(", ".join(parts), file=sys.stderr)
 
 
 def _numeric(cell: str) -> bool:

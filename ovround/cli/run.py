@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ovround.cli.printing import print_json, print_statistics
 from ovround.cli.sampling_options import (
     Device,
+    DraftModel,
     Exact,
+    JsonSchema,
     MaxNewTokens,
     MinP,
+    PromptLookup,
+    Regex,
     RepetitionPenalty,
     Seed,
     Stop,
@@ -21,6 +26,10 @@ from ovround.cli.sampling_options import (
     TopK,
     TopP,
 )  # fmt: skip
+from ovround.errors import UsageError
+
+if TYPE_CHECKING:
+    from ovround.runtime import Grammar
 
 NAME = "run"
 
@@ -39,35 +48,48 @@ def command(
     stop_token_id: StopTokenId = None,
     device: Device = "CPU",
     exact: Exact = False,
+    num_beams: Annotated[int, typer.Option(help="Beam search over so many answers; 1: none.")] = 1,
+    regex: Regex = None,
+    json_schema: JsonSchema = None,
+    prompt_lookup: PromptLookup = False,
+    draft_model: DraftModel = None,
     json: Annotated[bool, typer.Option("--json", help="Print the answer, usage and timings as JSON.")] = False,
 ) -> None:
     """Continue PROMPT with the model in FOLDER."""
     from ovround.runtime import LLM, SamplingOptions
 
     options = SamplingOptions(
-        max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, tuple(stop or ()), tuple(stop_token_id or ())
+        max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, tuple(stop or ()),
+        tuple(stop_token_id or ()), num_beams=num_beams, grammar=_grammar(regex, json_schema),
     )  # fmt: skip
     text = sys.stdin.read() if prompt == "-" else prompt
-    with LLM(folder, device=device, exact=exact) as llm:
+    with LLM(folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model) as llm:
         if json:
             import dataclasses
 
-            from ovround.cli.printing import print_json
-
             print_json(dataclasses.asdict(llm.generate(text, options)))
+            return
+        if num_beams > 1:
+            typer.echo(llm.generate(text, options).text)
             return
         for piece in llm.stream(text, options):
             typer.echo(piece.text, nl=False)
             sys.stdout.flush()
-            if piece.timings is not None and piece.usage is not None:
-                typer.echo()
-                _statistics(
-                    piece.usage.completion_tokens,
-                    piece.timings.time_to_first_token_s,
-                    piece.timings.time_per_output_token_s,
-                )
+        typer.echo()
+        print_statistics(piece)
 
 
-def _statistics(tokens: int, first_s: float, per_token_s: float | None) -> None:
-    rate = f", {1 / per_token_s:.1f} tokens/s" if per_token_s else ""
-    print(f"{tokens} tokens, first after {first_s * 1e3:.0f} ms{rate}", file=sys.stderr)
+def _grammar(regex: str | None, json_schema: Path | None) -> Grammar | None:
+    """The form that the answer must have."""
+    from ovround.runtime import Grammar
+
+    if regex is not None and json_schema is not None:
+        raise UsageError("--regex and --json-schema are both given; an answer has one form")
+    if regex is not None:
+        return Grammar("regex", regex)
+    if json_schema is None:
+        return None
+    try:
+        return Grammar("json_schema", json_schema.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"`{json_schema}` cannot be read: {error}") from error
