@@ -32,7 +32,6 @@ HEAVY = {
     "jinja2",
     "fastapi",
     "uvicorn",
-    "pydantic",
     "llguidance",
 }
 PROMPT = "The with statement is used to"

@@ -56,7 +56,7 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Fie
 class Function(_Strict):
     name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
     description: str | None = None
-    parameters: dict[str, JsonValue] = {"type": "object"}  # noqa: RUF012  # pydantic copies defaults
+    parameters: dict[str, JsonValue] = {"type": "object"}  # pydantic copies defaults
     strict: bool | None = None
 
 
