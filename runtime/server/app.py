@@ -340,6 +340,14 @@ class _Routes:
 
     async def _merged(self, request_id: str, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Piece], None]:
         """The pieces of all jobs as they come, each with its job's place."""
+        if len(jobs) == 1:
+            try:
+                async with aclosing(self._dispatcher.pieces(jobs[0])) as pieces:
+                    async for piece in pieces:
+                        yield 0, piece
+            finally:
+                self._dispatcher.close_jobs(request_id)
+            return
         news: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
 
         async def read(index: int, job: Job) -> None:

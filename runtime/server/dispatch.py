@@ -109,15 +109,16 @@ class Dispatcher:
     async def pieces(self, job: Job) -> AsyncGenerator[Piece, None]:
         """The job's pieces; leaving the loop cancels it. Raises what the engine raised, or TimeLimitError."""
         limit = self.settings.request_timeout_s
+        late = TimeLimitError(f"the answer took longer than the {limit} s that it may")
+        left = max(job.arrived_s + limit - time.perf_counter(), 0.0)
+        timer = job.loop.call_later(
+            left, job.pieces.put_nowait, late
+        )  # one for all: a wait_for a piece costs as much as it
         before: float | None = None
         first = 0.0
         try:
             while True:
-                left = job.arrived_s + limit - time.perf_counter()
-                try:
-                    piece = await asyncio.wait_for(job.pieces.get(), max(left, 0.0))
-                except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
-                    raise TimeLimitError(f"the answer took longer than the {limit} s that it may") from None
+                piece = await job.pieces.get()
                 job.begun = True
                 if isinstance(piece, Exception):
                     raise piece
@@ -130,6 +131,7 @@ class Dispatcher:
                 if piece.finish_reason is not None:
                     return
         finally:
+            timer.cancel()
             job.cancelled = True
 
     def cancel(self, request_id: str) -> bool:
