@@ -25,7 +25,7 @@ from ovround.errors import OvroundError
 from ovround.runtime.completion import Piece
 from ovround.runtime.sampling import SamplingOptions
 from ovround.runtime.server import responses
-from ovround.runtime.server.dispatch import Dispatcher
+from ovround.runtime.server.dispatch import Dispatcher, RequestCancelledError
 from ovround.runtime.server.failures import UnknownModelError, failure
 from ovround.runtime.server.job import Job
 from ovround.runtime.server.limits import Limits
@@ -45,6 +45,7 @@ from ovround.runtime.server.tool_calls import forced_call
 
 PAGE = Path(__file__).parent / "chat.html"
 _PING_S = 15
+_LOOK_S = 0.25  # between looks whether the client of an answer that is not streamed is still there
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 _NOT_HERE = ("/v1/embeddings", "/v1/rerank", "/v1/score", "/v1/responses", "/v1/messages")
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -130,9 +131,9 @@ class _Routes:
         for path in _NOT_HERE:
             app.post(path, include_in_schema=False)(self.not_here)
 
-    async def chat(self, body: ChatRequest) -> Response:
+    async def chat(self, request: Request, body: ChatRequest) -> Response:
         """The assistant's next message."""
-        self._check_model(body)
+        self._check_name(body.model)
         grammar, variables = body.grammar(), dict(body.chat_template_kwargs or {})
         names: list[str] = []
         if body.tools and body.tool_choice != "none":
@@ -147,13 +148,13 @@ class _Routes:
         options = body.sampling_options(
             body.max_new_tokens, (body.top_logprobs or 0) if body.logprobs else None, None, grammar
         )
-        head = self._head("chatcmpl", "chat.completion", body)
+        head = self._head("chatcmpl", "chat.completion")
         jobs = await self._open(head.request_id, [ids], options, body.choices)
-        return await self._respond(head, jobs, ChatShape(self._tokenizer, names), body, 1)
+        return await self._respond(request, head, jobs, ChatShape(self._tokenizer, names), body, 1)
 
-    async def complete(self, body: CompletionRequest) -> Response:
+    async def complete(self, request: Request, body: CompletionRequest) -> Response:
         """The continuation of each prompt."""
-        self._check_model(body)
+        self._check_name(body.model)
         prompts = [
             (await asyncio.to_thread(self._tokenizer.encode, prompt)) if isinstance(prompt, str) else prompt
             for prompt in body.prompts
@@ -161,11 +162,11 @@ class _Routes:
         scored = body.logprobs if body.echo else None
         new = 1 if body.max_tokens == 0 else body.max_tokens
         options = body.sampling_options(new, body.logprobs, scored, body.grammar())
-        head = self._head("cmpl", "text_completion", body)
+        head = self._head("cmpl", "text_completion")
+        echoes = [self._echo(body, place, prompts) for place in range(len(prompts)) for _ in range(body.choices)]
         jobs = await self._open(head.request_id, prompts, options, body.choices)
-        echoes = [self._echo(body, place // body.choices, prompts) for place in range(len(jobs))]
         shape = CompletionShape(self._tokenizer, jobs, echoes, silent=body.max_tokens == 0)
-        return await self._respond(head, jobs, shape, body, len(prompts))
+        return await self._respond(request, head, jobs, shape, body, len(prompts))
 
     async def models(self) -> Json:
         """The one model that is served."""
@@ -242,11 +243,8 @@ class _Routes:
             "meta": {"bits": self._dispatcher.model_bits, "n_ctx": self._dispatcher.context_length},
         }  # fmt: skip
 
-    def _head(self, prefix: str, kind: str, body: Sampling) -> Head:
+    def _head(self, prefix: str, kind: str) -> Head:
         return Head(f"{prefix}-{secrets.token_hex(12)}", kind, self._name, self._fingerprint)
-
-    def _check_model(self, body: Sampling) -> None:
-        self._check_name(body.model)
 
     def _check_name(self, name: str | None) -> None:
         if name not in (None, self._name):
@@ -271,7 +269,8 @@ class _Routes:
             request_id, [prompt for prompt in prompts for _ in each], [one for _ in prompts for one in each]
         )
 
-    async def _collect(self, request_id: str, jobs: Sequence[Job]) -> list[Collected]:
+    async def _collect(self, request: Request, request_id: str, jobs: Sequence[Job]) -> list[Collected]:
+        """All answers; raises RequestCancelledError when the client goes away, which nobody hears."""
         answers = [Collected() for _ in jobs]
 
         async def read(job: Job, answer: Collected) -> None:
@@ -280,18 +279,26 @@ class _Routes:
                     answer.take(piece)
 
         tasks = [asyncio.ensure_future(read(*pair)) for pair in zip(jobs, answers, strict=True)]
+        left: set[asyncio.Future[None]] = set(tasks)
         try:
-            await asyncio.gather(*tasks)
+            while left:
+                done, left = await asyncio.wait(left, timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+                if left and await request.is_disconnected():
+                    raise RequestCancelledError("the client is gone")
         finally:
             for task in tasks:
                 task.cancel()
             self._dispatcher.close_jobs(request_id)
         return answers
 
-    async def _respond(self, head: Head, jobs: Sequence[Job], shape: Shape, body: Sampling, prompts: int) -> Response:
+    async def _respond(
+        self, request: Request, head: Head, jobs: Sequence[Job], shape: Shape, body: Sampling, prompts: int
+    ) -> Response:
         if body.stream:
             return await self._events(head, jobs, shape, body, prompts)
-        answers = await self._collect(head.request_id, jobs)
+        answers = await self._collect(request, head.request_id, jobs)
         ends = [answer.last for answer in answers if answer.last is not None]
         choices = [shape.whole(index, answer) for index, answer in enumerate(answers)]
         more = {"usage": responses.usage(ends, prompts), "timings": responses.timings(ends[0])}

@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from ovround.runtime.completion import Piece
 from ovround.runtime.engines import OPENVINO_FILE, check_folder
 from ovround.runtime.generation import admit
 from ovround.runtime.llm import LLM
-from ovround.runtime.logprobs import TokenLogprobs
 from ovround.runtime.model_info import read_model_info
 from ovround.runtime.sampling import SamplingOptions
 from ovround.runtime.server.backend import Backend
@@ -111,9 +109,8 @@ class Dispatcher:
         limit = self.settings.request_timeout_s
         late = TimeLimitError(f"the answer took longer than the {limit} s that it may")
         left = max(job.arrived_s + limit - time.perf_counter(), 0.0)
-        timer = job.loop.call_later(
-            left, job.pieces.put_nowait, late
-        )  # one for all: a wait_for a piece costs as much as it
+        # One timer for all: a wait_for around each piece costs as much as the piece.
+        timer = job.loop.call_later(left, job.pieces.put_nowait, late)
         before: float | None = None
         first = 0.0
         try:
@@ -141,17 +138,6 @@ class Dispatcher:
             job.cancelled = True
             job.pieces.put_nowait(RequestCancelledError("the request was cancelled"))
         return bool(jobs)
-
-    async def score(self, ids: Sequence[int], count: int) -> tuple[TokenLogprobs, ...]:
-        """Log-probabilities of a prompt alone, in its turn."""
-        options = SamplingOptions(max_new_tokens=1, ignore_eos=True, prompt_logprobs=count)
-        request_id = f"score-{time.perf_counter_ns()}"
-        (job,) = await self.open_jobs(request_id, [ids], [options])
-        try:
-            async with aclosing(self.pieces(job)) as pieces:
-                return (await anext(pieces)).prompt_logprobs or ()
-        finally:
-            self.close_jobs(request_id)
 
     def close(self) -> None:
         """End the engines' threads."""

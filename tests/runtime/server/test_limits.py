@@ -141,9 +141,9 @@ def small(request: pytest.FixtureRequest, serve_with: Any) -> Iterator[Any]:
         yield served
 
 
-def stream_lines(served: Any, body: dict[str, Any]) -> tuple[socket.socket, Any]:
+def stream_lines(served: Any, body: dict[str, Any], *, stream: bool = True) -> tuple[socket.socket, Any]:
     connection = socket.create_connection(("127.0.0.1", served.port), 30)
-    data = json.dumps({**body, "stream": True}).encode()
+    data = json.dumps({**body, "stream": stream}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     connection.sendall(head.encode() + data)
     return connection, connection.makefile("rb")
@@ -159,6 +159,11 @@ def test_clients_that_vanish(served: Any) -> None:
         lines.close()
         connection.close()
         assert served.idle()
+    connection, lines = stream_lines(served, {**LONG, "n": 8, "temperature": 1.0}, stream=False)
+    lines.close()
+    connection.close()
+    time.sleep(0.1)
+    assert served.idle()
     tokens = served.metric("ovround_generation_tokens_total")
     assert answers(served)
     assert served.metric("ovround_generation_tokens_total") == tokens + 5
