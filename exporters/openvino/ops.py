@@ -14,7 +14,7 @@ from typing import Any
 import openvino as ov
 from openvino import opset13 as opset
 
-from ovround.exporters.openvino.compressed import decode_node
+from ovround.exporters.openvino.compressed import ORDER, decode_node
 from ovround.exporters.openvino.constants import ConstantFile
 from ovround.models.ops import Attention
 from ovround.models.rope import Rope
@@ -45,6 +45,8 @@ class OpenVINOOps:
         return _named(opset.gather(self._weight(f"{at}.weight"), ids, self._i64("axis0", 0)), at)
 
     def linear(self, x: ov.Node, at: str) -> ov.Node:
+        if f"{at}.weight{ORDER}" in self.file.entries:
+            x = opset.gather(x, self.file.node(f"{at}.weight{ORDER}"), self._i64("axis2", 2))
         product = _named(opset.matmul(x, self._weight(f"{at}.weight"), False, True), at)
         if f"{at}.bias" not in self.file.entries:
             return product
