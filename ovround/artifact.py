@@ -87,6 +87,7 @@ class Manifest:
     quality: Quality | None = None
     files: dict[str, FileRecord] = field(default_factory=dict)
     processes: int = 1  # that tuned it together
+    source_method: str = ""  # what the source was quantised by, where its integers were kept
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:

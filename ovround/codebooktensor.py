@@ -27,9 +27,13 @@ class CodebookTensor:
         if self.codes.dtype != np.uint16 or self.codes.ndim != 3 or self.codes.shape[2] != self.codebooks.shape[0]:
             raise ValueError(f"codes are {self.codes.dtype} {self.codes.shape}; uint16 [N / out, K / in, M] is needed")
         if self.codebooks.dtype != np.float16 or self.codebooks.ndim != 4:
-            raise ValueError(f"codebooks are {self.codebooks.dtype} {self.codebooks.shape}; float16 [M, entries, out, in]")
+            raise ValueError(
+                f"codebooks are {self.codebooks.dtype} {self.codebooks.shape}; float16 [M, entries, out, in]"
+            )
         if self.scales.dtype != np.float16 or self.scales.shape != self.codes.shape[:1]:
-            raise ValueError(f"scales are {self.scales.dtype} {self.scales.shape}; float16 [{len(self.codes)}] is needed")
+            raise ValueError(
+                f"scales are {self.scales.dtype} {self.scales.shape}; float16 [{len(self.codes)}] is needed"
+            )
         top = int(self.codes.max(initial=0))
         if top >= self.codebooks.shape[1]:
             raise ValueError(f"code {top} is beyond a codebook of {self.codebooks.shape[1]} entries")

@@ -95,8 +95,9 @@ class ConvertOptions:
     """Everything that decides the bytes of a conversion, checked here before anything is read.
 
     None means: taken from the recipe (`iters`, `nsamples`; `end_to_end` too, unless the model is too large for that pass),
-    from the model (`seqlen`: its context, at most 2048), 8 bits for a quantised model and 16 for one that is not or that is
-    written as a checkpoint (`lm_head_bits`, `embedding_bits`), on at 2 and 3 bits (`robust_loss`), compensated unless scales are clipped (`initial_grid`).
+    from the model (`seqlen`: its context, at most 2048), 8 bits, or 16 for a model that is not quantised or is written as a
+    checkpoint (`lm_head_bits`, `embedding_bits`), on at 2 and 3 bits (`robust_loss`), compensated unless scales are clipped
+    (`initial_grid`).
     """
 
     formats: tuple[str, ...] = ("openvino",)

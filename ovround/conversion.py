@@ -155,6 +155,7 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
                 blocks=blocks,
                 quality=quality,
                 processes=job.launch.size,
+                source_method="" if job.quantised is None else job.quantised.method,
             )
             _write_card(folder, manifest, job.checkpoint)
             if options.target or options.plan:

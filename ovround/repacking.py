@@ -52,7 +52,9 @@ def stored_plan(source: QuantisedCheckpoint, decoder: Decoder, options: ConvertO
         scheme = None if bits == FLOAT_BITS else Scheme(bits, options.group_size, options.sym)
         if module in stored:
             if stored[module].bits != bits:
-                raise _contradiction(source, f"{'lm-head' if module == HEAD else 'embedding'}-bits is {bits}", module, stored)
+                raise _contradiction(
+                    source, f"{'lm-head' if module == HEAD else 'embedding'}-bits is {bits}", module, stored
+                )
             continue
         rounded[module] = plan[module] = scheme
     if decoder.head_at != HEAD and HEAD in plan and plan[HEAD] == plan[decoder.embedding_at]:
@@ -90,9 +92,7 @@ def _contradiction(source: QuantisedCheckpoint, said: str, module: str, stored: 
     )
 
 
-def repacked(
-    source: QuantisedCheckpoint, decoder: Decoder, plan: Plan, on_progress: OnProgress
-) -> Iterator[Emitted]:
+def repacked(source: QuantisedCheckpoint, decoder: Decoder, plan: Plan, on_progress: OnProgress) -> Iterator[Emitted]:
     """Every tensor in the model's order. `relative_error` is against what is stored: 0 but for what is rounded here."""
     shapes, blocks = weight_shapes(decoder), decoder.config.num_hidden_layers
 

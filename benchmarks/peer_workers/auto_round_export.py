@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from auto_round import AutoRound, AutoRoundConfig
+from auto_round import AutoRound
 from auto_round.algorithms.quantization.rtn.config import RTNConfig
 from auto_round.algorithms.quantization.sign_round.config import SignRoundConfig
+from auto_round.export.export_to_awq.utils import dequantize_gemm
+from auto_round_extension.torch import qlinear_torch, qlinear_torch_zp
 from safetensors import safe_open
+from transformers import AutoRoundConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +31,19 @@ class Task:
 
     tokens_file: str
     model: str | None = None
-    exports: list[dict[str, object]] = field(default_factory=list)  # out, format, bits, group_size, sym, layers
+    exports: list[dict[str, object]] = field(default_factory=list)  # arguments of `export`
     folders: dict[str, str] = field(default_factory=dict)  # packed folder -> file for its logits
     iters: int = 0
 
 
-def export(task: Task, out: str, format: str, bits: int, group_size: int, sym: bool, layers: dict[str, dict]) -> None:
+def export(task: Task, out: str, target: str, scheme: dict[str, object], layers: dict[str, dict]) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(task.model, dtype="auto")
     tokenizer = transformers.AutoTokenizer.from_pretrained(task.model)
     tokens = torch.from_numpy(np.load(task.tokens_file).astype(np.int64))
     tuner = AutoRound(
         model,
         tokenizer,
-        scheme={"bits": bits, "group_size": group_size, "sym": sym, "data_type": "int", "act_bits": 16},
+        scheme={"data_type": "int", "act_bits": 16, **scheme},
         alg_configs=SignRoundConfig(iters=task.iters) if task.iters else RTNConfig(disable_opt_rtn=True),
         layer_config={name: dict(override) for name, override in layers.items()},
         dataset=[tokens],
@@ -49,7 +53,7 @@ def export(task: Task, out: str, format: str, bits: int, group_size: int, sym: b
         enable_torch_compile=False,
         device_map="cpu",
     )
-    tuner.quantize_and_save(out, format=format)
+    tuner.quantize_and_save(out, format=target)
 
 
 def dequantised(layer: torch.nn.Module) -> torch.Tensor:
@@ -62,28 +66,47 @@ def dequantised(layer: torch.nn.Module) -> torch.Tensor:
     return weight
 
 
-def logits(folder: str, tokens: torch.Tensor) -> np.ndarray:
+def own_layer(tensors: dict[str, torch.Tensor], name: str, packing: str, shape: torch.Size) -> torch.Tensor:
+    """float32 `[N, K]` by the layer class of auto-round that has this packing, where none of its backends takes the folder."""
+    parts = {part: tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales")}
+    groups = parts["scales"].shape[0]
+    if "awq" in packing:
+        parts["scales"] = parts["scales"].float()
+        return dequantize_gemm(**parts, bits=4, group_size=shape[1] // groups).T.contiguous()
+    kind = qlinear_torch if packing in ("auto_round", "auto_round:gptqmodel") else qlinear_torch_zp
+    bits = parts["qweight"].shape[0] * 32 // shape[1]
+    layer = kind.QuantLinear(bits, shape[1] // groups, shape[1], shape[0], bias=False)
+    layer.load_state_dict(parts)
+    return dequantised(layer)
+
+
+def logits(folder: str, tokens: torch.Tensor) -> tuple[np.ndarray, bool]:
+    """Logits, and whether all layers came through `from_pretrained`."""
     config = transformers.AutoConfig.from_pretrained(folder)
+    settings = config.quantization_config
     override = {}
-    if config.quantization_config["quant_method"] in ("gptq", "awq"):  # transformers' own loaders want other packages
+    if settings["quant_method"] in ("gptq", "awq"):  # transformers' own loaders want other packages
         override = {"quantization_config": AutoRoundConfig()}
-    packed = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", **override)
-    weights = {}
+    stored: dict[str, torch.Tensor] = {}
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            names = [name for name in tensors.keys() if name.endswith((".weight", ".bias"))]  # noqa: SIM118
-            weights |= {name: tensors.get_tensor(name).float() for name in names}
+            stored |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    packed = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", **override)
     layers = {name: module for name, module in packed.named_modules() if hasattr(module, "qweight")}
-    if not layers:
-        raise ValueError("no packed layer was loaded")
-    weights |= {f"{name}.weight": dequantised(module) for name, module in layers.items()}
     del config.quantization_config
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    weights = {name: tensor.float() for name, tensor in stored.items() if name.endswith((".weight", ".bias"))}
+    quantised = [name.removesuffix(".qweight") for name in stored if name.endswith(".qweight")]
+    packing = settings.get("packing_format") or settings["quant_method"]
+    for name in quantised:
+        whole = name in layers
+        shape = model.get_submodule(name).weight.shape
+        weights[f"{name}.weight"] = dequantised(layers[name]) if whole else own_layer(stored, name, packing, shape)
     missing = model.load_state_dict(weights, strict=False).missing_keys
     if [name for name in missing if not (config.tie_word_embeddings and name == "lm_head.weight")]:
         raise ValueError(f"not in the folder: {missing}")
     with torch.no_grad():
-        return model(tokens, use_cache=False).logits.numpy()
+        return model(tokens, use_cache=False).logits.numpy(), set(quantised) == set(layers)
 
 
 def main(task: Task) -> dict[str, object]:
@@ -94,13 +117,20 @@ def main(task: Task) -> dict[str, object]:
         except Exception as error:  # noqa: BLE001  what a peer cannot write is part of the answer
             failed[str(one["out"])] = f"{type(error).__name__}: {error}"[:300]
     tokens = torch.from_numpy(np.load(task.tokens_file).astype(np.int64))
+    loaded: dict[str, bool] = {}
     for folder, file in task.folders.items():
         try:
-            np.save(file, logits(folder, tokens))
+            computed, loads = logits(folder, tokens)
+            np.save(file, computed)
+            loaded[folder] = loads
         except Exception as error:  # noqa: BLE001  as above
             failed[folder] = f"{type(error).__name__}: {error}"[:300]
-    exported = [str(one["out"]) for one in task.exports if Path(str(one["out"])).is_dir()]
-    return {"failed": failed, "exported": exported, "transformers": transformers.__version__}
+    exported = {}
+    for one in task.exports:  # it writes into a folder of its own choice below
+        found = next(Path(str(one["out"])).rglob("config.json"), None)
+        if found is not None:
+            exported[str(one["out"])] = str(found.parent)
+    return {"failed": failed, "exported": exported, "loaded": loaded, "auto_round": version("auto-round")}
 
 
 if __name__ == "__main__":

@@ -50,9 +50,7 @@ class Format:
     def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
         general = most_common(grids)
         exceptions: dict[str, dict[str, Any]] = {module: {"bits": 16} for module in floats if module != HEAD}
-        exceptions |= {
-            module: _plain(grid) for module, grid in grids.items() if grid != general or module == HEAD
-        }
+        exceptions |= {module: _plain(grid) for module, grid in grids.items() if grid != general or module == HEAD}
         return {
             "quant_method": "auto-round", **_plain(general),
             "packing_format": "auto_round:auto_gptq" if self._version == 1 else "auto_round:gptqmodel",

@@ -54,9 +54,7 @@ class Format:
     def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
         general = most_common(grids)
         dynamic: dict[str, dict[str, Any]] = {f"-:{pattern(module)}": {} for module in floats if module != HEAD}
-        dynamic |= {
-            f"+:{pattern(module)}": _plain(grid) for module, grid in grids.items() if grid != general
-        }
+        dynamic |= {f"+:{pattern(module)}": _plain(grid) for module, grid in grids.items() if grid != general}
         return {
             "quant_method": "gptq", **_plain(general), "desc_act": self._ordered, "static_groups": False,
             "lm_head": HEAD in grids, "true_sequential": False, "damp_percent": 0.01,

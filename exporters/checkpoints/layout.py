@@ -55,34 +55,34 @@ def quantised(plan: Plan) -> dict[str, Scheme]:
     return {module: scheme for module, scheme in plan.items() if scheme is not None}
 
 
-def refuse_tables(format: str, plan: Plan, *modules: str) -> None:
+def refuse_tables(target: str, plan: Plan, *modules: str) -> None:
     """Raise UsageError when one of `modules` is quantised: what loads the format expects it in float."""
     flags = {EMBEDDING: "embedding-bits", HEAD: "lm-head-bits"}
     for module in modules:
         scheme = plan.get(module)
         if scheme is not None:
             raise UsageError(
-                f"{format} holds no quantised `{module}`, which has {scheme.bits} bits",
+                f"{target} holds no quantised `{module}`, which has {scheme.bits} bits",
                 hint=f"--{flags[module]} 16, or a format that holds it: olive",
             )
 
 
-def refuse_order(format: str, module: str, tensor: QTensor) -> None:
+def refuse_order(target: str, module: str, tensor: QTensor) -> None:
     """Raise UsageError for a weight with activation order, for which the format has no tensor."""
     if tensor.order is not None:
         raise UsageError(
-            f"`{module}` has activation order (g_idx), for which {format} has no place",
+            f"`{module}` has activation order (g_idx), for which {target} has no place",
             hint="openvino, onnx, gptq and compressed-tensors have one",
         )
 
 
-def in_words(format: str, plan: Plan, shapes: Shapes) -> None:
+def in_words(target: str, plan: Plan, shapes: Shapes) -> None:
     """Raise UsageError for a quantised weight whose sizes 32 does not divide: what loads the format makes no room for the rest."""
     for module in quantised(plan):
         shape = shapes[f"{module}.weight"]
         if any(size % 32 for size in shape):
             raise UsageError(
-                f"`{module}` is {list(shape)}; {format} needs sizes that 32 divides",
+                f"`{module}` is {list(shape)}; {target} needs sizes that 32 divides",
                 hint=f"--layer '{module.rpartition('.')[2]}=bits:16' leaves it in float; compressed-tensors and olive take it",
             )
 

@@ -55,7 +55,7 @@ def element_type(bits: int, symmetric: bool, *, table: bool) -> str:
 
 
 def write_weight(file: ConstantFile, name: str, tensor: QTensor | FloatTensor, *, table: bool) -> None:
-    """Append a weight's constants: `name`, for a QTensor also `name/scale` and, where it needs them, `name/zero_point`, `name/order`."""
+    """Append a weight's constants: `name`, of a QTensor also `name/scale` and what it needs of `name/zero_point`, `name/order`."""
     if isinstance(tensor, FloatTensor):
         file.write(name, _FLOAT_TYPES[tensor.dtype], tensor.shape, tensor.data)
         return

@@ -1,7 +1,7 @@
 """AQLM checkpoints (Hugging Face layout): additive codebooks, any number and size, such as 1x16, 2x8 and Kx8.
 
-    codes     int8|int16 [N / out, K / in, M]   codes from 2^(B-1) on are stored as negative numbers
-    codebooks float16 [M, 2^B, out, in]         scales float16 [N / out, 1, 1, 1]
+codes     int8|int16 [N / out, K / in, M]   codes from 2^(B-1) on are stored as negative numbers
+codebooks float16 [M, 2^B, out, in]         scales float16 [N / out, 1, 1, 1]
 """
 
 from __future__ import annotations

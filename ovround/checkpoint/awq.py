@@ -1,7 +1,7 @@
 """AWQ checkpoints (AutoAWQ, GEMM version), and the layout that auto_round shares with them.
 
-    qweight int32 [K, N / 8]   eight outputs a word, in the order `ovround.packing.AWQ_ORDER`
-    qzeros  int32 [G, N / 8]   the same           scales float [G, N]
+qweight int32 [K, N / 8]   eight outputs a word, in the order `ovround.packing.AWQ_ORDER`
+qzeros  int32 [G, N / 8]   the same           scales float [G, N]
 """
 
 from __future__ import annotations

@@ -116,7 +116,9 @@ def decode_stream(
         top = (1 << scheme.bits) - 1
         doubtful = int((zero_points == top).sum())
         if doubtful and not wraps:
-            raise ValueError(f"{doubtful} zero points are stored as {top}, which readers of GPTQ version 1 disagree about")
+            raise ValueError(
+                f"{doubtful} zero points are stored as {top}, which readers of GPTQ version 1 disagree about"
+            )
         zero_points += 1
     order = None
     if "g_idx" in arrays:

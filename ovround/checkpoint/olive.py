@@ -1,7 +1,7 @@
 """Olive checkpoints, the layout of ONNX Runtime in a Hugging Face folder.
 
-    qweight uint8 [N, K * bits / 8]          little-endian streams along K (`ovround.packing.pack_rows`)
-    scales  float [N, G]                     qzeros uint8 [N, ceil(G * bits / 8)], absent where symmetric
+qweight uint8 [N, K * bits / 8]          little-endian streams along K (`ovround.packing.pack_rows`)
+scales  float [N, G]                     qzeros uint8 [N, ceil(G * bits / 8)], absent where symmetric
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Format:
             raise CheckpointError("quantization_config: overrides is no object of objects")
         self._general = {key: quantization[key] for key in ("bits", "group_size", "symmetric") if key in quantization}
         self._overrides: Mapping[str, Mapping[str, Any]] = overrides
-        self._takes_part = {name: bool(quantization.get(flag)) for name, flag in (("lm_head", "lm_head"), ("embed_tokens", "embeds"))}
+        self._takes_part = {
+            name: bool(quantization.get(flag)) for name, flag in (("lm_head", "lm_head"), ("embed_tokens", "embeds"))
+        }
 
     def scheme(self, module: str) -> Scheme | None:
         if not self._takes_part.get(module.rpartition(".")[2], True):

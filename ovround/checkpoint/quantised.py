@@ -20,7 +20,10 @@ from ovround.floattensor import FloatTensor
 
 _SHARED = {"gguf", "hf", "locate", "packed", "quantised", "safetensors_file"}
 _ALIASES = {"intel/auto-round": "auto-round"}
-_SETTINGS_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # before config.json had a place for them
+_SETTINGS_FILES = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+}  # before config.json had a place for them
 _REASONS = {
     "bitsandbytes": "its 4-bit levels are not evenly spaced and its 8-bit outliers stay in float",
     "fp8": "its levels are floating-point numbers", "fbgemm_fp8": "its levels are floating-point numbers",
@@ -155,7 +158,9 @@ def quantization_config(folder: Path, config: Mapping[str, Any]) -> dict[str, An
     settings = config.get("quantization_config")
     if settings:
         if not isinstance(settings, dict):
-            raise CheckpointError(f"`{folder / 'config.json'}`: quantization_config is {settings!r:.40}; an object is needed")
+            raise CheckpointError(
+                f"`{folder / 'config.json'}`: quantization_config is {settings!r:.40}; an object is needed"
+            )
         return settings
     for name, method in _SETTINGS_FILES.items():
         if (folder / name).is_file():
