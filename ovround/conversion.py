@@ -31,7 +31,7 @@ from ovround.artifact import (
     sha256_file,
     write_manifest,
 )  # fmt: skip
-from ovround.checkpoint import Checkpoint
+from ovround.checkpoint import Checkpoint, PackedCheckpoint
 from ovround.config import ConvertOptions, parse_size
 from ovround.errors import VerifyError
 from ovround.mixed_precision import Mix, solve
@@ -90,7 +90,7 @@ def convert(
         return _help(job)
     with output_lock(job.out):
         on_progress(Progress("check"))
-        source_files = _scan(job.checkpoint)
+        source_files = _scan(job.quantised or job.checkpoint)
         if fresh:
             discard(job.out)
         if job.calibration is None:
@@ -119,7 +119,7 @@ def _help(job: Job) -> Conversion:
     return Conversion((), (), job.plan, job.mix)
 
 
-def _scan(checkpoint: Checkpoint) -> dict[str, str]:
+def _scan(checkpoint: Checkpoint | PackedCheckpoint) -> dict[str, str]:
     return checkpoint.scan() | {"config.json": sha256_file(checkpoint.folder / "config.json")}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovround.artifact import CHECKPOINT_FORMATS, check_space, check_target
-from ovround.checkpoint import Checkpoint, QuantisedCheckpoint, locate, open_source, read_json
+from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, open_source, read_json
 from ovround.config import ConvertOptions
 from ovround.errors import CheckpointError, MissingExtraError, UsageError
 from ovround.exporters.checkpoints import open_format
@@ -47,7 +47,7 @@ class Job:
     launch: Launch
     problem: Problem | None = None
     mix: Mix | None = None
-    quantised: QuantisedCheckpoint | None = None
+    quantised: PackedCheckpoint | None = None
 
 
 def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: int | None = None) -> Job:
@@ -59,11 +59,11 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     launch = Launch.from_environment()
     if launch.first:
         check_target(out)
-    folder = locate(model)
-    source = open_source(folder)
+    source = open_source(locate(model))
+    folder = source.folder
     decoder = from_config(source.config)
-    quantised = source if isinstance(source, QuantisedCheckpoint) else None
-    checkpoint = source.stored if isinstance(source, QuantisedCheckpoint) else source
+    quantised = None if isinstance(source, Checkpoint) else source
+    checkpoint = source if isinstance(source, Checkpoint) else source.stored
     if quantised is not None:
         decoder = with_stored_head(quantised, decoder)
     expected = decoder.tensors()

@@ -31,7 +31,7 @@ class Format:
 
     def encode(self, module: str, tensor: QTensor) -> Mapping[str, Array]:
         codes, groups = in_input_order(tensor)
-        parts = {
+        parts: dict[str, Array] = {
             "weight_packed": pack_words(codes, tensor.bits),
             "weight_scale": tensor.scales,
             "weight_shape": np.array(tensor.shape, np.int64),

@@ -9,7 +9,7 @@ import importlib
 import json
 from pathlib import Path
 
-from ovround.checkpoint import Checkpoint, QuantisedCheckpoint, open_source
+from ovround.checkpoint import Checkpoint, PackedCheckpoint, open_source
 from ovround.codebooktensor import CodebookTensor
 from ovround.config import Scheme
 from ovround.errors import OvroundError, VerifyError
@@ -41,7 +41,7 @@ class CheckpointExporter:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._grids: dict[str, Scheme] = {}
         self._tuned: dict[str, Scheme] = {}
-        self._written: Checkpoint | QuantisedCheckpoint | None = None
+        self._written: Checkpoint | PackedCheckpoint | None = None
 
     def write(self, name: str, weight: Weight) -> None:
         self._shapes[name] = weight.shape
@@ -77,7 +77,7 @@ class CheckpointExporter:
         try:
             if self._written is None:
                 self._written = open_source(self.folder)
-            if not isinstance(self._written, QuantisedCheckpoint):
+            if isinstance(self._written, Checkpoint):
                 return self._written.read(name)
             weight = self._written.read(name, self._shapes[name])
             tuned = self._tuned.get(name)

@@ -34,7 +34,7 @@ class Format:
 
     def encode(self, module: str, tensor: QTensor) -> Mapping[str, Array]:
         refuse_order("olive", module, tensor)
-        parts = {"qweight": pack_rows(tensor.codes, tensor.bits), "scales": tensor.scales}
+        parts: dict[str, Array] = {"qweight": pack_rows(tensor.codes, tensor.bits), "scales": tensor.scales}
         if tensor.zero_points is not None:
             parts["qzeros"] = pack_rows(tensor.zero_points, tensor.bits)
         return parts

@@ -50,7 +50,7 @@ class ShardWriter:
         if count == 1:
             self._part(0).rename(self._folder / "model.safetensors")
             return
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, names in enumerate(self._shards):
             shard = f"model-{number + 1:05}-of-{count:05}.safetensors"
             self._part(number).rename(self._folder / shard)

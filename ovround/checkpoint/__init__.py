@@ -2,6 +2,14 @@
 
 from ovround.checkpoint.hf import Checkpoint, open_checkpoint, read_json
 from ovround.checkpoint.locate import locate
-from ovround.checkpoint.quantised import QuantisedCheckpoint, open_source
+from ovround.checkpoint.quantised import PackedCheckpoint, QuantisedCheckpoint, open_source
 
-__all__ = ["Checkpoint", "QuantisedCheckpoint", "locate", "open_checkpoint", "open_source", "read_json"]
+__all__ = [
+    "Checkpoint",
+    "PackedCheckpoint",
+    "QuantisedCheckpoint",
+    "locate",
+    "open_checkpoint",
+    "open_source",
+    "read_json",
+]

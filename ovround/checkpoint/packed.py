@@ -79,7 +79,7 @@ def read_scheme(settings: Mapping[str, Any], allowed: Sequence[int], *, symmetri
     bits, group_size, sym = settings.get("bits"), settings.get("group_size", -1), settings.get(symmetric, True)
     if isinstance(bits, int) and not isinstance(bits, bool) and bits >= 16:
         return None
-    if bits not in allowed or isinstance(bits, bool):
+    if not isinstance(bits, int) or isinstance(bits, bool) or bits not in allowed:
         raise CheckpointError(
             f"quantization_config: bits of {where} are {bits!r:.40}; {', '.join(map(str, allowed))} can be read"
         )

@@ -10,8 +10,9 @@ import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from ovround.checkpoint.gguf import GgufCheckpoint, find_gguf, open_gguf
 from ovround.checkpoint.hf import Checkpoint, open_folder, read_json
 from ovround.checkpoint.packed import Array, Format, Packed
 from ovround.config import Scheme
@@ -29,6 +30,46 @@ _REASONS = {
     "fp8": "its levels are floating-point numbers", "fbgemm_fp8": "its levels are floating-point numbers",
     "mxfp4": "its levels are floating-point numbers", "hqq": "its zero points are fractions",
 }  # fmt: skip
+
+
+class PackedCheckpoint(Protocol):
+    """A source whose weights are quantised: what a conversion needs of it."""
+
+    @property
+    def method(self) -> str:
+        """The name of its quantisation."""
+        ...
+
+    @property
+    def stored(self) -> Checkpoint:
+        """Its folder, config.json, and tensors as they lie in safetensors files."""
+        ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    def packed(self, module: str) -> bool:
+        """Whether `module`'s weight is quantised."""
+        ...
+
+    def scheme(self, module: str) -> Scheme | None:
+        """The grid of `module`'s weight as it is stored; None: in float, or of codebooks."""
+        ...
+
+    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+        """Compare headers with what the architecture expects; raises TensorError for the first difference."""
+        ...
+
+    def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | Packed:
+        """A weight or float tensor of this shape; raises TensorError for contents that contradict each other."""
+        ...
+
+    def scan(self) -> dict[str, str]:
+        """sha256 of each weights file, having checked every float value; raises TensorError for NaN or infinity."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +171,14 @@ def methods() -> list[str]:
     return sorted({"auto_round": "auto-round"}.get(name, name.replace("_", "-")) for name in names)
 
 
-def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint:
-    """Open any checkpoint folder, quantised or not, or one that ovround wrote in a checkpoint format.
+def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoint:
+    """Open any checkpoint folder, quantised or not, one that ovround wrote in a checkpoint format, or a GGUF file.
 
     Raises CheckpointError for a missing or damaged file and for a quantisation that cannot be read.
     """
+    gguf = folder if folder.suffix == ".gguf" and folder.is_file() else find_gguf(folder)
+    if gguf is not None:
+        return open_gguf(gguf)
     checkpoint = open_folder(folder)
     settings = quantization_config(checkpoint.folder, checkpoint.config)
     if settings is None:

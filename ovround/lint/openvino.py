@@ -102,7 +102,7 @@ def check_openvino(path: Path) -> list[Finding]:
         layers, edges = _layers(root), _edges(root)
     except (ElementTree.ParseError, ValueError, OSError) as error:
         raise CheckpointError(f"`{path}` is no OpenVINO model: {error}") from error
-    weights = [found for identity in layers if (found := _weight(identity, layers, edges))]
+    weights = [weight for identity in layers if (weight := _weight(identity, layers, edges))]
     named: dict[Rule, list[str]] = {}
     for weight in weights:
         for rule in _rules(weight, path.with_suffix(".bin")):
@@ -190,23 +190,14 @@ def _weight(identity: str, layers: dict[str, _Layer], edges: dict[str, list[tupl
     return None
 
 
-def _other_input(at: str, layers: dict[str, _Layer], edges: dict[str, list[tuple[str, int]]]) -> _Layer | None:
-    """The constant behind input 1 of layer `at`."""
-    for _ in range(2):  # the constant itself, or a Convert of it
-        source = next(
-            (
-                one
-                for one, consumers in edges.items()
-                if (at, 1) in consumers or (at, 0) in consumers and layers[at].kind == "Convert"
-            ),
-            None,
-        )
-        if source is None or source not in layers:
-            return None
-        if layers[source].kind == "Const":
-            return layers[source]
-        at = source
-    return None
+def _other_input(
+    at: str, layers: dict[str, _Layer], edges: dict[str, list[tuple[str, int]]], port: int = 1
+) -> _Layer | None:
+    """The constant behind input `port` of layer `at`, itself or by way of a Convert."""
+    source = next((one for one, consumers in edges.items() if (at, port) in consumers and one in layers), None)
+    if source is None or layers[source].kind not in ("Const", "Convert"):
+        return None
+    return layers[source] if layers[source].kind == "Const" else _other_input(source, layers, edges, 0)
 
 
 def _fractional(zero: _Layer, data: Path) -> bool:
@@ -217,5 +208,6 @@ def _fractional(zero: _Layer, data: Path) -> bool:
     except OSError:
         return False
     width = 2 if zero.element_type == "f16" else 4
-    values = np.frombuffer(content[: len(content) // width * width], np.float16 if width == 2 else np.float32)
+    kind = np.dtype(np.float16 if width == 2 else np.float32)
+    values = np.frombuffer(content[: len(content) // width * width], kind).astype(np.float32)
     return bool((values != np.round(values)).any())
