@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--group-size", type=int, default=32)
-    parser.add_argument("--tolerance", type=float, default=1e-4)
+    parser.add_argument("--tolerance", type=float, default=1e-5)
     parser.add_argument("--cache", type=Path, help="Where the peers' environments are.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -202,14 +202,14 @@ def slow_awq(packed: Array, columns: int) -> Array:
 
 
 def with_a_nibble_changed(folder: Path, out: Path) -> Path:
-    """A copy of `folder` in which the lowest code of one word is another one."""
+    """A copy of `folder` in which the highest bits of the first byte of codes are other ones."""
     shutil.copytree(folder, out)
     for file in sorted(out.glob("*.safetensors")):
         content = bytearray(file.read_bytes())
         start = 8 + int.from_bytes(content[:8], "little")
         entry = json.loads(content[8:start]).get("model.layers.0.mlp.gate_proj.qweight")
         if entry is not None:
-            content[start + entry["data_offsets"][0]] ^= 3
+            content[start + entry["data_offsets"][0]] ^= 0x88
             file.write_bytes(content)
     return out
 

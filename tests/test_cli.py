@@ -19,7 +19,7 @@ import ovround
 from ovround.artifact import TARGETS, read_manifest
 from ovround.cli import app
 
-COMMANDS = ("convert", "run", "chat", "eval", "bench", "profile", "inspect", "devices", "demo")
+COMMANDS = ("convert", "quantize", "check", "run", "chat", "eval", "bench", "profile", "inspect", "devices", "demo")
 HEAVY = {
     "torch",
     "transformers",

@@ -63,17 +63,22 @@ def test_no_weights(case: Case, pickled: str | None) -> None:
     case.refused(f"{said}; it has {pickled}, and pickled weights are not read", hint)
 
 
-def test_a_checkpoint_that_is_quantised_already(case: Case) -> None:
-    hint = "start from the original, unquantised checkpoint"
-    case.config(quantization_config={"quant_method": "gptq", "bits": 4})
-    case.refused(f"`{case.model}` is quantised already (gptq)", hint)
+def test_a_quantisation_that_cannot_be_read(case: Case) -> None:
+    readable = "aqlm, auto-round, awq, compressed-tensors, gptq, olive"
+    case.config(quantization_config={"quant_method": "hqq", "bits": 4})
+    case.refused(
+        f"`{case.model}` is quantised by `hqq`, which cannot be read: its zero points are fractions",
+        f"{readable} can be; or start from the original, unquantised checkpoint",
+    )
     case.config(quantization_config="nf4")
-    case.refused(f"`{case.model}` is quantised already (nf4)", hint)
+    path = case.model / "config.json"
+    case.refused(f"`{path}`: quantization_config is 'nf4'; an object is needed", None)
 
 
 def test_a_converted_folder_is_no_checkpoint(case: Case, tiny_folders: dict[str, Path]) -> None:
-    for folder in tiny_folders.values():
-        case.refused(f"`{folder}` was written by ovround", "start from the original checkpoint", model=folder)
+    for target, folder in tiny_folders.items():
+        said = f"`{folder}` was written by ovround for {target}"
+        case.refused(said, "start from the original checkpoint", model=folder)
 
 
 # config.json
