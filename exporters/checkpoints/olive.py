@@ -34,10 +34,12 @@ class Format:
 
     def encode(self, module: str, tensor: QTensor) -> Mapping[str, Array]:
         refuse_order("olive", module, tensor)
-        parts: dict[str, Array] = {"qweight": pack_rows(tensor.codes, tensor.bits), "scales": tensor.scales}
-        if tensor.zero_points is not None:
-            parts["qzeros"] = pack_rows(tensor.zero_points, tensor.bits)
-        return parts
+        # onnxruntime-genai 0.18 joins the zero points of q, k and v: implied ones are stored too
+        return {
+            "qweight": pack_rows(tensor.codes, tensor.bits),
+            "scales": tensor.scales,
+            "qzeros": pack_rows(tensor.zeros(), tensor.bits),
+        }
 
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()

@@ -1,7 +1,7 @@
 """Olive checkpoints, the layout of ONNX Runtime in a Hugging Face folder.
 
 qweight uint8 [N, K * bits / 8]          little-endian streams along K (`ovround.packing.pack_rows`)
-scales  float [N, G]                     qzeros uint8 [N, ceil(G * bits / 8)], absent where symmetric
+scales  float [N, G]                     qzeros uint8 [N, ceil(G * bits / 8)], may be absent where symmetric
 """
 
 from __future__ import annotations
