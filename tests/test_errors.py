@@ -16,7 +16,10 @@ from checkpoint_writer import (
 from command_server import CommandServer
 from damaged_checkpoint import Case
 
+from ovround.artifact import FORMATS
 from ovround.models import families
+
+FORMAT_NAMES = ", ".join(FORMATS)
 
 
 def test_the_undamaged_checkpoint_is_accepted(case: Case) -> None:
@@ -236,7 +239,7 @@ def test_a_tokenizer_that_openvino_cannot_have_is_found_before_tuning(
     [
         (("--bits", "5"), "bits is `5`; allowed: 2, 3, 4, 8, 16", None),
         (("--group-size", "48"), "group-size is `48`; allowed: 16, 32, 64, 128, 256, -1", None),
-        (("--format", "openvno"), "format is `openvno`; allowed: openvino, onnx, auto_round, gptq, awq, compressed-tensors, olive", "did you mean `openvino`?"),
+        (("--format", "openvno"), f"format is `openvno`; allowed: {FORMAT_NAMES}", "did you mean `openvino`?"),
         (("--recipe", "fast"), "recipe is `fast`; allowed: rtn, light, default, best", None),
         (("--seqlen", "4"), "seqlen is 4; 8 to 1000000 is allowed", None),
         (("--layer", "down_proj"), "layer rule `down_proj` is not REGEX=key:value", "example: 'down_proj=bits:8,group_size:32'"),

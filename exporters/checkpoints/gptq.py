@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ovround import __version__
 from ovround.config import Scheme
 from ovround.exporters.checkpoints.layout import (
     Array,
@@ -58,9 +57,9 @@ class Format:
         return {
             "quant_method": "gptq", **_plain(general), "desc_act": self._ordered, "static_groups": False,
             "lm_head": HEAD in grids, "true_sequential": False, "damp_percent": 0.01,
+            # no `meta`: transformers takes it for a sign of version 2 when auto-round is to load the folder
             "checkpoint_format": "gptq" if self._version() == 1 else "gptq_v2",
             **({"dynamic": dynamic} if dynamic else {}),
-            "meta": {"quantizer": [f"ovround:{__version__}"]},
         }  # fmt: skip
 
     def _version(self) -> int:
