@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 MODEL_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -16,12 +17,23 @@ MODEL_FILES = (
 def copy_model_files(source: Path, folder: Path, context_length: int) -> None:
     """Copy those of `MODEL_FILES` that `source` has, contents only: a link of a hub cache becomes a file.
 
-    A config.json that does not say how long a text may be, or says it under a name of its family, gets `context_length`.
+    What config.json says of the source's own quantisation is left out: it is not that of the folder. One that does not say
+    how long a text may be, or says it under a name of its family, gets `context_length`.
     """
     for name in MODEL_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     config = folder / "config.json"
-    stated = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None
-    if stated is not None and stated.get("max_position_embeddings") != context_length:
-        config.write_text(json.dumps({**stated, "context_length": context_length}, indent=2) + "\n", encoding="utf-8")
+    if not config.is_file():
+        return
+    stated = json.loads(config.read_text(encoding="utf-8"))
+    written = {key: value for key, value in stated.items() if key != "quantization_config"}
+    if written.get("max_position_embeddings") != context_length:
+        written["context_length"] = context_length
+    if written != stated:
+        write_config(folder, written)
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write `config` as config.json of `folder`."""
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -25,6 +25,8 @@ from ovround.errors import ArtifactError, OutputError
 MANIFEST = "ovround.json"
 FORMAT_VERSION = 1
 TARGETS = ("openvino", "onnx")
+CHECKPOINT_FORMATS = ("auto_round", "gptq", "awq", "compressed-tensors", "olive")
+FORMATS = (*TARGETS, *CHECKPOINT_FORMATS)
 _CHUNK_BYTES = 1 << 22
 _LOCKED_BYTE = 1 << 30  # far behind the text: on Windows nobody can read a byte that is locked
 
@@ -85,6 +87,7 @@ class Manifest:
     quality: Quality | None = None
     files: dict[str, FileRecord] = field(default_factory=dict)
     processes: int = 1  # that tuned it together
+    source_method: str = ""  # what the source was quantised by, where its integers were kept
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -170,7 +173,7 @@ def foreign_entry(folder: Path) -> str | None:
     if (folder / MANIFEST).is_file():
         return _unlisted_file(folder)
     for entry in sorted(folder.iterdir()):
-        unlisted = _unlisted_file(entry) if entry.name in TARGETS and (entry / MANIFEST).is_file() else ""
+        unlisted = _unlisted_file(entry) if entry.name in FORMATS and (entry / MANIFEST).is_file() else ""
         if unlisted is not None:
             return f"{entry.name}/{unlisted}".rstrip("/")
     return None

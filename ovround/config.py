@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact import TARGETS
+from ovround.artifact import CHECKPOINT_FORMATS, FORMATS, TARGETS
 from ovround.errors import UsageError
 from ovround.qtensor import BITS, GROUP_SIZES
 
@@ -96,8 +96,9 @@ class ConvertOptions:
     """Everything that decides the bytes of a conversion, checked here before anything is read.
 
     None means: taken from the recipe (`iters`, `nsamples`; `end_to_end` too, unless the model is too large for that pass),
-    from the model (`seqlen`: its context, at most 2048), 8 bits for a quantised model and 16 for one that is not
-    (`lm_head_bits`, `embedding_bits`), on at 2 and 3 bits (`robust_loss`), compensated unless scales are clipped (`initial_grid`).
+    from the model (`seqlen`: its context, at most 2048), 8 bits, or 16 for a model that is not quantised or is written as a
+    checkpoint (`lm_head_bits`, `embedding_bits`), on at 2 and 3 bits (`robust_loss`), compensated unless scales are clipped
+    (`initial_grid`).
     """
 
     formats: tuple[str, ...] = ("openvino",)
@@ -133,9 +134,9 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         if not self.formats:
-            raise UsageError("no format was given", hint=f"formats: {', '.join(TARGETS)}")
+            raise UsageError("no format was given", hint=f"formats: {', '.join(FORMATS)}")
         for name in self.formats:
-            _one_of("format", name, TARGETS)
+            _one_of("format", name, FORMATS)
         if len(set(self.formats)) != len(self.formats):
             raise UsageError(f"format {', '.join(self.formats)}: one is named twice")
         _one_of("bits", self.bits, (*BITS, FLOAT_BITS))
@@ -184,6 +185,12 @@ class ConvertOptions:
         if (self.profile is None) == (self.target_latency_ms is not None):
             alone, other = ("profile", "target-latency") if self.profile else ("target-latency", "profile")
             raise UsageError(f"{alone} is given without {other}", hint="`ovround profile MODEL FILE` measures a table")
+        written = [name for name in self.formats if name in CHECKPOINT_FORMATS]
+        if written and self.target_size_bytes is not None:
+            raise UsageError(
+                f"target-size counts the file of an engine, yet format is {written[0]}",
+                hint="--target-bits, or --target-size with --format openvino or onnx",
+            )
         grid = ("bits", "group_size", "sym", "lm_head_bits", "embedding_bits", "layers")
         for one in dataclasses.fields(self):
             stated = one.name in grid if self.plan is not None else bool(targets) and one.name == "bits"

@@ -9,7 +9,7 @@ exporters once all are finished: a run that was stopped or killed continues.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -20,43 +20,35 @@ from typing import TYPE_CHECKING
 
 import ovround
 from ovround.artifact import (
+    CHECKPOINT_FORMATS,
     BlockRecord,
     Manifest,
     Quality,
     WeightRecord,
     atomic_folder,
-    check_space,
-    check_target,
     nothing_kept,
     output_lock,
     sha256_file,
     write_manifest,
 )  # fmt: skip
-from ovround.checkpoint import Checkpoint, locate, mapped, open_checkpoint, read_json
+from ovround.checkpoint import Checkpoint, PackedCheckpoint
 from ovround.config import ConvertOptions, parse_size
-from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
-from ovround.mixed_precision import Mix, Problem, pose, solve, widest
-from ovround.models import from_config
+from ovround.errors import VerifyError
+from ovround.mixed_precision import Mix, solve
 from ovround.models.decoder import HEAD, Decoder
+from ovround.preparation import Job, prepare
 from ovround.progress import OnProgress, Progress, silent
 from ovround.qtensor import QTensor
 from ovround.quant.block_store import END_TO_END, TUNED, BlockStore, add_note, block_store, discard, working_folder
-from ovround.quant.calibration import Calibration, calibrate
-from ovround.quant.launch import Launch
-from ovround.quant.memory import maps_activations, memory_need
-from ovround.quant.plan import Plan, end_to_end_steps, make_plan
-from ovround.quant.plan_file import PLAN_FILE, plan_digest, read_plan, write_plan
-from ovround.source_tokenizer import load_tokenizer
+from ovround.quant.plan import Plan, end_to_end_steps, weight_shapes
+from ovround.quant.plan_file import PLAN_FILE, plan_digest, write_plan
+from ovround.repacking import repacked, tuning_records
 
 if TYPE_CHECKING:
     from ovround.exporters.target import Exporter
     from ovround.quant.blocks import BlockQuantizer, Emitted, Event
 
-UNUSED_TENSORS = ("rotary_emb.inv_freq",)  # buffers that transformers 4 used to save
-# Copied as they are; a damaged one would only be noticed when the finished folder is loaded.
-CARRIED_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 _VERSIONS = ("torch", "transformers", "openvino", "openvino-tokenizers", "onnx", "onnxruntime", "numpy")
-_SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights, generously
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,98 +62,6 @@ class Conversion:
     manifests: tuple[Manifest, ...]
     plan: Plan
     mix: Mix | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A conversion whose every precondition holds: nothing is left that a look at headers and text could have found."""
-
-    name: str
-    out: Path
-    options: ConvertOptions
-    checkpoint: Checkpoint
-    decoder: Decoder
-    plan: Plan
-    calibration: Calibration | None
-    activations_in_files: bool
-    launch: Launch
-    problem: Problem | None = None
-    mix: Mix | None = None
-
-
-def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: int | None = None) -> Job:
-    """Open and check source, options, text, output and memory; takes well under a second and imports no torch.
-
-    Torch is imported where a device other than the CPU is asked for, which only it can find. The options that the job has
-    name the device that is used.
-    """
-    launch = Launch.from_environment()
-    if launch.first:
-        check_target(out)
-    folder = locate(model)
-    checkpoint = open_checkpoint(folder)
-    decoder = from_config(checkpoint.config)
-    expected = decoder.every_tensor()
-    checkpoint = mapped(checkpoint, decoder.sources(), expected)
-    checkpoint.check(expected, UNUSED_TENSORS + decoder.unused_tensors())
-    plan = make_plan(decoder, options) if options.plan is None else read_plan(options.plan, decoder)
-    for carried in CARRIED_SETTINGS:
-        if (folder / carried).is_file():
-            read_json(folder / carried)
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.get_vocab_size() > decoder.config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer of `{folder}` has {tokenizer.get_vocab_size()} tokens, the model {decoder.config.vocab_size}",
-            hint="tokenizer.json belongs to another model",
-        )
-    blocks = range(decoder.config.num_hidden_layers)
-    tunes = options.steps > 0 and any(plan[name] for layer in blocks for name in decoder.linears(layer))
-    calibration = None
-    if tunes:
-        calibration = calibrate(tokenizer, options, decoder.config.max_position_embeddings, decoder.config.vocab_size)
-    _check_launch(launch, options, calibration)
-    for module, extra in (("torch", "convert"), ("transformers", "convert"), ("onnx", "convert")):
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtraError(module, extra)
-    options = replace(options, device=_device(options, tunes))
-    problem = pose(checkpoint, decoder, tokenizer, plan, options)
-    mine = calibration and calibration.part(launch.rank, launch.size)
-    batch_size = max(1, options.batch_size // launch.size)
-    need = memory_need(checkpoint, decoder, plan, replace(options, batch_size=batch_size), mine)
-    in_files = maps_activations(need, memory_limit_bytes)
-    weights = _weight_bytes(checkpoint, expected, widest(problem, plan))
-    working = (weights if calibration is not None else 0) + (need.chains if in_files else 0)
-    if launch.first:
-        check_space(out, (weights + _SMALL_FILES_BYTES) * len(options.formats) + working)
-    return Job(model, out, options, checkpoint, decoder, plan, calibration, in_files, launch, problem)
-
-
-def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibration | None) -> None:
-    """Raise UsageError when the processes cannot share the work equally."""
-    if launch.size == 1:
-        return
-    if calibration is None:
-        raise UsageError(f"{launch.size} processes were started, yet nothing is tuned", hint="run it without torchrun")
-    if options.batch_size % launch.size:
-        fitting = -(-options.batch_size // launch.size) * launch.size
-        raise UsageError(
-            f"batch-size is {options.batch_size}; {launch.size} processes share a batch, which must be a multiple of that",
-            hint=f"--batch-size {fitting}",
-        )
-    windows = len(calibration.windows) - calibration.held_out
-    if windows < launch.size:
-        raise UsageError(f"{windows} windows to tune on are fewer than {launch.size} processes", hint="start fewer")
-
-
-def _device(options: ConvertOptions, tunes: bool) -> str:
-    """The device that the options ask for, by its own name; rounding alone is the CPU's."""
-    if options.device == "cpu" or (options.device == "auto" and not tunes):
-        return "cpu"
-    if not tunes:
-        raise UsageError(f"device is {options.device}, yet nothing is tuned", hint="leave it out")
-    from ovround.quant.device import resolve  # torch
-
-    return resolve(options.device)
 
 
 def convert(
@@ -190,7 +90,7 @@ def convert(
         return _help(job)
     with output_lock(job.out):
         on_progress(Progress("check"))
-        source_files = _scan(job.checkpoint)
+        source_files = _scan(job.quantised or job.checkpoint)
         if fresh:
             discard(job.out)
         if job.calibration is None:
@@ -219,7 +119,7 @@ def _help(job: Job) -> Conversion:
     return Conversion((), (), job.plan, job.mix)
 
 
-def _scan(checkpoint: Checkpoint) -> dict[str, str]:
+def _scan(checkpoint: Checkpoint | PackedCheckpoint) -> dict[str, str]:
     return checkpoint.scan() | {"config.json": sha256_file(checkpoint.folder / "config.json")}
 
 
@@ -233,6 +133,8 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
             job = _allocated(job, on_progress)
             events = _quantized(job, source_files, on_progress, store)
             records, blocks, quality = _hand_over(events, list(exporters.values()))
+            if job.quantised is not None:
+                blocks, quality = tuning_records(job.quantised)
             for number, exporter in enumerate(exporters.values()):
                 on_progress(Progress("write", number, len(exporters)))
                 exporter.finish()
@@ -253,6 +155,7 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
                 blocks=blocks,
                 quality=quality,
                 processes=job.launch.size,
+                source_method="" if job.quantised is None else job.quantised.method,
             )
             _write_card(folder, manifest, job.checkpoint)
             if options.target or options.plan:
@@ -289,12 +192,21 @@ def _exporters(job: Job, folders: dict[str, Path]) -> Iterator[dict[str, Exporte
     try:
         for name, folder in folders.items():
             folder.mkdir(exist_ok=True)
-            module = importlib.import_module(f"ovround.exporters.{name}")
-            exporters[name] = module.Exporter(folder, decoder, job.checkpoint.folder)
+            exporters[name] = _exporter(name, folder, decoder, job)
         yield exporters
     finally:
         for exporter in exporters.values():
             exporter.close()
+
+
+def _exporter(name: str, folder: Path, decoder: Decoder, job: Job) -> Exporter:
+    if name in CHECKPOINT_FORMATS:
+        from ovround.exporters.checkpoints import CheckpointExporter
+
+        return CheckpointExporter(name, folder, decoder, job.checkpoint.folder, job.plan, weight_shapes(decoder))
+    module = importlib.import_module(f"ovround.exporters.{name}")
+    exporter: Exporter = module.Exporter(folder, decoder, job.checkpoint.folder)
+    return exporter
 
 
 def _allocated(job: Job, on_progress: OnProgress) -> Job:
@@ -310,6 +222,8 @@ def _quantized(
     job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore | None
 ) -> Iterator[Event]:
     """The finished tensors in the model's order, and what was measured; every block is in the store before the first comes."""
+    if job.quantised is not None:
+        return repacked(job.quantised, job.decoder, job.plan, on_progress)
     from ovround.quant.blocks import BlockQuantizer  # torch: only once everything else is known to be right
 
     if store is None:
@@ -389,25 +303,6 @@ def _record(event: Emitted) -> WeightRecord:
     return WeightRecord(
         event.name, weight.shape, bits, group_size, symmetric, weight.size_bytes, weight.digest(), event.relative_error
     )
-
-
-def _weight_bytes(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], plan: Plan) -> int:
-    """About how large the weights become: each at its bits, scales and zero points of 3 bytes a group."""
-    infos = checkpoint.tensors()
-    total = 0.0
-    for name, info in infos.items():
-        scheme = plan.get(name.removesuffix(".weight"))
-        if name not in expected:
-            continue
-        if scheme is None:
-            total += info.size_bytes
-            continue
-        count = 1
-        for size in info.shape:
-            count *= size
-        group = info.shape[-1] if scheme.group_size == -1 else scheme.group_size
-        total += count * max(scheme.bits, 4) / 8 + count / group * 6
-    return int(total)
 
 
 def _write_card(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:

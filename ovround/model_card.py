@@ -8,7 +8,7 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
-from ovround.artifact import Manifest
+from ovround.artifact import TARGETS, Manifest
 from ovround.config import ConvertOptions
 
 _DEFAULTS = ConvertOptions()
@@ -24,6 +24,20 @@ _CHOOSING = (
     ("target_latency_ms", "--target-latency", "ms"),
     ("plan", "--plan", ""),
 )
+_TRANSFORMERS = (
+    "model = AutoModelForCausalLM.from_pretrained({folder!r}, device_map='auto')  # with {library} installed",
+    "from transformers import AutoModelForCausalLM",
+)
+_LIBRARIES = {  # that transformers loads a checkpoint format with
+    "auto_round": "auto-round",
+    "gptq": "gptqmodel",
+    "awq": "gptqmodel",
+    "compressed-tensors": "compressed-tensors",
+}
+_USES = {
+    True: '```python\nfrom ovround import LLM\n\nprint(LLM("FOLDER").generate("Hello", max_new_tokens=50).text)\n```\n',
+    False: "```\novround convert FOLDER OUT --format openvino\n```\n",
+}
 _ENGINES = {
     "openvino": (
         "OpenVINO",
@@ -35,6 +49,15 @@ _ENGINES = {
         "model = onnxruntime_genai.Model({folder!r})  # then onnxruntime_genai.Generator over it",
         "import onnxruntime_genai",
     ),
+    "olive": (
+        "onnxruntime-genai's builder",
+        "create_model({folder!r}, None, 'OUT', 'int4', 'cpu', 'CACHE')",
+        "from onnxruntime_genai.models.builder import create_model",
+    ),
+    **{
+        name: (f"engines that read {name}", _TRANSFORMERS[0].replace("{library}", library), _TRANSFORMERS[1])
+        for name, library in _LIBRARIES.items()
+    },
 }
 
 
@@ -49,8 +72,7 @@ def model_card(manifest: Manifest, source: Path) -> str:
         "## Measured\n\n" + _measured(manifest),
         "## Weights\n\n" + _weights(manifest),
         f"## Made by\n\n```\n{command_line(manifest)}\n```\n",
-        "## Use\n\n```python\nfrom ovround import LLM\n\n"
-        'print(LLM("FOLDER").generate("Hello", max_new_tokens=50).text)\n```\n',
+        "## Use\n\n" + _USES[manifest.target in TARGETS],
         f"The folder is also read by others:\n\n```python\n{import_line}\n\n{snippet.format(folder='FOLDER')}\n```\n",
     ]
     return "\n".join(parts)
@@ -61,6 +83,12 @@ def command_line(manifest: Manifest) -> str:
     options = manifest.options
     several = ["torchrun", "--nproc-per-node", manifest.processes, "-m"] if manifest.processes > 1 else []
     words = [*several, "ovround", "convert", manifest.source_name, "OUT", "--format", manifest.target]
+    if manifest.source_method:
+        kept = ("lm_head_bits", "embedding_bits")
+        stated = [name for name in (*kept, "group_size", "sym") if options[name] != getattr(_DEFAULTS, name)]
+        for name in stated if any(options[name] is not None for name in kept) else []:
+            words += ["--asym"] if name == "sym" else [f"--{name.replace('_', '-')}", options[name]]
+        return shlex.join(str(word) for word in words)
     if not any(options[name] is not None for name, _, _ in _CHOOSING):
         words += ["--bits", options["bits"]]
     if _quantised(manifest) and options["plan"] is None:
@@ -91,13 +119,22 @@ def _quantised(manifest: Manifest) -> bool:
 
 
 def _method(manifest: Manifest) -> str:
+    kept = (
+        f", the integers of its {manifest.source_method} checkpoint kept as they are" if manifest.source_method else ""
+    )
     if manifest.blocks:
-        return " with SignRound tuning"
+        return f" with SignRound tuning{kept}"
+    if kept:
+        return kept
     return ", rounded to nearest" if _quantised(manifest) else ""
 
 
 def _grid(manifest: Manifest) -> str:
     options = manifest.options
+    if manifest.source_method:
+        grids = Counter((one.bits, one.symmetric) for one in manifest.weights if one.group_size)
+        (bits, symmetric), _ = grids.most_common(1)[0]
+        return f"{bits} bits, {'symmetric' if symmetric else 'asymmetric'}"
     if options["bits"] == 16:
         return "not quantised"
     if any(options[name] is not None for name, _, _ in _CHOOSING):

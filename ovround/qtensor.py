@@ -8,6 +8,8 @@ The conventions stated here hold everywhere else:
   (SignRound's full-range symmetric grid puts the larger extreme on the lowest level).
 - `scales` are float16, because both engines hold them so; float32 arithmetic on them is exact enough to
   be the same number everywhere.
+- `order`, of GPTQ checkpoints with activation order: column j of the codes multiplies input `order[j]`, so that the columns
+  of a group lie together. Engines get it as a Gather of the layer's input.
 """
 
 from __future__ import annotations
@@ -24,12 +26,16 @@ GROUP_SIZES = (16, 32, 64, 128, 256, -1)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QTensor:
-    """A quantised weight `[N, K]`; `codes` uint8 `[N, K]`, `scales` float16 `[N, G]`, `zero_points` uint8 `[N, G]` or None."""
+    """A quantised weight `[N, K]`; `codes` uint8 `[N, K]`, `scales` float16 `[N, G]`, `zero_points` uint8 `[N, G]` or None.
+
+    `order` int32 `[K]` is None where columns stand as the inputs do.
+    """
 
     codes: NDArray[np.uint8]
     scales: NDArray[np.float16]
     zero_points: NDArray[np.uint8] | None
     bits: int
+    order: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -47,9 +53,12 @@ class QTensor:
             raise ValueError(
                 f"zero points are {self.zero_points.dtype} {self.zero_points.shape}; uint8 like the scales"
             )
-        top = int(self.codes.max(initial=0))
-        if top >= 1 << self.bits:
-            raise ValueError(f"code {top} does not fit {self.bits} bits")
+        for what, levels in (("code", self.codes), ("zero point", self.zero_points)):
+            top = 0 if levels is None else int(levels.max(initial=0))
+            if top >= 1 << self.bits:
+                raise ValueError(f"{what} {top} does not fit {self.bits} bits")
+        if self.order is not None and not np.array_equal(np.sort(self.order), np.arange(columns)):
+            raise ValueError(f"order is no permutation of {columns} inputs")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -67,9 +76,10 @@ class QTensor:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of packed codes, scales and zero points, before any engine's padding."""
+        """Bytes of packed codes, scales, zero points and order, before any engine's padding."""
         zeros = 0 if self.zero_points is None else self.zero_points.size * self.bits // 8
-        return self.codes.size * self.bits // 8 + self.scales.nbytes + zeros
+        order = 0 if self.order is None else self.order.nbytes
+        return self.codes.size * self.bits // 8 + self.scales.nbytes + zeros + order
 
     def zeros(self) -> NDArray[np.uint8]:
         """Zero points `[N, G]`, the implied `2^(bits-1)` where none are stored."""
@@ -78,17 +88,18 @@ class QTensor:
         return self.zero_points
 
     def dequantize(self) -> NDArray[np.float32]:
-        """The weight as float32 `[N, K]`: `(code - zero_point) * scale`."""
+        """The weight as float32 `[N, K]`, columns as the inputs stand: `(code - zero_point) * scale`."""
         rows, columns = self.shape
         grouped = self.codes.reshape(rows, -1, self.group_size).astype(np.float32)
         grouped -= self.zeros().astype(np.float32)[:, :, None]
         grouped *= self.scales.astype(np.float32)[:, :, None]
-        return grouped.reshape(rows, columns)
+        weight = grouped.reshape(rows, columns)
+        return weight if self.order is None else weight[:, np.argsort(self.order)]
 
     def digest(self) -> str:
-        """sha256 of bits, shape, codes, scales and zero points: equal digests mean the same integers, whatever the file format."""
+        """sha256 of bits, shape, codes, scales, zero points and order: equal digests mean the same integers in any file format."""
         digest = hashlib.sha256(f"{self.bits} {self.shape} {self.group_size} {self.symmetric}".encode())
-        for part in (self.codes, self.scales, self.zero_points):
+        for part in (self.codes, self.scales, self.zero_points, self.order):
             if part is not None:
                 digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()

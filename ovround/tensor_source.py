@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ovround.floattensor import FloatTensor
+from ovround.qtensor import QTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,18 @@ class TensorSource:
 
     def take(self, tensor: FloatTensor) -> FloatTensor:
         """The decoder's tensor, from the checkpoint's; no value is rounded."""
-        data = tensor.data.T if self.transposed else tensor.data
-        if self.rows is not None:
-            parts = data.reshape(-1, self.rows.size, *data.shape[1:])[:, self.rows.start : self.rows.stop]
-            data = parts.reshape(-1, *data.shape[1:])
+        data = self._rows(tensor.data.T if self.transposed else tensor.data)
         if self.add:
             return FloatTensor(FloatTensor(data, tensor.dtype).float32() + np.float32(self.add), "float32")
         return FloatTensor(np.ascontiguousarray(data), tensor.dtype)
+
+    def take_rows(self, weight: QTensor) -> QTensor:
+        """The same of a quantised weight: a scale never spans rows."""
+        zeros = None if weight.zero_points is None else self._rows(weight.zero_points)
+        return replace(weight, codes=self._rows(weight.codes), scales=self._rows(weight.scales), zero_points=zeros)
+
+    def _rows(self, data: NDArray[Any]) -> NDArray[Any]:
+        if self.rows is None:
+            return data
+        parts = data.reshape(-1, self.rows.size, *data.shape[1:])[:, self.rows.start : self.rows.stop]
+        return np.ascontiguousarray(parts.reshape(-1, *data.shape[1:]))

@@ -19,7 +19,9 @@ import ovround
 from ovround.artifact import TARGETS, read_manifest
 from ovround.cli import app
 
-COMMANDS = ("convert", "run", "chat", "serve", "eval", "bench", "profile", "inspect", "devices", "demo")
+COMMANDS = (
+    "convert", "quantize", "check", "run", "chat", "serve", "eval", "bench", "profile", "inspect", "devices", "demo",
+)  # fmt: skip
 HEAVY = {
     "torch",
     "transformers",

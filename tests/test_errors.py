@@ -16,7 +16,10 @@ from checkpoint_writer import (
 from command_server import CommandServer
 from damaged_checkpoint import Case
 
+from ovround.artifact import FORMATS
 from ovround.models import families
+
+FORMAT_NAMES = ", ".join(FORMATS)
 
 
 def test_the_undamaged_checkpoint_is_accepted(case: Case) -> None:
@@ -63,17 +66,22 @@ def test_no_weights(case: Case, pickled: str | None) -> None:
     case.refused(f"{said}; it has {pickled}, and pickled weights are not read", hint)
 
 
-def test_a_checkpoint_that_is_quantised_already(case: Case) -> None:
-    hint = "start from the original, unquantised checkpoint"
-    case.config(quantization_config={"quant_method": "gptq", "bits": 4})
-    case.refused(f"`{case.model}` is quantised already (gptq)", hint)
+def test_a_quantisation_that_cannot_be_read(case: Case) -> None:
+    readable = "aqlm, auto-round, awq, compressed-tensors, gptq, olive"
+    case.config(quantization_config={"quant_method": "hqq", "bits": 4})
+    case.refused(
+        f"`{case.model}` is quantised by `hqq`, which cannot be read: its zero points are fractions",
+        f"{readable} can be; or start from the original, unquantised checkpoint",
+    )
     case.config(quantization_config="nf4")
-    case.refused(f"`{case.model}` is quantised already (nf4)", hint)
+    path = case.model / "config.json"
+    case.refused(f"`{path}`: quantization_config is 'nf4'; an object is needed", None)
 
 
 def test_a_converted_folder_is_no_checkpoint(case: Case, tiny_folders: dict[str, Path]) -> None:
-    for folder in tiny_folders.values():
-        case.refused(f"`{folder}` was written by ovround", "start from the original checkpoint", model=folder)
+    for target, folder in tiny_folders.items():
+        said = f"`{folder}` was written by ovround for {target}"
+        case.refused(said, "start from the original checkpoint", model=folder)
 
 
 # config.json
@@ -232,7 +240,7 @@ def test_a_tokenizer_that_openvino_cannot_have_is_found_before_tuning(
     [
         (("--bits", "5"), "bits is `5`; allowed: 2, 3, 4, 8, 16", None),
         (("--group-size", "48"), "group-size is `48`; allowed: 16, 32, 64, 128, 256, -1", None),
-        (("--format", "openvno"), "format is `openvno`; allowed: openvino, onnx", "did you mean `openvino`?"),
+        (("--format", "openvno"), f"format is `openvno`; allowed: {FORMAT_NAMES}", "did you mean `openvino`?"),
         (("--recipe", "fast"), "recipe is `fast`; allowed: rtn, light, default, best", None),
         (("--seqlen", "4"), "seqlen is 4; 8 to 1000000 is allowed", None),
         (("--layer", "down_proj"), "layer rule `down_proj` is not REGEX=key:value", "example: 'down_proj=bits:8,group_size:32'"),

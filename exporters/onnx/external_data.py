@@ -26,6 +26,7 @@ ITEM_BYTES: dict[int, int] = {
     onnx.TensorProto.FLOAT16: 2,
     onnx.TensorProto.BFLOAT16: 2,
     onnx.TensorProto.FLOAT: 4,
+    onnx.TensorProto.INT32: 4,
 }
 
 

@@ -3,6 +3,7 @@
     codes        uint8 [N, blocks, block_size * bits / 8]   a little-endian bit stream in each block (`ovround.packing`)
     /scales      float32 [N, blocks]                        exactly the float16 values
     /zero_points uint8 [N, ceil(blocks * bits / 8)]         packed like the codes; absent means 2^(bits-1)
+    /order       int32 [K]                                  the input of each column, for a Gather in front; mostly absent
 
     blocks = ceil(K / block_size), and the last block is padded with its zero point, so that padding is worth 0.
 
@@ -36,11 +37,11 @@ from ovround.floattensor import FloatTensor, FloatType
 from ovround.packing import pack_rows, unpack_rows
 from ovround.qtensor import QTensor
 
-SCALES, ZERO_POINTS = "/scales", "/zero_points"
+SCALES, ZERO_POINTS, ORDER = "/scales", "/zero_points", "/order"
 BLOCK_SIZES = {2: (32, 64, 128), 4: (16, 32, 64, 128, 256), 8: (16, 32, 64, 128, 256)}
 _SPLIT_SIZES = (128, 64, 32, 16)  # for groups that are no block size: smaller blocks give activations finer scales too
 S = TypeVar("S", bound=np.generic)
-_UINT8, _FLOAT = int(onnx.TensorProto.UINT8), int(onnx.TensorProto.FLOAT)
+_UINT8, _INT32, _FLOAT = int(onnx.TensorProto.UINT8), int(onnx.TensorProto.INT32), int(onnx.TensorProto.FLOAT)
 _FLOAT_TYPES: dict[FloatType, int] = {
     "float32": _FLOAT,
     "float16": int(onnx.TensorProto.FLOAT16),
@@ -119,6 +120,8 @@ def write_weight(file: DataFile, name: str, weight: QTensor | FloatTensor, *, ta
     if weight.zero_points is not None:
         zero_points = pack_rows(np.repeat(weight.zero_points, repeats, axis=1), layout.stored_bits)
         file.write(name + ZERO_POINTS, _UINT8, zero_points.shape, zero_points)
+    if weight.order is not None:
+        file.write(name + ORDER, _INT32, weight.order.shape, weight.order)
     return layout
 
 
@@ -156,7 +159,8 @@ def _read_quantised(
         packed = entries[name + ZERO_POINTS].read(source).reshape(rows, -1)
         zero_points = _once(unpack_rows(packed, bits, layout.blocks), layout)
     # A code below the shift wraps around to one that QTensor refuses.
-    return QTensor(codes - np.uint8(layout.shift), _once(scales, layout), zero_points, layout.bits)
+    order = entries[name + ORDER].read(source).view(np.int32) if name + ORDER in entries else None
+    return QTensor(codes - np.uint8(layout.shift), _once(scales, layout), zero_points, layout.bits, order)
 
 
 def _once(blocks: NDArray[S], layout: Layout) -> NDArray[S]:

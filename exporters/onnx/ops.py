@@ -24,7 +24,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ovround.exporters.onnx.external_data import DataFile
-from ovround.exporters.onnx.matmul_nbits import SCALES, ZERO_POINTS, Layout
+from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
 from ovround.models.decoder import DecoderConfig
 from ovround.models.ops import Activation, Attention
 from ovround.models.rope import Rope
@@ -76,6 +76,8 @@ class OnnxOps:
             if not self._has(bias):
                 return product
             return self._node("Add", [product, self._float_weight(bias)], f"{at}/biased")
+        if self._has(name + ORDER):
+            x = self._node("Gather", [x, name + ORDER], f"{at}/ordered", axis=2)
         codes = name
         if self.file.entries[name].shape == layout.table_shape:  # tied: one table on disk, seen in two shapes
             codes = self.file.view(f"{name}/blocks", name, layout.matmul_shape)

@@ -3,7 +3,8 @@
     weight [N, G, group] u4|i4|u8|i8|u2 -> Convert f16 -> (Subtract zero_point) -> Multiply scale f16 [N, G, 1]
       -> Reshape [N, K] -> Convert f32
 
-This is the chain that NNCF writes and that the plugins fuse into the MatMul or Gather behind it.
+This is the chain that NNCF writes and that the plugins fuse into the MatMul or Gather behind it. Where the columns stand in
+another order than the inputs, `order` i32 [K] is gathered from the input in front of the MatMul.
 
 | bits | symmetric | asymmetric |
 |---|---|---|
@@ -32,7 +33,7 @@ from ovround.floattensor import FloatTensor, FloatType
 from ovround.packing import pack_rows, signed_nibbles, unpack_rows, unsigned_nibbles
 from ovround.qtensor import QTensor
 
-SCALE, ZERO_POINT = "/scale", "/zero_point"
+SCALE, ZERO_POINT, ORDER = "/scale", "/zero_point", "/order"
 _FLOAT_TYPES: dict[FloatType, str] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
@@ -54,7 +55,7 @@ def element_type(bits: int, symmetric: bool, *, table: bool) -> str:
 
 
 def write_weight(file: ConstantFile, name: str, tensor: QTensor | FloatTensor, *, table: bool) -> None:
-    """Append a weight's constants: `name`, and for a QTensor `name/scale` and, where its type needs one, `name/zero_point`."""
+    """Append a weight's constants: `name`, of a QTensor also `name/scale` and what it needs of `name/zero_point`, `name/order`."""
     if isinstance(tensor, FloatTensor):
         file.write(name, _FLOAT_TYPES[tensor.dtype], tensor.shape, tensor.data)
         return
@@ -71,6 +72,8 @@ def write_weight(file: ConstantFile, name: str, tensor: QTensor | FloatTensor, *
     elif tensor.zero_points is not None:
         packed = pack_rows(tensor.zero_points.reshape(1, -1), 4 if kind == "u4" else 8)
         file.write(name + ZERO_POINT, kind, (rows, groups, 1), packed)
+    if tensor.order is not None:
+        file.write(name + ORDER, "i32", (columns,), tensor.order)
 
 
 def _encode(tensor: QTensor, kind: str) -> NDArray[np.uint8]:
@@ -120,6 +123,7 @@ def read_weight(
             scales,
             _read_zero_points(source, entries.get(name + ZERO_POINT), stored, (rows, groups)),
             stored.bits,
+            _read(source, entries[name + ORDER]).view(np.int32) if name + ORDER in entries else None,
         )
     except (KeyError, ValueError, StopIteration) as error:
         raise VerifyError(f"weight `{name}` cannot be read back: {error!r}") from error

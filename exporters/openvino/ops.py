@@ -15,7 +15,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
 
-from ovround.exporters.openvino.compressed import decode_node
+from ovround.exporters.openvino.compressed import ORDER, decode_node
 from ovround.exporters.openvino.constants import ConstantFile
 from ovround.models.ops import Activation, Attention
 from ovround.models.rope import Rope
@@ -50,6 +50,8 @@ class OpenVINOOps:
         return _named(opset.gather(self._weight(f"{at}.weight"), positions, self._i64("axis0", 0)), at)
 
     def linear(self, x: ov.Node, at: str) -> ov.Node:
+        if f"{at}.weight{ORDER}" in self.file.entries:
+            x = opset.gather(x, self.file.node(f"{at}.weight{ORDER}"), self._i64("axis2", 2))
         product = _named(opset.matmul(x, self._weight(f"{at}.weight"), False, True), at)
         if f"{at}.bias" not in self.file.entries:
             return product

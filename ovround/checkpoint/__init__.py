@@ -2,6 +2,17 @@
 
 from ovround.checkpoint.hf import Checkpoint, open_checkpoint, read_json
 from ovround.checkpoint.locate import locate
-from ovround.checkpoint.mapped import mapped
+from ovround.checkpoint.mapped import mapped, mapped_packed
+from ovround.checkpoint.quantised import PackedCheckpoint, QuantisedCheckpoint, open_source
 
-__all__ = ["Checkpoint", "locate", "mapped", "open_checkpoint", "read_json"]
+__all__ = [
+    "Checkpoint",
+    "PackedCheckpoint",
+    "QuantisedCheckpoint",
+    "locate",
+    "mapped",
+    "mapped_packed",
+    "open_checkpoint",
+    "open_source",
+    "read_json",
+]

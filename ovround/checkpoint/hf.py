@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact import MANIFEST
+from ovround.artifact import CHECKPOINT_FORMATS, MANIFEST, check_files, read_manifest
 from ovround.checkpoint.safetensors_file import SafetensorsFile, TensorInfo, open_safetensors
 from ovround.errors import CheckpointError, TensorError
 from ovround.floattensor import FloatTensor
@@ -92,20 +92,31 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a folder; raises CheckpointError (or HeaderError) saying which file is missing or damaged."""
+    """Open an unquantised folder; raises CheckpointError (or HeaderError) saying which file is missing or damaged."""
+    checkpoint = open_folder(folder)
+    if checkpoint.config.get("quantization_config"):
+        method = checkpoint.config["quantization_config"]
+        name = method.get("quant_method", "?") if isinstance(method, dict) else method
+        raise CheckpointError(
+            f"`{folder}` is quantised already ({name})", hint="start from the original, unquantised checkpoint"
+        )
+    return checkpoint
+
+
+def open_folder(folder: Path) -> Checkpoint:
+    """Open a folder whatever its tensors are; raises as `open_checkpoint` does."""
     if not folder.is_dir():
         raise CheckpointError(
             f"`{folder}` is no folder", hint="give a Hugging Face model folder or a hub name (org/model)"
         )
     if (folder / MANIFEST).is_file():
-        raise CheckpointError(f"`{folder}` was written by ovround", hint="start from the original checkpoint")
+        manifest = read_manifest(folder)
+        if manifest.target not in CHECKPOINT_FORMATS:
+            raise CheckpointError(
+                f"`{folder}` was written by ovround for {manifest.target}", hint="start from the original checkpoint"
+            )
+        check_files(folder, manifest, contents=False)
     config = read_json(folder / "config.json")
-    if config.get("quantization_config"):
-        method = config["quantization_config"]
-        name = method.get("quant_method", "?") if isinstance(method, dict) else method
-        raise CheckpointError(
-            f"`{folder}` is quantised already ({name})", hint="start from the original, unquantised checkpoint"
-        )
     files = tuple(open_safetensors(path) for path in _weight_files(folder))
     places: dict[str, Path] = {}
     for file in files:

@@ -15,12 +15,12 @@ _WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", 
 
 
 def locate(model: str) -> Path:
-    """The folder of `model`; a hub name (`org/name` or `org/name@revision`) is downloaded to the hub's own cache.
+    """The folder of `model`, or a GGUF file; a hub name (`org/name` or `org/name@revision`) is downloaded to the hub's own cache.
 
     Raises CheckpointError when it is neither, or when the download fails.
     """
     path = Path(model).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if model == DEMO:
         return DEMO_FOLDER

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from ovround.checkpoint.hf import Checkpoint
+from ovround.checkpoint.packed import Packed
+from ovround.checkpoint.quantised import PackedCheckpoint
 from ovround.checkpoint.safetensors_file import TensorInfo
-from ovround.errors import TensorError
+from ovround.config import Scheme
+from ovround.errors import CheckpointError, TensorError
 from ovround.floattensor import FloatTensor
+from ovround.qtensor import QTensor
 from ovround.tensor_source import TensorSource
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -47,20 +53,83 @@ class MappedCheckpoint(Checkpoint):
         return TensorInfo(dtype, shape, info.offset, count * _ITEM_BYTES.get(dtype, 1))
 
 
+@dataclass(frozen=True, slots=True)
+class MappedPackedCheckpoint:
+    """The same for a source that is quantised already: see `PackedCheckpoint`."""
+
+    inner: PackedCheckpoint
+    sources: Mapping[str, TensorSource]
+
+    @property
+    def method(self) -> str:
+        return self.inner.method
+
+    @property
+    def stored(self) -> Checkpoint:
+        return self.inner.stored
+
+    @property
+    def folder(self) -> Path:
+        return self.inner.folder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.inner.config
+
+    def packed(self, module: str) -> bool:
+        return self.inner.packed(self._module(module))
+
+    def scheme(self, module: str) -> Scheme | None:
+        return self.inner.scheme(self._module(module))
+
+    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+        sources = [self.sources[name] for name in expected]
+        for source in sources:
+            if source.transposed and self.inner.packed(source.name.removesuffix(".weight")):
+                raise CheckpointError(
+                    f"`{source.name}` is quantised, and lies transposed in checkpoints of its family",
+                    hint="start from the original, unquantised checkpoint",
+                )
+        self.inner.check({source.name: source.shape for source in sources}, ignored)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | Packed:
+        source = self.sources[name]
+        weight = self.inner.read(source.name, source.shape)
+        if isinstance(weight, FloatTensor):
+            return source.take(weight)
+        return source.take_rows(weight) if isinstance(weight, QTensor) else weight
+
+    def scan(self) -> dict[str, str]:
+        return self.inner.scan()
+
+    def _module(self, module: str) -> str:
+        source = self.sources.get(f"{module}.weight")
+        return module if source is None else source.name.removesuffix(".weight")
+
+
 def mapped(
     checkpoint: Checkpoint, sources: Mapping[str, TensorSource], shapes: Mapping[str, tuple[int, ...]]
 ) -> Checkpoint:
-    """`checkpoint` under the names of `sources`, itself where every tensor is used as it lies.
-
-    A checkpoint that was saved without its head has names without their first part (`h.0.ln_1` for `transformer.h.0.ln_1`).
-    """
-    found = checkpoint.tensors()
-    first = next(iter(sources.values())).name
-    prefix, _, rest = first.partition(".")
-    if first not in found and rest in found:
-        sources = {
-            name: replace(source, name=source.name.removeprefix(f"{prefix}.")) for name, source in sources.items()
-        }
+    """`checkpoint` under the names of `sources`, itself where every tensor is used as it lies."""
+    sources = _found(sources, checkpoint)
     if all(source.is_plain and source.name == name for name, source in sources.items()):
         return checkpoint
     return MappedCheckpoint(checkpoint.folder, checkpoint.config, checkpoint.files, checkpoint, sources, shapes)
+
+
+def mapped_packed(source: PackedCheckpoint, sources: Mapping[str, TensorSource]) -> PackedCheckpoint:
+    """`source` under the names of `sources`, itself where every tensor is used as it lies."""
+    sources = _found(sources, source.stored)
+    if all(one.is_plain and one.name == name for name, one in sources.items()):
+        return source
+    return MappedPackedCheckpoint(source, sources)
+
+
+def _found(sources: Mapping[str, TensorSource], checkpoint: Checkpoint) -> Mapping[str, TensorSource]:
+    """A checkpoint that was saved without its head has names without their first part (`h.0.ln_1` for `transformer.h.0.ln_1`)."""
+    found = checkpoint.tensors()
+    first = next(iter(sources.values())).name
+    prefix, _, rest = first.partition(".")
+    if first in found or rest not in found:
+        return sources
+    return {name: replace(source, name=source.name.removeprefix(f"{prefix}.")) for name, source in sources.items()}

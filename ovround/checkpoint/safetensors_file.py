@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ _FLOATS: dict[str, tuple[FloatType, type[np.generic]]] = {
     "F16": ("float16", np.float16),
     "BF16": ("bfloat16", np.uint16),
 }
+_ARRAYS: dict[str, type[np.generic]] = {
+    **{name: storage for name, (_, storage) in _FLOATS.items()},
+    "I8": np.int8, "U8": np.uint8, "I16": np.int16, "I32": np.int32, "I64": np.int64,
+}  # fmt: skip
 # All exponent bits set means infinity or NaN.
 _EXPONENT: dict[str, np.unsignedinteger[Any]] = {
     "F32": np.uint32(0x7F800000),
@@ -62,6 +67,14 @@ class SafetensorsFile:
         dtype, storage = _FLOATS[info.dtype]
         data: NDArray[Any] = np.fromfile(self.path, storage, int(np.prod(info.shape)), offset=info.offset)
         return FloatTensor(data.reshape(info.shape), dtype)
+
+    def read_array(self, name: str) -> NDArray[Any]:
+        """One tensor of any type of `_ARRAYS`, BF16 as uint16 bit patterns; raises TensorError for another type."""
+        info = self.tensors[name]
+        if info.dtype not in _ARRAYS:
+            raise TensorError(f"`{name}` in `{self.path.name}` is {info.dtype}; {', '.join(_ARRAYS)} can be read")
+        data: NDArray[Any] = np.fromfile(self.path, _ARRAYS[info.dtype], math.prod(info.shape), offset=info.offset)
+        return data.reshape(info.shape)
 
     def scan(self) -> str:
         """The file's sha256, having looked at every value on the way; raises TensorError naming a tensor with NaN or infinity."""

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ovround.artifact import FORMATS
 from ovround.config import RECIPES, ConvertOptions, LayerRule, parse_milliseconds, parse_size
 
 NAME = "convert"
@@ -16,10 +17,12 @@ DEFAULTS = ConvertOptions()
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Model folder, hub name (org/model or org/model@revision), or `demo`.")],
+    model: Annotated[
+        str, typer.Argument(help="Model folder, quantised or not, hub name (org/model[@revision]), or `demo`.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder to write; several formats go to OUT/<format>.")],
     format: Annotated[  # noqa: A002  the flag's own name
-        list[str], typer.Option("--format", help="openvino or onnx; repeatable.")
+        list[str], typer.Option("--format", help=f"{', '.join(FORMATS)}; repeatable.")
     ] = list(DEFAULTS.formats),  # noqa: B006  Typer copies it
     bits: Annotated[int, typer.Option(help="2, 3, 4, 8, or 16 to leave weights unquantised.")] = DEFAULTS.bits,
     group_size: Annotated[
@@ -41,10 +44,10 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = DEFAULTS.seed,
     lm_head_bits: Annotated[
-        int | None, typer.Option(help="Bits of the output head; default 8 (16 with --bits 16).")
+        int | None, typer.Option(help="Bits of the output head; default 8, in a checkpoint 16.")
     ] = None,
     embedding_bits: Annotated[
-        int | None, typer.Option(help="Bits of the embedding; default 8 (16 with --bits 16).")
+        int | None, typer.Option(help="Bits of the embedding; default 8, in a checkpoint 16.")
     ] = None,
     layer: Annotated[
         list[str] | None,
@@ -114,7 +117,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
-    """Quantise MODEL with SignRound and write it for OpenVINO or ONNX Runtime."""
+    """Quantise MODEL with SignRound, or take its integers where it is quantised, and write it for an engine or as a checkpoint."""
     options = ConvertOptions(
         formats=tuple(format), bits=bits, group_size=group_size, sym=sym, recipe=recipe, iters=iters, nsamples=nsamples,
         seqlen=seqlen, batch_size=batch_size, calibration=tuple(calibration or ()), seed=seed, lm_head_bits=lm_head_bits,

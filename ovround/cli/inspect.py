@@ -22,7 +22,7 @@ def command(
 ) -> None:
     """List layers, bits and sizes of what is in PATH."""
     from ovround.artifact import MANIFEST, check_files, read_manifest
-    from ovround.checkpoint import locate, open_checkpoint
+    from ovround.checkpoint import Checkpoint, locate, open_source
     from ovround.errors import UsageError
 
     folder = locate(path)
@@ -38,7 +38,8 @@ def command(
         )
     if check:
         raise UsageError(f"`{folder}` has no {MANIFEST} to check against", hint="leave out --check for a checkpoint")
-    _checkpoint(open_checkpoint(folder), json=json)
+    source = open_source(folder)
+    _checkpoint(source if isinstance(source, Checkpoint) else source.stored, json=json)
 
 
 def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ovround.artifact import CHECKPOINT_FORMATS
 from ovround.config import END_TO_END_WEIGHTS, FLOAT_BITS, HEAD_BITS, RECIPES, ConvertOptions, Scheme
 from ovround.errors import UsageError
 from ovround.models.decoder import HEAD, Decoder
@@ -21,7 +22,9 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     A tied head whose bits differ from the embedding's appears as a module of its own. The last rule that matches wins.
     Raises UsageError for a rule that matches nothing and for a group size that does not divide a weight's inputs.
     """
-    other = FLOAT_BITS if options.bits == FLOAT_BITS else HEAD_BITS
+    # what loads checkpoints expects embedding and head in float
+    floating = options.bits == FLOAT_BITS or any(name in CHECKPOINT_FORMATS for name in options.formats)
+    other = FLOAT_BITS if floating else HEAD_BITS
     embedding_bits = other if options.embedding_bits is None else options.embedding_bits
     head_bits = other if options.lm_head_bits is None else options.lm_head_bits
     bits = {decoder.embedding_at: embedding_bits}

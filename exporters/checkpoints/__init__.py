@@ -1,0 +1,5 @@
+"""Quantised Hugging Face folders, which transformers and other engines load; one format a file."""
+
+from ovround.exporters.checkpoints.folder import CheckpointExporter, check_layout, open_format
+
+__all__ = ["CheckpointExporter", "check_layout", "open_format"]

@@ -1,0 +1,63 @@
+"""AutoRound folders, as auto-round, vLLM and SGLang read them; the layouts are told in `checkpoint.auto_round`.
+
+Symmetric weights are packed as `auto_round:auto_gptq`, auto_round's own choice. Its readers take asymmetric ones in
+`auto_round:gptqmodel`, which holds every zero point, so a folder with any of them is packed so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ovround.config import Scheme
+from ovround.exporters.checkpoints.gptq import stream_codes, stream_zeros, transposed
+from ovround.exporters.checkpoints.layout import (
+    Array,
+    Plan,
+    Shapes,
+    in_words,
+    most_common,
+    quantised,
+    refuse_order,
+    refuse_tables,
+)
+from ovround.models.decoder import EMBEDDING, HEAD
+from ovround.qtensor import QTensor
+
+
+class Format:
+    """Any bits, groups and symmetry, and a head; no embedding, no activation order."""
+
+    def __init__(self, plan: Plan, shapes: Shapes) -> None:
+        refuse_tables("auto_round", plan, EMBEDDING)
+        in_words("auto_round", plan, shapes)
+        self._version = 1 if all(scheme.symmetric for scheme in quantised(plan).values()) else 2
+
+    def stored(self, tensor: QTensor) -> QTensor:
+        return tensor
+
+    def encode(self, module: str, tensor: QTensor) -> Mapping[str, Array]:
+        refuse_order("auto_round", module, tensor)
+        return {
+            "qweight": stream_codes(tensor.codes, tensor.bits),
+            "qzeros": stream_zeros(tensor, self._version),
+            "scales": transposed(tensor.scales),
+        }
+
+    def rest(self) -> Iterable[tuple[str, Array]]:
+        return ()
+
+    def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
+        general = most_common(grids)
+        exceptions: dict[str, dict[str, Any]] = {module: {"bits": 16} for module in floats if module != HEAD}
+        exceptions |= {module: _plain(grid) for module, grid in grids.items() if grid != general or module == HEAD}
+        return {
+            "quant_method": "auto-round", **_plain(general),
+            "packing_format": "auto_round:auto_gptq" if self._version == 1 else "auto_round:gptqmodel",
+            "block_name_to_quantize": "model.layers",
+            **({"extra_config": exceptions} if exceptions else {}),
+        }  # fmt: skip
+
+
+def _plain(grid: Scheme) -> dict[str, Any]:
+    return {"bits": grid.bits, "group_size": grid.group_size, "sym": grid.symmetric, "data_type": "int"}

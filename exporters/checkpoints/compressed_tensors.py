@@ -1,0 +1,73 @@
+"""compressed-tensors folders, `pack-quantized`, as transformers and vLLM read them; layout in `checkpoint.compressed_tensors`.
+
+Widths are 4 and 8: fewer bits are widened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ovround.config import Scheme
+from ovround.exporters.checkpoints.gptq import transposed
+from ovround.exporters.checkpoints.layout import Array, Plan, Shapes, in_input_order, refuse_tables
+from ovround.models.decoder import EMBEDDING
+from ovround.packing import pack_words
+from ovround.qtensor import QTensor
+from ovround.regrid import widened
+
+
+class Format:
+    """Any groups and symmetry, sizes that fill no word, a head, and activation order; no embedding."""
+
+    def __init__(self, plan: Plan, shapes: Shapes) -> None:
+        refuse_tables("compressed-tensors", plan, EMBEDDING)
+        self._ordered: set[str] = set()
+
+    def stored(self, tensor: QTensor) -> QTensor:
+        return widened(tensor, max(tensor.bits, 4))
+
+    def encode(self, module: str, tensor: QTensor) -> Mapping[str, Array]:
+        codes, groups = in_input_order(tensor)
+        parts: dict[str, Array] = {
+            "weight_packed": pack_words(codes, tensor.bits),
+            "weight_scale": tensor.scales,
+            "weight_shape": np.array(tensor.shape, np.int64),
+        }
+        if tensor.zero_points is not None:
+            parts["weight_zero_point"] = transposed(pack_words(transposed(tensor.zero_points), tensor.bits))
+        if tensor.order is not None:
+            self._ordered.add(module)
+            parts["weight_g_idx"] = groups
+        return parts
+
+    def rest(self) -> Iterable[tuple[str, Array]]:
+        return ()
+
+    def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
+        kinds: dict[tuple[Scheme, bool], list[str]] = {}
+        for module, grid in grids.items():
+            kinds.setdefault((grid, module in self._ordered), []).append(module)
+        general = max(kinds, key=lambda kind: len(kinds[kind]))
+        # the first group that names a module gives its grid: exceptions stand before the class of all
+        ordered = sorted(kinds, key=lambda kind: kind == general)
+        return {
+            "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
+            "config_groups": {
+                f"group_{number}": _group(*kind, ["Linear"] if kind == general else kinds[kind])
+                for number, kind in enumerate(ordered)
+            },
+            "ignore": [*floats], "kv_cache_scheme": None, "global_compression_ratio": None,
+        }  # fmt: skip
+
+
+def _group(grid: Scheme, ordered: bool, targets: list[str]) -> dict[str, Any]:
+    whole = grid.group_size == -1
+    weights = {
+        "num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "dynamic": False, "observer": "minmax",
+        "strategy": "channel" if whole else "group", "group_size": None if whole else grid.group_size,
+        "actorder": "group" if ordered else None, "block_structure": None, "observer_kwargs": {},
+    }  # fmt: skip
+    return {"targets": targets, "weights": weights, "input_activations": None, "output_activations": None}

@@ -1,0 +1,96 @@
+"""What a written checkpoint format has to tell, and what formats share: grids, and the names of exceptions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovround.config import Scheme
+from ovround.errors import UsageError
+from ovround.models.decoder import EMBEDDING, HEAD
+from ovround.qtensor import QTensor
+
+Array = NDArray[Any]
+Plan = Mapping[str, Scheme | None]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Format(Protocol):
+    """A format, opened for one plan; opening raises UsageError for what it cannot hold."""
+
+    def stored(self, tensor: QTensor) -> QTensor:
+        """`tensor` in a container that the format has, exactly (`ovround.regrid`)."""
+        ...
+
+    def encode(self, module: str, tensor: QTensor) -> Mapping[str, Array]:
+        """The tensors of a weight that `stored` gave, by suffix; raises UsageError for an order that has no place."""
+        ...
+
+    def rest(self) -> Iterable[tuple[str, Array]]:
+        """Tensors that had to wait until every weight was known, by name."""
+        ...
+
+    def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
+        """`quantization_config`: `grids` has each quantised module's grid as stored, `floats` the linear ones left in float."""
+        ...
+
+
+def grid_of(tensor: QTensor) -> Scheme:
+    """The grid of a weight; group size -1 where one scale serves a whole row."""
+    whole = tensor.group_size == tensor.shape[1]
+    return Scheme(tensor.bits, -1 if whole else tensor.group_size, tensor.symmetric)
+
+
+def most_common(grids: Mapping[str, Scheme]) -> Scheme:
+    """The grid that most modules have, the first of several."""
+    return Counter(grids.values()).most_common(1)[0][0]
+
+
+def quantised(plan: Plan) -> dict[str, Scheme]:
+    """The modules of a plan that have a grid."""
+    return {module: scheme for module, scheme in plan.items() if scheme is not None}
+
+
+def refuse_tables(target: str, plan: Plan, *modules: str) -> None:
+    """Raise UsageError when one of `modules` is quantised: what loads the format expects it in float."""
+    flags = {EMBEDDING: "embedding-bits", HEAD: "lm-head-bits"}
+    for module in modules:
+        scheme = plan.get(module)
+        if scheme is not None:
+            raise UsageError(
+                f"{target} holds no quantised `{module}`, which has {scheme.bits} bits",
+                hint=f"--{flags[module]} 16, or a format that holds it: olive",
+            )
+
+
+def refuse_order(target: str, module: str, tensor: QTensor) -> None:
+    """Raise UsageError for a weight with activation order, for which the format has no tensor."""
+    if tensor.order is not None:
+        raise UsageError(
+            f"`{module}` has activation order (g_idx), for which {target} has no place",
+            hint="openvino, onnx, gptq and compressed-tensors have one",
+        )
+
+
+def in_words(target: str, plan: Plan, shapes: Shapes) -> None:
+    """Raise UsageError for a quantised weight whose sizes 32 does not divide: what loads the format makes no room for the rest."""
+    for module in quantised(plan):
+        shape = shapes[f"{module}.weight"]
+        if any(size % 32 for size in shape):
+            raise UsageError(
+                f"`{module}` is {list(shape)}; {target} needs sizes that 32 divides",
+                hint=f"--layer '{module.rpartition('.')[2]}=bits:16' leaves it in float; compressed-tensors and olive take it",
+            )
+
+
+def in_input_order(tensor: QTensor) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Codes `[N, K]` with columns as the inputs stand, and the group of each input, `[K]`."""
+    groups = (np.arange(tensor.shape[1]) // tensor.group_size).astype(np.int32)
+    if tensor.order is None:
+        return tensor.codes, groups
+    back = np.argsort(tensor.order)
+    return np.ascontiguousarray(tensor.codes[:, back]), groups[back]

@@ -1,0 +1,159 @@
+"""What a quantised checkpoint format has to tell: which tensors make a weight, and how they become one.
+
+A format is a file beside this one with a class `Format`, made from the `quantization_config` of config.json. It never opens
+a file: the reader in `quantised.py` checks names, types and shapes against `parts`, and hands over the arrays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovround.codebooktensor import CodebookTensor
+from ovround.config import Scheme
+from ovround.errors import CheckpointError
+from ovround.floattensor import FloatTensor, FloatType
+from ovround.qtensor import QTensor
+
+Array = NDArray[Any]
+Packed = QTensor | CodebookTensor
+FLOATS = ("F16", "BF16", "F32")
+_TYPES: dict[str, FloatType] = {"float16": "float16", "float32": "float32", "uint16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One tensor of a packed weight: the safetensors types and the shape that it may have."""
+
+    dtypes: tuple[str, ...]
+    shape: tuple[int, ...]
+    optional: bool = False
+
+
+class Format(Protocol):
+    """A format, opened for one checkpoint. Every method may raise CheckpointError for what cannot be read."""
+
+    mark: str
+    """The suffix of the tensor that shows a module to be packed, such as `qweight`."""
+
+    def scheme(self, module: str) -> Scheme | None:
+        """The grid that the configuration gives `module`; None: left in float."""
+        ...
+
+    def parts(self, module: str, shape: tuple[int, int]) -> Mapping[str, Part]:
+        """The tensors of a packed weight `[N, K]`, by suffix."""
+        ...
+
+    def decode(self, module: str, shape: tuple[int, int], arrays: Mapping[str, Array]) -> Packed:
+        """The weight in `arrays`, by suffix; raises ValueError for contents that contradict each other."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Settings for the modules that `pattern` matches; `stays_float` overrides them."""
+
+    pattern: re.Pattern[str]
+    settings: Mapping[str, Any]
+    stays_float: bool = False
+
+
+def compiled(pattern: object) -> re.Pattern[str]:
+    """A regular expression of a configuration; raises CheckpointError for one that is none."""
+    try:
+        return re.compile(str(pattern))
+    except (re.error, RecursionError) as error:
+        raise CheckpointError(f"quantization_config: `{pattern!s:.60}` is no regular expression: {error}") from error
+
+
+def read_scheme(settings: Mapping[str, Any], allowed: Sequence[int], *, symmetric: str, where: str) -> Scheme | None:
+    """The grid in `settings`, `symmetric` its key for symmetry; None for 16 bits and more.
+
+    Raises CheckpointError for values that are no grid.
+    """
+    bits, group_size, sym = settings.get("bits"), settings.get("group_size", -1), settings.get(symmetric, True)
+    if isinstance(bits, int) and not isinstance(bits, bool) and bits >= 16:
+        return None
+    if not isinstance(bits, int) or isinstance(bits, bool) or bits not in allowed:
+        raise CheckpointError(
+            f"quantization_config: bits of {where} are {bits!r:.40}; {', '.join(map(str, allowed))} can be read"
+        )
+    if not isinstance(group_size, int) or isinstance(group_size, bool) or not (group_size == -1 or group_size > 0):
+        raise CheckpointError(f"quantization_config: group_size of {where} is {group_size!r:.40}; -1 or more is needed")
+    if not isinstance(sym, bool):
+        raise CheckpointError(f"quantization_config: {symmetric} of {where} is {sym!r:.40}; true or false is needed")
+    return Scheme(bits, group_size, sym)
+
+
+def group_of(scheme: Scheme, columns: int) -> int:
+    """Inputs a group: all of them for -1, and for a group size beyond them."""
+    return columns if scheme.group_size == -1 else min(scheme.group_size, columns)
+
+
+def groups_of(scheme: Scheme, columns: int) -> int:
+    """Groups a row; the last one may be short."""
+    return -(-columns // group_of(scheme, columns))
+
+
+def float16_exactly(values: Array) -> NDArray[np.float16]:
+    """Scales as float16; raises ValueError where that would round, or where one is not finite."""
+    wide = FloatTensor(values, _TYPES[values.dtype.name]).float32()
+    if not np.isfinite(wide).all():
+        raise ValueError("scales hold NaN or infinity")
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float16)
+    lost = int((narrow.astype(np.float32) != wide).sum())
+    if lost:
+        raise ValueError(f"{lost} of {wide.size} scales are no float16 numbers, and would be rounded")
+    return narrow
+
+
+def assembled(
+    codes: NDArray[np.uint8], scales: NDArray[np.float16], zero_points: NDArray[Any], scheme: Scheme
+) -> QTensor:
+    """A weight from codes `[N, K]`, scales `[N, G]` and zero points `[N, G]` of any integer type.
+
+    A last group that is short, and a zero point of `2^bits`, which no container of `bits` holds, are re-expressed. Raises
+    ValueError where a symmetric weight has other zero points than `2^(bits-1)`.
+    """
+    columns, bits, group = codes.shape[1], scheme.bits, group_of(scheme, codes.shape[1])
+    if scheme.symmetric:
+        wrong = int((zero_points != 1 << (bits - 1)).sum())
+        if wrong:
+            raise ValueError(f"{wrong} zero points are not {1 << (bits - 1)}, which a symmetric {bits}-bit grid has")
+    common = int(np.gcd(group, columns))
+    if common != group:
+        times = group // common
+        scales = np.repeat(scales, times, axis=1)[:, : columns // common]
+        zero_points = np.repeat(zero_points, times, axis=1)[:, : columns // common]
+    if scheme.symmetric:
+        return QTensor(codes, scales, None, bits)
+    top = int(zero_points.max(initial=0))
+    if top > 255:
+        raise ValueError(f"zero point {top} does not fit 8 bits")
+    width = bits if top < 1 << bits else 8
+    return QTensor(codes, scales, np.ascontiguousarray(zero_points, np.uint8), width)
+
+
+def grouped_columns(
+    codes: NDArray[np.uint8], group_of_column: NDArray[np.integer[Any]], scheme: Scheme
+) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
+    """Codes with the columns of each group together, and the order that they were brought into (None: they were).
+
+    Raises ValueError when the groups are not those of the configuration.
+    """
+    columns = codes.shape[1]
+    group, groups = group_of(scheme, columns), groups_of(scheme, columns)
+    regular = np.arange(columns) // group
+    if np.array_equal(group_of_column, regular):
+        return codes, None
+    if not np.array_equal(np.sort(group_of_column), regular):
+        low, high = int(group_of_column.min()), int(group_of_column.max())
+        raise ValueError(f"g_idx goes from {low} to {high}; {groups} groups of {group} inputs each are needed")
+    order = np.argsort(group_of_column, kind="stable").astype(np.int32)
+    return np.ascontiguousarray(codes[:, order]), order

@@ -1,0 +1,212 @@
+"""A checkpoint that is quantised already: its integers, read as they are, and what of it stayed in float.
+
+`quant_method` in config.json names the format, and the format is the file of that name beside this one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ovround.checkpoint.gguf import GgufCheckpoint, find_gguf, open_gguf
+from ovround.checkpoint.hf import Checkpoint, open_folder, read_json
+from ovround.checkpoint.packed import Array, Format, Packed
+from ovround.config import Scheme
+from ovround.errors import CheckpointError, TensorError
+from ovround.floattensor import FloatTensor
+
+_SHARED = {"gguf", "hf", "locate", "packed", "quantised", "safetensors_file"}
+_ALIASES = {"intel/auto-round": "auto-round"}
+_SETTINGS_FILES = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+}  # before config.json had a place for them
+_REASONS = {
+    "bitsandbytes": "its 4-bit levels are not evenly spaced and its 8-bit outliers stay in float",
+    "fp8": "its levels are floating-point numbers", "fbgemm_fp8": "its levels are floating-point numbers",
+    "mxfp4": "its levels are floating-point numbers", "hqq": "its zero points are fractions",
+}  # fmt: skip
+
+
+class PackedCheckpoint(Protocol):
+    """A source whose weights are quantised: what a conversion needs of it."""
+
+    @property
+    def method(self) -> str:
+        """The name of its quantisation."""
+        ...
+
+    @property
+    def stored(self) -> Checkpoint:
+        """Its folder, config.json, and tensors as they lie in safetensors files."""
+        ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    def packed(self, module: str) -> bool:
+        """Whether `module`'s weight is quantised."""
+        ...
+
+    def scheme(self, module: str) -> Scheme | None:
+        """The grid of `module`'s weight as it is stored; None: in float, or of codebooks."""
+        ...
+
+    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+        """Compare headers with what the architecture expects; raises TensorError for the first difference."""
+        ...
+
+    def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | Packed:
+        """A weight or float tensor of this shape; raises TensorError for contents that contradict each other."""
+        ...
+
+    def scan(self) -> dict[str, str]:
+        """sha256 of each weights file, having checked every float value; raises TensorError for NaN or infinity."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedCheckpoint:
+    """An opened folder; nothing but headers has been read. `stored` has the tensors as they lie, packed ones too."""
+
+    stored: Checkpoint
+    method: str
+    format: Format
+
+    @property
+    def folder(self) -> Path:
+        return self.stored.folder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.stored.config
+
+    def packed(self, module: str) -> bool:
+        """Whether `module`'s weight is quantised."""
+        return any(f"{module}.{self.format.mark}" in file.tensors for file in self.stored.files)
+
+    def scheme(self, module: str) -> Scheme | None:
+        """The grid of `module`'s weight as it is stored; None: in float, or of codebooks."""
+        return self.format.scheme(module) if self.packed(module) else None
+
+    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+        """As `Checkpoint.check`, each packed weight by its parts; raises TensorError for the first difference."""
+        found = self.stored.tensors()
+        plain = dict(expected)
+        used: set[str] = set()
+        for name, shape in expected.items():
+            module = name.removesuffix(".weight")
+            if module == name or len(shape) != 2 or not self.packed(module):
+                continue
+            del plain[name]
+            if name in found:
+                raise TensorError(f"`{module}` is there packed and in float", hint="the checkpoint is damaged")
+            parts = self.format.parts(module, (shape[0], shape[1]))
+            if not parts:
+                raise TensorError(
+                    f"`{module}` is packed, yet quantization_config leaves it in float",
+                    hint="config.json belongs to another model",
+                )
+            for suffix, part in parts.items():
+                used.add(f"{module}.{suffix}")
+                info = found.get(f"{module}.{suffix}")
+                if info is None and part.optional:
+                    continue
+                if info is None:
+                    raise TensorError(
+                        f"`{self.folder}` has no tensor `{module}.{suffix}`, which {self.method} calls for",
+                        hint="a shard may be missing, or quantization_config belongs to another model",
+                    )
+                if info.shape != part.shape or info.dtype not in part.dtypes:
+                    raise TensorError(
+                        f"tensor `{module}.{suffix}` is {info.dtype} {list(info.shape)}; config.json calls for "
+                        f"{' or '.join(part.dtypes)} {list(part.shape)}",
+                        hint="quantization_config belongs to another model",
+                    )
+            bias = f"{module}.bias"
+            if bias in found and bias not in expected and not self.stored.read(bias).float32().any():
+                used.add(bias)  # AutoGPTQ used to write zeros for layers without one
+        self.stored.check(plain, (*ignored, *sorted(used)))
+
+    def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | Packed:
+        """A weight or float tensor of this shape; raises TensorError for contents that contradict each other or the configuration."""
+        module = name.removesuffix(".weight")
+        if module == name or not self.packed(module):
+            return self.stored.read(name)
+        try:
+            return self.format.decode(module, (shape[0], shape[1]), self._arrays(module))
+        except ValueError as error:
+            raise TensorError(
+                f"`{module}` cannot be read: {error}", hint="integers are kept as they are, or not at all"
+            ) from error
+
+    def scan(self) -> dict[str, str]:
+        """As `Checkpoint.scan`."""
+        return self.stored.scan()
+
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return self.stored.size_bytes()
+
+    def _arrays(self, module: str) -> dict[str, Array]:
+        return {
+            name.rpartition(".")[2]: file.read_array(name)
+            for file in self.stored.files
+            for name in file.tensors
+            if name.rpartition(".")[0] == module and not name.endswith(".bias")
+        }
+
+
+def methods() -> list[str]:
+    """The quantisation methods that can be read, as config.json names them, sorted."""
+    package = importlib.import_module(__package__ or "ovround.checkpoint")
+    names = (info.name for info in pkgutil.iter_modules(package.__path__) if info.name not in _SHARED)
+    return sorted({"auto_round": "auto-round"}.get(name, name.replace("_", "-")) for name in names)
+
+
+def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoint:
+    """Open any checkpoint folder, quantised or not, one that ovround wrote in a checkpoint format, or a GGUF file.
+
+    Raises CheckpointError for a missing or damaged file and for a quantisation that cannot be read.
+    """
+    gguf = folder if folder.suffix == ".gguf" and folder.is_file() else find_gguf(folder)
+    if gguf is not None:
+        return open_gguf(gguf)
+    checkpoint = open_folder(folder)
+    settings = quantization_config(checkpoint.folder, checkpoint.config)
+    if settings is None:
+        return checkpoint
+    stated = str(settings.get("quant_method") or "none")
+    method = _ALIASES.get(stated, stated)
+    if method not in methods():
+        if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
+            method = "bitsandbytes"
+        reason = f": {_REASONS[method]}" if method in _REASONS else ""
+        raise CheckpointError(
+            f"`{folder}` is quantised by `{method:.40}`, which cannot be read{reason}",
+            hint=f"{', '.join(methods())} can be; or start from the original, unquantised checkpoint",
+        )
+    module = importlib.import_module(f"ovround.checkpoint.{method.replace('-', '_')}")
+    return QuantisedCheckpoint(checkpoint, method, module.Format(settings))
+
+
+def quantization_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What config.json, or the file that older libraries wrote beside it, says of quantisation; None where nothing does."""
+    settings = config.get("quantization_config")
+    if settings:
+        if not isinstance(settings, dict):
+            raise CheckpointError(
+                f"`{folder / 'config.json'}`: quantization_config is {settings!r:.40}; an object is needed"
+            )
+        return settings
+    for name, method in _SETTINGS_FILES.items():
+        if (folder / name).is_file():
+            return {"quant_method": method, **read_json(folder / name)}
+    return None

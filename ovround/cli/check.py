@@ -1,0 +1,42 @@
+"""`ovround check`: the traps in a folder, of ours or of others, each with its fix."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+NAME = "check"
+
+
+def command(
+    path: Annotated[str, typer.Argument(help="A converted folder or a checkpoint, written by anybody.")],
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Only what matters to openvino, openvino-gpu, openvino-npu, onnxruntime, onnxruntime-genai or optimum-intel."
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Look for what makes PATH slow, wrong or unreadable on an engine; exit status 1 where something fails or is wrong."""
+    from ovround.checkpoint import locate
+    from ovround.cli.printing import print_json
+    from ovround.errors import UsageError
+    from ovround.lint import ENGINES, check_folder
+
+    if engine is not None and engine not in ENGINES:
+        raise UsageError(f"engine is `{engine}`; allowed: {', '.join(ENGINES)}")
+    found = check_folder(locate(path), engine)
+    if json:
+        print_json({"path": path, "findings": [dataclasses.asdict(finding) for finding in found]})
+    else:
+        for finding in found:
+            more = f" and {finding.count - 1} more" if finding.count > 1 else ""
+            typer.echo(
+                f"{finding.severity}: {finding.engine}: {finding.what}\n  at: {finding.where}{more}\n  fix: {finding.fix}"
+            )
+        typer.echo(f"{len(found)} findings" if found else "nothing found")
+    if any(finding.severity in ("fails", "wrong") for finding in found):
+        raise typer.Exit(1)
