@@ -28,11 +28,13 @@ class MappedCheckpoint(Checkpoint):
             name: self._info(name, found[source.name]) for name, source in self.sources.items() if source.name in found
         }
 
-    def read(self, name: str) -> FloatTensor:
+    def read(self, name: str, index: int | None = None) -> FloatTensor:
+        if index is not None:
+            raise ValueError(f"part {index} of `{name}`, which is a part itself")
         if name not in self.sources:
             raise TensorError(f"`{self.folder}` has no tensor `{name}`")
         source = self.sources[name]
-        return source.take(self.inner.read(source.name))
+        return source.take(self.inner.read(source.name, source.index))
 
     def check(self, expected: dict[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
         sources = [self.sources[name] for name in expected]
@@ -52,9 +54,11 @@ def mapped(
 ) -> Checkpoint:
     """`checkpoint` under the names of `sources`, itself where every tensor is used as it lies.
 
+    A tensor that is not there under its own name is looked for where it may lie otherwise.
     A checkpoint that was saved without its head has names without their first part (`h.0.ln_1` for `transformer.h.0.ln_1`).
     """
     found = checkpoint.tensors()
+    sources = {name: _present(source, found) for name, source in sources.items()}
     first = next(iter(sources.values())).name
     prefix, _, rest = first.partition(".")
     if first not in found and rest in found:
@@ -64,3 +68,8 @@ def mapped(
     if all(source.is_plain and source.name == name for name, source in sources.items()):
         return checkpoint
     return MappedCheckpoint(checkpoint.folder, checkpoint.config, checkpoint.files, checkpoint, sources, shapes)
+
+
+def _present(source: TensorSource, found: Mapping[str, TensorInfo]) -> TensorSource:
+    other = source.otherwise
+    return other if other is not None and source.name not in found and other.name in found else source

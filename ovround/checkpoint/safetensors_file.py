@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,8 @@ class SafetensorsFile:
     data_start: int
     tensors: dict[str, TensorInfo]
 
-    def read(self, name: str) -> FloatTensor:
-        """One floating-point tensor; raises TensorError for any other type."""
+    def read(self, name: str, index: int | None = None) -> FloatTensor:
+        """One floating-point tensor, or its part at `index` of the first axis; raises TensorError for any other type."""
         info = self.tensors[name]
         if info.dtype not in _FLOATS:
             raise TensorError(
@@ -60,8 +61,11 @@ class SafetensorsFile:
                 hint="checkpoints that are quantised already cannot be tuned again: start from the original",
             )
         dtype, storage = _FLOATS[info.dtype]
-        data: NDArray[Any] = np.fromfile(self.path, storage, int(np.prod(info.shape)), offset=info.offset)
-        return FloatTensor(data.reshape(info.shape), dtype)
+        shape = info.shape if index is None else info.shape[1:]
+        count = math.prod(shape)
+        offset = info.offset + (index or 0) * count * np.dtype(storage).itemsize
+        data: NDArray[Any] = np.fromfile(self.path, storage, count, offset=offset)
+        return FloatTensor(data.reshape(shape), dtype)
 
     def scan(self) -> str:
         """The file's sha256, having looked at every value on the way; raises TensorError naming a tensor with NaN or infinity."""
