@@ -19,6 +19,7 @@ EMBEDDING = "model.embed_tokens"
 POSITIONS = "model.embed_positions"
 EMBEDDING_NORM = "model.embed_layernorm"
 NORM = "model.norm"
+EXPERTS = "mlp.experts"
 HEAD = "lm_head"
 _EXPERT = re.compile(r"(.+\.experts)\.\d+\.")
 _FUSED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
@@ -291,6 +292,14 @@ class Decoder:
             parent, _, last = _EXPERT.sub(r"\1.", name).rpartition(".")
             groups.setdefault(f"{parent}.{_FUSED.get(last, last)}", []).append(name)
         return tuple(tuple(group) for group in groups.values())
+
+    def expert_stacks(self, layer: int) -> tuple[tuple[str, ...], ...]:
+        """Those of `linears(layer)` that differ only in the expert they belong to."""
+        stacks: dict[str, list[str]] = {}
+        for name in self.linears(layer):
+            if _EXPERT.search(name):
+                stacks.setdefault(_EXPERT.sub(r"\1.", name), []).append(name)
+        return tuple(tuple(stack) for stack in stacks.values())
 
     def _norm_tensors(self, at: str) -> dict[str, tuple[int, ...]]:
         kinds = ("weight", "bias") if self.config.norm_bias else ("weight",)
