@@ -54,7 +54,8 @@ def test_joined_experts_are_the_same_model(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "group", "sym"), [(16, 32, True), (8, 32, False), (4, 32, True), (4, 16, False), (3, 64, False), (2, 32, False), (2, 64, True)]
+    ("bits", "group", "sym"),
+    [(16, 32, True), (8, 32, False), (4, 32, True), (4, 16, False), (3, 64, False), (2, 32, False), (2, 64, True)],
 )  # fmt: skip
 def test_every_grid_computes_what_its_integers_say(tmp_path: Path, bits: int, group: int, sym: bool) -> None:
     """And OpenVINO multiplies the chosen experts alone, on compressed weights: 3 products a block, not tiled ones."""
@@ -83,7 +84,7 @@ def test_every_grid_computes_what_its_integers_say(tmp_path: Path, bits: int, gr
 
 
 def test_experts_that_no_token_reaches_are_told(tmp_path: Path, text_file: Path) -> None:
-    """One of three experts, by logits z, -z and 0: the last is rounded to nearest, and progress and manifest say so."""
+    """One of three experts, by logits z, -z and 0: the last is rounded to nearest, and progress and manifest say it."""
     write_random_model(tmp_path / "model", CONFIGS["mixtral-1"])
     file = tmp_path / "model" / "model.safetensors"
     tensors = load_file(file)
@@ -91,9 +92,11 @@ def test_experts_that_no_token_reaches_are_told(tmp_path: Path, text_file: Path)
         tensors[name][1], tensors[name][2] = -tensors[name][0], 0
     save_file(tensors, file)
     told: list[Progress] = []
-    tuned = {"group_size": 32, "iters": 2, "end_to_end": 0, "nsamples": 4, "seqlen": 32, "batch_size": 2, "calibration": (text_file,)}  # fmt: skip
     for starts in ("compensated", "search"):
-        options = ConvertOptions(formats=("onnx",), initial_grid=starts, **tuned)
+        options = ConvertOptions(
+            formats=("onnx",), initial_grid=starts, group_size=32, iters=2, end_to_end=0, nsamples=4, seqlen=32,
+            batch_size=2, calibration=(text_file,),
+        )  # fmt: skip
         (folder,) = convert(tmp_path / "model", tmp_path / starts, options, told.append).folders
         blocks = read_manifest(folder).blocks
         assert blocks[0].unreached == ("model.layers.0.mlp.experts.2",)

@@ -9,7 +9,7 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
-from ovround.models.standard import decoder, read_config, read_experts, rotated
+from ovround.models.standard import decoder, read_config, read_experts, read_shares, rotated
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
@@ -18,8 +18,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     read.refuse("clip_qkv")
     found = rotated(read, read_config(read, positions=4096, eps=1e-5))
     found = replace(found, mlp_bias=False, query_key_norm="all")
-    weights = "share" if read.flag("norm_topk_prob", default=False) else "probability"
-    found, count = read_experts(read, found, weights=weights, count=64, top_k=8)
+    found, count = read_experts(read, found, weights=read_shares(read), count=64, top_k=8)
     return decoder(found, Layout(experts_count=count))
 
 

@@ -44,6 +44,9 @@ class Attention:
         return (*first, *between)
 
 
+ExpertWeights = Literal["probability", "share", "sparsemixer"]
+
+
 @dataclass(frozen=True, slots=True)
 class Experts:
     """A layer of gated MLPs of which each token takes `top_k` of `count`, and how the router's logits weigh those.
@@ -56,7 +59,7 @@ class Experts:
     count: int
     top_k: int
     intermediate_size: int
-    weights: Literal["probability", "share", "sparsemixer"] = "probability"
+    weights: ExpertWeights = "probability"
     activation: Activation = "silu"
     tolerance: float = 0.0
 

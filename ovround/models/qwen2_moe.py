@@ -16,6 +16,7 @@ from ovround.models.standard import (
     decoder,
     read_config,
     read_experts,
+    read_shares,
     read_window,
     rotated,
     windows_by_layer,
@@ -39,7 +40,6 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
 
 def sparse(read: ConfigReader, found: DecoderConfig, *, count: int, top_k: int, size: int) -> Decoder:
     """Experts in every block but those of `mlp_only_layers`, and in each `decoder_sparse_step`th of them."""
-    weights = "share" if read.flag("norm_topk_prob", default=False) else "probability"
     size, step = read.integer("moe_intermediate_size", size), read.integer("decoder_sparse_step", 1)
     dense = read.config.get("mlp_only_layers") or []
     if step < 1 or not isinstance(dense, list):
@@ -47,7 +47,7 @@ def sparse(read: ConfigReader, found: DecoderConfig, *, count: int, top_k: int, 
             f"config.json: `decoder_sparse_step` is {step}, `mlp_only_layers` {dense!r:.40}; 1 or more, and a list, are needed"
         )
     layers = tuple(at for at in range(found.num_hidden_layers) if at in dense or (at + 1) % step)
-    found, count = read_experts(read, found, weights=weights, count=count, top_k=top_k, size=size)
+    found, count = read_experts(read, found, weights=read_shares(read), count=count, top_k=top_k, size=size)
     return decoder(replace(found, dense_layers=layers), Layout(experts_count=count))
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 from ovround.errors import ArchitectureError
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder, DecoderConfig
 from ovround.models.layout import Layout
-from ovround.models.ops import Activation, Attention, Experts
+from ovround.models.ops import Activation, Attention, Experts, ExpertWeights
 from ovround.models.rope import rope_from_config
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -83,7 +82,7 @@ def read_experts(
     read: ConfigReader,
     config: DecoderConfig,
     *,
-    weights: Literal["probability", "share", "sparsemixer"],
+    weights: ExpertWeights,
     count: int,
     top_k: int,
     size: int | None = None,
@@ -100,6 +99,11 @@ def read_experts(
         config.activation,
     )
     return replace(config, experts=experts), experts.count
+
+
+def read_shares(read: ConfigReader) -> ExpertWeights:
+    """How `norm_topk_prob` says that experts are weighed."""
+    return "share" if read.flag("norm_topk_prob", default=False) else "probability"
 
 
 def windows_by_layer(

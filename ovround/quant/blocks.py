@@ -393,9 +393,11 @@ class BlockQuantizer:
         return {name: _float32(self._checkpoint.read(name)) for name in self._decoder.tensors(layer)}
 
     def _tell(self, layer: int, block: FinishedBlock) -> None:
-        losses = (block.record.loss_before, block.record.loss_after) if block.record else (None, None)
-        unreached = len(block.record.unreached) if block.record else 0
-        self._on_progress(Progress("quantise", layer + 1, self._blocks, 0, 0, *losses, unreached))
+        told = Progress("quantise", layer + 1, self._blocks)
+        if block.record is not None:
+            losses, unreached = (block.record.loss_before, block.record.loss_after), len(block.record.unreached)
+            told = Progress("quantise", layer + 1, self._blocks, 0, 0, *losses, unreached)
+        self._on_progress(told)
 
     def _behind(self, layer: int, chains: Chains, block: FinishedBlock) -> None:
         """Bring the quantised chain behind a finished block."""
