@@ -47,12 +47,19 @@ class WeightRecord:
 
 @dataclass(frozen=True, slots=True)
 class BlockRecord:
-    """What tuning one block gave: mean squared error of its output on the held-out windows, where tuning began and tuned."""
+    """What tuning one block gave: mean squared error of its output on the held-out windows, where tuning began and tuned.
+
+    `unreached` names the experts that no calibration token chose, and that are therefore rounded to nearest.
+    """
 
     index: int
     loss_before: float
     loss_after: float
     steps: int
+    unreached: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unreached", tuple(self.unreached))  # JSON has lists
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from ovround.checkpoint import Checkpoint
 from ovround.config import ConvertOptions, Scheme
 from ovround.errors import UsageError
-from ovround.models.decoder import HEAD, Decoder
+from ovround.models.decoder import EXPERTS, HEAD, Decoder
 from ovround.profiling.table import read_table
 from ovround.qtensor import BITS
 from ovround.quant.allocate import Choice, allocate
@@ -164,7 +164,8 @@ def _bytes(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: Conver
     def size(one: ModuleType, name: str, scheme: Scheme | None) -> int:
         source = infos[name] if name in infos else infos[f"{decoder.embedding_at}.weight"]
         item_bytes = source.size_bytes // math.prod(source.shape)
-        table = name == f"{decoder.embedding_at}.weight"
+        widened = one.__name__.endswith("openvino") and f".{EXPERTS}." in name  # as tables are
+        table = name == f"{decoder.embedding_at}.weight" or widened
         return int(one.weight_bytes(shapes[name], scheme, item_bytes, table=table))
 
     def cost(module: str, scheme: Scheme | None) -> int:
@@ -187,10 +188,11 @@ def _nanoseconds(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: 
             f"latency table `{source}` was measured for {table.format}; the format is {', '.join(options.formats)}",
             hint=f"--format {table.format}, or a table for the other",
         )
-    shapes = weight_shapes(decoder)
+    shapes, experts = weight_shapes(decoder), decoder.config.experts
 
     def cost(module: str, scheme: Scheme | None) -> int:
-        return round(table.milliseconds(module, shapes[f"{module}.weight"], scheme, source) * _NANOSECONDS)
+        used = experts.top_k / experts.count if experts and f".{EXPERTS}." in module else 1
+        return round(table.milliseconds(module, shapes[f"{module}.weight"], scheme, source) * used * _NANOSECONDS)
 
     head = HEAD if HEAD in plan else decoder.head_at
     return _Account(cost, (*_linears(decoder), head), 0, _NANOSECONDS)

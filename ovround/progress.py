@@ -10,6 +10,8 @@ from dataclasses import dataclass
 class Progress:
     """Where the job is. `stage` is check, allocate, quantise, end-to-end, write or verify; the rest says how far within it.
 
+    `unreached` counts a block's experts that no calibration token chose.
+
     Losses are mean squared errors of a block's output, of the pass end to end divergences in nats a token.
 
     `resume` counts the blocks that an earlier run had finished; `damaged` says that the file of block number `block`, from
@@ -23,6 +25,7 @@ class Progress:
     steps: int = 0
     loss_before: float | None = None
     loss_after: float | None = None
+    unreached: int = 0
 
 
 OnProgress = Callable[[Progress], None]

@@ -28,7 +28,8 @@ class Rows:
 class TensorSource:
     """The checkpoint's tensor `name` of `shape`, of which `rows` are taken, turned first where it lies `transposed`.
 
-    `add` is added to every value, in float32: norms that are stored as their distance from 1.
+    `add` is added to every value, in float32: norms that are stored as their distance from 1. `index` is the place along the
+    first axis of a tensor that holds the same of every expert. `otherwise` is where it lies in checkpoints without `name`.
     """
 
     name: str
@@ -36,14 +37,16 @@ class TensorSource:
     rows: Rows | None = None
     transposed: bool = False
     add: float = 0.0
+    index: int | None = None
+    otherwise: TensorSource | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether the tensor is used as it lies."""
-        return self.rows is None and not self.transposed and not self.add
+        return self.rows is None and self.index is None and not self.transposed and not self.add
 
     def take(self, tensor: FloatTensor) -> FloatTensor:
-        """The decoder's tensor, from the checkpoint's; no value is rounded."""
+        """The decoder's tensor, from the checkpoint's, or from its part at `index`; no value is rounded."""
         data = self._rows(tensor.data.T if self.transposed else tensor.data)
         if self.add:
             return FloatTensor(FloatTensor(data, tensor.dtype).float32() + np.float32(self.add), "float32")

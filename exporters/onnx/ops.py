@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ovround.exporters.onnx.external_data import DataFile
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
 from ovround.models.decoder import DecoderConfig
-from ovround.models.ops import Activation, Attention
+from ovround.models.ops import Activation, Attention, Experts
 from ovround.models.rope import Rope
 
 IR_VERSION, OPSET = 10, 21  # those of ONNX 1.16; nothing here needs newer ones
@@ -34,6 +34,7 @@ MICROSOFT = "com.microsoft"
 # 4: int8 activations with a scale a block, the only fast path for 2 and 8 bits; `runtime.engines.onnx_exact` undoes it.
 ACCURACY_LEVEL = 4
 HEAD_MULTIPLE, ROTATED_HEAD_MULTIPLE = 8, 16  # head sizes that GroupQueryAttention takes, and that it rotates itself
+_LOWEST = float(np.finfo(np.float32).min)  # what no softmax sees
 _ATTENTION_BIAS = 10  # its place among the operator's inputs
 _FLOAT, _INT64, _INT32 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT64), int(onnx.TensorProto.INT32)
 
@@ -128,10 +129,102 @@ class OnnxOps:
             num_heads=spec.num_heads, kv_num_heads=spec.num_key_value_heads, scale=spec.scale, do_rotary=int(fused), **limits,
         )  # fmt: skip
 
+    def experts(self, x: str, at: str, spec: Experts) -> str:
+        """Tokens sorted by expert, each expert on its own ones, a token's sum taken where they are back in order.
+
+        QMoE would be one node, but rounds activations of 2 and 8 bits to int8 at every accuracy level, takes one kind of gate
+        and no odd router. A layer's nodes are six an expert, those of an expert without tokens on empty tensors.
+        """
+        count, top_k, inside = spec.count, spec.top_k, f"{at}.experts"
+        size = self.file.entries[f"{at}.gate.weight"].shape[1]
+        rows = self._node("Reshape", [x, self._i64(f"rows/{size}", [-1, size])], f"{inside}/rows")
+        logits = self._node(
+            "FusedMatMul", [rows, self._float_weight(f"{at}.gate.weight")], f"{at}.gate", MICROSOFT, transB=1
+        )
+        weights, chosen = self._chosen(logits, spec, inside)
+        flat = self._node("Reshape", [chosen, self._i64("flat", [-1])], f"{inside}/flat")
+        one_hot = self._node(
+            "Equal",
+            [
+                self._node("Unsqueeze", [flat, self._i64("axis1", [1])], f"{inside}/column"),
+                self._i64(f"experts/{count}", list(range(count))),
+            ],
+            f"{inside}/one_hot",
+        )
+        one_hot = self._node("Cast", [one_hot], f"{inside}/one_hot_i64", to=_INT64)
+        sizes = self._node("ReduceSum", [one_hot, self._i64("axis0", [0])], f"{inside}/sizes", keepdims=0)
+        order = f"{inside}/order"
+        total = self._node("Shape", [flat], f"{inside}/total")
+        self._node("TopK", [flat, total], f"{inside}/sorted", "", [order], axis=0, largest=0)
+        places = self._node("Div", [order, self._i64(f"top_k/{top_k}", top_k)], f"{inside}/places")
+        sorted_rows = self._node("Gather", [rows, places], f"{inside}/sorted_rows", axis=0)
+        parts = [f"{inside}.{expert}/tokens" for expert in range(count)]
+        self._node("Split", [sorted_rows, sizes], parts[0], "", parts[1:], axis=0)
+        found = []
+        for expert, part in enumerate(parts):
+            gate = self.activation(self.linear(part, f"{inside}.{expert}.gate_proj"), spec.activation)
+            found.append(
+                self.linear(
+                    self.mul(gate, self.linear(part, f"{inside}.{expert}.up_proj")), f"{inside}.{expert}.down_proj"
+                )
+            )
+        every = self._node("Concat", found, f"{inside}/every", axis=0)
+        column = self._node("Unsqueeze", [order, self._i64("axis1", [1])], f"{inside}/order_column")
+        back = self._node("ScatterND", [every, column, every], f"{inside}/in_order")
+        back = self._node(
+            "Reshape", [back, self._i64(f"chosen/{top_k}x{size}", [-1, top_k, size])], f"{inside}/by_token"
+        )
+        shares = self._node("Unsqueeze", [weights, self._i64("axis2", [2])], f"{inside}/shares")
+        back = self._node("Mul", [back, shares], f"{inside}/weighed")
+        mixed = self._node("ReduceSum", [back, self._i64("axis1", [1])], f"{inside}/mixed", keepdims=0)
+        return self._node("Reshape", [mixed, self._node("Shape", [x], f"{inside}/shape")], inside)
+
+    def _chosen(self, logits: str, spec: Experts, inside: str) -> tuple[str, str]:
+        """Weights and numbers of each row's experts, float32 and int64 `[rows, top_k]`, for router logits `[rows, E]`."""
+        weights, chosen = f"{inside}/weights", f"{inside}/chosen"
+        if spec.weights == "sparsemixer":
+            return self._sparsemixer(logits, spec, inside)
+        probability = self._node("Softmax", [logits], f"{inside}/probability", axis=-1)
+        self._node(
+            "TopK", [probability, self._i64(f"count/{spec.top_k}", [spec.top_k])], weights, "", [chosen], axis=-1
+        )
+        if spec.weights == "share":
+            total = self._node("ReduceSum", [weights, self._i64("axis1", [1])], f"{inside}/sum", keepdims=1)
+            weights = self._node("Div", [weights, total], f"{inside}/share")
+        return weights, chosen
+
+    def _sparsemixer(self, logits: str, spec: Experts, inside: str) -> tuple[str, str]:
+        size = self._node("Abs", [logits], f"{inside}/size")
+        left, weights, chosen = logits, [], []
+        for turn in range(spec.top_k):
+            at = f"{inside}/turn{turn}"
+            highest, expert = f"{at}/highest", f"{at}/expert"
+            self._node("TopK", [left, self._i64("count/1", [1])], highest, "", [expert], axis=-1)
+            away = self._node("Sub", [highest, logits], f"{at}/away")
+            distance = self._node("Div", [away, self._node("Max", [size, highest], f"{at}/larger")], f"{at}/distance")
+            far = self._node(
+                "Greater", [distance, self._f32(f"tolerance/{spec.tolerance!r}", spec.tolerance)], f"{at}/far"
+            )
+            near = self._node("Where", [far, self._f32("lowest", _LOWEST), left], f"{at}/near")
+            share = self._node("Softmax", [near], f"{at}/softmax", axis=-1)
+            weights.append(self._node("GatherElements", [share, expert], f"{at}/weight", axis=1))
+            chosen.append(expert)
+            masked = self._node(
+                "Mul", [self._node("Abs", [highest], f"{at}/abs"), self._f32("zero", 0.0)], f"{at}/none"
+            )
+            masked = self._node("Add", [masked, self._f32("lowest", _LOWEST)], f"{at}/masked")
+            left = self._node("ScatterElements", [left, expert, masked], f"{at}/left", axis=1)
+        return (
+            self._node("Concat", weights, f"{inside}/weights", axis=1),
+            self._node("Concat", chosen, f"{inside}/chosen", axis=1),
+        )
+
     def activation(self, x: str, kind: Activation) -> str:
         number = len(self._nodes)
         if kind == "silu":
             return self._node("Mul", [x, self._node("Sigmoid", [x], f"{x}/sigmoid{number}")], f"{x}/silu{number}")
+        if kind == "sigmoid":
+            return self._node("Sigmoid", [x], f"{x}/sigmoid{number}")
         if kind == "relu":
             return self._node("Relu", [x], f"{x}/relu{number}")
         return self._node("Gelu", [x], f"{x}/gelu{number}", approximate="tanh" if kind == "gelu_tanh" else "none")

@@ -13,7 +13,8 @@ another order than the inputs, `order` i32 [K] is gathered from the input in fro
 | 3 | as 4: OpenVINO expands u3 to float32 when it compiles | as 4 |
 | 2 | u2, zero point i8 2 | u2, zero point i8: an unsigned or absent one makes the CPU plugin fail under bf16 |
 
-A table for Gather (an embedding) has no 2-bit form in the CPU plugin, so it is widened to 4 bits too; the integers stay.
+A table for Gather (an embedding) has no 2-bit form in the CPU plugin, so it is widened to 4 bits too; the integers stay. So
+are experts, which the plugin would decode whole on every call.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Stored:
 
 
 def element_type(bits: int, symmetric: bool, *, table: bool) -> str:
-    """The IR element type of codes of `bits` bits; `table` when a Gather reads them."""
+    """The IR element type of codes of `bits` bits; `table` when a Gather reads them, or experts do."""
     if bits == 8:
         return "i8" if symmetric else "u8"
     if bits == 2 and not table:
@@ -87,7 +88,7 @@ def _encode(tensor: QTensor, kind: str) -> NDArray[np.uint8]:
 
 
 def decode_node(file: ConstantFile, name: str) -> ov.Node:
-    """The sub-graph that yields weight `name` as float32 in its own shape (`[N, K]` for a quantised one)."""
+    """The sub-graph that yields weight `name` as float32 in its own shape (`[N, K]`, or `[E, N, K]`, for a quantised one)."""
     entry = file.entries[name]
     weight = file.node(name)
     if name + SCALE not in file.entries:
@@ -96,8 +97,8 @@ def decode_node(file: ConstantFile, name: str) -> ov.Node:
     if name + ZERO_POINT in file.entries:
         value = opset.subtract(value, opset.convert(file.node(name + ZERO_POINT), "f16"))
     value = opset.multiply(value, file.node(name + SCALE))
-    rows, groups, group = entry.shape
-    shape = file.small(f"{name}/shape", "i64", [rows, groups * group])
+    *rows, groups, group = entry.shape
+    shape = file.small(f"{name}/shape", "i64", [*rows, groups * group])
     return opset.convert(opset.reshape(value, shape, False), "f32")
 
 

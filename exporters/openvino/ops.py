@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
+from openvino.utils.node_factory import NodeFactory
 
 from ovround.exporters.openvino.compressed import ORDER, decode_node
 from ovround.exporters.openvino.constants import ConstantFile
-from ovround.models.ops import Activation, Attention
+from ovround.exporters.openvino.routing import chosen_experts
+from ovround.models.ops import Activation, Attention, Experts
 from ovround.models.rope import Rope
 
 MASKED = -65504.0  # the lowest float16: finite, so that a row with nothing to attend to gives no NaN on any device
@@ -103,9 +105,48 @@ class OpenVINOOps:
         out = opset.transpose(_named(out, f"{at}.sdpa"), self._i64("heads_order", [0, 2, 1, 3]))
         return opset.reshape(out, self._i64(f"{at}/joined", [0, 0, spec.num_heads * spec.head_dim]), True)
 
+    def experts(self, x: ov.Node, at: str, spec: Experts) -> ov.Node:
+        """Every expert on every token, weighed by 0 where it was not chosen.
+
+        It is only written so: of this shape, ConvertTiledMoeBlockTo3GatherMatmuls (transformations/common_optimizations)
+        makes products with the chosen experts alone, which read compressed weights.
+        """
+        size = x.output(0).get_partial_shape()[2].get_length()
+        rows = opset.reshape(x, self._i64(f"rows/{size}", [-1, size]), False)
+        logits = opset.matmul(rows, self._weight(f"{at}.gate.weight"), False, True)
+        weights, chosen = chosen_experts(self.file, logits, spec)
+        tiled = opset.tile(rows, self._i64(f"times/{spec.count}", [spec.count, 1]))
+        tiled = opset.reshape(tiled, self._i64(f"each/{spec.count}x{size}", [spec.count, -1, size]), False)
+
+        def product(y: ov.Node, name: str) -> ov.Node:
+            return _named(
+                opset.matmul(y, self._weight(f"{at}.experts.*.{name}.weight"), False, True), f"{at}.experts.{name}"
+            )
+
+        gate = product(tiled, "gate_proj")
+        gate = (
+            NodeFactory("opset13").create("Swish", [gate], {})
+            if spec.activation == "silu"
+            else self.activation(gate, spec.activation)
+        )
+        out = product(opset.multiply(gate, product(tiled, "up_proj")), "down_proj")
+        places = opset.concat([self._batch, self._i64("rest", [-1])], 0)
+        count = self._i64(f"experts/{spec.count}", [spec.count])
+        width = self._i64(f"size/{size}", [size])
+        out = opset.reshape(out, opset.concat([count, places, width], 0), False)
+        none = opset.broadcast(self._f32("zero", 0.0), opset.shape_of(logits, "i64"))
+        shares = opset.scatter_elements_update(none, chosen, weights, self._i64("axis1", 1))
+        shares = opset.transpose(shares, self._i64("order10", [1, 0]))
+        shares = opset.unsqueeze(
+            opset.reshape(shares, opset.concat([count, places], 0), False), self._i64("axis3", [3])
+        )
+        return _named(opset.reduce_sum(opset.multiply(out, shares), self._i64("axes0", [0]), False), f"{at}.experts")
+
     def activation(self, x: ov.Node, kind: Activation) -> ov.Node:
         if kind == "silu":
             return opset.swish(x, self._f32("one", 1.0))
+        if kind == "sigmoid":
+            return opset.sigmoid(x)
         return opset.relu(x) if kind == "relu" else opset.gelu(x, "TANH" if kind == "gelu_tanh" else "ERF")
 
     def softcap(self, x: ov.Node, cap: float) -> ov.Node:

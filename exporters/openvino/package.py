@@ -29,14 +29,16 @@ class OpenVINOExporter:
         self._decoder = decoder
         copy_model_files(source, folder, decoder.config.max_position_embeddings)
         write_tokenizer(source, folder)  # first: a tokenizer that cannot be converted is found before anything is tuned
-        self._file = ConstantFile(folder / f"{MODEL}.bin")
+        experts = decoder.config.experts
+        self._file = ConstantFile(folder / f"{MODEL}.bin", experts.count if experts else 0)
         self._stored: dict[str, Stored] = {}
         self._entries: dict[str, Entry] = {}
 
     def write(self, name: str, weight: Weight) -> None:
         if isinstance(weight, QTensor):
             self._stored[name] = Stored(weight.bits, weight.symmetric)
-        write_weight(self._file, name, weight, table=name == f"{self._decoder.embedding_at}.weight")
+        table = name == f"{self._decoder.embedding_at}.weight" or ".experts." in name
+        write_weight(self._file, name, weight, table=table)
 
     def finish(self) -> None:
         ops = OpenVINOOps(self._file)

@@ -29,11 +29,11 @@ class Checkpoint:
         """Every tensor by name, over all shards."""
         return {name: info for file in self.files for name, info in file.tensors.items()}
 
-    def read(self, name: str) -> FloatTensor:
-        """Read one tensor; raises TensorError when there is none of that name."""
+    def read(self, name: str, index: int | None = None) -> FloatTensor:
+        """Read one tensor, or its part at `index` of the first axis; raises TensorError when there is none of that name."""
         for file in self.files:
             if name in file.tensors:
-                return file.read(name)
+                return file.read(name, index)
         raise TensorError(f"`{self.folder}` has no tensor `{name}`")
 
     def size_bytes(self) -> int:

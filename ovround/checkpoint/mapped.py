@@ -34,11 +34,13 @@ class MappedCheckpoint(Checkpoint):
             name: self._info(name, found[source.name]) for name, source in self.sources.items() if source.name in found
         }
 
-    def read(self, name: str) -> FloatTensor:
+    def read(self, name: str, index: int | None = None) -> FloatTensor:
+        if index is not None:
+            raise ValueError(f"part {index} of `{name}`, which is a part itself")
         if name not in self.sources:
             raise TensorError(f"`{self.folder}` has no tensor `{name}`")
         source = self.sources[name]
-        return source.take(self.inner.read(source.name))
+        return source.take(self.inner.read(source.name, source.index))
 
     def check(self, expected: dict[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
         sources = [self.sources[name] for name in expected]
@@ -94,6 +96,8 @@ class MappedPackedCheckpoint:
 
     def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | Packed:
         source = self.sources[name]
+        if source.index is not None:  # experts in one tensor, which no format packs
+            return source.take(self.inner.stored.read(source.name, source.index))
         weight = self.inner.read(source.name, source.shape)
         if isinstance(weight, FloatTensor):
             return source.take(weight)
@@ -126,10 +130,19 @@ def mapped_packed(source: PackedCheckpoint, sources: Mapping[str, TensorSource])
 
 
 def _found(sources: Mapping[str, TensorSource], checkpoint: Checkpoint) -> Mapping[str, TensorSource]:
-    """A checkpoint that was saved without its head has names without their first part (`h.0.ln_1` for `transformer.h.0.ln_1`)."""
+    """Where the tensors really lie: one that is not there under its own name is looked for where it may lie otherwise.
+
+    A checkpoint that was saved without its head has names without their first part (`h.0.ln_1` for `transformer.h.0.ln_1`).
+    """
     found = checkpoint.tensors()
+    sources = {name: _present(source, found) for name, source in sources.items()}
     first = next(iter(sources.values())).name
     prefix, _, rest = first.partition(".")
     if first in found or rest not in found:
         return sources
     return {name: replace(source, name=source.name.removeprefix(f"{prefix}.")) for name, source in sources.items()}
+
+
+def _present(source: TensorSource, found: Mapping[str, TensorInfo]) -> TensorSource:
+    other = source.otherwise
+    return other if other is not None and source.name not in found and other.name in found else source

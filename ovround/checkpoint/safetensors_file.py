@@ -56,8 +56,8 @@ class SafetensorsFile:
     data_start: int
     tensors: dict[str, TensorInfo]
 
-    def read(self, name: str) -> FloatTensor:
-        """One floating-point tensor; raises TensorError for any other type."""
+    def read(self, name: str, index: int | None = None) -> FloatTensor:
+        """One floating-point tensor, or its part at `index` of the first axis; raises TensorError for any other type."""
         info = self.tensors[name]
         if info.dtype not in _FLOATS:
             raise TensorError(
@@ -65,8 +65,11 @@ class SafetensorsFile:
                 hint="checkpoints that are quantised already cannot be tuned again: start from the original",
             )
         dtype, storage = _FLOATS[info.dtype]
-        data: NDArray[Any] = np.fromfile(self.path, storage, int(np.prod(info.shape)), offset=info.offset)
-        return FloatTensor(data.reshape(info.shape), dtype)
+        shape = info.shape if index is None else info.shape[1:]
+        count = math.prod(shape)
+        offset = info.offset + (index or 0) * count * np.dtype(storage).itemsize
+        data: NDArray[Any] = np.fromfile(self.path, storage, count, offset=offset)
+        return FloatTensor(data.reshape(shape), dtype)
 
     def read_array(self, name: str) -> NDArray[Any]:
         """One tensor of any type of `_ARRAYS`, BF16 as uint16 bit patterns; raises TensorError for another type."""

@@ -90,6 +90,8 @@ class ProgressDisplay:
             if progress.loss_before is not None and progress.loss_after is not None:
                 text += f"  loss {progress.loss_before:.4g} -> {progress.loss_after:.4g}"
             text += f"  {now - self._started:.0f} s, {left:.0f} s left"
+            if progress.unreached:
+                text += f"  warning: no calibration token reached {progress.unreached} expert(s), which are rounded to nearest"
         if self._bar is not None:
             self._bar.print(text, highlight=False)
         else:

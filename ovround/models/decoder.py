@@ -6,23 +6,27 @@ otherwise, a `Layout` says. The names used here, Llama's, are those of every tar
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ovround.errors import ArchitectureError
 from ovround.models.layout import BLOCKS, Layout
-from ovround.models.ops import Activation, Attention, Ops, T
+from ovround.models.ops import Activation, Attention, Experts, Ops, T
 from ovround.tensor_source import TensorSource
 
 EMBEDDING = "model.embed_tokens"
 POSITIONS = "model.embed_positions"
 EMBEDDING_NORM = "model.embed_layernorm"
 NORM = "model.norm"
+EXPERTS = "mlp.experts"
 HEAD = "lm_head"
+_EXPERT = re.compile(r"(.+\.experts)\.\d+\.")
 _FUSED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
 # Far beyond any model; they keep a hostile config.json from asking for endless work before its tensors are looked at.
 _LARGEST = {"num_hidden_layers": 10_000, "max_position_embeddings": 1 << 24}
 _LARGEST_SIZE = (1 << 31) - 1
+_MOST_EXPERTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class DecoderConfig:
     """Sizes and switches, under Hugging Face's names where it has one.
 
     Block i attends as `attention[i % len(attention)]` says. The `*_scale` multiply; `query_key_norm` is RMS over each head
-    or over all heads of a query or key at once.
+    or over all heads of a query or key at once. Where there are `experts`, blocks other than `dense_layers` have them for
+    an MLP, beside one of `shared_expert_size` that every token takes, weighed by a gate of its own.
     """
 
     hidden_size: int
@@ -88,6 +93,9 @@ class DecoderConfig:
     residual_scale: float = 1.0
     logits_scale: float = 1.0
     logits_softcap: float | None = None
+    experts: Experts | None = None
+    dense_layers: tuple[int, ...] = ()
+    shared_expert_size: int = 0
 
     def __post_init__(self) -> None:
         for name in (
@@ -100,6 +108,15 @@ class DecoderConfig:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ArchitectureError(
                 f"{self.num_attention_heads} attention heads are no multiple of {self.num_key_value_heads} key/value heads"
+            )
+        if self.experts is not None and (self.hidden_size % 2 or self.experts.intermediate_size % 2):
+            raise ArchitectureError(
+                f"experts of {self.hidden_size} x {self.experts.intermediate_size}; even sizes are needed"
+            )
+        if self.experts is not None and not 0 < self.experts.top_k <= self.experts.count <= _MOST_EXPERTS:
+            raise ArchitectureError(
+                f"{self.experts.top_k} of {self.experts.count} experts a token; at most {_MOST_EXPERTS} experts, and 1 "
+                "to all of them a token, are allowed"
             )
         windows = [spec.window for spec in self.attention if spec.window is not None]
         if windows and min(windows) < 1:
@@ -150,9 +167,9 @@ class Decoder:
         attended = norm(self._attention(ops, attention_input, layer), norms.after_attention)
         if norms.parallel:
             mlp_input = attention_input if norms.before_mlp is None else norm(x, norms.before_mlp)
-            return added(added(x, attended), norm(self._mlp(ops, mlp_input, f"{at}.mlp"), norms.after_mlp))
+            return added(added(x, attended), norm(self._mlp(ops, mlp_input, layer), norms.after_mlp))
         x = added(x, attended)
-        return added(x, norm(self._mlp(ops, norm(x, norms.before_mlp), f"{at}.mlp"), norms.after_mlp))
+        return added(x, norm(self._mlp(ops, norm(x, norms.before_mlp), layer), norms.after_mlp))
 
     def head(self, ops: Ops[T], x: T) -> T:
         """Final norm and projection, `[B, T, hidden_size]` -> logits `[B, T, vocab_size]`."""
@@ -182,7 +199,21 @@ class Decoder:
             k = ops.rms_norm(k, f"{at}.k_norm", c.norm_eps, parts[1])
         return ops.linear(ops.attention(q, k, v, layer, self.attention_spec(layer)), f"{at}.o_proj")
 
-    def _mlp(self, ops: Ops[T], x: T, at: str) -> T:
+    def experts_of(self, layer: int) -> Experts | None:
+        """The experts of block `layer`, None where it has an ordinary MLP."""
+        return None if layer in self.config.dense_layers else self.config.experts
+
+    def _mlp(self, ops: Ops[T], x: T, layer: int) -> T:
+        at, experts = f"{self.block_at(layer)}.mlp", self.experts_of(layer)
+        if experts is None:
+            return self._dense(ops, x, at)
+        mixed = ops.experts(x, at, experts)
+        if not self.config.shared_expert_size:
+            return mixed
+        weight = ops.activation(ops.linear(x, f"{at}.shared_expert_gate"), "sigmoid")
+        return ops.add(mixed, ops.mul(weight, self._dense(ops, x, f"{at}.shared_expert")))
+
+    def _dense(self, ops: Ops[T], x: T, at: str) -> T:
         kind = self.config.activation
         if not self.config.gated:
             return ops.linear(ops.activation(ops.linear(x, f"{at}.up_proj"), kind), f"{at}.down_proj")
@@ -205,7 +236,9 @@ class Decoder:
             for name, heads in (("q_norm", c.num_attention_heads), ("k_norm", c.num_key_value_heads)):
                 size = c.head_dim * (1 if c.query_key_norm == "head" else heads)
                 shapes[f"{at}.self_attn.{name}.weight"] = (size,)
-        for name, (rows, columns, bias) in self._projections().items():
+        if self.experts_of(part) is not None:
+            shapes |= self._router_tensors(f"{at}.mlp")
+        for name, (rows, columns, bias) in self._projections(part).items():
             shapes[f"{at}.{name}.weight"] = (rows, columns)
             if bias:
                 shapes[f"{at}.{name}.bias"] = (rows,)
@@ -250,30 +283,56 @@ class Decoder:
 
     def linears(self, layer: int) -> tuple[str, ...]:
         """The projections of block `layer`, in the order in which they are computed: what quantisation replaces."""
-        return tuple(f"{self.block_at(layer)}.{name}" for name in self._projections())
+        return tuple(f"{self.block_at(layer)}.{name}" for name in self._projections(layer))
 
     def fused(self, layer: int) -> tuple[tuple[str, ...], ...]:
         """`linears(layer)`, those together that engines compute in one multiplication and that therefore share their bits."""
         groups: dict[str, list[str]] = {}
         for name in self.linears(layer):
-            parent, _, last = name.rpartition(".")
+            parent, _, last = _EXPERT.sub(r"\1.", name).rpartition(".")
             groups.setdefault(f"{parent}.{_FUSED.get(last, last)}", []).append(name)
         return tuple(tuple(group) for group in groups.values())
+
+    def expert_stacks(self, layer: int) -> tuple[tuple[str, ...], ...]:
+        """Those of `linears(layer)` that differ only in the expert they belong to."""
+        stacks: dict[str, list[str]] = {}
+        for name in self.linears(layer):
+            if _EXPERT.search(name):
+                stacks.setdefault(_EXPERT.sub(r"\1.", name), []).append(name)
+        return tuple(tuple(stack) for stack in stacks.values())
 
     def _norm_tensors(self, at: str) -> dict[str, tuple[int, ...]]:
         kinds = ("weight", "bias") if self.config.norm_bias else ("weight",)
         return {f"{at}.{kind}": (self.config.hidden_size,) for kind in kinds}
 
-    def _projections(self) -> dict[str, tuple[int, int, bool]]:
+    def _router_tensors(self, at: str) -> dict[str, tuple[int, ...]]:
+        """What decides on experts, and stays in float: the router, and the shared expert's gate."""
+        c = self.config
+        shared = {f"{at}.shared_expert_gate.weight": (1, c.hidden_size)} if c.shared_expert_size else {}
+        return {f"{at}.gate.weight": (c.experts.count if c.experts else 0, c.hidden_size), **shared}
+
+    def _projections(self, layer: int) -> dict[str, tuple[int, int, bool]]:
         c = self.config
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-        into = (c.intermediate_size, c.hidden_size, c.mlp_bias)
         return {
             "self_attn.q_proj": (q, c.hidden_size, c.query_key_value_bias),
             "self_attn.k_proj": (kv, c.hidden_size, c.query_key_value_bias),
             "self_attn.v_proj": (kv, c.hidden_size, c.query_key_value_bias),
             "self_attn.o_proj": (c.hidden_size, q, c.output_bias),
-            **({"mlp.gate_proj": into} if c.gated else {}),
-            "mlp.up_proj": into,
-            "mlp.down_proj": (c.hidden_size, c.intermediate_size, c.mlp_bias),
+            **self._mlp_projections(layer),
         }
+
+    def _mlp_projections(self, layer: int) -> dict[str, tuple[int, int, bool]]:
+        c, experts = self.config, self.experts_of(layer)
+
+        def mlp(at: str, size: int) -> dict[str, tuple[int, int, bool]]:
+            into = (size, c.hidden_size, c.mlp_bias)
+            gate = {f"{at}.gate_proj": into} if c.gated else {}
+            return {**gate, f"{at}.up_proj": into, f"{at}.down_proj": (c.hidden_size, size, c.mlp_bias)}
+
+        if experts is None:
+            return mlp("mlp", c.intermediate_size)
+        found = mlp("mlp.shared_expert", c.shared_expert_size) if c.shared_expert_size else {}
+        for expert in range(experts.count):
+            found |= mlp(f"mlp.experts.{expert}", experts.intermediate_size)
+        return found

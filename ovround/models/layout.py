@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ovround.tensor_source import Rows, TensorSource
 
 BLOCKS = "model.layers"
+_EXPERT = re.compile(r"mlp\.experts\.(\d+)\.(\w+)")
 _IN_BLOCK = re.compile(rf"{re.escape(BLOCKS)}\.(\d+)\.(.+)")
 
 
@@ -29,7 +30,8 @@ class Layout:
     """The checkpoint's name of each module that has another than Llama's, those in a block without the block's name.
 
     `blocks` stands in for `model.layers`; `transposed` linear layers lie as `[K, N]`; norms are stored less `norm_offset`;
-    `ignored` ends the names of buffers that old checkpoints hold and nobody reads.
+    `ignored` ends the names of buffers that old checkpoints hold and nobody reads. `experts` says what the modules of
+    each of `experts_count` are called; transformers 5 joins them, `[E, 2I, H]` and `[E, H, I]`, and checkpoints come either way.
     """
 
     modules: Mapping[str, str | Fused] = field(default_factory=dict)
@@ -37,20 +39,39 @@ class Layout:
     transposed: bool = False
     norm_offset: float = 0.0
     ignored: tuple[str, ...] = ()
+    experts: Mapping[str, str] = field(default_factory=dict)
+    experts_count: int = 0
 
     def source(self, name: str, shape: tuple[int, ...]) -> TensorSource:
         """Where tensor `name` of `shape` lies."""
         module, _, kind = name.rpartition(".")
         inside = _IN_BLOCK.fullmatch(module)
+        expert = _EXPERT.fullmatch(inside[2]) if inside else None
+        if inside and expert and kind == "weight" and len(shape) == 2:
+            return self._expert(f"{self.blocks}.{inside[1]}", int(expert[1]), expert[2], shape)
         place = self.modules.get(inside[2] if inside else module, inside[2] if inside else module)
         rows = place.rows if isinstance(place, Fused) else None
         path = place.name if isinstance(place, Fused) else place
         if rows is not None:
             shape = (shape[0] // (rows.stop - rows.start) * rows.size, *shape[1:])
         transposed = self.transposed and inside is not None and len(shape) == 2
+        alike = f"{self.blocks}.{inside[1]}.{inside[2]}.{kind}" if inside and inside[2] == "mlp.gate" else ""
         add = self.norm_offset if kind == "weight" and "norm" in module.rpartition(".")[2] else 0.0
         full = f"{self.blocks}.{inside[1]}.{path}.{kind}" if inside else f"{path}.{kind}"
-        return TensorSource(full, shape[::-1] if transposed else shape, rows, transposed, add)
+        other = TensorSource(alike, shape) if alike not in ("", full) else None  # the router beside joined experts
+        return TensorSource(full, shape[::-1] if transposed else shape, rows, transposed, add, otherwise=other)
+
+    def _expert(self, block: str, expert: int, last: str, shape: tuple[int, ...]) -> TensorSource:
+        """`last` of one expert: a tensor of its own, or a part of one that holds all experts' gate and up, or down."""
+        at = f"{block}.{self.modules.get('mlp.experts', 'mlp.experts')}"
+        count, (rows, columns) = self.experts_count, shape
+        if last == "down_proj":
+            joint = TensorSource(f"{block}.mlp.experts.down_proj", (count, rows, columns), index=expert)
+        else:
+            start = rows * (last == "up_proj")
+            part, name = Rows(start, start + rows, 2 * rows), f"{block}.mlp.experts.gate_up_proj"
+            joint = TensorSource(name, (count, 2 * rows, columns), part, index=expert)
+        return TensorSource(f"{at}.{expert}.{self.experts.get(last, last)}.weight", shape, otherwise=joint)
 
 
 def joined(name: str, *sizes: int) -> tuple[Fused, ...]:

@@ -5,7 +5,7 @@ A model calls these verbs in order; torch computes them (`torch_ops.py`), the ex
 
 `at` is the name of a module as the decoder calls it, `model.layers.0.mlp.up_proj`; its tensors are `{at}.weight`,
 `{at}.bias`. Shapes: B batch, T tokens, K and N features in and out, H query heads, H_kv key/value heads, D head size,
-V vocabulary.
+V vocabulary, E experts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal, Protocol, TypeVar
 from ovround.models.rope import Rope
 
 T = TypeVar("T")
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,26 @@ class Attention:
         first = [2.0 ** (-8 * (head + 1) / power) for head in range(power)]
         between = [2.0 ** (-4 * (2 * head + 1) / power) for head in range(self.num_heads - power)]
         return (*first, *between)
+
+
+ExpertWeights = Literal["probability", "share", "sparsemixer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A layer of gated MLPs of which each token takes `top_k` of `count`, and how the router's logits weigh those.
+
+    `probability`: a softmax over all experts; `share`: one over the chosen ones alone; `sparsemixer` (Liu et al. 2023, at
+    inference): one expert after the other, each weighed by a softmax over those that are left and whose logit z is within
+    `tolerance` of the highest m, (m - z) / max(|z|, m).
+    """
+
+    count: int
+    top_k: int
+    intermediate_size: int
+    weights: ExpertWeights = "probability"
+    activation: Activation = "silu"
+    tolerance: float = 0.0
 
 
 class Ops(Protocol[T]):
@@ -74,8 +94,15 @@ class Ops(Protocol[T]):
         """
         ...
 
+    def experts(self, x: T, at: str, spec: Experts) -> T:
+        """`[B, T, K]` -> the same: the weighed sum of what each token's experts make of it.
+
+        The router is `{at}.gate.weight` `[E, K]`; expert e is `{at}.experts.{e}.gate_proj`, `.up_proj`, `.down_proj`.
+        """
+        ...
+
     def activation(self, x: T, kind: Activation) -> T:
-        """x * sigmoid(x), x * normal CDF(x) or its approximation by tanh, max(x, 0); any shape."""
+        """x * sigmoid(x), x * normal CDF(x) or its approximation by tanh, max(x, 0), 1 / (1 + exp(-x)); any shape."""
         ...
 
     def softcap(self, x: T, cap: float) -> T:
@@ -91,5 +118,5 @@ class Ops(Protocol[T]):
         ...
 
     def mul(self, x: T, y: T) -> T:
-        """Element by element, equal shapes."""
+        """Element by element, equal shapes; or x has one value a token, `[B, T, 1]`."""
         ...

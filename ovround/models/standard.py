@@ -8,7 +8,7 @@ from ovround.errors import ArchitectureError
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder, DecoderConfig
 from ovround.models.layout import Layout
-from ovround.models.ops import Activation, Attention
+from ovround.models.ops import Activation, Attention, Experts, ExpertWeights
 from ovround.models.rope import rope_from_config
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -76,6 +76,34 @@ def rotated(
         longest = int(longest * rope.factor)
     attention = tuple(replace(spec, rope=rope) for spec in config.attention)
     return replace(config, attention=attention, max_position_embeddings=longest)
+
+
+def read_experts(
+    read: ConfigReader,
+    config: DecoderConfig,
+    *,
+    weights: ExpertWeights,
+    count: int,
+    top_k: int,
+    size: int | None = None,
+) -> tuple[DecoderConfig, int]:
+    """`config` with experts of `size`, or else of its MLP's, and their number.
+
+    `count` and `top_k` hold where `num_experts` and `num_experts_per_tok` are not there.
+    """
+    experts = Experts(
+        read.integer("num_experts", count),
+        read.integer("num_experts_per_tok", top_k),
+        config.intermediate_size if size is None else size,
+        weights,
+        config.activation,
+    )
+    return replace(config, experts=experts), experts.count
+
+
+def read_shares(read: ConfigReader) -> ExpertWeights:
+    """How `norm_topk_prob` says that experts are weighed."""
+    return "share" if read.flag("norm_topk_prob", default=False) else "probability"
 
 
 def windows_by_layer(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from ovround.models.ops import Activation, Attention
+from ovround.models.ops import Activation, Attention, Experts
 from ovround.models.rope import Rope
 
 _SHORT = 512  # tokens: beyond, the scores of all heads would fill the memory
@@ -81,9 +81,35 @@ class TorchOps:
             )
         return out.transpose(1, 2).reshape(batch, tokens, -1)
 
+    def experts(self, x: torch.Tensor, at: str, spec: Experts) -> torch.Tensor:
+        tokens = x.reshape(-1, x.shape[-1])
+        weights, chosen = self.routed(x, at, spec)
+        weights, chosen = weights.flatten(0, 1), chosen.flatten(0, 1)
+        out = torch.zeros_like(tokens)
+        for expert in range(spec.count):  # one that nobody chose computes on no rows: its gradient is 0, not missing
+            rows, place = (chosen == expert).nonzero(as_tuple=True)
+            mine, inside = tokens[rows], f"{at}.experts.{expert}"
+            gate = self.activation(self.linear(mine, f"{inside}.gate_proj"), spec.activation)
+            down = self.linear(gate * self.linear(mine, f"{inside}.up_proj"), f"{inside}.down_proj")
+            out = out.index_add(0, rows, down * weights[rows, place, None])
+        return out.view_as(x)
+
+    def routed(self, x: torch.Tensor, at: str, spec: Experts) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each token's weights, in the type of `x`, and numbers of its experts, `[B, T, top_k]`."""
+        logits = F.linear(x, self.weights[f"{at}.gate.weight"]).float()
+        if spec.weights == "sparsemixer":
+            weights, chosen = _sparsemixer(logits, spec)
+        else:
+            weights, chosen = logits.softmax(-1).topk(spec.top_k, dim=-1)
+            if spec.weights == "share":
+                weights = weights / weights.sum(-1, keepdim=True)
+        return weights.to(x.dtype), chosen
+
     def activation(self, x: torch.Tensor, kind: Activation) -> torch.Tensor:
         if kind == "silu":
             return F.silu(x)
+        if kind == "sigmoid":
+            return x.sigmoid()
         if kind == "relu":
             return F.relu(x)
         return F.gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
@@ -128,6 +154,18 @@ def _mask(spec: Attention, past: int, tokens: int, like: torch.Tensor) -> torch.
         slopes = torch.tensor(spec.slopes(), device=like.device)
         mask = (slopes.view(-1, 1, 1) * distances).to(like.dtype).expand(-1, tokens, -1)
     return mask.masked_fill(~allowed, -torch.inf)
+
+
+def _sparsemixer(logits: torch.Tensor, spec: Experts) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights and numbers of the experts, `[B, T, top_k]`, for router logits `[B, T, E]`."""
+    left, weights, chosen = logits, [], []
+    for _ in range(spec.top_k):
+        highest, expert = left.max(-1, keepdim=True)
+        far = (highest - logits) / torch.maximum(logits.abs(), highest) > spec.tolerance
+        weights.append(left.masked_fill(far, -torch.inf).softmax(-1).gather(-1, expert))
+        chosen.append(expert)
+        left = left.scatter(-1, expert, -torch.inf)
+    return torch.cat(weights, -1), torch.cat(chosen, -1)
 
 
 def _capped_attention(

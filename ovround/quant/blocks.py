@@ -286,14 +286,15 @@ class BlockQuantizer:
     def _tuned(self, window: range, chains: Chains, calibration: Calibration) -> list[FinishedBlock]:
         """Tune the blocks of a window; the original chain then stands behind them, the quantised one still in front."""
         sources = {layer: self._source(layer) for layer in window}
-        for layer, source in sources.items():
-            chains.advance(chains.original, source, layer)
+        unreached = {layer: chains.advance(chains.original, source, layer) for layer, source in sources.items()}
         weights = {name: weight for source in sources.values() for name, weight in source.items()}
         tuned = self._beginning(window, chains, weights)
         result = self._tune(window, chains, calibration, weights, tuned) if tuned else None
-        return [self._finished(layer, source, result) for layer, source in sources.items()]
+        return [self._finished(layer, source, result, unreached[layer]) for layer, source in sources.items()]
 
-    def _finished(self, layer: int, source: Mapping[str, torch.Tensor], result: TunedBlock | None) -> FinishedBlock:
+    def _finished(
+        self, layer: int, source: Mapping[str, torch.Tensor], result: TunedBlock | None, unreached: tuple[str, ...]
+    ) -> FinishedBlock:
         emitted = []
         for name, original in source.items():
             module = name.removesuffix(".weight")
@@ -303,7 +304,9 @@ class BlockQuantizer:
             else:
                 offsets = result.offsets[module] if self._refines else None
                 emitted.append(Emitted(name, quantized, _relative_error(original, _float32(quantized)), offsets))
-        record = None if result is None else BlockRecord(layer, result.loss_before, result.loss_after, result.steps)
+        if result is None:
+            return FinishedBlock(tuple(emitted), None)
+        record = BlockRecord(layer, result.loss_before, result.loss_after, result.steps, unreached)
         return FinishedBlock(tuple(emitted), record)
 
     def _beginning(self, window: range, chains: Chains, weights: dict[str, torch.Tensor]) -> list[TunedWeight]:
@@ -318,12 +321,13 @@ class BlockQuantizer:
         tuned: list[TunedWeight] = []
         for name, scheme in schemes.items():
             matrix = matrices[name]
-            if starts == "compensated":
-                start = compensated(matrix, scheme, inverse_factor(moments[name]))
-            elif starts == "search":
-                start = searched(matrix, scheme, moments[name].diagonal())
-            else:
+            seen = starts != "extremes" and bool(moments[name].diagonal().any())  # an expert may see nothing at all
+            if not seen:
                 start = from_extremes(matrix, scheme)
+            elif starts == "compensated":
+                start = compensated(matrix, scheme, inverse_factor(moments[name]))
+            else:
+                start = searched(matrix, scheme, moments[name].diagonal())
             tuned.append(FreeWeight(name, start, matrix.shape, scheme))
         return tuned
 
@@ -389,8 +393,11 @@ class BlockQuantizer:
         return {name: _float32(self._checkpoint.read(name)) for name in self._decoder.tensors(layer)}
 
     def _tell(self, layer: int, block: FinishedBlock) -> None:
-        losses = (block.record.loss_before, block.record.loss_after) if block.record else (None, None)
-        self._on_progress(Progress("quantise", layer + 1, self._blocks, 0, 0, *losses))
+        told = Progress("quantise", layer + 1, self._blocks)
+        if block.record is not None:
+            losses, unreached = (block.record.loss_before, block.record.loss_after), len(block.record.unreached)
+            told = Progress("quantise", layer + 1, self._blocks, 0, 0, *losses, unreached)
+        self._on_progress(told)
 
     def _behind(self, layer: int, chains: Chains, block: FinishedBlock) -> None:
         """Bring the quantised chain behind a finished block."""

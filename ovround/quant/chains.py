@@ -19,6 +19,7 @@ from ovround.quant.activations import Activations
 from ovround.quant.calibration import Calibration
 from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
+from ovround.quant.expert_tokens import ExpertTokens
 from ovround.quant.input_moments import HeadMoments, InputMoments
 from ovround.quant.signround import threads_for
 
@@ -69,13 +70,20 @@ class Chains:
     @torch.no_grad()
     def advance(
         self, states: Activations, weights: Weights, layer: int, activation_groups: Mapping[str, int] | None = None
-    ) -> None:
-        """Replace a chain's states by what block `layer` gives for them; `activation_groups` as in TorchOps."""
-        ops = TorchOps(self._put(weights), activation_groups=activation_groups)
+    ) -> tuple[str, ...]:
+        """Replace a chain's states by what block `layer` gives for them; `activation_groups` as in TorchOps.
+
+        The experts that no token of the windows that are tuned on chose.
+        """
+        ops = ExpertTokens(self._put(weights), activation_groups)
+        train = len(states) - self._calibration.held_out
         with threads_for(self.work(weights)):
             for part in self._batches():
+                ops.rows = max(0, train - part.start)
                 states[part] = self._decoder.block(ops, self._device.put(states[part]), layer)
                 states.release()
+        self._group.sum_(list(ops.tokens.values()))
+        return ops.unreached()
 
     @torch.no_grad()
     def moments(self, weights: dict[str, torch.Tensor], window: range) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ import re
 from ovround.artifact import CHECKPOINT_FORMATS
 from ovround.config import END_TO_END_WEIGHTS, FLOAT_BITS, HEAD_BITS, RECIPES, ConvertOptions, Scheme
 from ovround.errors import UsageError
-from ovround.models.decoder import HEAD, Decoder
+from ovround.models.decoder import EXPERTS, HEAD, Decoder
 from ovround.qtensor import GROUP_SIZES
 
 Plan = dict[str, Scheme | None]
@@ -73,7 +73,18 @@ def weight_shapes(decoder: Decoder) -> dict[str, tuple[int, ...]]:
 
 
 def check_groups(decoder: Decoder, plan: Plan) -> None:
-    """Raise UsageError when a group size does not divide the inputs of the weight that it is meant for."""
+    """Raise UsageError when a group size does not divide the inputs of the weight that it is meant for.
+
+    Likewise when experts of a layer that lie in one tensor have grids of their own.
+    """
+    for layer in range(decoder.config.num_hidden_layers):
+        for stack in decoder.expert_stacks(layer):
+            other = next((name for name in stack if plan[name] != plan[stack[0]]), None)
+            if other is not None:
+                raise UsageError(
+                    f"`{stack[0]}` and `{other}` have different bits or groups; engines hold a layer's experts in one tensor",
+                    hint=f"a rule for all of them: --layer '{EXPERTS}.*{other.rpartition('.')[2]}=...'",
+                )
     shapes = weight_shapes(decoder)
     for name, scheme in plan.items():
         if scheme is None or scheme.group_size == -1:

@@ -93,6 +93,8 @@ def linear_gradients(
         block = _read_block(checkpoint, decoder, layer)
         gradient, recorded = _backward(_floats(block), decoder, layer, inputs.pop(), gradient)
         for name, (x, g) in recorded.items():
+            if x.dim() == 2:  # an expert's tokens, of any window
+                x, g = _as_windows(x, len(windows)), _as_windows(g, len(windows))
             yield LinearGradient(name, block[f"{name}.weight"], x, g)
 
 
@@ -167,6 +169,12 @@ def _batches(values: torch.Tensor) -> Sequence[torch.Tensor]:
 
 def _read_block(checkpoint: Checkpoint, decoder: Decoder, layer: int) -> dict[str, FloatTensor]:
     return {name: checkpoint.read(name) for name in decoder.tensors(layer)}
+
+
+def _as_windows(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Rows `[R, K]` dealt out to `count` windows, `[count, ceil(R / count), K]`, filled up with zeros."""
+    filled = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % count))
+    return filled.view(count, -1, rows.shape[1])
 
 
 def _floats(tensors: Mapping[str, FloatTensor]) -> dict[str, torch.Tensor]:
