@@ -19,7 +19,7 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ SYM = {"sym": (True,), "asym": (False,), "both": (True, False)}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One model, grid and method: perplexity by text, and seconds of tuning."""
+    """One model, grid and method: perplexity and KL(original || this) in nats by text, and seconds of tuning."""
 
     model: str
     bits: int
@@ -73,6 +73,7 @@ class Cell:
     method: str
     perplexity: dict[str, float]
     elapsed_s: float
+    kl_nats: dict[str, float] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, int, int, bool, str]:
@@ -89,6 +90,7 @@ class Setup:
     nsamples: int
     iters: int
     cache: Path | None
+    divergence: bool = False
 
 
 def options_for(model: Path, bits: int, group_size: int, sym: bool, method: str, setup: Setup) -> ConvertOptions:
@@ -119,11 +121,14 @@ def measure(model: Path, bits: int, group_size: int, sym: bool, method: str, set
         else:
             convert(model, out, options)
         elapsed_s = time.monotonic() - started
-        scores = evaluate_model(str(out), setup.texts, context=setup.context)
+        reference = str(model) if setup.divergence and out != model else None
+        scores = evaluate_model(str(out), setup.texts, context=setup.context, reference=reference)
+    by_text = {text.name: score for text, score in zip(setup.texts, scores, strict=True)}
     return Cell(
         model.name, bits, group_size, sym, method,
-        {text.name: score.perplexity for text, score in zip(setup.texts, scores, strict=True)},
+        {text: score.perplexity for text, score in by_text.items()},
         elapsed_s,
+        {text: score.kl_nats for text, score in by_text.items() if score.kl_nats is not None},
     )  # fmt: skip
 
 
@@ -159,6 +164,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--nsamples", type=int, default=128)
     parser.add_argument("--iters", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--divergence", action="store_true", help="measure KL(original || quantised) too, in twice the time"
+    )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=MAIN, help="what is measured in this run")
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
     parser.add_argument("--results", type=Path, help="a .jsonl file of finished cells to continue")
@@ -170,7 +178,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     setup = Setup(
         tuple(arguments.text), tuple(arguments.calibration), arguments.context, arguments.nsamples, arguments.iters,
-        arguments.cache,
+        arguments.cache, arguments.divergence,
     )  # fmt: skip
     done: dict[tuple[str, int, int, bool, str], Cell] = {}
     if arguments.results and arguments.results.is_file():
@@ -245,10 +253,25 @@ def not_below(cells: Sequence[Cell], method: str, other: str) -> list[str]:
     return [" ".join(map(str, key)) for key in ours if key in theirs and ours[key] >= theirs[key]]
 
 
-def compared(cells: Sequence[Cell], method: str, other: str) -> dict[str, dict[str, float | int | list[str]]]:
+def kl_ratio(cells: Sequence[Cell], method: str, other: str, bits: int) -> float | None:
+    """Summed divergence of `method` as a share of the other's, over the cells in which both were measured."""
+    found = {
+        name: {
+            (*cell.key[:4], text): value
+            for cell in cells
+            if cell.method == name
+            for text, value in cell.kl_nats.items()
+        }
+        for name in (method, other)
+    }
+    both = [key for key in found[method] if key in found[other] and key[1] == bits]
+    return sum(found[method][key] for key in both) / sum(found[other][key] for key in both) if both else None
+
+
+def compared(cells: Sequence[Cell], method: str, other: str) -> dict[str, dict[str, float | int | list[str] | None]]:
     """By bits: cells that both have, how many of them `method` wins, and its mean loss as a share of the other's."""
     ours, theirs = losses(cells, method), losses(cells, other)
-    result: dict[str, dict[str, float | int | list[str]]] = {}
+    result: dict[str, dict[str, float | int | list[str] | None]] = {}
     for bits in sorted({key[1] for key in ours}):
         both = [key for key in ours if key in theirs and key[1] == bits]
         if both:
@@ -256,6 +279,7 @@ def compared(cells: Sequence[Cell], method: str, other: str) -> dict[str, dict[s
                 "cells": len(both),
                 "won": sum(ours[key] < theirs[key] for key in both),
                 "loss_ratio": sum(ours[key] for key in both) / sum(theirs[key] for key in both),
+                "kl_ratio": kl_ratio(cells, method, other, bits),
                 "lost": [" ".join(map(str, key)) for key in both if ours[key] >= theirs[key]],
             }
     return result
