@@ -93,6 +93,13 @@ def _quantised(manifest: Manifest) -> bool:
 def _method(manifest: Manifest) -> str:
     if manifest.blocks:
         return " with SignRound tuning"
+    if "nncf" in manifest.versions:
+        awq = (
+            ", AWQ and scale estimation"
+            if manifest.options["recipe"] != "rtn" and manifest.options["bits"] == 4
+            else ""
+        )
+        return f" from an OpenVINO IR, by NNCF {manifest.versions['nncf']}{awq}"
     return ", rounded to nearest" if _quantised(manifest) else ""
 
 
