@@ -171,7 +171,7 @@ def _nncf(model: ov.Model, options: ConvertOptions, windows: NDArray[np.int64] |
 def _inputs(row: NDArray[np.int64], inputs: set[str]) -> dict[str, NDArray[Any]]:
     """What the model is given for one window `[T]`."""
     ids = row[None]
-    every = {
+    every: dict[str, NDArray[Any]] = {
         "input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(len(row))[None],
         "beam_idx": np.zeros(1, np.int32),
     }  # fmt: skip
