@@ -38,6 +38,7 @@ from ovround.exporters.source_files import MODEL_FILES
 from ovround.model_card import model_card
 from ovround.progress import OnProgress, Progress
 from ovround.quant.calibration import calibrate
+from ovround.runtime.model_info import read_model_info
 from ovround.source_tokenizer import load_tokenizer
 
 MODEL = "openvino_model.xml"
@@ -87,7 +88,7 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
         raise MissingExtraError("nncf", "nncf")
     check_target(out)
     config, weights_file = read_json(folder / "config.json"), folder / MODEL.replace(".xml", ".bin")
-    tokenizer = load_tokenizer(folder)
+    tokenizer, context = load_tokenizer(folder), read_model_info(folder).context_length
     try:
         model = ov.Core().read_model(folder / MODEL)
     except RuntimeError as error:
@@ -102,7 +103,6 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
         raise CheckpointError(f"`{folder}` is compressed already", hint="export it with --weight-format fp16")
     windows = None
     if options.steps:
-        context = int(config.get("max_position_embeddings") or _MOST_TOKENS)
         limited = options if options.seqlen else replace(options, seqlen=min(context, _MOST_TOKENS))
         vocab_size = model.output("logits").get_partial_shape()[2].get_length()
         windows = calibrate(tokenizer, limited, context, vocab_size).windows[:_MOST_WINDOWS]
