@@ -7,9 +7,12 @@ does by default. NNCF holds the whole model in memory.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import logging
 import shutil
+import sys
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib.metadata import version
@@ -153,19 +156,21 @@ def _check_options(options: ConvertOptions) -> None:
 
 
 def _nncf(model: ov.Model, options: ConvertOptions, windows: NDArray[np.int64] | None, inputs: set[str]) -> ov.Model:
-    import nncf
+    with contextlib.redirect_stdout(sys.stderr):  # where NNCF would draw its tables and bars
+        import nncf
 
-    kind = "SYM" if options.sym else "ASYM"
-    settings: dict[str, Any] = {"mode": nncf.CompressWeightsMode[f"INT{options.bits}_{kind}"]}
-    if options.bits == 4:
-        settings |= {"group_size": options.group_size, "ratio": 1.0}
-        if windows is not None:
-            dataset = nncf.Dataset(list(windows), partial(_inputs, inputs=inputs))
-            settings |= {"dataset": dataset, "subset_size": len(windows), "awq": True, "scale_estimation": True}
-    try:
-        return nncf.compress_weights(model, **settings)
-    except (nncf.errors.InternalError, nncf.errors.ValidationError, nncf.errors.InvalidGroupSizeError) as error:
-        raise UsageError(f"NNCF cannot compress this model so: {error}", hint="--group-size 32, or -1") from error
+        nncf.set_log_level(logging.WARNING)
+        kind = "SYM" if options.sym else "ASYM"
+        settings: dict[str, Any] = {"mode": nncf.CompressWeightsMode[f"INT{options.bits}_{kind}"]}
+        if options.bits == 4:
+            settings |= {"group_size": options.group_size, "ratio": 1.0}
+            if windows is not None:
+                dataset = nncf.Dataset(list(windows), partial(_inputs, inputs=inputs))
+                settings |= {"dataset": dataset, "subset_size": len(windows), "awq": True, "scale_estimation": True}
+        try:
+            return nncf.compress_weights(model, **settings)
+        except (nncf.errors.InternalError, nncf.errors.ValidationError, nncf.errors.InvalidGroupSizeError) as error:
+            raise UsageError(f"NNCF cannot compress this model so: {error}", hint="--group-size 32, or -1") from error
 
 
 def _inputs(row: NDArray[np.int64], inputs: set[str]) -> dict[str, NDArray[Any]]:
