@@ -31,7 +31,7 @@ from ovround.artifact import (
     sha256_file,
     write_manifest,
 )  # fmt: skip
-from ovround.checkpoint import Checkpoint, PackedCheckpoint
+from ovround.checkpoint import Checkpoint, PackedCheckpoint, is_ir, locate
 from ovround.config import ConvertOptions, parse_size
 from ovround.errors import VerifyError
 from ovround.mixed_precision import Mix, solve
@@ -84,6 +84,11 @@ def convert(
     others return a Conversion without folders.
     """
     options = options or ConvertOptions()
+    folder = locate(str(model))
+    if is_ir(folder):
+        from ovround.ir_compression import compress  # OpenVINO, which the rest needs only when it writes
+
+        return Conversion((Path(out),), (compress(str(model), folder, Path(out), options, on_progress),), {})
     limit_bytes = parse_size("memory-limit", memory_limit) if isinstance(memory_limit, str) else memory_limit
     job = prepare(str(model), Path(out), options, limit_bytes)
     if not job.launch.first:

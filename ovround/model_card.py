@@ -126,6 +126,13 @@ def _method(manifest: Manifest) -> str:
         return f" with SignRound tuning{kept}"
     if kept:
         return kept
+    if "nncf" in manifest.versions:
+        awq = (
+            ", AWQ and scale estimation"
+            if manifest.options["recipe"] != "rtn" and manifest.options["bits"] == 4
+            else ""
+        )
+        return f" from an OpenVINO IR, by NNCF {manifest.versions['nncf']}{awq}"
     return ", rounded to nearest" if _quantised(manifest) else ""
 
 

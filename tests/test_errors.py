@@ -98,7 +98,10 @@ def test_a_config_that_is_no_json_object(case: Case, content: str) -> None:
 
 
 def test_an_unknown_architecture_lists_the_known_ones(case: Case) -> None:
-    hint = f"known families: {', '.join(families())}"
+    hint = (
+        f"known families: {', '.join(families())}; any other: optimum-cli export openvino --weight-format fp16 --model MODEL "
+        "FOLDER, then ovround convert FOLDER OUT, which compresses it with NNCF"
+    )
     for family in ("mamba", "decoder", "../llama", None, ["llama"], 7):
         case.config(model_type=family)
         case.refused(f"model_type `{family}` is not a family that ovround knows", hint)

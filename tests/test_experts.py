@@ -14,9 +14,11 @@ import torch
 from converted_weights import as_torch, read_weights
 from random_model import CONFIGS, relative_rms, write_random_model
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from ovround.artifact import TARGETS, read_manifest
 from ovround.checkpoint import mapped, open_checkpoint
+from ovround.cli.app import app
 from ovround.config import ConvertOptions, LayerRule
 from ovround.conversion import convert, prepare
 from ovround.errors import ArchitectureError, UsageError
@@ -92,6 +94,22 @@ def test_experts_that_no_token_reaches_are_told(tmp_path: Path, text_file: Path)
         tensors[name][1], tensors[name][2] = -tensors[name][0], 0
     save_file(tensors, file)
     told: list[Progress] = []
+    arguments = [
+        "convert",
+        str(tmp_path / "model"),
+        str(tmp_path / "cli"),
+        "--group-size",
+        "32",
+        "--iters",
+        "1",
+        "--nsamples",
+        "4",
+    ]
+    arguments += ["--seqlen", "32", "--batch-size", "2", "--end-to-end", "0", "--calibration", str(text_file)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "no calibration token reached 1 expert(s), which are rounded" in result.stderr  # of each block
+    assert "warning: no calibration token reached 2 expert(s)" in result.stderr
     for starts in ("compensated", "search"):
         options = ConvertOptions(
             formats=("onnx",), initial_grid=starts, group_size=32, iters=2, end_to_end=0, nsamples=4, seqlen=32,
@@ -109,6 +127,17 @@ def test_experts_that_no_token_reaches_are_told(tmp_path: Path, text_file: Path)
     )
     same = [name for name in nearest if ".experts." in name and nearest[name] == found[name]]
     assert {name.split(".")[5] for name in same} == {"2"}
+
+
+def test_a_budget_gives_a_layers_experts_one_width(tmp_path: Path) -> None:
+    write_random_model(tmp_path / "model", CONFIGS["qwen3_moe-0"])
+    options = ConvertOptions(formats=TARGETS, target_bits=5.5, group_size=32, recipe="rtn")
+    conversion = convert(tmp_path / "model", tmp_path / "out", options)
+    assert conversion.mix is not None
+    assert 5 < conversion.mix.reached <= 5.5
+    for kind in ("gate_proj", "up_proj", "down_proj"):
+        grids = {conversion.plan[f"model.layers.0.mlp.experts.{expert}.{kind}"] for expert in range(8)}
+        assert len(grids) == 1, kind
 
 
 def test_a_rule_for_one_expert_is_refused(tmp_path: Path) -> None:

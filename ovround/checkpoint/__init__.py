@@ -1,7 +1,7 @@
 """Reads source checkpoints lazily, tensor by tensor; one format a file."""
 
 from ovround.checkpoint.hf import Checkpoint, open_checkpoint, read_json
-from ovround.checkpoint.locate import locate
+from ovround.checkpoint.locate import is_ir, locate
 from ovround.checkpoint.mapped import mapped, mapped_packed
 from ovround.checkpoint.quantised import PackedCheckpoint, QuantisedCheckpoint, open_source
 
@@ -9,6 +9,7 @@ __all__ = [
     "Checkpoint",
     "PackedCheckpoint",
     "QuantisedCheckpoint",
+    "is_ir",
     "locate",
     "mapped",
     "mapped_packed",

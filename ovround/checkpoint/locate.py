@@ -6,6 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+from ovround.artifact import MANIFEST
 from ovround.errors import CheckpointError, MissingExtraError
 
 DEMO = "demo"
@@ -47,3 +48,8 @@ def _download(model: str) -> Path:
             f"`{model}` is no local folder, and the hub did not give it: {reason}",
             hint="check the name and the network, or give a local folder",
         ) from error
+
+
+def is_ir(folder: Path) -> bool:
+    """Whether `folder` is an OpenVINO IR that somebody else exported."""
+    return (folder / "openvino_model.xml").is_file() and not (folder / MANIFEST).is_file()

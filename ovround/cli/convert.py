@@ -158,6 +158,12 @@ def command(
     for folder, one in zip(conversion.folders, conversion.manifests, strict=True):
         size = sum(record.size_bytes for record in one.files.values())
         typer.echo(f"{folder}: {one.target}, {megabytes(size)} MB, {elapsed_s:.1f} s")
+    unreached = sum(len(block.unreached) for block in manifest.blocks)
+    if unreached:
+        typer.echo(
+            f"warning: no calibration token reached {unreached} expert(s); they are rounded to nearest", err=True
+        )
+        typer.echo("hint: more text, or more of it: --calibration, --nsamples", err=True)
     if options.target or options.plan:
         print_plan(conversion.plan, conversion.mix)
     quality = manifest.quality

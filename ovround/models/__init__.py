@@ -29,7 +29,9 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     family = config.get("model_type")
     if family not in families():
         raise ArchitectureError(
-            f"model_type `{family}` is not a family that ovround knows", hint=f"known families: {', '.join(families())}"
+            f"model_type `{family}` is not a family that ovround knows",
+            hint=f"known families: {', '.join(families())}; any other: optimum-cli export openvino --weight-format fp16 "
+            "--model MODEL FOLDER, then ovround convert FOLDER OUT, which compresses it with NNCF",
         )
     decoder: Decoder = importlib.import_module(f"{__name__}.{family}").from_config(config)
     return decoder
