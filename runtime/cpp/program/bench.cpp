@@ -61,7 +61,7 @@ nlohmann::json bench(const Arguments& arguments) {
     for (std::size_t run = 0; run < kWarmUpRuns + arguments.repeat; ++run) {
         auto before = std::chrono::steady_clock::now();
         bool is_first = true;
-        llm.generate(prompt, options, [&](const ovround::Piece&) {
+        llm.generate_ids(prompt, options, [&](const ovround::Piece&) {
             const auto now = std::chrono::steady_clock::now();
             if (run >= kWarmUpRuns) {
                 (is_first ? first : later).push_back(std::chrono::duration<double>(now - before).count());

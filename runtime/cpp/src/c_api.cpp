@@ -164,7 +164,7 @@ ovround_status ovround_generate_ids(ovround_llm* llm, const int64_t* prompt_ids,
         *given(completion, "completion") = nullptr;
         const std::vector<int64_t> ids(given(prompt_ids, "prompt_ids"), prompt_ids + count);
         *completion =
-            new ovround_completion{given(llm, "llm")->llm.generate(ids, converted(options), converted(on_piece, user))};
+            new ovround_completion{given(llm, "llm")->llm.generate_ids(ids, converted(options), converted(on_piece, user))};
     });
 }
 

@@ -87,13 +87,13 @@ Completion LLM::generate(std::string_view prompt, const SamplingOptions& options
     return state_->answer(state_->tokenizer.encode(prompt, true), options, on_piece);
 }
 
-Completion LLM::generate(const std::vector<int64_t>& prompt_ids, const SamplingOptions& options,
-                         const OnPiece& on_piece) {
+Completion LLM::generate_ids(const std::vector<int64_t>& prompt_ids, const SamplingOptions& options,
+                             const OnPiece& on_piece) {
     const Turn turn(state_->lock, state_->owner);
     return state_->answer(prompt_ids, options, on_piece);
 }
 
-std::vector<Completion> LLM::generate(const std::vector<std::string>& prompts, const SamplingOptions& options,
+std::vector<Completion> LLM::generate_batch(const std::vector<std::string>& prompts, const SamplingOptions& options,
                                       std::size_t batch_size) {
     if (batch_size == 0) {
         throw Error(ErrorCode::usage, "batch_size is 0; a whole number of 1 or more is needed");

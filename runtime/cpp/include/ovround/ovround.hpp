@@ -110,11 +110,11 @@ public:
     LLM& operator=(LLM&&) noexcept;
 
     Completion generate(std::string_view prompt, const SamplingOptions& options = {}, const OnPiece& on_piece = {});
-    Completion generate(const std::vector<int64_t>& prompt_ids, const SamplingOptions& options = {},
-                        const OnPiece& on_piece = {});
+    Completion generate_ids(const std::vector<int64_t>& prompt_ids, const SamplingOptions& options = {},
+                            const OnPiece& on_piece = {});
     // Each prompt is answered as if it were alone, `batch_size` at a time; only rounding may differ.
-    std::vector<Completion> generate(const std::vector<std::string>& prompts, const SamplingOptions& options = {},
-                                     std::size_t batch_size = 8);
+    std::vector<Completion> generate_batch(const std::vector<std::string>& prompts, const SamplingOptions& options = {},
+                                           std::size_t batch_size = 8);
     // The assistant's next message, by the model's chat template; docs/guides/cpp.md says which templates.
     Completion chat(const std::vector<Message>& messages, const SamplingOptions& options = {},
                     const OnPiece& on_piece = {});
