@@ -3,6 +3,7 @@
 #include <mutex>
 #include <thread>
 
+#include "chat_template.hpp"
 #include "generation.hpp"
 #include "manifest.hpp"
 #include "model_info.hpp"
@@ -36,7 +37,7 @@ private:
 struct LLM::State {
     State(const std::filesystem::path& path, const LoadOptions& options)
         : weight_bytes_per_token(check_folder(path, options.check_contents)), info(read_model_info(path)),
-          engine(core, path, options), tokenizer(core, path, options.tokenizers_library) {}
+          engine(core, path, options), folder(path), tokenizer(core, path, options.tokenizers_library) {}
 
     std::unique_ptr<Request> admit(std::vector<int64_t> ids, const SamplingOptions& options) {
         check_options(options);
@@ -65,7 +66,9 @@ struct LLM::State {
     ov::Core core;  // outlives what was made with it
     ModelInfo info;
     Engine engine;
+    std::filesystem::path folder;
     Tokenizer tokenizer;
+    std::optional<ChatTemplate> chat_template;  // read by the first chat
     double load_s = 0.0;
 };
 
@@ -137,9 +140,16 @@ std::string LLM::decode(const std::vector<int64_t>& ids) {
 }
 
 std::string LLM::render_chat(const std::vector<Message>& messages, bool add_generation_prompt) {
-    (void)messages;
-    (void)add_generation_prompt;
-    throw Error(ErrorCode::generation, "the C++ runtime renders no chat templates yet");
+    const Turn turn(state_->lock, state_->owner);
+    if (!state_->chat_template) {
+        state_->chat_template = read_chat_template(state_->folder);
+    }
+    if (!state_->chat_template) {
+        throw Error(ErrorCode::generation,
+                    "`" + state_->folder.string() + "` has no chat template: the model was not made for chats",
+                    "give plain text instead");
+    }
+    return state_->chat_template->render(messages, add_generation_prompt);
 }
 
 std::size_t LLM::context_length() const noexcept { return state_->info.context_length; }
