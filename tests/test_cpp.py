@@ -19,6 +19,7 @@ from ovround.conversion import convert
 from ovround.errors import GenerationError
 from ovround.runtime import LLM
 from ovround.runtime.benchmark import BenchResult
+from ovround.runtime.chat_template import ChatTemplate
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "runtime" / "cpp"
@@ -143,6 +144,80 @@ def test_refusals_are_those_of_python(programs: Path, demo: Path) -> None:
             with pytest.raises(GenerationError) as refused:
                 llm.generate(prompt, **options)
             assert (answer["error"], answer["hint"]) == (str(refused.value), refused.value.hint)
+
+
+CHATS = [
+    [("user", "Hello")],
+    [("system", " Be  brief. \n"), ("user", "How do I open a file?")],
+    [("user", "\n 1 + 1?\u3000\xa0"), ("assistant", "<think>\nhm\n</think>\n\n 2 "), ("user", "\u4e2d\u6587 \"q\" \U0001f642")],
+    [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "")],
+    [("assistant", "first"), ("user", "{{ 1 }} {% x %}")],
+]
+SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+def test_chat_templates_give_the_same_bytes(programs: Path, demo: Path) -> None:
+    templates = {path.name: path.read_text() for path in sorted((ROOT / "tests" / "chat_templates").glob("*.jinja"))}
+    cases = [(name, chat, prompt) for name in templates for chat in CHATS for prompt in (True, False)]
+    requests = [
+        {
+            "template": templates[name],
+            "special_tokens": SPECIAL_TOKENS,
+            "messages": [{"role": role, "content": content} for role, content in chat],
+            "add_generation_prompt": prompt,
+        }
+        for name, chat, prompt in cases
+    ]
+    assert len(templates) >= 7
+    for (name, chat, prompt), request, answer in zip(cases, requests, replay(programs, demo, requests), strict=True):
+        try:
+            expected = ChatTemplate(templates[name], SPECIAL_TOKENS).render(
+                request["messages"], add_generation_prompt=prompt
+            )
+        except GenerationError as refused:
+            assert answer["error"] == str(refused), (name, chat)
+        else:
+            assert answer == expected, (name, chat)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "line 1: the tag `macro` is not known here"),
+        ("{{ cycler }}{{ lipsum() }}", "the function `lipsum` is not known here"),
+        ("{{ 'a' | attr('b') }}", "filter `attr` is not known here"),
+        ("{{ 'x'.format(1) }}", "method `format` is not known here"),
+        ("{% for a in range(100000000) %}{% endfor %}", "too many steps"),
+        ("{% set ns = namespace(t='xxxxxxxx') %}{% for a in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}", "too much"),
+        ("{% set ns = namespace(t=[]) %}{% for a in range(60) %}{% set ns.t = [ns.t, ns.t] %}{% endfor %}", "too many steps"),
+        ("{{ " + "(" * 100000 + "1" + ")" * 100000 + " }}", "nested too deeply"),
+        ("{% if true %}" * 1000, "nested too deeply"),
+        ("{{ 'a", "line 1: a text does not end"),
+        ("{{ 1", "line 1: a tag does not end"),
+        ("{% if true %}", "endif is missing"),
+        ("{{ 9223372036854775807 * 9 }}", "too large"),
+        ("{{ messages.content.x }}", "undefined"),
+    ],
+)
+def test_chat_templates_that_are_refused(programs: Path, demo: Path, template: str, words: str) -> None:
+    request = {
+        "template": template,
+        "special_tokens": {},
+        "messages": [{"role": "user", "content": "a"}],
+        "add_generation_prompt": True,
+    }
+    (answer,) = replay(programs, demo, [request])
+    assert words in answer["error"]
+
+
+def test_chat(programs: Path, demo: Path) -> None:
+    messages = [{"role": "user", "content": "How do I open a file?"}]
+    (answer,) = replay(programs, demo, [{"messages": messages, "options": {"max_new_tokens": 16}}])
+    with LLM(demo, exact=True, threads=1) as llm:
+        assert answer["rendered"] == llm.tokenizer.render_chat(messages)
+        expected = llm.chat(messages, max_new_tokens=16)
+    assert (answer["text"], answer["token_ids"]) == (expected.text, list(expected.token_ids))
+    assert answer["prompt_tokens"] == expected.prompt_tokens
 
 
 def test_errors_threads_cancellation_and_c(programs: Path, demo: Path) -> None:

@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kMaxSteps = 1'000'000;
+constexpr std::size_t kMaxSteps = 10'000'000;
 constexpr std::size_t kMaxBytes = std::size_t{16} << 20;
 constexpr int kMaxNesting = 64;
 
@@ -33,10 +33,40 @@ using Named = std::vector<std::pair<std::string, Expression>>;  // name empty fo
                 "render the prompt elsewhere, and use encode and generate_ids");
 }
 
-void step(Rendering& rendering) {
-    if (++rendering.steps > kMaxSteps || rendering.text.size() > kMaxBytes) {
-        refuse("it takes too many steps, or writes too much");
+void check_bytes(std::size_t size) {
+    if (size > kMaxBytes) {
+        refuse("it writes too much");
     }
+}
+
+void step(Rendering& rendering, std::size_t cost = 1) {
+    rendering.steps += cost;
+    if (rendering.steps > kMaxSteps) {
+        refuse("it takes too many steps");
+    }
+    check_bytes(rendering.text.size());
+}
+
+// Work and memory that a copy of `value` takes; texts are checked for their size.
+std::size_t cost_of(const Value& value) {
+    if (value.is_string()) {
+        const std::size_t size = value.get_ref<const std::string&>().size();
+        check_bytes(size);
+        return 1 + size / 1024;
+    }
+    std::size_t cost = 1;
+    if (value.is_structured()) {
+        for (const auto& one : value) {
+            cost += cost_of(one);
+        }
+    }
+    return cost;
+}
+
+// `value`, paid for: whatever makes or copies values goes through here, so that none can double without end.
+Value paid(Rendering& rendering, Value value) {
+    step(rendering, cost_of(value));
+    return value;
 }
 
 Value undefined() { return Value(Value::value_t::discarded); }
@@ -132,6 +162,7 @@ std::string replaced(std::string text, const std::string& old, const std::string
     }
     for (std::size_t place = 0; (place = text.find(old, place)) != std::string::npos; place += fresh.size()) {
         text.replace(place, old.size(), fresh);
+        check_bytes(text.size());
     }
     return text;
 }
@@ -197,6 +228,7 @@ Value filtered(const std::string& name, const Value& value, const std::vector<Va
         std::string text;
         for (std::size_t place = 0; place < value.size(); ++place) {
             text += (place == 0 || arguments.empty() ? "" : written(arguments[0])) + written(value[place]);
+            check_bytes(text.size());
         }
         return text;
     }
@@ -772,8 +804,7 @@ private:
         while (now().kind == Token::sign && std::find(signs.begin(), signs.end(), now().value) != signs.end()) {
             const std::string operation = tokens_[place_++].value;
             left = [left, operation, right = (this->*part)()](Rendering& to) {
-                step(to);
-                return computed(operation, left(to), right(to));
+                return paid(to, computed(operation, left(to), right(to)));
             };
         }
         return left;
@@ -797,7 +828,7 @@ private:
                 const std::string name = expect(Token::name, "a name");
                 if (sign("(")) {
                     value = [value, name, given = positional()](Rendering& to) {
-                        return called(name, value(to), evaluated(given, to));
+                        return paid(to, called(name, value(to), evaluated(given, to)));
                     };
                 } else {
                     value = [value, name](Rendering& to) { return item(value(to), name); };
@@ -808,8 +839,7 @@ private:
                 const std::string name = expect(Token::name, "a filter");
                 const auto given = sign("(") ? positional() : std::vector<Expression>();
                 value = [=](Rendering& to) {
-                    step(to);
-                    return filtered(name, value(to), evaluated(given, to));
+                    return paid(to, filtered(name, value(to), evaluated(given, to)));
                 };
             } else if (word("is")) {
                 const bool negative = word("not");
@@ -839,7 +869,7 @@ private:
         if (colons == 0) {
             return [value, key = bounds[0]](Rendering& to) { return item(value(to), key(to)); };
         }
-        return [=](Rendering& to) { return sliced(value(to), bounds[0](to), bounds[1](to), bounds[2](to)); };
+        return [=](Rendering& to) { return paid(to, sliced(value(to), bounds[0](to), bounds[1](to), bounds[2](to))); };
     }
 
     Expression primary() {
@@ -876,7 +906,7 @@ private:
                     unreadable(now().line, "`]` is needed");
                 }
             }
-            return [items](Rendering& to) { return Value(evaluated(items, to)); };
+            return [items](Rendering& to) { return paid(to, Value(evaluated(items, to))); };
         }
         if (token.value == "{") {
             return mapping();
@@ -900,7 +930,7 @@ private:
             for (const auto& [key, value] : items) {
                 made[text_of(key(to), "a key")] = value(to);
             }
-            return made;
+            return paid(to, std::move(made));
         };
     }
 
@@ -914,7 +944,7 @@ private:
             return [name = token.value](Rendering& to) {
                 for (auto scope = to.scopes.rbegin(); scope != to.scopes.rend(); ++scope) {
                     if (const auto found = scope->find(name); found != scope->end()) {
-                        return found->second;
+                        return paid(to, found->second);
                     }
                 }
                 return undefined();
@@ -930,7 +960,7 @@ private:
                 for (const auto& [name, value] : given) {
                     made[name] = value(to);
                 }
-                return made;
+                return paid(to, std::move(made));
             };
         }
         if (token.value == "range" && !given.empty() && given.size() < 3) {

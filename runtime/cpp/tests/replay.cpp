@@ -2,6 +2,7 @@
 // A list of prompts is answered as one batch.
 #include <iostream>
 
+#include "chat_template.hpp"
 #include "options.hpp"
 
 namespace {
@@ -15,10 +16,22 @@ json as_json(const ovround::Completion& answer) {
             {"prompt_tokens", answer.prompt_tokens}};
 }
 
+std::vector<ovround::Message> messages_of(const json& request) {
+    std::vector<ovround::Message> messages;
+    for (const auto& message : request.at("messages")) {
+        messages.push_back({message.at("role"), message.at("content")});
+    }
+    return messages;
+}
+
 json answer(ovround::LLM& llm, const json& request) {
     const auto options = sampling_options(request.at("options"));
     if (request.contains("encode")) {
         return llm.encode(request.at("encode").get<std::string>(), request.at("special"));
+    }
+    if (request.contains("template")) {
+        const ovround::ChatTemplate source(request.at("template"), request.at("special_tokens").get<ovround::Value>());
+        return source.render(messages_of(request), request.at("add_generation_prompt"));
     }
     if (request.contains("prompts")) {
         json answers;
@@ -34,10 +47,7 @@ json answer(ovround::LLM& llm, const json& request) {
     };
     json found;
     if (request.contains("messages")) {
-        std::vector<ovround::Message> messages;
-        for (const auto& message : request.at("messages")) {
-            messages.push_back({message.at("role"), message.at("content")});
-        }
+        const auto messages = messages_of(request);
         found = as_json(llm.chat(messages, options, on_piece));
         found["rendered"] = llm.render_chat(messages);
     } else {
