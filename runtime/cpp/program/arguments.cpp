@@ -69,10 +69,12 @@ Arguments parse(const std::vector<std::string>& arguments) {
         {"--top-k", [&](Text name, Text text) { sampling.top_k = number<int64_t>(name, text); }},
         {"--top-p", [&](Text name, Text text) { sampling.top_p = number<double>(name, text); }},
         {"--min-p", [&](Text name, Text text) { sampling.min_p = number<double>(name, text); }},
-        {"--repetition-penalty", [&](Text name, Text text) { sampling.repetition_penalty = number<double>(name, text); }},
+        {"--repetition-penalty",
+         [&](Text name, Text text) { sampling.repetition_penalty = number<double>(name, text); }},
         {"--seed", [&](Text name, Text text) { sampling.seed = number<uint64_t>(name, text); }},
         {"--stop", [&](Text, Text text) { sampling.stop.push_back(text); }},
-        {"--stop-token-id", [&](Text name, Text text) { sampling.stop_token_ids.push_back(number<int64_t>(name, text)); }},
+        {"--stop-token-id",
+         [&](Text name, Text text) { sampling.stop_token_ids.push_back(number<int64_t>(name, text)); }},
         {"--device", [&](Text, Text text) { load.device = text; }},
         {"--threads", [&](Text name, Text text) { load.threads = number<int>(name, text); }},
         {"--tokenizers", [&](Text, Text text) { load.tokenizers_library = text; }},
@@ -109,8 +111,9 @@ Arguments parse(const std::vector<std::string>& arguments) {
     }
     const std::size_t needed = found.bench ? 1 : 2;
     if (plain.size() != needed) {
-        throw Error(ErrorCode::usage, std::to_string(plain.size()) + " arguments; " +
-                                          (found.bench ? "FOLDER is needed" : "FOLDER and PROMPT are needed"),
+        throw Error(ErrorCode::usage,
+                    std::to_string(plain.size()) + " arguments; " +
+                        (found.bench ? "FOLDER is needed" : "FOLDER and PROMPT are needed"),
                     "ovround-run --help says more");
     }
     found.folder = plain[0];

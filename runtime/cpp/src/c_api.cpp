@@ -60,8 +60,9 @@ T* given(T* pointer, const char* name) {
 template <typename Options>
 bool filled(const Options* options, const char* defaults) {
     if (options != nullptr && options->struct_size != sizeof(Options)) {
-        throw Error(ErrorCode::usage, "the options have the size " + std::to_string(options->struct_size) + ", not " +
-                                          std::to_string(sizeof(Options)),
+        throw Error(ErrorCode::usage,
+                    "the options have the size " + std::to_string(options->struct_size) + ", not " +
+                        std::to_string(sizeof(Options)),
                     std::string("fill them with ") + defaults);
     }
     return options != nullptr;
@@ -152,8 +153,8 @@ ovround_status ovround_generate(ovround_llm* llm, const char* prompt, const ovro
                                 ovround_on_piece on_piece, void* user, ovround_completion** completion) {
     return guarded([&] {
         *given(completion, "completion") = nullptr;
-        *completion = new ovround_completion{given(llm, "llm")->llm.generate(given(prompt, "prompt"), converted(options),
-                                                                             converted(on_piece, user))};
+        *completion = new ovround_completion{
+            given(llm, "llm")->llm.generate(given(prompt, "prompt"), converted(options), converted(on_piece, user))};
     });
 }
 
@@ -163,8 +164,8 @@ ovround_status ovround_generate_ids(ovround_llm* llm, const int64_t* prompt_ids,
     return guarded([&] {
         *given(completion, "completion") = nullptr;
         const std::vector<int64_t> ids(given(prompt_ids, "prompt_ids"), prompt_ids + count);
-        *completion =
-            new ovround_completion{given(llm, "llm")->llm.generate_ids(ids, converted(options), converted(on_piece, user))};
+        *completion = new ovround_completion{
+            given(llm, "llm")->llm.generate_ids(ids, converted(options), converted(on_piece, user))};
     });
 }
 

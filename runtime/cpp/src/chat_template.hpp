@@ -5,18 +5,13 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
 #include "ovround/ovround.hpp"
+#include "template_value.hpp"
 
 namespace ovround {
-
-using Value = nlohmann::ordered_json;  // a discarded one is Jinja's undefined
-
-struct Rendering;
 
 class ChatTemplate {
 public:
@@ -27,7 +22,7 @@ public:
     std::string render(const std::vector<Message>& messages, bool add_generation_prompt) const;
 
 private:
-    std::function<void(Rendering&)> body_;
+    Statement body_;
     Value special_tokens_;
 };
 

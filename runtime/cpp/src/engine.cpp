@@ -13,9 +13,8 @@ namespace fs = std::filesystem;
 
 // Float32, no int8 activations, float32 cache: the same three as in Python, where the reason stands.
 const ov::AnyMap& exact_options() {
-    static const ov::AnyMap options{{"INFERENCE_PRECISION_HINT", "f32"},
-                                    {"DYNAMIC_QUANTIZATION_GROUP_SIZE", "0"},
-                                    {"KV_CACHE_PRECISION", "f32"}};
+    static const ov::AnyMap options{
+        {"INFERENCE_PRECISION_HINT", "f32"}, {"DYNAMIC_QUANTIZATION_GROUP_SIZE", "0"}, {"KV_CACHE_PRECISION", "f32"}};
     return options;
 }
 
@@ -44,7 +43,7 @@ std::string known_device(const ov::Core& core, const std::string& device) {
     const std::size_t colon = name.find(':');
     const std::string kind = name.substr(0, colon);
     const bool meta = kind == "AUTO" || kind == "HETERO" || kind == "MULTI";
-    const auto parts = !meta ? std::vector<std::string>{name}
+    const auto parts = !meta                        ? std::vector<std::string>{name}
                        : colon == std::string::npos ? std::vector<std::string>{}
                                                     : split(name.substr(colon + 1));
     auto available = core.get_available_devices();
@@ -118,8 +117,8 @@ void add_slice(ov::Model& model) {
     const auto constant = [](int64_t value) {
         return ov::op::v0::Constant::create(ov::element::i64, ov::Shape{1}, {value});
     };
-    const auto cut = std::make_shared<ov::op::v8::Slice>(after->input_value(0), constant(-1), constant((int64_t{1} << 31) - 1),
-                                                         constant(1), constant(1));
+    const auto cut = std::make_shared<ov::op::v8::Slice>(after->input_value(0), constant(-1),
+                                                         constant((int64_t{1} << 31) - 1), constant(1), constant(1));
     after->input(0).replace_source_output(cut->output(0));
     model.validate_nodes_and_infer_types();
 }
@@ -156,8 +155,8 @@ Engine::Engine(ov::Core& core, const fs::path& folder, const LoadOptions& option
     ov::AnyMap config = options.exact ? exact_options() : ov::AnyMap{};
     if (options.threads > 0) {
         if (device != "CPU") {
-            throw Error(ErrorCode::usage, "threads is " + std::to_string(options.threads) + " and the device " + device +
-                                              "; threads are chosen for CPU only");
+            throw Error(ErrorCode::usage, "threads is " + std::to_string(options.threads) + " and the device " +
+                                              device + "; threads are chosen for CPU only");
         }
         config["INFERENCE_NUM_THREADS"] = options.threads;
     }

@@ -1,8 +1,8 @@
 // OpenVINO: the stateful IR that ovround and optimum-intel write. The contract is that of runtime/engines/openvino.py.
 //
 // Inputs `input_ids`, `attention_mask` and perhaps `position_ids` i64 [B, T], `beam_idx` i32 [B]; output `logits` f32
-// [B, T, V], of which only the last position is computed. The KV cache lives in the graph's variables. A batch is padded
-// on the left; `beam_idx` says which row of the last step each row continues.
+// [B, T, V], of which only the last position is computed. The KV cache lives in the graph's variables. A batch is
+// padded on the left; `beam_idx` says which row of the last step each row continues.
 #pragma once
 
 #include <openvino/openvino.hpp>

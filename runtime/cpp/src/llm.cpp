@@ -97,7 +97,7 @@ Completion LLM::generate_ids(const std::vector<int64_t>& prompt_ids, const Sampl
 }
 
 std::vector<Completion> LLM::generate_batch(const std::vector<std::string>& prompts, const SamplingOptions& options,
-                                      std::size_t batch_size) {
+                                            std::size_t batch_size) {
     if (batch_size == 0) {
         throw Error(ErrorCode::usage, "batch_size is 0; a whole number of 1 or more is needed");
     }

@@ -33,7 +33,8 @@ uint64_t read_per_token(const json& weights) {
         const auto size = weight.at("size_bytes").get<uint64_t>();
         const auto rows = weight.at("shape").at(0).get<uint64_t>();
         // Of a table that is not also the head, a step gathers one row.
-        const bool gathered = has_head && ends_with(weight.at("name").get_ref<const std::string&>(), "embed_tokens.weight");
+        const bool gathered =
+            has_head && ends_with(weight.at("name").get_ref<const std::string&>(), "embed_tokens.weight");
         total += gathered && rows > 0 ? size / rows : size;
     }
     return total;
@@ -74,7 +75,8 @@ Manifest parse_manifest(std::string_view text, const fs::path& path) {
         Manifest manifest{{}, read_per_token(raw.at("weights"))};
         for (const auto& [name, record] : raw.at("files").get_ref<const json::object_t&>()) {
             if (leaves_folder(name)) {
-                throw Error(ErrorCode::artifact, "`" + path.string() + "` names a file outside its folder: `" + name + "`");
+                throw Error(ErrorCode::artifact,
+                            "`" + path.string() + "` names a file outside its folder: `" + name + "`");
             }
             manifest.files[name] = {record.at("size_bytes").get<uint64_t>(), record.at("sha256").get<std::string>()};
         }

@@ -26,8 +26,8 @@ struct Manifest {
 Manifest parse_manifest(std::string_view text, const std::filesystem::path& path);
 
 // Error(artifact) unless `folder` holds an OpenVINO model and, where it has a manifest, every file of the manifest: of
-// the same size, and with `contents` of the same sha256. Bytes of weights that a decoding step reads: of the manifest, else
-// of the whole weight file.
+// the same size, and with `contents` of the same sha256. Bytes of weights that a decoding step reads: of the manifest,
+// else of the whole weight file.
 uint64_t check_folder(const std::filesystem::path& folder, bool contents);
 
 }  // namespace ovround

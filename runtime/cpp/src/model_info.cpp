@@ -39,7 +39,8 @@ ModelInfo read_model_info(const std::filesystem::path& folder) {
     const json config = read_object(folder / "config.json", true);
     const std::vector<json> sources{read_object(folder / "generation_config.json", true), config,
                                     config.value("text_config", json())};
-    // ovround adds context_length to a config.json whose own key is another, or means the length before rope stretches it
+    // ovround adds context_length to a config.json whose own key is another, or means the length before rope stretches
+    // it
     json context = config.value("context_length", json());
     for (const char* key : {"max_position_embeddings", "context_length"}) {
         if (context.is_null()) {
@@ -47,8 +48,7 @@ ModelInfo read_model_info(const std::filesystem::path& folder) {
         }
     }
     if (!is_token(context) || context == 0) {
-        throw Error(ErrorCode::artifact,
-                    "`" + folder.string() + "` states no context length (" + context.dump() + ")",
+        throw Error(ErrorCode::artifact, "`" + folder.string() + "` states no context length (" + context.dump() + ")",
                     "config.json needs max_position_embeddings");
     }
     return {context.get<std::size_t>(), token_ids(first(sources, "eos_token_id"))};

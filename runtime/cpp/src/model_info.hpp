@@ -12,7 +12,8 @@ struct ModelInfo {
     std::vector<int64_t> end_token_ids;  // may be empty
 };
 
-// Of config.json and generation_config.json; the end tokens of the latter win. Error(artifact) without a context length.
+// Of config.json and generation_config.json; the end tokens of the latter win. Error(artifact) without a context
+// length.
 ModelInfo read_model_info(const std::filesystem::path& folder);
 
 }  // namespace ovround

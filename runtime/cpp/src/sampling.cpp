@@ -73,8 +73,8 @@ void check_options(const SamplingOptions& options) {
 }
 
 Sampler::Sampler(const SamplingOptions& options, std::size_t vocab_size)
-    : options_(options), source_(options.seed ? *options.seed : fresh_seed()), scores_(vocab_size),
-      counts_(vocab_size), seen_(vocab_size) {
+    : options_(options), source_(options.seed ? *options.seed : fresh_seed()), scores_(vocab_size), counts_(vocab_size),
+      seen_(vocab_size) {
     if (options.temperature > 0.0) {
         weights_.resize(vocab_size);
         scratch_.resize(vocab_size);
@@ -95,9 +95,9 @@ void Sampler::see_prompt(const std::vector<int64_t>& ids) {
 // Penalties of the answer round to float32, as numpy does; all that follows is float64.
 double Sampler::adjusted(float logit, std::size_t token) const {
     if (counts_[token] != 0 && (options_.presence_penalty != 0.0 || options_.frequency_penalty != 0.0)) {
-        const double taken = static_cast<double>(static_cast<float>(options_.presence_penalty)) +
-                             static_cast<double>(static_cast<float>(options_.frequency_penalty)) *
-                                 static_cast<double>(counts_[token]);
+        const double taken =
+            static_cast<double>(static_cast<float>(options_.presence_penalty)) +
+            static_cast<double>(static_cast<float>(options_.frequency_penalty)) * static_cast<double>(counts_[token]);
         logit = static_cast<float>(static_cast<double>(logit) - taken);
     }
     double score = static_cast<double>(logit);
@@ -188,8 +188,10 @@ void Sampler::keep_top_k() {
 
 // The shortest head, by falling score, whose weights reach top_p of all.
 void Sampler::keep_top_p() {
-    const double total = std::accumulate(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()), 0.0);
-    // All weights below half of (1 - top_p) * mean together are too few for the head to reach them: no sorting for them.
+    const double total =
+        std::accumulate(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()), 0.0);
+    // All weights below half of (1 - top_p) * mean together are too few for the head to reach them: no sorting for
+    // them.
     const double least =
         options_.top_p < 1.0 - 1e-6 ? (1.0 - options_.top_p) * total / static_cast<double>(kept_.size()) / 2.0 : 0.0;
     order_.clear();
@@ -201,9 +203,8 @@ void Sampler::keep_top_p() {
     const auto score = [this](int64_t place) {
         return scores_[static_cast<std::size_t>(kept_[static_cast<std::size_t>(place)])];
     };
-    std::sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) {
-        return score(a) != score(b) ? score(a) > score(b) : a < b;
-    });
+    std::sort(order_.begin(), order_.end(),
+              [&](int64_t a, int64_t b) { return score(a) != score(b) ? score(a) > score(b) : a < b; });
     double sum = 0.0;
     std::size_t count = 0;
     while (count < order_.size()) {
@@ -223,7 +224,8 @@ void Sampler::keep_top_p() {
 }
 
 void Sampler::keep_min_p() {
-    const double largest = *std::max_element(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()));
+    const double largest =
+        *std::max_element(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()));
     std::size_t count = 0;
     for (std::size_t place = 0; place < kept_.size(); ++place) {
         if (weights_[place] >= options_.min_p * largest) {

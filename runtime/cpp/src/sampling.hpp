@@ -30,14 +30,14 @@ private:
 
     SamplingOptions options_;
     Xoshiro256 source_;
-    std::vector<double> scores_;     // [V]
-    std::vector<double> weights_;    // [V], of kept_
-    std::vector<double> scratch_;    // [V]
-    std::vector<int64_t> kept_;      // ids, ascending
-    std::vector<int64_t> order_;     // [V]
-    std::vector<float> biased_;      // [V], empty without logit_bias
-    std::vector<int64_t> counts_;    // [V], of the answer
-    std::vector<uint8_t> seen_;      // [V], of prompt and answer
+    std::vector<double> scores_;   // [V]
+    std::vector<double> weights_;  // [V], of kept_
+    std::vector<double> scratch_;  // [V]
+    std::vector<int64_t> kept_;    // ids, ascending
+    std::vector<int64_t> order_;   // [V]
+    std::vector<float> biased_;    // [V], empty without logit_bias
+    std::vector<int64_t> counts_;  // [V], of the answer
+    std::vector<uint8_t> seen_;    // [V], of prompt and answer
 };
 
 }  // namespace ovround

@@ -32,8 +32,8 @@ fs::path find_library() {
     Dl_info info{};
     if (dladdr(reinterpret_cast<const void*>(&ov::get_openvino_version), &info) != 0 && info.dli_fname != nullptr) {
         const fs::path libraries = fs::absolute(info.dli_fname).parent_path();
-        for (const auto& path : {libraries / kLibrary,
-                                 libraries.parent_path().parent_path() / "openvino_tokenizers" / "lib" / kLibrary}) {
+        for (const auto& path :
+             {libraries / kLibrary, libraries.parent_path().parent_path() / "openvino_tokenizers" / "lib" / kLibrary}) {
             if (fs::is_regular_file(path)) {
                 return path;
             }
@@ -55,7 +55,8 @@ void add_extension(ov::Core& core, const fs::path& given) {
 
 std::shared_ptr<ov::Model> read_graph(ov::Core& core, const fs::path& path) {
     if (!fs::is_regular_file(path)) {
-        throw Error(ErrorCode::artifact, "`" + path.string() + "` is missing: the C++ runtime needs the tokenizer as a graph",
+        throw Error(ErrorCode::artifact,
+                    "`" + path.string() + "` is missing: the C++ runtime needs the tokenizer as a graph",
                     "convert again with ovround, or run openvino_tokenizers' convert_tokenizer on the checkpoint");
     }
     try {
@@ -74,7 +75,8 @@ ov::InferRequest compiled(ov::Core& core, const std::shared_ptr<ov::Model>& mode
 // openvino_tokenizers 2026 cut only when a state says so; in older ones the length is a constant.
 void stop_truncation(ov::Model& model) {
     for (const auto& node : model.get_ops()) {
-        if (std::string(node->get_type_name()) != "Truncate") {  // inputs: (begins, ends, tokens) n times, length, side, mode
+        if (std::string(node->get_type_name()) !=
+            "Truncate") {  // inputs: (begins, ends, tokens) n times, length, side, mode
             continue;
         }
         const auto length = node->input(node->get_input_size() - 3);
@@ -155,7 +157,8 @@ void Tokenizer::read_tokens(const fs::path& folder) {
             }
         }
     } catch (const std::logic_error& error) {  // std::stoll
-        throw Error(ErrorCode::artifact, "the added tokens of `" + folder.string() + "` cannot be read: " + error.what());
+        throw Error(ErrorCode::artifact,
+                    "the added tokens of `" + folder.string() + "` cannot be read: " + error.what());
     } catch (const json::exception& error) {
         throw Error(ErrorCode::artifact, "`" + path.string() + "` is no tokenizer: " + error.what());
     }

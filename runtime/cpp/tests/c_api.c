@@ -52,11 +52,13 @@ int check_c_api(const char* folder) {
     CHECK(ovround_generate(llm, "Return the", &options, NULL, NULL, &completion) == OVROUND_OK);
     CHECK(ovround_completion_finish_reason(completion) == OVROUND_LENGTH);
     CHECK(ovround_completion_token_ids(completion, &count) != NULL && count == 8);
-    CHECK(ovround_completion_text(completion, &count) != NULL && strlen(ovround_completion_text(completion, NULL)) == count);
+    CHECK(ovround_completion_text(completion, &count) != NULL &&
+          strlen(ovround_completion_text(completion, NULL)) == count);
     CHECK(ovround_completion_time_per_output_token_s(completion) > 0);
     ovround_completion_free(completion);
     options.temperature = -1;
-    CHECK(ovround_generate(llm, "Return the", &options, NULL, NULL, &completion) == OVROUND_USAGE && completion == NULL);
+    CHECK(ovround_generate(llm, "Return the", &options, NULL, NULL, &completion) == OVROUND_USAGE &&
+          completion == NULL);
     CHECK(strstr(ovround_last_error(), "temperature is -1") != NULL);
     ovround_close(llm);
     ovround_close(NULL);

@@ -7,12 +7,12 @@
 
 #include "ovround/ovround.hpp"
 
-#define CHECK(condition)                                                           \
-    do {                                                                           \
-        if (!(condition)) {                                                        \
+#define CHECK(condition)                                                         \
+    do {                                                                         \
+        if (!(condition)) {                                                      \
             std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            std::exit(1);                                                          \
-        }                                                                          \
+            std::exit(1);                                                        \
+        }                                                                        \
     } while (false)
 
 // The error that `work` throws; its message holds `words`.

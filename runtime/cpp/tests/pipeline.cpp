@@ -39,14 +39,21 @@ void refuses_what_cannot_be(const fs::path& folder, LLM& llm) {
     CHECK(refused([&] { llm.generate_ids({int64_t{-1}}); }, "token id -1") == ErrorCode::generation);
     CHECK(refused([&] { llm.generate(kPrompt, drawn(INT64_MAX)); }, "the model's context is") == ErrorCode::generation);
     CHECK(refused([&] { llm.generate("\xC3("); }, "not UTF-8") == ErrorCode::usage);
-    CHECK(refused([&] { llm.generate(kPrompt, drawn(4), [&](const Piece&) { llm.encode("a"); return true; }); },
-                  "asked it again") == ErrorCode::generation);
+    CHECK(refused(
+              [&] {
+                  llm.generate(kPrompt, drawn(4), [&](const Piece&) {
+                      llm.encode("a");
+                      return true;
+                  });
+              },
+              "asked it again") == ErrorCode::generation);
     CHECK(llm.generate(kPrompt, drawn(4)).token_ids.size() == 4);  // all of that did it no harm
 }
 
 // One file at a time: gone, cut, one bit changed; then the manifest itself.
 void refuses_damage(const fs::path& folder) {
-    const fs::path copy = fs::temp_directory_path() / ("ovround-pipeline-" + std::to_string(std::hash<std::string>()(folder.string())));
+    const fs::path copy =
+        fs::temp_directory_path() / ("ovround-pipeline-" + std::to_string(std::hash<std::string>()(folder.string())));
     const auto fresh = [&] {
         fs::remove_all(copy);
         fs::copy(folder, copy, fs::copy_options::recursive);

@@ -1,5 +1,5 @@
-// ovround-replay FOLDER: answers the requests on stdin, a JSON object a line, with exact arithmetic; for tests/test_cpp.py.
-// A list of prompts is answered as one batch.
+// ovround-replay FOLDER: answers the requests on stdin, a JSON object a line, with exact arithmetic; for
+// tests/test_cpp.py. A list of prompts is answered as one batch.
 #include <iostream>
 
 #include "chat_template.hpp"

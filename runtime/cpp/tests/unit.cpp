@@ -74,10 +74,14 @@ void manifests() {
         {"name": "lm_head.weight", "shape": [4, 2], "size_bytes": 6}]})";
     const auto good = parse(R"({"format_version": 1, "files": {"a.bin": {"size_bytes": 3, "sha256": "ff"}})" + rest);
     CHECK(good.files.at("a.bin").size_bytes == 3 && good.weight_bytes_per_token == 8);
-    refused([&] { parse(R"({"format_version": 2, "ovround_version": "9.0", "files": {})" + rest); }, "this ovround reads format 1");
-    refused([&] { parse(R"({"format_version": 1, "files": {"../x": {"size_bytes": 3, "sha256": ""}})" + rest); }, "outside its folder");
-    refused([&] { parse(R"({"format_version": 1, "files": {"/x": {"size_bytes": 3, "sha256": ""}})" + rest); }, "outside its folder");
-    refused([&] { parse(R"({"format_version": 1, "files": {"x": {"size_bytes": "3", "sha256": ""}})" + rest); }, "is not a manifest");
+    refused([&] { parse(R"({"format_version": 2, "ovround_version": "9.0", "files": {})" + rest); },
+            "this ovround reads format 1");
+    refused([&] { parse(R"({"format_version": 1, "files": {"../x": {"size_bytes": 3, "sha256": ""}})" + rest); },
+            "outside its folder");
+    refused([&] { parse(R"({"format_version": 1, "files": {"/x": {"size_bytes": 3, "sha256": ""}})" + rest); },
+            "outside its folder");
+    refused([&] { parse(R"({"format_version": 1, "files": {"x": {"size_bytes": "3", "sha256": ""}})" + rest); },
+            "is not a manifest");
     refused([&] { parse(R"({"format_version": 1})"); }, "is not a manifest");
     refused([&] { parse("[]"); }, "holds no JSON object");
     refused([&] { parse("{\"a\": "); }, "cannot be read");
@@ -87,7 +91,8 @@ void manifests() {
 }
 
 void model_infos() {
-    const fs::path folder = fs::temp_directory_path() / ("ovround-unit-" + std::to_string(Xoshiro256(std::random_device()()).next_u64()));
+    const fs::path folder =
+        fs::temp_directory_path() / ("ovround-unit-" + std::to_string(Xoshiro256(std::random_device()()).next_u64()));
     fs::create_directory(folder);
     const auto write = [&](const char* name, const char* text) { std::ofstream(folder / name) << text; };
     refused([&] { read_model_info(folder); }, "states no context length");
@@ -108,10 +113,12 @@ void model_infos() {
 
 void utf8() {
     CHECK(is_utf8("") && is_utf8("a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x99\x82") && is_utf8(std::string_view("\0", 1)));
-    for (const char* wrong : {"\x80", "\xC3", "\xC0\xAF", "\xE0\x80\xAF", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xFF", "\xE2\x82"}) {
+    for (const char* wrong :
+         {"\x80", "\xC3", "\xC0\xAF", "\xE0\x80\xAF", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xFF", "\xE2\x82"}) {
         CHECK(!is_utf8(wrong));
     }
-    CHECK(count_characters("a\xC3\xA9") == 2 && skip_characters("a\xC3\xA9z", 2) == "z" && skip_characters("a", 3).empty());
+    CHECK(count_characters("a\xC3\xA9") == 2 && skip_characters("a\xC3\xA9z", 2) == "z" &&
+          skip_characters("a", 3).empty());
 }
 
 // Tokens are bytes, 256 is special; unfinished characters are written as decoders write them.

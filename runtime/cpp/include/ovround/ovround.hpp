@@ -46,10 +46,10 @@ private:
 };
 
 struct LoadOptions {
-    std::string device = "CPU";  // one of OpenVINO's: CPU, GPU, GPU.1, NPU, AUTO
-    bool exact = false;          // compute in float32, for comparing
-    int threads = 0;             // of the CPU; 0: the engine's own choice
-    bool check_contents = true;  // compare every file's sha256 with the manifest; false: sizes only
+    std::string device = "CPU";                // one of OpenVINO's: CPU, GPU, GPU.1, NPU, AUTO
+    bool exact = false;                        // compute in float32, for comparing
+    int threads = 0;                           // of the CPU; 0: the engine's own choice
+    bool check_contents = true;                // compare every file's sha256 with the manifest; false: sizes only
     std::filesystem::path tokenizers_library;  // libopenvino_tokenizers; empty: looked for beside libopenvino
 };
 
@@ -128,8 +128,8 @@ public:
 
     std::size_t context_length() const noexcept;  // most tokens of a prompt and its answer together
     std::size_t vocab_size() const noexcept;
-    const std::string& device() const noexcept;  // where the model runs, for people
-    double load_s() const noexcept;              // seconds that the constructor took
+    const std::string& device() const noexcept;        // where the model runs, for people
+    double load_s() const noexcept;                    // seconds that the constructor took
     uint64_t weight_bytes_per_token() const noexcept;  // that a decoding step reads, as stored
 
 private:
