@@ -179,7 +179,9 @@ def test_golden_numbers() -> None:
     """The same file holds the C++ runtime to account."""
     path = Path(__file__).resolve().parents[2] / "runtime" / "cpp" / "tests" / "sampling.json"
     for case in json.loads(path.read_text()):
-        options = override(None, **{**case["options"], "logit_bias": tuple(map(tuple, case["options"].get("logit_bias", [])))})
+        options = override(
+            None, **{**case["options"], "logit_bias": tuple(map(tuple, case["options"].get("logit_bias", [])))}
+        )
         source, tokens = options.random_source(), list[int]()
         for _ in case["tokens"]:
             logits = adjust(np.array(case["logits"], np.float32), tokens, options)

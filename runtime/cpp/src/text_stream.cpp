@@ -1,6 +1,7 @@
 #include "text_stream.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "utf8.hpp"
 
@@ -43,7 +44,7 @@ std::string StreamDecoder::take(bool last) {
 
 std::string StopStrings::push(std::string text) {
     if (found_ || stops_.empty()) {
-        return found_ ? std::string() : text;
+        return found_ ? std::string() : std::move(text);
     }
     held_ += text;
     // Of several that end at the same place the longest counts, so the cut does not depend on how the text is split.
