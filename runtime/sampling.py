@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits. `sample` is a specification: the C++ runtime follows it step by step."""
+"""How the next token is chosen from logits. docs/concepts/sampling.md is the specification."""
 
 from __future__ import annotations
 

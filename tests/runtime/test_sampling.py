@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 
 from ovround.errors import GenerationError, UsageError
 from ovround.runtime.random_source import Xoshiro256
-from ovround.runtime.sampling import SamplingOptions, override, sample
+from ovround.runtime.sampling import SamplingOptions, adjust, override, sample
 
 LOGITS = np.array([1.0, 3.0, 2.0, 3.0, -1.0, 0.5], np.float32)
 
@@ -171,3 +173,17 @@ def test_override_keeps_what_is_not_given() -> None:
 def test_without_a_seed_requests_differ() -> None:
     streams = {SamplingOptions(temperature=1.0).random_source().next_u64() for _ in range(8)}
     assert len(streams) == 8
+
+
+def test_golden_numbers() -> None:
+    """The same file holds the C++ runtime to account."""
+    path = Path(__file__).resolve().parents[2] / "runtime" / "cpp" / "tests" / "sampling.json"
+    for case in json.loads(path.read_text()):
+        options = override(
+            None, **{**case["options"], "logit_bias": tuple(map(tuple, case["options"].get("logit_bias", [])))}
+        )
+        source, tokens = options.random_source(), list[int]()
+        for _ in case["tokens"]:
+            logits = adjust(np.array(case["logits"], np.float32), tokens, options)
+            tokens.append(sample(logits, case["prompt"] + tokens, options, source))
+        assert tokens == case["tokens"], case["options"]

@@ -1,0 +1,37 @@
+# `cmake --install`: library, headers, program, CMake package and pkg-config file. A wheel has them in ovround/native and
+# the program among the scripts; there OpenVINO is the wheel that pip puts beside ours.
+set(bin "${CMAKE_INSTALL_BINDIR}")
+set(lib "${CMAKE_INSTALL_LIBDIR}")
+set(include "${CMAKE_INSTALL_INCLUDEDIR}")
+if(SKBUILD)
+  set(bin "${SKBUILD_SCRIPTS_DIR}")
+  set(lib ovround/native/lib)
+  set(include ovround/native/include)
+  set(python "$ORIGIN/../lib/python${Python3_VERSION_MAJOR}.${Python3_VERSION_MINOR}")
+  set(library_rpath "$ORIGIN/../../../openvino/libs")
+  set(program_rpath "${python}/site-packages/ovround/native/lib;${python}/dist-packages/ovround/native/lib")
+else()
+  file(RELATIVE_PATH to_library "/${bin}" "/${lib}")
+  set(program_rpath "$ORIGIN/${to_library}")
+  set_target_properties(ovround PROPERTIES
+    VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR}
+    INSTALL_RPATH_USE_LINK_PATH ON)
+endif()
+file(RELATIVE_PATH from_pkgconfig "/${lib}/pkgconfig" "/")
+
+set_target_properties(ovround PROPERTIES INSTALL_RPATH "${library_rpath}")
+target_include_directories(ovround INTERFACE "$<INSTALL_INTERFACE:${include}>")
+install(TARGETS ovround EXPORT ovroundTargets RUNTIME DESTINATION "${bin}" LIBRARY DESTINATION "${lib}" ARCHIVE DESTINATION "${lib}")
+install(DIRECTORY include/ovround DESTINATION "${include}")
+if(TARGET ovround-run)
+  set_target_properties(ovround-run PROPERTIES INSTALL_RPATH "${program_rpath}")
+  install(TARGETS ovround-run RUNTIME DESTINATION "${bin}")
+endif()
+
+install(EXPORT ovroundTargets NAMESPACE ovround:: DESTINATION "${lib}/cmake/ovround")
+configure_package_config_file(cmake/ovroundConfig.cmake.in ovroundConfig.cmake INSTALL_DESTINATION "${lib}/cmake/ovround")
+write_basic_package_version_file(ovroundConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+configure_file(cmake/ovround.pc.in ovround.pc @ONLY)
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/ovroundConfig.cmake" "${CMAKE_CURRENT_BINARY_DIR}/ovroundConfigVersion.cmake"
+  DESTINATION "${lib}/cmake/ovround")
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/ovround.pc" DESTINATION "${lib}/pkgconfig")

@@ -1,0 +1,122 @@
+#include "arguments.hpp"
+
+#include <charconv>
+#include <functional>
+#include <map>
+
+using ovround::Error;
+using ovround::ErrorCode;
+
+const char* const kUsage = R"(Usage: ovround-run [OPTIONS] FOLDER PROMPT
+       ovround-run --bench [OPTIONS] FOLDER
+
+Continue PROMPT (`-` reads it from stdin) with the model in FOLDER, which `ovround convert --format openvino` wrote.
+
+  --max-new-tokens N      most tokens to generate
+  --temperature X         0: always the likeliest token
+  --top-k N               draw among the N likeliest tokens
+  --top-p X               draw among the likeliest that add up to X
+  --min-p X               draw among tokens at least X times as likely as the likeliest
+  --repetition-penalty X  above 1: tokens that were there are less likely
+  --seed N                makes draws repeatable
+  --stop TEXT             end before TEXT; may be repeated
+  --stop-token-id N       end after this token; may be repeated
+  --chat                  PROMPT is a user's message: use the chat template
+  --device NAME           CPU, GPU, NPU, AUTO
+  --exact                 compute in float32
+  --threads N             of the CPU
+  --no-check              compare sizes with the manifest, and not sha256
+  --tokenizers FILE       the library of openvino_tokenizers
+  --json                  print one JSON document
+
+  --bench                 measure, with --prompt-tokens N, --new-tokens N, --repeat N
+  --version, --help
+)";
+
+namespace {
+
+template <typename T>
+T number(const std::string& name, const std::string& text) {
+    T value{};
+    const char* end = text.data() + text.size();
+    const auto [stopped, error] = std::from_chars(text.data(), end, value);
+    if (error != std::errc() || stopped != end) {
+        throw Error(ErrorCode::usage, name + " is `" + text + "`; a number is needed");
+    }
+    return value;
+}
+
+}  // namespace
+
+Arguments parse(const std::vector<std::string>& arguments) {
+    Arguments found;
+    auto& load = found.load;
+    auto& sampling = found.sampling;
+    std::vector<std::string> plain;
+    const std::map<std::string, std::function<void()>> switches{
+        {"--help", [&] { found.help = true; }},
+        {"--version", [&] { found.version = true; }},
+        {"--bench", [&] { found.bench = true; }},
+        {"--chat", [&] { found.chat = true; }},
+        {"--json", [&] { found.json = true; }},
+        {"--exact", [&] { load.exact = true; }},
+        {"--no-check", [&] { load.check_contents = false; }},
+    };
+    using Text = const std::string&;
+    const std::map<std::string, std::function<void(Text, Text)>> options{
+        {"--max-new-tokens", [&](Text name, Text text) { sampling.max_new_tokens = number<int64_t>(name, text); }},
+        {"--temperature", [&](Text name, Text text) { sampling.temperature = number<double>(name, text); }},
+        {"--top-k", [&](Text name, Text text) { sampling.top_k = number<int64_t>(name, text); }},
+        {"--top-p", [&](Text name, Text text) { sampling.top_p = number<double>(name, text); }},
+        {"--min-p", [&](Text name, Text text) { sampling.min_p = number<double>(name, text); }},
+        {"--repetition-penalty",
+         [&](Text name, Text text) { sampling.repetition_penalty = number<double>(name, text); }},
+        {"--seed", [&](Text name, Text text) { sampling.seed = number<uint64_t>(name, text); }},
+        {"--stop", [&](Text, Text text) { sampling.stop.push_back(text); }},
+        {"--stop-token-id",
+         [&](Text name, Text text) { sampling.stop_token_ids.push_back(number<int64_t>(name, text)); }},
+        {"--device", [&](Text, Text text) { load.device = text; }},
+        {"--threads", [&](Text name, Text text) { load.threads = number<int>(name, text); }},
+        {"--tokenizers", [&](Text, Text text) { load.tokenizers_library = text; }},
+        {"--prompt-tokens", [&](Text name, Text text) { found.prompt_tokens = number<std::size_t>(name, text); }},
+        {"--new-tokens", [&](Text name, Text text) { found.new_tokens = number<std::size_t>(name, text); }},
+        {"--repeat", [&](Text name, Text text) { found.repeat = number<std::size_t>(name, text); }},
+    };
+    for (std::size_t place = 0; place < arguments.size(); ++place) {
+        const std::string& argument = arguments[place];
+        if (argument == "--") {
+            plain.insert(plain.end(), arguments.begin() + static_cast<std::ptrdiff_t>(place) + 1, arguments.end());
+            break;
+        }
+        if (argument.rfind("--", 0) != 0) {
+            plain.push_back(argument);
+            continue;
+        }
+        const std::size_t equals = argument.find('=');
+        const std::string name = argument.substr(0, equals);
+        if (switches.count(argument) > 0) {
+            switches.at(argument)();
+        } else if (options.count(name) == 0) {
+            throw Error(ErrorCode::usage, "there is no option `" + name + "`", "ovround-run --help lists them");
+        } else if (equals != std::string::npos) {
+            options.at(name)(name, argument.substr(equals + 1));
+        } else if (place + 1 == arguments.size()) {
+            throw Error(ErrorCode::usage, name + " needs a value");
+        } else {
+            options.at(name)(name, arguments[++place]);
+        }
+    }
+    if (found.help || found.version) {
+        return found;
+    }
+    const std::size_t needed = found.bench ? 1 : 2;
+    if (plain.size() != needed) {
+        throw Error(ErrorCode::usage,
+                    std::to_string(plain.size()) + " arguments; " +
+                        (found.bench ? "FOLDER is needed" : "FOLDER and PROMPT are needed"),
+                    "ovround-run --help says more");
+    }
+    found.folder = plain[0];
+    found.prompt = found.bench ? "" : plain[1];
+    return found;
+}

@@ -1,0 +1,27 @@
+// The command line of ovround-run; names and defaults are those of `ovround run` and `ovround bench`.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ovround/ovround.hpp"
+
+struct Arguments {
+    bool help = false;
+    bool version = false;
+    bool bench = false;
+    bool chat = false;
+    bool json = false;
+    std::string folder;
+    std::string prompt;
+    ovround::LoadOptions load;
+    ovround::SamplingOptions sampling;
+    std::size_t prompt_tokens = 128;
+    std::size_t new_tokens = 64;
+    std::size_t repeat = 5;
+};
+
+extern const char* const kUsage;
+
+// Throws ovround::Error(usage) naming the argument.
+Arguments parse(const std::vector<std::string>& arguments);

@@ -1,0 +1,108 @@
+// ovround-run: one answer, streamed to stdout, or a measurement. Results go to stdout, talk to stderr.
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+#include <new>
+#include <nlohmann/json.hpp>
+
+#include "arguments.hpp"
+#include "bench.hpp"
+
+namespace {
+
+using nlohmann::json;
+
+std::atomic<bool> interrupted{false};
+
+extern "C" void interrupt(int) { interrupted = true; }
+
+json as_json(const ovround::Completion& answer) {
+    const auto& per_token = answer.timings.time_per_output_token_s;
+    return {{"text", answer.text},
+            {"token_ids", answer.token_ids},
+            {"finish_reason", ovround::to_string(answer.finish_reason)},
+            {"usage",
+             {{"prompt_tokens", answer.prompt_tokens},
+              {"completion_tokens", answer.token_ids.size()},
+              {"cached_tokens", 0},
+              {"drafted_tokens", 0},
+              {"accepted_tokens", 0}}},
+            {"timings",
+             {{"time_to_first_token_s", answer.timings.time_to_first_token_s},
+              {"time_per_output_token_s", per_token ? json(*per_token) : json()}}},
+            {"logprobs", nullptr},
+            {"prompt_logprobs", nullptr}};
+}
+
+void print_statistics(const ovround::Completion& answer) {
+    std::fprintf(stderr, "%zu tokens, first after %.0f ms", answer.token_ids.size(),
+                 answer.timings.time_to_first_token_s * 1e3);
+    if (answer.timings.time_per_output_token_s) {
+        std::fprintf(stderr, ", %.1f tokens/s", 1.0 / *answer.timings.time_per_output_token_s);
+    }
+    std::fputs(answer.finish_reason == ovround::FinishReason::cancelled ? ", stopped\n" : "\n", stderr);
+}
+
+void print_bench(const json& result) {
+    for (const auto& [name, value] : result.items()) {
+        std::cout << name << ": " << value << '\n';
+    }
+}
+
+void answer(const Arguments& arguments) {
+    std::string prompt = arguments.prompt;
+    if (prompt == "-") {
+        prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+    }
+    ovround::LLM llm(arguments.folder, arguments.load);
+    std::signal(SIGINT, interrupt);
+    const auto on_piece = [&arguments](const ovround::Piece& piece) {
+        if (!arguments.json) {
+            std::cout << piece.text << std::flush;
+        }
+        return !interrupted && std::cout.good();
+    };
+    const auto completion = arguments.chat ? llm.chat({{"user", prompt}}, arguments.sampling, on_piece)
+                                           : llm.generate(prompt, arguments.sampling, on_piece);
+    if (arguments.json) {
+        std::cout << as_json(completion).dump() << '\n';
+    } else {
+        std::cout << '\n';
+        print_statistics(completion);
+    }
+}
+
+int run(const Arguments& arguments) {
+    if (arguments.help) {
+        std::cout << kUsage;
+    } else if (arguments.version) {
+        std::cout << ovround::version() << '\n';
+    } else if (arguments.bench) {
+        const auto result = bench(arguments);
+        arguments.json ? void(std::cout << result.dump() << '\n') : print_bench(result);
+    } else {
+        answer(arguments);
+    }
+    return interrupted ? 130 : 0;
+}
+
+}  // namespace
+
+int main(int count, char** values) {
+    try {
+        return run(parse({values + 1, values + count}));
+    } catch (const ovround::Error& error) {
+        std::cerr << "error: " << error.what() << '\n';
+        if (!error.hint().empty()) {
+            std::cerr << "hint: " << error.hint() << '\n';
+        }
+        return error.code() == ovround::ErrorCode::usage ? 2 : 1;
+    } catch (const std::bad_alloc&) {
+        std::cerr << "error: memory is exhausted\n";
+    } catch (const std::exception& error) {
+        std::cerr << "error: " << error.what() << "\nhint: this is a defect of ovround\n";
+    }
+    return 1;
+}

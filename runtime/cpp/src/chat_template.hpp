@@ -1,0 +1,32 @@
+// Chat templates: the part of Jinja2 that docs/guides/cpp.md lists, set up as transformers sets it up.
+//
+// A template is code from whoever made the model. It can read what it is given and nothing else; steps, nesting and the
+// size of its text are limited.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "ovround/ovround.hpp"
+#include "template_value.hpp"
+
+namespace ovround {
+
+class ChatTemplate {
+public:
+    // Error(artifact), naming the line, for what cannot be read.
+    ChatTemplate(const std::string& source, Value special_tokens);
+
+    // Error(generation) with the template's words when it refuses the messages.
+    std::string render(const std::vector<Message>& messages, bool add_generation_prompt) const;
+
+private:
+    Statement body_;
+    Value special_tokens_;
+};
+
+// The template of a folder: of chat_template.jinja, tokenizer_config.json, then chat_template.json.
+std::optional<ChatTemplate> read_chat_template(const std::filesystem::path& folder);
+
+}  // namespace ovround

@@ -1,0 +1,19 @@
+// What a folder says about its model besides the graph.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+namespace ovround {
+
+struct ModelInfo {
+    std::size_t context_length;          // tokens, prompt and answer together
+    std::vector<int64_t> end_token_ids;  // may be empty
+};
+
+// Of config.json and generation_config.json; the end tokens of the latter win. Error(artifact) without a context
+// length.
+ModelInfo read_model_info(const std::filesystem::path& folder);
+
+}  // namespace ovround

@@ -1,0 +1,239 @@
+#include "sampling.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <sstream>
+
+namespace ovround {
+namespace {
+
+constexpr std::size_t kMaxStopStrings = 64;
+constexpr std::size_t kMaxLogitBias = 1024;
+
+template <typename T>
+void refuse(const char* name, T value, const std::string& allowed) {
+    std::ostringstream message;
+    message << name << " is " << value << "; " << allowed << " is needed";
+    throw Error(ErrorCode::usage, message.str());
+}
+
+void check_integer(const char* name, int64_t value, int64_t low) {
+    if (value < low) {
+        refuse(name, value, "a whole number of " + std::to_string(low) + " or more");
+    }
+}
+
+void check_number(const char* name, double value, double low, double high, bool above = false) {
+    if (!(value >= low && value <= high) || (above && value == low)) {
+        std::ostringstream allowed;
+        allowed << "a number " << (above ? "above" : "from") << ' ' << low << " to " << high;
+        refuse(name, value, allowed.str());
+    }
+}
+
+uint64_t fresh_seed() {
+    std::random_device device;
+    return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+}  // namespace
+
+void check_options(const SamplingOptions& options) {
+    if (options.max_new_tokens) {
+        check_integer("max_new_tokens", *options.max_new_tokens, 1);
+    }
+    check_number("temperature", options.temperature, 0.0, 100.0);
+    check_integer("top_k", options.top_k, 0);
+    check_number("top_p", options.top_p, 0.0, 1.0, true);
+    check_number("min_p", options.min_p, 0.0, 1.0);
+    check_number("repetition_penalty", options.repetition_penalty, 0.0, 10.0, true);
+    check_number("presence_penalty", options.presence_penalty, -10.0, 10.0);
+    check_number("frequency_penalty", options.frequency_penalty, -10.0, 10.0);
+    for (const auto& text : options.stop) {
+        if (text.empty()) {
+            throw Error(ErrorCode::usage, "stop has an empty string; strings of at least one character are needed");
+        }
+    }
+    if (options.stop.size() > kMaxStopStrings) {
+        refuse("the number of stop strings", options.stop.size(), "at most " + std::to_string(kMaxStopStrings));
+    }
+    for (const int64_t token : options.stop_token_ids) {
+        check_integer("stop_token_ids", token, 0);
+    }
+    if (options.logit_bias.size() > kMaxLogitBias) {
+        refuse("the length of logit_bias", options.logit_bias.size(), "at most " + std::to_string(kMaxLogitBias));
+    }
+    for (const auto& [token, bias] : options.logit_bias) {
+        check_integer("logit_bias", token, 0);
+        check_number("logit_bias", bias, -100.0, 100.0);
+    }
+}
+
+Sampler::Sampler(const SamplingOptions& options, std::size_t vocab_size)
+    : options_(options), source_(options.seed ? *options.seed : fresh_seed()), scores_(vocab_size), counts_(vocab_size),
+      seen_(vocab_size) {
+    if (options.temperature > 0.0) {
+        weights_.resize(vocab_size);
+        scratch_.resize(vocab_size);
+        kept_.reserve(vocab_size);
+        order_.reserve(vocab_size);
+    }
+    if (!options.logit_bias.empty()) {
+        biased_.resize(vocab_size);
+    }
+}
+
+void Sampler::see_prompt(const std::vector<int64_t>& ids) {
+    for (const int64_t id : ids) {
+        seen_[static_cast<std::size_t>(id)] = 1;
+    }
+}
+
+// Penalties of the answer round to float32, as numpy does; all that follows is float64.
+double Sampler::adjusted(float logit, std::size_t token) const {
+    if (counts_[token] != 0 && (options_.presence_penalty != 0.0 || options_.frequency_penalty != 0.0)) {
+        const double taken =
+            static_cast<double>(static_cast<float>(options_.presence_penalty)) +
+            static_cast<double>(static_cast<float>(options_.frequency_penalty)) * static_cast<double>(counts_[token]);
+        logit = static_cast<float>(static_cast<double>(logit) - taken);
+    }
+    double score = static_cast<double>(logit);
+    if (options_.repetition_penalty != 1.0 && seen_[token] != 0) {
+        score = score > 0.0 ? score / options_.repetition_penalty : score * options_.repetition_penalty;
+    }
+    return score;
+}
+
+int64_t Sampler::choose(const float* logits) {
+    if (!biased_.empty()) {
+        std::copy_n(logits, biased_.size(), biased_.begin());
+        for (const auto& [token, bias] : options_.logit_bias) {
+            if (static_cast<std::size_t>(token) < biased_.size()) {  // beyond the vocabulary it has no effect
+                biased_[static_cast<std::size_t>(token)] += static_cast<float>(bias);
+            }
+        }
+        logits = biased_.data();
+    }
+    std::size_t best = 0;
+    for (std::size_t token = 0; token < scores_.size(); ++token) {
+        scores_[token] = adjusted(logits[token], token);
+        if (std::isnan(scores_[token])) {
+            best = token;
+            break;
+        }
+        if (scores_[token] > scores_[best]) {
+            best = token;
+        }
+    }
+    if (!std::isfinite(scores_[best])) {
+        throw Error(ErrorCode::generation, "the model's logits are not finite",
+                    "try exact mode, or convert with more bits");
+    }
+    auto chosen = static_cast<int64_t>(best);
+    if (options_.temperature > 0.0) {
+        for (double& score : scores_) {
+            score /= options_.temperature;
+        }
+        keep_top_k();
+        const double largest = scores_[best];
+        for (std::size_t place = 0; place < kept_.size(); ++place) {
+            weights_[place] = std::exp(scores_[static_cast<std::size_t>(kept_[place])] - largest);
+        }
+        if (options_.top_p < 1.0) {
+            keep_top_p();
+        }
+        if (options_.min_p > 0.0) {
+            keep_min_p();
+        }
+        std::partial_sum(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()),
+                         scratch_.begin());
+        const auto end = scratch_.begin() + static_cast<std::ptrdiff_t>(kept_.size());
+        const auto found = std::upper_bound(scratch_.begin(), end, source_.uniform() * *(end - 1));
+        chosen = kept_[static_cast<std::size_t>(std::min(found, end - 1) - scratch_.begin())];
+    }
+    seen_[static_cast<std::size_t>(chosen)] = 1;
+    ++counts_[static_cast<std::size_t>(chosen)];
+    return chosen;
+}
+
+// The k largest, lower ids first among equals; all for 0.
+void Sampler::keep_top_k() {
+    const std::size_t size = scores_.size();
+    kept_.resize(size);
+    std::iota(kept_.begin(), kept_.end(), 0);
+    if (options_.top_k == 0 || static_cast<std::size_t>(options_.top_k) >= size) {
+        return;
+    }
+    const auto k = static_cast<std::size_t>(options_.top_k);
+    scratch_ = scores_;
+    const auto place = scratch_.begin() + static_cast<std::ptrdiff_t>(k - 1);
+    std::nth_element(scratch_.begin(), place, scratch_.end(), std::greater<>());
+    const double least = *place;
+    const auto above = static_cast<std::size_t>(
+        std::count_if(scores_.begin(), scores_.end(), [least](double score) { return score > least; }));
+    std::size_t equals = k - above;
+    std::size_t count = 0;
+    for (std::size_t id = 0; id < size; ++id) {
+        const bool equal = scores_[id] == least && equals > 0;
+        if (scores_[id] > least || equal) {
+            kept_[count++] = static_cast<int64_t>(id);
+            equals -= equal ? 1 : 0;
+        }
+    }
+    kept_.resize(count);
+}
+
+// The shortest head, by falling score, whose weights reach top_p of all.
+void Sampler::keep_top_p() {
+    const double total =
+        std::accumulate(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()), 0.0);
+    // All weights below half of (1 - top_p) * mean together are too few for the head to reach them: no sorting for
+    // them.
+    const double least =
+        options_.top_p < 1.0 - 1e-6 ? (1.0 - options_.top_p) * total / static_cast<double>(kept_.size()) / 2.0 : 0.0;
+    order_.clear();
+    for (std::size_t place = 0; place < kept_.size(); ++place) {
+        if (weights_[place] >= least) {
+            order_.push_back(static_cast<int64_t>(place));
+        }
+    }
+    const auto score = [this](int64_t place) {
+        return scores_[static_cast<std::size_t>(kept_[static_cast<std::size_t>(place)])];
+    };
+    std::sort(order_.begin(), order_.end(),
+              [&](int64_t a, int64_t b) { return score(a) != score(b) ? score(a) > score(b) : a < b; });
+    double sum = 0.0;
+    std::size_t count = 0;
+    while (count < order_.size()) {
+        sum += weights_[static_cast<std::size_t>(order_[count++])];
+        if (sum >= options_.top_p * total) {
+            break;
+        }
+    }
+    order_.resize(count);
+    std::sort(order_.begin(), order_.end());
+    for (std::size_t place = 0; place < count; ++place) {  // order_ ascends: nothing is overwritten before it is read
+        const auto from = static_cast<std::size_t>(order_[place]);
+        kept_[place] = kept_[from];
+        weights_[place] = weights_[from];
+    }
+    kept_.resize(count);
+}
+
+void Sampler::keep_min_p() {
+    const double largest =
+        *std::max_element(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()));
+    std::size_t count = 0;
+    for (std::size_t place = 0; place < kept_.size(); ++place) {
+        if (weights_[place] >= options_.min_p * largest) {
+            kept_[count] = kept_[place];
+            weights_[count++] = weights_[place];
+        }
+    }
+    kept_.resize(count);
+}
+
+}  // namespace ovround

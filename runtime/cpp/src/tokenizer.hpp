@@ -1,0 +1,37 @@
+// Text to token ids and back, by the graphs that `ovround convert` writes and openvino_tokenizers runs.
+#pragma once
+
+#include <map>
+#include <openvino/openvino.hpp>
+#include <optional>
+#include <set>
+
+#include "ovround/ovround.hpp"
+#include "text_stream.hpp"
+
+namespace ovround {
+
+class Tokenizer final : public Decodes {
+public:
+    // Loads the extension `library` into `core`, or the one beside libopenvino where `library` is empty.
+    Tokenizer(ov::Core& core, const std::filesystem::path& folder, const std::filesystem::path& library);
+
+    std::vector<int64_t> encode(std::string_view text, bool add_special_tokens);
+    std::string decode(const std::vector<int64_t>& ids) override;
+    bool is_special(int64_t token_id) const override { return special_ids_.count(token_id) > 0; }
+    bool is_byte(int64_t token_id) const override { return byte_ids_.count(token_id) > 0; }
+    // The id of `token` where it is a special one, which no decoded text ever shows.
+    std::optional<int64_t> special_id(const std::string& token) const;
+
+private:
+    void read_tokens(const std::filesystem::path& folder);
+
+    std::map<std::string, int64_t> special_tokens_;
+    std::set<int64_t> special_ids_;
+    std::set<int64_t> byte_ids_;
+    ov::InferRequest with_special_;
+    ov::InferRequest without_special_;
+    ov::InferRequest decoder_;
+};
+
+}  // namespace ovround

@@ -1,0 +1,67 @@
+/* The C API from C: what it gives, and what it refuses. 0 when all is well, else the line that failed. */
+#include <stddef.h>
+#include <string.h>
+
+#include "ovround/ovround.h"
+
+#define CHECK(condition)     \
+    do {                     \
+        if (!(condition)) {  \
+            return __LINE__; \
+        }                    \
+    } while (0)
+
+static int count_three(const char* text, size_t size, int64_t token_id, void* user) {
+    int* count = user;
+    (void)text;
+    (void)size;
+    (void)token_id;
+    return ++*count < 3;
+}
+
+int check_c_api(const char* folder);
+
+int check_c_api(const char* folder) {
+    ovround_llm* llm = NULL;
+    ovround_load_options load;
+    ovround_load_defaults(&load);
+    CHECK(ovround_open("/nowhere", &load, &llm) == OVROUND_ARTIFACT && llm == NULL);
+    CHECK(strstr(ovround_last_error(), "does not exist") != NULL);
+    load.device = "NONE";
+    CHECK(ovround_open(folder, &load, &llm) == OVROUND_ENGINE && strstr(ovround_last_hint(), "CPU") != NULL);
+    load.struct_size = 1;
+    CHECK(ovround_open(folder, &load, &llm) == OVROUND_USAGE);
+    CHECK(ovround_open(NULL, NULL, &llm) == OVROUND_USAGE && ovround_open(folder, NULL, NULL) == OVROUND_USAGE);
+    CHECK(ovround_open(folder, NULL, &llm) == OVROUND_OK && ovround_vocab_size(llm) > 1);
+
+    int64_t ids[64];
+    size_t count = 0;
+    CHECK(ovround_encode(llm, "Return the", 1, ids, 64, &count) == OVROUND_OK && count > 0 && count <= 64);
+    CHECK(ovround_encode(llm, "\xFF", 1, ids, 64, &count) == OVROUND_USAGE);
+
+    ovround_sampling_options options;
+    ovround_sampling_defaults(&options);
+    options.max_new_tokens = 8;
+    options.ignore_eos = 1;
+    int pieces = 0;
+    ovround_completion* completion = NULL;
+    CHECK(ovround_encode(llm, "Return the", 1, ids, 64, &count) == OVROUND_OK);
+    CHECK(ovround_generate_ids(llm, ids, count, &options, count_three, &pieces, &completion) == OVROUND_OK);
+    CHECK(ovround_completion_finish_reason(completion) == OVROUND_CANCELLED && pieces == 3);
+    ovround_completion_free(completion);
+    CHECK(ovround_generate(llm, "Return the", &options, NULL, NULL, &completion) == OVROUND_OK);
+    CHECK(ovround_completion_finish_reason(completion) == OVROUND_LENGTH);
+    CHECK(ovround_completion_token_ids(completion, &count) != NULL && count == 8);
+    CHECK(ovround_completion_text(completion, &count) != NULL &&
+          strlen(ovround_completion_text(completion, NULL)) == count);
+    CHECK(ovround_completion_time_per_output_token_s(completion) > 0);
+    ovround_completion_free(completion);
+    options.temperature = -1;
+    CHECK(ovround_generate(llm, "Return the", &options, NULL, NULL, &completion) == OVROUND_USAGE &&
+          completion == NULL);
+    CHECK(strstr(ovround_last_error(), "temperature is -1") != NULL);
+    ovround_close(llm);
+    ovround_close(NULL);
+    ovround_completion_free(NULL);
+    return 0;
+}

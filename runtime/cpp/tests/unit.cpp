@@ -1,0 +1,173 @@
+// The parts that need no model. Golden numbers of sampling lie in sampling.json, which Python's tests read too.
+#include <fstream>
+#include <limits>
+#include <map>
+#include <random>
+
+#include "check.hpp"
+#include "manifest.hpp"
+#include "model_info.hpp"
+#include "options.hpp"
+#include "sampling.hpp"
+#include "sha256.hpp"
+#include "text_stream.hpp"
+#include "utf8.hpp"
+
+namespace {
+
+using namespace ovround;
+namespace fs = std::filesystem;
+
+void random_numbers_are_the_published_ones() {
+    // splitmix64 of 1234567 begins with these, https://rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64
+    const uint64_t state[] = {6457827717110365317U, 3203168211198807973U, 9817491932198370423U, 4593380528125082431U};
+    const uint64_t product = state[1] * 5;
+    CHECK(Xoshiro256(1234567).next_u64() == (product << 7 | product >> 57) * 9);
+}
+
+void sampling_is_python_s(const char* path) {
+    std::ifstream file(path);
+    const auto cases = nlohmann::json::parse(file);
+    CHECK(cases.size() >= 10);
+    for (const auto& one : cases) {
+        const auto logits = one.at("logits").get<std::vector<float>>();
+        Sampler sampler(sampling_options(one.at("options")), logits.size());
+        sampler.see_prompt(one.at("prompt"));
+        for (const int64_t token : one.at("tokens").get<std::vector<int64_t>>()) {
+            CHECK(sampler.choose(logits.data()) == token);
+        }
+    }
+}
+
+void sampling_refuses() {
+    SamplingOptions options;
+    options.top_p = 0.0;
+    CHECK(refused([&] { check_options(options); }, "top_p is 0; a number above 0 to 1 is needed") == ErrorCode::usage);
+    options.top_p = std::numeric_limits<double>::quiet_NaN();
+    CHECK(refused([&] { check_options(options); }, "top_p is nan") == ErrorCode::usage);
+    const float logits[] = {1.0F, std::numeric_limits<float>::quiet_NaN(), 2.0F};
+    CHECK(refused([&] { Sampler({}, 3).choose(logits); }, "not finite") == ErrorCode::generation);
+}
+
+void sha256_is_the_standard_s() {  // FIPS 180-4 examples
+    const std::map<std::string, std::string> known{
+        {"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+        {"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+        {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
+         "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
+        {std::string(1000000, 'a'), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"}};
+    for (const auto& [text, digest] : known) {
+        Sha256 whole;
+        whole.update(text.data(), text.size());
+        CHECK(whole.finish() == digest);
+        Sha256 parts;
+        for (std::size_t place = 0; place < text.size(); place += 61) {
+            parts.update(text.data() + place, std::min<std::size_t>(61, text.size() - place));
+        }
+        CHECK(parts.finish() == digest);
+    }
+}
+
+void manifests() {
+    const auto parse = [](const std::string& text) { return parse_manifest(text, "m"); };
+    const std::string rest = R"(, "weights": [{"name": "model.embed_tokens.weight", "shape": [4, 2], "size_bytes": 8},
+        {"name": "lm_head.weight", "shape": [4, 2], "size_bytes": 6}]})";
+    const auto good = parse(R"({"format_version": 1, "files": {"a.bin": {"size_bytes": 3, "sha256": "ff"}})" + rest);
+    CHECK(good.files.at("a.bin").size_bytes == 3 && good.weight_bytes_per_token == 8);
+    refused([&] { parse(R"({"format_version": 2, "ovround_version": "9.0", "files": {})" + rest); },
+            "this ovround reads format 1");
+    refused([&] { parse(R"({"format_version": 1, "files": {"../x": {"size_bytes": 3, "sha256": ""}})" + rest); },
+            "outside its folder");
+    refused([&] { parse(R"({"format_version": 1, "files": {"/x": {"size_bytes": 3, "sha256": ""}})" + rest); },
+            "outside its folder");
+    refused([&] { parse(R"({"format_version": 1, "files": {"x": {"size_bytes": "3", "sha256": ""}})" + rest); },
+            "is not a manifest");
+    refused([&] { parse(R"({"format_version": 1})"); }, "is not a manifest");
+    refused([&] { parse("[]"); }, "holds no JSON object");
+    refused([&] { parse("{\"a\": "); }, "cannot be read");
+    refused([&] { parse("{\"a\": \"\xFF\"}"); }, "cannot be read");
+    refused([&] { parse("{\"a\": " + std::string(100000, '[')); }, "nested deeper than 64");
+    CHECK(refused([] { check_folder("/nowhere/at/all", true); }, "does not exist") == ErrorCode::artifact);
+}
+
+void model_infos() {
+    const fs::path folder =
+        fs::temp_directory_path() / ("ovround-unit-" + std::to_string(Xoshiro256(std::random_device()()).next_u64()));
+    fs::create_directory(folder);
+    const auto write = [&](const char* name, const char* text) { std::ofstream(folder / name) << text; };
+    refused([&] { read_model_info(folder); }, "states no context length");
+    write("config.json", R"({"max_position_embeddings": 512, "eos_token_id": 2})");
+    CHECK(read_model_info(folder).context_length == 512 && read_model_info(folder).end_token_ids[0] == 2);
+    write("generation_config.json", R"({"eos_token_id": [3, 4]})");
+    CHECK(read_model_info(folder).end_token_ids == (std::vector<int64_t>{3, 4}));
+    write("config.json", R"({"max_position_embeddings": 512, "context_length": 64})");
+    CHECK(read_model_info(folder).context_length == 64);
+    write("config.json", R"({"text_config": {"max_position_embeddings": 128}})");
+    CHECK(read_model_info(folder).context_length == 128);
+    for (const char* wrong : {R"({"context_length": -1})", R"({"context_length": 1.5})", R"({"context_length": 0})"}) {
+        write("config.json", wrong);
+        CHECK(refused([&] { read_model_info(folder); }, "states no context length") == ErrorCode::artifact);
+    }
+    fs::remove_all(folder);
+}
+
+void utf8() {
+    CHECK(is_utf8("") && is_utf8("a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x99\x82") && is_utf8(std::string_view("\0", 1)));
+    for (const char* wrong :
+         {"\x80", "\xC3", "\xC0\xAF", "\xE0\x80\xAF", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xFF", "\xE2\x82"}) {
+        CHECK(!is_utf8(wrong));
+    }
+    CHECK(count_characters("a\xC3\xA9") == 2 && skip_characters("a\xC3\xA9z", 2) == "z" &&
+          skip_characters("a", 3).empty());
+}
+
+// Tokens are bytes, 256 is special; unfinished characters are written as decoders write them.
+class Bytes final : public Decodes {
+public:
+    std::string decode(const std::vector<int64_t>& ids) override {
+        std::string text;
+        for (const int64_t id : ids) {
+            text += id < 256 ? std::string(1, static_cast<char>(id)) : "";
+        }
+        const std::size_t size = text.size();
+        while (!is_utf8(text)) {
+            text.pop_back();
+        }
+        return text.size() == size ? text : text + "\xEF\xBF\xBD";
+    }
+    bool is_special(int64_t id) const override { return id == 256; }
+    bool is_byte(int64_t) const override { return false; }
+};
+
+void text_streams() {
+    Bytes bytes;
+    StreamDecoder decoder(bytes);
+    std::string text;
+    for (const int64_t id : {0x61, 0xE2, 0x82, 256, 0xAC, 0xC3}) {
+        const std::string piece = decoder.push(id);
+        CHECK(is_utf8(piece) && piece.find("\xEF\xBF\xBD") == std::string::npos);
+        text += piece;
+    }
+    CHECK(text == "a\xE2\x82\xAC" && decoder.finish() == "\xEF\xBF\xBD");
+
+    StopStrings stops({"bcd", "cd", "x"});
+    CHECK(stops.push("ab") == "a" && stops.push("c").empty() && stops.push("de").empty() && stops.found());
+    CHECK(stops.push("more").empty() && stops.finish().empty());
+    StopStrings unmet({"xyz"});
+    CHECK(unmet.push("axy") == "a" && unmet.finish() == "xy");
+}
+
+}  // namespace
+
+int main(int count, char** values) {
+    CHECK(count == 2);
+    random_numbers_are_the_published_ones();
+    sampling_is_python_s(values[1]);
+    sampling_refuses();
+    sha256_is_the_standard_s();
+    manifests();
+    model_infos();
+    utf8();
+    text_streams();
+    std::puts("unit: passed");
+}

@@ -1,0 +1,278 @@
+"""The C++ runtime gives Python's tokens and texts, refuses what Python refuses, and installs as a CMake package."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovround.config import ConvertOptions
+from ovround.conversion import convert
+from ovround.errors import GenerationError
+from ovround.runtime import LLM
+from ovround.runtime.benchmark import BenchResult
+from ovround.runtime.chat_template import ChatTemplate
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "runtime" / "cpp"
+MODELS = ["demo", "tales-7m", "stories3M", "TinyStories-656K", "stories260K"]
+PROMPTS = [
+    "Once upon a time, there was a little girl. Once upon a time, there was a",
+    "The with statement is used to",
+    "A",
+    "mixed 混合 смесь 🙃 e\u0301a\u0308 日本語 \u202eabc\u202c\r\n\ta\x00c  two  spaces ",
+]
+OPTIONS: list[dict[str, Any]] = [
+    {"max_new_tokens": 40},
+    {"max_new_tokens": 40, "temperature": 0.8, "top_p": 0.95, "seed": 7},
+    {"max_new_tokens": 40, "temperature": 3.0, "seed": 11, "ignore_eos": True},  # rare and broken bytes come too
+    {"max_new_tokens": 24, "temperature": 1.0, "top_k": 20, "min_p": 0.02, "seed": 3, "repetition_penalty": 1.3},
+    {"max_new_tokens": 24, "temperature": 1.2, "seed": 5, "presence_penalty": 0.5, "frequency_penalty": 0.3},
+    {"max_new_tokens": 24, "logit_bias": [[30, 6.0], [31, -6.0]], "stop": [" a", "\n"]},
+]
+pytestmark = pytest.mark.timeout(900)  # the first test builds
+
+
+def run(*arguments: object, **keywords: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in arguments], capture_output=True, text=True, check=False, **keywords)
+
+
+def built(source: Path, folder: Path, *options: str) -> Path:
+    """`source` configured and built in `folder`; what was built before is kept."""
+    for done in (
+        run("cmake", "-S", source, "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}", *options),
+        run("cmake", "--build", folder, "--parallel", len(os.sched_getaffinity(0))),
+    ):
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """The folder that the C++ runtime is built in."""
+    missing = [program for program in ("cmake", "c++") if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"no {missing[0]} to build the C++ runtime with")
+    if run("c++", "-x", "c++", "-fsyntax-only", "-include", "nlohmann/json.hpp", os.devnull).returncode:
+        pytest.skip("no nlohmann/json.hpp to build the C++ runtime with")
+    return built(SOURCE, ROOT / "build" / "cpp")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    name: str = request.param
+    source = "demo" if name == "demo" else str(request.getfixturevalue("shared") / "models" / name)
+    group_size = -1 if name == "stories260K" else 32  # its 172 inputs are no multiple of 32
+    options = ConvertOptions(formats=("openvino",), group_size=group_size, recipe="rtn")
+    return convert(source, tmp_path_factory.mktemp(name) / "out", options).folders[0]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = ConvertOptions(formats=("openvino",), group_size=64, recipe="rtn")
+    return convert("demo", tmp_path_factory.mktemp("demo") / "out", options).folders[0]
+
+
+def replay(programs: Path, folder: Path, requests: Sequence[dict[str, Any]]) -> Iterator[Any]:
+    """What the C++ runtime answers to each request."""
+    lines = "".join(json.dumps({"options": {}, **request}) + "\n" for request in requests)
+    done = run(programs / "tests" / "ovround-replay", folder, input=lines)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(requests)
+    return iter(answers)
+
+
+def keywords(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "logit_bias": dict(options.get("logit_bias", []))}
+
+
+def test_units(programs: Path) -> None:
+    done = run("ctest", "--test-dir", programs, "--output-on-failure")
+    assert done.returncode == 0, done.stdout
+
+
+def test_tokens_and_pieces_are_those_of_python(programs: Path, model: Path) -> None:
+    requests = [{"prompt": prompt, "options": options} for options in OPTIONS for prompt in PROMPTS]
+    answers = replay(programs, model, requests)
+    with LLM(model, exact=True, threads=1) as llm:
+        for request, answer in zip(requests, answers, strict=True):
+            pieces = list(llm.stream(request["prompt"], **keywords(request["options"])))
+            assert answer["token_ids"] == [piece.token_id for piece in pieces], request
+            assert answer["pieces"] == [piece.text for piece in pieces], request
+            assert answer["text"] == "".join(answer["pieces"])
+            assert answer["finish_reason"] == pieces[-1].finish_reason
+            assert pieces[-1].usage is not None
+            assert answer["prompt_tokens"] == pieces[-1].usage.prompt_tokens
+
+
+def test_batches_are_those_of_python(programs: Path, model: Path) -> None:
+    requests = [{"prompts": PROMPTS, "options": options} for options in OPTIONS]
+    answers = replay(programs, model, requests)
+    with LLM(model, exact=True, threads=1) as llm:
+        for options, batch in zip(OPTIONS, answers, strict=True):
+            expected = [
+                (one.text, list(one.token_ids), one.finish_reason) for one in llm.generate(PROMPTS, **keywords(options))
+            ]
+            assert [(one["text"], one["token_ids"], one["finish_reason"]) for one in batch] == expected
+
+
+def test_texts_have_the_same_tokens(programs: Path, model: Path) -> None:
+    texts = [*PROMPTS, "</s><s> special", " leading", "x" * 3000]
+    requests = [{"encode": text, "special": special} for text in texts for special in (True, False)]
+    answers = replay(programs, model, requests)
+    with LLM(model) as llm:
+        for request, ids in zip(requests, answers, strict=True):
+            assert ids == llm.tokenizer.encode(request["encode"], add_special_tokens=request["special"]), request
+
+
+def test_refusals_are_those_of_python(programs: Path, demo: Path) -> None:
+    with LLM(demo) as llm:
+        long = "word " * llm.context_length
+        cases: list[tuple[str, dict[str, Any]]] = [
+            (long, {}),
+            (long, {"max_new_tokens": 5}),
+            ("a", {"max_new_tokens": 9999}),
+        ]
+        answers = replay(programs, demo, [{"prompt": prompt, "options": options} for prompt, options in cases])
+        for (prompt, options), answer in zip(cases, answers, strict=True):
+            with pytest.raises(GenerationError) as refused:
+                llm.generate(prompt, **options)
+            assert (answer["error"], answer["hint"]) == (str(refused.value), refused.value.hint)
+
+
+CHATS = [
+    [("user", "Hello")],
+    [("system", " Be  brief. \n"), ("user", "How do I open a file?")],
+    [
+        ("user", "\n 1 + 1?\u3000\xa0"),
+        ("assistant", "<think>\nhm\n</think>\n\n 2 "),
+        ("user", '\u4e2d\u6587 "q" \U0001f642'),
+    ],
+    [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "")],
+    [("assistant", "first"), ("user", "{{ 1 }} {% x %}")],
+]
+SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+def test_chat_templates_give_the_same_bytes(programs: Path, demo: Path) -> None:
+    templates = {path.name: path.read_text() for path in sorted((ROOT / "tests" / "chat_templates").glob("*.jinja"))}
+    cases = [(name, chat, prompt) for name in templates for chat in CHATS for prompt in (True, False)]
+    requests = [
+        {
+            "template": templates[name],
+            "special_tokens": SPECIAL_TOKENS,
+            "messages": [{"role": role, "content": content} for role, content in chat],
+            "add_generation_prompt": prompt,
+        }
+        for name, chat, prompt in cases
+    ]
+    assert len(templates) >= 7
+    for (name, chat, prompt), request, answer in zip(cases, requests, replay(programs, demo, requests), strict=True):
+        assert answer == rendered(templates[name], request["messages"], prompt), (name, chat)
+
+
+def rendered(template: str, messages: list[dict[str, str]], add_generation_prompt: bool) -> Any:
+    """What Python makes of the messages, or how it refuses them."""
+    try:
+        return ChatTemplate(template, SPECIAL_TOKENS).render(messages, add_generation_prompt=add_generation_prompt)
+    except GenerationError as error:
+        hint = "render the prompt elsewhere, and use encode and generate_ids"
+        return {"error": str(error), "hint": hint}
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "line 1: the tag `macro` is not known here"),
+        ("{{ cycler }}{{ lipsum() }}", "the function `lipsum` is not known here"),
+        ("{{ 'a' | attr('b') }}", "filter `attr` is not known here"),
+        ("{{ 'x'.format(1) }}", "method `format` is not known here"),
+        ("{% for a in range(100000000) %}{% endfor %}", "too many steps"),
+        (
+            "{% set ns = namespace(t='xxxxxxxx') %}{% for a in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}",
+            "too much",
+        ),
+        (
+            "{% set ns = namespace(t=[]) %}{% for a in range(60) %}{% set ns.t = [ns.t, ns.t] %}{% endfor %}",
+            "too many steps",
+        ),
+        ("{{ " + "(" * 100000 + "1" + ")" * 100000 + " }}", "nested too deeply"),
+        ("{% if true %}" * 1000, "nested too deeply"),
+        ("{{ 'a", "line 1: a text does not end"),
+        ("{{ 1", "line 1: a tag does not end"),
+        ("{% if true %}", "endif is missing"),
+        ("{{ 9223372036854775807 * 9 }}", "too large"),
+        ("{{ messages.content.x }}", "undefined"),
+    ],
+)
+def test_chat_templates_that_are_refused(programs: Path, demo: Path, template: str, words: str) -> None:
+    request = {
+        "template": template,
+        "special_tokens": {},
+        "messages": [{"role": "user", "content": "a"}],
+        "add_generation_prompt": True,
+    }
+    (answer,) = replay(programs, demo, [request])
+    assert words in answer["error"]
+
+
+def test_chat(programs: Path, demo: Path) -> None:
+    messages = [{"role": "user", "content": "How do I open a file?"}]
+    (answer,) = replay(programs, demo, [{"messages": messages, "options": {"max_new_tokens": 16}}])
+    with LLM(demo, exact=True, threads=1) as llm:
+        assert answer["rendered"] == llm.tokenizer.render_chat(messages)
+        expected = llm.chat(messages, max_new_tokens=16)
+    assert (answer["text"], answer["token_ids"]) == (expected.text, list(expected.token_ids))
+    assert answer["prompt_tokens"] == expected.prompt_tokens
+
+
+def test_errors_threads_cancellation_and_c(programs: Path, demo: Path) -> None:
+    done = run(programs / "tests" / "ovround-pipeline", demo)
+    assert done.returncode == 0, done.stderr
+
+
+def test_program(programs: Path, demo: Path) -> None:
+    program = programs / "ovround-run"
+    done = run(program, demo, "Return the", "--max-new-tokens", 8, "--exact", "--json")
+    answer = json.loads(done.stdout)
+    with LLM(demo, exact=True) as llm:
+        expected = llm.generate("Return the", max_new_tokens=8)
+    assert list(answer) == sorted(field.name for field in fields(expected))
+    assert list(answer["usage"]) == sorted(field.name for field in fields(expected.usage))
+    assert list(answer["timings"]) == sorted(field.name for field in fields(expected.timings))
+    assert (answer["text"], answer["token_ids"]) == (expected.text, list(expected.token_ids))
+    assert run(program, demo, "-", "--max-new-tokens=8", "--exact", input="Return the").stdout == f"{expected.text}\n"
+    measured = json.loads(run(program, "--bench", demo, "--prompt-tokens", 8, "--new-tokens", 4, "--json").stdout)
+    assert list(measured) == sorted(field.name for field in fields(BenchResult))
+    for arguments, status, words in (
+        (["/nowhere", "a"], 1, "error: `/nowhere` does not exist"),
+        ([demo, "a", "--device", "NONE"], 1, "hint: available for OpenVINO: CPU"),
+        ([demo, "a", "--temperature", "warm"], 2, "--temperature is `warm`"),
+        ([demo, "a", "--top-p", "0"], 2, "top_p is 0; a number above 0 to 1 is needed"),
+        ([demo, "a", "--nothing"], 2, "there is no option `--nothing`"),
+        ([demo], 2, "FOLDER and PROMPT are needed"),
+    ):
+        failed = run(program, *arguments)
+        assert (failed.returncode, failed.stdout) == (status, "")
+        assert words in failed.stderr
+
+
+def test_package_is_found_by_another_project(programs: Path, demo: Path, tmp_path: Path) -> None:
+    done = run("cmake", "--install", programs, "--prefix", tmp_path / "installed")
+    assert done.returncode == 0, done.stderr
+    examples = built(ROOT / "examples" / "cpp", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'installed'}")
+    for name in ("minimal", "minimal_c"):
+        told = run(examples / name, demo, "Return the")
+        assert told.returncode == 0, told.stderr
+        assert told.stdout.strip()
+    moved = (tmp_path / "installed").rename(tmp_path / "moved")
+    assert run(moved / "bin" / "ovround-run", demo, "Return the", "--max-new-tokens", 2).returncode == 0
