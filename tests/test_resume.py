@@ -27,6 +27,7 @@ from ovround.conversion import convert
 from ovround.errors import OutputError, ResumeError, UsageError
 from ovround.progress import Progress
 from ovround.quant.activations import Activations
+from ovround.quant.memory import memory_need
 
 KILLS = int(os.environ.get("OVROUND_TEST_KILLS", "3"))  # how many random moments, nothing else
 BLOCKS = 4
@@ -441,7 +442,7 @@ def test_a_memory_limit_changes_no_byte(
     source: Path, place: Path, options: ConvertOptions, undisturbed: dict[str, str], mapped: list[Path]
 ) -> None:
     job = conversion.prepare(str(source), place / "out", options)
-    need = conversion.memory_need(job.checkpoint, job.decoder, job.plan, options, job.calibration)
+    need = memory_need(job.checkpoint, job.decoder, job.plan, options, job.calibration)
     convert(source, place / "out", options, memory_limit=need.least + need.chains)
     assert mapped == []
     for limit in (need.least, need.least + need.chains - 1):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from checkpoint_writer import tiny_config
 
+from ovround.artifact import FORMATS
 from ovround.config import RECIPES, ConvertOptions, LayerRule, Scheme
 from ovround.errors import UsageError
 from ovround.models import from_config
@@ -171,8 +172,8 @@ def test_rules_made_in_python_are_checked_as_well() -> None:
     [
         ({"bits": 5}, "bits is `5`; allowed: 2, 3, 4, 8, 16", None),
         ({"group_size": 100}, "group-size is `100`; allowed: 16, 32, 64, 128, 256, -1", None),
-        ({"formats": ("onx",)}, "format is `onx`; allowed: openvino, onnx", "did you mean `onnx`?"),
-        ({"formats": ()}, "no format was given", "formats: openvino, onnx"),
+        ({"formats": ("onx",)}, f"format is `onx`; allowed: {', '.join(FORMATS)}", "did you mean `onnx`?"),
+        ({"formats": ()}, "no format was given", f"formats: {', '.join(FORMATS)}"),
         ({"formats": ("onnx", "onnx")}, "format onnx, onnx: one is named twice", None),
         ({"recipe": "defalt"}, f"recipe is `defalt`; allowed: {', '.join(RECIPES)}", "did you mean `default`?"),
         ({"iters": -1}, "iters is -1; 0 to 100000 is allowed", None),
