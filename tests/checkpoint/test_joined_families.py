@@ -1,0 +1,97 @@
+"""A quantised checkpoint whose family joins, renames or interleaves projections: its integers, taken apart by rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from random_model import CONFIGS, logits_of, relative_rms, write_random_model
+
+from ovround.artifact import TARGETS
+from ovround.checkpoint import open_checkpoint
+from ovround.config import ConvertOptions, Scheme
+from ovround.conversion import convert
+from ovround.errors import CheckpointError, UsageError
+from ovround.exporters.checkpoints import open_format
+from ovround.exporters.checkpoints.shards import ShardWriter
+from ovround.floattensor import FloatTensor
+from ovround.quant.rtn import round_to_nearest
+from ovround.runtime.engines import open_engine
+
+TOLERANCE = 2e-5  # as for float weights (tests/test_families.py)
+SCHEME = Scheme(4, 16, False)
+
+
+def write_quantised(place: Path, config: str) -> torch.nn.Module:
+    """A GPTQ folder of a random model, its linear layers quantised as the checkpoint holds them, and that model with their values."""
+    model = write_random_model(place / "float", CONFIGS[config])
+    linears = {name: one for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
+    linears.pop("lm_head", None)
+    shapes = {f"{name}.weight": tuple(one.weight.shape) for name, one in linears.items()}
+    writer = open_format("gptq", dict.fromkeys(linears, SCHEME), shapes)
+    folder = place / "gptq"
+    folder.mkdir()
+    shards = ShardWriter(folder)
+    for name, one in linears.items():
+        tensor, _ = round_to_nearest(name, FloatTensor(one.weight.detach().numpy(), "float32"), SCHEME)
+        one.weight.data = torch.from_numpy(tensor.dequantize())
+        for suffix, data in writer.encode(name, writer.stored(tensor)).items():
+            shards.write(f"{name}.{suffix}", data)
+    floats = open_checkpoint(place / "float")
+    for name in floats.tensors().keys() - shapes.keys():
+        shards.write(name, floats.read(name).float32())
+    for name, data in writer.rest():
+        shards.write(name, data)
+    shards.finish()
+    shards.close()
+    for path in (place / "float").glob("*.json"):
+        if "safetensors" not in path.name:
+            (folder / path.name).write_bytes(path.read_bytes())
+    stated = json.loads((folder / "config.json").read_text())
+    stated["quantization_config"] = writer.settings(dict.fromkeys(linears, SCHEME), [])
+    (folder / "config.json").write_text(json.dumps(stated))
+    return model
+
+
+@pytest.mark.parametrize("config", ["phi3-0", "gpt_neox-0", "falcon-0", "gemma-0", "bloom-0"])
+def test_its_integers_run_on_both_engines(tmp_path: Path, config: str) -> None:
+    model = write_quantised(tmp_path, config)
+    out = convert(tmp_path / "gptq", tmp_path / "out", ConvertOptions(formats=TARGETS))
+    projections = [weight for weight in out.manifests[0].weights if weight.name.endswith("_proj.weight")]
+    assert projections
+    assert {(weight.bits, weight.group_size, weight.relative_error) for weight in projections} == {(4, 16, 0.0)}
+    ids = np.random.default_rng(0).integers(3, 150, (1, 12))
+    expected = logits_of(model, ids)
+    for folder in out.folders:
+        engine = open_engine(folder, exact=True, threads=1)
+        assert relative_rms(engine.logits(ids), expected) <= TOLERANCE, folder.name
+        engine.close()
+
+
+def test_what_lies_transposed_is_refused(tmp_path: Path) -> None:
+    """GPT-2 keeps its layers as [K, N]; nobody has said how a packed one lies."""
+    write_random_model(tmp_path / "float", CONFIGS["gpt2-0"])
+    folder = tmp_path / "float"
+    stated = json.loads((folder / "config.json").read_text())
+    (folder / "model.safetensors").rename(folder / "all.safetensors")
+    shards = ShardWriter(folder)
+    shards.write("transformer.h.0.attn.c_attn.qweight", np.zeros((8, 8), np.int32))
+    shards.write("transformer.wte.weight", np.zeros((8, 8), np.float32))
+    shards.finish()
+    shards.close()
+    (folder / "all.safetensors").unlink()
+    stated["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 16, "sym": True}
+    (folder / "config.json").write_text(json.dumps(stated))
+    with pytest.raises(CheckpointError, match=r"c_attn\.weight` is quantised, and lies transposed"):
+        convert(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_joined_family_is_no_checkpoint_output_yet(tmp_path: Path) -> None:
+    write_random_model(tmp_path / "float", CONFIGS["phi3-0"])
+    with pytest.raises(UsageError, match="format gptq: checkpoints of this family hold"):
+        convert(tmp_path / "float", tmp_path / "out", ConvertOptions(formats=("gptq",), group_size=16, recipe="rtn"))
+    assert not (tmp_path / "out").exists()
