@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_writer import random_weights, tiny_config, write_checkpoint
+from checkpoint_writer import tiny_config, write_checkpoint
 from converted_weights import as_torch, read_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from quantised_folder import MODULE, quantised_folder, rewrite
 
 from ovround.artifact import CHECKPOINT_FORMATS
 from ovround.checkpoint import open_source
@@ -23,19 +24,16 @@ from ovround.codebooktensor import CodebookTensor
 from ovround.config import ConvertOptions, LayerRule, Scheme
 from ovround.conversion import convert
 from ovround.errors import CheckpointError, OvroundError, TensorError, UsageError
-from ovround.exporters.checkpoints import CheckpointExporter, open_format
+from ovround.exporters.checkpoints import open_format
 from ovround.exporters.checkpoints.layout import grid_of
 from ovround.exporters.checkpoints.shards import ShardWriter
-from ovround.floattensor import FloatTensor
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
 from ovround.packing import AWQ_ORDER, pack_awq, pack_words, unpack_awq, unpack_words
 from ovround.qtensor import BITS, QTensor
-from ovround.quant.plan import weight_shapes
 from ovround.regrid import restored, split, widened, with_zero_points
 from ovround.runtime.engines import open_engine
 
-MODULE = "model.layers.0.mlp.up_proj"
 TOLERANCE = 1e-5  # float32 sums in another order; a nibble moves the output by 1e-3 (tests/test_parity.py)
 
 
@@ -314,59 +312,6 @@ def test_bfloat16_scales_and_tensors_stay(tmp_path: Path) -> None:
 # Activation order
 
 
-def quantised_folder(tmp_path: Path, changes: dict[str, Any], order: NDArray[np.int32] | None = None) -> Path:
-    """A tiny GPTQ checkpoint with scales of two bits, so that bfloat16 holds them; `order` for its up_proj layers."""
-    config = tiny_config()
-    decoder = from_config(config)
-    source = write_checkpoint(tmp_path / "source", config)
-    folder = tmp_path / "gptq"
-    folder.mkdir()
-    rng = np.random.default_rng(1)
-    linears = [name for layer in range(config["num_hidden_layers"]) for name in decoder.linears(layer)]
-    plan: dict[str, Scheme | None] = dict.fromkeys(linears, Scheme(4, 32, False))
-    shapes = weight_shapes(decoder)
-    exporter = CheckpointExporter("gptq", folder, decoder, source, plan, shapes)
-    floats = random_weights(config)
-    for name in floats:
-        if name.removesuffix(".weight") not in plan:
-            exporter.write(name, FloatTensor(floats[name], "float32"))
-            continue
-        rows, columns = shapes[name]
-        tensor = QTensor(
-            rng.integers(0, 16, (rows, columns), dtype=np.uint8),
-            (
-                rng.choice([-1, 1], (rows, columns // 32)) * rng.choice([0.03125, 0.046875], (rows, columns // 32))
-            ).astype(np.float16),
-            rng.integers(1, 16, (rows, columns // 32), dtype=np.uint8),
-            4,
-            order if order is not None and "up_proj" in name else None,
-        )
-        exporter.write(name, tensor)
-    exporter.finish()
-    exporter.close()
-    path = folder / "config.json"
-    stated = json.loads(path.read_text())
-    stated["quantization_config"] |= changes
-    path.write_text(json.dumps(stated))
-    return folder
-
-
-def rewrite(folder: Path, name: str, change: Any, dtype: str | None = None) -> None:
-    """Write `model.safetensors` again with one tensor changed, left out where `change` gives None."""
-    source = open_source(folder)
-    assert isinstance(source, QuantisedCheckpoint)
-    (file,) = source.stored.files
-    tensors = {one: (file.read_array(one), info.dtype) for one, info in file.tensors.items()}
-    writer = ShardWriter(folder)
-    for one, (data, kind) in tensors.items():
-        stated = "bfloat16" if kind == "BF16" else None
-        if one != name:
-            writer.write(one, data, stated)
-        elif (changed := change(data)) is not None:
-            writer.write(one, changed, dtype or stated)
-    writer.finish()
-
-
 def test_activation_order_is_a_gather(tmp_path: Path) -> None:
     """Both engines compute what the de-quantised weights say; without the Gather they would not."""
     order = np.random.default_rng(3).permutation(64).astype(np.int32)
@@ -404,85 +349,6 @@ def logits(config: dict[str, Any], weights: Any, ids: NDArray[np.int64]) -> NDAr
 
     with torch.no_grad():
         return from_config(config).logits(TorchOps(weights), torch.from_numpy(ids)).numpy()
-
-
-# Hostile and contradictory folders
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"checkpoint_format": "marlin"}, "checkpoint_format is `marlin`"),
-        ({"bits": 5}, "bits of `model.layers.0.self_attn.q_proj` are 5"),
-        ({"bits": "4"}, "bits of"),
-        ({"bits": True}, "bits of"),
-        ({"bits": 16}, "is packed, yet quantization_config leaves it in float"),
-        ({"group_size": 0}, "group_size of"),
-        ({"group_size": 16}, r"qzeros` is I32 \[2, 16\]; config.json calls for I32 \[4, 16\]"),
-        ({"bits": 8}, r"qweight` is I32 \[8, 128\]; config.json calls for I32 \[16, 128\]"),
-        ({"sym": True}, "zero points are not 8, which a symmetric 4-bit grid has"),
-        ({"sym": 1}, "sym of"),
-        ({"dynamic": {"+:(": {}}}, "is no regular expression"),
-        ({"dynamic": [1]}, "dynamic is"),
-        ({"dynamic": {"-:.*up_proj": {}}}, "is packed, yet quantization_config leaves it in float"),
-        ({"quant_method": "bitsandbytes"}, "quantised by `bitsandbytes`, which cannot be read: its 4-bit levels"),
-        ({"quant_method": "fp8"}, "quantised by `fp8`, which cannot be read: its levels are floating-point"),
-        ({"quant_method": "../../etc"}, "which cannot be read"),
-        ({"quant_method": "packed"}, "quantised by `packed`, which cannot be read"),
-        ({"quant_method": "auto-round", "packing_format": "auto_round:zip"}, "packing_format is `auto_round:zip`"),
-        ({"quant_method": "auto-round", "data_type": "mx_fp"}, "data_type of the model is `mx_fp`"),
-        ({"quant_method": "auto-round", "act_bits": 8}, "act_bits of the model are 8"),
-        ({"quant_method": "awq", "version": "gemv"}, "AWQ version is `gemv`"),
-        ({"quant_method": "awq"}, "qweight` is I32"),
-    ],
-)  # fmt: skip
-def test_a_configuration_that_does_not_fit(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
-    folder = quantised_folder(tmp_path, settings)
-    with pytest.raises(OvroundError, match=said):
-        convert(folder, tmp_path / "out", ConvertOptions(formats=("onnx",)))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("part", "change", "said"),
-    [
-        ("qzeros", lambda data: None, "has no tensor `model.layers.0.mlp.up_proj.qzeros`, which gptq calls for"),
-        ("qweight", lambda data: data[:-1], "qweight` is I32"),
-        ("qweight", lambda data: data.astype(np.int64), "qweight` is I64"),
-        (
-            "qzeros",
-            lambda data: np.full_like(data, -1),
-            "zero points are stored as 15, which readers of GPTQ version 1",
-        ),
-        ("g_idx", lambda data: data * 0, "g_idx goes from 0 to 0; 2 groups of 32 inputs each are needed"),
-        ("g_idx", lambda data: data - 1, "g_idx goes from -1 to 0"),
-        ("g_idx", lambda data: data[:5], "g_idx` is I32"),
-        ("scales", lambda data: data * np.float16(np.nan), "holds NaN or infinity"),
-    ],
-)
-def test_tensors_that_do_not_fit(tmp_path: Path, part: str, change: Any, said: str) -> None:
-    folder = quantised_folder(tmp_path, {})
-    rewrite(folder, f"{MODULE}.{part}", change)
-    with pytest.raises(OvroundError, match=said):
-        convert(folder, tmp_path / "out", ConvertOptions(formats=("onnx",)))
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_index_that_points_outside(tmp_path: Path) -> None:
-    folder = quantised_folder(tmp_path, {})
-    (folder / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
-    index = {"weight_map": {"model.norm.weight": "../elsewhere.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match="which is no file of that folder"):
-        open_source(folder)
-
-
-def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
-    folder = quantised_folder(tmp_path, {})
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
-    with pytest.raises(CheckpointError, match="pickled weights are not read"):
-        open_source(folder)
 
 
 # auto_round's exceptions, and AQLM
