@@ -7,6 +7,7 @@ does not grow with the model. Two initializers may name the same bytes: that is 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from ovround.errors import VerifyError
 
 CACHE_LINE, PAGE = 64, 4096
+JOINT = "ovround.joint"  # metadata: weights of which others are rows, {joint: {part: number of rows}}
 LARGE_BYTES = 1 << 20  # from here on a tensor starts on a page, so that ONNX Runtime can map it
 ITEM_BYTES: dict[int, int] = {
     onnx.TensorProto.UINT8: 1,
@@ -44,6 +46,13 @@ class Entry:
             raise ValueError(f"no weight has data type {self.data_type}, shape {self.shape}, offset {self.offset}")
         if self.size_bytes != math.prod(self.shape) * ITEM_BYTES[self.data_type]:
             raise ValueError(f"{self.size_bytes} bytes for data type {self.data_type}, shape {self.shape}")
+
+    def rows(self, first: int, end: int) -> Entry:
+        """The part from row `first` to `end`; raises ValueError when there are not so many rows."""
+        if not self.shape or not 0 <= first < end <= self.shape[0]:
+            raise ValueError(f"rows {first} to {end} of shape {self.shape}")
+        size = self.size_bytes // self.shape[0]
+        return Entry(self.data_type, (end - first, *self.shape[1:]), self.offset + first * size, (end - first) * size)
 
     def read(self, source: BinaryIO) -> NDArray[np.uint8]:
         """The bytes, read from an open weights file; raises ValueError when the file is shorter."""
@@ -99,12 +108,13 @@ def _initializer(name: str, entry: Entry, location: str) -> onnx.TensorProto:
 
 
 def read_entries(model_path: Path, location: str) -> dict[str, Entry]:
-    """Every external initializer of a model by name, as the file states it: how an exported model is read back.
+    """Every external initializer of a model by name, as the file states it, and each part of a joint one: for reading back.
 
     Raises VerifyError for one that lies in another file than `location` or whose length does not fit its shape.
     """
     entries: dict[str, Entry] = {}
-    for tensor in onnx.load(model_path, load_external_data=False).graph.initializer:
+    model = onnx.load(model_path, load_external_data=False)
+    for tensor in model.graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         place = {item.key: item.value for item in tensor.external_data}
@@ -115,4 +125,21 @@ def read_entries(model_path: Path, location: str) -> dict[str, Entry]:
         except (KeyError, ValueError) as error:
             raise VerifyError(f"{model_path.name}: initializer `{tensor.name}` cannot be read: {error}") from error
         entries[tensor.name] = entry
+    for item in model.metadata_props:
+        if item.key == JOINT:
+            try:
+                entries |= _parts(entries, json.loads(item.value))
+            except (KeyError, ValueError, AttributeError, TypeError) as error:
+                raise VerifyError(f"{model_path.name}: its {JOINT} does not fit its weights: {error}") from error
     return entries
+
+
+def _parts(entries: dict[str, Entry], joints: dict[str, dict[str, int]]) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    for whole, rows in joints.items():
+        for name in [name for name in entries if name == whole or name.startswith(f"{whole}/")]:
+            first = 0
+            for part, count in rows.items():
+                found[part + name.removeprefix(whole)] = entries[name].rows(first, first + count)
+                first += count
+    return found

@@ -24,6 +24,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ovround.exporters.onnx.external_data import DataFile
+from ovround.exporters.onnx.joint import Joint
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
 from ovround.models.decoder import DecoderConfig
 from ovround.models.ops import Activation, Attention, Experts
@@ -42,12 +43,18 @@ _FLOAT, _INT64, _INT32 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT64
 class OnnxOps:
     """Emits nodes; a value is its name. Weights are looked up by name in the data file."""
 
-    def __init__(self, file: DataFile, layouts: Mapping[str, Layout], config: DecoderConfig) -> None:
+    def __init__(
+        self, file: DataFile, layouts: Mapping[str, Layout], config: DecoderConfig, joints: Sequence[Joint] = ()
+    ) -> None:
         self.file = file
         self.layouts = layouts
         self.input_ids = "input_ids"
         self._config = config
         self._nodes: list[onnx.NodeProto] = []
+        self._joints = {name: joint for joint in joints for name in joint.rows}
+        self._splits: dict[
+            tuple[str, ...], tuple[str, onnx.NodeProto]
+        ] = {}  # parts: the joint value, and what splits it
         self._constants: dict[str, onnx.TensorProto] = {}
         self._emitted: set[str] = set()
         self._rotations: dict[Rope, tuple[str, str]] = {}
@@ -69,6 +76,8 @@ class OnnxOps:
 
     def linear(self, x: str, at: str) -> str:
         name, bias = f"{at}.weight", f"{at}.bias"
+        if name in self._joints:
+            return self._part(x, at, self._joints[name])
         layout = self.layouts.get(name)
         if layout is None:
             # transB reads [N, K] as it lies: a Transpose would be folded into a second copy in memory, which for a tied
@@ -79,12 +88,30 @@ class OnnxOps:
             return self._node("Add", [product, self._float_weight(bias)], f"{at}/biased")
         if self._has(name + ORDER):
             x = self._node("Gather", [x, name + ORDER], f"{at}/ordered", axis=2)
-        codes = name
+        return self._product(x, at, layout, self._float_weight(bias) if self._has(bias) else None)
+
+    def _part(self, x: str, at: str, joint: Joint) -> str:
+        """The product with one part of a joint weight: all parts' when the first is asked for."""
+        if at not in self._emitted:
+            whole = joint.name.removesuffix(".weight")
+            parts = [name.removesuffix(".weight") for name in joint.rows]
+            biases = [self._float_weight(f"{part}.bias") for part in parts if self._has(f"{part}.bias")]
+            bias = self._node("Concat", biases, f"{whole}.bias", axis=0) if biases else None
+            product = self._product(x, whole, self.layouts[joint.name], bias)
+            sizes = self._i64(f"rows/{list(joint.rows.values())}", list(joint.rows.values()))
+            self._node("Split", [product, sizes], parts[0], "", parts[1:], axis=-1)
+            self._splits[tuple(parts)] = product, self._nodes[-1]
+            self._emitted.update(parts)
+        return at
+
+    def _product(self, x: str, at: str, layout: Layout, bias: str | None) -> str:
+        """MatMulNBits with `{at}.weight`."""
+        name = codes = f"{at}.weight"
         if self.file.entries[name].shape == layout.table_shape:  # tied: one table on disk, seen in two shapes
             codes = self.file.view(f"{name}/blocks", name, layout.matmul_shape)
         inputs = [x, codes, name + SCALES, *self._zero_points(name)]
-        if self._has(bias):
-            inputs += [""] * (5 - len(inputs)) + [self._float_weight(bias)]
+        if bias is not None:
+            inputs += [""] * (5 - len(inputs)) + [bias]
         return self._node(
             "MatMulNBits", inputs, at, MICROSOFT, N=layout.shape[0], K=layout.shape[1], bits=layout.stored_bits,
             block_size=layout.block_size, accuracy_level=ACCURACY_LEVEL,
@@ -119,6 +146,10 @@ class OnnxOps:
             inputs[:2] = (
                 self._rotated(x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads))
             )
+        if (q, k, v) in self._splits and inputs[:2] == [q, k]:  # the operator takes all three as one: no need to split
+            inputs[0], split = self._splits.pop((q, k, v))
+            inputs[1] = inputs[2] = ""
+            self._nodes.remove(split)
         if spec.alibi:
             inputs += [""] * (_ATTENTION_BIAS - len(inputs)) + [self._alibi(spec)]
         limits: dict[str, int | float] = {} if spec.window is None else {"local_window_size": spec.window}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ovround import __version__
 from ovround.errors import ArchitectureError
-from ovround.exporters.onnx.external_data import DataFile, Entry, read_entries
+from ovround.exporters.onnx.external_data import JOINT, DataFile, Entry, read_entries
 from ovround.exporters.onnx.genai_config import write_genai_config
+from ovround.exporters.onnx.joint import Joint, joined, joints_of, to_metadata
 from ovround.exporters.onnx.matmul_nbits import Layout, read_weight, write_weight
 from ovround.exporters.onnx.ops import HEAD_MULTIPLE, OnnxOps
 from ovround.exporters.source_files import copy_model_files
@@ -35,16 +37,42 @@ class OnnxExporter:
         self._source = source
         self._file = DataFile(folder / f"{MODEL}.data")
         self._layouts: dict[str, Layout] = {}
+        self._joints = joints_of(decoder)
+        self._held: dict[str, dict[str, Weight]] = {}  # parts of a joint weight of which some are still to come
+        self._joined: list[Joint] = []
         self._entries: dict[str, Entry] = {}
 
     def write(self, name: str, weight: Weight) -> None:
+        joint = self._joints.get(name)
+        if joint is None:
+            self._write(name, weight)
+            return
+        parts = self._held.setdefault(joint.name, {})
+        parts[name] = weight
+        if len(parts) == len(joint.rows):
+            self._write_joint(joint, self._held.pop(joint.name))
+
+    def _write_joint(self, joint: Joint, parts: dict[str, Weight]) -> None:
+        whole = joined([parts[name] for name in joint.rows])
+        if whole is None:
+            for name, weight in parts.items():
+                self._write(name, weight)
+            return
+        self._write(joint.name, whole)
+        layout = self._layouts[joint.name]
+        self._layouts |= {name: replace(layout, shape=(rows, layout.shape[1])) for name, rows in joint.rows.items()}
+        self._joined.append(joint)
+
+    def _write(self, name: str, weight: Weight) -> None:
         layout = write_weight(self._file, name, weight, table=name == f"{self._decoder.embedding_at}.weight")
         if layout is not None:
             self._layouts[name] = layout
 
     def finish(self) -> None:
-        ops = OnnxOps(self._file, self._layouts, self._decoder.config)
+        ops = OnnxOps(self._file, self._layouts, self._decoder.config, self._joined)
         model = ops.model(self._decoder.logits(ops, ops.input_ids), __version__)
+        if self._joined:
+            model.metadata_props.add(key=JOINT, value=to_metadata(self._joined))
         self._file.close()
         path = self.folder / MODEL
         path.write_bytes(model.SerializeToString(deterministic=True))

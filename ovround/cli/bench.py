@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ovround.cli.sampling_options import Device, Exact
+from ovround.errors import UsageError
 
 NAME = "bench"
 
@@ -22,16 +23,44 @@ def command(
     exact: Exact = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the prompt.")] = 0,
+    peer: Annotated[
+        str | None,
+        typer.Option(help="Measure beside openvino-genai, onnxruntime-genai, llama.cpp or optimum, in turn."),
+    ] = None,
+    peer_model: Annotated[
+        Path | None, typer.Option(help="What the peer loads; default: FOLDER, where it can read it.")
+    ] = None,
+    peer_python: Annotated[
+        Path | None, typer.Option(help="Python that has the peer installed; default: this one.")
+    ] = None,
+    peer_threads: Annotated[int | None, typer.Option(help="The peer's threads; default: as --threads.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw latency against context and throughput against batch into this file (extra `plot`)."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure how fast the model in FOLDER answers."""
     from ovround.cli.printing import megabytes, print_json, print_table
     from ovround.runtime import bench
 
-    result = bench(
-        folder, prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeat=repeat, device=device, exact=exact,
-        threads=threads, seed=seed,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeat": repeat, "device": device, "exact": exact,
+        "threads": threads, "seed": seed,
+    }  # fmt: skip
+    if peer is None and (peer_model or peer_python or peer_threads):
+        raise UsageError("peer-model, peer-python and peer-threads say how a peer is run; --peer says which")
+    if peer is not None and plot is not None:
+        raise UsageError("peer and plot are two measurements: ask for one at a time")
+    if peer is not None:
+        _compare(
+            folder, peer, json, peer_model=peer_model, peer_python=peer_python, peer_threads=peer_threads, **settings
+        )
+        return
+    if plot is not None:
+        _plot(folder, plot, json, **settings)
+        return
+    result = bench(folder, **settings)
     if json:
         print_json(dataclasses.asdict(result))
         return
@@ -56,6 +85,64 @@ def command(
             ["share of bandwidth", f"{result.bandwidth_share:.1%}", ""],
         ],
     )
+
+
+def _compare(folder: Path, peer: str, json: bool, repeat: int, **settings: Any) -> None:
+    from ovround.cli.printing import megabytes, print_json, print_table
+    from ovround.runtime.peers import Side, compare
+
+    def show(number: int, first: float, later: float) -> None:
+        typer.echo(f"round {number + 1}: first token x {first:.2f}, each further one x {later:.2f}", err=True)
+
+    result = compare(folder, peer, rounds=repeat, on_round=show, **settings)
+    if json:
+        print_json(dataclasses.asdict(result))
+        return
+
+    def memory(side: Side) -> str:
+        return "-" if side.peak_memory_bytes is None else f"{megabytes(side.peak_memory_bytes)} MB"
+
+    ours, theirs = result.ours, result.peer
+    typer.echo(
+        f"{result.prompt_tokens} prompt and {result.new_tokens} new tokens, {result.rounds} rounds in turn, medians"
+    )
+    rows = {
+        "from start to first token": ("load_to_first_token_s", result.load_to_first_token_ratio),
+        "time to first token": ("time_to_first_token_median_s", result.time_to_first_token_ratio),
+        "time per output token": ("time_per_output_token_median_s", result.time_per_output_token_ratio),
+    }
+    smaller = "-" if result.peak_memory_ratio is None else f"{result.peak_memory_ratio:.2f}"
+    print_table(
+        ["measure", ours.label, theirs.label, "ratio"],
+        [
+            *(
+                [name, _ms(getattr(ours, field)), _ms(getattr(theirs, field)), f"{ratio:.2f}"]
+                for name, (field, ratio) in rows.items()
+            ),
+            ["peak memory", memory(ours), memory(theirs), smaller],
+        ],
+    )
+
+
+def _plot(folder: Path, path: Path, json: bool, **settings: Any) -> None:
+    from ovround.cli.plot import check_plot, plot
+    from ovround.cli.printing import print_json
+    from ovround.runtime.sweep import Point, sweep
+
+    def show(point: Point) -> None:
+        first, later = _ms(point.time_to_first_token_s), _ms(point.time_per_output_token_s)
+        typer.echo(
+            f"batch {point.batch}, prompt {point.prompt_tokens}: first token {first}, each further one {later}",
+            err=True,
+        )
+
+    check_plot(path)
+    result = sweep(folder, on_point=show, **settings)
+    plot(result, folder.name, path)
+    if json:
+        print_json(dataclasses.asdict(result))
+    else:
+        typer.echo(f"{path} written")
 
 
 def _ms(seconds: float) -> str:

@@ -293,6 +293,12 @@ class Decoder:
             groups.setdefault(f"{parent}.{_FUSED.get(last, last)}", []).append(name)
         return tuple(tuple(group) for group in groups.values())
 
+    def same_input(self, layer: int) -> tuple[tuple[str, ...], ...]:
+        """Those of `linears(layer)` outside the experts that read the same input: query, key, value; gate, up."""
+        return tuple(
+            group for group in self.fused(layer) if len(group) > 1 and not any(_EXPERT.search(name) for name in group)
+        )
+
     def expert_stacks(self, layer: int) -> tuple[tuple[str, ...], ...]:
         """Those of `linears(layer)` that differ only in the expert they belong to."""
         stacks: dict[str, list[str]] = {}

@@ -1,18 +1,18 @@
 """What an engine does to activations in its default mode, so that tuning can make up for it.
 
 ONNX Runtime (MatMulNBits, accuracy level 4) rounds each row to int8 with one scale a block of the weight's inputs; OpenVINO's
-CPU plugin (DYNAMIC_QUANTIZATION_GROUP_SIZE) with one scale for 32 inputs, unless the weight has signed zero points, as those
-of 2 bits have here. Neither touches the input of a weight that is left in float.
+CPU plugin (DYNAMIC_QUANTIZATION_GROUP_SIZE, which the exporter states) with one for 32 to 128 inputs, unless the weight has signed
+zero points, as those of 2 bits have here. Neither touches the input of a weight that is left in float.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ovround.activation_rounding import openvino_group
 from ovround.config import Scheme
 from ovround.quant.plan import Plan
 
-OPENVINO_GROUP = 32  # the CPU plugin's default
 _ONNX_BLOCKS = (16, 32, 64, 128, 256)
 _ONNX_SPLITS = (128, 64, 32, 16)
 
@@ -23,18 +23,28 @@ def activation_groups(plan: Plan, shapes: Mapping[str, tuple[int, ...]], engine:
     `shapes` are the model's tensors, `{module}.weight` `[N, K]` among them; modules that are not there are left out.
     """
     groups = {}
+    openvino = openvino_group(weight_groups(plan, shapes))
     for name, scheme in plan.items():
         shape = shapes.get(f"{name}.weight")
         if scheme is None or shape is None or engine == "none":
             continue
-        group = _openvino_group(scheme) if engine == "openvino" else _onnx_group(scheme, shape[1])
+        group = _openvino_group(scheme, openvino) if engine == "openvino" else _onnx_group(scheme, shape[1])
         if group is not None:
             groups[name] = group
     return groups
 
 
-def _openvino_group(scheme: Scheme) -> int | None:
-    return None if scheme.bits == 2 else OPENVINO_GROUP
+def weight_groups(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
+    """The group of each quantised weight, in inputs."""
+    return [
+        shapes[f"{name}.weight"][1] if scheme.group_size == -1 else scheme.group_size
+        for name, scheme in plan.items()
+        if scheme is not None and f"{name}.weight" in shapes
+    ]
+
+
+def _openvino_group(scheme: Scheme, group: int) -> int | None:
+    return None if scheme.bits == 2 else group
 
 
 def _onnx_group(scheme: Scheme, columns: int) -> int:

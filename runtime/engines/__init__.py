@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ovround.artifact import MANIFEST, TARGETS, check_files, read_manifest
@@ -12,12 +13,21 @@ OPENVINO_FILE = "openvino_model.xml"
 ONNX_FILE = "model.onnx"
 
 
-def open_engine(folder: Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None) -> Engine:
+def open_engine(
+    folder: Path,
+    device: str = "CPU",
+    *,
+    exact: bool = False,
+    threads: int | None = None,
+    properties: Mapping[str, str] | None = None,
+) -> Engine:
     """Load the model in `folder`: OpenVINO for openvino_model.xml, ONNX Runtime for model.onnx.
 
     `device` is one of OpenVINO's (`CPU`, `GPU`, `GPU.1`, `NPU`, `AUTO`); ONNX Runtime has CPU. `exact` computes in
-    float32. `threads` None: the engine's choice. Raises ArtifactError for a folder that is missing, damaged or no
-    model, EngineError for a device that is not there or refuses the model, UsageError for `threads` below 1.
+    float32. `threads` None: the engine's choice. `properties` go to the engine as they are: to OpenVINO's device
+    (`KV_CACHE_PRECISION`), or ONNX Runtime's session (`session.intra_op.allow_spinning`). Raises ArtifactError for a folder
+    that is missing, damaged or no model, EngineError for a device that is not there or refuses the model, UsageError for
+    `threads` below 1.
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise UsageError(f"threads is {threads!r}; a whole number of 1 or more is needed")
@@ -25,7 +35,7 @@ def open_engine(folder: Path, device: str = "CPU", *, exact: bool = False, threa
     if (folder / OPENVINO_FILE).is_file():
         from ovround.runtime.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(folder, device, exact=exact, threads=threads)
+        return OpenVINOEngine(folder, device, exact=exact, threads=threads, properties=properties)
     if device.upper() != "CPU":
         raise EngineError(
             f"device `{device}` cannot run `{folder}`: ONNX models run on CPU",
@@ -33,7 +43,7 @@ def open_engine(folder: Path, device: str = "CPU", *, exact: bool = False, threa
         )
     from ovround.runtime.engines.onnx import OnnxEngine
 
-    return OnnxEngine(folder, exact=exact, threads=threads)
+    return OnnxEngine(folder, exact=exact, threads=threads, properties=properties)
 
 
 def check_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ decoded together, each at its own length: no prompt is ever padded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,17 @@ class _Cache:
 class OnnxEngine:
     """See `Engine`. `exact` computes MatMulNBits on float32 activations instead of int8 ones."""
 
-    def __init__(self, folder: Path, *, exact: bool = False, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        exact: bool = False,
+        threads: int | None = None,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
         self.context_length = read_model_info(folder).context_length
         decoder = _read_decoder_config(folder)
-        self._session: Any = _open_session(folder, decoder, exact=exact, threads=threads)
+        self._session: Any = _open_session(folder, decoder, exact, threads, properties or {})
         self._caches, self.vocab_size = _read_contract(folder / MODEL_FILE, self._session, decoder.get("head_size"))
         self.device = f"ONNX Runtime {ort.__version__} CPU"
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row of the cache
@@ -231,13 +238,17 @@ def _read_contract(path: Path, session: Any, head_size: Any) -> tuple[dict[str, 
     return caches, vocab_size
 
 
-def _open_session(folder: Path, decoder: dict[str, Any], *, exact: bool, threads: int | None) -> Any:
+def _open_session(
+    folder: Path, decoder: dict[str, Any], exact: bool, threads: int | None, properties: Mapping[str, str]
+) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors are raised; warnings are about graphs that nobody here can change
     stated = decoder.get("session_options")
     for key, value in (stated if isinstance(stated, dict) else {}).items():
         if "." in key and isinstance(value, str):  # ONNX Runtime's own keys, such as mlas.use_lut_gemm
             options.add_session_config_entry(key, value)
+    for key, value in properties.items():
+        options.add_session_config_entry(key, value)
     if threads is not None:
         options.intra_op_num_threads = threads
     path = folder / MODEL_FILE

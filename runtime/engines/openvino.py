@@ -11,7 +11,7 @@ front of the head, and where it starts is an input (-1 or 0). openvino_genai sli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,15 @@ _AFTER_HEAD = ("Add", "Transpose", "Multiply", "Divide", "Tanh", "Convert")  # b
 class OpenVINOEngine:
     """See `Engine`. `exact` computes in float32; otherwise the device's defaults and the IR's runtime options hold."""
 
-    def __init__(self, folder: Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "CPU",
+        *,
+        exact: bool = False,
+        threads: int | None = None,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
         core = ov.Core()
         device = _known_device(core, device)
         self.context_length = read_model_info(folder).context_length
@@ -46,7 +54,7 @@ class OpenVINOEngine:
         self.vocab_size = _vocab_size(model, folder)
         self._rewindable = all(_is_cache(variable.info.data_shape) for variable in model.get_variables())
         _add_slice(model)
-        options: dict[str, Any] = dict(EXACT) if exact else {}
+        options: dict[str, Any] = (dict(EXACT) if exact else {}) | dict(properties or {})
         if threads is not None:
             if device != "CPU":
                 raise UsageError(f"threads is {threads} and the device {device}; threads are chosen for CPU only")

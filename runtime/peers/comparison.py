@@ -1,0 +1,253 @@
+"""Two runtimes on the same tokens, measured in turn in one session: figures that a busy machine spoils on both sides alike."""
+
+from __future__ import annotations
+
+import json
+import queue
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovround.errors import EngineError, UsageError
+from ovround.runtime.engines import check_folder
+from ovround.runtime.model_info import read_model_info
+
+WORKER = Path(__file__).with_name("worker.py")
+PEERS = {  # what to install, and whether the peer reads the folders that we write
+    "openvino-genai": ("openvino-genai", True),
+    "onnxruntime-genai": ("onnxruntime-genai", True),
+    "llama.cpp": ("llama-cpp-python", False),
+    "optimum": ("optimum-intel[openvino]", True),
+}
+_TIME_LIMIT_S = 600.0  # for loading, and for one run
+_FIRST_IDS = 256  # prompts are drawn from these: every vocabulary has them
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What one side took; medians over the rounds, in seconds."""
+
+    label: str
+    load_to_first_token_s: float
+    """From starting its process to the first token, of a prompt of the measured length; files may be in the system's cache."""
+    time_to_first_token_median_s: float
+    time_per_output_token_median_s: float
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Ours beside a peer. The ratios are ours over the peer's: medians of one ratio a round."""
+
+    prompt_tokens: int
+    new_tokens: int
+    rounds: int
+    ours: Side
+    peer: Side
+    load_to_first_token_ratio: float
+    time_to_first_token_ratio: float
+    time_per_output_token_ratio: float
+    peak_memory_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """How a side is started: a name of `worker.SIDES`, what it loads, and the Python that has its library."""
+
+    name: str
+    model: str
+    threads: int | None = None
+    device: str = "CPU"
+    properties: Mapping[str, str] = field(default_factory=dict)
+    exact: bool = False
+    python: str = sys.executable
+
+
+def compare(
+    folder: Path,
+    peer: str,
+    *,
+    peer_model: Path | None = None,
+    peer_python: Path | None = None,
+    peer_threads: int | None = None,
+    prompt_tokens: int = 128,
+    new_tokens: int = 64,
+    rounds: int = 5,
+    device: str = "CPU",
+    exact: bool = False,
+    threads: int | None = None,
+    seed: int = 0,
+    on_round: Callable[[int, float, float], None] = lambda number, first, later: None,
+) -> Comparison:
+    """Measure `folder` and a peer of `PEERS` in turn, each in a process of its own; every round asks both, ours first in turn.
+
+    `peer_model` is what the peer loads, by default `folder`; `peer_python` the interpreter that has the peer, by default this
+    one; `peer_threads` its threads where they are not ours. `on_round` gets each round's number and two ratios.
+    Raises UsageError for an unknown peer or a count below 1, EngineError when a side cannot be started or fails.
+    """
+    if peer not in PEERS:
+        raise UsageError(f"peer `{peer}` is not known", hint=f"choose from {', '.join(PEERS)}")
+    package, reads_ours = PEERS[peer]
+    if peer_model is None and not reads_ours:
+        raise UsageError(f"{peer} does not read `{folder}`", hint="give its model with --peer-model FILE")
+    for name, value, least in (
+        ("prompt_tokens", prompt_tokens, 1),
+        ("new_tokens", new_tokens, 2),
+        ("repeat", rounds, 1),
+    ):
+        if value < least:
+            raise UsageError(f"{name} is {value}; {least} or more is needed")
+    if peer_model is not None and not peer_model.exists():
+        raise UsageError(f"peer-model `{peer_model}` does not exist")
+    check_folder(folder)
+    context = read_model_info(folder).context_length
+    if prompt_tokens + new_tokens > context:
+        raise UsageError(f"{prompt_tokens} prompt and {new_tokens} new tokens; the model's context is {context}")
+    mine = Contender("ovround", str(folder), threads, device, {}, exact)
+    theirs = Contender(
+        peer, str(peer_model or folder), threads if peer_threads is None else peer_threads, device,
+        python=str(peer_python or sys.executable),
+    )  # fmt: skip
+    prompt = np.random.default_rng(seed).integers(3, _FIRST_IDS, prompt_tokens).tolist()
+    runners: list[Runner] = []
+    try:
+        for contender, install in ((mine, None), (theirs, package)):
+            runners.append(Runner(contender, prompt, install))
+        for number in range(rounds):
+            pair = runners if number % 2 == 0 else runners[::-1]
+            for runner in pair:
+                runner.run(prompt, new_tokens)
+            on_round(number, *(a[-1] / b[-1] for a, b in _pairs(*runners)))
+    finally:
+        for runner in runners:
+            runner.close()
+    ours, others = (runner.side() for runner in runners)
+    first, later = (_median_ratio(a, b) for a, b in _pairs(*runners))
+    memory = (
+        None
+        if ours.peak_memory_bytes is None or not others.peak_memory_bytes
+        else ours.peak_memory_bytes / others.peak_memory_bytes
+    )
+    return Comparison(
+        prompt_tokens, new_tokens, rounds, ours, others,
+        ours.load_to_first_token_s / others.load_to_first_token_s, first, later, memory,
+    )  # fmt: skip
+
+
+class Runner:
+    """A worker process; `first` and `later` collect each run's time to first token and median time of the others.
+
+    Starting it loads the model and runs `prompt` once, which also warms it up. Raises EngineError when that fails; `install`
+    is what to install where its library is missing.
+    """
+
+    def __init__(self, contender: Contender, prompt: list[int], install: str | None = None) -> None:
+        self.contender, self._install = contender, install
+        self.first: list[float] = []
+        self.later: list[float] = []
+        settings = {
+            "model": contender.model, "threads": contender.threads, "device": contender.device,
+            "properties": dict(contender.properties), "exact": contender.exact,
+        }  # fmt: skip
+        self._errors = tempfile.TemporaryFile("w+b")  # noqa: SIM115  closed with the process
+        start = time.perf_counter()
+        self._process = subprocess.Popen(
+            [contender.python, str(WORKER), contender.name, json.dumps(settings)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, encoding="utf-8",
+        )  # fmt: skip
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        try:
+            self.label = str(self._answer()["label"])
+            answer = self._ask(prompt, 1)
+        except BaseException:
+            self.close()
+            raise
+        self.load_to_first_token_s = time.perf_counter() - start
+        self._peak: int | None = answer["peak_memory_bytes"]
+
+    def run(self, prompt: list[int], new_tokens: int) -> list[float]:
+        """One measured run; seconds of each new token."""
+        answer = self._ask(prompt, new_tokens)
+        seconds: list[float] = answer["seconds"]
+        self._peak = answer["peak_memory_bytes"]
+        self.first.append(seconds[0])
+        self.later.append(statistics.median(seconds[1:]))
+        return seconds
+
+    def side(self) -> Side:
+        return Side(
+            self.label,
+            self.load_to_first_token_s,
+            statistics.median(self.first),
+            statistics.median(self.later),
+            self._peak,
+        )
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                stream.close()
+
+    def _ask(self, prompt: list[int], new_tokens: int) -> dict[str, Any]:
+        if self._process.stdin is None:
+            raise ValueError("the process has no input")
+        self._process.stdin.write(json.dumps({"prompt": prompt, "new_tokens": new_tokens}) + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        if len(answer["seconds"]) != new_tokens:
+            raise EngineError(f"{self.contender.name} gave {len(answer['seconds'])} tokens instead of {new_tokens}")
+        return answer
+
+    def _listen(self) -> None:
+        stream = self._process.stdout
+        try:
+            for line in stream or ():
+                self._lines.put(line)
+        except ValueError:  # closed under it
+            pass
+        self._lines.put("")
+
+    def _answer(self) -> dict[str, Any]:
+        name = self.contender.name
+        try:
+            line = self._lines.get(timeout=_TIME_LIMIT_S)
+        except queue.Empty:
+            raise EngineError(f"{name} gave no answer within {_TIME_LIMIT_S:.0f} s") from None
+        if not line:
+            raise EngineError(f"{name} ended without an answer: {self._last_words()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            missing = answer.get("missing") is not None and self._install is not None
+            raise EngineError(
+                f"{name} cannot run `{self.contender.model}`: {answer['error'].splitlines()[0]}",
+                hint=f"pip install {self._install}, or name a Python that has it with --peer-python"
+                if missing
+                else None,
+            )
+        return answer
+
+    def _last_words(self) -> str:
+        self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit status {self._process.returncode}"
+
+
+def _pairs(mine: Runner, theirs: Runner) -> tuple[tuple[list[float], list[float]], tuple[list[float], list[float]]]:
+    return (mine.first, theirs.first), (mine.later, theirs.later)
+
+
+def _median_ratio(mine: list[float], theirs: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))

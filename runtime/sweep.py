@@ -1,0 +1,100 @@
+"""Latency against the length of the context, and throughput against the batch: what `ovround bench --plot` draws."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ovround.errors import UsageError
+from ovround.runtime.engine import Engine
+from ovround.runtime.engines import open_engine
+
+CONTEXTS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+BATCHES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measured setting; seconds are medians over the repeats."""
+
+    prompt_tokens: int
+    batch: int
+    time_to_first_token_s: float
+    time_per_output_token_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of all rows after the first, per second."""
+        return self.batch / self.time_per_output_token_s
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    device: str
+    new_tokens: int
+    contexts: tuple[Point, ...]
+    """Batch 1, growing prompts."""
+    batches: tuple[Point, ...]
+    """Growing batches of the prompt that was asked for."""
+
+
+def sweep(
+    folder: Path,
+    *,
+    prompt_tokens: int = 128,
+    new_tokens: int = 64,
+    repeat: int = 5,
+    device: str = "CPU",
+    exact: bool = False,
+    threads: int | None = None,
+    seed: int = 0,
+    on_point: Callable[[Point], None] = lambda point: None,
+) -> Sweep:
+    """Measure `folder` at every length of `CONTEXTS` that its context has room for, and at every batch of `BATCHES`.
+
+    Raises UsageError when not even the shortest prompt and the answer fit, and what `open_engine` raises.
+    """
+    engine = open_engine(folder, device, exact=exact, threads=threads)
+    try:
+        room = engine.context_length - new_tokens
+        lengths = [length for length in CONTEXTS if length <= room]
+        if not lengths or prompt_tokens > room:
+            needed = prompt_tokens if lengths else CONTEXTS[0]
+            raise UsageError(
+                f"{needed} prompt and {new_tokens} new tokens; the model's context is {engine.context_length}",
+                hint="fewer --new-tokens or --prompt-tokens",
+            )
+        rng = np.random.default_rng(seed)
+
+        def measured(length: int, batch: int) -> Point:
+            prompts = rng.integers(0, engine.vocab_size, (batch, length)).tolist()
+            point = _point(engine, prompts, new_tokens, repeat)
+            on_point(point)
+            return point
+
+        contexts = tuple(measured(length, 1) for length in lengths)
+        batches = tuple(measured(prompt_tokens, batch) for batch in BATCHES)
+        return Sweep(engine.device, new_tokens, contexts, batches)
+    finally:
+        engine.close()
+
+
+def _point(engine: Engine, prompts: list[list[int]], new_tokens: int, repeat: int) -> Point:
+    first, later = [], []
+    for number in range(repeat + 1):  # the first warms up
+        engine.reset()
+        start = time.perf_counter()
+        ids = engine.prefill(prompts).argmax(axis=1).tolist()
+        ready = time.perf_counter()
+        for _ in range(new_tokens - 1):
+            ids = engine.decode(ids).argmax(axis=1).tolist()
+        if number:
+            first.append(ready - start)
+            later.append((time.perf_counter() - ready) / (new_tokens - 1))
+    engine.reset()
+    return Point(len(prompts[0]), len(prompts), statistics.median(first), statistics.median(later))
