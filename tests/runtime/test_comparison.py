@@ -69,9 +69,10 @@ def test_a_peer_that_is_not_installed(openvino_folder: Path, tmp_path: Path) -> 
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     python.chmod(0o755)
-    with pytest.raises(EngineError, match="openvino_genai|openvino") as caught:
+    with pytest.raises(EngineError, match="openvino") as caught:
         compare(openvino_folder, "openvino-genai", peer_python=python, **SHORT)
-    assert caught.value.hint is not None and PEERS["openvino-genai"][0] in caught.value.hint
+    assert caught.value.hint is not None
+    assert PEERS["openvino-genai"][0] in caught.value.hint
 
 
 def test_a_peer_that_dies(openvino_folder: Path, tmp_path: Path) -> None:
@@ -90,7 +91,8 @@ def test_a_sweep_is_drawn(openvino_folder: Path, tmp_path: Path) -> None:
     picture = tmp_path / "latency.png"
     check_plot(picture)
     plot(result, "tiny", picture)
-    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("name", ["latency.txt", "nowhere/latency.png"])
