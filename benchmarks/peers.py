@@ -75,8 +75,19 @@ PEERS: dict[str, Peer] = {
             # a text model is exported without it.
             without=("torchvision",),
         ),
+        Peer(
+            "onnxruntime-genai",
+            (
+                "onnxruntime-genai==0.18.0",
+                "onnxruntime==1.31.1",
+                "onnx-ir==1.1.0",
+                "transformers==5.5.4",
+                "torch==2.13.0",
+                "numpy==2.4.6",
+            ),
+        ),
         # A source package: pip compiles llama.cpp for this machine, some minutes on two cores.
-        Peer("llama-cpp", ("llama-cpp-python==0.3.36", "numpy==2.4.6")),
+        Peer("llama-cpp", ("llama-cpp-python==0.3.36", "gguf==0.19.0", "numpy==2.4.6")),
     )
 }
 

@@ -1,0 +1,200 @@
+"""Time to first token and time per output token: ours as it may be set, and the peers, all in turn in one run.
+
+Every side is a process of its own that has loaded its model; each round asks all of them, in an order that moves on by one.
+Ratios are taken within a round, and their medians count. Each peer gets the model in its own 4 bits: NNCF's by
+optimum-intel, onnxruntime-genai's builder's, llama.cpp's Q4_0; and as many threads as we.
+
+    python benchmarks/random_llama.py MODEL
+    python benchmarks/decode.py MODEL WORK [--sides onnx openvino llama.cpp ...] [--prompts 256 1024] [--rounds 5]
+
+WORK keeps the converted models from run to run. Read bandwidth is measured in every round. The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+
+from ovround.config import ConvertOptions
+from ovround.conversion import convert
+from ovround.runtime.bandwidth import available_cores, measure_read_bandwidth
+from ovround.runtime.benchmark import weight_bytes_per_token
+from ovround.runtime.peers.comparison import Contender, Runner
+
+GROUP = 128
+FEWEST_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What is measured: a worker of `ovround.runtime.peers.worker`, and how its model is made from the checkpoint."""
+
+    worker: str
+    make: Callable[[Path, Path, Path | None], None]
+    model: str  # folder or file below WORK; sides that differ only in properties share it
+    environment: str | None = None  # of `peers`; None: this one
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+def ours(target: str, bits: int, head_bits: int) -> dict[str, Any]:
+    def make(model: Path, out: Path, cache: Path | None) -> None:
+        options = ConvertOptions(
+            formats=(target,), bits=bits, group_size=GROUP, recipe="rtn", lm_head_bits=head_bits, embedding_bits=8
+        )
+        convert(model, out, options)
+
+    return {"worker": "ovround", "make": make, "model": f"ours-{target}-w{bits}-head{head_bits}"}
+
+
+def by_optimum(model: Path, out: Path, cache: Path | None) -> None:
+    peers.run(
+        "optimum-intel", "optimum_export", cache=cache, threads=available_cores(), model=str(model), out=str(out),
+        group_size=GROUP,
+    )  # fmt: skip
+
+
+def by_builder(model: Path, out: Path, cache: Path | None) -> None:
+    peers.run(
+        "onnxruntime-genai", "genai_build", cache=cache, threads=available_cores(), model=str(model), out=str(out),
+        group_size=GROUP,
+    )  # fmt: skip
+
+
+def by_llama_cpp(model: Path, out: Path, cache: Path | None) -> None:
+    peers.run("llama-cpp", "llama_cpp_quantise", cache=cache, threads=available_cores(), model=str(model), out=str(out))
+
+
+SIDES: dict[str, Side] = {
+    "openvino": Side(**ours("openvino", 4, 8)),
+    "openvino-activations-32": Side(**ours("openvino", 4, 8), properties={"DYNAMIC_QUANTIZATION_GROUP_SIZE": "32"}),
+    "openvino-float-activations": Side(**ours("openvino", 4, 8), properties={"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}),
+    "openvino-f32": Side(**ours("openvino", 4, 8), properties={"INFERENCE_PRECISION_HINT": "f32"}),
+    "openvino-kv-f16": Side(**ours("openvino", 4, 8), properties={"KV_CACHE_PRECISION": "f16"}),
+    "openvino-head4": Side(**ours("openvino", 4, 4)),
+    "openvino-w2": Side(**ours("openvino", 2, 4)),
+    "openvino-w2-f32": Side(**ours("openvino", 2, 4), properties={"INFERENCE_PRECISION_HINT": "f32"}),
+    "onnx": Side(**ours("onnx", 4, 8)),
+    "onnx-head4": Side(**ours("onnx", 4, 4)),
+    "onnx-no-spinning": Side(**ours("onnx", 4, 4), properties={"session.intra_op.allow_spinning": "0"}),
+    "onnx-w2": Side(**ours("onnx", 2, 4)),
+    "openvino-genai": Side("openvino-genai", by_optimum, "nncf"),
+    "optimum": Side("optimum", by_optimum, "nncf", "optimum-intel"),
+    "onnxruntime-genai": Side("onnxruntime-genai", by_builder, "builder", "onnxruntime-genai"),
+    "llama.cpp": Side("llama.cpp", by_llama_cpp, "q4_0.gguf", "llama-cpp"),
+}
+
+
+def started(name: str, model: Path, work: Path, threads: int, cache: Path | None, prompt: list[int]) -> Runner:
+    """The side's process with its model loaded, which is made first where it is not in `work`."""
+    side = SIDES[name]
+    path = work / side.model
+    if not path.exists():
+        print(f"making {path.name}", file=sys.stderr, flush=True)
+        side.make(model, path, cache)
+    python = sys.executable if side.environment is None else str(peers.python(side.environment, cache))
+    return Runner(Contender(side.worker, str(path), threads, properties=side.properties, python=python), prompt)
+
+
+def measured(
+    runners: dict[str, Runner], prompt: list[int], new_tokens: int, rounds: int, threads: int
+) -> list[dict[str, Any]]:
+    """A row a side: median times, and medians of each round's ratios to the first side."""
+    for runner in runners.values():
+        runner.run(prompt, 4)  # this length once, unmeasured
+        runner.first.clear()
+        runner.later.clear()
+    names, bandwidth = list(runners), []
+    for number in range(rounds):
+        bandwidth.append(measure_read_bandwidth(threads))
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            runners[name].run(prompt, new_tokens)
+    first = runners[names[0]]
+    rows = []
+    for name, runner in runners.items():
+        folder = Path(runner.contender.model)
+        share = None
+        if runner.contender.name == "ovround":
+            size = weight_bytes_per_token(folder)
+            share = statistics.median(size / s / b for s, b in zip(runner.later, bandwidth, strict=True))
+        rows.append(
+            {
+                "side": name,
+                "prompt_tokens": len(prompt),
+                "time_to_first_token_s": statistics.median(runner.first),
+                "time_per_output_token_s": statistics.median(runner.later),
+                "first_ratio": statistics.median(a / b for a, b in zip(runner.first, first.first, strict=True)),
+                "later_ratio": statistics.median(a / b for a, b in zip(runner.later, first.later, strict=True)),
+                "bandwidth_share": share,
+                "peak_memory_bytes": runner.side().peak_memory_bytes,
+                "load_to_first_token_s": runner.load_to_first_token_s,
+                "label": runner.label,
+            }
+        )
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    print(
+        "| side | prompt | first token, ms | ratio | per token, ms | ratio | of bandwidth | MB | start to first token, s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        share = "-" if row["bandwidth_share"] is None else f"{row['bandwidth_share']:.0%}"
+        print(
+            f"| {row['side']} | {row['prompt_tokens']} | {1e3 * row['time_to_first_token_s']:.0f} | {row['first_ratio']:.2f} "
+            f"| {1e3 * row['time_per_output_token_s']:.1f} | {row['later_ratio']:.2f} | {share} "
+            f"| {(row['peak_memory_bytes'] or 0) / 1e6:.0f} | {row['load_to_first_token_s']:.1f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=["onnx-head4", "openvino", "openvino-genai"])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
+    arguments = parser.parse_args()
+    if arguments.rounds < FEWEST_ROUNDS:
+        parser.error(f"{arguments.rounds} rounds have no median to speak of; {FEWEST_ROUNDS} or more are needed")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    prompts = [np.random.default_rng(length).integers(3, 256, length).tolist() for length in arguments.prompts]
+    runners: dict[str, Runner] = {}
+    rows: list[dict[str, Any]] = []
+    try:
+        for name in arguments.sides:
+            runners[name] = started(
+                name,
+                arguments.model.resolve(),
+                arguments.work.resolve(),
+                arguments.threads,
+                arguments.cache,
+                prompts[0],
+            )
+            print(f"{name}: {runners[name].label}", file=sys.stderr, flush=True)
+        for prompt in prompts:
+            found = measured(runners, prompt, arguments.new_tokens, arguments.rounds, arguments.threads)
+            show(found)
+            rows += found
+    finally:
+        for runner in runners.values():
+            runner.close()
+    print(json.dumps({"threads": arguments.threads, "rounds": arguments.rounds, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
