@@ -126,10 +126,18 @@ class OnnxOps:
         if heads > 1:
             size = self.file.entries[f"{at}.weight"].shape[0]
             x = self._node("Reshape", [x, self._i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
+        if heads == 1 and self._nodes and self._nodes[-1].op_type == "Add" and self._nodes[-1].output[0] == x:
+            return self._sum_and_norm(self._nodes.pop(), weight, at, eps)
         normal = self._node("SimplifiedLayerNormalization", [x, weight], at, axis=-1, epsilon=eps, stash_type=1)
         if heads == 1:
             return normal
         return self._node("Reshape", [normal, self._i64(f"join/{heads * size}", [0, 0, heads * size])], f"{at}/joined")
+
+    def _sum_and_norm(self, addition: onnx.NodeProto, weight: str, at: str, eps: float) -> str:
+        """The residual sum and its norm as one node, whose fourth output is the sum; ONNX Runtime does not fuse them itself."""
+        x, y = addition.input
+        outputs = ["", "", addition.output[0]]
+        return self._node("SkipSimplifiedLayerNormalization", [x, y, weight], at, MICROSOFT, outputs, epsilon=eps)
 
     def layer_norm(self, x: str, at: str, eps: float) -> str:
         inputs = [x, *(self._float_weight(f"{at}.{kind}") for kind in ("weight", "bias") if self._has(f"{at}.{kind}"))]
