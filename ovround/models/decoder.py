@@ -27,6 +27,7 @@ _FUSED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_
 _LARGEST = {"num_hidden_layers": 10_000, "max_position_embeddings": 1 << 24}
 _LARGEST_SIZE = (1 << 31) - 1
 _MOST_EXPERTS = 4096
+_BUFFERS = ("rotary_emb.inv_freq",)  # that transformers 4 used to save
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +283,7 @@ class Decoder:
     def unused_tensors(self) -> tuple[str, ...]:
         """Endings of the names of tensors that a checkpoint may hold without their being used: buffers, a tied head."""
         tied = (self.layout.source(f"{HEAD}.weight", ()).name,) if self.head_at != HEAD else ()
-        return (*self.layout.ignored, *tied)
+        return (*_BUFFERS, *self.layout.ignored, *tied)
 
     def linears(self, layer: int) -> tuple[str, ...]:
         """The projections of block `layer`, in the order in which they are computed: what quantisation replaces."""
