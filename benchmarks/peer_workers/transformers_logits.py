@@ -9,10 +9,12 @@ import json
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +23,37 @@ class Task:
 
     tokens_file: str
     folders: dict[str, str]
+    alone: bool = False
 
 
-def logits(folder: str, tokens: torch.Tensor) -> tuple[np.ndarray, str]:
-    """Logits, and the class of most layers that hold packed weights."""
+def decompressed(folder: str) -> torch.nn.Module:
+    """The model with each packed weight as compressed-tensors' own compressor decompresses it."""
+    from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationConfig
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    groups = QuantizationConfig.model_validate(config.quantization_config).config_groups
+    (scheme,) = groups.values()
+    del config.quantization_config
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    stored: dict[str, dict[str, torch.Tensor]] = {}
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        for name, tensor in load_file(file).items():
+            stored.setdefault(name.rpartition(".")[0], {})[name.rpartition(".")[2]] = tensor
+    for module, parts in stored.items():
+        if "weight_packed" in parts:
+            parts["weight_scale"] = parts["weight_scale"].float()
+            parts["weight"] = PackedQuantizationCompressor.decompress(parts, scheme)["weight"]
+        model.get_submodule(module).weight.data = parts["weight"].float()
+    model.tie_weights()
+    return model
+
+
+def logits(folder: str, tokens: torch.Tensor, *, alone: bool) -> tuple[np.ndarray, str]:
+    """Logits, and the class of most layers that hold packed weights; `alone`: by the library, without transformers' loader."""
+    if alone:
+        with torch.no_grad():
+            return decompressed(folder)(tokens, use_cache=False).logits.numpy(), "decompressed"
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").eval()
     marks = ("qweight", "weight_packed", "weight_scale")
     kinds = Counter(type(one).__name__ for one in model.modules() if any(hasattr(one, mark) for mark in marks))
@@ -39,7 +68,7 @@ def main(task: Task) -> dict[str, object]:
     layers: dict[str, str] = {}
     for folder, file in task.folders.items():
         try:
-            computed, layers[folder] = logits(folder, tokens)
+            computed, layers[folder] = logits(folder, tokens, alone=task.alone)
             np.save(file, computed)
         except Exception as error:  # noqa: BLE001  what a peer cannot load is part of the answer
             failed[folder] = f"{type(error).__name__}: {error}"[:300]
