@@ -52,9 +52,7 @@ class Layout:
         if inside and expert and self.stacked_experts:
             stack = f"{self.blocks}.{inside[1]}.mlp.experts.{expert[2]}{'_bias' if kind == 'bias' else ''}"
             transposed = len(shape) > 1
-            return TensorSource(
-                stack, (self.experts_count, *shape[::-1]), transposed=transposed, index=int(expert[1])
-            )
+            return TensorSource(stack, (self.experts_count, *shape[::-1]), transposed=transposed, index=int(expert[1]))
         if inside and expert and kind == "weight" and len(shape) == 2:
             return self._expert(f"{self.blocks}.{inside[1]}", int(expert[1]), expert[2], shape)
         place = self.modules.get(inside[2] if inside else module, inside[2] if inside else module)

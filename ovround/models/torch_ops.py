@@ -190,7 +190,12 @@ def _capped_attention(
 
 
 def _attention_with_sinks(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float, sinks: torch.Tensor
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    sinks: torch.Tensor,
 ) -> torch.Tensor:
     """Attention with one more score a head, `sinks` `[H]`, and no value for it; shapes as in `_capped_attention`."""
     repeats = query.shape[1] // key.shape[1]

@@ -41,7 +41,7 @@ def test_activation_order(tmp_path: Path, text_file: Path) -> None:
 def test_what_does_not_fit_is_refused(tmp_path: Path, text_file: Path) -> None:
     folder = quantised_folder(tmp_path, {})
     rewrite(folder, f"{MODULE}.qzeros", lambda data: None)
-    with pytest.raises(OvroundError, match="has no tensor `model.layers.0.mlp.up_proj.qzeros`, which gptq calls for"):
+    with pytest.raises(OvroundError, match=r"has no tensor `.*up_proj\.qzeros`, which gptq calls for"):
         perplexity(folder, text_file)
 
 
