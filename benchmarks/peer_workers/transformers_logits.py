@@ -6,15 +6,21 @@ Runs in the environments of `gptqmodel` and `compressed-tensors`.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # GPTQModel compiles its plain kernel, for minutes
+
 import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file
+
+# GPTQModel's plain kernels: its others are compiled for minutes when they are first asked for, and compute in half precision
+BACKENDS = {"gptq": "torch", "awq": "torch_awq"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,14 @@ def logits(folder: str, tokens: torch.Tensor, *, alone: bool) -> tuple[np.ndarra
     if alone:
         with torch.no_grad():
             return decompressed(folder)(tokens, use_cache=False).logits.numpy(), "decompressed"
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").eval()
+    config = transformers.AutoConfig.from_pretrained(folder)
+    backend = BACKENDS.get(config.quantization_config["quant_method"])
+    if backend is not None:
+        config.quantization_config["backend"] = backend
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32, device_map="cpu"
+    )
+    model.eval()
     marks = ("qweight", "weight_packed", "weight_scale")
     kinds = Counter(type(one).__name__ for one in model.modules() if any(hasattr(one, mark) for mark in marks))
     with torch.no_grad():

@@ -60,7 +60,8 @@ OUTSIDE = Rule(
     "outside", "fails", ORT, "external data is named outside the folder", "do not load it: it was tampered with"
 )
 BF16 = Rule(
-    "bfloat16", "fails", ORT, "the CPU provider has MatMulNBits for float32 and float16, not for bfloat16", "scales in float16 or float32"
+    "bfloat16", "fails", ORT, "the CPU provider has MatMulNBits for float32 and float16, not for bfloat16",
+    "scales in float16 or float32",
 )  # fmt: skip
 OV_TABLE = Rule(
     "gather-block", "note", ("openvino",), "OpenVINO's reader of ONNX does not know GatherBlockQuantized, a quantised embedding",

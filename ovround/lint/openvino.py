@@ -45,7 +45,8 @@ EXPERT_WIDTH = Rule(
     "for every inference", "4 bits: `ovround convert` stores 2- and 3-bit experts so",
 )  # fmt: skip
 EXPERT_GROUP = Rule(
-    "expert-groups", "slow", (CPU,), "experts in groups that 32 does not divide are decoded for every inference", "groups of 32 or more",
+    "expert-groups", "slow", (CPU,), "experts in groups that 32 does not divide are decoded for every inference",
+    "groups of 32 or more",
 )  # fmt: skip
 ROUTER = Rule(
     "quantised-router", "note", (CPU, GPU),
