@@ -2,12 +2,13 @@
 
 MODEL is rounded into each format, width, group size and symmetry that it has, and every folder is loaded by transformers with
 that format's own library: GPTQModel for GPTQ and AWQ, compressed-tensors for its own. Expected are the logits of ONNX Runtime
-in exact mode on the same integers, which benchmarks/formats.py and the tests hold to what the integers say.
+in exact mode on the same integers, which benchmarks/formats.py and the tests hold to what the integers say; there, a nibble that
+is changed on purpose moves a logit by 2.8e-3 or more.
 
     python benchmarks/loaders.py MODEL [--cache FOLDER]
 
-The difference is the largest of any logit, relative to the largest logit. GPTQModel's kernels compute in float16 or bfloat16
-on a CPU, and its bound is `--half-tolerance`; a changed nibble must break both. Prints a table and, last, one JSON document.
+The difference is the largest of any logit, relative to the largest logit. GPTQModel's kernels compute in half precision: its
+bound is `--half-tolerance`. Prints a table and, last, one JSON document.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--group-size", type=int, default=32)
     parser.add_argument("--tolerance", type=float, default=1e-5)
-    parser.add_argument("--half-tolerance", type=float, default=1e-2)
+    parser.add_argument("--half-tolerance", type=float, default=1e-3)
     parser.add_argument("--formats", nargs="*", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--cache", type=Path, help="Where the peers' environments are.")
     arguments = parser.parse_args()
