@@ -86,6 +86,12 @@ PEERS: dict[str, Peer] = {
                 "numpy==2.4.6",
             ),
         ),
+        # What loads the formats that we write. GPTQModel is a source package, and transformers asks for optimum beside it.
+        Peer("gptqmodel", ("gptqmodel==7.7.0", "optimum==2.3.0", "transformers==5.23.0", "torch==2.14.1")),
+        Peer(
+            "compressed-tensors",
+            ("compressed-tensors==0.20.0", "accelerate==1.15.0", "transformers==5.23.0", "torch==2.13.0"),
+        ),
         # A source package: pip compiles llama.cpp for this machine, some minutes on two cores.
         Peer("llama-cpp", ("llama-cpp-python==0.3.36", "gguf==0.19.0", "numpy==2.4.6")),
     )

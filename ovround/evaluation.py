@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint import locate, mapped, open_checkpoint
+from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed, open_source
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.evaluate.perplexity import Evaluation, Logits, OnWindows, cut_windows, evaluate
 from ovround.models import from_config
+from ovround.repacking import with_stored_head
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_texts
 
@@ -74,15 +75,26 @@ def _open(folder: Path, stack: ExitStack, exact: bool, device: str) -> tuple[Log
 
 
 def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
-    checkpoint = open_checkpoint(folder)
-    decoder = from_config(checkpoint.config)
-    checkpoint = mapped(checkpoint, decoder.sources(), decoder.every_tensor())
+    """Likewise, of a checkpoint: by torch in float32, on what its integers say where it is quantised."""
     try:
-        from ovround.evaluate.torch_model import CheckpointWeights, TorchModel
+        from ovround.evaluate.torch_model import CheckpointWeights, PackedWeights, ReadWeights, TorchModel
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "convert") from error
-    config = decoder.config
-    return TorchModel(decoder, CheckpointWeights(checkpoint)), config.vocab_size, config.max_position_embeddings
+    source = open_source(folder)
+    decoder = from_config(source.config)
+    weights: ReadWeights
+    if isinstance(source, Checkpoint):
+        expected = decoder.every_tensor()
+        checkpoint = mapped(source, decoder.sources(), expected)
+        checkpoint.check(expected, decoder.unused_tensors())
+        weights = CheckpointWeights(checkpoint)
+    else:
+        decoder = with_stored_head(source, decoder)
+        expected = decoder.every_tensor()
+        packed = mapped_packed(source, decoder.sources())
+        packed.check(expected, decoder.unused_tensors())
+        weights = PackedWeights(packed, expected)
+    return TorchModel(decoder, weights), decoder.config.vocab_size, decoder.config.max_position_embeddings
 
 
 def _open_reference(reference: str | None, vocab_size: int) -> Logits | None:

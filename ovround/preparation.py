@@ -23,7 +23,6 @@ from ovround.quant.plan_file import read_plan
 from ovround.repacking import stored_plan, with_stored_head
 from ovround.source_tokenizer import load_tokenizer
 
-UNUSED_TENSORS = ("rotary_emb.inv_freq",)  # buffers that transformers 4 used to save
 # Copied as they are; a damaged one would only be noticed when the finished folder is loaded.
 CARRIED_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 _SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights, generously
@@ -66,7 +65,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     checkpoint = source if isinstance(source, Checkpoint) else source.stored
     if quantised is not None:
         decoder = with_stored_head(quantised, decoder)
-    expected, unused = decoder.every_tensor(), UNUSED_TENSORS + decoder.unused_tensors()
+    expected, unused = decoder.every_tensor(), decoder.unused_tensors()
     if quantised is not None:
         quantised = mapped_packed(quantised, decoder.sources())
         quantised.check(expected, unused)

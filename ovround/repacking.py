@@ -16,7 +16,7 @@ from ovround.floattensor import FloatTensor
 from ovround.models.decoder import HEAD, Decoder
 from ovround.progress import OnProgress, Progress
 from ovround.quant.block_store import Emitted
-from ovround.quant.plan import Plan, check_groups, weight_shapes
+from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
 
 _ONNX_BLOCK, _OPENVINO_GROUP = 16, 4  # MatMulNBits' smallest block; what OpenVINO's CPU plugin fuses
 _DEFAULTS = ConvertOptions()
@@ -63,6 +63,7 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
     if decoder.head_at != HEAD and HEAD in plan and plan[HEAD] == plan[decoder.embedding_at]:
         del plan[HEAD]  # tied, and the same grid: one tensor serves both
     check_groups(decoder, rounded)
+    check_experts(decoder, plan)
     return plan
 
 

@@ -27,6 +27,7 @@ def quantised_folder(tmp_path: Path, changes: dict[str, Any], order: NDArray[np.
     """A tiny GPTQ checkpoint with scales of two bits, so that bfloat16 holds them; `order` for its up_proj layers."""
     config = tiny_config()
     decoder = from_config(config)
+    tmp_path.mkdir(exist_ok=True)
     source = write_checkpoint(tmp_path / "source", config)
     folder = tmp_path / "gptq"
     folder.mkdir()

@@ -56,12 +56,16 @@ def test_joined_experts_are_the_same_model(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "group", "sym"),
-    [(16, 32, True), (8, 32, False), (4, 32, True), (4, 16, False), (3, 64, False), (2, 32, False), (2, 64, True)],
+    ("name", "products", "bits", "group", "sym"),
+    [("qwen2_moe-0", 3, *grid) for grid in [(16, 32, True), (8, 32, False), (4, 32, True), (4, 16, False), (3, 64, False),
+                                            (2, 32, False), (2, 64, True)]]
+    + [("gpt_oss-0", 2, *grid) for grid in [(16, 32, True), (8, 32, True), (4, 32, False), (2, 32, True)]],
 )  # fmt: skip
-def test_every_grid_computes_what_its_integers_say(tmp_path: Path, bits: int, group: int, sym: bool) -> None:
-    """And OpenVINO multiplies the chosen experts alone, on compressed weights: 3 products a block, not tiled ones."""
-    write_random_model(tmp_path / "model", {**CONFIGS["qwen2_moe-0"], "hidden_size": 128, "num_hidden_layers": 1})
+def test_every_grid_computes_what_its_integers_say(
+    tmp_path: Path, name: str, products: int, bits: int, group: int, sym: bool
+) -> None:
+    """And OpenVINO multiplies the chosen experts alone, on compressed weights: 3 or 2 products a block, not tiled ones."""
+    write_random_model(tmp_path / "model", {**CONFIGS[name], "hidden_size": 128, "num_hidden_layers": 1})
     options = ConvertOptions(formats=TARGETS, bits=bits, group_size=group, sym=sym, recipe="rtn")
     folders = dict(zip(TARGETS, convert(tmp_path / "model", tmp_path / "out", options).folders, strict=True))
     weights = as_torch(read_weights(folders["openvino"]))
@@ -81,7 +85,7 @@ def test_every_grid_computes_what_its_integers_say(tmp_path: Path, bits: int, gr
         for node in compiled.get_runtime_model().get_ops()
         if node.get_rt_info()["layerType"] == "GatherMatmul"
     )
-    assert sum(read.values()) == 3
+    assert sum(read.values()) == products
     assert bits == 16 or set(read) <= {"u8", "i8", "u4", "i4"}
 
 

@@ -19,7 +19,6 @@ from ovround.exporters.checkpoints.layout import (
     most_common,
     quantised,
     refuse_order,
-    refuse_tables,
 )
 from ovround.models.decoder import EMBEDDING, HEAD
 from ovround.qtensor import QTensor
@@ -29,8 +28,7 @@ class Format:
     """Any bits, groups and symmetry, and a head; no embedding, no activation order."""
 
     def __init__(self, plan: Plan, shapes: Shapes) -> None:
-        refuse_tables("auto_round", plan, EMBEDDING)
-        in_words("auto_round", plan, shapes)
+        in_words("auto_round", plan, shapes, EMBEDDING)
         self._version = 1 if all(scheme.symmetric for scheme in quantised(plan).values()) else 2
 
     def stored(self, tensor: QTensor) -> QTensor:

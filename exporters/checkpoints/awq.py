@@ -21,7 +21,6 @@ from ovround.exporters.checkpoints.layout import (
     in_words,
     quantised,
     refuse_order,
-    refuse_tables,
 )
 from ovround.models.decoder import EMBEDDING, HEAD
 from ovround.packing import pack_awq
@@ -35,8 +34,7 @@ class Format:
     """At most 4 bits; no head, no embedding, no activation order."""
 
     def __init__(self, plan: Plan, shapes: Shapes) -> None:
-        refuse_tables("awq", plan, EMBEDDING, HEAD)
-        in_words("awq", plan, shapes)
+        in_words("awq", plan, shapes, EMBEDDING, HEAD)
         sizes = set()
         for module, scheme in quantised(plan).items():
             if scheme.bits > BITS:

@@ -19,7 +19,10 @@ from ovround.exporters.source_files import copy_model_files, write_config
 from ovround.exporters.target import Weight
 from ovround.floattensor import FloatTensor
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
+from ovround.models.layout import BLOCKS
 from ovround.regrid import restored
+
+_BLOCKS = f"{BLOCKS}."
 
 
 def open_format(name: str, plan: Plan, shapes: Shapes) -> Format:
@@ -30,10 +33,14 @@ def open_format(name: str, plan: Plan, shapes: Shapes) -> Format:
 
 
 def check_layout(name: str, decoder: Decoder) -> None:
-    """Raise UsageError for a family whose checkpoints hold tensors otherwise than we name them: those are not joined again."""
+    """Raise UsageError for a family whose checkpoints hold tensors joined or changed: they are not joined again.
+
+    Other names are written as they are, but for embedding, head and blocks, which formats name in their configuration.
+    """
     for tensor, source in decoder.sources().items():
-        if not source.is_plain or source.name != tensor:
-            how = "as another name" if source.is_plain else "joined, transposed or shifted"
+        moved = source.name != tensor and not (tensor.startswith(_BLOCKS) and source.name.startswith(_BLOCKS))
+        if not source.is_plain or (moved and tensor in (f"{EMBEDDING}.weight", f"{HEAD}.weight")):
+            how = "under another name" if source.is_plain else "joined, transposed or shifted"
             raise UsageError(
                 f"format {name}: checkpoints of this family hold `{tensor}` {how} (`{source.name}`), which is not written yet",
                 hint="--format openvino or onnx",
@@ -49,12 +56,14 @@ class CheckpointExporter:
         self._format = open_format(name, plan, shapes)
         copy_model_files(source, folder, decoder.config.max_position_embeddings)
         self._shards = ShardWriter(folder)
+        self._names = {name: source.name for name, source in decoder.sources().items()}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._grids: dict[str, Scheme] = {}
         self._tuned: dict[str, Scheme] = {}
         self._written: Checkpoint | PackedCheckpoint | None = None
 
     def write(self, name: str, weight: Weight) -> None:
+        name = self._names.get(name, name)  # as the family's checkpoints call it
         self._shapes[name] = weight.shape
         if isinstance(weight, FloatTensor):
             self._shards.write(name, weight.data, weight.dtype)
@@ -85,6 +94,7 @@ class CheckpointExporter:
         write_config(self.folder, config)
 
     def read(self, name: str) -> Weight:
+        name = self._names.get(name, name)
         try:
             if self._written is None:
                 self._written = open_source(self.folder)

@@ -20,7 +20,6 @@ from ovround.exporters.checkpoints.layout import (
     in_input_order,
     in_words,
     most_common,
-    refuse_tables,
 )
 from ovround.models.decoder import EMBEDDING, HEAD
 from ovround.packing import pack_words
@@ -31,8 +30,7 @@ class Format:
     """Any bits, groups and symmetry, activation order, and a head; no embedding."""
 
     def __init__(self, plan: Plan, shapes: Shapes) -> None:
-        refuse_tables("gptq", plan, EMBEDDING)
-        in_words("gptq", plan, shapes)
+        in_words("gptq", plan, shapes, EMBEDDING)
         self._zeros: dict[str, QTensor] = {}
         self._ordered = False
 

@@ -76,8 +76,12 @@ def refuse_order(target: str, module: str, tensor: QTensor) -> None:
         )
 
 
-def in_words(target: str, plan: Plan, shapes: Shapes) -> None:
-    """Raise UsageError for a quantised weight whose sizes 32 does not divide: what loads the format makes no room for the rest."""
+def in_words(target: str, plan: Plan, shapes: Shapes, *tables: str) -> None:
+    """Raise UsageError for a quantised weight whose sizes 32 does not divide: what loads the format makes no room for the rest.
+
+    And for one of `tables` that is quantised, as `refuse_tables` does.
+    """
+    refuse_tables(target, plan, *tables)
     for module in quantised(plan):
         shape = shapes[f"{module}.weight"]
         if any(size % 32 for size in shape):

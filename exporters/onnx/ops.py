@@ -27,7 +27,7 @@ from ovround.exporters.onnx.external_data import DataFile
 from ovround.exporters.onnx.joint import Joint
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
 from ovround.models.decoder import DecoderConfig
-from ovround.models.ops import Activation, Attention, Experts
+from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
 
 IR_VERSION, OPSET = 10, 21  # those of ONNX 1.16; nothing here needs newer ones
@@ -36,7 +36,7 @@ MICROSOFT = "com.microsoft"
 ACCURACY_LEVEL = 4
 HEAD_MULTIPLE, ROTATED_HEAD_MULTIPLE = 8, 16  # head sizes that GroupQueryAttention takes, and that it rotates itself
 _LOWEST = float(np.finfo(np.float32).min)  # what no softmax sees
-_ATTENTION_BIAS = 10  # its place among the operator's inputs
+_ATTENTION_BIAS, _HEAD_SINK = 10, 11  # their places among the operator's inputs
 _FLOAT, _INT64, _INT32 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT64), int(onnx.TensorProto.INT32)
 
 
@@ -160,6 +160,8 @@ class OnnxOps:
             self._nodes.remove(split)
         if spec.alibi:
             inputs += [""] * (_ATTENTION_BIAS - len(inputs)) + [self._alibi(spec)]
+        if spec.sinks:
+            inputs += [""] * (_HEAD_SINK - len(inputs)) + [self._float_weight(sinks_name(layer))]
         limits: dict[str, int | float] = {} if spec.window is None else {"local_window_size": spec.window}
         if spec.softcap is not None:
             limits["softcap"] = spec.softcap
@@ -177,9 +179,7 @@ class OnnxOps:
         count, top_k, inside = spec.count, spec.top_k, f"{at}.experts"
         size = self.file.entries[f"{at}.gate.weight"].shape[1]
         rows = self._node("Reshape", [x, self._i64(f"rows/{size}", [-1, size])], f"{inside}/rows")
-        logits = self._node(
-            "FusedMatMul", [rows, self._float_weight(f"{at}.gate.weight")], f"{at}.gate", MICROSOFT, transB=1
-        )
+        logits = self.linear(rows, f"{at}.gate")
         weights, chosen = self._chosen(logits, spec, inside)
         flat = self._node("Reshape", [chosen, self._i64("flat", [-1])], f"{inside}/flat")
         one_hot = self._node(
@@ -201,12 +201,8 @@ class OnnxOps:
         self._node("Split", [sorted_rows, sizes], parts[0], "", parts[1:], axis=0)
         found = []
         for expert, part in enumerate(parts):
-            gate = self.activation(self.linear(part, f"{inside}.{expert}.gate_proj"), spec.activation)
-            found.append(
-                self.linear(
-                    self.mul(gate, self.linear(part, f"{inside}.{expert}.up_proj")), f"{inside}.{expert}.down_proj"
-                )
-            )
+            gated = self._gated(part, f"{inside}.{expert}", spec)
+            found.append(self.linear(gated, f"{inside}.{expert}.down_proj"))
         every = self._node("Concat", found, f"{inside}/every", axis=0)
         column = self._node("Unsqueeze", [order, self._i64("axis1", [1])], f"{inside}/order_column")
         back = self._node("ScatterND", [every, column, every], f"{inside}/in_order")
@@ -217,6 +213,24 @@ class OnnxOps:
         back = self._node("Mul", [back, shares], f"{inside}/weighed")
         mixed = self._node("ReduceSum", [back, self._i64("axis1", [1])], f"{inside}/mixed", keepdims=0)
         return self._node("Reshape", [mixed, self._node("Shape", [x], f"{inside}/shape")], inside)
+
+    def _gated(self, x: str, at: str, spec: Experts) -> str:
+        """What an expert's down projection gets, `[rows, intermediate_size]`."""
+        if spec.clamped is None:
+            gate = self.activation(self.linear(x, f"{at}.gate_proj"), spec.activation)
+            return self.mul(gate, self.linear(x, f"{at}.up_proj"))
+        both, limit = self.linear(x, f"{at}.gate_up_proj"), spec.clamped.limit
+        gate, up = (self._every_second(both, start) for start in (0, 1))
+        high, low = self._f32(f"limit/{limit!r}", limit), self._f32(f"limit/{-limit!r}", -limit)
+        gate, up = self._node("Clip", [gate, "", high], f"{at}/gate"), self._node("Clip", [up, low, high], f"{at}/up")
+        share = self._node("Sigmoid", [self.scale(gate, spec.clamped.alpha)], f"{at}/share")
+        up = self._node("Add", [up, self._f32("one", 1.0)], f"{at}/up_plus_one")
+        return self.mul(self.mul(gate, share), up)
+
+    def _every_second(self, x: str, start: int) -> str:
+        """Features `start`, `start + 2`, ... of `[rows, features]`."""
+        ends = [self._i64(f"feature/{start}", [start]), self._i64("feature/end", [2**31 - 1])]
+        return self._node("Slice", [x, *ends, self._i64("axis1", [1]), self._i64("two1", [2])], f"{x}/from{start}")
 
     def _chosen(self, logits: str, spec: Experts, inside: str) -> tuple[str, str]:
         """Weights and numbers of each row's experts, float32 and int64 `[rows, top_k]`, for router logits `[rows, E]`."""

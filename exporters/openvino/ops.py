@@ -18,8 +18,8 @@ from openvino.utils.node_factory import NodeFactory
 
 from ovround.exporters.openvino.compressed import ORDER, decode_node
 from ovround.exporters.openvino.constants import ConstantFile
-from ovround.exporters.openvino.routing import chosen_experts
-from ovround.models.ops import Activation, Attention, Experts
+from ovround.exporters.openvino.routing import chosen_experts, clamped_gate
+from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
 
 MASKED = -65504.0  # the lowest float16: finite, so that a row with nothing to attend to gives no NaN on any device
@@ -96,8 +96,11 @@ class OpenVINOOps:
             key, value = self._repeat_heads(key, repeats, spec), self._repeat_heads(value, repeats, spec)
         mask = self._mask(spec)
         if spec.softcap is None:
-            scale = self._f32(f"{at}/scale", spec.scale)
-            out = opset.scaled_dot_product_attention(query, key, value, mask, scale, False)
+            inputs = [query, key, value, mask, self._f32(f"{at}/scale", spec.scale)]
+            if spec.sinks:
+                by_head = self._i64(f"by_head/{spec.num_heads}", [1, spec.num_heads, 1, 1])
+                inputs.append(opset.reshape(self._weight(sinks_name(layer)), by_head, False))
+            out = NodeFactory("opset13").create("ScaledDotProductAttention", inputs, {"causal": False})
         else:  # ScaledDotProductAttention has no cap
             scores = self.scale(opset.matmul(query, key, False, True), spec.scale)
             weights = opset.softmax(opset.add(self.softcap(scores, spec.softcap), mask), -1)
@@ -109,27 +112,32 @@ class OpenVINOOps:
         """Every expert on every token, weighed by 0 where it was not chosen.
 
         It is only written so: of this shape, ConvertTiledMoeBlockTo3GatherMatmuls (transformations/common_optimizations)
-        makes products with the chosen experts alone, which read compressed weights.
+        makes products with the chosen experts alone, which read compressed weights; of a clamped gate,
+        ConvertTiledMoeBlockTo2GatherMatmuls does.
         """
         size = x.output(0).get_partial_shape()[2].get_length()
         rows = opset.reshape(x, self._i64(f"rows/{size}", [-1, size]), False)
-        logits = opset.matmul(rows, self._weight(f"{at}.gate.weight"), False, True)
+        logits = self.linear(rows, f"{at}.gate")
         weights, chosen = chosen_experts(self.file, logits, spec)
         tiled = opset.tile(rows, self._i64(f"times/{spec.count}", [spec.count, 1]))
         tiled = opset.reshape(tiled, self._i64(f"each/{spec.count}x{size}", [spec.count, -1, size]), False)
 
         def product(y: ov.Node, name: str) -> ov.Node:
-            return _named(
-                opset.matmul(y, self._weight(f"{at}.experts.*.{name}.weight"), False, True), f"{at}.experts.{name}"
-            )
+            weight, bias = (f"{at}.experts.*.{name}.{kind}" for kind in ("weight", "bias"))
+            found = _named(opset.matmul(y, self._weight(weight), False, True), f"{at}.experts.{name}")
+            if bias not in self.file.entries:
+                return found
+            return opset.add(found, opset.unsqueeze(self._weight(bias), self._i64("axis1", 1)))
 
-        gate = product(tiled, "gate_proj")
-        gate = (
-            NodeFactory("opset13").create("Swish", [gate], {})
-            if spec.activation == "silu"
-            else self.activation(gate, spec.activation)
-        )
-        out = product(opset.multiply(gate, product(tiled, "up_proj")), "down_proj")
+        if spec.clamped is not None:
+            gated = clamped_gate(self.file, product(tiled, "gate_up_proj"), spec.clamped)
+        elif spec.activation == "silu":
+            gate = NodeFactory("opset13").create("Swish", [product(tiled, "gate_proj")], {})
+            gated = opset.multiply(gate, product(tiled, "up_proj"))
+        else:
+            gate = self.activation(product(tiled, "gate_proj"), spec.activation)
+            gated = opset.multiply(gate, product(tiled, "up_proj"))
+        out = product(gated, "down_proj")
         places = opset.concat([self._batch, self._i64("rest", [-1])], 0)
         count = self._i64(f"experts/{spec.count}", [spec.count])
         width = self._i64(f"size/{size}", [size])

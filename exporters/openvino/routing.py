@@ -6,7 +6,7 @@ import openvino as ov
 from openvino import opset13 as opset
 
 from ovround.exporters.openvino.constants import ConstantFile
-from ovround.models.ops import Experts
+from ovround.models.ops import ClampedGate, Experts
 
 _LOWEST = -3.4028234663852886e38  # of float32: what no softmax sees
 
@@ -21,6 +21,21 @@ def chosen_experts(file: ConstantFile, logits: ov.Node, spec: Experts) -> tuple[
         total = opset.reduce_sum(weights, file.small("const/last_axis", "i64", [-1]), True)
         weights = opset.divide(weights, total).output(0)
     return weights, chosen
+
+
+def clamped_gate(file: ConstantFile, both: ov.Node, spec: ClampedGate) -> ov.Node:
+    """What down projections get, `[E, rows, I]`, for `both` `[E, rows, 2 I]`, whose features are gate and up in turn."""
+
+    def every_second(start: int) -> ov.Node:
+        first, last, step = (file.small(f"const/feature/{one}", "i64", [one]) for one in (start, 2**31 - 1, 2))
+        return opset.slice(both, first, last, step, file.small("const/axes2", "i64", [2]))
+
+    def number(value: float) -> ov.Node:
+        return file.small(f"const/f32/gate/{value!r}", "f32", value)
+
+    up = opset.add(opset.clamp(every_second(1), -spec.limit, spec.limit), number(1.0))
+    gate = opset.swish(opset.minimum(every_second(0), number(spec.limit)), number(spec.alpha))
+    return opset.multiply(up, gate)
 
 
 def _sparsemixer(file: ConstantFile, logits: ov.Node, spec: Experts) -> tuple[ov.Node, ov.Node]:

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from ovround.checkpoint.packed import FLOATS, Array, Part, assembled, float16_exactly, groups_of, read_scheme
+from ovround.checkpoint.packed import (
+    FLOATS,
+    Array,
+    Part,
+    assembled,
+    float16_exactly,
+    groups_of,
+    quantised_by,
+    read_scheme,
+)
 from ovround.config import Scheme
 from ovround.errors import CheckpointError
 from ovround.packing import unpack_awq
@@ -69,8 +78,7 @@ def awq_parts(scheme: Scheme | None, shape: tuple[int, int]) -> dict[str, Part]:
 
 def decode_awq(scheme: Scheme | None, shape: tuple[int, int], arrays: Mapping[str, Array]) -> QTensor:
     """The weight `[N, K]` in these tensors; raises ValueError for what `assembled` refuses."""
-    if scheme is None:
-        raise ValueError("it is packed, yet its configuration leaves it in float")
+    scheme = quantised_by(scheme)
     codes = np.ascontiguousarray(unpack_awq(arrays["qweight"], shape[0]).T)
     zero_points = unpack_awq(arrays["qzeros"], shape[0]).T
     return assembled(codes, np.ascontiguousarray(float16_exactly(arrays["scales"]).T), zero_points, scheme)

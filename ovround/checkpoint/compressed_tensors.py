@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from ovround.checkpoint.packed import (
-    FLOATS,
     Array,
     Part,
     assembled,
@@ -25,7 +24,9 @@ from ovround.checkpoint.packed import (
     float16_exactly,
     grouped_columns,
     groups_of,
+    quantised_by,
     read_scheme,
+    row_parts,
 )
 from ovround.config import Scheme
 from ovround.errors import CheckpointError
@@ -66,21 +67,17 @@ class Format:
         if scheme is None:
             return {}
         rows, columns = shape
-        groups = groups_of(scheme, columns)
         parts = {
-            "weight_packed": Part(("I32",), (rows, -(-columns * scheme.bits // 32))),
-            "weight_scale": Part(FLOATS, (rows, groups)),
+            **row_parts(scheme, shape, "weight_packed", "weight_scale", "I32"),
             "weight_shape": Part(("I64", "I32"), (2,)),
             "weight_g_idx": Part(("I32", "I64"), (columns,), optional=True),
         }
         if not scheme.symmetric:
-            parts["weight_zero_point"] = Part(("I32",), (-(-rows * scheme.bits // 32), groups))
+            parts["weight_zero_point"] = Part(("I32",), (-(-rows * scheme.bits // 32), groups_of(scheme, columns)))
         return parts
 
     def decode(self, module: str, shape: tuple[int, int], arrays: Mapping[str, Array]) -> QTensor:
-        scheme = self.scheme(module)
-        if scheme is None:
-            raise ValueError("it is packed, yet its configuration leaves it in float")
+        scheme = quantised_by(self.scheme(module))
         stated = tuple(int(size) for size in arrays["weight_shape"])
         if stated != shape:
             raise ValueError(f"weight_shape is {list(stated)}; its config.json calls for {list(shape)}")

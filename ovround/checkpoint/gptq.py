@@ -26,6 +26,7 @@ from ovround.checkpoint.packed import (
     float16_exactly,
     grouped_columns,
     groups_of,
+    quantised_by,
     read_scheme,
 )
 from ovround.config import Scheme
@@ -107,8 +108,7 @@ def decode_stream(
 
     Raises ValueError for zero points that readers disagree about, and for what `assembled` and `grouped_columns` refuse.
     """
-    if scheme is None:
-        raise ValueError("it is packed, yet its configuration leaves it in float")
+    scheme = quantised_by(scheme)
     rows, columns = shape
     codes = unpack_words(np.ascontiguousarray(arrays["qweight"].T), scheme.bits, columns)
     zero_points = unpack_words(arrays["qzeros"], scheme.bits, rows).T.astype(np.uint16)

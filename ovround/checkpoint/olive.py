@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from ovround.checkpoint.packed import FLOATS, Array, Part, assembled, float16_exactly, groups_of, read_scheme
+from ovround.checkpoint.packed import (
+    Array,
+    Part,
+    assembled,
+    float16_exactly,
+    groups_of,
+    quantised_by,
+    read_scheme,
+    row_parts,
+)
 from ovround.config import Scheme
 from ovround.errors import CheckpointError
 from ovround.packing import unpack_rows
@@ -45,19 +54,14 @@ class Format:
         scheme = self.scheme(module)
         if scheme is None:
             return {}
-        rows, columns = shape
-        groups = groups_of(scheme, columns)
-        parts = {
-            "qweight": Part(("U8",), (rows, -(-columns * scheme.bits // 8))),
-            "scales": Part(FLOATS, (rows, groups)),
-            "qzeros": Part(("U8",), (rows, -(-groups * scheme.bits // 8)), optional=scheme.symmetric),
+        zeros = -(-groups_of(scheme, shape[1]) * scheme.bits // 8)
+        return {
+            **row_parts(scheme, shape, "qweight", "scales", "U8"),
+            "qzeros": Part(("U8",), (shape[0], zeros), optional=scheme.symmetric),
         }
-        return parts
 
     def decode(self, module: str, shape: tuple[int, int], arrays: Mapping[str, Array]) -> QTensor:
-        scheme = self.scheme(module)
-        if scheme is None:
-            raise ValueError("it is packed, yet its configuration leaves it in float")
+        scheme = quantised_by(self.scheme(module))
         scales = float16_exactly(arrays["scales"])
         zero_points = np.full(scales.shape, 1 << (scheme.bits - 1), np.uint8)
         if "qzeros" in arrays:

@@ -90,6 +90,23 @@ def read_scheme(settings: Mapping[str, Any], allowed: Sequence[int], *, symmetri
     return Scheme(bits, group_size, sym)
 
 
+def quantised_by(scheme: Scheme | None) -> Scheme:
+    """The grid of a packed weight; raises ValueError where the configuration gives it none."""
+    if scheme is None:
+        raise ValueError("it is packed, yet its configuration leaves it in float")
+    return scheme
+
+
+def row_parts(scheme: Scheme, shape: tuple[int, int], codes: str, scales: str, word: str) -> dict[str, Part]:
+    """Each row's codes as a stream along K in words of type `word`, and its scales `[N, G]`, under these names."""
+    rows, columns = shape
+    width = {"U8": 8, "I32": 32}[word]
+    return {
+        codes: Part((word,), (rows, -(-columns * scheme.bits // width))),
+        scales: Part(FLOATS, (rows, groups_of(scheme, columns))),
+    }
+
+
 def group_of(scheme: Scheme, columns: int) -> int:
     """Inputs a group: all of them for -1, and for a group size beyond them."""
     return columns if scheme.group_size == -1 else min(scheme.group_size, columns)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ovround.checkpoint.gguf import GgufCheckpoint, find_gguf, open_gguf
 from ovround.checkpoint.hf import Checkpoint, open_folder, read_json
+from ovround.checkpoint.mxfp4 import open_mxfp4
 from ovround.checkpoint.packed import Array, Format, Packed
 from ovround.config import Scheme
 from ovround.errors import CheckpointError, TensorError
@@ -28,7 +29,7 @@ _SETTINGS_FILES = {
 _REASONS = {
     "bitsandbytes": "its 4-bit levels are not evenly spaced and its 8-bit outliers stay in float",
     "fp8": "its levels are floating-point numbers", "fbgemm_fp8": "its levels are floating-point numbers",
-    "mxfp4": "its levels are floating-point numbers", "hqq": "its zero points are fractions",
+    "hqq": "its zero points are fractions",
 }  # fmt: skip
 
 
@@ -193,6 +194,8 @@ def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoi
             f"`{folder}` is quantised by `{method:.40}`, which cannot be read{reason}",
             hint=f"{', '.join(methods())} can be; or start from the original, unquantised checkpoint",
         )
+    if method == "mxfp4":  # no grid, but bfloat16 numbers
+        return open_mxfp4(checkpoint)
     module = importlib.import_module(f"ovround.checkpoint.{method.replace('-', '_')}")
     return QuantisedCheckpoint(checkpoint, method, module.Format(settings))
 

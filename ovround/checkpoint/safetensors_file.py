@@ -65,19 +65,24 @@ class SafetensorsFile:
                 hint="checkpoints that are quantised already cannot be tuned again: start from the original",
             )
         dtype, storage = _FLOATS[info.dtype]
+        return FloatTensor(self._part(info, storage, index), dtype)
+
+    def read_array(self, name: str, index: int | None = None) -> NDArray[Any]:
+        """One tensor of any type of `_ARRAYS`, BF16 as uint16 bit patterns, or its part at `index` of the first axis.
+
+        Raises TensorError for another type.
+        """
+        info = self.tensors[name]
+        if info.dtype not in _ARRAYS:
+            raise TensorError(f"`{name}` in `{self.path.name}` is {info.dtype}; {', '.join(_ARRAYS)} can be read")
+        return self._part(info, _ARRAYS[info.dtype], index)
+
+    def _part(self, info: TensorInfo, storage: type[np.generic], index: int | None) -> NDArray[Any]:
         shape = info.shape if index is None else info.shape[1:]
         count = math.prod(shape)
         offset = info.offset + (index or 0) * count * np.dtype(storage).itemsize
         data: NDArray[Any] = np.fromfile(self.path, storage, count, offset=offset)
-        return FloatTensor(data.reshape(shape), dtype)
-
-    def read_array(self, name: str) -> NDArray[Any]:
-        """One tensor of any type of `_ARRAYS`, BF16 as uint16 bit patterns; raises TensorError for another type."""
-        info = self.tensors[name]
-        if info.dtype not in _ARRAYS:
-            raise TensorError(f"`{name}` in `{self.path.name}` is {info.dtype}; {', '.join(_ARRAYS)} can be read")
-        data: NDArray[Any] = np.fromfile(self.path, _ARRAYS[info.dtype], math.prod(info.shape), offset=info.offset)
-        return data.reshape(info.shape)
+        return data.reshape(shape)
 
     def scan(self) -> str:
         """The file's sha256, having looked at every value on the way; raises TensorError naming a tensor with NaN or infinity."""

@@ -12,7 +12,9 @@ NAME = "eval"
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Converted folder, or a checkpoint (computed by torch), or `demo`.")],
+    model: Annotated[
+        str, typer.Argument(help="Converted folder, or a checkpoint, quantised or not (computed by torch), or `demo`.")
+    ],
     text: Annotated[list[Path], typer.Option(help="Text to score, .txt or .jsonl with `text`; repeatable.")],
     reference: Annotated[
         str | None, typer.Option(help="Unquantised checkpoint to compare with: adds KL and top-1 agreement.")

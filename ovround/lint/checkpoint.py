@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ovround.checkpoint import QuantisedCheckpoint, open_source
+from ovround.checkpoint.gguf import GgufCheckpoint
 from ovround.checkpoint.quantised import quantization_config
+from ovround.config import Scheme
 from ovround.lint.finding import Finding, Rule
 from ovround.qtensor import BITS
 
 GENAI, OPTIMUM = "onnxruntime-genai", "optimum-intel"
+_CT, _NIBBLE = "compressed-tensors", 4
 _CONVERT = "`ovround convert` reads it bit for bit"
 _READABLE = {GENAI: ("awq", "gptq", "olive"), OPTIMUM: ("awq", "gptq", "compressed-tensors")}
-_LARGEST_BLOCK = 256
+_WITH_MINIMUM = ("Q4_1", "Q4_K")
+_BY_GENAI = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K")
+_BLOCKS = (16, 32, 64, 128, 256)
+_QKV = ("q_proj", "k_proj", "v_proj")
 
 ORDER = Rule(
     "g-idx",
@@ -39,9 +46,37 @@ GROUPS = Rule(
     "group-size",
     "fails",
     (GENAI,),
-    "whole rows, or groups above 256, are written as blocks that ONNX Runtime refuses",
+    "blocks are 16, 32, 64, 128 or 256 inputs in ONNX Runtime: whole rows and other groups are written, and refused when loaded",
     _CONVERT,
 )
+CHANNEL = Rule(
+    "channel", "fails", (OPTIMUM,), "compressed-tensors by whole rows is not imported, groups are", _CONVERT
+)  # fmt: skip
+MIXED = Rule(
+    "mixed-symmetry", "wrong", (OPTIMUM,),
+    "some layers are symmetric and some are not: optimum-intel asks the configuration once, for all of them", _CONVERT,
+)  # fmt: skip
+OVERFLOW = Rule(
+    "zero-point-16", "wrong", (OPTIMUM,),
+    "a zero point is stored as 15: 1 is added to the packed byte, and it runs over into its neighbour", "tune again",
+)  # fmt: skip
+APART = Rule(
+    "separate-qkv", "note", (GENAI,),
+    "query, key and value differ in bits or groups: they become three products instead of one", "one grid for the three",
+)  # fmt: skip
+AUTOAWQ = Rule(
+    "needs-autoawq", "note", (OPTIMUM,),
+    "without the package autoawq, which is no longer maintained, optimum-intel does not import AWQ", _CONVERT,
+)  # fmt: skip
+ROUNDED = Rule(
+    "gguf-minimum", "wrong", ("openvino",),
+    "openvino_genai's and OpenVINO's readers of GGUF round the minimum of a group to a whole number of steps",
+    "Q4_0 or Q8_0; or start from the original checkpoint",
+)  # fmt: skip
+EXPANDED = Rule(
+    "gguf-expanded", "slow", ("openvino",),
+    "openvino_genai's reader of GGUF expands this type to float16", "Q4_0, Q8_0 or Q6_K; or `ovround convert`",
+)  # fmt: skip
 HEAD = Rule(
     "rounded-head", "note", (GENAI,),
     "lm_head is in float: the builder with -p int4 rounds it to nearest, 4 bits in groups of 32, and does not say so",
@@ -52,6 +87,10 @@ HEAD = Rule(
 def check_checkpoint(folder: Path) -> list[Finding]:
     """What is found in a checkpoint; nothing in one that is not quantised. Raises CheckpointError for one that cannot be read."""
     source = open_source(folder)
+    if isinstance(source, GgufCheckpoint):
+        kinds = {name: str(tensor.tensor_type.name) for name, tensor in source.tensors.items()}
+        rounded = ROUNDED.at(name for name, kind in kinds.items() if kind in _WITH_MINIMUM)
+        return rounded + EXPANDED.at(name for name, kind in kinds.items() if kind not in _BY_GENAI)
     if not isinstance(source, QuantisedCheckpoint):
         return []
     settings = quantization_config(folder, source.config) or {}
@@ -71,9 +110,45 @@ def check_checkpoint(folder: Path) -> list[Finding]:
     found += VERSION_2.at(["quantization_config"] if settings.get("checkpoint_format") == "gptq_v2" else [])
     found += WIDTH.at(module for module, scheme in schemes.items() if scheme.bits != 4 and scheme.bits in BITS)
     found += WIDTH_3.at(module for module, scheme in schemes.items() if scheme.bits == 3)
-    long = (module for module, scheme in schemes.items() if not 0 < scheme.group_size <= _LARGEST_BLOCK)
-    found += GROUPS.at(long)
+    found += GROUPS.at(module for module, scheme in schemes.items() if scheme.group_size not in _BLOCKS)
+    found += CHANNEL.at(
+        module for module, scheme in schemes.items() if scheme.group_size == -1 and source.method == _CT
+    )
+    found += MIXED.at(_mixed(schemes, source.method))
+    found += OVERFLOW.at(
+        module for module in schemes if source.method == "gptq" and _overflows(source, module, settings)
+    )
+    found += APART.at(_apart(schemes))
+    found += AUTOAWQ.at(["quantization_config"] if source.method == "awq" else [])
     return found + HEAD.at([] if source.packed("lm_head") else ["lm_head"])
+
+
+def _mixed(schemes: dict[str, Scheme], method: str) -> list[str]:
+    """The modules whose symmetry is not that of the first, where an importer asks only once."""
+    kinds = list(schemes.items()) if method == "gptq" else []
+    return [module for module, scheme in kinds if scheme.symmetric != kinds[0][1].symmetric]
+
+
+def _apart(schemes: dict[str, Scheme]) -> list[str]:
+    """Attention modules whose query, key and value have grids of their own."""
+    grids: dict[str, set[Scheme | None]] = {}
+    for module, scheme in schemes.items():
+        at, _, last = module.rpartition(".")
+        if last in _QKV:
+            grids.setdefault(at, set()).add(scheme)
+    return [at for at, found in grids.items() if len(found) > 1]
+
+
+def _overflows(source: QuantisedCheckpoint, module: str, settings: dict[str, Any]) -> bool:
+    """Whether a zero point of 16, stored as 15, is there: 1 is added in packed words, and it runs over into its neighbour."""
+    scheme = source.scheme(module)
+    if settings.get("checkpoint_format") == "gptq_v2" or scheme is None or scheme.bits != _NIBBLE:
+        return False
+    for file in source.stored.files:
+        if f"{module}.qzeros" in file.tensors:
+            words = file.read_array(f"{module}.qzeros").astype(np.int64)
+            return bool(any(((words >> (4 * place)) & 15 == 15).any() for place in range(8)))
+    return False
 
 
 def _ordered(source: QuantisedCheckpoint, module: str) -> bool:

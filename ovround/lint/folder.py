@@ -28,7 +28,7 @@ def check_folder(folder: Path, engine: str | None = None) -> list[Finding]:
 
         known = True
         found += check_onnx(path)
-    if not known and (folder / "config.json").is_file():
+    if not known and (folder.suffix == ".gguf" or (folder / "config.json").is_file()):
         from ovround.lint.checkpoint import check_checkpoint
 
         known = True

@@ -16,7 +16,7 @@ ORT = ("onnxruntime",)
 BLOCKS = (16, 32, 64, 128, 256)
 _INLINE_BYTES = 1 << 20
 _EVERY_CALL = "ONNX Runtime decodes the whole weight to float32 on every call: 30 to 250 times as long a token"
-_ZERO_POINTS, _G_IDX = 3, 4  # inputs of MatMulNBits
+_SCALES, _ZERO_POINTS, _G_IDX = 2, 3, 4  # inputs of MatMulNBits
 
 WIDTH = Rule(
     "width", "fails", ORT, "MatMulNBits takes 2, 4 and 8 bits", "3 bits in 4: `ovround convert` writes them so"
@@ -59,6 +59,14 @@ INLINE = Rule(
 OUTSIDE = Rule(
     "outside", "fails", ORT, "external data is named outside the folder", "do not load it: it was tampered with"
 )
+BF16 = Rule(
+    "bfloat16", "fails", ORT, "the CPU provider has MatMulNBits for float32 and float16, not for bfloat16",
+    "scales in float16 or float32",
+)  # fmt: skip
+OV_TABLE = Rule(
+    "gather-block", "note", ("openvino",), "OpenVINO's reader of ONNX does not know GatherBlockQuantized, a quantised embedding",
+    "--embedding-bits 16, or --format openvino",
+)  # fmt: skip
 UNFUSED = Rule(
     "unfused-dequantise", "slow", ORT,
     "DequantizeLinear of [N, K] with a Transpose is not fused on the CPU: " + _EVERY_CALL, "weights [K, N], axis 0; or MatMulNBits",
@@ -72,23 +80,24 @@ def check_onnx(path: Path) -> list[Finding]:
     except (DecodeError, OSError, ValueError) as error:
         raise CheckpointError(f"`{path}` is no ONNX model: {error}") from error
     floats = {one.name for one in model.graph.initializer if one.data_type != onnx.TensorProto.UINT8}
+    bf16 = {one.name for one in model.graph.initializer if one.data_type == onnx.TensorProto.BFLOAT16}
     transposed = {name for node in model.graph.node if node.op_type == "Transpose" for name in node.input}
     ours = (path.parent / MANIFEST).is_file()
     named: dict[Rule, list[str]] = {}
     for node in model.graph.node:
-        for rule in _rules(node, floats, transposed, ours=ours):
+        for rule in _rules(node, floats, bf16, transposed, ours=ours):
             named.setdefault(rule, []).append(node.name or node.op_type)
     found = [finding for rule, places in named.items() for finding in rule.at(places)]
     inline = [one.name for one in model.graph.initializer if len(one.raw_data) >= _INLINE_BYTES]
     return found + INLINE.at(inline) + OUTSIDE.at(_outside(model))
 
 
-def _rules(node: Any, floats: set[str], transposed: set[str], *, ours: bool) -> list[Rule]:
+def _rules(node: Any, floats: set[str], bf16: set[str], transposed: set[str], *, ours: bool) -> list[Rule]:
     values = {one.name: one.i for one in node.attribute if one.type == onnx.AttributeProto.INT}
     if node.op_type == "DequantizeLinear":
         return [UNFUSED] if set(node.output) & transposed and "block_size" in values else []
     if node.op_type == "GatherBlockQuantized":
-        return [WIDTH] if values.get("bits", 4) not in (2, 4, 8) else []
+        return [*([WIDTH] if values.get("bits", 4) not in (2, 4, 8) else []), OV_TABLE]
     if node.op_type != "MatMulNBits":
         return []
     bits, block, level = values.get("bits", 4), values.get("block_size", 0), values.get("accuracy_level", 0)
@@ -102,6 +111,7 @@ def _rules(node: Any, floats: set[str], transposed: set[str], *, ours: bool) -> 
         (G_IDX, inputs[_G_IDX] != ""),
         (FLOAT_ZERO, float_zero and bits != 8),
         (FLOAT_ZERO_8, float_zero and bits == 8),
+        (BF16, inputs[_SCALES] in bf16),
         (PREPACKED, values.get("weight_prepacked", 0) != 0),
         (HEAD, not ours and "lm_head" in node.name and bits <= 4),
     ]

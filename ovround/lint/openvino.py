@@ -6,6 +6,7 @@ The CPU's rules were measured (docs/log.md tells where), those of GPU and NPU we
 from __future__ import annotations
 
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ _FLOATS = {"nf4", "f4e2m1", "f8e4m3", "f8e5m2"}
 _PASSES = {"Convert", "Reshape", "Subtract", "Multiply", "Transpose"}
 _DEQUANTISED = "the plugin expands the weight to float32 when it compiles: the memory of a model that is not quantised"
 _SMALLEST_GROUP, _NPU_GROUP = 4, 128
+_ROUTER = re.compile(r"(mlp\.gate|\.router|block_sparse_moe\.gate)(\.|/|$)")
+_EXPERT_GROUP, _EXPERT_AXES = 32, 4  # [E, N, G, group]
 _MOST_STEPS = 8  # from a constant to the operation that uses it
 
 FOLDED = Rule("folded-width", "slow", (CPU,), _DEQUANTISED, "3 bits in i4 or u4: `ovround convert` writes them so")
@@ -30,6 +33,26 @@ U2_ZERO = Rule(
     "an i8 zero point, as `ovround convert` writes; or runtime option DYNAMIC_QUANTIZATION_GROUP_SIZE 0",
 )  # fmt: skip
 U2_GATHER = Rule("u2-embedding", "slow", (CPU,), "a 2-bit table has no Gather: " + _DEQUANTISED, "4 or 8 bits for it")
+FLOAT4_GATHER = Rule(
+    "float4-embedding",
+    "slow",
+    (CPU,),
+    "a table of 4-bit floats has no Gather: " + _DEQUANTISED,
+    "i4, u4, i8 or u8 for it",
+)
+EXPERT_WIDTH = Rule(
+    "expert-width", "slow", (CPU,), "experts are multiplied compressed in 4 and 8 bits alone: others are decoded, all of them, "
+    "for every inference", "4 bits: `ovround convert` stores 2- and 3-bit experts so",
+)  # fmt: skip
+EXPERT_GROUP = Rule(
+    "expert-groups", "slow", (CPU,), "experts in groups that 32 does not divide are decoded for every inference",
+    "groups of 32 or more",
+)  # fmt: skip
+ROUTER = Rule(
+    "quantised-router", "note", (CPU, GPU),
+    "a router is quantised, as NNCF does where it is not told otherwise: tokens may go to other experts",
+    "leave it in float, as `ovround convert` does; or NNCF's ignored scope",
+)  # fmt: skip
 U2_GPU = Rule("u2-gpu", "slow", (GPU,), "2-bit weights run by a reference kernel", "4 bits for a GPU")
 DECODED = Rule(
     "decoded-weights", "slow", (CPU,), "8-bit float weights are decoded again for every inference", "i8 or u8 weights"
@@ -119,16 +142,21 @@ def _rules(weight: _Weight, data: Path) -> list[Rule]:
     constant, zero = weight.constant, weight.zero_point
     kind, table = constant.element_type, weight.used_by == "Gather"
     zero_type = None if zero is None else zero.element_type
-    group = constant.shape[-1] if len(constant.shape) == 3 else 0
-    rows = constant.shape[0] if constant.shape else 0
+    experts = len(constant.shape) == _EXPERT_AXES
+    group = constant.shape[-1] if len(constant.shape) == 3 or experts else 0
+    rows = constant.shape[1 if experts else 0]
     symmetric = kind in ("i4", "i8") and zero is None
     found = [
         (FOLDED, kind in ("u1", "u3", "u6")),
-        (U2_ZERO, kind == "u2" and not table and zero_type in (None, "u2", "u4", "u8")),
+        (U2_ZERO, kind == "u2" and not table and not experts and zero_type in (None, "u2", "u4", "u8")),
         (U2_GATHER, kind == "u2" and table),
+        (FLOAT4_GATHER, kind in ("nf4", "f4e2m1") and table),
+        (EXPERT_WIDTH, experts and kind not in ("u4", "i4", "u8", "i8")),
+        (EXPERT_GROUP, experts and group % _EXPERT_GROUP != 0),
+        (ROUTER, not table and _ROUTER.search(constant.name) is not None),
         (U2_GPU, kind == "u2"),
         (DECODED, kind in ("f8e4m3", "f8e5m2")),
-        (FLOAT4, kind in ("nf4", "f4e2m1")),
+        (FLOAT4, kind in ("nf4", "f4e2m1") and not table),
         (CODEBOOK, table and weight.port == 1),
         (ZERO_TYPE, kind in ("u4", "u8", "i4", "i8") and zero_type in ("i8", "f16", "f32", "bf16")),
         (FRACTION, zero is not None and zero_type in ("f16", "f32") and _fractional(zero, data)),
@@ -140,7 +168,7 @@ def _rules(weight: _Weight, data: Path) -> list[Rule]:
 
 
 def _inputs(constant: _Layer) -> int:
-    return math.prod(constant.shape[1:])
+    return math.prod(constant.shape[2:] if len(constant.shape) == _EXPERT_AXES else constant.shape[1:])
 
 
 def _layers(root: ElementTree.Element) -> dict[str, _Layer]:

@@ -27,6 +27,7 @@ _FUSED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_
 _LARGEST = {"num_hidden_layers": 10_000, "max_position_embeddings": 1 << 24}
 _LARGEST_SIZE = (1 << 31) - 1
 _MOST_EXPERTS = 4096
+_BUFFERS = ("rotary_emb.inv_freq",)  # that transformers 4 used to save
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class DecoderConfig:
 
     Block i attends as `attention[i % len(attention)]` says. The `*_scale` multiply; `query_key_norm` is RMS over each head
     or over all heads of a query or key at once. Where there are `experts`, blocks other than `dense_layers` have them for
-    an MLP, beside one of `shared_expert_size` that every token takes, weighed by a gate of its own.
+    an MLP, beside one of `shared_expert_size` that every token takes, weighed by a gate of its own; `router_bias` is theirs.
     """
 
     hidden_size: int
@@ -94,6 +95,7 @@ class DecoderConfig:
     logits_scale: float = 1.0
     logits_softcap: float | None = None
     experts: Experts | None = None
+    router_bias: bool = False
     dense_layers: tuple[int, ...] = ()
     shared_expert_size: int = 0
 
@@ -236,6 +238,8 @@ class Decoder:
             for name, heads in (("q_norm", c.num_attention_heads), ("k_norm", c.num_key_value_heads)):
                 size = c.head_dim * (1 if c.query_key_norm == "head" else heads)
                 shapes[f"{at}.self_attn.{name}.weight"] = (size,)
+        if self.attention_spec(part).sinks:
+            shapes[f"{at}.self_attn.sinks"] = (c.num_attention_heads,)
         if self.experts_of(part) is not None:
             shapes |= self._router_tensors(f"{at}.mlp")
         for name, (rows, columns, bias) in self._projections(part).items():
@@ -279,7 +283,7 @@ class Decoder:
     def unused_tensors(self) -> tuple[str, ...]:
         """Endings of the names of tensors that a checkpoint may hold without their being used: buffers, a tied head."""
         tied = (self.layout.source(f"{HEAD}.weight", ()).name,) if self.head_at != HEAD else ()
-        return (*self.layout.ignored, *tied)
+        return (*_BUFFERS, *self.layout.ignored, *tied)
 
     def linears(self, layer: int) -> tuple[str, ...]:
         """The projections of block `layer`, in the order in which they are computed: what quantisation replaces."""
@@ -315,7 +319,9 @@ class Decoder:
         """What decides on experts, and stays in float: the router, and the shared expert's gate."""
         c = self.config
         shared = {f"{at}.shared_expert_gate.weight": (1, c.hidden_size)} if c.shared_expert_size else {}
-        return {f"{at}.gate.weight": (c.experts.count if c.experts else 0, c.hidden_size), **shared}
+        count = c.experts.count if c.experts else 0
+        bias = {f"{at}.gate.bias": (count,)} if c.router_bias else {}
+        return {f"{at}.gate.weight": (count, c.hidden_size), **bias, **shared}
 
     def _projections(self, layer: int) -> dict[str, tuple[int, int, bool]]:
         c = self.config
@@ -332,9 +338,11 @@ class Decoder:
         c, experts = self.config, self.experts_of(layer)
 
         def mlp(at: str, size: int) -> dict[str, tuple[int, int, bool]]:
-            into = (size, c.hidden_size, c.mlp_bias)
+            into, out = (size, c.hidden_size, c.mlp_bias), (c.hidden_size, size, c.mlp_bias)
+            if experts is not None and experts.clamped is not None:
+                return {f"{at}.gate_up_proj": (2 * size, c.hidden_size, c.mlp_bias), f"{at}.down_proj": out}
             gate = {f"{at}.gate_proj": into} if c.gated else {}
-            return {**gate, f"{at}.up_proj": into, f"{at}.down_proj": (c.hidden_size, size, c.mlp_bias)}
+            return {**gate, f"{at}.up_proj": into, f"{at}.down_proj": out}
 
         if experts is None:
             return mlp("mlp", c.intermediate_size)

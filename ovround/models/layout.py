@@ -32,6 +32,7 @@ class Layout:
     `blocks` stands in for `model.layers`; `transposed` linear layers lie as `[K, N]`; norms are stored less `norm_offset`;
     `ignored` ends the names of buffers that old checkpoints hold and nobody reads. `experts` says what the modules of
     each of `experts_count` are called; transformers 5 joins them, `[E, 2I, H]` and `[E, H, I]`, and checkpoints come either way.
+    `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss).
     """
 
     modules: Mapping[str, str | Fused] = field(default_factory=dict)
@@ -41,12 +42,17 @@ class Layout:
     ignored: tuple[str, ...] = ()
     experts: Mapping[str, str] = field(default_factory=dict)
     experts_count: int = 0
+    stacked_experts: bool = False
 
     def source(self, name: str, shape: tuple[int, ...]) -> TensorSource:
         """Where tensor `name` of `shape` lies."""
         module, _, kind = name.rpartition(".")
         inside = _IN_BLOCK.fullmatch(module)
         expert = _EXPERT.fullmatch(inside[2]) if inside else None
+        if inside and expert and self.stacked_experts:
+            stack = f"{self.blocks}.{inside[1]}.mlp.experts.{expert[2]}{'_bias' if kind == 'bias' else ''}"
+            transposed = len(shape) > 1
+            return TensorSource(stack, (self.experts_count, *shape[::-1]), transposed=transposed, index=int(expert[1]))
         if inside and expert and kind == "weight" and len(shape) == 2:
             return self._expert(f"{self.blocks}.{inside[1]}", int(expert[1]), expert[2], shape)
         place = self.modules.get(inside[2] if inside else module, inside[2] if inside else module)

@@ -24,7 +24,8 @@ class Attention:
     """What one attention layer computes besides its projections: causal softmax(q k^T * scale) v, rotated by `rope`.
 
     `window` is how many tokens a query sees, its own included; `softcap` bounds the scores by cap * tanh(score / cap);
-    `alibi` adds a head's slope times the key's distance (Press et al. 2022). None stands for: without.
+    `alibi` adds a head's slope times the key's distance (Press et al. 2022); `sinks`: a score of each head's own, the tensor
+    `{layer's self_attn}.sinks` `[H]`, takes part in the softmax and has no value. None stands for: without.
     """
 
     num_heads: int
@@ -35,6 +36,7 @@ class Attention:
     window: int | None = None
     softcap: float | None = None
     alibi: bool = False
+    sinks: bool = False
 
     def slopes(self) -> tuple[float, ...]:
         """ALiBi's factor of each head: powers of 2^(-8/n), n the largest power of two within H, then those between them."""
@@ -44,7 +46,20 @@ class Attention:
         return (*first, *between)
 
 
+def sinks_name(layer: int) -> str:
+    """The tensor with the scores that stand for no token, where a layer's attention has them."""
+    return f"model.layers.{layer}.self_attn.sinks"
+
+
 ExpertWeights = Literal["probability", "share", "sparsemixer"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClampedGate:
+    """gpt-oss's gate g and up u: g' = min(g, limit), g' * sigmoid(alpha * g') * (1 + min(max(u, -limit), limit))."""
+
+    alpha: float
+    limit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +68,7 @@ class Experts:
 
     `probability`: a softmax over all experts; `share`: one over the chosen ones alone; `sparsemixer` (Liu et al. 2023, at
     inference): one expert after the other, each weighed by a softmax over those that are left and whose logit z is within
-    `tolerance` of the highest m, (m - z) / max(|z|, m).
+    `tolerance` of the highest m, (m - z) / max(|z|, m). With `clamped`, gate and up are one projection, row by row in turn.
     """
 
     count: int
@@ -62,6 +77,7 @@ class Experts:
     weights: ExpertWeights = "probability"
     activation: Activation = "silu"
     tolerance: float = 0.0
+    clamped: ClampedGate | None = None
 
 
 class Ops(Protocol[T]):
@@ -97,7 +113,8 @@ class Ops(Protocol[T]):
     def experts(self, x: T, at: str, spec: Experts) -> T:
         """`[B, T, K]` -> the same: the weighed sum of what each token's experts make of it.
 
-        The router is `{at}.gate.weight` `[E, K]`; expert e is `{at}.experts.{e}.gate_proj`, `.up_proj`, `.down_proj`.
+        The router is `{at}.gate.weight` `[E, K]`, with or without a bias; expert e is `{at}.experts.{e}.gate_proj`,
+        `.up_proj`, `.down_proj`, or with `clamped` `.gate_up_proj`, `.down_proj`.
         """
         ...
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from ovround.models.ops import Activation, Attention, Experts
+from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
 
 _SHORT = 512  # tokens: beyond, the scores of all heads would fill the memory
@@ -69,11 +69,14 @@ class TorchOps:
             value = torch.cat([self._cache[layer][1], value], dim=2)
         if self.keep_cache:
             self._cache[layer] = (key, value)
-        simple = not past and not spec.alibi and spec.softcap is None and (spec.window or tokens) >= tokens
+        plain = spec.softcap is None and not spec.sinks
+        simple = not past and not spec.alibi and plain and (spec.window or tokens) >= tokens
         if simple and q.dtype == torch.bfloat16 and q.device.type == "cpu" and tokens <= _SHORT:
             return _short_attention(query, key, value, spec.scale)
         mask = None if simple else _mask(spec, past, tokens, q)
-        if spec.softcap is not None:
+        if spec.sinks:
+            out = _attention_with_sinks(query, key, value, mask, spec.scale, self.weights[sinks_name(layer)])
+        elif spec.softcap is not None:
             out = _capped_attention(query, key, value, mask, spec.scale, spec.softcap)
         else:
             out = F.scaled_dot_product_attention(
@@ -89,14 +92,22 @@ class TorchOps:
         for expert in range(spec.count):  # one that nobody chose computes on no rows: its gradient is 0, not missing
             rows, place = (chosen == expert).nonzero(as_tuple=True)
             mine, inside = tokens[rows], f"{at}.experts.{expert}"
-            gate = self.activation(self.linear(mine, f"{inside}.gate_proj"), spec.activation)
-            down = self.linear(gate * self.linear(mine, f"{inside}.up_proj"), f"{inside}.down_proj")
+            down = self.linear(self._gated(mine, inside, spec), f"{inside}.down_proj")
             out = out.index_add(0, rows, down * weights[rows, place, None])
         return out.view_as(x)
 
+    def _gated(self, x: torch.Tensor, at: str, spec: Experts) -> torch.Tensor:
+        """What an expert's down projection gets, `[rows, intermediate_size]`."""
+        if spec.clamped is None:
+            gate = self.activation(self.linear(x, f"{at}.gate_proj"), spec.activation)
+            return gate * self.linear(x, f"{at}.up_proj")
+        both, limit = self.linear(x, f"{at}.gate_up_proj"), spec.clamped.limit
+        gate, up = both[..., ::2].clamp(max=limit), both[..., 1::2].clamp(-limit, limit)
+        return gate * (spec.clamped.alpha * gate).sigmoid() * (up + 1)
+
     def routed(self, x: torch.Tensor, at: str, spec: Experts) -> tuple[torch.Tensor, torch.Tensor]:
         """Each token's weights, in the type of `x`, and numbers of its experts, `[B, T, top_k]`."""
-        logits = F.linear(x, self.weights[f"{at}.gate.weight"]).float()
+        logits = F.linear(x, self.weights[f"{at}.gate.weight"], self.weights.get(f"{at}.gate.bias")).float()
         if spec.weights == "sparsemixer":
             weights, chosen = _sparsemixer(logits, spec)
         else:
@@ -176,6 +187,23 @@ def _capped_attention(
     key, value = (one.repeat_interleave(repeats, dim=1) for one in (key, value))
     scores = (query @ key.transpose(-1, -2) * (scale / cap)).tanh() * cap
     return (scores if mask is None else scores + mask).softmax(-1) @ value
+
+
+def _attention_with_sinks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    sinks: torch.Tensor,
+) -> torch.Tensor:
+    """Attention with one more score a head, `sinks` `[H]`, and no value for it; shapes as in `_capped_attention`."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (one.repeat_interleave(repeats, dim=1) for one in (key, value))
+    scores = query @ key.transpose(-1, -2) * scale
+    scores = scores if mask is None else scores + mask
+    sink = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+    return torch.cat([scores, sink], -1).softmax(-1)[..., :-1] @ value
 
 
 def _short_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:

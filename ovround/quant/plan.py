@@ -48,6 +48,7 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
         )
     if decoder.head_at != HEAD and plan[HEAD] == plan[decoder.embedding_at]:
         del plan[HEAD]  # tied, and the same grid: one tensor serves both
+    check_experts(decoder, plan)
     check_groups(decoder, plan)
     return plan
 
@@ -73,18 +74,7 @@ def weight_shapes(decoder: Decoder) -> dict[str, tuple[int, ...]]:
 
 
 def check_groups(decoder: Decoder, plan: Plan) -> None:
-    """Raise UsageError when a group size does not divide the inputs of the weight that it is meant for.
-
-    Likewise when experts of a layer that lie in one tensor have grids of their own.
-    """
-    for layer in range(decoder.config.num_hidden_layers):
-        for stack in decoder.expert_stacks(layer):
-            other = next((name for name in stack if plan[name] != plan[stack[0]]), None)
-            if other is not None:
-                raise UsageError(
-                    f"`{stack[0]}` and `{other}` have different bits or groups; engines hold a layer's experts in one tensor",
-                    hint=f"a rule for all of them: --layer '{EXPERTS}.*{other.rpartition('.')[2]}=...'",
-                )
+    """Raise UsageError when a group size does not divide the inputs of the weight that it is meant for."""
     shapes = weight_shapes(decoder)
     for name, scheme in plan.items():
         if scheme is None or scheme.group_size == -1:
@@ -98,6 +88,18 @@ def check_groups(decoder: Decoder, plan: Plan) -> None:
                 f"group size {scheme.group_size} does not divide the {inputs} inputs of `{name}`",
                 hint=f"{hint}--layer '{short}=group_size:-1' gives each of its rows one scale",
             )
+
+
+def check_experts(decoder: Decoder, plan: Plan) -> None:
+    """Raise UsageError when experts of a layer, which engines hold in one tensor, have grids of their own."""
+    for layer in range(decoder.config.num_hidden_layers):
+        for stack in decoder.expert_stacks(layer):
+            other = next((name for name in stack if plan[name] != plan[stack[0]]), None)
+            if other is not None:
+                raise UsageError(
+                    f"`{stack[0]}` and `{other}` have different bits or groups; engines hold a layer's experts in one tensor",
+                    hint=f"a rule for all of them: --layer '{EXPERTS}.*{other.rpartition('.')[2]}=...'",
+                )
 
 
 def end_to_end_steps(decoder: Decoder, plan: Plan, options: ConvertOptions) -> int:

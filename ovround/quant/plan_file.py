@@ -15,7 +15,7 @@ from ovround.config import FLOAT_BITS, Scheme
 from ovround.errors import UsageError
 from ovround.models.decoder import HEAD, Decoder
 from ovround.qtensor import BITS, GROUP_SIZES
-from ovround.quant.plan import Plan, check_groups
+from ovround.quant.plan import Plan, check_experts, check_groups
 
 PLAN_FILE = "ovround-plan.json"
 FORMAT_VERSION = 1
@@ -64,6 +64,7 @@ def read_plan(path: Path, decoder: Decoder) -> Plan:
         what = f"names `{unknown[0]}`, which the model does not have" if unknown else f"does not name `{missing[0]}`"
         raise UsageError(f"plan `{path}` {what}", hint="it belongs to another model")
     plan = {name: _scheme(path, name, modules[name]) for name in expected if name in modules}
+    check_experts(decoder, plan)
     check_groups(decoder, plan)
     return plan
 

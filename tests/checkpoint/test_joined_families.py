@@ -10,8 +10,8 @@ import pytest
 import torch
 from random_model import CONFIGS, logits_of, relative_rms, write_random_model
 
-from ovround.artifact import TARGETS
-from ovround.checkpoint import open_checkpoint
+from ovround.artifact import CHECKPOINT_FORMATS, TARGETS
+from ovround.checkpoint import open_checkpoint, open_source
 from ovround.config import ConvertOptions, Scheme
 from ovround.conversion import convert
 from ovround.errors import CheckpointError, UsageError
@@ -88,6 +88,26 @@ def test_what_lies_transposed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"c_attn\.weight` is quantised, and lies transposed"):
         convert(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("config", ["mixtral-0", "phi-0", "starcoder2-0"])
+@pytest.mark.parametrize("name", CHECKPOINT_FORMATS)
+def test_other_names_are_written_as_the_family_has_them(tmp_path: Path, config: str, name: str) -> None:
+    """Written and read again, the integers are those of a direct conversion; the names are those of the source."""
+    write_random_model(tmp_path / "float", CONFIGS[config])
+    options = ConvertOptions(formats=(name, "onnx"), group_size=32, recipe="rtn", lm_head_bits=16, embedding_bits=16)
+    made = convert(tmp_path / "float", tmp_path / "out", options)
+    back = convert(made.folders[0], tmp_path / "back", ConvertOptions(formats=("onnx",)))
+    digests = [
+        {one.name: one.sha256 for one in manifest.weights if ".weight" in one.name}
+        for manifest in (made.manifests[1], back.manifests[0])
+    ]
+    assert len(digests[0]) > 14
+    same = {one for one, digest in digests[0].items() if digests[1][one] == digest}
+    # AWQ stores the zero points that a symmetric grid implies: the same values on a grid that is not symmetric
+    assert same == set(digests[0]) or name == "awq"
+    stored = {one.rpartition(".")[0] for one in open_source(made.folders[0]).stored.tensors()}  # type: ignore[union-attr]
+    assert stored == {one.rpartition(".")[0] for one in open_checkpoint(tmp_path / "float").tensors()}
 
 
 def test_a_joined_family_is_no_checkpoint_output_yet(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ import openvino as ov
 import pytest
 from command_server import CommandServer
 from openvino import opset13 as opset
+from quantised_folder import MODULE, quantised_folder, rewrite
 
+from ovround.config import ConvertOptions
+from ovround.conversion import convert
 from ovround.errors import CheckpointError
 from ovround.lint import check_folder
 
@@ -83,14 +86,43 @@ def test_other_openvino_traps(tmp_path: Path) -> None:
     assert rules(tmp_path, "openvino-npu") == set()
 
 
-def write_onnx(path: Path, *, zero: str = "", g_idx: str = "", inline: bool = False, **attributes: int) -> None:
+def test_experts_and_tables(tmp_path: Path) -> None:
+    """`[E, N, G, group]` weights; a router by its name; tables of 4-bit floats."""
+
+    def found(kind: str, group: int, name: str = "w") -> set[str]:
+        codes = ov.Tensor(getattr(ov.Type, kind), ov.Shape([3, 8, 2, group] if name == "w" else [8, 2, group]))
+        weight = opset.constant(codes)
+        weight.set_friendly_name(name)
+        shape = [3, 8, 2 * group] if name == "w" else [8, 2 * group]
+        scale = np.ones([*codes.shape[:-1], 1], np.float16)
+        value = opset.reshape(opset.multiply(opset.convert(weight, "f16"), scale), np.array(shape), False)
+        x = opset.parameter([3, -1, 2 * group] if name == "w" else [-1, 2 * group], np.float32)
+        result = opset.result(opset.matmul(x, opset.convert(value, "f32"), False, True))
+        ov.serialize(ov.Model([result], [x], "trap"), tmp_path / "openvino_model.xml")
+        return rules(tmp_path, "openvino")
+
+    assert found("i4", 32) == set()
+    assert found("u2", 32) == {"expert-width"}
+    assert found("i4", 16) == {"expert-groups"}
+    assert found("i4", 32, "__module.model.layers.0.mlp.gate/ov_ext::linear/MatMul") == {"quantised-router"}
+    assert found("i4", 32, "__module.model.layers.0.mlp.gate_proj/ov_ext::linear/MatMul") == set()
+    write_ir(tmp_path, "nf4", None, table=True)
+    assert rules(tmp_path, "openvino") == {"float4-embedding"}
+
+
+def write_onnx(
+    path: Path, *, zero: str = "", g_idx: str = "", inline: bool = False, bf16: bool = False, **attributes: int
+) -> None:
     values = {"N": 8, "K": 64, "bits": 4, "block_size": 32, "accuracy_level": 4, **attributes}
     node = onnx.helper.make_node(
         "MatMulNBits", ["x", "w", "s", zero, g_idx], ["y"], "lm_head", domain="com.microsoft", **values
     )
     zeros = np.zeros((8, 2), np.float32)
     weights = {"w": np.zeros(1 << 21 if inline else 16, np.uint8), "zf": zeros}
+    if bf16:
+        node.input[2] = "b"
     initializers = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    initializers.append(onnx.helper.make_tensor("b", onnx.TensorProto.BFLOAT16, [8, 2], [1.0] * 16))
     ends = [onnx.helper.make_tensor_value_info(name, 1, ["n", "k"]) for name in "xy"]
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:1], ends[1:], initializers)), path)
 
@@ -108,6 +140,7 @@ def write_onnx(path: Path, *, zero: str = "", g_idx: str = "", inline: bool = Fa
         ({"zero": "zf", "bits": 8}, {"float-zero-point-8"}),
         ({"weight_prepacked": 1}, {"prepacked"}),
         ({"inline": True}, {"inline-weights"}),
+        ({"bf16": True}, {"bfloat16"}),
     ],
 )
 def test_onnx_nodes(tmp_path: Path, changes: dict[str, object], found: set[str]) -> None:
@@ -148,3 +181,58 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\xff" * 20)
     with pytest.raises(CheckpointError, match="is no ONNX model"):
         check_folder(tmp_path)
+
+
+def test_a_quantised_table_in_onnx_is_noted_for_openvino(tiny_folders: dict[str, Path]) -> None:
+    assert rules(tiny_folders["onnx"], "openvino") == {"gather-block"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine", "rule"),
+    [
+        ({"checkpoint_format": "gptq_v2"}, "onnxruntime-genai", "gptq-v2"),
+        ({"dynamic": {"+:.*up_proj": {"sym": True}}}, "optimum-intel", "mixed-symmetry"),
+        ({"dynamic": {"+:.*q_proj": {"bits": 8}}}, "optimum-intel", "width"),
+        ({"dynamic": {"+:.*q_proj": {"bits": 3}}}, "onnxruntime-genai", "width"),
+        ({"dynamic": {"+:.*q_proj": {"group_size": 64}}}, "onnxruntime-genai", "separate-qkv"),
+        ({"group_size": 96}, "onnxruntime-genai", "group-size"),
+        ({"group_size": -1}, "onnxruntime-genai", "group-size"),
+        ({"quant_method": "auto-round"}, "onnxruntime-genai", "method"),
+        ({"quant_method": "auto-round"}, "optimum-intel", "method"),
+        ({"quant_method": "awq"}, "optimum-intel", "needs-autoawq"),
+    ],
+)
+def test_what_importers_make_of_a_checkpoint(
+    tmp_path: Path, changes: dict[str, object], engine: str, rule: str
+) -> None:
+    clean = {"onnxruntime-genai": {"rounded-head"}, "optimum-intel": set()}
+    assert rules(quantised_folder(tmp_path / "a", {}), engine) == clean[engine]
+    assert rule in rules(quantised_folder(tmp_path / "b", changes), engine)
+
+
+def test_contents_of_a_checkpoint(tmp_path: Path) -> None:
+    """Activation order, a zero point of 16, and compressed-tensors by whole rows."""
+    order = np.random.default_rng(3).permutation(64).astype(np.int32)
+    ordered = quantised_folder(tmp_path / "order", {}, order)
+    assert all("g-idx" in rules(ordered, engine) for engine in ("optimum-intel", "onnxruntime-genai"))
+    folder = quantised_folder(tmp_path / "zero", {})
+    rewrite(folder, f"{MODULE}.qzeros", lambda data: data | 15)
+    assert rules(folder, "optimum-intel") == {"zero-point-16"}
+    options = ConvertOptions(formats=("compressed-tensors",), group_size=-1, recipe="rtn")
+    (rows,) = convert(tmp_path / "zero" / "source", tmp_path / "ct", options).folders
+    assert rules(rows, "optimum-intel") == {"channel"}
+
+
+def test_gguf_files(tmp_path: Path) -> None:
+    package = pytest.importorskip("gguf")
+    (tmp_path / "config.json").write_text("{}")
+    writer = package.GGUFWriter(tmp_path / "model.gguf", "llama")
+    for name, kind in (("a", "Q4_0"), ("b", "Q4_1"), ("c", "Q5_0")):
+        data = package.quants.quantize(np.ones((4, 32), np.float32), package.GGMLQuantizationType[kind])
+        writer.add_tensor(name, data, raw_dtype=package.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = {one.rule: one.where for one in check_folder(tmp_path / "model.gguf", "openvino")}
+    assert found == {"gguf-minimum": "b", "gguf-expanded": "c"}

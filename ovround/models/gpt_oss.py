@@ -1,0 +1,63 @@
+"""gpt-oss: experts with biases and a clamped gate, a sink in every head's attention, windows in every other layer, YaRN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ovround.models.config_reader import ConfigReader
+from ovround.models.decoder import Decoder
+from ovround.models.layout import Layout
+from ovround.models.ops import ClampedGate
+from ovround.models.standard import (
+    FULL,
+    SLIDING,
+    decoder,
+    read_config,
+    read_experts,
+    read_window,
+    rotated,
+    windows_by_layer,
+)
+
+_SIZES = {"head_dim": 64, "num_key_value_heads": 8}  # what a config.json need not state
+_ROPE = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+def from_config(config: Mapping[str, Any]) -> Decoder:
+    """The decoder that a gpt-oss config.json describes; raises ArchitectureError for a variant that is not built."""
+    stretched = config.get("rope_parameters") or config.get("rope_scaling")
+    stated = {**_SIZES, **config, **({} if stretched else {"rope_scaling": _ROPE})}
+    read = ConfigReader(stated, {"num_experts": "num_local_experts"})
+    read.refuse("hidden_act", "silu")
+    bias = read.flag("attention_bias", default=True)
+    found = read_config(read, positions=131072, eps=1e-5)
+    found = rotated(read, found, theta=150000.0)
+    found = replace(found, query_key_value_bias=bias, output_bias=bias, mlp_bias=True, router_bias=True)
+    layers = found.num_hidden_layers
+    kinds = tuple(FULL if layer % 2 else SLIDING for layer in range(layers))
+    windows = windows_by_layer(read, layers, read_window(read, 128), kinds)
+    attention = replace(found.attention[0], sinks=True)
+    found = replace(found, attention=tuple(replace(attention, window=one) for one in windows))
+    found, count = read_experts(read, found, weights="share", count=128, top_k=4)
+    gate = ClampedGate(read.positive("swiglu_alpha", 1.702), read.positive("swiglu_limit", 7.0))
+    experts = found.experts and replace(found.experts, clamped=gate)
+    layout = Layout({"mlp.gate": "mlp.router"}, experts_count=count, stacked_experts=True)
+    return decoder(replace(found, experts=experts), layout)
+
+
+def smallest_configs() -> list[dict[str, Any]]:
+    """The smallest config.json files that exercise every variant, for parity tests on random weights."""
+    base = {
+        "model_type": "gpt_oss", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 160,
+        "max_position_embeddings": 256, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 12,
+        "swiglu_limit": 1.5,
+    }  # fmt: skip
+    yarn = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32, "truncate": False}
+    other = {"rope_scaling": yarn, "rope_theta": 10000.0, "attention_bias": False, "num_experts_per_tok": 1}
+    return [base, {**base, **other, "swiglu_alpha": 1.0, "layer_types": ["full_attention", "sliding_attention"]}]
