@@ -7,6 +7,9 @@
 #include "generation.hpp"
 #include "manifest.hpp"
 #include "model_info.hpp"
+#if defined(OVROUND_ONNX)
+#include "onnx_engine.hpp"
+#endif
 #include "openvino_engine.hpp"
 #include "tokenizer.hpp"
 
@@ -38,6 +41,11 @@ std::unique_ptr<Engine> open_engine(ov::Core& core, const std::filesystem::path&
         throw Error(ErrorCode::usage, "threads is " + std::to_string(options.threads) +
                                           "; a whole number of 1 or more is needed, or 0 for the engine's choice");
     }
+#if defined(OVROUND_ONNX)
+    if (!std::filesystem::is_regular_file(folder / "openvino_model.xml")) {
+        return std::make_unique<OnnxEngine>(folder, options);
+    }
+#endif
     return std::make_unique<OpenVinoEngine>(core, folder, options);
 }
 

@@ -134,6 +134,9 @@ std::string reason(const std::exception& error) {
             last = line.substr(begin, line.find_last_not_of(" \t\r") - begin + 1);
         }
     }
+    if (last.find("std::bad_alloc") != std::string::npos) {
+        throw std::bad_alloc();
+    }
     return last;
 }
 
@@ -178,22 +181,30 @@ const float* OpenVinoEngine::prefill(const std::vector<const std::vector<int64_t
         ids = std::copy(prompt->begin(), prompt->end(), ids);
     }
     infer(longest);
-    logits_ = request_.get_tensor("logits");
     return logits_.data<float>();
 }
 
 // A new request, not reset_state: OpenVINO 2026.4 keeps something of an 8-bit cache across that. Its tensors are made
 // here, once and as large as they will be; later steps state a smaller shape of them.
 void OpenVinoEngine::begin(std::size_t rows, std::size_t columns, std::size_t room) {
-    request_ = compiled_.create_infer_request();
+    logits_ = {};
     length_ = 0;
     paddings_.clear();
     rows_.resize(rows);
     std::iota(rows_.begin(), rows_.end(), 0);
+    try {
+        make_inputs(rows, columns, room);
+    } catch (const ov::Exception& error) {
+        throw Error(ErrorCode::engine, device_ + " failed: " + reason(error));
+    }
+}
+
+void OpenVinoEngine::make_inputs(std::size_t rows, std::size_t columns, std::size_t room) {
     const auto give = [this](Input& input, const char* name, ov::element::Type type, const ov::Shape& largest) {
         input = {ov::Tensor(type, largest), largest};
         request_.set_tensor(name, input.tensor);
     };
+    request_ = compiled_.create_infer_request();
     give(ids_, "input_ids", ov::element::i64, {rows, columns});
     give(mask_, "attention_mask", ov::element::i64, {rows, room});
     if (has_positions_) {
@@ -254,6 +265,9 @@ void OpenVinoEngine::infer(std::size_t columns) {
     std::copy(rows_.begin(), rows_.end(), beams_.tensor.data<int32_t>());
     try {
         request_.infer();
+        if (!logits_) {
+            logits_ = request_.get_tensor("logits");
+        }
     } catch (const ov::Exception& error) {
         throw Error(ErrorCode::engine, device_ + " failed: " + reason(error));
     }

@@ -29,6 +29,7 @@ private:
     };
 
     void begin(std::size_t rows, std::size_t columns, std::size_t room);
+    void make_inputs(std::size_t rows, std::size_t columns, std::size_t room);
     void infer(std::size_t columns);
     void write_mask();
     void write_positions(std::size_t columns);
@@ -48,7 +49,8 @@ private:
     std::size_t length_ = 0;         // columns of the cache
 };
 
-// The last line of an OpenVINO message; those before it say where in its sources it was.
+// The last line of an OpenVINO message; those before it say where in its sources it was. Throws std::bad_alloc where
+// that is what the message is about.
 std::string reason(const std::exception& error);
 
 }  // namespace ovround

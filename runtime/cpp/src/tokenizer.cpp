@@ -171,16 +171,16 @@ std::vector<int64_t> Tokenizer::encode(std::string_view text, bool add_special_t
         throw Error(ErrorCode::usage, "the text is not UTF-8");
     }
     auto& request = add_special_tokens ? with_special_ : without_special_;
-    ov::Tensor input(ov::element::string, ov::Shape{1});
-    input.data<std::string>()[0] = text;
-    request.set_input_tensor(input);
     try {
+        ov::Tensor input(ov::element::string, ov::Shape{1});
+        input.data<std::string>()[0] = text;
+        request.set_input_tensor(input);
         request.infer();
+        const auto ids = request.get_tensor("input_ids");
+        return {ids.data<int64_t>(), ids.data<int64_t>() + ids.get_size()};
     } catch (const ov::Exception& error) {
         throw Error(ErrorCode::engine, "the tokenizer failed: " + reason(error));
     }
-    const auto ids = request.get_tensor("input_ids");
-    return {ids.data<int64_t>(), ids.data<int64_t>() + ids.get_size()};
 }
 
 const std::string& Tokenizer::decode(const int64_t* ids, std::size_t count) {
@@ -188,18 +188,18 @@ const std::string& Tokenizer::decode(const int64_t* ids, std::size_t count) {
     if (count == 0) {
         return empty;
     }
-    decoder_shape_[1] = count;
-    decoder_ids_.set_shape(decoder_shape_);
-    std::copy_n(ids, count, decoder_ids_.data<int64_t>());
     try {
+        decoder_shape_[1] = count;
+        decoder_ids_.set_shape(decoder_shape_);
+        std::copy_n(ids, count, decoder_ids_.data<int64_t>());
         decoder_.infer();
+        if (!decoder_text_) {
+            decoder_text_ = decoder_.get_output_tensor();
+        }
+        return decoder_text_.data<std::string>()[0];
     } catch (const ov::Exception& error) {
         throw Error(ErrorCode::engine, "the detokenizer failed: " + reason(error));
     }
-    if (!decoder_text_) {
-        decoder_text_ = decoder_.get_output_tensor();
-    }
-    return decoder_text_.data<std::string>()[0];
 }
 
 std::optional<int64_t> Tokenizer::special_id(const std::string& token) const {

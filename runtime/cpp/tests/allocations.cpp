@@ -1,23 +1,28 @@
-// ovround-allocations FOLDER: between two tokens nothing is allocated by us.
+// ovround-allocations FOLDER: between two tokens nothing is allocated by us, and memory that ends anywhere is an error.
 //
 // Every `new` of the program is counted but those within the calls below, which are OpenVINO's; the linker's
 // --wrap leads the calls of our objects here first. `set_shape` takes its shape by value, so OpenVINO copies two
 // numbers.
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <openvino/openvino.hpp>
 
 #include "check.hpp"
+#include "ovround/ovround.h"
 
 namespace {
 
 thread_local bool counting = false;
 thread_local std::size_t count = 0;
+thread_local std::size_t last = SIZE_MAX;  // there is no memory for more allocations than that
 
 void* counted(std::size_t size) {
     count += counting ? 1 : 0;
-    void* memory = std::malloc(size == 0 ? 1 : size);
+    void* memory = count > last ? nullptr : std::malloc(size == 0 ? 1 : size);
     if (memory == nullptr) {
+        counting = false;  // what handles it has memory again
+        count = 0;
         throw std::bad_alloc();
     }
     return memory;
@@ -72,6 +77,35 @@ std::size_t allocations(ovround::LLM& llm, const ovround::SamplingOptions& optio
     return count;
 }
 
+// Memory ends at each allocation of a request in turn, by the C API: a status, and the model answers as before.
+std::size_t exhaustions(const char* folder) {
+    ovround_llm* llm = nullptr;
+    CHECK(ovround_open(folder, nullptr, &llm) == OVROUND_OK);
+    ovround_sampling_options options;
+    ovround_sampling_defaults(&options);
+    options.max_new_tokens = 4;
+    std::size_t ends = 0;
+    ovround_status status = OVROUND_OUT_OF_MEMORY;
+    for (; status != OVROUND_OK; ++ends) {
+        ovround_completion* completion = nullptr;
+        count = 0;
+        last = ends;
+        counting = true;
+        status = ovround_generate(llm, "Return the number of", &options, nullptr, nullptr, &completion);
+        counting = false;
+        last = SIZE_MAX;
+        if (status != OVROUND_OK && status != OVROUND_OUT_OF_MEMORY &&
+            status != OVROUND_ENGINE) {  // oneDNN words it its way
+            std::fprintf(stderr, "without allocation %zu: %s\n", ends, ovround_last_error());
+            CHECK(false);
+        }
+        CHECK((status == OVROUND_OK) == (completion != nullptr));
+        ovround_completion_free(completion);
+    }
+    ovround_close(llm);
+    return ends;
+}
+
 }  // namespace
 
 int main(int arguments, char** values) {
@@ -100,5 +134,9 @@ int main(int arguments, char** values) {
     counting = true;  // that the count is no constant
     delete new std::string(100, 'a');
     CHECK(count > 0);
+    counting = false;
+    const std::size_t ends = exhaustions(values[1]);
+    std::printf("memory ended in %zu places\n", ends - 1);
+    CHECK(ends > 20);
     std::puts("allocations: passed");
 }
