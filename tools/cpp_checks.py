@@ -1,6 +1,6 @@
-"""clang-format, clang-tidy and a longer run of the fuzzer over the C++ runtime; what is not installed is named and left out.
+"""clang-format and a longer run of the fuzzer over the C++ runtime, clang-tidy when asked; what is not installed is left out.
 
-python tools/cpp_checks.py [--fuzz SECONDS]      after build/cpp and build/cpp-sanitizers were built, as the tests do
+python tools/cpp_checks.py [--tidy] [--fuzz SECONDS]      after build/cpp and build/cpp-sanitizers were built, as the tests do
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ def fuzz(seconds: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fuzz", type=int, default=60, metavar="SECONDS")
-    seconds = parser.parse_args().fuzz
+    parser.add_argument("--tidy", action="store_true", help="clang-tidy too: about 10 s of one core a file")
+    given = parser.parse_args()
     passed = True
     for name, needed, check in (
         ("clang-format", "clang-format", formatted),
-        ("clang-tidy", "clang-tidy", tidy),
-        ("the fuzzer", "clang++", lambda: fuzz(seconds)),
+        *([("clang-tidy", "clang-tidy", tidy)] if given.tidy else []),
+        ("the fuzzer", "clang++", lambda: fuzz(given.fuzz)),
     ):
         if shutil.which(needed) is None:
             print(f"{name}: left out, {needed} is not installed")
