@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cpp_build import ROOT, SOURCE, built, need_compiler, run
 
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
@@ -21,8 +19,6 @@ from ovround.runtime import LLM
 from ovround.runtime.benchmark import BenchResult
 from ovround.runtime.chat_template import ChatTemplate
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCE = ROOT / "runtime" / "cpp"
 MODELS = ["demo", "tales-7m", "stories3M", "TinyStories-656K", "stories260K"]
 PROMPTS = [
     "Once upon a time, there was a little girl. Once upon a time, there was a",
@@ -41,28 +37,10 @@ OPTIONS: list[dict[str, Any]] = [
 pytestmark = pytest.mark.timeout(900)  # the first test builds
 
 
-def run(*arguments: object, **keywords: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(part) for part in arguments], capture_output=True, text=True, check=False, **keywords)
-
-
-def built(source: Path, folder: Path, *options: str) -> Path:
-    """`source` configured and built in `folder`; what was built before is kept."""
-    for done in (
-        run("cmake", "-S", source, "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}", *options),
-        run("cmake", "--build", folder, "--parallel", len(os.sched_getaffinity(0))),
-    ):
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
 @pytest.fixture(scope="session")
 def programs() -> Path:
     """The folder that the C++ runtime is built in."""
-    missing = [program for program in ("cmake", "c++") if shutil.which(program) is None]
-    if missing:
-        pytest.skip(f"no {missing[0]} to build the C++ runtime with")
-    if run("c++", "-x", "c++", "-fsyntax-only", "-include", "nlohmann/json.hpp", os.devnull).returncode:
-        pytest.skip("no nlohmann/json.hpp to build the C++ runtime with")
+    need_compiler()
     return built(SOURCE, ROOT / "build" / "cpp")
 
 
@@ -240,6 +218,45 @@ def test_errors_threads_cancellation_and_c(programs: Path, demo: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_step_allocates_nothing_and_memory_that_ends_is_an_error(programs: Path, demo: Path) -> None:
+    program = programs / "tests" / "ovround-allocations"
+    if not program.exists():
+        pytest.skip("the linker's --wrap is needed")
+    done = run(program, demo)
+    assert done.returncode == 0, done.stderr
+
+
+def has_onnx(programs: Path) -> bool:
+    cache = (programs / "CMakeCache.txt").read_text()
+    return "OVROUND_ORT_INCLUDE:PATH=OVROUND_ORT_INCLUDE-NOTFOUND" not in cache
+
+
+@pytest.fixture(scope="module")
+def onnx_demo(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX folder, with the tokenizer's graphs beside it."""
+    options = ConvertOptions(formats=("onnx",), group_size=64, recipe="rtn")
+    folder = convert("demo", tmp_path_factory.mktemp("onnx") / "out", options).folders[0]
+    for path in demo.glob("openvino_*tokenizer.*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def test_onnx_folders_give_the_tokens_of_python(programs: Path, onnx_demo: Path) -> None:
+    if not has_onnx(programs):
+        refused = run(programs / "ovround-run", onnx_demo, "a")
+        assert (refused.returncode, "build with ORT_ROOT" in refused.stderr) == (1, True)
+        pytest.skip("no onnxruntime_c_api.h to build the ONNX engine with")
+    prompts = [*PROMPTS, "Return the number of " * 60]  # longer than one piece of prefill
+    requests = [{"prompt": prompt, "options": options} for options in OPTIONS for prompt in prompts]
+    answers = replay(programs, onnx_demo, [*requests, {"prompts": PROMPTS, "options": OPTIONS[1]}])
+    with LLM(onnx_demo, exact=True, threads=1) as llm:
+        for request in requests:
+            expected = llm.generate(request["prompt"], **keywords(request["options"]))
+            assert next(answers)["token_ids"] == list(expected.token_ids), request
+        expected_batch = llm.generate(PROMPTS, **keywords(OPTIONS[1]))
+        assert [one["token_ids"] for one in next(answers)] == [list(one.token_ids) for one in expected_batch]
+
+
 def test_program(programs: Path, demo: Path) -> None:
     program = programs / "ovround-run"
     done = run(program, demo, "Return the", "--max-new-tokens", 8, "--exact", "--json")
@@ -264,15 +281,3 @@ def test_program(programs: Path, demo: Path) -> None:
         failed = run(program, *arguments)
         assert (failed.returncode, failed.stdout) == (status, "")
         assert words in failed.stderr
-
-
-def test_package_is_found_by_another_project(programs: Path, demo: Path, tmp_path: Path) -> None:
-    done = run("cmake", "--install", programs, "--prefix", tmp_path / "installed")
-    assert done.returncode == 0, done.stderr
-    examples = built(ROOT / "examples" / "cpp", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'installed'}")
-    for name in ("minimal", "minimal_c"):
-        told = run(examples / name, demo, "Return the")
-        assert told.returncode == 0, told.stderr
-        assert told.stdout.strip()
-    moved = (tmp_path / "installed").rename(tmp_path / "moved")
-    assert run(moved / "bin" / "ovround-run", demo, "Return the", "--max-new-tokens", 2).returncode == 0

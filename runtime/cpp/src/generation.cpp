@@ -8,6 +8,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr std::size_t kTextBytes = 16;  // of a token, made room for; a longer text grows as strings do
+
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 }  // namespace
@@ -18,6 +20,7 @@ Request::Request(std::vector<int64_t> prompt, const SamplingOptions& options, st
       sampler(options, vocab_size), stream(tokenizer, options.stop) {
     sampler.see_prompt(prompt_ids);
     token_ids.reserve(limit);
+    text.reserve(limit * kTextBytes);
 }
 
 void Request::advance(const float* logits, bool cancelled) {
@@ -31,9 +34,9 @@ void Request::advance(const float* logits, bool cancelled) {
         finish_reason = FinishReason::cancelled;
     }
     const std::size_t before = text.size();
-    text += stream.push(token);
+    stream.push(token, text);
     if (finish_reason) {
-        text += stream.finish();
+        stream.finish(text);
     }
     if (stream.stopped()) {
         finish_reason = FinishReason::stop;
@@ -79,12 +82,14 @@ void run(Engine& engine, const std::vector<Request*>& requests, const std::atomi
     std::vector<const std::vector<int64_t>*> prompts;
     std::vector<int64_t> newest;
     std::vector<std::size_t> alive;
+    std::size_t most = 0;
     for (const auto* request : rows) {
         prompts.push_back(&request->prompt_ids);
+        most = std::max(most, request->max_new_tokens);
     }
     newest.reserve(rows.size());
     alive.reserve(rows.size());
-    const float* logits = engine.prefill(prompts);
+    const float* logits = engine.prefill(prompts, most);
     while (true) {
         for (std::size_t row = 0; row < rows.size(); ++row) {
             rows[row]->advance(logits + row * engine.vocab_size(), cancelled);

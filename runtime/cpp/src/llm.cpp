@@ -7,6 +7,10 @@
 #include "generation.hpp"
 #include "manifest.hpp"
 #include "model_info.hpp"
+#if defined(OVROUND_ONNX)
+#include "onnx_engine.hpp"
+#endif
+#include "openvino_engine.hpp"
 #include "tokenizer.hpp"
 
 namespace ovround {
@@ -32,12 +36,25 @@ private:
     std::atomic<std::thread::id>& owner_;
 };
 
+std::unique_ptr<Engine> open_engine(ov::Core& core, const std::filesystem::path& folder, const LoadOptions& options) {
+    if (options.threads < 0) {
+        throw Error(ErrorCode::usage, "threads is " + std::to_string(options.threads) +
+                                          "; a whole number of 1 or more is needed, or 0 for the engine's choice");
+    }
+#if defined(OVROUND_ONNX)
+    if (!std::filesystem::is_regular_file(folder / "openvino_model.xml")) {
+        return std::make_unique<OnnxEngine>(folder, options);
+    }
+#endif
+    return std::make_unique<OpenVinoEngine>(core, folder, options);
+}
+
 }  // namespace
 
 struct LLM::State {
     State(const std::filesystem::path& path, const LoadOptions& options)
         : weight_bytes_per_token(check_folder(path, options.check_contents)), info(read_model_info(path)),
-          engine(core, path, options), folder(path), tokenizer(core, path, options.tokenizers_library) {}
+          engine(open_engine(core, path, options)), folder(path), tokenizer(core, path, options.tokenizers_library) {}
 
     std::unique_ptr<Request> admit(std::vector<int64_t> ids, const SamplingOptions& options) {
         check_options(options);
@@ -48,14 +65,14 @@ struct LLM::State {
                 chosen.stop_token_ids.push_back(*id);
             }
         }
-        return ovround::admit(std::move(ids), chosen, info.context_length, info.end_token_ids, engine.vocab_size(),
+        return ovround::admit(std::move(ids), chosen, info.context_length, info.end_token_ids, engine->vocab_size(),
                               tokenizer);
     }
 
     Completion answer(std::vector<int64_t> ids, const SamplingOptions& options, const OnPiece& on_piece) {
         const auto request = admit(std::move(ids), options);
         cancelled = false;
-        run(engine, {request.get()}, cancelled, on_piece);
+        run(*engine, {request.get()}, cancelled, on_piece);
         return completion(*request);
     }
 
@@ -65,7 +82,7 @@ struct LLM::State {
     uint64_t weight_bytes_per_token;
     ov::Core core;  // outlives what was made with it
     ModelInfo info;
-    Engine engine;
+    std::unique_ptr<Engine> engine;
     std::filesystem::path folder;
     Tokenizer tokenizer;
     std::optional<ChatTemplate> chat_template;  // read by the first chat
@@ -113,7 +130,7 @@ std::vector<Completion> LLM::generate_batch(const std::vector<std::string>& prom
         for (std::size_t place = start; place < std::min(start + batch_size, requests.size()); ++place) {
             batch.push_back(requests[place].get());
         }
-        run(state_->engine, batch, state_->cancelled, {});
+        run(*state_->engine, batch, state_->cancelled, {});
         for (const auto* request : batch) {
             answers.push_back(completion(*request));
         }
@@ -136,7 +153,7 @@ std::vector<int64_t> LLM::encode(std::string_view text, bool add_special_tokens)
 
 std::string LLM::decode(const std::vector<int64_t>& ids) {
     const Turn turn(state_->lock, state_->owner);
-    return state_->tokenizer.decode(ids);
+    return state_->tokenizer.decode(ids.data(), ids.size());
 }
 
 std::string LLM::render_chat(const std::vector<Message>& messages, bool add_generation_prompt) {
@@ -153,8 +170,8 @@ std::string LLM::render_chat(const std::vector<Message>& messages, bool add_gene
 }
 
 std::size_t LLM::context_length() const noexcept { return state_->info.context_length; }
-std::size_t LLM::vocab_size() const noexcept { return state_->engine.vocab_size(); }
-const std::string& LLM::device() const noexcept { return state_->engine.device(); }
+std::size_t LLM::vocab_size() const noexcept { return state_->engine->vocab_size(); }
+const std::string& LLM::device() const noexcept { return state_->engine->device(); }
 uint64_t LLM::weight_bytes_per_token() const noexcept { return state_->weight_bytes_per_token; }
 double LLM::load_s() const noexcept { return state_->load_s; }
 

@@ -100,11 +100,17 @@ uint64_t check_folder(const fs::path& folder, bool contents) {
         std::error_code missing;  // which the engine reports
         return manifest ? manifest->weight_bytes_per_token : fs::file_size(folder / "openvino_model.bin", missing);
     }
+#if defined(OVROUND_ONNX)
+    if (fs::is_regular_file(folder / "model.onnx")) {
+        std::error_code missing;
+        return manifest ? manifest->weight_bytes_per_token : fs::file_size(folder / "model.onnx.data", missing);
+    }
+#endif
     std::string hint = "give a folder that `ovround convert --format openvino` wrote";
     if (fs::is_regular_file(folder / "openvino" / kManifest)) {
         hint = "open `" + (folder / "openvino").string() + "`";
     } else if (fs::is_regular_file(folder / "model.onnx")) {
-        hint = "the C++ runtime reads OpenVINO folders: convert with --format openvino";
+        hint = "this build reads OpenVINO folders: convert with --format openvino, or build with ORT_ROOT";
     }
     throw Error(ErrorCode::artifact, "`" + folder.string() + "` has no openvino_model.xml", hint);
 }

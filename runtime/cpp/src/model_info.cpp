@@ -36,9 +36,12 @@ std::vector<int64_t> token_ids(const json& value) {
 }  // namespace
 
 ModelInfo read_model_info(const std::filesystem::path& folder) {
-    const json config = read_object(folder / "config.json", true);
-    const std::vector<json> sources{read_object(folder / "generation_config.json", true), config,
-                                    config.value("text_config", json())};
+    return parse_model_info(read_object(folder / "config.json", true),
+                            read_object(folder / "generation_config.json", true), folder);
+}
+
+ModelInfo parse_model_info(const json& config, const json& generation_config, const std::filesystem::path& folder) {
+    const std::vector<json> sources{generation_config, config, config.value("text_config", json())};
     // ovround adds context_length to a config.json whose own key is another, or means the length before rope stretches
     // it
     json context = config.value("context_length", json());

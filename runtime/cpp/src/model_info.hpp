@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 namespace ovround {
@@ -15,5 +16,9 @@ struct ModelInfo {
 // Of config.json and generation_config.json; the end tokens of the latter win. Error(artifact) without a context
 // length.
 ModelInfo read_model_info(const std::filesystem::path& folder);
+
+// The same of the objects that these files hold.
+ModelInfo parse_model_info(const nlohmann::json& config, const nlohmann::json& generation_config,
+                           const std::filesystem::path& folder);
 
 }  // namespace ovround

@@ -25,26 +25,34 @@ std::size_t overlap(std::string_view text, std::string_view stop) {
 
 }  // namespace
 
-std::string StreamDecoder::push(int64_t token_id) {
+void StreamDecoder::push(int64_t token_id, std::string& to) {
     window_.push_back(token_id);
-    return tokenizer_.is_special(token_id) || tokenizer_.is_byte(token_id) ? std::string() : take(false);
-}
-
-std::string StreamDecoder::take(bool last) {
-    const auto split = window_.begin() + static_cast<std::ptrdiff_t>(given_);
-    const std::size_t before = given_ == 0 ? 0 : count_characters(tokenizer_.decode({window_.begin(), split}));
-    const std::string after = tokenizer_.decode(window_);
-    if (count_characters(after) <= before || (!last && ends_with(after, kIncomplete))) {
-        return {};
+    if (!tokenizer_.is_special(token_id) && !tokenizer_.is_byte(token_id)) {
+        take(false, to);
     }
-    window_.erase(window_.begin(), split);
-    given_ = window_.size();
-    return std::string(skip_characters(after, before));
 }
 
-std::string StopStrings::push(std::string text) {
-    if (found_ || stops_.empty()) {
-        return found_ ? std::string() : std::move(text);
+void StreamDecoder::take(bool last, std::string& to) {
+    if (!before_) {
+        before_ = given_ == 0 ? 0 : count_characters(tokenizer_.decode(window_.data(), given_));
+    }
+    const std::string& after = tokenizer_.decode(window_.data(), window_.size());
+    if (count_characters(after) <= *before_ || (!last && ends_with(after, kIncomplete))) {
+        return;
+    }
+    to += skip_characters(after, *before_);
+    window_.erase(window_.begin(), window_.begin() + static_cast<std::ptrdiff_t>(given_));
+    given_ = window_.size();
+    before_.reset();
+}
+
+void StopStrings::push(std::string_view text, std::string& to) {
+    if (found_) {
+        return;
+    }
+    if (stops_.empty()) {
+        to += text;
+        return;
     }
     held_ += text;
     // Of several that end at the same place the longest counts, so the cut does not depend on how the text is split.
@@ -57,15 +65,15 @@ std::string StopStrings::push(std::string text) {
         }
     }
     if (found_) {
-        return held_.substr(0, first.second);
+        to.append(held_, 0, first.second);
+        return;
     }
     std::size_t keep = 0;
     for (const auto& stop : stops_) {
         keep = std::max(keep, overlap(held_, stop));
     }
-    std::string sure = held_.substr(0, held_.size() - keep);
-    held_.erase(0, sure.size());
-    return sure;
+    to.append(held_, 0, held_.size() - keep);
+    held_.erase(0, held_.size() - keep);
 }
 
 }  // namespace ovround

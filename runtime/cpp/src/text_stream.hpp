@@ -1,7 +1,9 @@
 // Text as it grows, token by token: only complete characters, and never a part of a stop string.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,38 +14,40 @@ namespace ovround {
 class Decodes {
 public:
     virtual ~Decodes() = default;
-    virtual std::string decode(const std::vector<int64_t>& ids) = 0;
+    // The text of `count` ids, good until the next call.
+    virtual const std::string& decode(const int64_t* ids, std::size_t count) = 0;
     virtual bool is_special(int64_t token_id) const = 0;  // left out of decoded text
     virtual bool is_byte(int64_t token_id) const = 0;     // one byte of a character, `<0xE2>`
 };
 
-// Token ids in, text out; all pieces together are exactly `decode` of all ids.
+// Token ids in, text out, appended to `to`; all of it together is exactly `decode` of all ids.
 //
-// A piece is what the text of a short window of tokens gained. Held back: an unfinished character at the end, and a run
-// of byte tokens, because one wrong byte at its end changes how the whole run is written.
+// What is appended is what the text of a short window of tokens gained. Held back: an unfinished character at the end,
+// and a run of byte tokens, because one wrong byte at its end changes how the whole run is written.
 class StreamDecoder {
 public:
-    explicit StreamDecoder(Decodes& tokenizer) : tokenizer_(tokenizer) {}
+    explicit StreamDecoder(Decodes& tokenizer) : tokenizer_(tokenizer) { window_.reserve(64); }
 
-    std::string push(int64_t token_id);
-    std::string finish() { return take(true); }
+    void push(int64_t token_id, std::string& to);
+    void finish(std::string& to) { take(true, to); }
 
 private:
-    std::string take(bool last);
+    void take(bool last, std::string& to);
 
     Decodes& tokenizer_;
     std::vector<int64_t> window_;
-    std::size_t given_ = 0;  // tokens of the window whose text is out
+    std::size_t given_ = 0;              // tokens of the window whose text is out
+    std::optional<std::size_t> before_;  // characters of their text, where they were counted already
 };
 
 // Cuts a text before the one of `stops` that is complete first, holding back what may become one.
 class StopStrings {
 public:
-    explicit StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) {}
+    explicit StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) { held_.reserve(256); }
 
     bool found() const { return found_; }
-    std::string push(std::string text);
-    std::string finish() { return found_ ? std::string() : held_; }
+    void push(std::string_view text, std::string& to);
+    void finish(std::string& to) const { to += found_ ? std::string_view() : std::string_view(held_); }
 
 private:
     std::vector<std::string> stops_;
@@ -54,18 +58,27 @@ private:
 // The text of one answer: `StreamDecoder`, then `StopStrings`.
 class TextStream {
 public:
-    TextStream(Decodes& tokenizer, std::vector<std::string> stops) : decoder_(tokenizer), stops_(std::move(stops)) {}
+    TextStream(Decodes& tokenizer, std::vector<std::string> stops) : decoder_(tokenizer), stops_(std::move(stops)) {
+        decoded_.reserve(256);
+    }
 
     bool stopped() const { return stops_.found(); }
-    std::string push(int64_t token_id) { return stops_.push(decoder_.push(token_id)); }
-    std::string finish() {
-        std::string text = stops_.push(decoder_.finish());
-        return text + stops_.finish();
+    void push(int64_t token_id, std::string& to) {
+        decoded_.clear();
+        decoder_.push(token_id, decoded_);
+        stops_.push(decoded_, to);
+    }
+    void finish(std::string& to) {
+        decoded_.clear();
+        decoder_.finish(decoded_);
+        stops_.push(decoded_, to);
+        stops_.finish(to);
     }
 
 private:
     StreamDecoder decoder_;
     StopStrings stops_;
+    std::string decoded_;
 };
 
 }  // namespace ovround

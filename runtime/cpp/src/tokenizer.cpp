@@ -8,8 +8,8 @@
 #include <dlfcn.h>
 #endif
 
-#include "engine.hpp"
 #include "json_object.hpp"
+#include "openvino_engine.hpp"
 #include "utf8.hpp"
 
 namespace ovround {
@@ -124,6 +124,8 @@ Tokenizer::Tokenizer(ov::Core& core, const fs::path& folder, const fs::path& lib
         with_special_ = compiled(core, encoder);
         without_special_ = compiled(core, bare);
         decoder_ = compiled(core, decoder);
+        decoder_ids_ = ov::Tensor(ov::element::i64, decoder_shape_);
+        decoder_.set_input_tensor(decoder_ids_);
     } catch (const ov::Exception& error) {
         throw Error(ErrorCode::artifact, "the tokenizer of `" + folder.string() + "` cannot be run: " + reason(error));
     }
@@ -169,31 +171,35 @@ std::vector<int64_t> Tokenizer::encode(std::string_view text, bool add_special_t
         throw Error(ErrorCode::usage, "the text is not UTF-8");
     }
     auto& request = add_special_tokens ? with_special_ : without_special_;
-    ov::Tensor input(ov::element::string, ov::Shape{1});
-    input.data<std::string>()[0] = text;
-    request.set_input_tensor(input);
     try {
+        ov::Tensor input(ov::element::string, ov::Shape{1});
+        input.data<std::string>()[0] = text;
+        request.set_input_tensor(input);
         request.infer();
+        const auto ids = request.get_tensor("input_ids");
+        return {ids.data<int64_t>(), ids.data<int64_t>() + ids.get_size()};
     } catch (const ov::Exception& error) {
         throw Error(ErrorCode::engine, "the tokenizer failed: " + reason(error));
     }
-    const auto ids = request.get_tensor("input_ids");
-    return {ids.data<int64_t>(), ids.data<int64_t>() + ids.get_size()};
 }
 
-std::string Tokenizer::decode(const std::vector<int64_t>& ids) {
-    if (ids.empty()) {
-        return {};
+const std::string& Tokenizer::decode(const int64_t* ids, std::size_t count) {
+    static const std::string empty;
+    if (count == 0) {
+        return empty;
     }
-    auto input = decoder_.get_input_tensor();
-    input.set_shape({1, ids.size()});
-    std::copy(ids.begin(), ids.end(), input.data<int64_t>());
     try {
+        decoder_shape_[1] = count;
+        decoder_ids_.set_shape(decoder_shape_);
+        std::copy_n(ids, count, decoder_ids_.data<int64_t>());
         decoder_.infer();
+        if (!decoder_text_) {
+            decoder_text_ = decoder_.get_output_tensor();
+        }
+        return decoder_text_.data<std::string>()[0];
     } catch (const ov::Exception& error) {
         throw Error(ErrorCode::engine, "the detokenizer failed: " + reason(error));
     }
-    return decoder_.get_output_tensor().data<std::string>()[0];
 }
 
 std::optional<int64_t> Tokenizer::special_id(const std::string& token) const {

@@ -17,7 +17,7 @@ public:
     Tokenizer(ov::Core& core, const std::filesystem::path& folder, const std::filesystem::path& library);
 
     std::vector<int64_t> encode(std::string_view text, bool add_special_tokens);
-    std::string decode(const std::vector<int64_t>& ids) override;
+    const std::string& decode(const int64_t* ids, std::size_t count) override;
     bool is_special(int64_t token_id) const override { return special_ids_.count(token_id) > 0; }
     bool is_byte(int64_t token_id) const override { return byte_ids_.count(token_id) > 0; }
     // The id of `token` where it is a special one, which no decoded text ever shows.
@@ -32,6 +32,9 @@ private:
     ov::InferRequest with_special_;
     ov::InferRequest without_special_;
     ov::InferRequest decoder_;
+    ov::Shape decoder_shape_{1, 256};
+    ov::Tensor decoder_ids_;   // i64 [1, T], with room for many
+    ov::Tensor decoder_text_;  // string [1]
 };
 
 }  // namespace ovround

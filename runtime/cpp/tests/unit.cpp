@@ -124,37 +124,51 @@ void utf8() {
 // Tokens are bytes, 256 is special; unfinished characters are written as decoders write them.
 class Bytes final : public Decodes {
 public:
-    std::string decode(const std::vector<int64_t>& ids) override {
-        std::string text;
-        for (const int64_t id : ids) {
-            text += id < 256 ? std::string(1, static_cast<char>(id)) : "";
+    const std::string& decode(const int64_t* ids, std::size_t count) override {
+        text_.clear();
+        for (std::size_t place = 0; place < count; ++place) {
+            text_ += ids[place] < 256 ? std::string(1, static_cast<char>(ids[place])) : "";
         }
-        const std::size_t size = text.size();
-        while (!is_utf8(text)) {
-            text.pop_back();
+        const std::size_t size = text_.size();
+        while (!is_utf8(text_)) {
+            text_.pop_back();
         }
-        return text.size() == size ? text : text + "\xEF\xBF\xBD";
+        return text_.size() == size ? text_ : text_ += "\xEF\xBF\xBD";
     }
     bool is_special(int64_t id) const override { return id == 256; }
     bool is_byte(int64_t) const override { return false; }
+
+private:
+    std::string text_;
 };
+
+std::string pushed(StopStrings& stops, std::string_view text) {
+    std::string sure;
+    stops.push(text, sure);
+    return sure;
+}
 
 void text_streams() {
     Bytes bytes;
     StreamDecoder decoder(bytes);
     std::string text;
     for (const int64_t id : {0x61, 0xE2, 0x82, 256, 0xAC, 0xC3}) {
-        const std::string piece = decoder.push(id);
-        CHECK(is_utf8(piece) && piece.find("\xEF\xBF\xBD") == std::string::npos);
-        text += piece;
+        decoder.push(id, text);
+        CHECK(is_utf8(text) && text.find("\xEF\xBF\xBD") == std::string::npos);
     }
-    CHECK(text == "a\xE2\x82\xAC" && decoder.finish() == "\xEF\xBF\xBD");
+    CHECK(text == "a\xE2\x82\xAC");
+    decoder.finish(text);
+    CHECK(text == "a\xE2\x82\xAC\xEF\xBF\xBD");
 
     StopStrings stops({"bcd", "cd", "x"});
-    CHECK(stops.push("ab") == "a" && stops.push("c").empty() && stops.push("de").empty() && stops.found());
-    CHECK(stops.push("more").empty() && stops.finish().empty());
+    CHECK(pushed(stops, "ab") == "a" && pushed(stops, "c").empty() && pushed(stops, "de").empty() && stops.found());
+    std::string rest;
+    stops.finish(rest);
+    CHECK(pushed(stops, "more").empty() && rest.empty());
     StopStrings unmet({"xyz"});
-    CHECK(unmet.push("axy") == "a" && unmet.finish() == "xy");
+    CHECK(pushed(unmet, "axy") == "a");
+    unmet.finish(rest);
+    CHECK(rest == "xy");
 }
 
 }  // namespace

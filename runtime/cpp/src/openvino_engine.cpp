@@ -1,4 +1,4 @@
-#include "engine.hpp"
+#include "openvino_engine.hpp"
 
 #include <algorithm>
 #include <numeric>
@@ -134,14 +134,13 @@ std::string reason(const std::exception& error) {
             last = line.substr(begin, line.find_last_not_of(" \t\r") - begin + 1);
         }
     }
+    if (last.find("std::bad_alloc") != std::string::npos) {
+        throw std::bad_alloc();
+    }
     return last;
 }
 
-Engine::Engine(ov::Core& core, const fs::path& folder, const LoadOptions& options) {
-    if (options.threads < 0) {
-        throw Error(ErrorCode::usage, "threads is " + std::to_string(options.threads) +
-                                          "; a whole number of 1 or more is needed, or 0 for the engine's choice");
-    }
+OpenVinoEngine::OpenVinoEngine(ov::Core& core, const fs::path& folder, const LoadOptions& options) {
     const std::string device = known_device(core, options.device);
     const auto model = read_model(core, folder / "openvino_model.xml");
     has_positions_ = has_port(model->inputs(), "position_ids");
@@ -169,36 +168,61 @@ Engine::Engine(ov::Core& core, const fs::path& folder, const LoadOptions& option
     device_ = "OpenVINO " + device + full_name(core, device);
 }
 
-const float* Engine::prefill(const std::vector<const std::vector<int64_t>*>& prompts) {
+const float* OpenVinoEngine::prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) {
     std::size_t longest = 0;
     for (const auto* prompt : prompts) {
         longest = std::max(longest, prompt->size());
     }
-    // A new request, not reset_state: OpenVINO 2026.4 keeps something of an 8-bit cache across that.
-    request_ = compiled_.create_infer_request();
-    length_ = 0;
-    paddings_.clear();
-    rows_.resize(prompts.size());
-    std::iota(rows_.begin(), rows_.end(), 0);
-    auto tensor = request_.get_tensor("input_ids");
-    tensor.set_shape({prompts.size(), longest});
-    auto* ids = tensor.data<int64_t>();
+    begin(prompts.size(), longest, longest + new_tokens);
+    auto* ids = ids_.tensor.data<int64_t>();
     for (const auto* prompt : prompts) {
         paddings_.push_back(static_cast<int64_t>(longest - prompt->size()));
         ids = std::fill_n(ids, longest - prompt->size(), 0);
         ids = std::copy(prompt->begin(), prompt->end(), ids);
     }
-    return infer(longest);
+    infer(longest);
+    return logits_.data<float>();
 }
 
-const float* Engine::decode(const std::vector<int64_t>& ids) {
-    auto tensor = request_.get_tensor("input_ids");
-    tensor.set_shape({ids.size(), 1});
-    std::copy(ids.begin(), ids.end(), tensor.data<int64_t>());
-    return infer(1);
+// A new request, not reset_state: OpenVINO 2026.4 keeps something of an 8-bit cache across that. Its tensors are made
+// here, once and as large as they will be; later steps state a smaller shape of them.
+void OpenVinoEngine::begin(std::size_t rows, std::size_t columns, std::size_t room) {
+    logits_ = {};
+    length_ = 0;
+    paddings_.clear();
+    rows_.resize(rows);
+    std::iota(rows_.begin(), rows_.end(), 0);
+    try {
+        make_inputs(rows, columns, room);
+    } catch (const ov::Exception& error) {
+        throw Error(ErrorCode::engine, device_ + " failed: " + reason(error));
+    }
 }
 
-void Engine::keep(const std::vector<std::size_t>& rows) {
+void OpenVinoEngine::make_inputs(std::size_t rows, std::size_t columns, std::size_t room) {
+    const auto give = [this](Input& input, const char* name, ov::element::Type type, const ov::Shape& largest) {
+        input = {ov::Tensor(type, largest), largest};
+        request_.set_tensor(name, input.tensor);
+    };
+    request_ = compiled_.create_infer_request();
+    give(ids_, "input_ids", ov::element::i64, {rows, columns});
+    give(mask_, "attention_mask", ov::element::i64, {rows, room});
+    if (has_positions_) {
+        give(positions_, "position_ids", ov::element::i64, {rows, columns});
+    }
+    give(beams_, "beam_idx", ov::element::i32, {rows});
+}
+
+const float* OpenVinoEngine::decode(const std::vector<int64_t>& ids) {
+    ids_.shape[0] = ids.size();
+    ids_.shape[1] = 1;
+    ids_.tensor.set_shape(ids_.shape);
+    std::copy(ids.begin(), ids.end(), ids_.tensor.data<int64_t>());
+    infer(1);
+    return logits_.data<float>();
+}
+
+void OpenVinoEngine::keep(const std::vector<std::size_t>& rows) {
     for (std::size_t place = 0; place < rows.size(); ++place) {  // rows ascend
         rows_[place] = rows_[rows[place]];
         paddings_[place] = paddings_[rows[place]];
@@ -207,36 +231,47 @@ void Engine::keep(const std::vector<std::size_t>& rows) {
     paddings_.resize(rows.size());
 }
 
-const float* Engine::infer(std::size_t columns) {
-    const std::size_t batch = rows_.size();
-    length_ += columns;
-    auto mask = request_.get_tensor("attention_mask");
-    mask.set_shape({batch, length_});
-    auto* to = mask.data<int64_t>();
+void OpenVinoEngine::write_mask() {
+    mask_.shape[0] = rows_.size();
+    mask_.shape[1] = length_;
+    mask_.tensor.set_shape(mask_.shape);
+    auto* to = mask_.tensor.data<int64_t>();
     for (const int64_t padding : paddings_) {
         to = std::fill_n(to, padding, 0);
         to = std::fill_n(to, static_cast<int64_t>(length_) - padding, 1);
     }
-    if (has_positions_) {
-        auto positions = request_.get_tensor("position_ids");
-        positions.set_shape({batch, columns});
-        auto* position = positions.data<int64_t>();
-        for (const int64_t padding : paddings_) {
-            for (std::size_t column = length_ - columns; column < length_; ++column) {
-                *position++ = std::max<int64_t>(static_cast<int64_t>(column) - padding, 0);
-            }
+}
+
+void OpenVinoEngine::write_positions(std::size_t columns) {
+    positions_.shape[0] = rows_.size();
+    positions_.shape[1] = columns;
+    positions_.tensor.set_shape(positions_.shape);
+    auto* position = positions_.tensor.data<int64_t>();
+    for (const int64_t padding : paddings_) {
+        for (std::size_t column = length_ - columns; column < length_; ++column) {
+            *position++ = std::max<int64_t>(static_cast<int64_t>(column) - padding, 0);
         }
     }
-    auto beams = request_.get_tensor("beam_idx");
-    beams.set_shape({batch});
-    std::copy(rows_.begin(), rows_.end(), beams.data<int32_t>());
+}
+
+void OpenVinoEngine::infer(std::size_t columns) {
+    length_ += columns;
+    write_mask();
+    if (has_positions_) {
+        write_positions(columns);
+    }
+    beams_.shape[0] = rows_.size();
+    beams_.tensor.set_shape(beams_.shape);
+    std::copy(rows_.begin(), rows_.end(), beams_.tensor.data<int32_t>());
     try {
         request_.infer();
+        if (!logits_) {
+            logits_ = request_.get_tensor("logits");
+        }
     } catch (const ov::Exception& error) {
         throw Error(ErrorCode::engine, device_ + " failed: " + reason(error));
     }
     std::iota(rows_.begin(), rows_.end(), 0);
-    return request_.get_tensor("logits").data<float>();
 }
 
 }  // namespace ovround

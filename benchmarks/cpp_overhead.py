@@ -1,0 +1,51 @@
+"""What does a token cost beyond a bare infer() in the C++ runtime, and how much sooner than Python's does it start?
+
+    python benchmarks/cpp_overhead.py FOLDER --programs build/cpp
+
+`ovround-overhead` alternates answers of LLM with a loop of infer() over the same tokens, one thread, in CPU time. Then `ovround-run`
+and `ovround run` give one token each, in turns, in wall-clock time from the start of the process to its end. Ends with one JSON
+line; exit status 1 when the overhead is not below --most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def start_up_s(*command: str) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--programs", type=Path, default=Path("build/cpp"))
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--most", type=float, default=0.03)
+    given = parser.parse_args()
+    measured = subprocess.run(
+        [given.programs / "tests" / "ovround-overhead", given.folder, str(given.tokens), str(given.rounds)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    result = json.loads(measured.stdout)
+    words = (given.folder, "Return the", "--max-new-tokens", "1")
+    native, python = [], []
+    for _ in range(given.rounds):
+        native.append(start_up_s(str(given.programs / "ovround-run"), *words))
+        python.append(start_up_s(sys.executable, "-m", "ovround", "run", *words))
+    result |= {"start_up_s": statistics.median(native), "start_up_python_s": statistics.median(python)}
+    print(json.dumps(result))
+    return 0 if result["overhead"] < given.most else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

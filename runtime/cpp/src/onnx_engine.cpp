@@ -1,0 +1,266 @@
+#include "onnx_engine.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "json_object.hpp"
+
+namespace ovround {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr std::size_t kPrefillTokens = 256;  // a run computes the logits of all its positions: this bounds their memory
+constexpr std::string_view kPast = "past_key_values.";
+
+struct Port {
+    std::string name;
+    ONNXTensorElementDataType type;
+    std::vector<int64_t> shape;  // -1 where it is not stated
+};
+
+std::vector<Port> ports(const OnnxRuntime& runtime, const OrtSession* session, bool inputs) {
+    const OrtApi& api = runtime.api();
+    const auto need = [&](OrtStatus* status) { runtime.check(status, ErrorCode::engine, "ONNX Runtime"); };
+    OrtAllocator* allocator = nullptr;
+    need(api.GetAllocatorWithDefaultOptions(&allocator));
+    std::size_t count = 0;
+    need((inputs ? api.SessionGetInputCount : api.SessionGetOutputCount)(session, &count));
+    std::vector<Port> found;
+    for (std::size_t place = 0; place < count; ++place) {
+        char* name = nullptr;
+        OrtTypeInfo* info = nullptr;
+        need((inputs ? api.SessionGetInputName : api.SessionGetOutputName)(session, place, allocator, &name));
+        Port port{name, ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, {}};
+        need(api.AllocatorFree(allocator, name));
+        need((inputs ? api.SessionGetInputTypeInfo : api.SessionGetOutputTypeInfo)(session, place, &info));
+        const OrtPointer<OrtTypeInfo> held(info, api.ReleaseTypeInfo);
+        const OrtTensorTypeAndShapeInfo* tensor = nullptr;
+        need(api.CastTypeInfoToTensorInfo(info, &tensor));
+        if (tensor != nullptr) {
+            std::size_t dimensions = 0;
+            need(api.GetTensorElementType(tensor, &port.type));
+            need(api.GetDimensionsCount(tensor, &dimensions));
+            port.shape.resize(dimensions);
+            need(api.GetDimensions(tensor, port.shape.data(), dimensions));
+        }
+        found.push_back(std::move(port));
+    }
+    return found;
+}
+
+const Port* find(const std::vector<Port>& all, const std::string& name) {
+    const auto found = std::find_if(all.begin(), all.end(), [&](const Port& port) { return port.name == name; });
+    return found == all.end() ? nullptr : &*found;
+}
+
+// `model.decoder` of genai_config.json; Error(artifact) for a graph whose cache is not one shared buffer.
+json read_decoder(const fs::path& path) {
+    const json config = read_object(path);
+    const json decoder = config.value(json::json_pointer("/model/decoder"), json());
+    if (!decoder.is_object()) {
+        throw Error(ErrorCode::artifact, "`" + path.string() + "` has no model.decoder");
+    }
+    if (config.value(json::json_pointer("/search/past_present_share_buffer"), json()) != true) {
+        throw Error(
+            ErrorCode::artifact,
+            "`" + path.string() + "`: search.past_present_share_buffer is not true; other caches are not supported",
+            "build the model for CPU with GroupQueryAttention");
+    }
+    return decoder;
+}
+
+std::vector<std::pair<std::string, std::string>> session_entries(const json& decoder) {
+    std::vector<std::pair<std::string, std::string>> entries;
+    const json stated = decoder.value("session_options", json());
+    if (stated.is_object()) {
+        for (const auto& [key, value] : stated.items()) {
+            if (key.find('.') != std::string::npos && value.is_string()) {  // ONNX Runtime's own keys
+                entries.emplace_back(key, value.get<std::string>());
+            }
+        }
+    }
+    return entries;
+}
+
+}  // namespace
+
+OnnxEngine::OnnxEngine(const fs::path& folder, const LoadOptions& options) : session_(nullptr, nullptr) {
+    if (options.device != "CPU" && options.device != "cpu") {
+        throw Error(ErrorCode::engine,
+                    "device `" + options.device + "` cannot run `" + folder.string() + "`: ONNX models run on CPU",
+                    "convert for OpenVINO, or choose CPU");
+    }
+    const json decoder = read_decoder(folder / "genai_config.json");
+    session_ = runtime_.open(folder / "model.onnx", options.exact, options.threads, session_entries(decoder));
+    const json head_size = decoder.value("head_size", json());
+    read_contract(folder / "model.onnx", head_size.is_number_integer() ? head_size.get<int64_t>() : -1);
+    device_ = "ONNX Runtime " + runtime_.version() + " CPU";
+}
+
+void OnnxEngine::read_contract(const fs::path& path, int64_t stated_head_size) {
+    const auto refuse = [&](const std::string& what) {
+        throw Error(ErrorCode::artifact, "`" + path.string() + "` " + what +
+                                             ": it is no decoder as onnxruntime-genai's builder writes them for CPU");
+    };
+    const auto inputs = ports(runtime_, session_.get(), true);
+    const auto outputs = ports(runtime_, session_.get(), false);
+    for (const char* name : {"input_ids", "attention_mask"}) {
+        if (find(inputs, name) == nullptr) {
+            refuse("has no `" + std::string(name) + "`");
+        }
+    }
+    for (const auto& port : inputs) {
+        if (port.name == "input_ids" || port.name == "attention_mask") {
+            continue;
+        }
+        if (port.name.rfind(kPast, 0) != 0) {
+            refuse("needs `" + port.name + "`");
+        }
+        const std::string present = "present." + port.name.substr(kPast.size());
+        const bool is_float =
+            port.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || port.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+        const int64_t size = port.shape.size() == 4 && port.shape[3] > 0 ? port.shape[3] : stated_head_size;
+        if (find(outputs, present) == nullptr) {
+            refuse("has no `" + present + "`");
+        }
+        if (!is_float || port.shape.size() != 4 || port.shape[1] < 1 || size < 1) {
+            refuse("has `" + port.name + "` of another form than float [B, heads, S, size]");
+        }
+        caches_.push_back({port.name, present, port.shape[1], size, port.type, {}, {nullptr, nullptr}});
+    }
+    const Port* logits = find(outputs, "logits");
+    if (logits == nullptr || caches_.empty()) {
+        refuse(logits == nullptr ? "has no `logits`" : "has no `past_key_values.`");
+    } else if (logits->shape.size() != 3 || logits->shape[2] < 1 ||
+               logits->type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
+        refuse("does not state how many logits it gives, in float32");
+    } else {
+        vocab_size_ = static_cast<std::size_t>(logits->shape[2]);
+    }
+    inputs_ = {"input_ids", "attention_mask"};
+    outputs_ = {"logits"};
+    for (const auto& cache : caches_) {
+        inputs_.push_back(cache.past.c_str());
+        outputs_.push_back(cache.present.c_str());
+    }
+    in_.resize(inputs_.size());
+    out_.resize(outputs_.size());
+}
+
+std::size_t OnnxEngine::row_bytes(const Cache& cache) const {
+    const std::size_t element = cache.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? sizeof(float) : sizeof(float) / 2;
+    return static_cast<std::size_t>(cache.heads * cache.head_size) * room_ * element;
+}
+
+// Values over all rows of the buffers, for steps of decode.
+void OnnxEngine::bind_rows() {
+    all_rows_.clear();
+    for (auto& cache : caches_) {
+        const std::array<int64_t, 4> shape{static_cast<int64_t>(lengths_.size()), cache.heads,
+                                           static_cast<int64_t>(room_), cache.head_size};
+        cache.value =
+            runtime_.tensor(cache.bytes.data(), lengths_.size() * row_bytes(cache), shape.data(), 4, cache.type);
+        all_rows_.push_back(cache.value.get());
+    }
+}
+
+const float* OnnxEngine::prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) {
+    room_ = 0;
+    for (const auto* prompt : prompts) {
+        room_ = std::max(room_, prompt->size() + new_tokens);
+    }
+    lengths_.assign(prompts.size(), 0);
+    for (auto& cache : caches_) {
+        cache.bytes.assign(prompts.size() * row_bytes(cache), 0);
+    }
+    ids_.reserve(std::max(kPrefillTokens, prompts.size()));
+    mask_.reserve(room_ * prompts.size());
+    logits_.resize(prompts.size() * vocab_size_);
+    for (std::size_t row = 0; row < prompts.size(); ++row) {
+        extend_row(row, *prompts[row]);
+    }
+    bind_rows();
+    return logits_.data();
+}
+
+void OnnxEngine::extend_row(std::size_t row, const std::vector<int64_t>& ids) {
+    std::vector<OrtPointer<OrtValue>> held;
+    std::vector<OrtValue*> values;
+    for (auto& cache : caches_) {
+        const std::array<int64_t, 4> shape{1, cache.heads, static_cast<int64_t>(room_), cache.head_size};
+        const std::size_t size = row_bytes(cache);
+        held.push_back(runtime_.tensor(cache.bytes.data() + row * size, size, shape.data(), 4, cache.type));
+        values.push_back(held.back().get());
+    }
+    for (std::size_t start = 0; start < ids.size(); start += kPrefillTokens) {
+        const std::size_t count = std::min(kPrefillTokens, ids.size() - start);
+        const auto from = ids.begin() + static_cast<std::ptrdiff_t>(start);
+        ids_.assign(from, from + static_cast<std::ptrdiff_t>(count));
+        lengths_[row] += count;
+        mask_.assign(lengths_[row], 1);
+        positions_.resize(count * vocab_size_);
+        const std::array<int64_t, 3> shape{1, static_cast<int64_t>(count), static_cast<int64_t>(vocab_size_)};
+        const auto logits = runtime_.tensor(positions_.data(), positions_.size() * sizeof(float), shape.data(), 3,
+                                            ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+        run(values, 1, count, lengths_[row], logits.get());
+    }
+    std::copy(positions_.end() - static_cast<std::ptrdiff_t>(vocab_size_), positions_.end(),
+              logits_.begin() + static_cast<std::ptrdiff_t>(row * vocab_size_));
+}
+
+const float* OnnxEngine::decode(const std::vector<int64_t>& ids) {
+    const std::size_t rows = lengths_.size();
+    std::size_t longest = 0;
+    for (auto& length : lengths_) {
+        longest = std::max(longest, ++length);
+    }
+    ids_.assign(ids.begin(), ids.end());
+    mask_.assign(rows * longest, 0);
+    for (std::size_t row = 0; row < rows; ++row) {
+        std::fill_n(mask_.begin() + static_cast<std::ptrdiff_t>(row * longest), lengths_[row], 1);
+    }
+    const std::array<int64_t, 3> shape{static_cast<int64_t>(rows), 1, static_cast<int64_t>(vocab_size_)};
+    const auto logits = runtime_.tensor(logits_.data(), rows * vocab_size_ * sizeof(float), shape.data(), 3,
+                                        ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+    run(all_rows_, rows, 1, longest, logits.get());
+    return logits_.data();
+}
+
+void OnnxEngine::run(const std::vector<OrtValue*>& caches, std::size_t rows, std::size_t tokens, std::size_t columns,
+                     OrtValue* logits) {
+    const auto matrix = [&](std::vector<int64_t>& values, std::size_t width) {
+        const std::array<int64_t, 2> shape{static_cast<int64_t>(rows), static_cast<int64_t>(width)};
+        return runtime_.tensor(values.data(), values.size() * sizeof(int64_t), shape.data(), 2,
+                               ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
+    };
+    const auto ids = matrix(ids_, tokens);
+    const auto mask = matrix(mask_, columns);
+    in_[0] = ids.get();
+    in_[1] = mask.get();
+    out_[0] = logits;
+    std::copy(caches.begin(), caches.end(), in_.begin() + 2);
+    std::copy(caches.begin(), caches.end(), out_.begin() + 1);
+    OrtStatus* status = runtime_.api().Run(session_.get(), nullptr, inputs_.data(), in_.data(), in_.size(),
+                                           outputs_.data(), out_.size(), out_.data());
+    if (status != nullptr) {
+        runtime_.check(status, ErrorCode::engine, device_ + " failed");
+    }
+}
+
+void OnnxEngine::keep(const std::vector<std::size_t>& rows) {
+    for (std::size_t place = 0; place < rows.size();
+         ++place) {  // rows ascend: nothing is overwritten before it is read
+        lengths_[place] = lengths_[rows[place]];
+        for (auto& cache : caches_) {
+            const std::size_t size = row_bytes(cache);
+            std::memmove(cache.bytes.data() + place * size, cache.bytes.data() + rows[place] * size, size);
+        }
+    }
+    lengths_.resize(rows.size());
+    bind_rows();
+}
+
+}  // namespace ovround

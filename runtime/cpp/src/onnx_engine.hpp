@@ -1,0 +1,61 @@
+// ONNX Runtime, by its C API: the decoders that ovround and onnxruntime-genai's builder write, on the CPU. The contract
+// is that of runtime/engines/onnx.py: inputs `input_ids`, `attention_mask` i64, `past_key_values.%d.key/value` [B,
+// H_kv, S, D]; outputs `logits` f32 [B, T, V] and `present.%d.key/value`.
+//
+// Past and present are one buffer, written in place. Rows are prefilled one by one, each straight into its place, and
+// decoded together, each at its own length: no prompt is padded.
+#pragma once
+
+#include "engine.hpp"
+#include "onnx_runtime.hpp"
+
+namespace ovround {
+
+class OnnxEngine final : public Engine {
+public:
+    OnnxEngine(const std::filesystem::path& folder, const LoadOptions& options);
+
+    std::size_t vocab_size() const override { return vocab_size_; }
+    const std::string& device() const override { return device_; }
+    const float* prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) override;
+    const float* decode(const std::vector<int64_t>& ids) override;
+    void keep(const std::vector<std::size_t>& rows) override;
+
+private:
+    // One layer's keys or values, [B, heads, S, head_size].
+    struct Cache {
+        std::string past;
+        std::string present;
+        int64_t heads;
+        int64_t head_size;
+        ONNXTensorElementDataType type;
+        std::vector<char> bytes;
+        OrtPointer<OrtValue> value;  // of all rows
+    };
+
+    void read_contract(const std::filesystem::path& path, int64_t stated_head_size);
+    std::size_t row_bytes(const Cache& cache) const;
+    void bind_rows();
+    void extend_row(std::size_t row, const std::vector<int64_t>& ids);
+    void run(const std::vector<OrtValue*>& caches, std::size_t rows, std::size_t tokens, std::size_t columns,
+             OrtValue* logits);
+
+    OnnxRuntime runtime_;
+    OrtPointer<OrtSession> session_;
+    std::size_t vocab_size_ = 0;
+    std::string device_;
+    std::vector<Cache> caches_;
+    std::vector<const char*> inputs_;   // input_ids, attention_mask, then the caches
+    std::vector<const char*> outputs_;  // logits, then the caches
+    std::vector<OrtValue*> in_;
+    std::vector<OrtValue*> out_;
+    std::vector<OrtValue*> all_rows_;
+    std::size_t room_ = 0;              // S
+    std::vector<std::size_t> lengths_;  // [B]: tokens in each row
+    std::vector<int64_t> ids_;          // [B, T]
+    std::vector<int64_t> mask_;         // [B, longest row]
+    std::vector<float> logits_;         // [B, V], of the last position
+    std::vector<float> positions_;      // [T, V], of a piece of a prompt
+};
+
+}  // namespace ovround

@@ -1,0 +1,98 @@
+#include "onnx_runtime.hpp"
+
+#include <dlfcn.h>
+
+#include "json_object.hpp"
+
+namespace ovround {
+namespace {
+
+// An AttributeProto in protobuf's wire format: the name, then the tag of the integer and its value, which is a byte; as
+// runtime/engines/onnx_exact.py has it. Level 4 rounds activations to int8, level 0 computes on float32.
+constexpr std::string_view kLevel = "accuracy_level\x18";
+
+std::string exact_model(const std::filesystem::path& path) {
+    std::string model = read_text(path);
+    for (auto place = model.find(kLevel); place != std::string::npos; place = model.find(kLevel, place)) {
+        place += kLevel.size();
+        if (place < model.size() && model[place] == 4) {
+            model[place] = 0;
+        }
+    }
+    return model;
+}
+
+const OrtApiBase* find_runtime() {
+    void* library = nullptr;
+    for (const char* name : {OVROUND_ORT_LIBRARY, "libonnxruntime.so.1"}) {
+        library = library != nullptr || *name == '\0' ? library : dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    }
+    if (library == nullptr) {
+        throw Error(ErrorCode::engine, "ONNX Runtime's library cannot be loaded: " + std::string(dlerror()),
+                    "install onnxruntime, and have libonnxruntime.so.1 on the loader's path");
+    }
+    using GetBase = const OrtApiBase* (*)();
+    return reinterpret_cast<GetBase>(dlsym(library, "OrtGetApiBase"))();
+}
+
+}  // namespace
+
+OnnxRuntime::OnnxRuntime() : api_(nullptr), env_(nullptr, nullptr), memory_(nullptr, nullptr) {
+    const OrtApiBase* base = find_runtime();
+    version_ = base->GetVersionString();
+    api_ = base->GetApi(ORT_API_VERSION);
+    if (api_ == nullptr) {
+        throw Error(ErrorCode::engine, "ONNX Runtime " + version_ + " is too old; 1." +
+                                           std::to_string(ORT_API_VERSION) + " or newer is needed");
+    }
+    OrtEnv* env = nullptr;
+    check(api_->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "ovround", &env), ErrorCode::engine, "ONNX Runtime cannot start");
+    env_ = {env, api_->ReleaseEnv};
+    OrtMemoryInfo* memory = nullptr;
+    check(api_->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), ErrorCode::engine,
+          "ONNX Runtime cannot start");
+    memory_ = {memory, api_->ReleaseMemoryInfo};
+}
+
+OrtPointer<OrtSession> OnnxRuntime::open(const std::filesystem::path& path, bool exact, int threads,
+                                         const std::vector<std::pair<std::string, std::string>>& entries) const {
+    const std::string unreadable = "`" + path.string() + "` cannot be read by ONNX Runtime " + version_;
+    const auto need = [&](OrtStatus* status) { check(status, ErrorCode::artifact, unreadable); };
+    OrtSessionOptions* made = nullptr;
+    need(api_->CreateSessionOptions(&made));
+    const OrtPointer<OrtSessionOptions> options(made, api_->ReleaseSessionOptions);
+    for (const auto& [key, value] : entries) {
+        need(api_->AddSessionConfigEntry(made, key.c_str(), value.c_str()));
+    }
+    if (threads > 0) {
+        need(api_->SetIntraOpNumThreads(made, threads));
+    }
+    OrtSession* session = nullptr;
+    if (exact) {
+        const std::string model = exact_model(path);  // bytes do not say where the weights lie
+        need(api_->AddSessionConfigEntry(made, "session.model_external_initializers_file_folder_path",
+                                         std::filesystem::absolute(path).parent_path().c_str()));
+        need(api_->CreateSessionFromArray(env_.get(), model.data(), model.size(), made, &session));
+    } else {
+        need(api_->CreateSession(env_.get(), path.c_str(), made, &session));
+    }
+    return {session, api_->ReleaseSession};
+}
+
+OrtPointer<OrtValue> OnnxRuntime::tensor(void* data, std::size_t size_bytes, const int64_t* shape,
+                                         std::size_t dimensions, ONNXTensorElementDataType type) const {
+    OrtValue* value = nullptr;
+    check(api_->CreateTensorWithDataAsOrtValue(memory_.get(), data, size_bytes, shape, dimensions, type, &value),
+          ErrorCode::engine, "ONNX Runtime");
+    return {value, api_->ReleaseValue};
+}
+
+void OnnxRuntime::check(OrtStatus* status, ErrorCode code, const std::string& what) const {
+    if (status == nullptr) {
+        return;
+    }
+    const OrtPointer<OrtStatus> held(status, api_->ReleaseStatus);
+    throw Error(code, what + ": " + api_->GetErrorMessage(status));
+}
+
+}  // namespace ovround

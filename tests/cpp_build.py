@@ -1,0 +1,43 @@
+"""How the tests build C++: with CMake, into build/ or where they say, skipping where there is nothing to build with."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "runtime" / "cpp"
+
+
+def run(*arguments: object, **keywords: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in arguments], capture_output=True, text=True, check=False, **keywords)
+
+
+def need_compiler() -> None:
+    """Skip the test where the C++ runtime cannot be built."""
+    missing = [program for program in ("cmake", "c++") if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"no {missing[0]} to build the C++ runtime with")
+    if run("c++", "-x", "c++", "-fsyntax-only", "-include", "nlohmann/json.hpp", os.devnull).returncode:
+        pytest.skip("no nlohmann/json.hpp to build the C++ runtime with")
+
+
+def built(source: Path, folder: Path, *options: str) -> Path:
+    """`source` configured and built in `folder`, by one process at a time; what was built before is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (
+            ("cmake", "-S", source, "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}", *options),
+            ("cmake", "--build", folder, "--parallel", len(os.sched_getaffinity(0))),
+        ):
+            done = run(*command)
+            assert done.returncode == 0, done.stdout + done.stderr
+    return folder

@@ -1,0 +1,62 @@
+"""The C++ runtime under the sanitizers of addresses and undefined behaviour, and its readers under a fuzzer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from cpp_build import ROOT, SOURCE, built, need_compiler, run
+
+from ovround.config import ConvertOptions
+from ovround.conversion import convert
+
+READERS = {"m": "ovround.json", "c": "config.json", "g": "generation_config.json"}
+FUZZ_S = 10  # .ci/run goes on for a minute
+# oneTBB opens a library in a way that the sanitizers refuse, unless it is told that they are there.
+ENVIRONMENT = {**os.environ, "TBB_ENABLE_SANITIZERS": "1"}
+pytestmark = pytest.mark.timeout(1800)  # the first test builds
+
+
+@pytest.fixture(scope="module")
+def sanitized() -> Path:
+    need_compiler()
+    preset = "sanitizers-clang" if shutil.which("clang++") else "sanitizers"
+    return built(SOURCE, ROOT / "build" / "cpp-sanitizers", f"--preset={preset}")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = ConvertOptions(formats=("openvino",), group_size=64, recipe="rtn")
+    return convert("demo", tmp_path_factory.mktemp("demo") / "out", options).folders[0]
+
+
+def test_units(sanitized: Path) -> None:
+    done = run("ctest", "--test-dir", sanitized, "--output-on-failure", env=ENVIRONMENT)
+    assert done.returncode == 0, done.stdout
+
+
+def test_errors_threads_and_cancellation_leak_nothing(sanitized: Path, demo: Path) -> None:
+    done = run(sanitized / "tests" / "ovround-pipeline", demo, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_leak_of_ours_is_found(sanitized: Path, demo: Path) -> None:
+    done = run(sanitized / "tests" / "ovround-pipeline", demo, "leak", env=ENVIRONMENT)
+    assert done.returncode != 0
+    assert "LeakSanitizer: detected memory leaks" in done.stderr
+
+
+def test_readers_under_the_fuzzer(sanitized: Path, demo: Path, tmp_path: Path) -> None:
+    fuzzer = sanitized / "tests" / "fuzz" / "ovround-fuzz"
+    if not fuzzer.exists():
+        pytest.skip("no clang++ to build the fuzzer with")
+    corpus = ROOT / "build" / "cpp-fuzz-corpus"
+    corpus.mkdir(exist_ok=True)
+    for reader, name in READERS.items():
+        (corpus / name).write_text(reader + (demo / name).read_text())
+    for template in (ROOT / "tests" / "chat_templates").glob("*.jinja"):
+        (corpus / template.name).write_text("t" + template.read_text())
+    done = run(fuzzer, f"-max_total_time={FUZZ_S}", "-max_len=8192", "-timeout=20", corpus, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]

@@ -1,0 +1,74 @@
+"""clang-format and a longer run of the fuzzer over the C++ runtime, clang-tidy when asked; what is not installed is left out.
+
+python tools/cpp_checks.py [--tidy] [--fuzz SECONDS]      after build/cpp and build/cpp-sanitizers were built, as the tests do
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("runtime/cpp/src", "runtime/cpp/include", "runtime/cpp/program", "runtime/cpp/tests", "examples/cpp")
+TIDY = ("runtime/cpp/src", "runtime/cpp/program")
+SUFFIXES = (".c", ".cpp", ".h", ".hpp")
+
+
+def files(folders: tuple[str, ...], suffixes: tuple[str, ...]) -> list[str]:
+    found = (path for folder in folders for path in sorted((ROOT / folder).rglob("*")))
+    return [str(path.relative_to(ROOT)) for path in found if path.suffix in suffixes]
+
+
+def run(*command: str) -> bool:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(done.stdout, done.stderr[-8000:], file=sys.stderr)
+    return done.returncode == 0
+
+
+def formatted() -> bool:
+    return run("clang-format", "--dry-run", "-Werror", *files(FOLDERS, SUFFIXES))
+
+
+def tidy() -> bool:
+    database = ROOT / "build" / "cpp" / "compile_commands.json"
+    text = database.read_text()
+    sources = [name for name in files(TIDY, (".cpp",)) if str(ROOT / name) in text]  # as built here
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return all(list(pool.map(lambda name: run("clang-tidy", "--quiet", "-p", str(database.parent), name), sources)))
+
+
+def fuzz(seconds: int) -> bool:
+    fuzzer = ROOT / "build" / "cpp-sanitizers" / "tests" / "fuzz" / "ovround-fuzz"
+    corpus = ROOT / "build" / "cpp-fuzz-corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    return run(str(fuzzer), f"-max_total_time={seconds}", "-max_len=8192", "-timeout=20", str(corpus))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fuzz", type=int, default=60, metavar="SECONDS")
+    parser.add_argument("--tidy", action="store_true", help="clang-tidy too: about 10 s of one core a file")
+    given = parser.parse_args()
+    passed = True
+    for name, needed, check in (
+        ("clang-format", "clang-format", formatted),
+        *([("clang-tidy", "clang-tidy", tidy)] if given.tidy else []),
+        ("the fuzzer", "clang++", lambda: fuzz(given.fuzz)),
+    ):
+        if shutil.which(needed) is None:
+            print(f"{name}: left out, {needed} is not installed")
+            continue
+        good = check()
+        passed = passed and good
+        print(f"{name}: {'passed' if good else 'failed'}")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
