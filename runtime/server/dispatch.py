@@ -42,10 +42,10 @@ class Dispatcher:
 
     def __init__(
         self, folder: Path, settings: ServerSettings, open_llm: Callable[[], LLM],
-        open_batching: Callable[[Tokenizer], Backend] | None,
+        open_batching: Callable[[Tokenizer], Backend] | None, device: str = "CPU",
     ) -> None:  # fmt: skip
         """Load the model: by `open_batching` where it is given, and then by `open_llm` when the first request needs it."""
-        check_folder(folder)
+        check_folder(folder, device)
         self.folder, self.settings = folder, settings
         self.tokenizer = Tokenizer(folder)
         info = read_model_info(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 import uvicorn
 
 from ovround.errors import UsageError
+from ovround.runtime.engines import HPU_DEVICES
 from ovround.runtime.llm import LLM
 from ovround.runtime.server.app import create_app
 from ovround.runtime.server.dispatch import Dispatcher, is_openvino
@@ -29,8 +30,8 @@ def open_dispatcher(
             prompt_lookup=prompt_lookup,
         )  # fmt: skip
 
-    if not batching or guesses or not is_openvino(folder):
-        return Dispatcher(folder, settings, open_llm, None)
+    if not batching or guesses or not is_openvino(folder) or device.lower() in HPU_DEVICES:
+        return Dispatcher(folder, settings, open_llm, None, device)
     from ovround.runtime.server.batching import BatchingBackend
 
     return Dispatcher(
