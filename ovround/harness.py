@@ -200,7 +200,8 @@ def _local_task(text: str) -> tuple[str, dict[str, Any]]:
     form = next((config for wanted, config in _FORMS.items() if wanted <= fields), None)
     if not name or form is None:
         raise CalibrationError(
-            f"task file `{path}` has the fields {sorted(fields)}", hint="`text`, or `query`, `choices` and `gold`, are needed"
+            f"task file `{path}` has the fields {sorted(fields)}",
+            hint="`text`, or `query`, `choices` and `gold`, are needed",
         )
     source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(path.absolute())}}}
     return name, {"task": name, "test_split": "test", **source, **form}

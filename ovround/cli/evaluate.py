@@ -18,7 +18,9 @@ def command(
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(help="Tasks of lm-eval instead of texts, by commas: NAME=FILE.jsonl for a local file, or a name of its own."),
+        typer.Option(
+            help="Tasks of lm-eval instead of texts, by commas: NAME=FILE.jsonl for a local file, or a name of its own."
+        ),
     ] = None,
     task_folder: Annotated[Path | None, typer.Option(help="Folder of further tasks, as lm-eval's YAML files.")] = None,
     limit: Annotated[int | None, typer.Option(help="With --tasks: only so many items of each.")] = None,
@@ -79,7 +81,14 @@ def command(
 
 
 def _score_tasks(
-    model: str, tasks: list[str], device: str, exact: bool, limit: int | None, fewshot: int, folder: Path | None, as_json: bool
+    model: str,
+    tasks: list[str],
+    device: str,
+    exact: bool,
+    limit: int | None,
+    fewshot: int,
+    folder: Path | None,
+    as_json: bool,
 ) -> None:
     from ovround.cli.printing import print_json, print_table
     from ovround.harness import evaluate_tasks

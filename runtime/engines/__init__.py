@@ -17,8 +17,9 @@ def open_engine(folder: Path, device: str = "CPU", *, exact: bool = False, threa
     """Load the model in `folder`: OpenVINO for openvino_model.xml, ONNX Runtime for model.onnx.
 
     `device` is one of OpenVINO's (`CPU`, `GPU`, `GPU.1`, `NPU`, `AUTO`); ONNX Runtime has CPU. `HPU` (Gaudi) and
-    `hpu-emulated` run by torch, checkpoints too; they need the extra `convert`. `exact` computes in float32. `threads` None: the engine's choice. Raises ArtifactError for a folder that is missing, damaged or no
-    model, EngineError for a device that is not there or refuses the model, UsageError for `threads` below 1.
+    `hpu-emulated` run by torch, checkpoints too; they need the extra `convert`. `exact` computes in float32. `threads`
+    None: the engine's choice. Raises ArtifactError for a folder that is missing, damaged or no model, EngineError for a
+    device that is not there or refuses the model, UsageError for `threads` below 1.
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise UsageError(f"threads is {threads!r}; a whole number of 1 or more is needed")

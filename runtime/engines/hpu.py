@@ -82,9 +82,7 @@ class HpuEngine:
         shape = self._fit(len(ids), 1, int(self._lengths.max()) + count - 1)
         tokens, held = self._upload([[token] for token in ids], shape)
         with torch.no_grad():
-            chosen = greedy(
-                self._run, tokens, held, self._room(shape.room), count, self._backend.mark_step
-            )
+            chosen = greedy(self._run, tokens, held, self._room(shape.room), count, self._backend.mark_step)
         self._lengths = self._lengths + count
         found: TokenIds = chosen.cpu().numpy()[: len(ids)].astype(np.int64)
         return found
@@ -142,6 +140,10 @@ class HpuEngine:
         tensors = [] if self._step is None else self._step.tensors()
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
+    def cache_bytes(self) -> int:
+        """Bytes that the cache has been given."""
+        return self._cache.size_bytes
+
     def _append(self, rows: Sequence[Sequence[int]], *, every: bool) -> Logits:
         """Append each row's ids, in pieces: logits `[B, V]` of what follows, or `[B, T, V]` when `every`."""
         if not len(self._lengths):
@@ -162,9 +164,7 @@ class HpuEngine:
             last[ended] = last[ended] if every else logits[ended]
         return np.concatenate(found, axis=1) if every else last
 
-    def _steps(
-        self, rows: Sequence[Sequence[int]], shape: Shape, *, every: bool, longest: int | None = None
-    ) -> Logits:
+    def _steps(self, rows: Sequence[Sequence[int]], shape: Shape, *, every: bool, longest: int | None = None) -> Logits:
         """One step: the rows' ids, padded to `shape`, are appended."""
         self._show()
         ids, held = self._upload(rows, shape)

@@ -58,7 +58,9 @@ class Cache:
             return
         self._buffers = []  # the old ones go before the new ones come
         self.keys, self.values = [], []
-        empty = [torch.zeros((places, *self._place), dtype=self._dtype, device=self._device) for _ in range(self._count)]
+        empty = [
+            torch.zeros((places, *self._place), dtype=self._dtype, device=self._device) for _ in range(self._count)
+        ]
         self._buffers = empty
         self.generation += 1
 

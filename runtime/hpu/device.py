@@ -261,7 +261,9 @@ def _once(backend: str | Callable[..., Any], key: Hashable) -> Callable[..., Any
         nonlocal graphs
         graphs += 1
         if graphs > 1 or any(isinstance(one, torch.SymInt) for one in inputs):
-            raise EngineError(f"{key} was compiled again, or for no fixed shape: every step would wait for its compiler")
+            raise EngineError(
+                f"{key} was compiled again, or for no fixed shape: every step would wait for its compiler"
+            )
         return found(graph, inputs)
 
     return compile_graph

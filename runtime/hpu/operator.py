@@ -63,9 +63,7 @@ def emulated(
 
 
 @emulated.register_fake
-def _(
-    words: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, dtype: torch.dtype
-) -> torch.Tensor:
+def _(words: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty((*words.shape[:-1], words.shape[-1] * NUMBERS), dtype=dtype, device=words.device)
 
 
@@ -115,7 +113,11 @@ def known_answers() -> list[KnownAnswer]:
         few = (groups, outputs) if axis == 0 else (outputs, groups)
         numbers = random.integers(0, 16, shape)
         scale = (2.0 ** random.integers(-3, 3, few)).astype(np.float32)
-        zeros = {"none": np.zeros(few, np.int64), "packed": random.integers(0, 16, few), "float": random.integers(0, 16, few)}
+        zeros = {
+            "none": np.zeros(few, np.int64),
+            "packed": random.integers(0, 16, few),
+            "float": random.integers(0, 16, few),
+        }
         repeat = inputs // groups
         answer = (numbers - np.repeat(zeros[zero], repeat, axis)) * np.repeat(scale, repeat, axis)
         words = pack(torch.from_numpy(numbers))

@@ -135,7 +135,12 @@ def head(
 
 
 def greedy(
-    run: Run, ids: torch.Tensor, held: torch.Tensor, room: torch.Tensor, count: int, after: Callable[[], None] = lambda: None
+    run: Run,
+    ids: torch.Tensor,
+    held: torch.Tensor,
+    room: torch.Tensor,
+    count: int,
+    after: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """The `count` likeliest tokens one after the other, int32 `[B, count]`, on the device; `after` each step.
 
