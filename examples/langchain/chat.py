@@ -1,6 +1,6 @@
 """LangChain through the OpenAI-compatible server: `ovround serve out/demo --port 8000`, then
 
-    python chat.py http://127.0.0.1:8000 "The with statement is used to"
+python chat.py http://127.0.0.1:8000 "The with statement is used to"
 """
 
 from __future__ import annotations

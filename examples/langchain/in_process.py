@@ -1,6 +1,6 @@
 """LangChain without a server: a language model of LangChain's over `LLM`, in one class.
 
-    python in_process.py out/demo "The with statement is used to"
+python in_process.py out/demo "The with statement is used to"
 """
 
 from __future__ import annotations

@@ -26,11 +26,13 @@ def open_dispatcher(
 
     def open_llm() -> LLM:
         return LLM(
-            folder, device, exact=exact, threads=threads, prefix_cache=True, draft_model=draft_model,
+            folder, device, exact=exact, threads=threads, prefix_cache=not device.upper().startswith("NPU"), draft_model=draft_model,
             prompt_lookup=prompt_lookup,
         )  # fmt: skip
 
-    if not batching or guesses or not is_openvino(folder) or device.lower() in HPU_DEVICES:
+    # An NPU has one row and no paged attention, Gaudi's engine no pipeline of others.
+    alone = device.lower() in HPU_DEVICES or device.upper().startswith("NPU")
+    if not batching or guesses or not is_openvino(folder) or alone:
         return Dispatcher(folder, settings, open_llm, None, device)
     from ovround.runtime.server.batching import BatchingBackend
 
