@@ -98,3 +98,21 @@ def test_the_pipeline_of_model_server_with_the_options_of_the_graph(
     config = genai.GenerationConfig()
     config.max_new_tokens = 8
     assert pipeline.generate([PROMPT], [config])[0].m_generation_ids[0]
+
+
+def test_a_folder_that_is_replaced_while_it_is_served(demo_folders: dict[str, Path], tmp_path: Path) -> None:
+    """What is loaded goes on; what would be loaded from another folder now is refused, and the server lives."""
+    from conftest import serving
+
+    folder = tmp_path / "model"
+    shutil.copytree(demo_folders["openvino"], folder)
+    with serving(folder) as served:
+        body = {"model": "demo", "prompt": PROMPT, "max_tokens": 4}
+        before = served.request("POST", "/v1/completions", body)
+        other = folder / "ovround.json"
+        other.write_text(other.read_text().replace('"seed": 42', '"seed": 43'))
+        assert served.request("POST", "/v1/completions", body)[1]["choices"] == before[1]["choices"]
+        status, answer, _ = served.request("POST", "/v1/completions", {**body, "logprobs": 2})
+        assert status == 503
+        assert "has changed since the server began" in answer["error"]["message"]
+        assert served.request("POST", "/v1/completions", body)[0] == 200
