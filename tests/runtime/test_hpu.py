@@ -233,7 +233,7 @@ def test_the_operator_gives_the_known_answers_and_a_wrong_one_does_not() -> None
 
 def test_memory_at_rest(tmp_path: Path) -> None:
     """Bytes on the device against those of the packed integers and of what is in float, in the type that is computed in."""
-    options = ConvertOptions(formats=("auto_round",), group_size=64, recipe="rtn", embedding_bits=4)
+    options = ConvertOptions(group_size=64, recipe="rtn", embedding_bits=4, lm_head_bits=4)
     folder = convert("demo", tmp_path / "out", options).folders[0]
     engine = HpuEngine(folder, EMULATED)
     step = engine._step
@@ -262,17 +262,18 @@ def test_tokens_are_those_of_other_engines(
     name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = "demo" if name == "demo" else str(request.getfixturevalue("shared") / "models" / name)
-    group_size = -1 if name == "stories260K" else 32
+    odd = name == "stories260K"  # its 172 inputs are no multiple of 32, nor of a GPTQ word
     options = ConvertOptions(
-        formats=("onnx", "gptq"), group_size=group_size, recipe="rtn", embedding_bits=16, lm_head_bits=16
-    )
+        formats=("onnx",) if odd else ("onnx", "gptq"), group_size=-1 if odd else 32, recipe="rtn", embedding_bits=16,
+        lm_head_bits=16,
+    )  # fmt: skip
     folders = convert(source, tmp_path / "out", options).folders
     prompts = [PROMPT, "A"]
     if name != "demo":  # one compiled model is enough: the others run the same functions as they are
         monkeypatch.setattr(device, "ByShape", lambda backend: lambda key, function, *arguments: function(*arguments))
     with LLM(folders[0], exact=True, threads=1) as llm:
         plain = [llm.generate(prompt, max_new_tokens=30) for prompt in prompts]
-    with LLM(folders[1], EMULATED, exact=True) as llm:
+    with LLM(folders[-1], EMULATED, exact=True) as llm:
         assert [llm.generate(prompt, max_new_tokens=30).token_ids for prompt in prompts] == [
             one.token_ids for one in plain
         ]

@@ -100,13 +100,13 @@ def test_the_pipeline_of_model_server_with_the_options_of_the_graph(
     assert pipeline.generate([PROMPT], [config])[0].m_generation_ids[0]
 
 
-def test_a_folder_that_is_replaced_while_it_is_served(demo_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_folder_that_is_replaced_while_it_is_served(
+    serve_folder: Any, demo_folders: dict[str, Path], tmp_path: Path
+) -> None:
     """What is loaded goes on; what would be loaded from another folder now is refused, and the server lives."""
-    from conftest import serving
-
     folder = tmp_path / "model"
     shutil.copytree(demo_folders["openvino"], folder)
-    with serving(folder) as served:
+    with serve_folder(folder) as served:
         body = {"model": "demo", "prompt": PROMPT, "max_tokens": 4}
         before = served.request("POST", "/v1/completions", body)
         other = folder / "ovround.json"
