@@ -40,13 +40,13 @@ class Cache:
         index = torch.tensor(padded, dtype=torch.int64).to(self._device)
         kept = min(room, self.room)
         held = [
-            buffer.unflatten(0, (self.rows, self.room)).index_select(0, index)[:, :kept]
+            buffer.unflatten(0, (self.rows, self.room)).index_select(0, index).narrow(1, 0, kept)
             for buffer in (*self.keys, *self.values)
         ]
         self._allocate(rows * room)
         self._show(rows, room)
         for buffer, rest in zip((*self.keys, *self.values), held, strict=True):
-            buffer.unflatten(0, (rows, room))[:, :kept].copy_(rest)
+            buffer.unflatten(0, (rows, room)).narrow(1, 0, kept).copy_(rest)
 
     @property
     def size_bytes(self) -> int:
@@ -66,5 +66,5 @@ class Cache:
 
     def _show(self, rows: int, room: int) -> None:
         self.rows, self.room = rows, room
-        shown = [buffer[: rows * room] for buffer in self._buffers]
+        shown = [buffer.narrow(0, 0, rows * room) for buffer in self._buffers]
         self.keys, self.values = shown[::2], shown[1::2]

@@ -164,20 +164,20 @@ def _mask(spec: Attention, cache: LayerCache, positions: torch.Tensor) -> torch.
     allowed = distances <= 0
     if spec.window is not None:
         allowed = allowed & (distances > -spec.window)
-    mask = torch.where(allowed, 0.0, -torch.inf)[:, None, None]
+    mask = torch.where(allowed, 0.0, -torch.inf).unsqueeze(1).unsqueeze(1)
     slopes = cache.constants.slopes
-    return mask if slopes is None else mask + slopes * distances.float()[:, None, None]
+    return mask if slopes is None else mask + slopes * distances.float().unsqueeze(1).unsqueeze(1)
 
 
 def _angles(rope: Rope, constants: Constants, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin float32 `[B, T, 1, dim / 2]` of the positions; bfloat16 would lose large ones."""
-    angles = places.positions.float()[..., None, None] * constants.frequencies_at(rope, places.length)
+    angles = places.positions.float().unsqueeze(-1).unsqueeze(-1) * constants.frequencies_at(rope, places.length)
     return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor
 
 
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """`[B, T, H, D]` turned by cos and sin `[B, T, 1, dim / 2]`: as `ovround.models.torch_ops.rotate`, in float32."""
     half, wide = cos.shape[-1], x.float()
-    first, second, rest = wide[..., :half], wide[..., half : 2 * half], wide[..., 2 * half :]
+    first, second, rest = wide.split((half, half, wide.shape[-1] - 2 * half), dim=-1)
     turned = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
     return turned.to(x.dtype)

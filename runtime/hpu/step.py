@@ -106,9 +106,9 @@ def embed(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Hidden states `[B, T, hidden_size]`, positions int32 `[B, T]`, and places in the cache int64 `[B * T]`."""
     batch, tokens = ids.shape
-    positions = held[:, None] + torch.arange(tokens, dtype=held.dtype, device=held.device)
+    positions = held.unsqueeze(1) + torch.arange(tokens, dtype=held.dtype, device=held.device)
     starts = torch.arange(batch, dtype=torch.int64, device=held.device) * room
-    slots = (starts[:, None] + positions).flatten()
+    slots = (starts.unsqueeze(1) + positions).flatten()
     ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, held))
     return decoder.embed(ops, ids), positions, slots
 
@@ -129,9 +129,9 @@ def head(
     """Logits float32 `[B, V]` of the tokens `last` `[B]`, or `[B, T, V]` of all where it is None."""
     batch, tokens, _ = x.shape
     if last is not None:
-        x = x.flatten(0, 1).index_select(0, last + torch.arange(batch, device=last.device) * tokens)[:, None]
+        x = x.flatten(0, 1).index_select(0, last + torch.arange(batch, device=last.device) * tokens).unsqueeze(1)
     logits = decoder.head(StaticOps(part.weights, part.packed, convert), x).float()
-    return logits if last is None else logits[:, 0]
+    return logits if last is None else logits.squeeze(1)
 
 
 def greedy(

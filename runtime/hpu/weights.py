@@ -42,7 +42,7 @@ class Words:
         if self.order is not None:
             x = x.index_select(-1, self.order)
         weight = convert(self.words, self.scales, self.zeros, x.dtype)
-        return (x @ weight)[..., : self.outputs]
+        return (x @ weight).narrow(-1, 0, self.outputs)
 
     def tensors(self) -> Iterator[torch.Tensor]:
         yield from (self.words, self.scales, self.zeros)

@@ -294,7 +294,7 @@ def elsewhere(program: str, *arguments: object) -> Any:
 
 DEVICE_LOOP = """
 import json, torch
-from torch._subclasses.fake_tensor import FakeTensorMode, DataDependentOutputException
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 from types import ModuleType
 stub = ModuleType("hpu")
 stub.current_device = lambda: 0
@@ -308,6 +308,13 @@ from ovround.runtime.hpu import operator, step as steps
 from ovround.runtime.hpu.cache import Cache
 from ovround.runtime.hpu.static_ops import Constants
 from ovround.runtime.hpu.weights import Packer, Words
+real = Constants.of
+def constants(spec, device):
+    with unset_fake_temporarily():
+        made = real(spec, "cpu")
+    like = lambda one: torch.empty(one.shape, device="hpu")
+    return Constants(tuple(map(like, made.frequencies)), None if made.slopes is None else like(made.slopes))
+Constants.of = staticmethod(constants)
 done = []
 with FakeTensorMode():
     for family in ("llama", "gemma2", "bloom", "qwen3_moe", "gpt2"):
@@ -328,11 +335,11 @@ with FakeTensorMode():
         step.show(cache)
         held = torch.zeros(2, dtype=torch.int32, device="hpu")
         room = torch.zeros(256, dtype=torch.int8, device="hpu")
-        found = steps.greedy(step, held[:, None], held, room, 3)
+        found = steps.greedy(step, held.unsqueeze(1), held, room, 3)
         assert found.device.type == "hpu" and found.shape == (2, 3)
         done.append(family)
     try:
-        found[0, 0].item()
+        found.sum().item()
     except DataDependentOutputException:
         done.append("a look is found")
 print(json.dumps(done))
