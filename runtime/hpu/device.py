@@ -57,12 +57,13 @@ def probe() -> Probe:
     except _PLUGIN_ERRORS as error:
         return Probe(f"{_PLUGIN}.torch cannot be imported: {type(error).__name__}: {error}")
     try:
-        count = int(torch.hpu.device_count()) if torch.hpu.is_available() else 0
+        hpu = _module()
+        count = int(hpu.device_count()) if hpu.is_available() else 0
         plugin = str(getattr(sys.modules[_PLUGIN], "__version__", "")) or "of unknown version"
         mode = "graphs" if _is_lazy() else "compile"
         if not count:
             return Probe("the plugin is installed, yet it finds no device", plugin, mode=mode)
-        name, schema = str(torch.hpu.get_device_name()), str(getattr(torch.ops.hpu, "convert_from_uint4", ""))
+        name, schema = str(hpu.get_device_name()), str(getattr(torch.ops.hpu, "convert_from_uint4", ""))
     except _PLUGIN_ERRORS as error:
         return Probe(f"the plugin fails when it is asked for devices: {type(error).__name__}: {error}")
     missing = "" if schema else "the plugin has no operator convert_from_uint4"
@@ -80,6 +81,11 @@ def probe_elsewhere() -> Probe:
         return Probe(**json.loads(done.stdout.splitlines()[-1]))
     except (subprocess.TimeoutExpired, ValueError, IndexError, TypeError) as error:
         return Probe(f"asking for devices in another process failed: {type(error).__name__}")
+
+
+def _module() -> Any:
+    """`torch.hpu`, which the plugin puts there."""
+    return vars(torch)["hpu"] if "hpu" in vars(torch) else torch.get_device_module("hpu")
 
 
 def _is_lazy() -> bool:
@@ -175,7 +181,7 @@ class Graphs:
         self._mark = importlib.import_module(f"{_PLUGIN}.torch.core").mark_step
 
     def compiled(self, step: Step) -> Run:
-        self._wrapped = torch.hpu.wrap_in_hpu_graph(step)
+        self._wrapped = _module().wrap_in_hpu_graph(step)
 
         def run(
             ids: torch.Tensor, held: torch.Tensor, last: torch.Tensor, length: torch.Tensor, room: torch.Tensor, every: bool

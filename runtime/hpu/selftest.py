@@ -124,6 +124,6 @@ def _memory(ours: HpuEngine, reference: HpuEngine) -> Check:
     at_rest, packed = ours.size_bytes(), reference.size_bytes()
     seen = f"{at_rest / 1e6:.2f} MB of weights"
     if "emulating" not in ours.device:
-        allocated = int(torch.hpu.memory_allocated()) - ours.cache_bytes()
+        allocated = int(torch.get_device_module("hpu").memory_allocated()) - ours.cache_bytes()
         seen, at_rest = f"{seen}, {allocated / 1e6:.2f} MB allocated besides the cache", allocated
     return Check("memory at rest", at_rest < packed * _AT_REST, seen)

@@ -114,7 +114,8 @@ class StaticOps(TorchOps):
     def rms_norm(self, x: torch.Tensor, at: str, eps: float, heads: int = 1) -> torch.Tensor:
         parts = x.unflatten(-1, (heads, -1)).float()
         normed = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)
-        return (normed.to(x.dtype) * self.weights[f"{at}.weight"]).flatten(-2)
+        scaled: torch.Tensor = normed.to(x.dtype) * self.weights[f"{at}.weight"]
+        return scaled.flatten(-2)
 
     def layer_norm(self, x: torch.Tensor, at: str, eps: float) -> torch.Tensor:
         normed = F.layer_norm(x.float(), (x.shape[-1],), eps=eps).to(x.dtype) * self.weights[f"{at}.weight"]
@@ -142,7 +143,8 @@ class StaticOps(TorchOps):
             scores = (scores / spec.softcap).tanh() * spec.softcap
         scores = scores + _mask(spec, cache, places.positions)
         out = scores.softmax(-1).to(q.dtype).flatten(2, 3) @ taken
-        return out.unflatten(2, (repeat, tokens)).permute(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
+        found: torch.Tensor = out.unflatten(2, (repeat, tokens)).permute(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
+        return found
 
     def experts(self, x: torch.Tensor, at: str, spec: Experts) -> torch.Tensor:
         """Every expert on every token: which ones a token chose is known on the device alone."""

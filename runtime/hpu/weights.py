@@ -64,7 +64,8 @@ class TableWords:
         scales = self.scales.index_select(0, chosen)
         zeros = self.zeros.expand(scales.shape) if len(self.zeros) == 1 else self.zeros.index_select(0, chosen)
         rows = convert(self.words.index_select(0, chosen), scales, zeros.contiguous(), scales.dtype)
-        return rows.unflatten(0, ids.shape)
+        found: torch.Tensor = rows.unflatten(0, ids.shape)
+        return found
 
     def apply(self, x: torch.Tensor, convert: Convert) -> torch.Tensor:
         """`[..., K]` -> `[..., V]`."""
@@ -95,7 +96,8 @@ class Bytes:
         chosen = ids.flatten()
         zeros = self.zeros if len(self.zeros) == 1 else self.zeros.index_select(0, chosen)
         rows = _decode(self.codes.index_select(0, chosen), self.scales.index_select(0, chosen), zeros)
-        return rows.unflatten(0, ids.shape)
+        found: torch.Tensor = rows.unflatten(0, ids.shape)
+        return found
 
     def tensors(self) -> Iterator[torch.Tensor]:
         yield from (self.codes, self.scales, self.zeros)
@@ -112,7 +114,8 @@ def _decode(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> t
     8-bit integers and their differences are exact in bfloat16.
     """
     grouped = codes.unflatten(-1, (scales.shape[-1], -1)).to(scales.dtype)
-    return ((grouped - zeros.to(scales.dtype).unsqueeze(-1)) * scales.unsqueeze(-1)).flatten(-2)
+    decoded: torch.Tensor = ((grouped - zeros.to(scales.dtype).unsqueeze(-1)) * scales.unsqueeze(-1)).flatten(-2)
+    return decoded
 
 
 @dataclass(slots=True)
