@@ -114,8 +114,8 @@ class StaticOps(TorchOps):
     def rms_norm(self, x: torch.Tensor, at: str, eps: float, heads: int = 1) -> torch.Tensor:
         parts = x.unflatten(-1, (heads, -1)).float()
         normed = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)
-        scaled: torch.Tensor = normed.to(x.dtype) * self.weights[f"{at}.weight"]
-        return scaled.flatten(-2)
+        scaled: torch.Tensor = (normed.to(x.dtype) * self.weights[f"{at}.weight"]).flatten(-2)
+        return scaled
 
     def layer_norm(self, x: torch.Tensor, at: str, eps: float) -> torch.Tensor:
         normed = F.layer_norm(x.float(), (x.shape[-1],), eps=eps).to(x.dtype) * self.weights[f"{at}.weight"]
