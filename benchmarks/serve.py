@@ -87,7 +87,7 @@ def directly(folder: Path, streams: int, seconds: float, new_tokens: int) -> flo
     import openvino_genai
 
     from ovround.runtime import Tokenizer
-    from ovround.runtime.engines.openvino import EXACT
+    from ovround.runtime.engines.openvino_devices import EXACT
 
     tokenizer = Tokenizer(folder)
     scheduler = openvino_genai.SchedulerConfig()

@@ -73,7 +73,7 @@ def bench(
         if not isinstance(value, int) or value < least:
             raise UsageError(f"{name} is {value!r}; a whole number of {least} or more is needed")
     path = Path(folder)
-    check_folder(path)
+    check_folder(path, device)
     start = time.perf_counter()
     engine = open_engine(path, device, exact=exact, threads=threads)
     load_s = time.perf_counter() - start

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ovround.runtime.engine import Engine, Logits
+from ovround.runtime.engine import Engine, GreedyDecoder, Logits
 from ovround.runtime.logprobs import TokenLogprobs, token_logprobs
 
 _PIECE = 128  # tokens whose logits are held at once: 75 MB for a vocabulary of 150,000
@@ -41,6 +41,16 @@ class CachedRow:
         held.extend(ids)
         self.ids = held
         return logits
+
+    def append_greedy(self, token: int, count: int) -> list[int]:
+        """The `count` likeliest tokens behind `token`, as the engine chooses them itself; the last is not held yet."""
+        if not isinstance(self.engine, GreedyDecoder):
+            raise TypeError(f"{self.engine.device} does not choose tokens")
+        held, self.ids = self.ids, []
+        chosen: list[int] = self.engine.decode_greedy([token], count)[0].tolist()
+        held.extend([token, *chosen[:-1]])
+        self.ids = held
+        return chosen
 
     def start_scored(self, prompt: Sequence[int], count: int) -> tuple[Logits, tuple[TokenLogprobs, ...]]:
         """`start` from an empty cache, with the log-probabilities of the tokens after the first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 from dataclasses import dataclass
@@ -44,8 +45,11 @@ class Machine:
 
 
 def devices() -> list[Device]:
-    """Every device that OpenVINO and ONNX Runtime report here; an engine that is not installed is listed as such."""
-    return [*_openvino_devices(), *_onnx_devices()]
+    """Every device that OpenVINO and ONNX Runtime report here; an engine that is not installed is listed as such.
+
+    A Gaudi too, where PyTorch's HPU plugin is installed: another process asks it, for it changes the one that imports it.
+    """
+    return [*_openvino_devices(), *_onnx_devices(), *_hpu_devices()]
 
 
 def machine() -> Machine:
@@ -90,6 +94,17 @@ def _onnx_devices() -> list[Device]:
         else Device("ONNX Runtime", provider.removesuffix("ExecutionProvider"), provider, False, "not used by ovround")
         for provider in ort.get_available_providers()
     ]
+
+
+def _hpu_devices() -> list[Device]:
+    if importlib.util.find_spec("habana_frameworks") is None:
+        return []
+    try:
+        from ovround.runtime.hpu.device import probe_elsewhere
+    except ModuleNotFoundError as error:
+        return [Device("PyTorch", "HPU", "", False, f"cannot be asked: {error}")]
+    found = probe_elsewhere()
+    return [Device("PyTorch", "HPU", found.device_name, found.found, found.missing)]
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -16,7 +16,7 @@ Shapes: B rows of the batch, T tokens, S tokens in the cache, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,22 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the model; safe to call more than once."""
+        ...
+
+
+@runtime_checkable
+class GreedyDecoder(Protocol):
+    """An engine that feeds its own choices back, so that its device does not wait for the host at every token."""
+
+    def decode_greedy(self, ids: Sequence[int], count: int) -> TokenIds:
+        """The `count` likeliest tokens behind each of `ids` `[B]`, int64 `[B, count]`; the last of them is not held yet.
+
+        Raises GenerationError as `Engine.decode` does.
+        """
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """As `Engine.keep`."""
         ...
 
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from ovround.errors import GenerationError
 from ovround.runtime.cached_row import CachedRow
-from ovround.runtime.engine import Engine, Logits
+from ovround.runtime.engine import Engine, GreedyDecoder, Logits
 from ovround.runtime.grammar import Matcher
 from ovround.runtime.logprobs import TokenLogprobs, token_logprobs
 from ovround.runtime.random_source import Xoshiro256
 from ovround.runtime.sampling import SamplingOptions, adjust, sample
 from ovround.runtime.speculation import DRAFT_TOKENS, Proposer
 
+_GREEDY_TOKENS = 8  # that an engine chooses before the host looks: what follows an end is thrown away
 FinishReason = Literal["stop", "length", "cancelled"]
 """stop: an end token, a stop string, or the grammar's end; length: max_new_tokens or the context is used up."""
 
@@ -45,6 +46,13 @@ class Request:
     accepted_tokens: int = 0
     first_token_s: float = 0.0
     last_token_s: float = 0.0
+
+    @property
+    def plainly_greedy(self) -> bool:
+        """Whether the likeliest token is all that is ever asked of logits."""
+        o = self.options
+        bent = o.temperature or o.presence_penalty or o.frequency_penalty or o.logit_bias or o.repetition_penalty != 1
+        return not bent and o.logprobs is None and self.matcher is None
 
     def choose(self, logits: Logits) -> int:
         """Append the token that follows, of logits `[V]`, an end token included, and see whether it is the last one."""
@@ -123,6 +131,9 @@ def run_batch(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Requ
         if len(alive) < len(rows):
             engine.keep(alive)
             rows = [rows[place] for place in alive]
+        if isinstance(engine, GreedyDecoder) and all(request.plainly_greedy for request in rows):
+            yield from _greedy_batch(engine, rows, work_s)
+            return
         logits = engine.decode([request.token_ids[-1] for request in rows])
 
 
@@ -151,10 +162,49 @@ def run_row(
         row.rewind(len(request.prompt_ids) + len(request.token_ids) - 1)  # guesses that did not stand
         if request.finish_reason is not None:
             return
+        if proposer is None and isinstance(row.engine, GreedyDecoder) and request.plainly_greedy:
+            yield from _greedy_row(row, request, work_s)
+            return
         room = request.max_new_tokens - len(request.token_ids) - 1  # the model's own token comes after the guesses
         guesses = proposer.propose(request.prompt_ids + request.token_ids, min(draft_tokens, room)) if proposer else []
         request.drafted_tokens += len(guesses)
         logits = row.append([request.token_ids[-1], *guesses])
+
+
+def _greedy_batch(engine: GreedyDecoder, rows: list[Request], work_s: float) -> Iterator[list[Request]]:
+    """Go on as `run_batch` does, several tokens at a time, by choices that the engine makes itself."""
+    while rows:
+        started = time.perf_counter()
+        count = min(_GREEDY_TOKENS, *(request.max_new_tokens - len(request.token_ids) for request in rows))
+        chosen = engine.decode_greedy([request.token_ids[-1] for request in rows], count)
+        work_s += time.perf_counter() - started
+        for tokens in chosen.T:
+            going = [place for place, request in enumerate(rows) if request.finish_reason is None]
+            for place in going:
+                rows[place].accept(int(tokens[place]))
+                rows[place].note_time(work_s)
+            if going:
+                yield [rows[place] for place in going]
+        alive = [place for place, request in enumerate(rows) if request.finish_reason is None]
+        if alive and len(alive) < len(rows):
+            engine.keep(alive)
+        rows = [rows[place] for place in alive]
+
+
+def _greedy_row(row: CachedRow, request: Request, work_s: float) -> Iterator[Request]:
+    """Go on as `run_row` does, several tokens at a time, by choices that the engine makes itself."""
+    while request.finish_reason is None:
+        started = time.perf_counter()
+        count = min(_GREEDY_TOKENS, request.max_new_tokens - len(request.token_ids))
+        chosen = row.append_greedy(request.token_ids[-1], count)
+        work_s += time.perf_counter() - started
+        for token in chosen:
+            request.accept(token)
+            request.note_time(work_s)
+            yield request
+            if request.finish_reason is not None:
+                break
+    row.rewind(len(request.prompt_ids) + len(request.token_ids) - 1)  # choices behind the end
 
 
 def _prompt_logits(row: CachedRow, request: Request) -> Logits:

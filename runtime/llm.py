@@ -66,7 +66,7 @@ class LLM:
         if not isinstance(draft_tokens, int) or isinstance(draft_tokens, bool) or not 1 <= draft_tokens <= 64:
             raise UsageError(f"draft_tokens is {draft_tokens!r}; a whole number of 1 to 64 is needed")
         path = Path(folder)
-        check_folder(path)
+        check_folder(path, device)
         self.tokenizer = Tokenizer(path)
         self._end_token_ids = read_model_info(path).end_token_ids
         self._engine = open_engine(path, device, exact=exact, threads=threads)
@@ -77,7 +77,7 @@ class LLM:
         self._proposer: Proposer | None = PromptLookup() if prompt_lookup else None
         if draft_model is not None:
             draft = Path(draft_model)
-            check_folder(draft)
+            check_folder(draft, device)
             if Tokenizer(draft).vocabulary() != self.tokenizer.vocabulary():
                 raise UsageError(f"`{draft}` has another tokenizer than `{path}`", hint="a draft must share its tokens")
             self._draft = CachedRow(open_engine(draft, device, exact=exact, threads=threads))

@@ -86,9 +86,14 @@ class Layout:
 
 def layout_of(tensor: QTensor) -> Layout:
     """The layout in which ONNX Runtime runs `tensor` fast; raises ValueError for groups that no block size divides."""
-    columns, group = tensor.shape[1], tensor.group_size
-    bits = 4 if tensor.bits == 3 or (tensor.bits == 2 and group == 16) else tensor.bits
-    allowed = BLOCK_SIZES[bits]
+    return layout_for(tensor.shape, tensor.bits, tensor.group_size, symmetric=tensor.symmetric)
+
+
+def layout_for(shape: tuple[int, int], bits: int, group: int, *, symmetric: bool) -> Layout:
+    """`layout_of` a weight `[N, K]` of `bits` bits in groups of `group` inputs."""
+    columns = shape[1]
+    stored_bits = 4 if bits == 3 or (bits == 2 and group == 16) else bits
+    allowed = BLOCK_SIZES[stored_bits]
     if group in allowed:
         block = group
     else:
@@ -97,7 +102,7 @@ def layout_of(tensor: QTensor) -> Layout:
             block = 128
     if not block:
         raise ValueError(f"groups of {group} in rows of {columns}: no block size of {allowed} divides them")
-    return Layout(tensor.shape, tensor.bits, group, tensor.symmetric, bits, block)
+    return Layout(shape, bits, group, symmetric, stored_bits, block)
 
 
 def write_weight(file: DataFile, name: str, weight: QTensor | FloatTensor, *, table: bool) -> Layout | None:

@@ -14,7 +14,21 @@ from typing import Annotated, NoReturn
 import typer
 
 import ovround
-from ovround.cli import bench, chat, check, convert, demo, devices, evaluate, inspect, profile, quantize, run, serve
+from ovround.cli import (
+    bench,
+    chat,
+    check,
+    convert,
+    demo,
+    devices,
+    evaluate,
+    inspect,
+    profile,
+    quantize,
+    run,
+    selftest,
+    serve,
+)
 from ovround.errors import OvroundError
 
 app = typer.Typer(
@@ -27,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (convert, quantize, check, run, chat, serve, evaluate, bench, profile, inspect, devices, demo):
+for module in (convert, quantize, check, run, chat, serve, evaluate, bench, profile, inspect, devices, selftest, demo):
     app.command(module.NAME)(module.command)
 
 

@@ -15,7 +15,18 @@ def command(
     model: Annotated[
         str, typer.Argument(help="Converted folder, or a checkpoint, quantised or not (computed by torch), or `demo`.")
     ],
-    text: Annotated[list[Path], typer.Option(help="Text to score, .txt or .jsonl with `text`; repeatable.")],
+    text: Annotated[
+        list[Path] | None, typer.Option(help="Text to score, .txt or .jsonl with `text`; repeatable.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of lm-eval instead of texts, by commas: NAME=FILE.jsonl for a local file, or a name of its own."
+        ),
+    ] = None,
+    task_folder: Annotated[Path | None, typer.Option(help="Folder of further tasks, as lm-eval's YAML files.")] = None,
+    limit: Annotated[int | None, typer.Option(help="With --tasks: only so many items of each.")] = None,
+    num_fewshot: Annotated[int, typer.Option(min=0, help="With --tasks: examples in front of each item.")] = 0,
     reference: Annotated[
         str | None, typer.Option(help="Unquantised checkpoint to compare with: adds KL and top-1 agreement.")
     ] = None,
@@ -34,8 +45,18 @@ def command(
 ) -> None:
     """Score a model on text: perplexity, and divergence from the original with --reference."""
     from ovround.cli.printing import print_json, print_table
+    from ovround.errors import UsageError
+
+    if (text is None) == (tasks is None):
+        raise UsageError("one of --text and --tasks is needed", hint="--text FILE, or --tasks lambada=FILE.jsonl")
+    if tasks is not None:
+        if reference is not None or context is not None:
+            raise UsageError("--reference and --context go with --text, not with --tasks")
+        _score_tasks(model, tasks.split(","), device, exact, limit, num_fewshot, task_folder, json)
+        return
     from ovround.evaluation import evaluate_model
 
+    text = text or []
     rows = evaluate_model(model, tuple(text), reference=reference, context=context, exact=exact, device=device)
     if json:
         print_json(
@@ -59,3 +80,27 @@ def command(
             ]
         table.append(cells)
     print_table(head, table)
+
+
+def _score_tasks(
+    model: str,
+    tasks: list[str],
+    device: str,
+    exact: bool,
+    limit: int | None,
+    fewshot: int,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    from ovround.cli.printing import print_json, print_table
+    from ovround.harness import evaluate_tasks
+
+    scores = evaluate_tasks(
+        model, tasks, device=device, exact=exact, limit=limit, fewshot=fewshot, task_folder=folder
+    )  # fmt: skip
+    if as_json:
+        rows = [dataclasses.asdict(score) for score in scores]
+        print_json({"model": model, "mode": "exact" if exact else "default", "tasks": rows})
+        return
+    table = [[score.task, score.items, score.metric, f"{score.value:.4f}"] for score in scores]
+    print_table(["task", "items", "metric", "value"], table)

@@ -20,14 +20,12 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as opset
 
-from ovround.errors import ArtifactError, EngineError, GenerationError, UsageError
+from ovround.errors import ArtifactError, EngineError, GenerationError
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
+from ovround.runtime.engines.openvino_devices import profile_of
 from ovround.runtime.model_info import read_model_info
 
 MODEL_FILE = "openvino_model.xml"
-# Float32, no int8 activations, float32 cache. EXECUTION_MODE_HINT=ACCURACY is meant to say the same, but 2026.4.1 on a CPU
-# with AMX then computed 4-bit models to 2e-4 only, where these three give 5e-7 (docs/log.md).
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f32"}
 _MAX_PADDING = 256  # columns of the cache that no row has a token in, before they are cut out
 _FIRST_LOGITS = "ovround.first_logits"
 _META_DEVICES = ("AUTO", "HETERO", "MULTI")
@@ -48,17 +46,17 @@ class OpenVINOEngine:
     ) -> None:
         core = ov.Core()
         device = _known_device(core, device)
-        self.context_length = read_model_info(folder).context_length
+        context_length = read_model_info(folder).context_length
+        self._profile = profile_of(device, context_length)
+        options: dict[str, Any] = dict(self._profile.options(exact=exact, threads=threads))
+        self.context_length = min(context_length, self._profile.context_length or context_length)
         model = _read_model(core, folder / MODEL_FILE)
         self._inputs = {name for port in model.inputs for name in port.names}
         self.vocab_size = _vocab_size(model, folder)
         self._rewindable = all(_is_cache(variable.info.data_shape) for variable in model.get_variables())
-        _add_slice(model)
-        options: dict[str, Any] = (dict(EXACT) if exact else {}) | dict(properties or {})
-        if threads is not None:
-            if device != "CPU":
-                raise UsageError(f"threads is {threads} and the device {device}; threads are chosen for CPU only")
-            options["INFERENCE_NUM_THREADS"] = threads
+        if self._profile.whole:
+            _add_slice(model)
+        options |= dict(properties or {})
         try:
             self._compiled: Any = core.compile_model(model, device, options)
         except RuntimeError as error:
@@ -85,6 +83,7 @@ class OpenVINOEngine:
 
     def extend(self, rows: Sequence[Sequence[int]]) -> Logits:
         check_ids(rows, self.vocab_size)
+        self._check_whole("tokens cannot be judged together")
         if len({len(row) for row in rows}) > 1:
             raise GenerationError("rows of unequal lengths cannot be extended at once")
         ids = np.asarray(rows, np.int64)
@@ -92,6 +91,7 @@ class OpenVINOEngine:
 
     def rewind(self, lengths: Sequence[int]) -> None:
         check_lengths(lengths, self._mask.sum(axis=1))
+        self._check_whole("tokens cannot be taken back")
         if not self._rewindable:
             raise EngineError("this model's state is no plain KV cache: tokens cannot be taken back")
         self._mask = self._mask * (self._mask.cumsum(axis=1) <= np.asarray(lengths)[:, None])
@@ -113,6 +113,7 @@ class OpenVINOEngine:
     def logits(self, ids: TokenIds) -> Logits:
         check_ids(ids, self.vocab_size)
         check_room(ids.shape[1], self.context_length)
+        self._check_whole("it gives the logits of the last position alone")
         if self._compiled is None:
             raise EngineError("the model is closed")
         request = self._compiled.create_infer_request()  # variables of its own; the weights are shared
@@ -130,11 +131,29 @@ class OpenVINOEngine:
             self._rows = np.arange(len(ids), dtype=np.int32)
         if len(ids) != len(self._mask):
             raise GenerationError(f"{len(ids)} rows for a batch of {len(self._mask)}")
+        if not self._profile.whole:
+            self._check_alone(ids)
         grown = np.concatenate([self._mask, mask], axis=1)
         check_room(int(grown.sum(axis=1).max()), self.context_length)
         logits = self._infer(self._request, ids, grown, self._rows, first)
         self._mask, self._rows = grown, np.arange(len(ids), dtype=np.int32)
         return logits
+
+    def _check_whole(self, why: str) -> None:
+        if not self._profile.whole:
+            raise EngineError(f"device {self._profile.kind}: {why}", hint="choose another device for this")
+
+    def _check_alone(self, ids: TokenIds) -> None:
+        """Raise GenerationError for a step that a device of static shapes does not have."""
+        most = self._profile.prompt_length or ids.shape[1]
+        if len(ids) > 1:
+            raise GenerationError(
+                f"{len(ids)} rows; device {self._profile.kind} computes one at a time", hint="batch_size 1"
+            )
+        if ids.shape[1] > 1 and self._mask.shape[1]:
+            raise GenerationError(f"device {self._profile.kind} takes a prompt into an empty cache only")
+        if ids.shape[1] > most:
+            raise GenerationError(f"a prompt of {ids.shape[1]} tokens; device {self._profile.kind} takes up to {most}")
 
     def _cut(self, used: NDArray[np.bool_]) -> None:
         """Keep only the columns `[S]` of the cache that are `used`."""
@@ -150,7 +169,7 @@ class OpenVINOEngine:
         feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "beam_idx": rows}
         feed = {name: value for name, value in feed.items() if name in self._inputs}
         try:
-            request.infer({**feed, _FIRST_LOGITS: np.array([first])})
+            request.infer({**feed, _FIRST_LOGITS: np.array([first])} if self._profile.whole else feed)
         except RuntimeError as error:
             raise EngineError(f"{self.device} failed: {_reason(error)}") from error
         # A copy: the tensor's memory is the request's, and the next step writes into it.

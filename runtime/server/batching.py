@@ -20,7 +20,7 @@ import openvino as ov
 from ovround.errors import EngineError, MissingExtraError
 from ovround.runtime.answer import Answer
 from ovround.runtime.engines import check_folder
-from ovround.runtime.engines.openvino import EXACT
+from ovround.runtime.engines.openvino_devices import EXACT
 from ovround.runtime.generation import admit
 from ovround.runtime.model_info import read_model_info
 from ovround.runtime.sampling import SamplingOptions

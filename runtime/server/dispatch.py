@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ovround.artifact import MANIFEST, read_manifest
-from ovround.errors import GenerationError, OvroundError
+from ovround.errors import ArtifactError, GenerationError, OvroundError
 from ovround.runtime.completion import Piece
 from ovround.runtime.engines import OPENVINO_FILE, check_folder
 from ovround.runtime.generation import admit
@@ -42,11 +42,12 @@ class Dispatcher:
 
     def __init__(
         self, folder: Path, settings: ServerSettings, open_llm: Callable[[], LLM],
-        open_batching: Callable[[Tokenizer], Backend] | None,
+        open_batching: Callable[[Tokenizer], Backend] | None, device: str = "CPU",
     ) -> None:  # fmt: skip
         """Load the model: by `open_batching` where it is given, and then by `open_llm` when the first request needs it."""
-        check_folder(folder)
+        check_folder(folder, device)
         self.folder, self.settings = folder, settings
+        self._began_with = _state(folder)
         self.tokenizer = Tokenizer(folder)
         info = read_model_info(folder)
         self.context_length, self._end_token_ids = info.context_length, info.end_token_ids
@@ -158,6 +159,11 @@ class Dispatcher:
     def _open_single(self) -> None:
         with self._opening:
             if self._single is None:
+                if _state(self.folder) != self._began_with:
+                    raise ArtifactError(
+                        f"`{self.folder}` has changed since the server began",
+                        hint="restart the server to serve what is there now",
+                    )
                 self._single = LLMBackend(self._open_llm())
 
     def _slots(self) -> int:
@@ -170,6 +176,12 @@ class Dispatcher:
 
     def _backends(self) -> list[Backend]:
         return [backend for backend in (self._batching, self._single) if backend is not None]
+
+
+def _state(folder: Path) -> bytes:
+    """What tells a folder from the one that replaces it: its manifest, empty where there is none."""
+    path = folder / MANIFEST
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _mean_bits(folder: Path) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ovround.errors import EngineError, GenerationError, MissingExtraError, OvroundError, UsageError
+from ovround.errors import ArtifactError, EngineError, GenerationError, MissingExtraError, OvroundError, UsageError
 from ovround.runtime.server.dispatch import BusyError, RequestCancelledError, TimeLimitError
 from ovround.runtime.server.responses import error_object
 
@@ -21,6 +21,7 @@ _KINDS: tuple[tuple[type[OvroundError], int, str], ...] = (
     (UsageError, 400, "invalid_request_error"),
     (GenerationError, 400, "invalid_request_error"),
     (MissingExtraError, 501, "not_implemented"),
+    (ArtifactError, 503, "server_error"),
     (EngineError, 500, "server_error"),
 )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import uvicorn
 
 from ovround.errors import UsageError
+from ovround.runtime.engines import HPU_DEVICES
 from ovround.runtime.llm import LLM
 from ovround.runtime.server.app import create_app
 from ovround.runtime.server.dispatch import Dispatcher, is_openvino
@@ -25,12 +26,14 @@ def open_dispatcher(
 
     def open_llm() -> LLM:
         return LLM(
-            folder, device, exact=exact, threads=threads, prefix_cache=True, draft_model=draft_model,
+            folder, device, exact=exact, threads=threads, prefix_cache=not device.upper().startswith("NPU"), draft_model=draft_model,
             prompt_lookup=prompt_lookup,
         )  # fmt: skip
 
-    if not batching or guesses or not is_openvino(folder):
-        return Dispatcher(folder, settings, open_llm, None)
+    # An NPU has one row and no paged attention, Gaudi's engine no pipeline of others.
+    alone = device.lower() in HPU_DEVICES or device.upper().startswith("NPU")
+    if not batching or guesses or not is_openvino(folder) or alone:
+        return Dispatcher(folder, settings, open_llm, None, device)
     from ovround.runtime.server.batching import BatchingBackend
 
     return Dispatcher(

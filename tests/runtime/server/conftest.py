@@ -94,6 +94,12 @@ def served(request: pytest.FixtureRequest, demo_folders: dict[str, Path]) -> Ite
         yield one
 
 
+@pytest.fixture(scope="session")
+def serve_folder() -> Callable[..., AbstractContextManager[Served]]:
+    """`serving`, for a folder of the test's own."""
+    return serving
+
+
 @pytest.fixture(scope="module")
 def serve_with(demo_folders: dict[str, Path]) -> Callable[..., AbstractContextManager[Served]]:
     """A server with settings of its own: `serve_with("onnx", max_running=2)`."""

@@ -1,0 +1,32 @@
+"""`ovround serve` as a Ray Serve deployment: one engine a replica, routed and scaled by Ray.
+
+    OVROUND_FOLDER=out/demo serve run deployment:application
+
+Ray calls `build` in each replica; what it returns is the server's own application, with all its routes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from ovround.runtime.server.app import create_app
+from ovround.runtime.server.serving import open_dispatcher
+from ovround.runtime.server.settings import ServerSettings
+
+
+def build() -> FastAPI:
+    """The server for the folder in OVROUND_FOLDER, loaded in the process that calls this."""
+    folder = Path(os.environ["OVROUND_FOLDER"]).absolute()
+    threads = int(os.environ.get("OVROUND_THREADS", "0")) or None
+    return create_app(open_dispatcher(folder, ServerSettings(model_name=folder.name), threads=threads))
+
+
+if __name__ != "__main__" and os.environ.get("OVROUND_WITHOUT_RAY") is None:
+    from ray import serve
+
+    replicas = int(os.environ.get("OVROUND_REPLICAS", "1"))
+    deployment = serve.deployment(serve.ingress(build)(), name="ovround", num_replicas=replicas)
+    application = deployment.bind()

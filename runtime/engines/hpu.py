@@ -1,0 +1,235 @@
+"""Intel Gaudi through PyTorch, or the same path emulated on the CPU: see `ovround.runtime.hpu`.
+
+Contract: a checkpoint, quantised or not, or a folder that `ovround convert` wrote; its integers are repacked once, for the
+device's operator. Steps have the shapes of a table; `warm_up` compiles them before the first request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ovround.errors import EngineError, GenerationError, UsageError
+from ovround.models.decoder import EMBEDDING
+from ovround.qtensor import QTensor
+from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
+from ovround.runtime.hpu.buckets import Buckets, Shape
+from ovround.runtime.hpu.cache import Cache
+from ovround.runtime.hpu.device import open_backend
+from ovround.runtime.hpu.source import open_weights
+from ovround.runtime.hpu.step import Run, Step, greedy
+from ovround.runtime.hpu.weights import Packer, Stored
+
+
+class HpuEngine:
+    """See `Engine`. `exact` computes in float32, otherwise bfloat16; `device` is `hpu` or `hpu-emulated`."""
+
+    def __init__(self, folder: Path, device: str, *, exact: bool = False, threads: int | None = None) -> None:
+        if threads is not None:
+            raise UsageError(f"threads is {threads} and the device {device}; threads are chosen for CPU only")
+        self._backend = open_backend(device)
+        self._dtype = torch.float32 if exact else torch.bfloat16
+        source = open_weights(folder)
+        self._decoder = source.decoder
+        self.vocab_size = source.decoder.config.vocab_size
+        self.context_length = source.decoder.config.max_position_embeddings
+        self.device = self._backend.name
+        packer = Packer(self._dtype, self._backend.device)
+        floats: dict[str, torch.Tensor] = {}
+        packed: dict[str, Stored] = {}
+        self.packed_bytes = 0
+        for name, weight in source.weights():
+            module = name.removesuffix(".weight")
+            if isinstance(weight, QTensor):
+                self.packed_bytes += weight.size_bytes
+                packed[module] = packer.store(weight, table=module == EMBEDDING)
+            else:
+                floats[name] = packer.plain(weight.float32())
+            self._backend.mark_step()  # lets go of the copy on the host
+        self._step: Step | None = Step(source.decoder, floats, packed, self._backend.convert, self._backend.device)
+        self._run: Run = self._backend.compiled(self._step)
+        self._buckets = Buckets(self.context_length)
+        self._cache = Cache(source.decoder, self._dtype, self._backend.device)
+        self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row
+        self._rooms: dict[int, torch.Tensor] = {}
+        self._shown: tuple[int, int] = (0, 0)
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
+        check_ids(prompts, self.vocab_size)
+        return self._append(prompts, every=False)
+
+    def decode(self, ids: Sequence[int]) -> Logits:
+        check_ids([ids], self.vocab_size)
+        return self._append([[token] for token in ids], every=False)
+
+    def extend(self, rows: Sequence[Sequence[int]]) -> Logits:
+        check_ids(rows, self.vocab_size)
+        if len({len(row) for row in rows}) > 1:
+            raise GenerationError("rows of unequal lengths cannot be extended at once")
+        return self._append(rows, every=True)
+
+    def decode_greedy(self, ids: Sequence[int], count: int) -> TokenIds:
+        """The `count` likeliest tokens behind `ids` `[B]`, int64 `[B, count]`, without leaving the device in between.
+
+        The cache then holds `ids` and all of them but the last. Raises GenerationError as `decode` does.
+        """
+        check_ids([ids], self.vocab_size)
+        self._check_rows(len(ids))
+        check_room(int(self._lengths.max()) + count, self.context_length)
+        shape = self._fit(len(ids), 1, int(self._lengths.max()) + count - 1)
+        tokens, held = self._upload([[token] for token in ids], shape)
+        with torch.no_grad():
+            chosen = greedy(self._run, tokens, held, self._room(shape.room), count, self._backend.mark_step)
+        self._lengths = self._lengths + count
+        found: TokenIds = chosen.cpu().numpy()[: len(ids)].astype(np.int64)
+        return found
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        check_lengths(lengths, self._lengths)
+        self._lengths = np.asarray(lengths, np.int64)  # what lies beyond is written over before it is read
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self._lengths = self._lengths[list(rows)]
+        batch = self._buckets.fit(max(len(rows), 1), 1, 0).rows
+        if list(rows) != list(range(len(rows))) or batch != self._cache.rows:
+            with torch.no_grad():
+                self._cache.arrange(rows, batch, self._cache.room)
+
+    def reset(self) -> None:
+        self._lengths = np.zeros(0, np.int64)
+
+    def logits(self, ids: TokenIds) -> Logits:
+        check_ids(ids, self.vocab_size)
+        check_room(ids.shape[1], self.context_length)
+        held, cache = self._lengths, self._cache
+        self._lengths, self._cache = np.zeros(0, np.int64), Cache(self._decoder, self._dtype, self._backend.device)
+        try:
+            return self._append(ids.tolist(), every=True)
+        finally:
+            self._lengths, self._cache = held, cache
+
+    def close(self) -> None:
+        self._step = None
+        self._run = _closed
+        self._cache = Cache(self._decoder, self._dtype, self._backend.device)
+        self.reset()
+
+    def warm_up(self, rows: int = 1, tokens: int | None = None) -> int:
+        """Compile every shape of `rows` rows whose texts have at most `tokens` tokens (default: the context); their number."""
+        most = self.context_length if tokens is None else tokens
+        if rows < 1 or not 1 <= most <= self.context_length:
+            raise UsageError(f"warm-up for {rows} rows of {most} tokens; the context is {self.context_length}")
+        shapes = list(self._buckets.every(rows, most))
+        for shape in shapes:
+            for every in (False, True):
+                self._lengths = np.zeros(shape.rows, np.int64)
+                self._cache.clear(shape.rows, shape.room)
+                self._steps([[0] * shape.tokens] * shape.rows, shape, every=every)
+        self.reset()
+        return len(shapes)
+
+    def compilations(self) -> int:
+        """Graphs that were compiled for the model so far; on a device, all graphs of the process."""
+        return self._backend.compilations()
+
+    def size_bytes(self) -> int:
+        """Bytes of weights at rest, without the cache."""
+        tensors = [] if self._step is None else self._step.tensors()
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
+
+    def cache_bytes(self) -> int:
+        """Bytes that the cache has been given."""
+        return self._cache.size_bytes
+
+    def _append(self, rows: Sequence[Sequence[int]], *, every: bool) -> Logits:
+        """Append each row's ids, in pieces: logits `[B, V]` of what follows, or `[B, T, V]` when `every`."""
+        if not len(self._lengths):
+            self._lengths = np.zeros(len(rows), np.int64)
+            self._cache.clear(*self._fresh(rows))
+        self._check_rows(len(rows))
+        longest = int(max(held + len(row) for held, row in zip(self._lengths, rows, strict=True)))
+        check_room(longest, self.context_length)
+        found: list[Logits] = []
+        last: Logits = np.zeros((len(rows), self.vocab_size), np.float32)
+        for start in range(0, max(map(len, rows)), self._buckets.piece):
+            piece = [row[start : start + self._buckets.piece] for row in rows]
+            shape = self._fit(len(rows), max(map(len, piece)), int(self._lengths.max()))
+            logits = self._steps(piece, shape, every=every, longest=longest)
+            if every:
+                found.append(logits)
+            ended = [row for row, ids in enumerate(piece) if len(ids)]
+            last[ended] = last[ended] if every else logits[ended]
+        return np.concatenate(found, axis=1) if every else last
+
+    def _steps(self, rows: Sequence[Sequence[int]], shape: Shape, *, every: bool, longest: int | None = None) -> Logits:
+        """One step: the rows' ids, padded to `shape`, are appended."""
+        self._show()
+        ids, held = self._upload(rows, shape)
+        counts = np.array([len(row) for row in rows])
+        ends = np.zeros(shape.rows, np.int64)
+        ends[: len(rows)] = np.maximum(counts - 1, 0)
+        length = int((self._lengths + counts).max()) if longest is None else longest
+        device = self._backend.device
+        with torch.no_grad():
+            logits = self._run(
+                ids, held, torch.from_numpy(ends).to(device), torch.tensor(length, dtype=torch.int32).to(device),
+                self._room(shape.room), every,
+            )  # fmt: skip
+        self._backend.mark_step()
+        self._lengths = self._lengths + counts
+        found: Logits = logits.cpu().numpy()[: len(rows)]
+        return found[:, : int(counts.max())] if every else found
+
+    def _fit(self, rows: int, tokens: int, held: int) -> Shape:
+        """The shape for a step, and a cache with room for it."""
+        shape = self._buckets.fit(rows, tokens, held)
+        if shape.room < self._cache.room:
+            shape = Shape(shape.rows, shape.tokens, self._cache.room)
+        if shape.room > self._cache.room:
+            with torch.no_grad():
+                self._cache.arrange(range(len(self._lengths)), shape.rows, shape.room)
+        self._show()
+        return shape
+
+    def _fresh(self, rows: Sequence[Sequence[int]]) -> tuple[int, int]:
+        first = min(max(map(len, rows)), self._buckets.piece)
+        shape = self._buckets.fit(len(rows), first, 0)
+        return shape.rows, shape.room
+
+    def _show(self) -> None:
+        """Let the step work on the cache as it is now; graphs that hold other addresses go."""
+        if self._step is None:
+            raise EngineError("the model is closed")
+        now = (id(self._cache), self._cache.generation)
+        if now != self._shown:
+            self._backend.moved()
+            self._shown = now
+        self._step.show(self._cache)
+
+    def _upload(self, rows: Sequence[Sequence[int]], shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+        """ids int32 `[B, T]` and tokens held int32 `[B]`, padded and on the device."""
+        ids = np.zeros((shape.rows, shape.tokens), np.int32)
+        held = np.zeros(shape.rows, np.int32)
+        held[: len(rows)] = self._lengths
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = row
+        return torch.from_numpy(ids).to(self._backend.device), torch.from_numpy(held).to(self._backend.device)
+
+    def _room(self, room: int) -> torch.Tensor:
+        """A tensor of `room` elements, which tells the step how many places a row has by its shape."""
+        if room not in self._rooms:
+            self._rooms[room] = torch.zeros(room, dtype=torch.int8).to(self._backend.device)
+        return self._rooms[room]
+
+    def _check_rows(self, rows: int) -> None:
+        if rows != len(self._lengths):
+            raise GenerationError(f"{rows} rows for a batch of {len(self._lengths)}")
+
+
+def _closed(
+    ids: torch.Tensor, held: torch.Tensor, last: torch.Tensor, length: torch.Tensor, room: torch.Tensor, every: bool
+) -> torch.Tensor:
+    raise EngineError("the model is closed")

@@ -1,0 +1,75 @@
+"""The weights that an HPU gets: a checkpoint's, quantised or not, or those of a folder that `ovround convert` wrote."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ovround.artifact import read_manifest
+from ovround.checkpoint import Checkpoint, mapped, mapped_packed, open_source, read_json
+from ovround.errors import EngineError
+from ovround.floattensor import FloatTensor
+from ovround.models import from_config
+from ovround.models.decoder import HEAD, Decoder
+from ovround.qtensor import QTensor
+
+Weight = QTensor | FloatTensor
+_FILES = {"openvino": "openvino_model.xml", "onnx": "model.onnx"}
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A decoder and how its tensors are read, one at a time."""
+
+    decoder: Decoder
+    read: Callable[[str, tuple[int, ...]], Weight]
+
+    def weights(self) -> Iterator[tuple[str, Weight]]:
+        """Every tensor by its name, in the model's order."""
+        for name, shape in self.decoder.every_tensor().items():
+            yield name, self.read(name, shape)
+
+
+def open_weights(folder: Path) -> Weights:
+    """The model in `folder`; raises OvroundError for one that cannot be read, and EngineError for weights of codebooks."""
+    target = next((name for name, file in _FILES.items() if (folder / file).is_file()), None)
+    if target is not None:
+        return _open_converted(folder, target)
+    source = open_source(folder)
+    decoder = from_config(source.config)
+    ignored = ("rotary_emb.inv_freq", *decoder.unused_tensors())
+    if isinstance(source, Checkpoint):
+        plain = mapped(source, decoder.sources(), decoder.every_tensor())
+        plain.check(decoder.every_tensor(), ignored)
+        return Weights(decoder, lambda name, shape: plain.read(name))
+    if source.packed(HEAD):
+        decoder = replace(decoder, head_at=HEAD)
+    quantised = mapped_packed(source, decoder.sources())
+    quantised.check(decoder.every_tensor(), ignored)
+
+    def read(name: str, shape: tuple[int, ...]) -> Weight:
+        weight = quantised.read(name, shape)
+        if not isinstance(weight, QTensor | FloatTensor):
+            raise EngineError(f"`{name}` is made of codebooks, which HPU cannot run")
+        return weight
+
+    return Weights(decoder, read)
+
+
+def _open_converted(folder: Path, target: str) -> Weights:
+    """A folder that `ovround convert` wrote for `target`: its manifest says what each weight is."""
+    records = {record.name: record for record in read_manifest(folder).weights}
+    decoder = from_config(read_json(folder / "config.json"))
+    if f"{HEAD}.weight" in records:
+        decoder = replace(decoder, head_at=HEAD)
+    reader = importlib.import_module(f"ovround.exporters.{target}.reading").Reader(folder, records)
+
+    def read(name: str, shape: tuple[int, ...]) -> Weight:
+        if name not in records or records[name].shape != shape:
+            raise EngineError(f"`{folder}` has no `{name}` of {list(shape)}", hint="convert again")
+        weight: Weight = reader.read(name)
+        return weight
+
+    return Weights(decoder, read)

@@ -1,0 +1,167 @@
+"""One step of the model in fixed shapes, and the greedy loop, which leaves the device only when it has ended.
+
+A step is made of regions: embedding, one block a layer, head. Layers that are alike run the same compiled block on their
+own weights, so a deep model compiles no longer than a shallow one (vLLM's plugin for Gaudi compiles by regions too).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ovround.models.decoder import Decoder
+from ovround.runtime.hpu.cache import Cache
+from ovround.runtime.hpu.operator import Convert
+from ovround.runtime.hpu.static_ops import Constants, LayerCache, Places, StaticOps
+from ovround.runtime.hpu.weights import Stored
+
+Run = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, bool], torch.Tensor]
+"""A `Step`, as whoever compiles it wants it called."""
+
+CallRegion = Callable[..., Any]
+"""`call(key, function, *arguments)`: what `function` gives; calls of one key have arguments of one shape."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The tensors of a block, or of all that is outside the blocks; a block's by the names of the first one like it."""
+
+    weights: dict[str, torch.Tensor]
+    packed: dict[str, Stored]
+    layer: int = 0
+    constants: Constants = field(default_factory=Constants)
+
+
+class Step(torch.nn.Module):
+    """Tokens in, logits out, keys and values into the cache in between: shapes follow from those of the arguments.
+
+    The cache that `show` names is written to; graphs that are captured with its addresses must go when it moves.
+    """
+
+    def __init__(
+        self, decoder: Decoder, weights: Mapping[str, torch.Tensor], packed: Mapping[str, Stored], convert: Convert,
+        device: str,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.decoder, self.convert = decoder, convert
+        constants = {spec: Constants.of(spec, device) for spec in decoder.config.attention}
+        blocks = [decoder.block_at(layer) for layer in range(decoder.config.num_hidden_layers)]
+        kinds: dict[Hashable, int] = {}
+        self.blocks: list[Part] = []
+        for layer, at in enumerate(blocks):
+            inside = {name: one for name, one in weights.items() if name.startswith(f"{at}.")}
+            stored = {name: one for name, one in packed.items() if name.startswith(f"{at}.")}
+            spec = decoder.attention_spec(layer)
+            kind = (spec, decoder.experts_of(layer), _shapes(inside, stored, len(at)))
+            like = kinds.setdefault(kind, layer)
+            first = blocks[like]
+            renamed = {f"{first}{name[len(at) :]}": one for name, one in inside.items()}
+            words = {f"{first}{name[len(at) :]}": one for name, one in stored.items()}
+            self.blocks.append(Part(renamed, words, like, constants[spec]))
+        ours = tuple(f"{at}." for at in blocks)
+        self.outside = Part(
+            {name: one for name, one in weights.items() if not name.startswith(ours)},
+            {name: one for name, one in packed.items() if not name.startswith(ours)},
+        )
+        self.call: CallRegion = lambda key, function, *arguments: function(*arguments)
+        self.cache: Cache | None = None
+
+    def show(self, cache: Cache) -> None:
+        """Work on `cache` from now on."""
+        self.cache = cache
+
+    def forward(
+        self, ids: torch.Tensor, held: torch.Tensor, last: torch.Tensor, length: torch.Tensor, room: torch.Tensor, every: bool
+    ) -> torch.Tensor:  # fmt: skip
+        """ids int32 `[B, T]` behind `held` int32 `[B]` tokens a row -> logits float32 `[B, V]` at `last` int64 `[B]`.
+
+        `length` int32 `[]` is how long the longest text is with all that is on its way; `room` has S elements, the places of
+        a row. `every`: logits `[B, T, V]`.
+        """
+        if self.cache is None:
+            raise RuntimeError("the step has no cache")
+        shape, size = tuple(ids.shape), room.shape[0]
+        decoder, convert = self.decoder, self.convert
+        x, positions, slots = self.call(("embed", shape, size), embed, decoder, self.outside, convert, ids, held, size)
+        for part, keys, values in zip(self.blocks, self.cache.keys, self.cache.values, strict=True):
+            memory = (keys, values, positions, slots, length)
+            x = self.call(("block", part.layer, shape, size), block, decoder, part, convert, x, *memory, size)
+        logits: torch.Tensor = self.call(
+            ("head", shape, every), head, decoder, self.outside, convert, x, None if every else last
+        )
+        return logits
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All weights as they lie at rest."""
+        parts = [self.outside, *self.blocks]
+        floats = [one for part in parts for one in part.weights.values()]
+        return floats + [one for part in parts for stored in part.packed.values() for one in stored.tensors()]
+
+
+def embed(
+    decoder: Decoder, part: Part, convert: Convert, ids: torch.Tensor, held: torch.Tensor, room: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states `[B, T, hidden_size]`, positions int32 `[B, T]`, and places in the cache int64 `[B * T]`."""
+    batch, tokens = ids.shape
+    positions = held.unsqueeze(1) + torch.arange(tokens, dtype=held.dtype, device=held.device)
+    starts = torch.arange(batch, dtype=torch.int64, device=held.device) * room
+    slots = (starts.unsqueeze(1) + positions).flatten()
+    ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, held))
+    return decoder.embed(ops, ids), positions, slots
+
+
+def block(
+    decoder: Decoder, part: Part, convert: Convert, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+    positions: torch.Tensor, slots: torch.Tensor, length: torch.Tensor, room: int,
+) -> torch.Tensor:  # fmt: skip
+    """One block `[B, T, hidden_size]` -> the same; its keys and values go to their places."""
+    cache = LayerCache(keys, values, room, part.constants)
+    ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, length), cache)
+    return decoder.block(ops, x, part.layer)
+
+
+def head(
+    decoder: Decoder, part: Part, convert: Convert, x: torch.Tensor, last: torch.Tensor | None
+) -> torch.Tensor:  # fmt: skip
+    """Logits float32 `[B, V]` of the tokens `last` `[B]`, or `[B, T, V]` of all where it is None."""
+    batch, tokens, _ = x.shape
+    if last is not None:
+        x = x.flatten(0, 1).index_select(0, last + torch.arange(batch, device=last.device) * tokens).unsqueeze(1)
+    logits = decoder.head(StaticOps(part.weights, part.packed, convert), x).float()
+    return logits if last is None else logits.squeeze(1)
+
+
+def greedy(
+    run: Run,
+    ids: torch.Tensor,
+    held: torch.Tensor,
+    room: torch.Tensor,
+    count: int,
+    after: Callable[[], None] = lambda: None,
+) -> torch.Tensor:
+    """The `count` likeliest tokens one after the other, int32 `[B, count]`, on the device; `after` each step.
+
+    ids int32 `[B, 1]` stand behind `held` int32 `[B]` tokens; no value is read on the host, and each choice is fed back.
+    """
+    last = torch.zeros_like(held, dtype=torch.int64)
+    chosen = []
+    for _ in range(count):
+        length = (held.max() + 1).to(torch.int32)
+        ids = run(ids, held, last, length, room, False).argmax(-1, keepdim=True).to(torch.int32)
+        held = held + 1
+        chosen.append(ids)
+        after()
+    return torch.cat(chosen, dim=1)
+
+
+def _shapes(weights: Mapping[str, torch.Tensor], packed: Mapping[str, Stored], skip: int) -> Hashable:
+    """Names within the block, kinds and shapes: what must be equal for two layers to share a graph."""
+    floats = [(name[skip:], tuple(one.shape)) for name, one in sorted(weights.items())]
+    words = [
+        (name[skip:], type(one).__name__, tuple(tuple(part.shape) for part in one.tensors()))
+        for name, one in sorted(packed.items())
+    ]
+    return (tuple(floats), tuple(words))
