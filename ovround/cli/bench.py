@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.sampling_options import Device, Exact
+from ovround.cli.sampling_options import Device, Exact, Verify
 
 NAME = "bench"
 
@@ -22,6 +22,7 @@ def command(
     exact: Exact = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the prompt.")] = 0,
+    verify: Verify = True,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure how fast the model in FOLDER answers."""
@@ -30,7 +31,7 @@ def command(
 
     result = bench(
         folder, prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeat=repeat, device=device, exact=exact,
-        threads=threads, seed=seed,
+        threads=threads, seed=seed, verify=verify,
     )  # fmt: skip
     if json:
         print_json(dataclasses.asdict(result))

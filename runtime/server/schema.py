@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from ovround.runtime.grammar import ANY_JSON_OBJECT, MAX_CHARACTERS, Grammar
+from ovround.limits import LIMITS
+from ovround.runtime.grammar import ANY_JSON_OBJECT, Grammar
 from ovround.runtime.sampling import MAX_LOGIT_BIAS, MAX_STOP_STRINGS, SamplingOptions
 
 MAX_CHOICES = 16
@@ -19,7 +20,7 @@ MAX_MESSAGES = 4096
 MAX_PROMPTS = 256
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-Source = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHARACTERS)]
+Source = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS.grammar_characters)]
 
 
 class _Strict(BaseModel):

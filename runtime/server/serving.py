@@ -19,6 +19,7 @@ _BACKLOG = 2048
 def open_dispatcher(
     folder: Path, settings: ServerSettings, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
     batching: bool = True, cache_gib: int = 0, draft_model: Path | None = None, prompt_lookup: bool = False,
+    verify: bool = True,
 ) -> Dispatcher:  # fmt: skip
     """Load the model in `folder`. `batching` is for OpenVINO folders; guesses are made by our own loop alone."""
     guesses = draft_model is not None or prompt_lookup
@@ -26,11 +27,11 @@ def open_dispatcher(
     def open_llm() -> LLM:
         return LLM(
             folder, device, exact=exact, threads=threads, prefix_cache=True, draft_model=draft_model,
-            prompt_lookup=prompt_lookup,
+            prompt_lookup=prompt_lookup, verify=verify and draft_model is not None,  # the dispatcher has verified the folder
         )  # fmt: skip
 
     if not batching or guesses or not is_openvino(folder):
-        return Dispatcher(folder, settings, open_llm, None)
+        return Dispatcher(folder, settings, open_llm, None, verify=verify)
     from ovround.runtime.server.batching import BatchingBackend
 
     return Dispatcher(
@@ -38,6 +39,7 @@ def open_dispatcher(
         lambda tokenizer: BatchingBackend(
             folder, tokenizer, device, exact=exact, threads=threads, slots=settings.max_running, cache_gib=cache_gib
         ),
+        verify=verify,
     )  # fmt: skip
 
 
