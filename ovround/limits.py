@@ -36,7 +36,7 @@ class Limits:
     pattern_characters: int = 1_000
     """Of a regular expression in a checkpoint's configuration."""
     pattern_s: float = 0.5
-    """For one such expression on one layer's name."""
+    """For one such expression on all names of layers together."""
     request_header_s: float = 10.0
     """Until a request's line and headers are there; then the connection is closed."""
     request_body_s: float = 60.0
