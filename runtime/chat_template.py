@@ -64,8 +64,8 @@ class ChatTemplate:
         taken = [name for name in own if name in _RESERVED]
         if taken:
             raise UsageError(f"template variable `{taken[0]}` is set by the chat itself", hint="choose another name")
-        chat = {"messages": _checked(messages), "add_generation_prompt": add_generation_prompt}
         try:
+            chat = {"messages": _checked(messages), "add_generation_prompt": add_generation_prompt}
             line = json.dumps({"tools": None, "documents": None, **_plain(own), **chat})
         except RecursionError:
             raise UsageError("a chat is nested too deeply") from None

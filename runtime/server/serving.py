@@ -6,12 +6,14 @@ import socket
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from ovround.errors import UsageError
 from ovround.runtime.llm import LLM
 from ovround.runtime.server.app import create_app
 from ovround.runtime.server.dispatch import Dispatcher, is_openvino
 from ovround.runtime.server.settings import ServerSettings
+from ovround.runtime.server.slow_clients import TimedProtocol
 
 _BACKLOG = 2048
 
@@ -63,7 +65,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(dispatcher: Dispatcher, bound: socket.socket, *, log_level: str = "warning") -> None:
     """Answer on `bound` until SIGINT or SIGTERM; then streams under way have five seconds."""
-    config = uvicorn.Config(
-        create_app(dispatcher), log_level=log_level, backlog=_BACKLOG, timeout_graceful_shutdown=5, lifespan="on"
-    )
-    uvicorn.Server(config).run(sockets=[bound])
+    uvicorn.Server(server_config(create_app(dispatcher), log_level=log_level)).run(sockets=[bound])
+
+
+def server_config(app: FastAPI, *, log_level: str, shutdown_s: int = 5) -> uvicorn.Config:
+    """How uvicorn is run: HTTP/1.1 alone, no header that names it, slow clients timed."""
+    return uvicorn.Config(
+        app, log_level=log_level, backlog=_BACKLOG, timeout_graceful_shutdown=shutdown_s, lifespan="on",
+        http=TimedProtocol, ws="none", server_header=False,
+    )  # fmt: skip
