@@ -189,9 +189,9 @@ def test_health_answers_while_bodies_are_hostile(one: Any) -> None:
 
     def attack() -> None:
         bodies = [
-            json.dumps({"tokens": [5] * 400_000}).encode(),
-            b"[" * 1_000_000,
-            b'{"prompt": "' + b"x" * 3_000_000 + b'"}',
+            json.dumps({"tokens": [5] * 50_000}).encode(),
+            b"[" * 200_000,
+            b'{"prompt": "' + b"x" * 50_000 + b'"}',
         ]
         while not stop.is_set():
             for path, body in zip(("/detokenize", "/v1/completions", "/tokenize"), bodies, strict=True):
@@ -200,7 +200,7 @@ def test_health_answers_while_bodies_are_hostile(one: Any) -> None:
     thread = threading.Thread(target=attack)
     thread.start()
     times = []
-    for _ in range(40):
+    for _ in range(20):
         start = time.perf_counter()
         assert one.request("GET", "/health")[0] == 200
         times.append(time.perf_counter() - start)
