@@ -20,8 +20,6 @@ CASES = 150
 NAMED = re.compile(
     r"\w+\.(json|safetensors|txt|jinja|model)|tensor `|`model\.|`lm_head|quantization_config|token|^\w+ (is|are) |model_type"
 )
-    r"\w+\.(json|safetensors|txt|jinja|model)|tensor `|`model\.|`lm_head|quantization_config|token|^\w+ (is|are) |model_type"
-)
 
 
 @pytest.fixture(scope="module", params=["float", "sharded", "gptq"])
