@@ -73,8 +73,20 @@ class Checkpoint:
             )
 
     def scan(self) -> dict[str, str]:
-        """sha256 of each weights file and of config.json, having checked every value; raises TensorError for NaN or infinity."""
-        return {file.path.name: file.scan() for file in self.files}
+        """sha256 of each weights file and of config.json, having checked every value; raises TensorError for NaN or infinity.
+
+        In a folder that ovround wrote, CheckpointError for a file that has changed since.
+        """
+        found = {file.path.name: file.scan() for file in self.files}
+        if (self.folder / MANIFEST).is_file():
+            records = read_manifest(self.folder).files
+            changed = [name for name, digest in found.items() if name in records and digest != records[name].sha256]
+            if changed:
+                raise CheckpointError(
+                    f"`{self.folder / changed[0]}` has changed since it was written",
+                    hint="convert again, or copy it again",
+                )
+        return found
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -49,13 +49,18 @@ class Dispatcher:
         self._open_llm = open_llm
         self._opening = threading.Lock()
         self._single: LLMBackend | None = None
-        with verified(folder, contents=verify):
-            self.tokenizer = Tokenizer(folder)
-            info = read_model_info(folder)
-            self.context_length, self._end_token_ids = info.context_length, info.end_token_ids
-            self._batching = open_batching(self.tokenizer) if open_batching is not None else None
-            if self._batching is None:
-                self._open_single()
+        self._batching: Backend | None = None
+        try:
+            with verified(folder, contents=verify):
+                self.tokenizer = Tokenizer(folder)
+                info = read_model_info(folder)
+                self.context_length, self._end_token_ids = info.context_length, info.end_token_ids
+                self._batching = open_batching(self.tokenizer) if open_batching is not None else None
+                if self._batching is None:
+                    self._open_single()
+        except BaseException:
+            self.close()
+            raise
         self._jobs: dict[str, list[Job]] = {}
         self.model_bits = _mean_bits(folder)
         self.metrics = Metrics(settings.model_name, settings.metrics_prefix, self, self.model_bits)

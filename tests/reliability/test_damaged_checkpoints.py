@@ -13,7 +13,8 @@ from quantised_folder import quantised_folder
 
 from ovround.checkpoint import Checkpoint, open_source
 from ovround.config import ConvertOptions
-from ovround.errors import OvroundError
+from ovround.conversion import convert
+from ovround.errors import CheckpointError, OvroundError
 from ovround.preparation import prepare
 
 CASES = 150
@@ -63,3 +64,16 @@ def test_inspect_of_any_damage_is_quick(source: Path, tmp_path: Path) -> None:
         except OvroundError:
             pass
         assert time.process_time() - start < 2, damage.what
+
+
+def test_a_changed_weight_of_a_checkpoint_that_we_wrote_is_found(tiny_source: Path, tmp_path: Path) -> None:
+    (folder,) = convert(
+        tiny_source, tmp_path / "a", ConvertOptions(formats=("gptq",), recipe="rtn", group_size=32)
+    ).folders
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model.safetensors` has changed since it was written"):
+        convert(folder, tmp_path / "b", ConvertOptions(formats=("onnx",)))
+    assert [one.name for one in tmp_path.iterdir()] == ["a"]
