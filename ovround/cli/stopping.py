@@ -12,10 +12,7 @@ import signal
 import sys
 from collections.abc import Iterable
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    from _typeshed import UnraisableHookArgs as Unraisable
+from typing import NoReturn
 
 _AGAIN_S = 0.02  # not at once: whatever drops an exception is still at work
 
@@ -39,7 +36,7 @@ def raise_signals(numbers: Iterable[signal.Signals]) -> None:
         signal.signal(number, _raise)
     shown = sys.unraisablehook
 
-    def hook(what: Unraisable) -> None:
+    def hook(what: sys.UnraisableHookArgs) -> None:
         if not isinstance(what.exc_value, Signalled):
             shown(what)
 
