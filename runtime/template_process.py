@@ -97,15 +97,14 @@ def main() -> None:
     first = json.loads(sys.stdin.buffer.readline())
     _bound(first["memory_bytes"])
     _allow(first["cpu_s"])
-    template = None
     try:
         template = compiled(first["template"])
-        answer = {"text": ""}
     except (*_REFUSALS, SyntaxError, MemoryError) as error:
-        answer = {"broken": str(error)[:1000]}
+        _write({"broken": str(error)[:1000]})
+        return
     _allow(0)
-    _write(answer)
-    for line in sys.stdin.buffer if template is not None else ():
+    _write({"text": ""})
+    for line in sys.stdin.buffer:
         _allow(first["cpu_s"])
         try:
             answer = _answer(template, {**first["special_tokens"], **json.loads(line)}, first["characters"])
