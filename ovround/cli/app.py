@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -60,6 +61,8 @@ def _notes(error: BaseException) -> list[str]:
 def main() -> None:
     """Run the command line and exit."""
     raise_signals(_SIGNALS)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a checkpoint's names may hold what no encoding can write
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except OvroundError as error:

@@ -59,6 +59,12 @@ app.main()
 """
 
 
+def test_names_that_no_encoding_can_write_are_printed() -> None:
+    code = "from ovround.cli import app; app.app = lambda: print('a\\ud800b'); app.main()"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (found.stdout, found.stderr) == ("a\\ud800b\n", "")
+
+
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("place", DROPS)
 def test_a_signal_is_not_lost(place: str, number: str) -> None:
