@@ -1,6 +1,8 @@
 # make demo     installs into .venv and runs the demonstration
 # make test     installs into .venv and runs the tests
 # make lint     ruff, mypy, import contracts, generated documentation
+# make nightly  the tests of tests/reliability with SCALE times as many cases, and what takes minutes
+# make audit    known weaknesses of the installed dependencies
 # make package  wheel and source distribution in dist/, looked into and tried without torch
 # make clean    removes what these made
 #
@@ -10,6 +12,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # One worker a core; a file stays on one worker, so that what its tests share is made once.
 PYTEST_ARGS ?= -n auto --dist loadfile
+# How many times as many damaged folders and checkpoints `make nightly` tries.
+SCALE ?= 40
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
@@ -18,7 +22,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH = torch>=2.8,<2.14
 
-.PHONY: demo test lint reference package clean
+.PHONY: demo test lint reference nightly audit package clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.convert
@@ -35,6 +39,13 @@ lint: $(VENV)/.lint
 
 reference: $(VENV)/.convert
 	$(BIN)/python tools/reference.py
+
+nightly: $(VENV)/.test
+	OVROUND_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest $(PYTEST_ARGS) --timeout 7200 tests/reliability tests/runtime/server \
+	  tests/test_resume.py tests/test_output_folder.py tests/test_interruption.py
+
+audit: $(VENV)/.lint
+	$(BIN)/python tools/audit.py
 
 package: $(VENV)/.package
 	rm -rf dist build/package

@@ -15,12 +15,15 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, overload
 
+import ovround
 from ovround.errors import ArtifactError, OutputError
+from ovround.limits import LIMITS
+from ovround.record import load_json, read_record
 
 MANIFEST = "ovround.json"
 FORMAT_VERSION = 1
@@ -28,6 +31,7 @@ TARGETS = ("openvino", "onnx")
 CHECKPOINT_FORMATS = ("auto_round", "gptq", "awq", "compressed-tensors", "olive")
 FORMATS = (*TARGETS, *CHECKPOINT_FORMATS)
 _CHUNK_BYTES = 1 << 22
+_AGAIN = "convert again, or copy the folder again"
 _LOCKED_BYTE = 1 << 30  # far behind the text: on Windows nobody can read a byte that is locked
 
 
@@ -115,59 +119,78 @@ def read_manifest(folder: Path) -> Manifest:
     """Read `ovround.json`; raises ArtifactError when it is missing, damaged, or of a newer format."""
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = load_json(path, LIMITS.manifest_bytes)
     except FileNotFoundError:
         raise ArtifactError(
             f"`{folder}` has no {MANIFEST}", hint="folders that `ovround convert` wrote have one"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ArtifactError(f"`{path}` cannot be read: {error}") from error
-    try:
-        version = raw["format_version"]
-        if version != FORMAT_VERSION:
-            raise ArtifactError(
-                f"`{path}` has format {version}, written by ovround {raw.get('ovround_version')}; "
-                f"this ovround reads format {FORMAT_VERSION}",
-                hint="upgrade ovround, or convert again",
-            )
-        for name in raw["files"]:
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise ArtifactError(f"`{path}` names a file outside its folder: `{name}`")
-        quality = raw["quality"]
-        return Manifest(
-            **{
-                **raw,
-                "weights": tuple(WeightRecord(**{**w, "shape": tuple(w["shape"])}) for w in raw["weights"]),
-                "blocks": tuple(BlockRecord(**b) for b in raw["blocks"]),
-                "quality": Quality(**quality) if quality else None,
-                "files": {name: FileRecord(**record) for name, record in raw["files"].items()},
-            }
+    if isinstance(raw, dict) and raw.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise ArtifactError(
+            f"`{path}` has format {raw['format_version']!r:.40}, written by ovround {raw.get('ovround_version')!s:.40}; "
+            f"this ovround, {ovround.__version__}, reads format {FORMAT_VERSION}",
+            hint="upgrade ovround, or convert again",
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"`{path}` is not a manifest: {error!r}") from error
-
-
-def check_files(folder: Path, manifest: Manifest, *, contents: bool) -> None:
-    """Compare the folder with its manifest: sizes always, sha256 too when `contents`; raises ArtifactError naming the first file."""
+    try:
+        manifest = read_record(Manifest, raw)
+    except TypeError as error:
+        raise ArtifactError(f"`{path}` is not a manifest: {error}") from error
+    if "format_version" not in raw:
+        raise ArtifactError(f"`{path}` is not a manifest: format_version is missing")
     for name, record in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ArtifactError(f"`{path}` is missing", hint="convert again, or copy the folder again")
-        if path.stat().st_size != record.size_bytes:
-            raise ArtifactError(
-                f"`{path}` has {path.stat().st_size} bytes, {record.size_bytes} were written",
-                hint="convert again, or copy the folder again",
-            )
-        if contents and sha256_file(path) != record.sha256:
-            raise ArtifactError(
-                f"`{path}` has changed since it was written", hint="convert again, or copy the folder again"
-            )
+        if not _stays_inside(name):
+            raise ArtifactError(f"`{path}` names a file outside its folder: `{name}`")
+        if record.size_bytes < 0:
+            raise ArtifactError(f"`{path}` is not a manifest: files.{name} has {record.size_bytes} bytes")
+    return manifest
 
 
-def sha256_file(path: Path) -> str:
+def _stays_inside(name: str) -> bool:
+    """Whether `name` is a file's place below a folder on every system: no root, drive, `..` or character that ends a path."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and not set(name) & {"\\", ":", "\0"}
+
+
+def check_files(folder: Path, manifest: Manifest, *, contents: bool, names: Iterable[str] | None = None) -> None:
+    """Compare the folder with its manifest: sizes always, sha256 too when `contents`; raises ArtifactError naming the first file.
+
+    `names`: these files alone.
+    """
+    for name in manifest.files if names is None else sorted(names):
+        check_file(folder, name, manifest.files[name], contents=contents)
+
+
+def check_file(
+    folder: Path, name: str, record: FileRecord, *, contents: bool = True, stop: Callable[[], bool] | None = None
+) -> None:
+    """Compare one file with what the manifest says of it; raises ArtifactError. `stop` is asked whether to give up."""
+    path = folder / name
+    if not path.is_file():
+        raise ArtifactError(f"`{path}` is missing", hint=_AGAIN)
+    if path.stat().st_size != record.size_bytes:
+        raise ArtifactError(f"`{path}` has {path.stat().st_size} bytes, {record.size_bytes} were written", hint=_AGAIN)
+    if contents:
+        digest = sha256_file(path, stop)
+        if digest is not None and digest != record.sha256:
+            raise ArtifactError(f"`{path}` has changed since it was written", hint=_AGAIN)
+
+
+@overload
+def sha256_file(path: Path) -> str: ...
+
+
+@overload
+def sha256_file(path: Path, stop: Callable[[], bool] | None) -> str | None: ...
+
+
+def sha256_file(path: Path, stop: Callable[[], bool] | None = None) -> str | None:
+    """The file's sha256 in hexadecimal; None where `stop`, which is asked every 4 MB, says so."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
+            if stop is not None and stop():
+                return None
             digest.update(chunk)
     return digest.hexdigest()
 

@@ -12,6 +12,7 @@ from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, mapped, map
 from ovround.config import ConvertOptions
 from ovround.errors import CheckpointError, MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
+from ovround.exporters.checkpoints.shards import SHARD_BYTES
 from ovround.mixed_precision import Mix, Problem, pose, widest
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
@@ -106,10 +107,12 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         need = memory_need(checkpoint, decoder, plan, replace(options, batch_size=batch_size), mine)
         in_files = maps_activations(need, memory_limit_bytes)
         chains = need.chains if in_files else 0
-    weights = _weight_bytes(checkpoint, expected, widest(problem, plan))
+    sizes = _weight_sizes(checkpoint, expected, widest(problem, plan))
+    weights = sum(sizes.values())
     working = (weights if calibration is not None else 0) + chains
     if launch.first:
-        check_space(out, (weights + _SMALL_FILES_BYTES) * len(options.formats) + working)
+        beside = max(_scratch_bytes(name, sizes) for name in options.formats)
+        check_space(out, (weights + _SMALL_FILES_BYTES) * len(options.formats) + working + beside)
     return Job(
         model, out, options, checkpoint, decoder, plan, calibration, in_files, launch, problem, quantised=quantised
     )
@@ -143,16 +146,34 @@ def _device(options: ConvertOptions, tunes: bool) -> str:
     return resolve(options.device)
 
 
-def _weight_bytes(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], plan: Plan) -> int:
-    """About how large the weights become: each at its bits, scales and zero points of 3 bytes a group."""
+def _weight_sizes(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], plan: Plan) -> dict[str, int]:
+    """About how large each weight becomes: at its bits, scales and zero points of 3 bytes a group."""
     infos = checkpoint.tensors()
-    total = 0.0
+    sizes = {}
     for name, shape in expected.items():
         scheme = plan.get(name.removesuffix(".weight"))
         if scheme is None:
-            total += infos[name].size_bytes if name in infos else 0
+            sizes[name] = infos[name].size_bytes if name in infos else 0
             continue
         count = math.prod(shape)
         group = shape[-1] if scheme.group_size == -1 else scheme.group_size
-        total += count * max(scheme.bits, 4) / 8 + count / group * 6
-    return int(total)
+        sizes[name] = int(count * max(scheme.bits, 4) / 8 + count / group * 6)
+    return sizes
+
+
+def _scratch_bytes(target: str, sizes: dict[str, int]) -> int:
+    """What a format's writer holds on the disk beside its output, until that is whole.
+
+    Checkpoints: one shard twice. OpenVINO: its serialiser's own file of weights, all zeros, each length and type once,
+    and a layer's experts as one.
+    """
+    if target in CHECKPOINT_FORMATS:
+        return min(sum(sizes.values()), SHARD_BYTES)
+    if target != "openvino":
+        return 0
+    joined: dict[str, int] = {}
+    for name, size in sizes.items():
+        layers_experts, found, _ = name.partition(".experts.")
+        key = f"{layers_experts}.{name.rpartition('.experts.')[2].partition('.')[2]}" if found else name
+        joined[key] = joined.get(key, 0) + size
+    return sum(set(joined.values()))

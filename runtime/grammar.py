@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.errors import GenerationError, MissingExtraError, UsageError
+from ovround.limits import LIMITS
 
 Kind = Literal["json_schema", "regex", "lark"]
-MAX_CHARACTERS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,27 @@ class Grammar:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise UsageError(f"grammar kind is {self.kind!r}; {', '.join(get_args(Kind))} are allowed")
-        if not isinstance(self.source, str) or not 0 < len(self.source) <= MAX_CHARACTERS:
-            raise UsageError(f"a grammar is a text of 1 to {MAX_CHARACTERS} characters")
+        if not isinstance(self.source, str) or not 0 < len(self.source) <= LIMITS.grammar_characters:
+            raise UsageError(f"a grammar is a text of 1 to {LIMITS.grammar_characters} characters")
+        if _depth(self.source) > LIMITS.grammar_depth:
+            raise UsageError(f"a grammar may have {LIMITS.grammar_depth} brackets within brackets; this one has more")
         if self.kind == "json_schema":
             try:
                 json.loads(self.source)
             except (ValueError, RecursionError) as error:
                 raise UsageError(f"the JSON schema is no JSON: {error}") from error
+
+
+def _depth(source: str) -> int:
+    """Most brackets that are open at once, those in texts counted too: a pattern of a schema is parsed as well."""
+    depth = deepest = 0
+    for character in source:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth -= 1
+    return deepest
 
 
 ANY_JSON_OBJECT = Grammar("json_schema", '{"type": "object"}')

@@ -23,7 +23,7 @@ from ovround.runtime.cached_row import CachedRow
 from ovround.runtime.chat_template import Message
 from ovround.runtime.completion import Completion, Piece
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_room
-from ovround.runtime.engines import check_folder, open_engine
+from ovround.runtime.engines import open_engine, verified
 from ovround.runtime.generation import admit, run_batch, run_row
 from ovround.runtime.grammar import GrammarCompiler
 from ovround.runtime.logprobs import TokenLogprobs
@@ -52,7 +52,7 @@ class LLM:
     def __init__(
         self, folder: str | Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
         prefix_cache: bool = False, prompt_lookup: bool = False, draft_model: str | Path | None = None,
-        draft_tokens: int = DRAFT_TOKENS,
+        draft_tokens: int = DRAFT_TOKENS, verify: bool = True,
     ) -> None:  # fmt: skip
         """Load `folder` on `device`; see `ovround.runtime.engines.open_engine` for these arguments and the errors.
 
@@ -60,16 +60,17 @@ class LLM:
         on. Rounding may then depend on what came before (not with `exact`, in practice).
         `prompt_lookup`, or `draft_model`, a folder of a smaller model with the same tokenizer: up to `draft_tokens`
         guesses a step, which change the speed of an answer and nothing else. Lists are then answered one by one.
+        `verify`: compare every byte of the folder with its manifest while it is loaded; ArtifactError names what changed.
         """
         if prompt_lookup and draft_model is not None:
             raise UsageError("prompt_lookup and draft_model are both given; one of them can make the guesses")
         if not isinstance(draft_tokens, int) or isinstance(draft_tokens, bool) or not 1 <= draft_tokens <= 64:
             raise UsageError(f"draft_tokens is {draft_tokens!r}; a whole number of 1 to 64 is needed")
         path = Path(folder)
-        check_folder(path, device)
-        self.tokenizer = Tokenizer(path)
-        self._end_token_ids = read_model_info(path).end_token_ids
-        self._engine = open_engine(path, device, exact=exact, threads=threads)
+        with verified(path, device, contents=verify):
+            self.tokenizer = Tokenizer(path)
+            self._end_token_ids = read_model_info(path).end_token_ids
+            self._engine = open_engine(path, device, exact=exact, threads=threads, verify=False)
         self._row = CachedRow(self._engine)
         self._prefix_cache = prefix_cache
         self._draft_tokens = draft_tokens
@@ -77,10 +78,12 @@ class LLM:
         self._proposer: Proposer | None = PromptLookup() if prompt_lookup else None
         if draft_model is not None:
             draft = Path(draft_model)
-            check_folder(draft, device)
-            if Tokenizer(draft).vocabulary() != self.tokenizer.vocabulary():
-                raise UsageError(f"`{draft}` has another tokenizer than `{path}`", hint="a draft must share its tokens")
-            self._draft = CachedRow(open_engine(draft, device, exact=exact, threads=threads))
+            with verified(draft, device, contents=verify):
+                if Tokenizer(draft).vocabulary() != self.tokenizer.vocabulary():
+                    raise UsageError(
+                        f"`{draft}` has another tokenizer than `{path}`", hint="a draft must share its tokens"
+                    )
+                self._draft = CachedRow(open_engine(draft, device, exact=exact, threads=threads, verify=False))
             self._proposer = DraftModel(self._draft, self.vocab_size)
         self._grammars: GrammarCompiler | None = None
         self._lock = threading.RLock()

@@ -54,6 +54,13 @@ def manifest_json(**changes: object) -> str:
 
 
 RECORD = {"size_bytes": 1, "sha256": ""}
+WHOLE = {
+    "ovround_version": "0.1.0", "target": "onnx", "source_name": "x", "model_type": "llama", "source_files": {}, "options": {},
+    "versions": {},
+}  # fmt: skip
+WEIGHT = {
+    "name": "a", "shape": [2, 2], "bits": 4, "group_size": 2, "symmetric": True, "size_bytes": 2, "sha256": "", "relative_error": 0.5,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -65,14 +72,30 @@ RECORD = {"size_bytes": 1, "sha256": ""}
         ("{}", "is not a manifest"),
         (
             manifest_json(format_version=99, ovround_version="9.0"),
-            "has format 99, written by ovround 9.0; this ovround reads format 1",
+            "has format 99, written by ovround 9.0; this ovround, 0.1.0, reads format 1",
         ),
         (manifest_json(), "is not a manifest"),
         (manifest_json(weights=[{}]), "is not a manifest"),
         (manifest_json(files=[]), "is not a manifest"),
         (manifest_json(files={"model.onnx": 7}), "is not a manifest"),
-        (manifest_json(files={"../../etc/passwd": RECORD}), "names a file outside its folder: `../../etc/passwd`"),
-        (manifest_json(files={"/etc/passwd": RECORD}), "names a file outside its folder: `/etc/passwd`"),
+        *[
+            (manifest_json(**WHOLE, files={name: RECORD}), "names a file outside its folder: `")
+            for name in ("../../etc/passwd", "/etc/passwd", "a/../../b", "..", "", "c:x", "..\\x", "a\0")
+        ],
+        (manifest_json(**WHOLE, files={"a": {**RECORD, "size_bytes": -1}}), "files.a has -1 bytes"),
+        (manifest_json(**{**WHOLE, "source_name": 7}), "source_name is 7; a text is needed"),
+        (manifest_json(**WHOLE, weights=[{**WEIGHT, "bits": "4"}]), "weights[0].bits is '4'; a whole number is needed"),
+        (manifest_json(**WHOLE, weights=[{**WEIGHT, "shape": 5}]), "weights[0].shape is 5; a list is needed"),
+        (manifest_json(**WHOLE, weights=[{**WEIGHT, "shape": [10**400]}]), "weights[0].shape[0] is 1000"),
+        (manifest_json(**WHOLE, weights=[{**WEIGHT, "size_bytes": None}]), "weights[0].size_bytes is None"),
+        (
+            manifest_json(**WHOLE, weights=[{**WEIGHT, "relative_error": "0"}]),
+            "relative_error is '0'; a number is needed",
+        ),
+        (manifest_json(**WHOLE, weights=[{**WEIGHT, "symmetric": 1}]), "symmetric is 1; true or false is needed"),
+        (manifest_json(**WHOLE, files={"a": {"size_bytes": True, "sha256": ""}}), "size_bytes is True"),
+        (manifest_json(**WHOLE, quality={"tokens": 1}), "quality.perplexity_original is missing"),
+        (manifest_json(**WHOLE, extra=1), "extra is not known"),
     ],
 )
 def test_damaged_manifests_are_named(tmp_path: Path, command: CommandServer, content: str, said: str) -> None:

@@ -1,4 +1,4 @@
-"""mypy and the import contracts, on the package laid out as a wheel holds it.
+"""mypy and the import contracts, on the package laid out as a wheel holds it; and `forbidden.py`.
 
     python tools/static_checks.py
 
@@ -49,7 +49,8 @@ def main() -> int:
     contracts = ["-S", "-c", "from importlinter.cli import lint_imports_command as run; run()"]
     contracts += ["--config", CONFIG, "--no-logo", "--cache-dir", str(ROOT / ".import_linter_cache")]
     environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
-    failed = subprocess.run([sys.executable, *contracts], cwd=LAYOUT, env=environment, check=False).returncode
+    failed = subprocess.run([sys.executable, str(ROOT / "tools/forbidden.py")], check=False).returncode
+    failed |= subprocess.run([sys.executable, *contracts], cwd=LAYOUT, env=environment, check=False).returncode
     return subprocess.run([sys.executable, *mypy], cwd=LAYOUT, check=False).returncode or failed
 
 

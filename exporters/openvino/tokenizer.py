@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer
 
 from ovround.errors import CheckpointError
 from ovround.exporters.openvino.saving import count_names, saved
+from ovround.exporters.openvino.tokenizer_source import show_tokenizer
 
 
 def write_tokenizer(source: Path, folder: Path) -> None:
@@ -18,12 +20,16 @@ def write_tokenizer(source: Path, folder: Path) -> None:
 
     Raises CheckpointError when the tokenizer cannot be converted.
     """
+    shown = folder / "tokenizer.shown"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+        show_tokenizer(source, shown)
+        tokenizer = AutoTokenizer.from_pretrained(shown, local_files_only=True, trust_remote_code=False)
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         encoder, decoder = convert_tokenizer(tokenizer, with_detokenizer=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:  # OpenVINO's own errors are TypeErrors
         raise CheckpointError(f"the tokenizer of `{source}` cannot be converted for OpenVINO: {error}") from error
+    finally:
+        shutil.rmtree(shown, ignore_errors=True)
     if getattr(tokenizer, "chat_template", None):
         encoder.set_rt_info(tokenizer.chat_template, "chat_template")
     for name, model in (("tokenizer", encoder), ("detokenizer", decoder)):

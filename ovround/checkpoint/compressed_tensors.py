@@ -10,7 +10,6 @@ The first of `config_groups` whose `targets` name a module gives its grid: by it
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ from ovround.checkpoint.packed import (
     read_scheme,
     row_parts,
 )
+from ovround.checkpoint.pattern import Pattern
 from ovround.config import Scheme
 from ovround.errors import CheckpointError
 from ovround.packing import unpack_words
@@ -100,7 +100,7 @@ def _require(stated: object) -> None:
         )
 
 
-def _group(name: str, group: object) -> tuple[list[str | re.Pattern[str]], Scheme]:
+def _group(name: str, group: object) -> tuple[list[str | Pattern], Scheme]:
     weights = group.get("weights") if isinstance(group, Mapping) else None
     if not isinstance(group, Mapping) or not isinstance(weights, Mapping):
         raise CheckpointError(f"quantization_config: config_groups `{name:.40}` says nothing of weights")
@@ -129,13 +129,13 @@ def _group(name: str, group: object) -> tuple[list[str | re.Pattern[str]], Schem
     return _targets(group.get("targets") or ["Linear"], "targets"), scheme
 
 
-def _targets(names: object, key: str) -> list[str | re.Pattern[str]]:
+def _targets(names: object, key: str) -> list[str | Pattern]:
     if not isinstance(names, list):
         raise CheckpointError(f"quantization_config: {key} is {names!r:.40}; a list is needed")
     return [compiled(name[3:]) if str(name).startswith("re:") else str(name) for name in names]
 
 
-def _names(target: str | re.Pattern[str], module: str, kind: str) -> bool:
+def _names(target: str | Pattern, module: str, kind: str) -> bool:
     if isinstance(target, str):
         return target in (module, kind)
-    return target.match(module) is not None
+    return target.match(module)

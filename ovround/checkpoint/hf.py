@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from ovround.artifact import CHECKPOINT_FORMATS, MANIFEST, check_files, read_man
 from ovround.checkpoint.safetensors_file import SafetensorsFile, TensorInfo, open_safetensors
 from ovround.errors import CheckpointError, TensorError
 from ovround.floattensor import FloatTensor
+from ovround.limits import LIMITS
+from ovround.record import load_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOAT_TYPES = ("F32", "F16", "BF16")
@@ -72,19 +73,31 @@ class Checkpoint:
             )
 
     def scan(self) -> dict[str, str]:
-        """sha256 of each weights file and of config.json, having checked every value; raises TensorError for NaN or infinity."""
-        return {file.path.name: file.scan() for file in self.files}
+        """sha256 of each weights file and of config.json, having checked every value; raises TensorError for NaN or infinity.
+
+        In a folder that ovround wrote, CheckpointError for a file that has changed since.
+        """
+        found = {file.path.name: file.scan() for file in self.files}
+        if (self.folder / MANIFEST).is_file():
+            records = read_manifest(self.folder).files
+            changed = [name for name, digest in found.items() if name in records and digest != records[name].sha256]
+            if changed:
+                raise CheckpointError(
+                    f"`{self.folder / changed[0]}` has changed since it was written",
+                    hint="convert again, or copy it again",
+                )
+        return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; raises CheckpointError naming the file when it is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path, LIMITS.json_bytes)
     except FileNotFoundError:
         raise CheckpointError(
             f"`{path.parent}` has no {path.name}", hint="is it a Hugging Face model folder?"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"`{path}` cannot be read: {error}", hint="download it again") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"`{path}` holds no JSON object")

@@ -6,7 +6,6 @@ a file: the reader in `quantised.py` checks names, types and shapes against `par
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.checkpoint.pattern import Pattern
 from ovround.codebooktensor import CodebookTensor
 from ovround.config import Scheme
 from ovround.errors import CheckpointError
@@ -58,17 +58,14 @@ class Format(Protocol):
 class Rule:
     """Settings for the modules that `pattern` matches; `stays_float` overrides them."""
 
-    pattern: re.Pattern[str]
+    pattern: Pattern
     settings: Mapping[str, Any]
     stays_float: bool = False
 
 
-def compiled(pattern: object) -> re.Pattern[str]:
+def compiled(pattern: object) -> Pattern:
     """A regular expression of a configuration; raises CheckpointError for one that is none."""
-    try:
-        return re.compile(str(pattern))
-    except (re.error, RecursionError) as error:
-        raise CheckpointError(f"quantization_config: `{pattern!s:.60}` is no regular expression: {error}") from error
+    return Pattern(str(pattern))
 
 
 def read_scheme(settings: Mapping[str, Any], allowed: Sequence[int], *, symmetric: str, where: str) -> Scheme | None:

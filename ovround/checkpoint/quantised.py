@@ -20,7 +20,7 @@ from ovround.config import Scheme
 from ovround.errors import CheckpointError, TensorError
 from ovround.floattensor import FloatTensor
 
-_SHARED = {"gguf", "hf", "locate", "mapped", "packed", "quantised", "safetensors_file"}
+_SHARED = {"gguf", "hf", "locate", "mapped", "packed", "pattern", "quantised", "safetensors_file"}
 _ALIASES = {"intel/auto-round": "auto-round"}
 _SETTINGS_FILES = {
     "quantize_config.json": "gptq",

@@ -5,11 +5,11 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -29,6 +29,7 @@ from ovround.cli import (
     selftest,
     serve,
 )
+from ovround.cli.stopping import raise_signals, signalled
 from ovround.errors import OvroundError
 
 app = typer.Typer(
@@ -46,16 +47,6 @@ for module in (convert, quantize, check, run, chat, serve, evaluate, bench, prof
 
 
 _SIGNALS = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated"}
-
-
-class Signalled(BaseException):
-    """A signal, raised where the work is so that unfinished output is removed; no Exception, like KeyboardInterrupt.
-
-    Ctrl-C too: Typer ends in silence at a KeyboardInterrupt.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = signal.Signals(number)
 
 
 def _version(wanted: bool) -> None:
@@ -76,10 +67,6 @@ def options(
     context.obj = debug
 
 
-def _signalled(number: int, frame: FrameType | None) -> NoReturn:
-    raise Signalled(number)
-
-
 def _notes(error: BaseException) -> list[str]:
     """What the job said about an exception on its way here: what is left, and how to go on."""
     return getattr(error, "__notes__", [])
@@ -87,8 +74,9 @@ def _notes(error: BaseException) -> list[str]:
 
 def main() -> None:
     """Run the command line and exit."""
-    for number in _SIGNALS:
-        signal.signal(number, _signalled)
+    raise_signals(_SIGNALS)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a checkpoint's names may hold what no encoding can write
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except OvroundError as error:
@@ -102,11 +90,11 @@ def main() -> None:
         sys.exit(error.exit_status)
     except BrokenPipeError:
         sys.exit(1)
-    except (Signalled, RuntimeError) as error:
-        # before 3.12, Python wraps what is raised while a class of a library is being made
-        stop = error if isinstance(error, Signalled) else error.__cause__
-        if not isinstance(stop, Signalled):
+    except BaseException as error:
+        stop = signalled(error)
+        if stop is None:
             raise
-        print(f"{_SIGNALS[stop.number]}; {'; '.join(_notes(error)) or 'nothing was kept'}", file=sys.stderr, flush=True)
+        notes = _notes(error) or _notes(stop)
+        print(f"{_SIGNALS[stop.number]}; {'; '.join(notes) or 'nothing was kept'}", file=sys.stderr, flush=True)
         # Everything of ours is tidy. A library stopped in the middle of its import can wait for its threads for ever.
         os._exit(128 + stop.number)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ovround.cli.sampling_options import Device, Exact
+from ovround.cli.sampling_options import Device, Exact, Verify
 from ovround.errors import UsageError
 
 NAME = "bench"
@@ -38,6 +38,7 @@ def command(
         Path | None,
         typer.Option(help="Draw latency against context and throughput against batch into this file (extra `plot`)."),
     ] = None,
+    verify: Verify = True,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure how fast the model in FOLDER answers."""
@@ -60,7 +61,7 @@ def command(
     if plot is not None:
         _plot(folder, plot, json, **settings)
         return
-    result = bench(folder, **settings)
+    result = bench(folder, verify=verify, **settings)
     if json:
         print_json(dataclasses.asdict(result))
         return

@@ -27,6 +27,7 @@ from ovround.cli.sampling_options import (
     Temperature,
     TopK,
     TopP,
+    Verify,
 )  # fmt: skip
 from ovround.errors import OvroundError, UsageError
 
@@ -59,6 +60,7 @@ def command(
     exact: Exact = False,
     prompt_lookup: PromptLookup = False,
     draft_model: DraftModel = None,
+    verify: Verify = True,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Show the rendered template on stderr.")] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown/--plain", help="In a terminal: answers laid out, or as they are.")
@@ -73,7 +75,13 @@ def command(
     conversation = Conversation(system_prompt)
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     with LLM(
-        folder, device=device, exact=exact, prefix_cache=True, prompt_lookup=prompt_lookup, draft_model=draft_model
+        folder,
+        device=device,
+        exact=exact,
+        prefix_cache=True,
+        prompt_lookup=prompt_lookup,
+        draft_model=draft_model,
+        verify=verify,
     ) as llm:
         llm.tokenizer.render_chat([{"role": "user", "content": ""}])  # a model without a template says so now
         for line in _lines():

@@ -14,6 +14,7 @@ def command(json: Annotated[bool, typer.Option("--json", help="Print as JSON.")]
     """List devices, libraries and what the processor offers."""
     import ovround
     from ovround.cli.printing import print_json, print_table
+    from ovround.limits import LIMITS
     from ovround.runtime.devices import devices, machine
 
     found, host = devices(), machine()
@@ -23,6 +24,7 @@ def command(json: Annotated[bool, typer.Option("--json", help="Print as JSON.")]
                 "ovround": ovround.__version__,
                 "machine": dataclasses.asdict(host),
                 "devices": [dataclasses.asdict(one) for one in found],
+                "limits": dataclasses.asdict(LIMITS),
             }
         )
         return
@@ -38,3 +40,5 @@ def command(json: Annotated[bool, typer.Option("--json", help="Print as JSON.")]
         ["engine", "device", "name", "available", "note"],
         [[one.engine, one.device, one.full_name, "yes" if one.available else "no", one.note or ""] for one in found],
     )
+    bounds = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(LIMITS).items())
+    typer.echo(f"limits: {bounds}")

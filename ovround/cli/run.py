@@ -25,6 +25,7 @@ from ovround.cli.sampling_options import (
     Temperature,
     TopK,
     TopP,
+    Verify,
 )  # fmt: skip
 from ovround.errors import UsageError
 
@@ -53,6 +54,7 @@ def command(
     json_schema: JsonSchema = None,
     prompt_lookup: PromptLookup = False,
     draft_model: DraftModel = None,
+    verify: Verify = True,
     json: Annotated[bool, typer.Option("--json", help="Print the answer, usage and timings as JSON.")] = False,
 ) -> None:
     """Continue PROMPT with the model in FOLDER."""
@@ -63,7 +65,9 @@ def command(
         tuple(stop_token_id or ()), num_beams=num_beams, grammar=_grammar(regex, json_schema),
     )  # fmt: skip
     text = sys.stdin.read() if prompt == "-" else prompt
-    with LLM(folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model) as llm:
+    with LLM(
+        folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model, verify=verify
+    ) as llm:
         if json:
             import dataclasses
 

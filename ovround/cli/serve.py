@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.sampling_options import Device, DraftModel, Exact, PromptLookup
+from ovround.cli.sampling_options import Device, DraftModel, Exact, PromptLookup, Verify
 from ovround.errors import MissingExtraError
 
 NAME = "serve"
@@ -37,6 +37,7 @@ def command(
     cache_gib: Annotated[int, typer.Option(help="KV cache of the batch in GiB; 0: as much as is needed.")] = 0,
     prompt_lookup: PromptLookup = False,
     draft_model: DraftModel = None,
+    verify: Verify = True,
     max_running: Annotated[int, typer.Option(help="Most answers computed at once.")] = 64,
     max_waiting: Annotated[int, typer.Option(help="Most answers that wait; beyond: status 429.")] = 256,
     max_body_bytes: Annotated[int, typer.Option(help="Largest request body; beyond: status 413.")] = 4 * 2**20,
@@ -59,7 +60,7 @@ def command(
     with listen(host, port) as bound:
         dispatcher = open_dispatcher(
             folder, settings, device, exact=exact, threads=threads, batching=batching, cache_gib=cache_gib,
-            draft_model=draft_model, prompt_lookup=prompt_lookup,
+            draft_model=draft_model, prompt_lookup=prompt_lookup, verify=verify,
         )  # fmt: skip
         name = f"[{host}]" if ":" in host else host
         how = f"up to {max_running} answers at once" if dispatcher.batches else "one answer at a time"

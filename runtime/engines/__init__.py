@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ovround.artifact import MANIFEST, TARGETS, check_files, read_manifest
+from ovround.artifact import MANIFEST, TARGETS, Manifest, check_files, read_manifest
 from ovround.errors import ArtifactError, EngineError, MissingExtraError, UsageError
 from ovround.runtime.engine import Engine
+from ovround.runtime.verification import verification
 
 OPENVINO_FILE = "openvino_model.xml"
 ONNX_FILE = "model.onnx"
@@ -21,18 +23,26 @@ def open_engine(
     exact: bool = False,
     threads: int | None = None,
     properties: Mapping[str, str] | None = None,
+    verify: bool = True,
 ) -> Engine:
     """Load the model in `folder`: OpenVINO for openvino_model.xml, ONNX Runtime for model.onnx.
 
     `device` is one of OpenVINO's (`CPU`, `GPU`, `GPU.1`, `NPU`, `AUTO`); ONNX Runtime has CPU. `HPU` (Gaudi) and
     `hpu-emulated` run by torch, checkpoints too; they need the extra `convert`. `exact` computes in float32. `threads`
     None: the engine's choice. `properties` go to the engine as they are: to OpenVINO's device (`KV_CACHE_PRECISION`), or
-    ONNX Runtime's session (`session.intra_op.allow_spinning`). Raises ArtifactError for a folder that is missing, damaged or
-    no model, EngineError for a device that is not there or refuses the model, UsageError for `threads` below 1.
+    ONNX Runtime's session (`session.intra_op.allow_spinning`). `verify`: compare every byte with the manifest, see
+    `verification`. Raises ArtifactError for a folder that is missing, damaged or no model, EngineError for a device that
+    is not there or refuses the model, UsageError for `threads` below 1.
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise UsageError(f"threads is {threads!r}; a whole number of 1 or more is needed")
-    check_folder(folder, device)
+    with verified(folder, device, contents=verify):
+        return _engine(folder, device, exact, threads, properties)
+
+
+def _engine(
+    folder: Path, device: str, exact: bool, threads: int | None, properties: Mapping[str, str] | None
+) -> Engine:
     if device.lower() in HPU_DEVICES:
         return _open_hpu(folder, device.lower(), exact=exact, threads=threads)
     if (folder / OPENVINO_FILE).is_file():
@@ -59,16 +69,33 @@ def _open_hpu(folder: Path, device: str, *, exact: bool, threads: int | None) ->
     return HpuEngine(folder, device, exact=exact, threads=threads)
 
 
-def check_folder(folder: Path, device: str = "CPU") -> None:
-    """Raise ArtifactError unless `folder` holds a model for `device` and, where it has a manifest, every file of that."""
+@contextlib.contextmanager
+def verified(folder: Path, device: str = "CPU", *, contents: bool = True) -> Iterator[None]:
+    """Around the loading of `folder`: what `check_folder` checks and, with `contents`, every byte that the manifest lists.
+
+    What is parsed (graphs, tokenizer, configuration) is compared before an engine's native code sees it; weights, which
+    are only mapped and multiplied, while it loads. Raises ArtifactError naming the file that has changed.
+    """
+    manifest = check_folder(folder, device)
+    if manifest is None or not contents:
+        yield
+        return
+    with verification(folder, manifest):
+        yield
+
+
+def check_folder(folder: Path, device: str = "CPU") -> Manifest | None:
+    """The folder's manifest, where it has one; raises ArtifactError unless there is a model for `device` and every listed file."""
     if not folder.is_dir():
         raise ArtifactError(f"`{folder}` is no folder" if folder.exists() else f"`{folder}` does not exist")
-    if (folder / MANIFEST).is_file():
-        check_files(folder, read_manifest(folder), contents=False)
+    manifest = None
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        check_files(folder, manifest, contents=False)
     if (folder / OPENVINO_FILE).is_file() or (folder / ONNX_FILE).is_file():
-        return
+        return manifest
     if device.lower() in HPU_DEVICES and (folder / "config.json").is_file():
-        return  # a checkpoint, which says itself what is wrong with it
+        return manifest  # a checkpoint, which says itself what is wrong with it
     targets = [target for target in TARGETS if (folder / target / MANIFEST).is_file()]
     if targets:
         hint = " or ".join(f"open `{folder / target}`" for target in targets)

@@ -28,7 +28,7 @@ from ovround.runtime.server import responses
 from ovround.runtime.server.dispatch import Dispatcher, RequestCancelledError
 from ovround.runtime.server.failures import UnknownModelError, failure
 from ovround.runtime.server.job import Job
-from ovround.runtime.server.limits import Limits
+from ovround.runtime.server.limits import Gate
 from ovround.runtime.server.metrics import CONTENT_TYPE
 from ovround.runtime.server.responses import Collected, Head, Json, error_object
 from ovround.runtime.server.schema import (
@@ -52,6 +52,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request cannot be answered."},
     401: {"description": "The API key is missing or wrong."},
     404: {"description": "No such model or request."},
+    408: {"description": "The body did not come in time."},
     413: {"description": "The body is too large."},
     429: {"description": "Too many requests wait."},
 }
@@ -74,7 +75,7 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
         responses=_REFUSALS,
     )
     settings = dispatcher.settings
-    app.add_middleware(Limits, api_key=settings.api_key, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Gate, api_key=settings.api_key, max_body_bytes=settings.max_body_bytes)
     _Routes(dispatcher).add_to(app)
 
     async def failed(request: Request, error: Exception) -> Response:
@@ -98,7 +99,12 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
         assert isinstance(error, HTTPException)  # noqa: S101  # for the type checker
         return JSONResponse(error_object(str(error.detail), "invalid_request_error"), error.status_code, error.headers)
 
+    async def too_deep(request: Request, error: Exception) -> Response:
+        dispatcher.metrics.failed(400)
+        return JSONResponse(error_object("the request is nested too deeply", "invalid_request_error"), 400)
+
     app.add_exception_handler(OvroundError, failed)
+    app.add_exception_handler(RecursionError, too_deep)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, refused)
     return app
@@ -163,7 +169,8 @@ class _Routes:
         new = 1 if body.max_tokens == 0 else body.max_tokens
         options = body.sampling_options(new, body.logprobs, scored, body.grammar())
         head = self._head("cmpl", "text_completion")
-        echoes = [self._echo(body, place, prompts) for place in range(len(prompts)) for _ in range(body.choices)]
+        echoed = await asyncio.to_thread(lambda: [self._echo(body, place, prompts) for place in range(len(prompts))])
+        echoes = [echo for echo in echoed for _ in range(body.choices)]
         jobs = await self._open(head.request_id, prompts, options, body.choices)
         shape = CompletionShape(self._tokenizer, jobs, echoes, silent=body.max_tokens == 0)
         return await self._respond(request, head, jobs, shape, body, len(prompts))
@@ -201,7 +208,8 @@ class _Routes:
     async def detokenize(self, body: DetokenizeRequest) -> Json:
         """The text of token ids."""
         self._check_name(body.model)
-        return {"prompt": self._tokenizer.decode(body.tokens, skip_special_tokens=False)}
+        text = await asyncio.to_thread(self._tokenizer.decode, body.tokens, skip_special_tokens=False)
+        return {"prompt": text}
 
     async def apply_template(self, body: TemplateRequest) -> Json:
         """The prompt that the chat template makes of messages."""

@@ -12,7 +12,7 @@ from typing import Any
 from ovround.artifact import MANIFEST, read_manifest
 from ovround.errors import ArtifactError, GenerationError, OvroundError
 from ovround.runtime.completion import Piece
-from ovround.runtime.engines import OPENVINO_FILE, check_folder
+from ovround.runtime.engines import OPENVINO_FILE, verified
 from ovround.runtime.generation import admit
 from ovround.runtime.llm import LLM
 from ovround.runtime.model_info import read_model_info
@@ -42,21 +42,27 @@ class Dispatcher:
 
     def __init__(
         self, folder: Path, settings: ServerSettings, open_llm: Callable[[], LLM],
-        open_batching: Callable[[Tokenizer], Backend] | None, device: str = "CPU",
+        open_batching: Callable[[Tokenizer], Backend] | None, device: str = "CPU", *,
+        verify: bool = True,
     ) -> None:  # fmt: skip
         """Load the model: by `open_batching` where it is given, and then by `open_llm` when the first request needs it."""
-        check_folder(folder, device)
         self.folder, self.settings = folder, settings
         self._began_with = _state(folder)
-        self.tokenizer = Tokenizer(folder)
-        info = read_model_info(folder)
-        self.context_length, self._end_token_ids = info.context_length, info.end_token_ids
         self._open_llm = open_llm
         self._opening = threading.Lock()
-        self._batching = open_batching(self.tokenizer) if open_batching is not None else None
         self._single: LLMBackend | None = None
-        if self._batching is None:
-            self._open_single()
+        self._batching: Backend | None = None
+        try:
+            with verified(folder, device, contents=verify):
+                self.tokenizer = Tokenizer(folder)
+                info = read_model_info(folder)
+                self.context_length, self._end_token_ids = info.context_length, info.end_token_ids
+                self._batching = open_batching(self.tokenizer) if open_batching is not None else None
+                if self._batching is None:
+                    self._open_single()
+        except BaseException:
+            self.close()
+            raise
         self._jobs: dict[str, list[Job]] = {}
         self.model_bits = _mean_bits(folder)
         self.metrics = Metrics(settings.model_name, settings.metrics_prefix, self, self.model_bits)

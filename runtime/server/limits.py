@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ovround.limits import LIMITS
+
 OPEN_PATHS = ("/", "/health", "/ready")
 
 
-class Limits:
+class Gate:
     """ASGI middleware. 401 without the right key, 413 for a body above the limit, stated or sent."""
 
     def __init__(self, app: ASGIApp, *, api_key: str | None, max_body_bytes: int) -> None:
@@ -34,11 +37,16 @@ class Limits:
         if not stated.isdigit() or int(stated) > self._most:
             await _refuse(send, 413, self._too_large, "invalid_request_error")
             return
-        size = 0
+        size, whole = 0, False
 
         async def counted() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, whole
+            try:
+                # behind a whole body nothing comes but the client's leaving, which may take as long as the answer
+                message = await asyncio.wait_for(receive(), None if whole else LIMITS.request_body_s)
+            except (TimeoutError, asyncio.TimeoutError):  # one and the same from Python 3.11 on
+                raise HTTPException(408, "the body did not come in time") from None
+            whole = whole or not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > self._most:
                 raise HTTPException(413, self._too_large)  # which the application answers like its own

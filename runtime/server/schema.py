@@ -11,15 +11,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from ovround.runtime.grammar import ANY_JSON_OBJECT, MAX_CHARACTERS, Grammar
+from ovround.limits import LIMITS
+from ovround.runtime.grammar import ANY_JSON_OBJECT, Grammar
 from ovround.runtime.sampling import MAX_LOGIT_BIAS, MAX_STOP_STRINGS, SamplingOptions
 
 MAX_CHOICES = 16
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 256
+MAX_TOKENS = 2**20
+Name = Annotated[str, StringConstraints(max_length=1000)]
+Text = Annotated[str, StringConstraints(max_length=LIMITS.request_body_bytes)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKENS)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-Source = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHARACTERS)]
+Source = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS.grammar_characters)]
 
 
 class _Strict(BaseModel):
@@ -32,7 +37,7 @@ class StreamOptions(_Strict):
 
 class JsonSchema(_Strict):
     name: Annotated[str, StringConstraints(max_length=64)] = "answer"
-    description: str | None = None
+    description: Text | None = None
     schema_: dict[str, JsonValue] = Field(alias="schema")
     strict: bool | None = None
 
@@ -55,7 +60,7 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Fie
 
 class Function(_Strict):
     name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
-    description: str | None = None
+    description: Text | None = None
     parameters: dict[str, JsonValue] = {"type": "object"}  # pydantic copies defaults
     strict: bool | None = None
 
@@ -66,7 +71,7 @@ class Tool(_Strict):
 
 
 class NamedFunction(_Strict):
-    name: str
+    name: Name
 
 
 class NamedTool(_Strict):
@@ -76,28 +81,28 @@ class NamedTool(_Strict):
 
 class TextPart(_Strict):
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class CalledFunction(_Strict):
-    name: str
-    arguments: str
+    name: Name
+    arguments: Text
 
 
 class ToolCall(_Strict):
-    id: str
+    id: Name
     type: Literal["function"] = "function"
     function: CalledFunction
 
 
 class ChatMessage(_Strict):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
-    refusal: str | None = None
+    content: Text | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES)] | None = None
+    name: Name | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+    tool_call_id: Name | None = None
+    reasoning_content: Text | None = None
+    refusal: Text | None = None
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates know messages: content as one text, arguments of calls as objects."""
@@ -115,19 +120,19 @@ class ChatMessage(_Strict):
 class Ignored(_Strict):
     """Taken because clients send it, and without effect on a local model."""
 
-    user: str | None = None
+    user: Name | None = None
     store: bool | None = None
-    metadata: dict[str, str] | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    metadata: Annotated[dict[Name, Name], Field(max_length=64)] | None = None
+    service_tier: Name | None = None
+    safety_identifier: Name | None = None
+    prompt_cache_key: Name | None = None
     parallel_tool_calls: bool | None = None
 
 
 class Sampling(Ignored):
     """What both kinds of completion share. Defaults are OpenAI's, but for `temperature`: 0 unless it is given."""
 
-    model: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    model: Name | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -231,10 +236,13 @@ class CompletionRequest(Sampling):
     """/v1/completions; a prompt is a text or token ids, or a list of either."""
 
     prompt: (
-        str
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
+        Text
+        | TokenIds
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[
+            list[Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKENS)]],
+            Field(min_length=1, max_length=MAX_PROMPTS),
+        ]
     )
     max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -260,8 +268,8 @@ class CompletionRequest(Sampling):
 class TokenizeRequest(_Strict):
     """A text or a chat, never both."""
 
-    model: str | None = None
-    prompt: str | None = None
+    model: Name | None = None
+    prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
@@ -274,12 +282,12 @@ class TokenizeRequest(_Strict):
 
 
 class DetokenizeRequest(_Strict):
-    model: str | None = None
-    tokens: list[TokenId]
+    model: Name | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_TOKENS)]
 
 
 class TemplateRequest(_Strict):
-    model: str | None = None
+    model: Name | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, JsonValue] | None = None

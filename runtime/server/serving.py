@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from ovround.errors import UsageError
 from ovround.runtime.engines import HPU_DEVICES
@@ -13,6 +14,7 @@ from ovround.runtime.llm import LLM
 from ovround.runtime.server.app import create_app
 from ovround.runtime.server.dispatch import Dispatcher, is_openvino
 from ovround.runtime.server.settings import ServerSettings
+from ovround.runtime.server.slow_clients import TimedProtocol
 
 _BACKLOG = 2048
 
@@ -20,6 +22,7 @@ _BACKLOG = 2048
 def open_dispatcher(
     folder: Path, settings: ServerSettings, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
     batching: bool = True, cache_gib: int = 0, draft_model: Path | None = None, prompt_lookup: bool = False,
+    verify: bool = True,
 ) -> Dispatcher:  # fmt: skip
     """Load the model in `folder`. `batching` is for OpenVINO folders; guesses are made by our own loop alone."""
     guesses = draft_model is not None or prompt_lookup
@@ -27,13 +30,13 @@ def open_dispatcher(
     def open_llm() -> LLM:
         return LLM(
             folder, device, exact=exact, threads=threads, prefix_cache=not device.upper().startswith("NPU"), draft_model=draft_model,
-            prompt_lookup=prompt_lookup,
+            prompt_lookup=prompt_lookup, verify=verify and draft_model is not None,  # the dispatcher has verified the folder
         )  # fmt: skip
 
     # An NPU has one row and no paged attention, Gaudi's engine no pipeline of others.
     alone = device.lower() in HPU_DEVICES or device.upper().startswith("NPU")
     if not batching or guesses or not is_openvino(folder) or alone:
-        return Dispatcher(folder, settings, open_llm, None, device)
+        return Dispatcher(folder, settings, open_llm, None, device, verify=verify)
     from ovround.runtime.server.batching import BatchingBackend
 
     return Dispatcher(
@@ -41,6 +44,7 @@ def open_dispatcher(
         lambda tokenizer: BatchingBackend(
             folder, tokenizer, device, exact=exact, threads=threads, slots=settings.max_running, cache_gib=cache_gib
         ),
+        verify=verify,
     )  # fmt: skip
 
 
@@ -64,7 +68,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(dispatcher: Dispatcher, bound: socket.socket, *, log_level: str = "warning") -> None:
     """Answer on `bound` until SIGINT or SIGTERM; then streams under way have five seconds."""
-    config = uvicorn.Config(
-        create_app(dispatcher), log_level=log_level, backlog=_BACKLOG, timeout_graceful_shutdown=5, lifespan="on"
-    )
-    uvicorn.Server(config).run(sockets=[bound])
+    uvicorn.Server(server_config(create_app(dispatcher), log_level=log_level)).run(sockets=[bound])
+
+
+def server_config(app: FastAPI, *, log_level: str, shutdown_s: int = 5) -> uvicorn.Config:
+    """How uvicorn is run: HTTP/1.1 alone, no header that names it, slow clients timed."""
+    return uvicorn.Config(
+        app, log_level=log_level, backlog=_BACKLOG, timeout_graceful_shutdown=shutdown_s, lifespan="on",
+        http=TimedProtocol, ws="none", server_header=False,
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ovround.errors import UsageError
+from ovround.limits import LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class ServerSettings:
     """What clients call the model."""
     api_key: str | None = None
     """When given, requests must carry it: `Authorization: Bearer ...`; /health and /ready need none."""
-    max_body_bytes: int = 4 * 2**20
+    max_body_bytes: int = LIMITS.request_body_bytes
     """Larger request bodies are refused with 413."""
     max_running: int = 64
     """Most answers computed at once, where the engine batches."""

@@ -17,7 +17,7 @@ import pytest
 from ovround.runtime import LLM
 from ovround.runtime.server.app import create_app
 from ovround.runtime.server.dispatch import Dispatcher
-from ovround.runtime.server.serving import listen, open_dispatcher
+from ovround.runtime.server.serving import listen, open_dispatcher, server_config
 from ovround.runtime.server.settings import ServerSettings
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -71,7 +71,7 @@ def serving(folder: Path, *, compare: bool = False, batching: bool = True, **set
     """A server for `folder` on a free port."""
     bound = listen("127.0.0.1", 0)
     dispatcher = open_dispatcher(folder, ServerSettings("demo", **settings), exact=True, threads=1, batching=batching)
-    server = uvicorn.Server(uvicorn.Config(create_app(dispatcher), log_level="error", timeout_graceful_shutdown=3))
+    server = uvicorn.Server(server_config(create_app(dispatcher), log_level="error", shutdown_s=3))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     while not server.started:

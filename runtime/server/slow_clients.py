@@ -1,0 +1,55 @@
+"""Clients that send a request in drops: a connection that has not said what it wants within a time is closed.
+
+uvicorn waits for ever for a first header's end, and for the rest of a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ovround.limits import LIMITS
+
+
+class TimedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with a time for a request's line and headers: from the connection, then from a next request's first byte."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._headers_until: asyncio.TimerHandle | None = None
+        self._await_headers()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_answering():
+            self._stop_waiting()
+        elif self._headers_until is None:
+            self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_answering():  # the next request was here already
+            self._stop_waiting()
+
+    def _is_answering(self) -> bool:
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _await_headers(self) -> None:
+        self._headers_until = self.loop.call_later(LIMITS.request_header_s, self._late)
+
+    def _stop_waiting(self) -> None:
+        if self._headers_until is not None:
+            self._headers_until.cancel()
+            self._headers_until = None
+
+    def _late(self) -> None:
+        self._headers_until = None
+        if not self._is_answering() and not self.transport.is_closing():
+            self.transport.close()

@@ -1,0 +1,61 @@
+"""What must not stand in the package: ways in which a file or a request becomes code, or a check that can be switched off.
+
+    python tools/forbidden.py [FOLDER ...]
+
+Ruff's S rules warn of some of these and can be silenced by a comment; here nothing can.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("ovround", "exporters", "runtime")
+MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "jsonpickle"}
+CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "np.load", "numpy.load"}
+
+
+def violations(path: Path) -> Iterator[str]:
+    """Each as `file:line: what`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        found = _violation(node)
+        if found:
+            yield f"{path}:{getattr(node, 'lineno', 0)}: {found}"
+
+
+def _violation(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+        roots = {name.partition(".")[0] for name in names} & MODULES
+        return f"imports {roots.pop()}" if roots else None
+    if not isinstance(node, ast.Call):
+        return None
+    called = ast.unparse(node.func)
+    if called in CALLS:
+        return f"calls {called}"
+    stated = {word.arg: word.value for word in node.keywords}
+    for name in ("trust_remote_code", "shell", "allow_pickle"):
+        if name in stated and not (isinstance(stated[name], ast.Constant) and stated[name].value is False):  # type: ignore[attr-defined]
+            return f"{called} with {name}"
+    if called.endswith(".from_pretrained") and "trust_remote_code" not in stated:
+        return f"{called} without trust_remote_code=False"
+    return None
+
+
+def main() -> int:
+    """Print every violation; 1 where there is one."""
+    folders = [Path(name) for name in sys.argv[1:]] or [ROOT / room for room in ROOMS]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    if not files:
+        print("no files to look at")
+        return 1
+    found = [line for path in files for line in violations(path)]
+    print("\n".join(found) or f"{len(files)} files: no pickle, no code from data")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
