@@ -6,6 +6,7 @@ from pathlib import Path
 
 import openvino as ov
 
+from ovround.codebooktensor import CodebookTensor
 from ovround.exporters.openvino.compressed import Stored, read_weight, write_weight
 from ovround.exporters.openvino.constants import ConstantFile, Entry, read_entries
 from ovround.exporters.openvino.ops import OpenVINOOps
@@ -35,6 +36,8 @@ class OpenVINOExporter:
         self._entries: dict[str, Entry] = {}
 
     def write(self, name: str, weight: Weight) -> None:
+        if isinstance(weight, CodebookTensor):
+            raise TypeError(f"`{name}` is made of codebooks, which this exporter does not write")
         if isinstance(weight, QTensor):
             self._stored[name] = Stored(weight.bits, weight.symmetric)
         table = name == f"{self._decoder.embedding_at}.weight" or ".experts." in name

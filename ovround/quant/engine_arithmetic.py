@@ -25,7 +25,7 @@ def activation_groups(plan: Plan, shapes: Mapping[str, tuple[int, ...]], engine:
     groups = {}
     for name, scheme in plan.items():
         shape = shapes.get(f"{name}.weight")
-        if scheme is None or shape is None or engine == "none":
+        if not isinstance(scheme, Scheme) or shape is None or engine == "none":
             continue
         group = _openvino_group(scheme) if engine == "openvino" else _onnx_group(scheme, shape[1])
         if group is not None:
