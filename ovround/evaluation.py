@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint import locate, mapped, open_checkpoint
+from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed, open_source
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.evaluate.perplexity import Evaluation, Logits, OnWindows, cut_windows, evaluate
 from ovround.models import from_config
+from ovround.repacking import with_stored_head
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_texts
 
@@ -59,6 +60,11 @@ def is_converted(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("openvino_model.xml", "model.onnx"))
 
 
+def open_logits(folder: Path) -> Logits:
+    """A checkpoint folder, quantised or not, computed by torch in float32: token ids `[B, T]` -> logits `[B, T, V]`."""
+    return _open_checkpoint(folder)[0]
+
+
 def _open(folder: Path, stack: ExitStack, exact: bool, device: str) -> tuple[Logits, int, int]:
     """The logits function of a folder, its vocabulary and its context length."""
     if not is_converted(folder):
@@ -74,15 +80,20 @@ def _open(folder: Path, stack: ExitStack, exact: bool, device: str) -> tuple[Log
 
 
 def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
-    checkpoint = open_checkpoint(folder)
-    decoder = from_config(checkpoint.config)
-    checkpoint = mapped(checkpoint, decoder.sources(), decoder.every_tensor())
+    source = open_source(folder)
+    decoder = from_config(source.config)
     try:
-        from ovround.evaluate.torch_model import CheckpointWeights, TorchModel
+        from ovround.evaluate.torch_model import CheckpointWeights, PackedWeights, TorchModel
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "convert") from error
+    weights: CheckpointWeights | PackedWeights
+    if isinstance(source, Checkpoint):
+        weights = CheckpointWeights(mapped(source, decoder.sources(), decoder.every_tensor()))
+    else:
+        decoder = with_stored_head(source, decoder)
+        weights = PackedWeights(mapped_packed(source, decoder.sources()), decoder.every_tensor())
     config = decoder.config
-    return TorchModel(decoder, CheckpointWeights(checkpoint)), config.vocab_size, config.max_position_embeddings
+    return TorchModel(decoder, weights), config.vocab_size, config.max_position_embeddings
 
 
 def _open_reference(reference: str | None, vocab_size: int) -> Logits | None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the job is. `stage` is check, allocate, codebooks, quantise, end-to-end, pv-tuning, write or verify; the rest says how far within it.
+    """Where the job is. `stage` is check, allocate, codebooks, quantise, end-to-end, pv-tuning, write or verify.
+
+    The rest says how far within it.
 
     `unreached` counts a block's experts that no calibration token chose.
 

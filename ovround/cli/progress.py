@@ -74,8 +74,8 @@ class ProgressDisplay:
         if progress.stage == "codebooks":
             if self._task is None:
                 self._task = bar.add_task("", total=progress.blocks)
-            done = f"block {progress.block + 1}/{progress.blocks} codebooks {progress.step}/{progress.steps}"
-            bar.update(self._task, completed=progress.block, description=done)
+            at = f"block {progress.block + 1}/{progress.blocks} codebooks {progress.step}/{progress.steps}"
+            bar.update(self._task, completed=progress.block, description=at)
             return
         if progress.stage != "quantise":
             bar.print(f"[dim]{_told(progress)}", highlight=False)

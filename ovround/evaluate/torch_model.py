@@ -1,4 +1,4 @@
-"""An unquantised checkpoint as a function from token ids to logits, computed by torch in float32."""
+"""A checkpoint, quantised or not, as a function from token ids to logits, computed by torch in float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ovround.checkpoint import Checkpoint
+from ovround.checkpoint import Checkpoint, PackedCheckpoint
+from ovround.floattensor import FloatTensor
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
 
@@ -38,6 +39,27 @@ class CheckpointWeights(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+class PackedWeights(Mapping[str, torch.Tensor]):
+    """A quantised checkpoint's tensors de-quantised to float32, all of them in memory once they were asked for."""
+
+    def __init__(self, source: PackedCheckpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._source, self._shapes = source, shapes
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._kept:
+            weight = self._source.read(name, self._shapes[name])
+            values = weight.float32() if isinstance(weight, FloatTensor) else weight.dequantize()
+            self._kept[name] = torch.from_numpy(values)
+        return self._kept[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
 
 
 class TorchModel:

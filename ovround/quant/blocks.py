@@ -13,7 +13,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ovround.artifact import BlockRecord, Quality
 from ovround.checkpoint import Checkpoint
@@ -185,15 +187,16 @@ class BlockQuantizer:
                     changes,
                 )
             results: dict[str, Weight] = {f"{weight.name}.weight": weight.result() for weight in tuned}
+            offsets = {f"{one.name}.weight": one.offsets() for one in tuned} if self._options.pv else {}
             results |= {
                 name: FloatTensor.of(vector.cpu().numpy(), self._checkpoint.read(name).dtype)
                 for name, vector in vectors.items()
             }
             del tuned, fixed
-            outside = self._replaced(outside, results)
+            outside = self._replaced(outside, results, offsets)
             chains.embed(chains.quantized, {one.name: _float32(one.weight) for one in outside})
             for layer, block in enumerate(blocks):
-                block = FinishedBlock(self._replaced(block.tensors, results), block.record)
+                block = FinishedBlock(self._replaced(block.tensors, results, offsets), block.record)
                 self._group.check_integers(f"block {layer}", block.digest())
                 if self._group.first:
                     store.write(layer, block.tensors, block.record, stage)
@@ -209,12 +212,19 @@ class BlockQuantizer:
             if self._options.tables == "tuned" and one.name in grids and grids[one.name].bits <= TUNED_BITS
         }
 
-    def _replaced(self, tensors: Sequence[Emitted], results: Mapping[str, Weight]) -> tuple[Emitted, ...]:
-        """`tensors` with those of `results` in their places."""
+    def _replaced(
+        self,
+        tensors: Sequence[Emitted],
+        results: Mapping[str, Weight],
+        offsets: Mapping[str, NDArray[np.int8] | None],
+    ) -> tuple[Emitted, ...]:
+        """`tensors` with those of `results` in their places, and the `offsets` that a later pass continues from."""
         return tuple(
             one
             if (result := results.get(one.name)) is None
-            else Emitted(one.name, result, _relative_error(self._original(one.name), _float32(result)))
+            else Emitted(
+                one.name, result, _relative_error(self._original(one.name), _float32(result)), offsets.get(one.name)
+            )
             for one in tensors
         )
 

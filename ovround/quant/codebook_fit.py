@@ -84,7 +84,7 @@ def fit_scales(weight: torch.Tensor, moments: torch.Tensor, additive: Additive) 
     product = unscaled @ moments
     square = (product * unscaled).sum(1)
     best = (product * weight).sum(1) / square.clamp_min(torch.finfo(torch.float32).tiny)
-    additive.scales = torch.where((square > 0) & (best > 0), best, additive.scales)
+    additive.scales = torch.where((square > 0) & (best != 0), best, additive.scales)
 
 
 def _gathered(additive: Additive, values: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from ovround.quant.adam import Adam
 from ovround.quant.codebook_start import Additive
 
 # How far tuning a block may move an entry, by the root mean square of its codebook; a scale, by its size; a norm, likewise.
-ENTRY_TRAVEL, SCALE_TRAVEL, NORM_TRAVEL = 0.2, 0.05, 0.05
+ENTRY_TRAVEL, SCALE_TRAVEL, NORM_TRAVEL = 1.5, 0.2, 0.1
 
 
 class CodebookWeight:

@@ -98,6 +98,13 @@ def tune_end_to_end(
         total, count = group.totals((here, windows[train:].numel()))
         return total / count
 
+    @torch.no_grad()
+    def sum_over(rows: torch.Tensor) -> float:
+        """The divergence on some windows that are tuned on."""
+        weights = {**fixed, **vectors, **{f"{weight.name}.weight": weight.fake_quantized() for weight in tuned}}
+        parts = rows.split(rows_at_once)
+        return group.totals((sum(float(divergence(weights, part, step_dtype)) for part in parts),))[0]
+
     best = held_out_divergence()
     on_step(0, best)
     chosen = snapshot(tuned)
@@ -109,6 +116,7 @@ def tune_end_to_end(
     others = Adam(list(vectors.values()), [share * float(vector.abs().mean()) for vector in vectors.values()])
     for vector in vectors.values():
         vector.requires_grad_()
+    probes = batches(train, batch_size, steps, torch.Generator().manual_seed(generator.initial_seed() + 1))
     every = max(1, steps // CANDIDATES)
     for step, rows in enumerate(batches(train, batch_size, steps, generator)):
         quantized = [weight.fake_quantized() for weight in tuned]
@@ -134,7 +142,10 @@ def tune_end_to_end(
                 _move_levels(weight, LATENT_TRAVEL[weight.scheme.bits] * rate)
         if discrete is not None:
             forget(tuned)
+            others_now = next(probes)
+            before = sum_over(others_now)
             discrete.step([_gradient(leaf) for leaf in leaves], rate, 1 - step / steps)
+            discrete.judge(sum_over(others_now) < before)
         device.end_step()
         if (step + 1) % every == 0 or step + 1 == steps:
             now = held_out_divergence()

@@ -111,14 +111,16 @@ def check_groups(decoder: Decoder, plan: Plan) -> None:
 def check_codebooks(decoder: Decoder, plan: Plan, layout: Codebooks) -> None:
     """Raise UsageError where vectors do not divide a weight's inputs, and where codebooks take more than the codes they serve."""
     shapes = {
-        name: shape for name, shape in weight_shapes(decoder).items() if isinstance(plan.get(name[:-7]), Codebooks)
+        name: shape
+        for name, shape in weight_shapes(decoder).items()
+        if isinstance(plan.get(name.removesuffix(".weight")), Codebooks)
     }
     if not shapes:
         return
     for name, (_, inputs) in shapes.items():
         if inputs % layout.vector_size:
             raise UsageError(
-                f"vectors of {layout.vector_size} do not divide the {inputs} inputs of `{name}`",
+                f"vectors of {layout.vector_size} do not divide the {inputs} inputs of `{name.removesuffix('.weight')}`",
                 hint="a smaller --vector-size",
             )
     weights = sum(rows * columns for rows, columns in shapes.values())
@@ -126,12 +128,13 @@ def check_codebooks(decoder: Decoder, plan: Plan, layout: Codebooks) -> None:
     if entries <= layout.code_bits:
         return
     total = sum(layout.size_bits(shape) for shape in shapes.values()) / weights
-    smallest = min(shapes, key=lambda name: shapes[name][0] * shapes[name][1])
+    smallest = min(shapes, key=lambda name: math.prod(shapes[name]))
+    alone = layout.size_bits(shapes[smallest]) / math.prod(shapes[smallest])
     fitting = next((bits for bits in range(layout.bits, 0, -1) if _entries_fit(layout, bits, len(shapes), weights)), 0)
     raise UsageError(
         f"codebooks {layout} of vectors of {layout.vector_size} come to {total:.2f} bits a weight: {layout.code_bits:.2f} for "
         f"codes and {entries:.2f} for {layout.count * 2**layout.bits} entries a layer; "
-        f"`{smallest}` {list(shapes[smallest])} alone takes {layout.size_bits(shapes[smallest]) / math.prod(shapes[smallest]):.2f}",
+        f"`{smallest}` {list(shapes[smallest])} alone takes {alone:.2f}",
         hint=f"--codebook-bits {fitting}" if fitting else "a smaller --vector-size, or an integer grid",
     )
 

@@ -7,9 +7,15 @@ integer grid, that lie furthest from it are coded anew: the loss is smooth enoug
     straight through   a float copy of the weights that gradients of the coded model move, step after step
     otherwise          the coded weights less one step
 
-Directions are gradients over the root of their running square, as Adam has them, in units of the weight's scale. On codebooks
+Directions are running means of the gradient over the root of its mean square in the whole weight, in units of the weight's
+scale: with batches of some thousand tokens a square for each weight, as in Adam, would give the noise of unimportant weights as
+much say as the rest. On codebooks
 the vectors chosen take the nearest sum of entries, the old codes among the candidates; on an integer grid a level moves by one.
 Neither increases the distance to the point, which is the linearised objective: tests hold it to that.
+
+That the loss itself falls is checked too, on windows of the calibration text that the gradient did not see: a step that raises it
+is taken back, and the next changes half as many. Small batches need that: most of what a gradient of some hundred tokens asks for
+is noise, and codes that follow it do harm (docs/log.md).
 """
 
 from __future__ import annotations
@@ -24,10 +30,11 @@ from ovround.quant.codebook_start import Additive
 from ovround.quant.codebook_weight import CodebookWeight
 from ovround.quant.tuned_weight import FreeWeight
 
-BUFFER_TRAVEL = 2.0  # scales that the float copy of a weight may move over the whole pass
+BUFFER_TRAVEL = 0.5  # scales that the float copy of a weight may move over the whole pass
 PLAIN_STEP = 1.0  # scales that the first step moves where there is no copy; the last ones move nothing
-_SQUARE_BETA = 0.95
-_SMALL = 1e-2  # of the mean root square, as in `adam`
+_BETA, _SQUARE_BETA = 0.9, 0.95
+_GROWTH, _SHRINKAGE = 1.5, 0.5  # of the share that a step may change, behind one that was kept or taken back
+_LEAST = 1e-3  # of the share asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +50,12 @@ class DiscreteSteps:
 
     def __init__(self, weights: Sequence[FreeWeight | CodebookWeight], changes: Changes) -> None:
         self._weights, self._changes = weights, changes
+        self._share = changes.share
+        self._before: list[torch.Tensor] = []
         with torch.no_grad():
-            values = [weight.fake_quantized() for weight in weights]
-        self._squares = [torch.zeros_like(value) for value in values]
+            values = [_latent(weight) if changes.straight_through else weight.fake_quantized() for weight in weights]
+        self._means = [torch.zeros_like(value) for value in values]
+        self._squares = [0.0 for _ in values]
         self._copies = values if changes.straight_through else None
         self._count = 0
 
@@ -53,18 +63,43 @@ class DiscreteSteps:
     def step(self, grads: Sequence[torch.Tensor], rate: float, left: float) -> None:
         """One step along `grads` `[N, K]`, one a weight; `rate` sums to 1 over all steps, `left` falls from 1 to 0."""
         self._count += 1
-        for number, (weight, grad, square) in enumerate(zip(self._weights, grads, self._squares, strict=True)):
-            square.mul_(_SQUARE_BETA).addcmul_(grad, grad, value=1 - _SQUARE_BETA)
-            root = (square / (1 - _SQUARE_BETA**self._count)).sqrt_()
-            floor = float(root.mean()) * _SMALL
-            if floor == 0:
+        self._before = [_codes(weight).detach().clone() for weight in self._weights]
+        for number, (weight, grad, mean) in enumerate(zip(self._weights, grads, self._means, strict=True)):
+            mean.mul_(_BETA).add_(grad, alpha=1 - _BETA)
+            self._squares[number] += (1 - _SQUARE_BETA) * (float(grad.square().mean()) - self._squares[number])
+            root = (self._squares[number] / (1 - _SQUARE_BETA**self._count)) ** 0.5
+            if root == 0:
                 continue
-            direction = grad / root.add_(floor)
+            direction = mean / (root * (1 - _BETA**self._count))
             if self._copies is None:
                 point = weight.fake_quantized() - direction.mul_(sizes(weight)).mul_(PLAIN_STEP * left)
             else:
                 point = self._copies[number].sub_(direction.mul_(sizes(weight)), alpha=BUFFER_TRAVEL * rate)
-            move(weight, point, self._changes.share)
+            move(weight, point, self._share)
+
+    @torch.no_grad()
+    def judge(self, better: bool) -> None:
+        """Keep the last step, or take it back, the float copy half of the way too."""
+        asked = self._changes.share
+        if better:
+            self._share = min(asked, self._share * _GROWTH)
+            return
+        self._share = max(asked * _LEAST, self._share * _SHRINKAGE)
+        for number, (weight, before) in enumerate(zip(self._weights, self._before, strict=True)):
+            _codes(weight).copy_(before)
+            if self._copies is not None:
+                self._copies[number].lerp_(weight.fake_quantized(), 0.5)
+
+
+def _codes(weight: FreeWeight | CodebookWeight) -> torch.Tensor:
+    return weight.codes if isinstance(weight, CodebookWeight) else weight.latent
+
+
+def _latent(weight: FreeWeight | CodebookWeight) -> torch.Tensor:
+    """Where the float copy begins: at the latent levels, which say what was close to changing; at the codes' value."""
+    if isinstance(weight, CodebookWeight):
+        return weight.fake_quantized()
+    return (weight.latent * weight.grid()[0]).view(weight.shape)
 
 
 def sizes(weight: FreeWeight | CodebookWeight) -> torch.Tensor:
