@@ -79,7 +79,7 @@ def test_an_integer_grid_in_an_aqlm_folder_is_refused(
     with pytest.raises(
         UsageError, match=r"aqlm holds no integer grids, yet `model\.layers\.0\.mlp\.up_proj` has 4 bits"
     ):
-        convert(tiny_source, tmp_path / "out", replace(options, layers=(LayerRule("0.mlp.up_proj", bits=4),)))
+        convert(tiny_source, tmp_path / "out", replace(options, layers=(LayerRule("0.mlp.up_proj", bits=4, group_size=32),)))
 
 
 def test_the_folder_holds_what_was_tuned(tmp_path: Path, tiny_source: Path, options: ConvertOptions) -> None:
