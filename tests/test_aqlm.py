@@ -79,7 +79,9 @@ def test_an_integer_grid_in_an_aqlm_folder_is_refused(
     with pytest.raises(
         UsageError, match=r"aqlm holds no integer grids, yet `model\.layers\.0\.mlp\.up_proj` has 4 bits"
     ):
-        convert(tiny_source, tmp_path / "out", replace(options, layers=(LayerRule("0.mlp.up_proj", bits=4, group_size=32),)))
+        convert(
+            tiny_source, tmp_path / "out", replace(options, layers=(LayerRule("0.mlp.up_proj", bits=4, group_size=32),))
+        )
 
 
 def test_the_folder_holds_what_was_tuned(tmp_path: Path, tiny_source: Path, options: ConvertOptions) -> None:
@@ -146,16 +148,18 @@ def test_pv_moves_integers_too(tmp_path: Path, tiny_source: Path, text_file: Pat
         formats=("auto_round",), bits=bits, group_size=32, sym=False, iters=4, nsamples=16, seqlen=32, batch_size=8,
         end_to_end=0, calibration=(text_file,),
     )  # fmt: skip
-    with_pv = replace(tuned, pv=True, pv_steps=10, straight_through=False)
+    with_pv = replace(tuned, pv=True, pv_steps=10)
     qualities = [
         convert(tiny_source, tmp_path / str(bool(one.pv)), one).manifests[0].quality for one in (tuned, with_pv)
     ]
     assert qualities[1].kl_nats < qualities[0].kl_nats  # type: ignore[union-attr]
-    codes = [
-        open_source(tmp_path / folder).read(Q_PROJ, (128, 64)).codes.astype(int)  # type: ignore[call-arg, union-attr]
-        for folder in ("False", "True")
-    ]
-    assert 0 < (codes[0] != codes[1]).mean() <= 0.01 * 10
+    decoder, changed = from_config(tiny_config()), []
+    for name in decoder.linears(0):
+        shape = decoder.tensors(0)[f"{name}.weight"]
+        parts = [open_source(tmp_path / one).read(f"{name}.weight", shape) for one in ("False", "True")]  # type: ignore[call-arg]
+        changed.append((parts[0].codes != parts[1].codes).mean())  # type: ignore[union-attr]
+    assert max(changed) > 0
+    assert max(changed) <= 0.01 * 10  # steps
 
 
 def test_transformers_loads_what_is_written(tmp_path: Path, tiny_source: Path) -> None:
