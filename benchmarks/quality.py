@@ -1,9 +1,10 @@
 """How much of the loss of rounding to nearest does tuning win back, and how does auto-round do on the same ground?
 
 For every model, group size and grid: the original, rounded to nearest, SignRound (through `convert` and the evaluation
-command's function on the OpenVINO folder in exact mode) and, with --peer, auto-round in its own environment on exactly the
-same token windows, evaluated from its de-quantised weights by the same function. Embedding and head stay in float, and so
-do layers with a dimension that 32 does not divide, because auto-round leaves those alone.
+command's function on the OpenVINO folder in exact mode) and, with --peer, auto-round in its own environment on exactly
+the same token windows, evaluated from its de-quantised weights by the same function, as are the arms with codebooks
+(`--codebooks` says which). Embedding and head stay in float, and so do layers with a dimension that 32 does not divide,
+because auto-round leaves those alone.
 
     python benchmarks/quality.py MODEL ... --text T.txt ... --calibration C.txt ... --results cells.jsonl
 
@@ -27,6 +28,7 @@ import numpy as np
 import peers
 import torch
 
+from ovround.artifact import Manifest
 from ovround.checkpoint import open_checkpoint
 from ovround.config import ConvertOptions, LayerRule
 from ovround.conversion import convert
@@ -55,6 +57,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "openvino-aware": {"engine": "openvino"},
     "onnx-aware": {"engine": "onnx"},
     "best": {"recipe": "best", "nsamples": 512},
+    "signround-pv": {"pv": True},
+    "aqlm": {"formats": ("aqlm",)},
+    "aqlm-pv": {"formats": ("aqlm",), "pv": True},
 }
 PEER_ARMS = {"auto-round": (200, 128), "auto-round-best": (1000, 512)}  # steps and windows: its own recipes'
 METHODS = ("original", *ARMS, *PEER_ARMS)
@@ -74,6 +79,8 @@ class Cell:
     perplexity: dict[str, float]
     elapsed_s: float
     kl_nats: dict[str, float] = field(default_factory=dict)
+    top1_agreement: dict[str, float] = field(default_factory=dict)
+    bits_a_weight: float | None = None  # of the linear layers; scales, zero points and codebooks included
 
     @property
     def key(self) -> tuple[str, int, int, bool, str]:
@@ -91,6 +98,7 @@ class Setup:
     iters: int
     cache: Path | None
     divergence: bool = False
+    layout: tuple[int, int, int] = (2, 8, 8)  # of arms with codebooks: how many, their bits, the vectors' size
 
 
 def options_for(model: Path, bits: int, group_size: int, sym: bool, method: str, setup: Setup) -> ConvertOptions:
@@ -105,6 +113,9 @@ def options_for(model: Path, bits: int, group_size: int, sym: bool, method: str,
         "calibration": setup.calibration, "lm_head_bits": 16, "embedding_bits": 16, "layers": rules,
     }  # fmt: skip
     arm = ARMS.get(method, {})
+    if "aqlm" in arm.get("formats", ()):
+        general |= dict(zip(("codebooks", "codebook_bits", "vector_size"), setup.layout, strict=True))
+        del general["bits"]
     return ConvertOptions(**{**general, **({} if "recipe" in arm else {"iters": iters}), **arm})
 
 
@@ -113,13 +124,13 @@ def measure(model: Path, bits: int, group_size: int, sym: bool, method: str, set
     options = options_for(model, bits, group_size, sym, method, setup)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
-        started = time.monotonic()
+        started, manifest = time.monotonic(), None
         if method == "original":
             out = model
         elif method in PEER_ARMS:
             auto_round(model, out, options, setup)
         else:
-            convert(model, out, options)
+            manifest = convert(model, out, options).manifests[0]
         elapsed_s = time.monotonic() - started
         reference = str(model) if setup.divergence and out != model else None
         scores = evaluate_model(str(out), setup.texts, context=setup.context, reference=reference)
@@ -129,7 +140,15 @@ def measure(model: Path, bits: int, group_size: int, sym: bool, method: str, set
         {text: score.perplexity for text, score in by_text.items()},
         elapsed_s,
         {text: score.kl_nats for text, score in by_text.items() if score.kl_nats is not None},
+        {text: score.top1_agreement for text, score in by_text.items() if score.top1_agreement is not None},
+        None if manifest is None else bits_a_weight(manifest),
     )  # fmt: skip
+
+
+def bits_a_weight(manifest: Manifest) -> float:
+    """What the quantised weights take, scales, zero points and codebooks included, codes packed."""
+    weights = [one for one in manifest.weights if one.group_size]
+    return 8 * sum(one.size_bytes for one in weights) / sum(math.prod(one.shape) for one in weights)
 
 
 def auto_round(model: Path, out: Path, options: ConvertOptions, setup: Setup, threads: int = 1) -> dict[str, Any]:
@@ -168,6 +187,10 @@ def parse() -> argparse.Namespace:
         "--divergence", action="store_true", help="measure KL(original || quantised) too, in twice the time"
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=MAIN, help="what is measured in this run")
+    parser.add_argument(
+        "--codebooks", type=int, nargs=3, default=(2, 8, 8), metavar=("COUNT", "BITS", "VECTOR"),
+        help="of the arms aqlm and aqlm-pv",
+    )  # fmt: skip
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
     parser.add_argument("--results", type=Path, help="a .jsonl file of finished cells to continue")
     return parser.parse_args()
@@ -178,7 +201,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     setup = Setup(
         tuple(arguments.text), tuple(arguments.calibration), arguments.context, arguments.nsamples, arguments.iters,
-        arguments.cache, arguments.divergence,
+        arguments.cache, arguments.divergence, tuple(arguments.codebooks),
     )  # fmt: skip
     done: dict[tuple[str, int, int, bool, str], Cell] = {}
     if arguments.results and arguments.results.is_file():
@@ -186,8 +209,9 @@ def main() -> None:
             cell = Cell(**json.loads(line))
             done[cell.key] = cell
     grids = [(b, g, s) for b in arguments.bits for g in arguments.group_sizes for s in SYM[arguments.grid]]
-    print(f"| model | bits | group | grid | method | {' | '.join(f'{path.name} | won back' for path in setup.texts)} |")
-    print("|---" * (5 + 2 * len(setup.texts)) + "|")
+    columns = " | ".join(f"{path.name} | won back | top-1" for path in setup.texts)
+    print(f"| model | bits | group | grid | method | bits a weight | {columns} |")
+    print("|---" * (6 + 3 * len(setup.texts)) + "|")
     for model in arguments.models:
         for bits, group_size, sym in grids:
             row = {}
@@ -229,8 +253,9 @@ def print_rows(row: dict[str, Cell], setup: Setup) -> None:
         for text in (path.name for path in setup.texts):
             known = "original" in row and "rtn" in row and method not in ("original", "rtn")
             share = recovered((row["original"], row["rtn"], cell), text) if known else None
-            shown += [f"{cell.perplexity[text]:.3f}", _share(share)]
+            shown += [f"{cell.perplexity[text]:.3f}", _share(share), _share(cell.top1_agreement.get(text))]
         grid = "-" if method == "original" else f"{cell.bits} | {cell.group_size} | {'sym' if cell.sym else 'asym'}"
+        shown.insert(0, "-" if cell.bits_a_weight is None else f"{cell.bits_a_weight:.2f}")
         print(f"| {cell.model} | {grid if grid != '-' else '- | - | -'} | {method} | {' | '.join(shown)} |", flush=True)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact import CHECKPOINT_FORMATS, FORMATS, TARGETS
+from ovround.artifact import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, FORMATS, TARGETS
 from ovround.errors import UsageError
 from ovround.qtensor import BITS, GROUP_SIZES
 
@@ -33,6 +33,9 @@ RECIPES = {
     "default": Recipe(200, 128, 0.5),
     "best": Recipe(1000, 512, 1),
 }
+METHODS = ("signround", "aqlm")
+MOST_CODEBOOKS, CODEBOOK_BITS, VECTOR_SIZES = 16, range(1, 17), (2, 4, 8, 16, 32)
+CODEBOOK_VALUE_BITS = 16  # entries and scales are float16
 INITIAL_GRIDS = ("extremes", "search", "compensated")
 SCALES = ("free", "clipped")
 SNAPSHOTS = ("held-out", "last")
@@ -50,6 +53,38 @@ class Scheme:
     bits: int
     group_size: int
     symmetric: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Codebooks:
+    """What stands in place of a grid: each vector of `vector_size` inputs is a sum of one entry of each of `count` codebooks.
+
+    A codebook has `2^bits` entries, and serves one weight `[N, K]`; each of its N rows has a scale.
+    """
+
+    count: int
+    bits: int
+    vector_size: int
+
+    @property
+    def code_bits(self) -> float:
+        """Bits a weight of the codes alone."""
+        return self.count * self.bits / self.vector_size
+
+    @property
+    def entry_bits(self) -> int:
+        """Bits of all entries of all codebooks of one weight."""
+        return self.count * self.vector_size * CODEBOOK_VALUE_BITS << self.bits
+
+    def size_bits(self, shape: tuple[int, ...]) -> float:
+        """Bits of a weight `[N, K]`: codes, entries and scales."""
+        return self.code_bits * shape[0] * shape[1] + self.entry_bits + CODEBOOK_VALUE_BITS * shape[0]
+
+    def __str__(self) -> str:
+        return f"{self.count}x{self.bits}"
+
+
+Grid = Scheme | Codebooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +133,11 @@ class ConvertOptions:
     None means: taken from the recipe (`iters`, `nsamples`; `end_to_end` too, unless the model is too large for that pass),
     from the model (`seqlen`: its context, at most 2048), 8 bits, or 16 for a model that is not quantised or is written as a
     checkpoint (`lm_head_bits`, `embedding_bits`), on at 2 and 3 bits (`robust_loss`), compensated unless scales are clipped
-    (`initial_grid`).
+    (`initial_grid`), aqlm for that format and else signround (`method`), as many as steps a block (`pv_steps`).
     """
 
     formats: tuple[str, ...] = ("openvino",)
+    method: str | None = None
     bits: int = 4
     group_size: int = 128
     sym: bool = True
@@ -128,6 +164,13 @@ class ConvertOptions:
     norms: bool = True
     window: int = 1
     tables: str = "tuned"
+    codebooks: int = 2
+    codebook_bits: int = 8
+    vector_size: int = 8
+    pv: bool = False
+    pv_steps: int | None = None
+    pv_changes: float = 0.01
+    straight_through: bool = True
     engine: str = "none"
     device: str = "cpu"
     verify: bool = True
@@ -172,7 +215,43 @@ class ConvertOptions:
             raise UsageError(f"recipe rtn does not tune, yet iters is {self.iters}", hint="leave out one of the two")
         if self.end_to_end and not self.steps:
             raise UsageError(f"end-to-end is {self.end_to_end}, yet no block is tuned", hint="leave out one of the two")
+        self._check_method()
         self._check_targets()
+
+    def _check_method(self) -> None:
+        if self.method is not None:
+            _one_of("method", self.method, METHODS)
+        for name, low, high in (("codebooks", 1, MOST_CODEBOOKS), ("codebook_bits", 1, max(CODEBOOK_BITS))):
+            if not low <= getattr(self, name) <= high:
+                raise UsageError(f"{_flag(name)} is {getattr(self, name)}; {low} to {high} is allowed")
+        _one_of("vector-size", self.vector_size, VECTOR_SIZES)
+        if not 0 < self.pv_changes <= 1:
+            raise UsageError(f"pv-changes is {self.pv_changes}; a share above 0, at most 1, is allowed")
+        if self.pv_steps is not None and not 1 <= self.pv_steps <= 100_000:
+            raise UsageError(f"pv-steps is {self.pv_steps}; 1 to 100000 is allowed")
+        if self.pv and not self.steps:
+            raise UsageError("pv is given, yet no block is tuned", hint="leave out one of the two")
+        if not self.pv:
+            self._refuse(("pv_steps", "pv_changes", "straight_through"), "is a setting of --pv, which is not given")
+        if self.tuner != "aqlm":
+            self._refuse(("codebooks", "codebook_bits", "vector_size"), "is a setting of --method aqlm")
+            return
+        for name in self.formats:
+            if name not in CODEBOOK_FORMATS:
+                raise UsageError(
+                    f"method aqlm makes codebooks, which format {name} cannot hold",
+                    hint=f"--format {' or '.join(CODEBOOK_FORMATS)}",
+                )
+        grid = ("bits", "initial_grid", "target_bits", "target_size_bytes", "target_latency_ms", "plan")
+        self._refuse((*grid, "scales"), "is about integer grids, yet method is aqlm")
+        if not self.steps:
+            raise UsageError("method aqlm learns codebooks from text, yet nothing is tuned", hint="--recipe light")
+
+    def _refuse(self, names: tuple[str, ...], why: str) -> None:
+        defaults = {one.name: one.default for one in dataclasses.fields(self)}
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                raise UsageError(f"{_flag(name)} {why}", hint="leave it out")
 
     def _check_targets(self) -> None:
         targets = self._targets()
@@ -208,6 +287,21 @@ class ConvertOptions:
     def target(self) -> tuple[str, float] | None:
         """The name of the target that is given, and its value: bits a weight, bytes, or milliseconds a token."""
         return next(iter(self._targets().items()), None)
+
+    @property
+    def tuner(self) -> str:
+        """What linear layers become: one of METHODS."""
+        return self.method or ("aqlm" if "aqlm" in self.formats else "signround")
+
+    @property
+    def layout(self) -> Codebooks:
+        """The codebooks of every weight, where `tuner` is aqlm."""
+        return Codebooks(self.codebooks, self.codebook_bits, self.vector_size)
+
+    @property
+    def steps_of_pv(self) -> int:
+        """Steps of PV-Tuning over all blocks; 0 without it."""
+        return (self.steps if self.pv_steps is None else self.pv_steps) if self.pv else 0
 
     @property
     def steps(self) -> int:
@@ -258,6 +352,11 @@ def parse_milliseconds(name: str, text: str) -> float:
     if not match:
         raise UsageError(f"{name} is `{text}`, which is no time", hint=f"example: --{name} 12ms (or s, us)")
     return float(match[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[match[2]]
+
+
+def _flag(name: str) -> str:
+    """The option of a field, as it is typed."""
+    return {"target_size_bytes": "target-size", "target_latency_ms": "target-latency"}.get(name, name.replace("_", "-"))
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

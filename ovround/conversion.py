@@ -32,6 +32,7 @@ from ovround.artifact import (
     write_manifest,
 )  # fmt: skip
 from ovround.checkpoint import Checkpoint, PackedCheckpoint, is_ir, locate
+from ovround.codebooktensor import CodebookTensor
 from ovround.config import ConvertOptions, parse_size
 from ovround.errors import VerifyError
 from ovround.mixed_precision import Mix, solve
@@ -39,7 +40,7 @@ from ovround.models.decoder import HEAD, Decoder
 from ovround.preparation import Job, prepare
 from ovround.progress import OnProgress, Progress, silent
 from ovround.qtensor import QTensor
-from ovround.quant.block_store import END_TO_END, TUNED, BlockStore, add_note, block_store, discard, working_folder
+from ovround.quant.block_store import END_TO_END, PV, TUNED, BlockStore, add_note, block_store, discard, working_folder
 from ovround.quant.plan import Plan, end_to_end_steps, weight_shapes
 from ovround.quant.plan_file import PLAN_FILE, plan_digest, write_plan
 from ovround.repacking import repacked, tuning_records
@@ -245,6 +246,7 @@ def _tuned(
     from ovround.quant.device import open_device
     from ovround.quant.distributed import open_group
     from ovround.quant.facts import facts_of
+    from ovround.quant.pv import Changes
 
     if job.calibration is None:
         raise ValueError("without calibration nothing is tuned")
@@ -268,10 +270,15 @@ def _tuned(
             group,
         )
         quantizer.tune(store)
-        steps = end_to_end_steps(job.decoder, job.plan, job.options)
+        stage, steps = TUNED, end_to_end_steps(job.decoder, job.plan, job.options)
         if steps:
             quantizer.refine(store, steps)
-    return quantizer, END_TO_END if steps else TUNED
+            stage = END_TO_END
+        if job.options.pv:
+            changes = Changes(job.options.pv_changes, job.options.straight_through)
+            quantizer.refine(store, job.options.steps_of_pv, stage, PV, changes)
+            stage = PV
+    return quantizer, stage
 
 
 def _hand_over(
@@ -301,12 +308,24 @@ def _source_name(model: str) -> str:
 
 def _record(event: Emitted) -> WeightRecord:
     weight = event.weight
-    if isinstance(weight, QTensor):
+    codebooks = ""
+    if isinstance(weight, CodebookTensor):
+        count, _, _, group_size = weight.codebooks.shape
+        codebooks, bits, symmetric = f"{count}x{weight.code_bits}", -(-count * weight.code_bits // group_size), True
+    elif isinstance(weight, QTensor):
         bits, group_size, symmetric = weight.bits, weight.group_size, weight.symmetric
     else:
         bits, group_size, symmetric = 8 * weight.data.itemsize, 0, True
     return WeightRecord(
-        event.name, weight.shape, bits, group_size, symmetric, weight.size_bytes, weight.digest(), event.relative_error
+        event.name,
+        weight.shape,
+        bits,
+        group_size,
+        symmetric,
+        weight.size_bytes,
+        weight.digest(),
+        event.relative_error,
+        codebooks,
     )
 
 

@@ -60,6 +60,11 @@ def is_converted(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("openvino_model.xml", "model.onnx"))
 
 
+def open_logits(folder: Path) -> Logits:
+    """A checkpoint folder, quantised or not, computed by torch in float32: token ids `[B, T]` -> logits `[B, T, V]`."""
+    return _open_checkpoint(folder)[0]
+
+
 def _open(folder: Path, stack: ExitStack, exact: bool, device: str) -> tuple[Logits, int, int]:
     """The logits function of a folder, its vocabulary and its context length."""
     if not is_converted(folder):

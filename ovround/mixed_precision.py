@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ovround.checkpoint import Checkpoint
-from ovround.config import ConvertOptions, Scheme
+from ovround.config import ConvertOptions, Grid, Scheme
 from ovround.errors import UsageError
 from ovround.models.decoder import EXPERTS, HEAD, Decoder
 from ovround.profiling.table import read_table
@@ -32,7 +32,7 @@ WINDOWS, WINDOW_TOKENS = 16, 256
 SCALE_BITS = 16  # float16, as SignRound yields them; ONNX holds them in 32, which --target-size counts
 _NANOSECONDS = 1_000_000  # in a millisecond: costs are whole numbers
 
-Cost = Callable[[str, Scheme | None], int]
+Cost = Callable[[str, Grid | None], int]
 """What a module takes of the budget on a grid."""
 
 
@@ -114,7 +114,7 @@ def solve(problem: Problem, checkpoint: Checkpoint, decoder: Decoder, plan: Plan
     """The plan with the least estimated loss within the budget; the same one for the same input. Computes with torch."""
     from ovround.quant.sensitivity import loss_rises  # torch: only where a target asks for it
 
-    schemes = {name: scheme for group in problem.groups for name in group if (scheme := plan[name])}
+    schemes = {name: scheme for group in problem.groups for name in group if isinstance(scheme := plan[name], Scheme)}
     rises = loss_rises(checkpoint, decoder, problem.windows, schemes, BITS, problem.seed)
     classes = [
         [Choice(costs[bits], sum(rises[name][bits] for name in group)) for bits in BITS]
@@ -145,9 +145,9 @@ def _bits(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: Convert
     """Bits of codes, scales and zero points, an average over the weights of all quantised linear layers of the blocks."""
     shapes = weight_shapes(decoder)
 
-    def cost(module: str, scheme: Scheme | None) -> int:
+    def cost(module: str, scheme: Grid | None) -> int:
         rows, columns = shapes[f"{module}.weight"]
-        if scheme is None:
+        if not isinstance(scheme, Scheme):
             return 0
         groups = rows if scheme.group_size == -1 else rows * columns // scheme.group_size
         return rows * columns * scheme.bits + groups * (SCALE_BITS + (0 if scheme.symmetric else scheme.bits))
@@ -161,14 +161,14 @@ def _bytes(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: Conver
     formats = [importlib.import_module(f"ovround.exporters.sizes_{name}") for name in options.formats]
     shapes, infos = weight_shapes(decoder), checkpoint.tensors()
 
-    def size(one: ModuleType, name: str, scheme: Scheme | None) -> int:
+    def size(one: ModuleType, name: str, scheme: Grid | None) -> int:
         source = infos[name] if name in infos else infos[f"{decoder.embedding_at}.weight"]
         item_bytes = source.size_bytes // math.prod(source.shape)
         widened = one.__name__.endswith("openvino") and f".{EXPERTS}." in name  # as tables are
         table = name == f"{decoder.embedding_at}.weight" or widened
         return int(one.weight_bytes(shapes[name], scheme, item_bytes, table=table))
 
-    def cost(module: str, scheme: Scheme | None) -> int:
+    def cost(module: str, scheme: Grid | None) -> int:
         return max(size(one, f"{module}.weight", scheme) for one in formats)
 
     tied = decoder.head_at != HEAD
@@ -190,7 +190,8 @@ def _nanoseconds(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: 
         )
     shapes, experts = weight_shapes(decoder), decoder.config.experts
 
-    def cost(module: str, scheme: Scheme | None) -> int:
+    def cost(module: str, scheme: Grid | None) -> int:
+        scheme = scheme if isinstance(scheme, Scheme) else None
         used = experts.top_k / experts.count if experts and f".{EXPERTS}." in module else 1
         return round(table.milliseconds(module, shapes[f"{module}.weight"], scheme, source) * used * _NANOSECONDS)
 
@@ -224,5 +225,5 @@ def _linears(decoder: Decoder) -> list[str]:
     return [name for layer in range(decoder.config.num_hidden_layers) for name in decoder.linears(layer)]
 
 
-def _with_bits(scheme: Scheme | None, bits: int) -> Scheme | None:
-    return None if scheme is None else replace(scheme, bits=bits)
+def _with_bits(scheme: Grid | None, bits: int) -> Grid | None:
+    return replace(scheme, bits=bits) if isinstance(scheme, Scheme) else scheme

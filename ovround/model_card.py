@@ -15,7 +15,8 @@ _DEFAULTS = ConvertOptions()
 
 _PLAIN = (
     "iters", "nsamples", "seqlen", "batch_size", "lm_head_bits", "embedding_bits", "initial_grid", "scales", "snapshot",
-    "end_to_end", "window", "tables", "engine", "device",
+    "end_to_end", "window", "tables", "engine", "device", "method", "codebooks", "codebook_bits", "vector_size", "pv_steps",
+    "pv_changes",
 )  # fmt: skip
 _FLAGS = {"engine": "target"}
 _CHOOSING = (
@@ -33,6 +34,7 @@ _LIBRARIES = {  # that transformers loads a checkpoint format with
     "gptq": "gptqmodel",
     "awq": "gptqmodel",
     "compressed-tensors": "compressed-tensors",
+    "aqlm": "aqlm[cpu,gpu]",
 }
 _USES = {
     True: '```python\nfrom ovround import LLM\n\nprint(LLM("FOLDER").generate("Hello", max_new_tokens=50).text)\n```\n',
@@ -89,7 +91,7 @@ def command_line(manifest: Manifest) -> str:
         for name in stated if any(options[name] is not None for name in kept) else []:
             words += ["--asym"] if name == "sym" else [f"--{name.replace('_', '-')}", options[name]]
         return shlex.join(str(word) for word in words)
-    if not any(options[name] is not None for name, _, _ in _CHOOSING):
+    if not any(options[name] is not None for name, _, _ in _CHOOSING) and not _coded(manifest):
         words += ["--bits", options["bits"]]
     if _quantised(manifest) and options["plan"] is None:
         words += ["--group-size", options["group_size"], "--sym" if options["sym"] else "--asym"]
@@ -99,6 +101,10 @@ def command_line(manifest: Manifest) -> str:
             words += [f"--{_FLAGS.get(name, name.replace('_', '-'))}", options[name]]
     if options["robust_loss"] is not None:
         words.append("--robust-loss" if options["robust_loss"] else "--plain-loss")
+    if options["pv"]:
+        words.append("--pv")
+    if not options["straight_through"]:
+        words.append("--plain-steps")
     if not options["norms"]:
         words.append("--keep-norms")
     for name, flag, unit in (*_CHOOSING, ("profile", "--profile", "")):
@@ -114,6 +120,15 @@ def command_line(manifest: Manifest) -> str:
     return shlex.join(str(word) for word in [*words, "--seed", options["seed"]])
 
 
+def _coded(manifest: Manifest) -> str:
+    """The codebooks of the weights, such as 2x8, and their vectors; empty where there are none."""
+    coded = Counter((one.codebooks, one.group_size) for one in manifest.weights if one.codebooks)
+    if not coded:
+        return ""
+    (codebooks, size), _ = coded.most_common(1)[0]
+    return f"codebooks {codebooks} of vectors of {size}"
+
+
 def _quantised(manifest: Manifest) -> bool:
     return any(weight.group_size for weight in manifest.weights)
 
@@ -123,7 +138,8 @@ def _method(manifest: Manifest) -> str:
         f", the integers of its {manifest.source_method} checkpoint kept as they are" if manifest.source_method else ""
     )
     if manifest.blocks:
-        return f" with SignRound tuning{kept}"
+        pv = " and PV-Tuning" if manifest.options.get("pv") else ""
+        return f" with {'AQLM' if _coded(manifest) else 'SignRound'} tuning{pv}{kept}"
     if kept:
         return kept
     if "nncf" in manifest.versions:
@@ -138,6 +154,8 @@ def _method(manifest: Manifest) -> str:
 
 def _grid(manifest: Manifest) -> str:
     options = manifest.options
+    if _coded(manifest):
+        return _coded(manifest)
     if manifest.source_method:
         grids = Counter((one.bits, one.symmetric) for one in manifest.weights if one.group_size)
         (bits, symmetric), _ = grids.most_common(1)[0]
@@ -211,16 +229,16 @@ def _count(shape: tuple[int, ...]) -> int:
 
 
 def _weights(manifest: Manifest) -> str:
-    kinds: Counter[tuple[int, int, bool]] = Counter()
-    sizes: Counter[tuple[int, int, bool]] = Counter()
+    kinds: Counter[tuple[int, int, str]] = Counter()
+    sizes: Counter[tuple[int, int, str]] = Counter()
     for weight in manifest.weights:
-        kind = (weight.bits, weight.group_size, weight.symmetric)
+        grid = "float" if weight.group_size == 0 else "symmetric" if weight.symmetric else "asymmetric"
+        kind = (weight.bits, weight.group_size, weight.codebooks or grid)
         kinds[kind] += 1
         sizes[kind] += weight.size_bytes
     lines = ["| bits | group | grid | tensors | MB |", "|---|---|---|---|---|"]
-    for (bits, group_size, symmetric), number in sorted(kinds.items()):
-        grid = "float" if group_size == 0 else "symmetric" if symmetric else "asymmetric"
+    for (bits, group_size, grid), number in sorted(kinds.items()):
         lines.append(
-            f"| {bits} | {group_size or '-'} | {grid} | {number} | {sizes[bits, group_size, symmetric] / 1e6:.2f} |"
+            f"| {bits} | {group_size or '-'} | {grid} | {number} | {sizes[bits, group_size, grid] / 1e6:.2f} |"
         )
     return "\n".join(lines) + "\n"

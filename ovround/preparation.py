@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ovround.artifact import CHECKPOINT_FORMATS, check_space, check_target
 from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, mapped, mapped_packed, open_source, read_json
-from ovround.config import ConvertOptions
+from ovround.config import Codebooks, ConvertOptions
 from ovround.errors import CheckpointError, MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
 from ovround.exporters.checkpoints.shards import SHARD_BYTES
@@ -26,6 +26,7 @@ from ovround.source_tokenizer import load_tokenizer
 
 # Copied as they are; a damaged one would only be noticed when the finished folder is loaded.
 CARRIED_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+_CODES_IN_BYTES = 2  # codes of few bits take whole bytes or two in files
 _SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights, generously
 
 
@@ -154,6 +155,9 @@ def _weight_sizes(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], 
         scheme = plan.get(name.removesuffix(".weight"))
         if scheme is None:
             sizes[name] = infos[name].size_bytes if name in infos else 0
+            continue
+        if isinstance(scheme, Codebooks):
+            sizes[name] = int(scheme.size_bits(shape) / 8 * _CODES_IN_BYTES)
             continue
         count = math.prod(shape)
         group = shape[-1] if scheme.group_size == -1 else scheme.group_size

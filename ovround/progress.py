@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the job is. `stage` is check, allocate, quantise, end-to-end, write or verify; the rest says how far within it.
+    """Where the job is. `stage` is check, allocate, codebooks, quantise, end-to-end, pv-tuning, write or verify.
+
+    The rest says how far within it.
 
     `unreached` counts a block's experts that no calibration token chose.
 
-    Losses are mean squared errors of a block's output, of the pass end to end divergences in nats a token.
+    Losses are mean squared errors of a block's output, of the passes over all blocks divergences in nats a token.
 
     `resume` counts the blocks that an earlier run had finished; `damaged` says that the file of block number `block`, from
     0, cannot be used and that the block is tuned again.

@@ -44,7 +44,7 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
             f"`{coded}` is made of codebooks ({source.method}), which no format that ovround writes can hold",
             hint="start from the original, unquantised checkpoint",
         )
-    stored = {name: scheme for name, scheme in plan.items() if scheme is not None}
+    stored = {name: scheme for name, scheme in plan.items() if isinstance(scheme, Scheme)}
     _check_options(source, stored, options)
     _check_groups_of_engines(stored, shapes, options)
     asked = {decoder.embedding_at: options.embedding_bits, HEAD: options.lm_head_bits}
@@ -130,7 +130,7 @@ def repacked(source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress
         scheme = plan.get(name.removesuffix(".weight"))
         if isinstance(weight, CodebookTensor):
             raise CheckpointError(f"`{name}` is made of codebooks")
-        if not isinstance(weight, FloatTensor) or scheme is None or not name.endswith(".weight"):
+        if not isinstance(weight, FloatTensor) or not isinstance(scheme, Scheme) or not name.endswith(".weight"):
             return Emitted(name, weight, 0.0)
         from ovround.quant.rtn import round_to_nearest  # torch: only where something is rounded
 

@@ -13,6 +13,7 @@ from ovround.checkpoint import Checkpoint, PackedCheckpoint, open_source
 from ovround.codebooktensor import CodebookTensor
 from ovround.config import Scheme
 from ovround.errors import OvroundError, UsageError, VerifyError
+from ovround.exporters.checkpoints.aqlm import encode_codebooks
 from ovround.exporters.checkpoints.layout import Format, Plan, Shapes, grid_of
 from ovround.exporters.checkpoints.shards import ShardWriter
 from ovround.exporters.source_files import copy_model_files, write_config
@@ -20,6 +21,7 @@ from ovround.exporters.target import Weight
 from ovround.floattensor import FloatTensor
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.models.layout import BLOCKS
+from ovround.qtensor import QTensor
 from ovround.regrid import restored
 
 _BLOCKS = f"{BLOCKS}."
@@ -59,6 +61,7 @@ class CheckpointExporter:
         self._names = {name: source.name for name, source in decoder.sources().items()}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._grids: dict[str, Scheme] = {}
+        self._coded: set[str] = set()
         self._tuned: dict[str, Scheme] = {}
         self._written: Checkpoint | PackedCheckpoint | None = None
 
@@ -69,6 +72,11 @@ class CheckpointExporter:
             self._shards.write(name, weight.data, weight.dtype)
             return
         module = name.removesuffix(".weight")
+        if isinstance(weight, CodebookTensor):
+            self._coded.add(module)
+            for suffix, data in encode_codebooks(weight).items():
+                self._shards.write(f"{module}.{suffix}", data)
+            return
         stored = self._format.stored(weight)
         self._tuned[name] = Scheme(weight.bits, weight.group_size, weight.symmetric)
         self._grids[module] = grid_of(stored)
@@ -82,14 +90,15 @@ class CheckpointExporter:
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         if self._decoder.head_at == HEAD:
             config["tie_word_embeddings"] = False  # a head on a grid of its own unties it
-        if self._grids:
+        packed = {*self._grids, *self._coded}
+        if packed:
             linears = [
                 name.removesuffix(".weight")
                 for name, shape in self._shapes.items()
                 if len(shape) == 2 and name != f"{EMBEDDING}.weight"
             ]
             tied = [HEAD] if self._decoder.head_at != HEAD else []
-            floats = [module for module in (*linears, *tied) if module not in self._grids]
+            floats = [module for module in (*linears, *tied) if module not in packed]
             config["quantization_config"] = self._format.settings(self._grids, floats)
         write_config(self.folder, config)
 
@@ -102,9 +111,9 @@ class CheckpointExporter:
                 return self._written.read(name)
             weight = self._written.read(name, self._shapes[name])
             tuned = self._tuned.get(name)
-            if isinstance(weight, CodebookTensor) or isinstance(weight, FloatTensor) != (tuned is None):
+            if isinstance(weight, QTensor) != (tuned is not None):
                 raise ValueError(f"it is a {type(weight).__name__}")
-            if isinstance(weight, FloatTensor) or tuned is None:
+            if not isinstance(weight, QTensor) or tuned is None:
                 return weight
             return restored(weight, tuned.bits, tuned.group_size, tuned.symmetric)
         except (OvroundError, ValueError) as error:

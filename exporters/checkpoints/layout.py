@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.config import Scheme
+from ovround.config import Grid, Scheme
 from ovround.errors import UsageError
 from ovround.models.decoder import EMBEDDING, HEAD
 from ovround.qtensor import QTensor
 
 Array = NDArray[Any]
-Plan = Mapping[str, Scheme | None]
+Plan = Mapping[str, Grid | None]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -52,7 +52,7 @@ def most_common(grids: Mapping[str, Scheme]) -> Scheme:
 
 def quantised(plan: Plan) -> dict[str, Scheme]:
     """The modules of a plan that have a grid."""
-    return {module: scheme for module, scheme in plan.items() if scheme is not None}
+    return {module: scheme for module, scheme in plan.items() if isinstance(scheme, Scheme)}
 
 
 def refuse_tables(target: str, plan: Plan, *modules: str) -> None:
@@ -60,7 +60,7 @@ def refuse_tables(target: str, plan: Plan, *modules: str) -> None:
     flags = {EMBEDDING: "embedding-bits", HEAD: "lm-head-bits"}
     for module in modules:
         scheme = plan.get(module)
-        if scheme is not None:
+        if isinstance(scheme, Scheme):
             raise UsageError(
                 f"{target} holds no quantised `{module}`, which has {scheme.bits} bits",
                 hint=f"--{flags[module]} 16, or a format that holds it: olive",

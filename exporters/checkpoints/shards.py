@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHARD_BYTES = 2_000_000_000
-_TYPES = {"uint8": "U8", "int32": "I32", "int64": "I64", "float16": "F16", "float32": "F32", "bfloat16": "BF16"}
+_TYPES = {
+    "uint8": "U8", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64",
+    "float16": "F16", "float32": "F32", "bfloat16": "BF16",
+}  # fmt: skip
 _ALIGNMENT = 8
 
 

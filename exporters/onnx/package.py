@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ovround import __version__
+from ovround.codebooktensor import CodebookTensor
 from ovround.errors import ArchitectureError
 from ovround.exporters.onnx.external_data import JOINT, DataFile, Entry, read_entries
 from ovround.exporters.onnx.genai_config import write_genai_config
@@ -43,6 +44,8 @@ class OnnxExporter:
         self._entries: dict[str, Entry] = {}
 
     def write(self, name: str, weight: Weight) -> None:
+        if isinstance(weight, CodebookTensor):
+            raise TypeError(f"`{name}` is made of codebooks, which this exporter does not write")
         joint = self._joints.get(name)
         if joint is None:
             self._write(name, weight)

@@ -7,6 +7,7 @@ from pathlib import Path
 import openvino as ov
 
 from ovround.activation_rounding import openvino_group
+from ovround.codebooktensor import CodebookTensor
 from ovround.exporters.openvino.compressed import Stored, read_weight, write_weight
 from ovround.exporters.openvino.constants import ConstantFile, Entry, read_entries
 from ovround.exporters.openvino.ops import OpenVINOOps
@@ -37,6 +38,8 @@ class OpenVINOExporter:
         self._entries: dict[str, Entry] = {}
 
     def write(self, name: str, weight: Weight) -> None:
+        if isinstance(weight, CodebookTensor):
+            raise TypeError(f"`{name}` is made of codebooks, which this exporter does not write")
         if isinstance(weight, QTensor):
             self._stored[name] = Stored(weight.bits, weight.symmetric)
             self._groups.add(weight.group_size)

@@ -24,6 +24,10 @@ def command(
     format: Annotated[  # noqa: A002  the flag's own name
         list[str], typer.Option("--format", help=f"{', '.join(FORMATS)}; repeatable.")
     ] = list(DEFAULTS.formats),  # noqa: B006  Typer copies it
+    method: Annotated[
+        str | None,
+        typer.Option(help="signround: integer grids; aqlm: additive codebooks, default for --format aqlm."),
+    ] = None,
     bits: Annotated[int, typer.Option(help="2, 3, 4, 8, or 16 to leave weights unquantised.")] = DEFAULTS.bits,
     group_size: Annotated[
         int, typer.Option(help="Inputs that share a scale: 16, 32, 64, 128, 256, or -1 for a whole row.")
@@ -53,6 +57,27 @@ def command(
         list[str] | None,
         typer.Option(help="Exception, REGEX=bits:8,group_size:32,sym:false; repeatable, the last match wins."),
     ] = None,
+    codebooks: Annotated[int, typer.Option(help="aqlm: codebooks of a weight, 1 to 16.")] = DEFAULTS.codebooks,
+    codebook_bits: Annotated[
+        int, typer.Option(help="aqlm: bits of a code, 1 to 16; a codebook has 2 to that power entries.")
+    ] = DEFAULTS.codebook_bits,
+    vector_size: Annotated[
+        int, typer.Option(help="aqlm: inputs that one code of each codebook stands for: 2, 4, 8, 16 or 32.")
+    ] = DEFAULTS.vector_size,
+    pv: Annotated[
+        bool, typer.Option("--pv", help="PV-Tuning in the end: codes and levels change too, over all blocks at once.")
+    ] = DEFAULTS.pv,
+    pv_steps: Annotated[int | None, typer.Option(help="Steps of --pv; default: as many as steps a block.")] = None,
+    pv_changes: Annotated[
+        float, typer.Option(help="Share of vectors, or levels, that a step of --pv may change.")
+    ] = DEFAULTS.pv_changes,
+    straight_through: Annotated[
+        bool,
+        typer.Option(
+            "--straight-through/--plain-steps",
+            help="--pv follows a float copy of the weights; or each step starts anew.",
+        ),
+    ] = DEFAULTS.straight_through,
     engine: Annotated[
         str,
         typer.Option("--target", help="Tune for the activations that this engine rounds: none, openvino or onnx."),
@@ -119,11 +144,13 @@ def command(
 ) -> None:
     """Quantise MODEL with SignRound, or take its integers where it is quantised, and write it for an engine or as a checkpoint."""
     options = ConvertOptions(
-        formats=tuple(format), bits=bits, group_size=group_size, sym=sym, recipe=recipe, iters=iters, nsamples=nsamples,
+        formats=tuple(format), method=method, bits=bits, group_size=group_size, sym=sym, recipe=recipe, iters=iters, nsamples=nsamples,
         seqlen=seqlen, batch_size=batch_size, calibration=tuple(calibration or ()), seed=seed, lm_head_bits=lm_head_bits,
         embedding_bits=embedding_bits, layers=tuple(LayerRule.parse(rule) for rule in layer or ()), verify=verify,
         engine=engine, device=device, initial_grid=initial_grid, scales=scales, snapshot=snapshot,
         robust_loss=robust_loss, end_to_end=end_to_end,
+        codebooks=codebooks, codebook_bits=codebook_bits, vector_size=vector_size, pv=pv, pv_steps=pv_steps,
+        pv_changes=pv_changes, straight_through=straight_through,
         norms=norms, window=window, tables=tables, target_bits=target_bits, profile=profile, plan=plan,
         target_size_bytes=None if target_size_bytes is None else parse_size("target-size", target_size_bytes),
         target_latency_ms=None if target_latency_ms is None else parse_milliseconds("target-latency", target_latency_ms),

@@ -19,6 +19,7 @@ _STAGES = {
     "write": "writing",
     "verify": "reading back",
 }
+_OVER_ALL = ("end-to-end", "pv-tuning")
 
 
 class ProgressDisplay:
@@ -58,17 +59,23 @@ class ProgressDisplay:
             self._quantised += 1
         elif progress.stage == "resume" and not self._quantised:
             self._quantising_since = time.monotonic()
-        if progress.stage == "end-to-end" and 0 < progress.step < progress.steps:
+        if progress.stage in _OVER_ALL and 0 < progress.step < progress.steps:
             return
-        if finished_block or (self._bar is None and progress.stage != "quantise"):
+        if finished_block or (self._bar is None and progress.stage not in ("quantise", "codebooks")):
             self._line(progress)
 
     def _draw(self, bar: Bar, progress: Progress) -> None:
-        if progress.stage == "end-to-end":
+        if progress.stage in _OVER_ALL:
             bar.update(
                 self._task if self._task is not None else bar.add_task(""), total=progress.steps,
                 completed=progress.step, description=_told(progress),
             )  # fmt: skip
+            return
+        if progress.stage == "codebooks":
+            if self._task is None:
+                self._task = bar.add_task("", total=progress.blocks)
+            at = f"block {progress.block + 1}/{progress.blocks} codebooks {progress.step}/{progress.steps}"
+            bar.update(self._task, completed=progress.block, description=at)
             return
         if progress.stage != "quantise":
             bar.print(f"[dim]{_told(progress)}", highlight=False)
@@ -101,8 +108,9 @@ class ProgressDisplay:
 def _told(progress: Progress) -> str:
     if progress.stage == "resume":
         return f"block {progress.block}/{progress.blocks}  finished by an earlier run"
-    if progress.stage == "end-to-end":
-        return f"all blocks  step {progress.step}/{progress.steps}  KL {progress.loss_after:.4f} nats"
+    if progress.stage in _OVER_ALL:
+        name = "PV-Tuning" if progress.stage == "pv-tuning" else "all blocks"
+        return f"{name}  step {progress.step}/{progress.steps}  KL {progress.loss_after:.4f} nats"
     if progress.stage == "damaged":
         return f"block {progress.block + 1}/{progress.blocks}  kept by an earlier run, but damaged: once more"
     return _STAGES.get(progress.stage, progress.stage)

@@ -12,8 +12,11 @@ FORMAT = "auto_round"
 
 
 def command(**options: Any) -> None:
-    """Quantise MODEL with SignRound into an auto_round checkpoint, which `ovround convert` writes in any other format."""
-    convert.command(format=[FORMAT], **options)
+    """Quantise MODEL with SignRound into an auto_round checkpoint, which `ovround convert` writes in any other format.
+
+    With --method aqlm into an aqlm checkpoint.
+    """
+    convert.command(format=["aqlm" if options["method"] == "aqlm" else FORMAT], **options)
 
 
 # The options are those of `convert`, and are stated there: Typer reads them from here.

@@ -3,7 +3,7 @@
 `.NAME.ovround-work` beside the output folder NAME holds
 
     job.json                     what the integers depend on, and so what must be equal for the work to continue
-    tuned-00000.safetensors      one finished block: packed codes, scales, zero points; the header's metadata holds the
+    tuned-00000.safetensors      one finished block: packed codes, scales, zero points, or codebooks; the header's metadata holds the
                                  block's record, and for each tensor its sha256, the one that the manifest will name
     tuned-outside.safetensors    likewise, what was tuned of the tensors outside the blocks
     tuned-quality.json           what was measured once all blocks were finished
@@ -29,6 +29,7 @@ from safetensors.numpy import load, save
 
 from ovround.artifact import BlockRecord, Quality, nothing_kept, output_error, remove_folder, write_atomically
 from ovround.checkpoint import Checkpoint
+from ovround.codebooktensor import CodebookTensor
 from ovround.errors import OutputError, ResumeError
 from ovround.floattensor import FloatTensor
 from ovround.packing import PACKED_BITS, pack_rows, unpack_rows
@@ -36,8 +37,10 @@ from ovround.qtensor import QTensor
 
 TUNED = "tuned"  # the first generation: every block tuned by itself
 END_TO_END = "end-to-end"  # the second: all blocks tuned together
+PV = "pv-tuning"  # the third: likewise, codes too
 FORMAT_VERSION = 1
 _JOB = "job.json"
+_CODEBOOK_PARTS = ("codes", "codebooks", "scales")
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -50,7 +53,7 @@ class Emitted:
     """
 
     name: str
-    weight: QTensor | FloatTensor
+    weight: QTensor | FloatTensor | CodebookTensor
     relative_error: float
     offsets: NDArray[np.int8] | None = field(default=None, compare=False)
 
@@ -182,6 +185,9 @@ class BlockStore:
                 return {**entry, "kind": "source"}
             arrays[name] = np.ascontiguousarray(weight.data)
             return {**entry, "kind": weight.dtype}
+        if isinstance(weight, CodebookTensor):
+            arrays |= {f"{name}.{part}": np.ascontiguousarray(getattr(weight, part)) for part in _CODEBOOK_PARTS}
+            return {**entry, "kind": "codebooks"}
         arrays[f"{name}.codes"] = np.ascontiguousarray(pack_rows(weight.codes, _stored_bits(weight.bits)))
         arrays[f"{name}.scales"] = np.ascontiguousarray(weight.scales)
         if weight.zero_points is not None:
@@ -193,8 +199,10 @@ class BlockStore:
 
     def _tensor(self, entry: dict[str, Any], arrays: Arrays) -> Emitted:
         name, kind = entry["name"], entry["kind"]
-        weight: QTensor | FloatTensor
-        if kind == "quantised":
+        weight: QTensor | FloatTensor | CodebookTensor
+        if kind == "codebooks":
+            weight = CodebookTensor(*(arrays[f"{name}.{part}"] for part in _CODEBOOK_PARTS))
+        elif kind == "quantised":
             codes = unpack_rows(arrays[f"{name}.codes"], _stored_bits(entry["bits"]), entry["columns"])
             weight = QTensor(codes, arrays[f"{name}.scales"], arrays.get(f"{name}.zero_points"), entry["bits"])
         else:

@@ -13,11 +13,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ovround.artifact import BlockRecord, Quality
 from ovround.checkpoint import Checkpoint
-from ovround.config import FEW_BITS, ConvertOptions
+from ovround.codebooktensor import CodebookTensor
+from ovround.config import FEW_BITS, Codebooks, ConvertOptions, Scheme
 from ovround.errors import ResumeError
 from ovround.floattensor import FloatTensor
 from ovround.models.decoder import HEAD, Decoder
@@ -27,12 +30,15 @@ from ovround.qtensor import QTensor
 from ovround.quant.block_store import END_TO_END, TUNED, BlockStore, Emitted, FinishedBlock
 from ovround.quant.calibration import Calibration
 from ovround.quant.chains import Chains
+from ovround.quant.codebook_fit import fit_codebooks
+from ovround.quant.codebook_weight import CodebookWeight, TunedNorm
 from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
 from ovround.quant.end_to_end import Original, tune_end_to_end
 from ovround.quant.engine_arithmetic import activation_groups
 from ovround.quant.initial_grid import compensated, from_extremes, inverse_factor, searched
 from ovround.quant.plan import Plan, end_to_end_steps
+from ovround.quant.pv import Changes
 from ovround.quant.rtn import round_to_nearest
 from ovround.quant.signround import Schedule, TunedBlock, in_type, threads_for, tune_block
 from ovround.quant.tables import TUNED_BITS, begin_table
@@ -41,6 +47,7 @@ from ovround.quant.tuned_weight import ClippedWeight, FreeWeight, TunedWeight
 __all__ = ["BlockQuantizer", "Emitted", "Event", "step_dtype"]
 
 Event = Emitted | BlockRecord | Quality
+Weight = QTensor | FloatTensor | CodebookTensor
 
 
 class BlockQuantizer:
@@ -71,7 +78,7 @@ class BlockQuantizer:
         self._on_progress, self._activations_in = on_progress, activations_in
         self._device, self._group, self._batch_size = device, group, max(1, options.batch_size // group.size)
         self._blocks = decoder.config.num_hidden_layers
-        self._refines = end_to_end_steps(decoder, plan, options) > 0
+        self._refines = end_to_end_steps(decoder, plan, options) > 0 or options.pv
         shapes = {name: shape for layer in range(self._blocks) for name, shape in decoder.tensors(layer).items()}
         self._activation_groups = activation_groups(plan, shapes | decoder.tensors(), options.engine)
 
@@ -123,39 +130,44 @@ class BlockQuantizer:
                     self._behind(layer, chains, block)
             self._finish(store, chains, front + self._back(chains), TUNED)
 
-    def refine(self, store: BlockStore, steps: int) -> None:
-        """Tune what `tune` brought into `store` end to end, all blocks at once, into the stage END_TO_END.
+    def refine(
+        self,
+        store: BlockStore,
+        steps: int,
+        source: str = TUNED,
+        stage: str = END_TO_END,
+        changes: Changes | None = None,
+    ) -> None:
+        """Tune what the stage `source` of `store` holds end to end, all blocks at once, into `stage`; `changes`: PV-Tuning.
 
         The whole model lies in memory meanwhile, its tuned weights with what tuning needs. Raises ValueError for a quantizer
         without calibration.
         """
         if self._calibration is None:
             raise ValueError("without calibration nothing is tuned")
-        if self._group.from_first(partial(store.complete, END_TO_END)):
+        if self._group.from_first(partial(store.complete, stage)):
             return
         decoder, calibration, put = self._decoder, self._calibration, self._device.put
-        outside = self._group.from_first(partial(store.read, None)).tensors
+        outside = self._group.from_first(partial(store.read, None, source)).tensors
         with self._chains(calibration, outside) as chains:
-            fixed = {one.name: put(_float32(one.weight)) for one in outside if one.offsets is None}
-            tuned = [self._resumed(one) for one in outside if one.offsets is not None]
+            tables = self._tuned_tables(outside)
+            fixed = {one.name: put(_float32(one.weight)) for one in outside if one.name not in tables}
+            tuned = [self._resumed(one) for one in outside if one.name in tables]
             moving = [name for name, tensor in fixed.items() if self._options.norms and tensor.dim() == 1]
             vectors = {name: fixed.pop(name) for name in moving}
             blocks: list[FinishedBlock] = []
             for layer in range(self._blocks):
-                source = self._source(layer)
-                chains.advance(chains.original, source, layer)
-                source = {name: put(tensor) for name, tensor in source.items()}
-                blocks.append(self._group.from_first(partial(store.read, layer)))
+                chains.advance(chains.original, self._source(layer), layer)
+                blocks.append(self._group.from_first(partial(store.read, layer, source)))
                 for tensor in blocks[-1].tensors:
-                    if isinstance(tensor.weight, QTensor):
+                    if not isinstance(tensor.weight, FloatTensor):
                         tuned.append(self._resumed(tensor))
-                    elif self._options.norms and source[tensor.name].dim() == 1:
-                        vectors[tensor.name] = source[tensor.name]
-                    else:
-                        fixed[tensor.name] = source[tensor.name]
+                        continue
+                    moves = self._options.norms and len(tensor.weight.shape) == 1
+                    (vectors if moves else fixed)[tensor.name] = put(_float32(tensor.weight))
             ends = {name: put(self._original(name)) for name in decoder.head_tensors()}
             original = Original(chains.original.tensor, ends)
-            with threads_for(chains.work({weight.name: weight.latent for weight in tuned} | fixed)):
+            with threads_for(chains.work({weight.name: weight.fake_quantized() for weight in tuned} | fixed)):
                 tune_end_to_end(
                     decoder,
                     fixed,
@@ -169,34 +181,50 @@ class BlockQuantizer:
                     step_dtype(tuned, self._device),
                     self._activation_groups,
                     torch.Generator().manual_seed(self._options.seed),
-                    lambda step, loss: self._on_progress(Progress("end-to-end", 0, 1, step, steps, None, loss)),
+                    lambda step, loss: self._on_progress(Progress(stage, 0, 1, step, steps, None, loss)),
                     self._device,
                     self._group,
+                    changes,
                 )
-            results: dict[str, QTensor | FloatTensor] = {f"{weight.name}.weight": weight.result() for weight in tuned}
+            results: dict[str, Weight] = {f"{weight.name}.weight": weight.result() for weight in tuned}
+            offsets = {f"{one.name}.weight": one.offsets() for one in tuned} if self._options.pv else {}
             results |= {
                 name: FloatTensor.of(vector.cpu().numpy(), self._checkpoint.read(name).dtype)
                 for name, vector in vectors.items()
             }
             del tuned, fixed
-            outside = self._replaced(outside, results)
+            outside = self._replaced(outside, results, offsets)
             chains.embed(chains.quantized, {one.name: _float32(one.weight) for one in outside})
             for layer, block in enumerate(blocks):
-                block = FinishedBlock(self._replaced(block.tensors, results), block.record)
+                block = FinishedBlock(self._replaced(block.tensors, results, offsets), block.record)
                 self._group.check_integers(f"block {layer}", block.digest())
                 if self._group.first:
-                    store.write(layer, block.tensors, block.record, END_TO_END)
+                    store.write(layer, block.tensors, block.record, stage)
                 self._behind(layer, chains, block)
-            self._finish(store, chains, outside, END_TO_END)
+            self._finish(store, chains, outside, stage)
+
+    def _tuned_tables(self, outside: Sequence[Emitted]) -> set[str]:
+        """The tensors outside the blocks, embedding and head, that are tuned with them."""
+        grids = {f"{module}.weight": scheme for module, scheme in self._plan.items() if isinstance(scheme, Scheme)}
+        return {
+            one.name
+            for one in outside
+            if self._options.tables == "tuned" and one.name in grids and grids[one.name].bits <= TUNED_BITS
+        }
 
     def _replaced(
-        self, tensors: Sequence[Emitted], results: Mapping[str, QTensor | FloatTensor]
+        self,
+        tensors: Sequence[Emitted],
+        results: Mapping[str, Weight],
+        offsets: Mapping[str, NDArray[np.int8] | None],
     ) -> tuple[Emitted, ...]:
-        """`tensors` with those of `results` in their places."""
+        """`tensors` with those of `results` in their places, and the `offsets` that a later pass continues from."""
         return tuple(
             one
             if (result := results.get(one.name)) is None
-            else Emitted(one.name, result, _relative_error(self._original(one.name), _float32(result)))
+            else Emitted(
+                one.name, result, _relative_error(self._original(one.name), _float32(result)), offsets.get(one.name)
+            )
             for one in tensors
         )
 
@@ -215,12 +243,14 @@ class BlockQuantizer:
             store.write(None, outside, None, stage)
             store.write_quality(quality, stage)
 
-    def _resumed(self, tensor: Emitted) -> FreeWeight:
+    def _resumed(self, tensor: Emitted) -> FreeWeight | CodebookWeight:
         module = tensor.name.removesuffix(".weight")
         scheme = self._plan[module]
-        if scheme is None or not isinstance(tensor.weight, QTensor) or tensor.offsets is None:
-            raise ValueError(f"{module} was not tuned to be continued")
-        return FreeWeight.resumed(module, tensor.weight, tensor.offsets, scheme, self._device.at)
+        if isinstance(scheme, Scheme) and isinstance(tensor.weight, QTensor):
+            return FreeWeight.resumed(module, tensor.weight, tensor.offsets, scheme, self._device.at)
+        if isinstance(scheme, Codebooks) and isinstance(tensor.weight, CodebookTensor):
+            return CodebookWeight.resumed(module, tensor.weight, scheme, self._device.at)
+        raise ValueError(f"{module} was not tuned to be continued")
 
     def emit(self, store: BlockStore, stage: str = TUNED) -> Iterator[Event]:
         """Every tensor in the model's order, the blocks' from `store`; raises ResumeError for a block that was damaged since."""
@@ -256,7 +286,12 @@ class BlockQuantizer:
         """The embedding, or the head where `chains` are given."""
         module = name.removesuffix(".weight")
         tensor, scheme = self._read(name), self._plan.get(module)
-        if scheme is None or self._calibration is None or self._options.tables == "rounded" or scheme.bits > TUNED_BITS:
+        if (
+            not isinstance(scheme, Scheme)
+            or self._calibration is None
+            or self._options.tables == "rounded"
+            or scheme.bits > TUNED_BITS
+        ):
             return self._round(name, tensor, module)
         if chains is None:
             return begin_table(name, tensor, scheme, None)
@@ -302,7 +337,7 @@ class BlockQuantizer:
             if result is None or quantized is None:
                 emitted.append(Emitted(name, self._checkpoint.read(name), 0.0))
             else:
-                offsets = result.offsets[module] if self._refines else None
+                offsets = result.offsets.get(module) if self._refines else None
                 emitted.append(Emitted(name, quantized, _relative_error(original, _float32(quantized)), offsets))
         if result is None:
             return FinishedBlock(tuple(emitted), None)
@@ -310,9 +345,11 @@ class BlockQuantizer:
         return FinishedBlock(tuple(emitted), record)
 
     def _beginning(self, window: range, chains: Chains, weights: dict[str, torch.Tensor]) -> list[TunedWeight]:
-        """The window's weights that have a grid, where tuning begins."""
+        """The window's weights that have a grid or codebooks, where tuning begins."""
         names = [name for layer in window for name in self._decoder.linears(layer)]
-        schemes = {name: scheme for name in names if (scheme := self._plan[name]) is not None}
+        if any(isinstance(self._plan[name], Codebooks) for name in names):
+            return self._coded(window, names, chains, weights)
+        schemes = {name: scheme for name in names if isinstance(scheme := self._plan[name], Scheme)}
         matrices = {name: self._device.put(weights[f"{name}.weight"]) for name in schemes}
         if self._options.scales == "clipped":
             return [ClippedWeight(name, matrices[name], scheme) for name, scheme in schemes.items()]
@@ -331,6 +368,26 @@ class BlockQuantizer:
             tuned.append(FreeWeight(name, start, matrix.shape, scheme))
         return tuned
 
+    def _coded(
+        self, window: range, names: Sequence[str], chains: Chains, weights: dict[str, torch.Tensor]
+    ) -> list[TunedWeight]:
+        """Likewise codebooks, each weight fitted to its inputs; and the norms."""
+        layouts = {name: layout for name in names if isinstance(layout := self._plan[name], Codebooks)}
+        moments = chains.moments(weights, window)
+        tuned: list[TunedWeight] = []
+        with threads_for(chains.work(weights)):
+            for number, (name, layout) in enumerate(layouts.items()):
+                generator = torch.Generator().manual_seed(self._options.seed + window[0])
+                matrix = self._device.put(weights[f"{name}.weight"])
+                fitted = fit_codebooks(matrix, moments.get(name), layout, generator)
+                tuned.append(CodebookWeight(name, fitted, layout))
+                self._on_progress(Progress("codebooks", window[0], self._blocks, number + 1, len(layouts)))
+        gains = [name for name, value in weights.items() if value.dim() == 1 and name.endswith(".weight")]
+        for name in gains if self._options.norms else ():
+            dtype = self._checkpoint.read(name).dtype
+            tuned.append(TunedNorm(name.removesuffix(".weight"), self._device.put(weights[name]), dtype))
+        return tuned
+
     def _tune(
         self,
         window: range,
@@ -346,7 +403,7 @@ class BlockQuantizer:
             chains.release()
             self._on_progress(Progress("quantise", window[0], self._blocks, step, self._options.steps, None, loss))
 
-        options, bits = self._options, min(one.scheme.bits for one in tuned)
+        options, bits = self._options, min(one.bits for one in tuned)
         schedule = Schedule(
             steps=options.steps,
             batch_size=self._batch_size,
@@ -411,7 +468,7 @@ class BlockQuantizer:
 
     def _round(self, name: str, tensor: FloatTensor, module: str) -> Emitted:
         scheme = self._plan.get(module)
-        if scheme is None or not name.endswith(".weight"):
+        if not isinstance(scheme, Scheme) or not name.endswith(".weight"):
             return Emitted(name, tensor, 0.0)
         quantized, error = round_to_nearest(name, tensor, scheme)
         return Emitted(name, quantized, error)
@@ -429,7 +486,7 @@ def step_dtype(tuned: Sequence[TunedWeight], device: Device = CPU) -> torch.dtyp
     On a CPU with AMX, 4-bit tuning of a 7 M model took 0.42 of the time, with block errors within 0.6 % of float32's. Losses
     that choose between candidates, and both chains of activations, stay in float32.
     """
-    coarse = all(weight.scheme.bits <= 4 for weight in tuned)
+    coarse = all(weight.bits <= 4 for weight in tuned if not isinstance(weight, TunedNorm))
     if device.kind != "cpu":
         return torch.bfloat16 if coarse else None
     # torch 2.8 cannot be asked; it then tunes in float32
@@ -438,8 +495,8 @@ def step_dtype(tuned: Sequence[TunedWeight], device: Device = CPU) -> torch.dtyp
     return torch.bfloat16 if coarse and fast else None
 
 
-def _float32(weight: QTensor | FloatTensor) -> torch.Tensor:
-    return torch.from_numpy(weight.dequantize() if isinstance(weight, QTensor) else weight.float32())
+def _float32(weight: Weight) -> torch.Tensor:
+    return torch.from_numpy(weight.float32() if isinstance(weight, FloatTensor) else weight.dequantize())
 
 
 def _relative_error(original: torch.Tensor, quantized: torch.Tensor) -> float:

@@ -4,7 +4,8 @@ Blocks were tuned one after the other, each to its own output; what that leaves 
 divergence KL(original || quantised) of the next token is followed through all blocks at once. Scales move by Adam: for
 fixed levels the divergence is smooth in them; norms and biases, which stay in float, do likewise. Latent levels move by the
 sign of the gradient, most of them by so little that they never change: PV-Tuning (arXiv 2405.14852) shows why few changes at
-a time is what discrete weights can follow.
+a time is what discrete weights can follow. Codebooks' entries move like scales, their codes stand; with `--pv`, codes and levels
+move by the discrete step of `pv` instead.
 
 The original model's distribution comes from its last hidden states, which the chain of the block pass has computed already.
 All quantised weights, their latent levels and the activations of a batch lie in memory at once.
@@ -20,11 +21,14 @@ import torch.nn.functional as F
 
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
+from ovround.quant.adam import Adam
+from ovround.quant.codebook_weight import CodebookWeight
 from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
 from ovround.quant.plan import END_TO_END_TOKENS
+from ovround.quant.pv import Changes, DiscreteSteps
 from ovround.quant.signround import batches, in_type
-from ovround.quant.tuned_weight import FreeWeight, gradients, restore, snapshot, update
+from ovround.quant.tuned_weight import FreeWeight, forget, gradients, restore, snapshot, update
 
 CANDIDATES = 10  # snapshots that are compared on the held-out windows
 # Levels that a latent level may move at most over the whole pass: what is left to gain at 4 bits is soon undone by levels
@@ -33,8 +37,7 @@ LATENT_TRAVEL = {2: 0.03, 3: 0.02, 4: 0.01, 8: 0.01}
 SCALE_TRAVEL = 0.06  # levels that a scale may move the outermost level by
 VECTOR_TRAVEL = 0.1  # the same for norms and biases, by their mean magnitude
 _FEWEST = 100  # fewer steps are not larger ones: levels that flip all at once do harm
-_BETA, _SQUARE_BETA = 0.9, 0.95
-_SMALL = 1e-2  # of a tensor's mean root square: keeps Adam from blowing up groups that hardly matter
+ENTRY_TRAVEL, ROW_TRAVEL = 0.1, 0.03  # codebooks' entries by their root mean square, and a row's scale by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,35 +48,13 @@ class Original:
     weights: Mapping[str, torch.Tensor]
 
 
-class _Adam:
-    """Adam (arXiv 1412.6980) on tensors of different sizes: each moves by its own share of the rate."""
-
-    def __init__(self, parameters: Sequence[torch.Tensor], sizes: Sequence[float]) -> None:
-        self._parameters, self._sizes = parameters, sizes
-        self._mean = [torch.zeros_like(parameter) for parameter in parameters]
-        self._square = [torch.zeros_like(parameter) for parameter in parameters]
-        self._count = 0
-
-    @torch.no_grad()
-    def step(self, rate: float) -> None:
-        self._count += 1
-        for parameter, size, mean, square in zip(self._parameters, self._sizes, self._mean, self._square, strict=True):
-            grad = parameter.grad
-            if grad is None:
-                continue
-            mean.mul_(_BETA).add_(grad, alpha=1 - _BETA)
-            square.mul_(_SQUARE_BETA).addcmul_(grad, grad, value=1 - _SQUARE_BETA)
-            root = (square / (1 - _SQUARE_BETA**self._count)).sqrt_()
-            floor = float(root.mean()) * _SMALL
-            if floor > 0:
-                parameter.sub_(mean / (root + floor), alpha=rate * size / (1 - _BETA**self._count))
-            parameter.grad = None
+Tuned = FreeWeight | CodebookWeight
 
 
 def tune_end_to_end(
     decoder: Decoder,
     fixed: Mapping[str, torch.Tensor],
-    tuned: Sequence[FreeWeight],
+    tuned: Sequence[Tuned],
     vectors: Mapping[str, torch.Tensor],
     windows: torch.Tensor,
     original: Original,
@@ -86,9 +67,11 @@ def tune_end_to_end(
     on_step: Callable[[int, float], None],
     device: Device = CPU,
     group: Group = ALONE,
+    changes: Changes | None = None,
 ) -> None:
     """Move the weights `tuned`; `windows` `[S, T]` are token ids, the last `held_out` of them choose between candidates.
 
+    With `changes` codes and levels are moved by PV-Tuning's discrete step; without, codes stand, and levels follow the sign.
     `vectors`, norms and biases by name, are moved too, in place. `fixed` holds every other tensor of the quantised model.
     `on_step` is told the steps done and the lowest divergence.
     """
@@ -115,15 +98,25 @@ def tune_end_to_end(
         total, count = group.totals((here, windows[train:].numel()))
         return total / count
 
+    @torch.no_grad()
+    def sum_over(rows: torch.Tensor) -> float:
+        """The divergence on some windows that are tuned on."""
+        weights = {**fixed, **vectors, **{f"{weight.name}.weight": weight.fake_quantized() for weight in tuned}}
+        parts = rows.split(rows_at_once)
+        return group.totals((sum(float(divergence(weights, part, step_dtype)) for part in parts),))[0]
+
     best = held_out_divergence()
     on_step(0, best)
     chosen = snapshot(tuned)
     chosen_vectors = {name: vector.clone() for name, vector in vectors.items()}
-    scales = _Adam([weight.factor for weight in tuned], [SCALE_TRAVEL / weight.reach for weight in tuned])
-    share = VECTOR_TRAVEL / min(weight.reach for weight in tuned)
-    others = _Adam(list(vectors.values()), [share * float(vector.abs().mean()) for vector in vectors.values()])
+    smooth = [pair for weight in tuned for pair in _smooth(weight)]
+    scales = Adam([parameter for parameter, _ in smooth], [size for _, size in smooth])
+    discrete = None if changes is None else DiscreteSteps(tuned, changes)
+    share = VECTOR_TRAVEL / min(2 ** (weight.bits - 1) for weight in tuned)
+    others = Adam(list(vectors.values()), [share * float(vector.abs().mean()) for vector in vectors.values()])
     for vector in vectors.values():
         vector.requires_grad_()
+    probes = batches(train, batch_size, steps, torch.Generator().manual_seed(generator.initial_seed() + 1))
     every = max(1, steps // CANDIDATES)
     for step, rows in enumerate(batches(train, batch_size, steps, generator)):
         quantized = [weight.fake_quantized() for weight in tuned]
@@ -138,12 +131,21 @@ def tune_end_to_end(
         for value, leaf in zip(quantized, leaves, strict=True):
             value.backward(leaf.grad)
         group.sum_([*gradients(tuned), *(vector.grad for vector in vectors.values() if vector.grad is not None)])
+        if discrete is not None:
+            group.sum_([leaf.grad for leaf in leaves if leaf.grad is not None])
         rate = 2 * (1 - step / steps) / max(steps, _FEWEST)  # sums to 1
         scales.step(rate)
         others.step(rate)
         for weight in tuned:
             weight.bound()
-            _move_levels(weight, LATENT_TRAVEL[weight.scheme.bits] * rate)
+            if discrete is None and isinstance(weight, FreeWeight):
+                _move_levels(weight, LATENT_TRAVEL[weight.scheme.bits] * rate)
+        if discrete is not None:
+            forget(tuned)
+            others_now = next(probes)
+            before = sum_over(others_now)
+            discrete.step([_gradient(leaf) for leaf in leaves], rate, 1 - step / steps)
+            discrete.judge(sum_over(others_now) < before)
         device.end_step()
         if (step + 1) % every == 0 or step + 1 == steps:
             now = held_out_divergence()
@@ -156,6 +158,17 @@ def tune_end_to_end(
     restore(chosen, tuned)
     for name, vector in vectors.items():
         vector.requires_grad_(False).copy_(chosen_vectors[name])
+
+
+def _smooth(weight: Tuned) -> list[tuple[torch.Tensor, float]]:
+    """The parameters that the divergence is smooth in, each with what it may travel."""
+    if isinstance(weight, CodebookWeight):
+        return list(zip(weight.parameters, weight.travels(ENTRY_TRAVEL, ROW_TRAVEL), strict=True))
+    return [(weight.factor, SCALE_TRAVEL / weight.reach)]
+
+
+def _gradient(leaf: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad  # an expert that no token of the batch chose
 
 
 @torch.no_grad()

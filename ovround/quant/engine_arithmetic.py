@@ -26,7 +26,7 @@ def activation_groups(plan: Plan, shapes: Mapping[str, tuple[int, ...]], engine:
     openvino = openvino_group(weight_groups(plan, shapes))
     for name, scheme in plan.items():
         shape = shapes.get(f"{name}.weight")
-        if scheme is None or shape is None or engine == "none":
+        if not isinstance(scheme, Scheme) or shape is None or engine == "none":
             continue
         group = _openvino_group(scheme, openvino) if engine == "openvino" else _onnx_group(scheme, shape[1])
         if group is not None:

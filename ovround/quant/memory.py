@@ -24,6 +24,9 @@ ROUNDING_BYTES = 12  # a weight that is only rounded: as read, levels, what an e
 # The same in the pass over all blocks: latent level, gradient, best so far, what forward and backward hold, codes. Counted
 # from the code, not fitted to a measurement as the others are.
 END_TO_END_BYTES = 30
+PV_BYTES = 8  # PV-Tuning's running gradient and float copy, beside END_TO_END_BYTES
+SEARCH_BYTES = 24  # a weight whose codes are searched: itself, what is left of it, products of a few hypotheses a row
+SEARCH_MOST = 300_000_000  # rows are searched in parts of about so much
 TABLE_BYTES = 20  # embedding and head: as read, in float32, rounded, and de-quantised
 HIDDEN_COPIES, INNER_COPIES = 16, 6  # float32 values a token that a block's gradient needs, in units of its widths
 LOGITS = 1 << 24  # quality looks at so many at a time, or at one window's
@@ -72,15 +75,18 @@ def memory_need(
     window_logits = length * config.vocab_size
     logits = min(max(LOGITS, window_logits), calibration.held_out * window_logits)
     model = 0
-    if end_to_end_steps(decoder, plan, options):
+    if end_to_end_steps(decoder, plan, options) or options.pv:
         at_once = max(length, min(tokens, END_TO_END_TOKENS))
         activations = at_once * (width * config.num_hidden_layers + LOGITS_COPIES * config.vocab_size)
         model = (
-            config.num_hidden_layers * weights * END_TO_END_BYTES + 2 * table * TABLE_BYTES + activations * FLOAT_BYTES
+            config.num_hidden_layers * weights * (END_TO_END_BYTES + PV_BYTES * options.pv)
+            + 2 * table * TABLE_BYTES
+            + activations * FLOAT_BYTES
         )
+    searched = min(SEARCH_MOST, weights * SEARCH_BYTES) if options.tuner == "aqlm" else 0
     return MemoryNeed(
         LIBRARIES_BYTES,
-        window * (weights * TUNING_BYTES + tokens * width * FLOAT_BYTES),
+        window * (weights * TUNING_BYTES + tokens * width * FLOAT_BYTES) + searched,
         table * TABLE_BYTES + logits * LOGITS_COPIES * FLOAT_BYTES,
         2 * count * length * config.hidden_size * FLOAT_BYTES,
         model,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 
 from ovround.artifact import CHECKPOINT_FORMATS
-from ovround.config import END_TO_END_WEIGHTS, FLOAT_BITS, HEAD_BITS, RECIPES, ConvertOptions, Scheme
+from ovround.config import END_TO_END_WEIGHTS, FLOAT_BITS, HEAD_BITS, RECIPES, Codebooks, ConvertOptions, Grid, Scheme
 from ovround.errors import UsageError
 from ovround.models.decoder import EXPERTS, HEAD, Decoder
 from ovround.qtensor import GROUP_SIZES
 
-Plan = dict[str, Scheme | None]
+Plan = dict[str, Grid | None]
 END_TO_END_TOKENS = (
     2048  # a batch of the end-to-end pass is computed in parts of about so many: memory does not grow with it
 )
@@ -27,6 +29,7 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     other = FLOAT_BITS if floating else HEAD_BITS
     embedding_bits = other if options.embedding_bits is None else options.embedding_bits
     head_bits = other if options.lm_head_bits is None else options.lm_head_bits
+    linears = {name for layer in range(decoder.config.num_hidden_layers) for name in decoder.linears(layer)}
     bits = {decoder.embedding_at: embedding_bits}
     for layer in range(decoder.config.num_hidden_layers):
         bits |= dict.fromkeys(decoder.linears(layer), options.bits)
@@ -41,7 +44,11 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
                 chosen = chosen if rule.bits is None else rule.bits
                 group_size = group_size if rule.group_size is None else rule.group_size
                 sym = sym if rule.sym is None else rule.sym
-        plan[name] = None if chosen == FLOAT_BITS else Scheme(chosen, group_size, sym)
+        stated = any(rule.bits is not None and re.search(rule.pattern, name) for rule in options.layers)
+        if options.tuner == "aqlm" and name in linears and not stated:
+            plan[name] = options.layout
+        else:
+            plan[name] = None if chosen == FLOAT_BITS else Scheme(chosen, group_size, sym)
     if unused:
         raise UsageError(
             f"layer rule `{sorted(unused)[0]}` matches no module", hint=f"modules are named like `{next(iter(bits))}`"
@@ -50,6 +57,7 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
         del plan[HEAD]  # tied, and the same grid: one tensor serves both
     check_experts(decoder, plan)
     check_groups(decoder, plan)
+    check_codebooks(decoder, plan, options.layout)
     return plan
 
 
@@ -77,7 +85,7 @@ def check_groups(decoder: Decoder, plan: Plan) -> None:
     """Raise UsageError when a group size does not divide the inputs of the weight that it is meant for."""
     shapes = weight_shapes(decoder)
     for name, scheme in plan.items():
-        if scheme is None or scheme.group_size == -1:
+        if not isinstance(scheme, Scheme) or scheme.group_size == -1:
             continue
         inputs = shapes[f"{name}.weight"][1]
         if inputs % scheme.group_size:
@@ -100,6 +108,42 @@ def check_experts(decoder: Decoder, plan: Plan) -> None:
                     f"`{stack[0]}` and `{other}` have different bits or groups; engines hold a layer's experts in one tensor",
                     hint=f"a rule for all of them: --layer '{EXPERTS}.*{other.rpartition('.')[2]}=...'",
                 )
+
+
+def check_codebooks(decoder: Decoder, plan: Plan, layout: Codebooks) -> None:
+    """Raise UsageError where vectors do not divide a weight's inputs, and where codebooks take more than the codes they serve."""
+    shapes = {
+        name: shape
+        for name, shape in weight_shapes(decoder).items()
+        if isinstance(plan.get(name.removesuffix(".weight")), Codebooks)
+    }
+    if not shapes:
+        return
+    for name, (_, inputs) in shapes.items():
+        if inputs % layout.vector_size:
+            raise UsageError(
+                f"vectors of {layout.vector_size} do not divide the {inputs} inputs of `{name.removesuffix('.weight')}`",
+                hint="a smaller --vector-size",
+            )
+    weights = sum(rows * columns for rows, columns in shapes.values())
+    entries = layout.entry_bits * len(shapes) / weights
+    if entries <= layout.code_bits:
+        return
+    total = sum(layout.size_bits(shape) for shape in shapes.values()) / weights
+    smallest = min(shapes, key=lambda name: math.prod(shapes[name]))
+    alone = layout.size_bits(shapes[smallest]) / math.prod(shapes[smallest])
+    fitting = next((bits for bits in range(layout.bits, 0, -1) if _entries_fit(layout, bits, len(shapes), weights)), 0)
+    raise UsageError(
+        f"codebooks {layout} of vectors of {layout.vector_size} come to {total:.2f} bits a weight: {layout.code_bits:.2f} for "
+        f"codes and {entries:.2f} for {layout.count * 2**layout.bits} entries a layer; "
+        f"`{smallest}` {list(shapes[smallest])} alone takes {alone:.2f}",
+        hint=f"--codebook-bits {fitting}" if fitting else "a smaller --vector-size, or an integer grid",
+    )
+
+
+def _entries_fit(layout: Codebooks, bits: int, layers: int, weights: int) -> bool:
+    smaller = replace(layout, bits=bits)
+    return smaller.entry_bits * layers / weights <= smaller.code_bits / 4
 
 
 def end_to_end_steps(decoder: Decoder, plan: Plan, options: ConvertOptions) -> int:

@@ -25,8 +25,10 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
     """Plain values, modules in the model's order."""
     modules = {
         name: {"bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.symmetric}
-        if scheme
+        if isinstance(scheme, Scheme)
         else {"bits": FLOAT_BITS}
+        if scheme is None
+        else {"codebooks": str(scheme), "vector_size": scheme.vector_size}
         for name, scheme in plan.items()
     }
     return {"format_version": FORMAT_VERSION, "modules": modules}
@@ -63,7 +65,7 @@ def read_plan(path: Path, decoder: Decoder) -> Plan:
     if unknown or missing:
         what = f"names `{unknown[0]}`, which the model does not have" if unknown else f"does not name `{missing[0]}`"
         raise UsageError(f"plan `{path}` {what}", hint="it belongs to another model")
-    plan = {name: _scheme(path, name, modules[name]) for name in expected if name in modules}
+    plan: Plan = {name: _scheme(path, name, modules[name]) for name in expected if name in modules}
     check_experts(decoder, plan)
     check_groups(decoder, plan)
     return plan

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from ovround.codebooktensor import CodebookTensor
+from ovround.floattensor import FloatTensor
 from ovround.qtensor import QTensor
 from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
@@ -68,10 +70,10 @@ class Schedule:
 class TunedBlock:
     """What a block's tuning gave: tensors by module name, and the mean squared output error on the held-out windows.
 
-    `offsets` `[N, K]` say where the latent levels were left, for a pass that continues.
+    `offsets` `[N, K]` say where the latent levels were left, for a pass that continues; codebooks have none.
     """
 
-    weights: dict[str, QTensor]
+    weights: dict[str, QTensor | CodebookTensor | FloatTensor]
     offsets: dict[str, NDArray[np.int8]]
     loss_before: float
     loss_after: float
@@ -135,7 +137,8 @@ def tune_block(
     elif steps:
         best = held_out_loss()
     results = {weight.name: weight.result() for weight in tuned}
-    return TunedBlock(results, {weight.name: weight.offsets() for weight in tuned}, before, best, steps)
+    offsets = {weight.name: found for weight in tuned if (found := weight.offsets()) is not None}
+    return TunedBlock(results, offsets, before, best, steps)
 
 
 def in_type(weights: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> Mapping[str, torch.Tensor]:

@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ovround.codebooktensor import CodebookTensor
 from ovround.config import Scheme
+from ovround.floattensor import FloatTensor
 from ovround.qtensor import QTensor
 from ovround.quant.grid import check_scales, extremes, grouped, levels, round_through, scale_and_zero, to_float16
 from ovround.quant.initial_grid import Start
@@ -38,11 +40,17 @@ class TunedWeight(Protocol):
     """What the tuner needs of a weight `[N, K]`."""
 
     name: str
-    scheme: Scheme
+    bits: float
+    """What levels or codes take of a weight."""
 
     @property
     def parameters(self) -> tuple[torch.Tensor, ...]:
         """The leaf tensors that gradients are taken of."""
+        ...
+
+    @property
+    def state(self) -> tuple[torch.Tensor, ...]:
+        """The parameters, and what else changes: all that a snapshot needs."""
         ...
 
     def fake_quantized(self) -> torch.Tensor:
@@ -53,12 +61,15 @@ class TunedWeight(Protocol):
         """Move every parameter against the sign of its gradient, a level by `rate`, and forget the gradients."""
         ...
 
-    def result(self) -> QTensor:
-        """Integers, scales and zero points; their de-quantised value is `fake_quantized`, to the last bit."""
+    def result(self) -> QTensor | CodebookTensor | FloatTensor:
+        """What is stored; its de-quantised value is `fake_quantized`, to the last bit."""
         ...
 
-    def offsets(self) -> NDArray[np.int8]:
-        """How far each latent level lies from the level that was chosen, `[N, K]` in OFFSET_STEPS parts of a level."""
+    def offsets(self) -> NDArray[np.int8] | None:
+        """How far each latent level lies from the level that was chosen, `[N, K]` in OFFSET_STEPS parts of a level.
+
+        None for what has no levels.
+        """
         ...
 
 
@@ -120,7 +131,7 @@ class ClippedWeight:
     """SignRound's parameters: V `[N, G, group]` and the two clipping factors `[N, G, 1]`."""
 
     def __init__(self, name: str, weight: torch.Tensor, scheme: Scheme) -> None:
-        self.name, self.scheme, self.shape = name, scheme, weight.shape
+        self.name, self.scheme, self.shape, self.bits = name, scheme, weight.shape, float(scheme.bits)
         self.groups = grouped(weight, scheme)
         self.low, self.high = extremes(self.groups)
         self.shift = torch.zeros_like(self.groups, requires_grad=True)
@@ -130,6 +141,10 @@ class ClippedWeight:
     @property
     def parameters(self) -> tuple[torch.Tensor, ...]:
         return self.shift, self.low_factor, self.high_factor
+
+    @property
+    def state(self) -> tuple[torch.Tensor, ...]:
+        return self.parameters
 
     def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
         return scale_and_zero(self.low * self.low_factor, self.high * self.high_factor, self.scheme)
@@ -160,7 +175,7 @@ class FreeWeight:
     """Latent levels u `[N, G, group]`, and per group `[N, G, 1]` a factor on the scale and a shift of the zero point."""
 
     def __init__(self, name: str, start: Start, shape: torch.Size, scheme: Scheme) -> None:
-        self.name, self.scheme, self.shape = name, scheme, shape
+        self.name, self.scheme, self.shape, self.bits = name, scheme, shape, float(scheme.bits)
         self.scale, self.zero = start.scale, start.zero
         self.reach = float(1 << (scheme.bits - 1))  # levels between the middle of the grid and its end
         self.latent = start.latent.requires_grad_()
@@ -172,23 +187,28 @@ class FreeWeight:
         cls,
         name: str,
         quantized: QTensor,
-        offsets: NDArray[np.int8],
+        offsets: NDArray[np.int8] | None,
         scheme: Scheme,
         device: torch.device | str = "cpu",
     ) -> FreeWeight:
-        """From a finished weight and its `offsets`, to continue where they were taken."""
+        """From a finished weight and its `offsets`, to continue where they were taken; None: from the levels themselves."""
         scale = torch.from_numpy(quantized.scales).to(device).float().unsqueeze(-1)
         half = float(1 << (scheme.bits - 1))
         zero = torch.full_like(scale, half)
         if quantized.zero_points is not None:
             zero = torch.from_numpy(quantized.zero_points).to(device).float().unsqueeze(-1)
-        latent = torch.from_numpy(offsets).to(device).float().div_(OFFSET_STEPS)
-        latent += torch.from_numpy(quantized.codes).to(device)
+        latent = torch.from_numpy(quantized.codes).to(device).float()
+        if offsets is not None:
+            latent += torch.from_numpy(offsets).to(device).float().div_(OFFSET_STEPS)
         return cls(name, Start(scale, zero, grouped(latent, scheme) - zero), latent.shape, scheme)
 
     @property
     def parameters(self) -> tuple[torch.Tensor, ...]:
         return (self.latent, self.factor) if self.scheme.symmetric else (self.latent, self.factor, self.zero_shift)
+
+    @property
+    def state(self) -> tuple[torch.Tensor, ...]:
+        return self.parameters
 
     def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
         scale = to_float16(self.scale * self.factor)
@@ -224,29 +244,36 @@ class FreeWeight:
 
 @torch.no_grad()
 def snapshot(weights: Sequence[TunedWeight]) -> list[list[torch.Tensor]]:
-    """Copies of all parameters, for `restore`."""
-    return [[parameter.detach().clone() for parameter in weight.parameters] for weight in weights]
+    """Copies of all that changes, for `restore`."""
+    return [[tensor.detach().clone() for tensor in weight.state] for weight in weights]
 
 
 @torch.no_grad()
 def update(saved: list[list[torch.Tensor]], weights: Sequence[TunedWeight]) -> None:
-    """Overwrite a snapshot with the present parameters."""
+    """Overwrite a snapshot with what there is at present."""
     for copies, weight in zip(saved, weights, strict=True):
-        for copy, parameter in zip(copies, weight.parameters, strict=True):
-            copy.copy_(parameter)
+        for copy, tensor in zip(copies, weight.state, strict=True):
+            copy.copy_(tensor)
 
 
 @torch.no_grad()
 def restore(saved: list[list[torch.Tensor]], weights: Sequence[TunedWeight]) -> None:
     """Go back to a snapshot."""
     for copies, weight in zip(saved, weights, strict=True):
-        for copy, parameter in zip(copies, weight.parameters, strict=True):
-            parameter.copy_(copy)
+        for copy, tensor in zip(copies, weight.state, strict=True):
+            tensor.copy_(copy)
 
 
 def gradients(weights: Sequence[TunedWeight]) -> list[torch.Tensor]:
     """All gradients that there are, in one order."""
     return [parameter.grad for weight in weights for parameter in weight.parameters if parameter.grad is not None]
+
+
+def forget(weights: Sequence[TunedWeight]) -> None:
+    """Drop all gradients."""
+    for weight in weights:
+        for parameter in weight.parameters:
+            parameter.grad = None
 
 
 def _descend(parameters: Sequence[torch.Tensor], rates: Sequence[float]) -> None:
