@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from ovround.codebooktensor import CodebookTensor
 from ovround.floattensor import FloatTensor
 from ovround.qtensor import QTensor
 
-Weight = QTensor | FloatTensor
+Weight = QTensor | FloatTensor | CodebookTensor
 
 
 class Exporter(Protocol):

@@ -33,7 +33,11 @@ _LOCKED_BYTE = 1 << 30  # far behind the text: on Windows nobody can read a byte
 
 @dataclass(frozen=True, slots=True)
 class WeightRecord:
-    """One weight as emitted; `bits` 16 or 32 for one left in float, whose `group_size` and `symmetric` mean nothing."""
+    """One weight as emitted; `bits` 16 or 32 for one left in float, whose `group_size` and `symmetric` mean nothing.
+
+    Of one made of codebooks `codebooks` says how many of how many bits, such as 2x8; `bits` is what its codes take of a weight,
+    rounded up, and `group_size` the inputs of a vector.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -43,6 +47,7 @@ class WeightRecord:
     size_bytes: int
     sha256: str
     relative_error: float
+    codebooks: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,16 @@ class CodebookTensor:
         """(N, K)."""
         return self.codes.shape[0] * self.codebooks.shape[2], self.codes.shape[1] * self.codebooks.shape[3]
 
+    @property
+    def code_bits(self) -> int:
+        """Bits of one code: enough for every entry."""
+        return max(1, int(self.codebooks.shape[1] - 1).bit_length())
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of packed codes, codebooks and scales; containers whose codes fill whole bytes take more."""
+        return -(-self.codes.size * self.code_bits // 8) + self.codebooks.nbytes + self.scales.nbytes
+
     def dequantize(self) -> NDArray[np.float32]:
         """The weight as float32 `[N, K]`."""
         rows, groups, books = self.codes.shape

@@ -128,6 +128,7 @@ class ConvertOptions:
     norms: bool = True
     window: int = 1
     tables: str = "tuned"
+    native_weights: bool = False
     engine: str = "none"
     device: str = "cpu"
     verify: bool = True
@@ -172,7 +173,20 @@ class ConvertOptions:
             raise UsageError(f"recipe rtn does not tune, yet iters is {self.iters}", hint="leave out one of the two")
         if self.end_to_end and not self.steps:
             raise UsageError(f"end-to-end is {self.end_to_end}, yet no block is tuned", hint="leave out one of the two")
+        self._check_native_weights()
         self._check_targets()
+
+    def _check_native_weights(self) -> None:
+        if not self.native_weights:
+            return
+        other = next((name for name in self.formats if name != "openvino"), None)
+        if other is not None:
+            raise UsageError(f"native-weights is a layout of openvino, yet format is {other}", hint="leave out one of the two")
+        for name, value in (("target-size", self.target_size_bytes), ("target-latency", self.target_latency_ms)):
+            if value is not None:
+                raise UsageError(
+                    f"{name} counts 3 bits as 4, yet native-weights stores them in 3", hint="--target-bits counts 3"
+                )
 
     def _check_targets(self) -> None:
         targets = self._targets()

@@ -32,6 +32,7 @@ from ovround.artifact import (
     write_manifest,
 )  # fmt: skip
 from ovround.checkpoint import Checkpoint, PackedCheckpoint, is_ir, locate
+from ovround.codebooktensor import CodebookTensor
 from ovround.config import ConvertOptions, parse_size
 from ovround.errors import VerifyError
 from ovround.mixed_precision import Mix, solve
@@ -210,7 +211,8 @@ def _exporter(name: str, folder: Path, decoder: Decoder, job: Job) -> Exporter:
 
         return CheckpointExporter(name, folder, decoder, job.checkpoint.folder, job.plan, weight_shapes(decoder))
     module = importlib.import_module(f"ovround.exporters.{name}")
-    exporter: Exporter = module.Exporter(folder, decoder, job.checkpoint.folder)
+    how = {"native_weights": True} if job.options.native_weights else {}
+    exporter: Exporter = module.Exporter(folder, decoder, job.checkpoint.folder, **how)
     return exporter
 
 
@@ -301,12 +303,24 @@ def _source_name(model: str) -> str:
 
 def _record(event: Emitted) -> WeightRecord:
     weight = event.weight
-    if isinstance(weight, QTensor):
+    codebooks = ""
+    if isinstance(weight, CodebookTensor):
+        count, _, _, group_size = weight.codebooks.shape
+        codebooks, bits, symmetric = f"{count}x{weight.code_bits}", -(-count * weight.code_bits // group_size), True
+    elif isinstance(weight, QTensor):
         bits, group_size, symmetric = weight.bits, weight.group_size, weight.symmetric
     else:
         bits, group_size, symmetric = 8 * weight.data.itemsize, 0, True
     return WeightRecord(
-        event.name, weight.shape, bits, group_size, symmetric, weight.size_bytes, weight.digest(), event.relative_error
+        event.name,
+        weight.shape,
+        bits,
+        group_size,
+        symmetric,
+        weight.size_bytes,
+        weight.digest(),
+        event.relative_error,
+        codebooks,
     )
 
 

@@ -9,14 +9,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ovround import native_layout as layout
 from ovround.codebooktensor import CodebookTensor
-from ovround.native_layout import pack_codebook, pack_three_bits
 from ovround.qtensor import QTensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,13 +57,13 @@ class Kernels:
         """x `[tokens, K]` times the weight: `[tokens, N]`."""
         y = np.full((len(x), weight.shape[0]), np.nan, np.float32)
         if isinstance(weight, QTensor):
-            packed = pack_three_bits(weight)
-            parts: Any = (packed.codes, packed.scales, packed.zero_points)
+            scales = layout.halves_as_bytes(layout.pack_grid(weight.scales))
+            parts = [layout.pack_three_bits(weight.codes), scales, layout.pack_grid(weight.zeros())]
             sizes: tuple[int, ...] = (*weight.shape, weight.scales.shape[1])
             call = self.library.ovround_three_bit_linear
         else:
-            held = pack_codebook(weight)
-            parts = (held.codes, held.codebooks, held.scales)
+            codes = layout.pack_codes(weight.codes, weight.codebooks.shape[1])
+            parts = [codes, layout.halves_as_bytes(weight.codebooks), layout.halves_as_bytes(weight.scales)]
             sizes = (*weight.shape, *weight.codebooks.shape)
             call = self.library.ovround_codebook_linear
         pointers = [part.ctypes.data_as(ctypes.c_void_p) for part in (*parts, x, y)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ovround import __version__
+from ovround.codebooktensor import CodebookTensor
 from ovround.errors import ArchitectureError
 from ovround.exporters.onnx.external_data import DataFile, Entry, read_entries
 from ovround.exporters.onnx.genai_config import write_genai_config
@@ -38,6 +39,8 @@ class OnnxExporter:
         self._entries: dict[str, Entry] = {}
 
     def write(self, name: str, weight: Weight) -> None:
+        if isinstance(weight, CodebookTensor):
+            raise TypeError(f"`{name}` is made of codebooks, which this exporter does not write")
         layout = write_weight(self._file, name, weight, table=name == f"{self._decoder.embedding_at}.weight")
         if layout is not None:
             self._layouts[name] = layout

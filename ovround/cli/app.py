@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -71,8 +72,13 @@ def _notes(error: BaseException) -> list[str]:
     return getattr(error, "__notes__", [])
 
 
+def _show_warning(message: Warning | str, *where: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line and exit."""
+    warnings.showwarning = _show_warning
     for number in _SIGNALS:
         signal.signal(number, _signalled)
     try:

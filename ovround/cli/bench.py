@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.sampling_options import Device, Exact
+from ovround.cli.sampling_options import Device, Exact, OnMissingKernel
 
 NAME = "bench"
 
@@ -20,6 +20,7 @@ def command(
     repeat: Annotated[int, typer.Option(help="Measured runs, after one to warm up.")] = 5,
     device: Device = "CPU",
     exact: Exact = False,
+    on_missing_kernel: OnMissingKernel = "expand",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the prompt.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -30,7 +31,7 @@ def command(
 
     result = bench(
         folder, prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeat=repeat, device=device, exact=exact,
-        threads=threads, seed=seed,
+        threads=threads, seed=seed, on_missing_kernel=on_missing_kernel,
     )  # fmt: skip
     if json:
         print_json(dataclasses.asdict(result))

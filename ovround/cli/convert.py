@@ -87,6 +87,10 @@ def command(
     tables: Annotated[
         str, typer.Option(help="Embedding and head of at most 4 bits: tuned, or rounded to nearest as wider ones are.")
     ] = DEFAULTS.tables,
+    native_weights: Annotated[
+        bool,
+        typer.Option("--native-weights", help="3-bit layers in 3 bits, for the native operator; OpenVINO on CPU only."),
+    ] = DEFAULTS.native_weights,
     target_bits: Annotated[
         float | None, typer.Option(help="Choose each layer's bits for this average, scales and zero points included.")
     ] = None,
@@ -124,7 +128,7 @@ def command(
         embedding_bits=embedding_bits, layers=tuple(LayerRule.parse(rule) for rule in layer or ()), verify=verify,
         engine=engine, device=device, initial_grid=initial_grid, scales=scales, snapshot=snapshot,
         robust_loss=robust_loss, end_to_end=end_to_end,
-        norms=norms, window=window, tables=tables, target_bits=target_bits, profile=profile, plan=plan,
+        norms=norms, window=window, tables=tables, native_weights=native_weights, target_bits=target_bits, profile=profile, plan=plan,
         target_size_bytes=None if target_size_bytes is None else parse_size("target-size", target_size_bytes),
         target_latency_ms=None if target_latency_ms is None else parse_milliseconds("target-latency", target_latency_ms),
     )  # fmt: skip

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ovround.cli.sampling_options import OnMissingKernel
+
 NAME = "eval"
 
 
@@ -28,13 +30,17 @@ def command(
         ),
     ] = True,
     device: Annotated[str, typer.Option("--device", "-d", help="CPU, GPU, NPU ... for a converted folder.")] = "CPU",
+    on_missing_kernel: OnMissingKernel = "expand",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score a model on text: perplexity, and divergence from the original with --reference."""
     from ovround.cli.printing import print_json, print_table
     from ovround.evaluation import evaluate_model
 
-    rows = evaluate_model(model, tuple(text), reference=reference, context=context, exact=exact, device=device)
+    rows = evaluate_model(
+        model, tuple(text), reference=reference, context=context, exact=exact, device=device,
+        on_missing_kernel=on_missing_kernel,
+    )  # fmt: skip
     if json:
         print_json(
             {

@@ -20,6 +20,9 @@ Stop = Annotated[list[str] | None, typer.Option(help="End before this text; repe
 StopTokenId = Annotated[list[int] | None, typer.Option(help="End after this token; repeatable.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="CPU, GPU, NPU, AUTO ...; `ovround devices` lists them.")]
 Exact = Annotated[bool, typer.Option("--exact/--default", help="Float32 arithmetic, or the engine's fast defaults.")]
+OnMissingKernel = Annotated[
+    str, typer.Option(help="Weights for the native operator where it is not installed: expand them, or error.")
+]
 PromptLookup = Annotated[
     bool, typer.Option("--prompt-lookup", help="Guess tokens from the text so far: faster where texts repeat.")
 ]

@@ -29,6 +29,7 @@ from safetensors.numpy import load, save
 
 from ovround.artifact import BlockRecord, Quality, nothing_kept, output_error, remove_folder, write_atomically
 from ovround.checkpoint import Checkpoint
+from ovround.codebooktensor import CodebookTensor
 from ovround.errors import OutputError, ResumeError
 from ovround.floattensor import FloatTensor
 from ovround.packing import PACKED_BITS, pack_rows, unpack_rows
@@ -50,7 +51,7 @@ class Emitted:
     """
 
     name: str
-    weight: QTensor | FloatTensor
+    weight: QTensor | FloatTensor | CodebookTensor
     relative_error: float
     offsets: NDArray[np.int8] | None = field(default=None, compare=False)
 

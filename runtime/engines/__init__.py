@@ -8,24 +8,31 @@ from ovround.artifact import MANIFEST, TARGETS, check_files, read_manifest
 from ovround.errors import ArtifactError, EngineError, UsageError
 from ovround.runtime.engine import Engine
 
+ON_MISSING_KERNEL = ("expand", "error")
 OPENVINO_FILE = "openvino_model.xml"
 ONNX_FILE = "model.onnx"
 
 
-def open_engine(folder: Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None) -> Engine:
+def open_engine(
+    folder: Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
+    on_missing_kernel: str = "expand",
+) -> Engine:  # fmt: skip
     """Load the model in `folder`: OpenVINO for openvino_model.xml, ONNX Runtime for model.onnx.
 
     `device` is one of OpenVINO's (`CPU`, `GPU`, `GPU.1`, `NPU`, `AUTO`); ONNX Runtime has CPU. `exact` computes in
-    float32. `threads` None: the engine's choice. Raises ArtifactError for a folder that is missing, damaged or no
+    float32. `threads` None: the engine's choice. `on_missing_kernel`: whether weights for the native operator are expanded,
+    with a warning, or refused (`error`) where it is not installed. Raises ArtifactError for a folder that is missing, damaged or no
     model, EngineError for a device that is not there or refuses the model, UsageError for `threads` below 1.
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise UsageError(f"threads is {threads!r}; a whole number of 1 or more is needed")
+    if on_missing_kernel not in ON_MISSING_KERNEL:
+        raise UsageError(f"on-missing-kernel is `{on_missing_kernel}`; allowed: {', '.join(ON_MISSING_KERNEL)}")
     check_folder(folder)
     if (folder / OPENVINO_FILE).is_file():
         from ovround.runtime.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(folder, device, exact=exact, threads=threads)
+        return OpenVINOEngine(folder, device, exact=exact, threads=threads, on_missing_kernel=on_missing_kernel)
     if device.upper() != "CPU":
         raise EngineError(
             f"device `{device}` cannot run `{folder}`: ONNX models run on CPU",

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from openvino import opset13 as opset
 
 from ovround.errors import ArtifactError, EngineError, GenerationError, UsageError
+from ovround.native_layout import OPERATOR
+from ovround.runtime import native_operator
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.model_info import read_model_info
 
@@ -37,11 +39,14 @@ _AFTER_HEAD = ("Add", "Transpose", "Multiply", "Divide", "Tanh", "Convert")  # b
 class OpenVINOEngine:
     """See `Engine`. `exact` computes in float32; otherwise the device's defaults and the IR's runtime options hold."""
 
-    def __init__(self, folder: Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
+        on_missing_kernel: str = "expand",
+    ) -> None:  # fmt: skip
         core = ov.Core()
         device = _known_device(core, device)
         self.context_length = read_model_info(folder).context_length
-        model = _read_model(core, folder / MODEL_FILE)
+        model = _read_model(core, folder / MODEL_FILE, device, exact=exact, on_missing_kernel=on_missing_kernel)
         self._inputs = {name for port in model.inputs for name in port.names}
         self.vocab_size = _vocab_size(model, folder)
         self._rewindable = all(_is_cache(variable.info.data_shape) for variable in model.get_variables())
@@ -149,13 +154,16 @@ class OpenVINOEngine:
         return np.array(request.get_tensor("logits").data, np.float32)
 
 
-def _read_model(core: Any, path: Path) -> Any:
+def _read_model(core: Any, path: Path, device: str, *, exact: bool, on_missing_kernel: str) -> Any:
     if not path.with_suffix(".bin").is_file():
         raise ArtifactError(
             f"`{path.with_suffix('.bin')}` is missing", hint="convert again, or copy the whole folder again"
         )
     try:
-        model = core.read_model(path)
+        if native_operator.needs_operator(path):
+            model = native_operator.read_model(core, path, device, exact=exact, on_missing_kernel=on_missing_kernel)
+        else:
+            model = core.read_model(path)
     except RuntimeError as error:
         raise ArtifactError(f"`{path}` cannot be read by OpenVINO {ov.__version__}: {_reason(error)}") from error
     names = {name for port in [*model.inputs, *model.outputs] for name in port.names}
@@ -190,7 +198,7 @@ def _add_slice(model: Any) -> None:
     while head.get_type_name() in _AFTER_HEAD:
         head = head.input_value(0).get_node()
     after = (
-        head if head.get_type_name() == "MatMul" else result
+        head if head.get_type_name() in ("MatMul", OPERATOR) else result
     )  # an unknown head computes all positions, and is cut behind
     end, one = opset.constant([2**31 - 1], ov.Type.i64), opset.constant([1], ov.Type.i64)
     cut = opset.slice(after.input_value(0), start, end, one, one)
