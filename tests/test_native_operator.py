@@ -208,5 +208,5 @@ def test_nothing_is_expanded_in_the_compiled_graph(folder: Path, library: Path) 
 
 def test_genai_runs_the_folder_with_the_library(folder: Path, library: Path) -> None:
     genai = pytest.importorskip("openvino_genai")
-    pipeline = genai.LLMPipeline(folder, "CPU", EXTENSIONS=[str(library)])
+    pipeline = genai.LLMPipeline(folder, "CPU", extensions=[str(library)])
     assert pipeline.generate("Once", max_new_tokens=4, ignore_eos=True)

@@ -73,7 +73,7 @@ class BatchingBackend:
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
         if extension is not None:
-            properties["EXTENSIONS"] = [str(extension)]
+            properties["extensions"] = [str(extension)]
         try:
             self._pipeline: Any = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, device, properties)
         except RuntimeError as error:
