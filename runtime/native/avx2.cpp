@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels.hpp"
+
 #define OVROUND_TABLES
 
 namespace ovround::native {
@@ -10,7 +12,7 @@ namespace {
 
 struct Simd {
     static constexpr int kFloats = 8, kBytes = 32, kTokens = 3;
-    static constexpr int64_t kMostLookupTokens = 8, kMostDotTokens = 16;
+    static constexpr int64_t kMostLookupTokens = 32, kMostDotTokens = kAnyNumber;
     using F = __m256;
     using I = __m256i;
 

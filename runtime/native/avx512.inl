@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels.hpp"
+
 #define OVROUND_TABLES
 
 namespace ovround::native {
@@ -11,10 +13,11 @@ namespace {
 struct Simd {
     static constexpr int kFloats = 16, kBytes = 64, kTokens = 6;
 #ifdef OVROUND_VBMI
-    static constexpr int64_t kMostLookupTokens = 32, kMostDotTokens = 32;
+    static constexpr int64_t kMostLookupTokens = kAnyNumber;
 #else
-    static constexpr int64_t kMostLookupTokens = 16, kMostDotTokens = 32;
+    static constexpr int64_t kMostLookupTokens = 64;
 #endif
+    static constexpr int64_t kMostDotTokens = kAnyNumber;
     using F = __m512;
     using I = __m512i;
 

@@ -19,8 +19,10 @@ struct PairedBooks {
     int64_t books, pairs, vector_inputs;
 };
 
+constexpr int64_t kAnyNumber = int64_t{1} << 62;
+
 struct Kernels {
-    // Rows of x from which on decoding a weight once and multiplying in float32 is faster than tables.
+    // Up to so many rows of x, tables (and products of 8 bits) are faster than decoding the weight for float32 products.
     int64_t most_lookup_tokens, most_dot_tokens;
 
     // Float16 as float32.

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kDepth = 512;  // inputs of a decoded tile: 64 rows of so many float32 fit a second-level cache
 constexpr int64_t kTilesAtOnce = 4;
+constexpr int64_t kTokensAtOnce = 32;  // whose tables are in memory together: 128 KB each for 2x8 and 2048 inputs
 constexpr int64_t kCacheLine = 64;
 
 const Kernels& kernels_of(Isa isa) {
@@ -278,7 +279,14 @@ void linear(const CodebookWeight& weight, const float* x, int64_t tokens, float*
     }
     const Kernels& kernels = kernels_of(isa);
     const bool tables = !exact && tokens <= kernels.most_lookup_tokens && weight.entries <= kTableEntries && weight.vector_outputs == 1;
-    (tables ? look_up_rows : static_cast<decltype(&look_up_rows)>(expand_rows))(weight, x, tokens, y, kernels, threads);
+    if (!tables) {
+        expand_rows(weight, x, tokens, y, kernels, threads);
+        return;
+    }
+    for (int64_t token = 0; token < tokens; token += kTokensAtOnce) {
+        look_up_rows(weight, x + token * weight.inputs, std::min(kTokensAtOnce, tokens - token), y + token * weight.outputs,
+                     kernels, threads);
+    }
 }
 
 void linear(const ThreeBitWeight& weight, const float* x, int64_t tokens, float* y, bool exact, Isa isa, const Threads& threads) {
@@ -287,7 +295,11 @@ void linear(const ThreeBitWeight& weight, const float* x, int64_t tokens, float*
     }
     const Kernels& kernels = kernels_of(isa);
     const bool levels = !exact && tokens <= kernels.most_dot_tokens;
-    (levels ? dot_rows : static_cast<decltype(&dot_rows)>(expand_rows))(weight, x, tokens, y, kernels, threads);
+    if (levels) {
+        dot_rows(weight, x, tokens, y, kernels, threads);
+    } else {
+        expand_rows(weight, x, tokens, y, kernels, threads);
+    }
 }
 
 }  // namespace ovround::native

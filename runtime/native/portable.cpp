@@ -2,12 +2,14 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels.hpp"
+
 namespace ovround::native {
 namespace {
 
 struct Simd {
     static constexpr int kFloats = 4, kBytes = 16, kTokens = 2;
-    static constexpr int64_t kMostLookupTokens = 8, kMostDotTokens = 8;
+    static constexpr int64_t kMostLookupTokens = kAnyNumber, kMostDotTokens = 2;
     struct F {
         float lanes[kFloats];
     };
