@@ -78,7 +78,18 @@ def folders(model: Path, scratch: Path) -> dict[str, Path]:
             if not source.exists():
                 script = Path(__file__).with_name("random_aqlm.py")
                 subprocess.run([sys.executable, script, model, source], check=True, stdout=subprocess.DEVNULL)
-        command = [sys.executable, "-m", "ovround", "convert", source, folder, "--group-size", "128", *more, "--no-verify"]
+        command = [
+            sys.executable,
+            "-m",
+            "ovround",
+            "convert",
+            source,
+            folder,
+            "--group-size",
+            "128",
+            *more,
+            "--no-verify",
+        ]
         subprocess.run([*command, "--quiet"], check=True, stdout=subprocess.DEVNULL)
     return made
 
@@ -121,7 +132,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         made = folders(options.model, options.folders or Path(scratch))
         told = measure(made, options.rounds, options.threads, options.prompt)
-    result: dict[str, Any] = {"rounds": options.rounds, "threads": options.threads, "prompt": options.prompt, "arms": {}}
+    result: dict[str, Any] = {
+        "rounds": options.rounds,
+        "threads": options.threads,
+        "prompt": options.prompt,
+        "arms": {},
+    }
     base = told["4 bits"]
     for name, answers in told.items():
         # a ratio is taken within a round, where the arms meet the same machine

@@ -18,7 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 
-def coded(weight: torch.Tensor, books: int, bits: int, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def coded(
+    weight: torch.Tensor, books: int, bits: int, size: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
     """Parts of a random weight of the shape `[N, K]` and the deviation of `weight`."""
     rows, columns = weight.shape
     kind = torch.int8 if bits <= 8 else torch.int16
@@ -49,7 +51,9 @@ def write(model: Path, out: Path, books: int, bits: int, size: int, seed: int) -
                 if weight.shape[1] % size:
                     raise ValueError(f"{name} has {weight.shape[1]} inputs, no multiple of {size}")
                 at = name.removesuffix(".weight")
-                tensors |= {f"{at}.{part}": value for part, value in coded(weight, books, bits, size, generator).items()}
+                tensors |= {
+                    f"{at}.{part}": value for part, value in coded(weight, books, bits, size, generator).items()
+                }
         save_file(tensors, out / path.name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, path.name)
     (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))

@@ -181,7 +181,9 @@ class ConvertOptions:
             return
         other = next((name for name in self.formats if name != "openvino"), None)
         if other is not None:
-            raise UsageError(f"native-weights is a layout of openvino, yet format is {other}", hint="leave out one of the two")
+            raise UsageError(
+                f"native-weights is a layout of openvino, yet format is {other}", hint="leave out one of the two"
+            )
         for name, value in (("target-size", self.target_size_bytes), ("target-latency", self.target_latency_ms)):
             if value is not None:
                 raise UsageError(

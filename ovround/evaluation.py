@@ -60,9 +60,7 @@ def is_converted(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("openvino_model.xml", "model.onnx"))
 
 
-def _open(
-    folder: Path, stack: ExitStack, exact: bool, device: str, on_missing_kernel: str
-) -> tuple[Logits, int, int]:
+def _open(folder: Path, stack: ExitStack, exact: bool, device: str, on_missing_kernel: str) -> tuple[Logits, int, int]:
     """The logits function of a folder, its vocabulary and its context length."""
     if not is_converted(folder):
         return _open_checkpoint(folder)

@@ -33,7 +33,9 @@ class QuantizedLinear(ov.Op):
 
     def validate_and_infer_types(self) -> None:
         shape = list(self.get_input_partial_shape(0))
-        self.set_output_type(0, self.get_input_element_type(0), ov.PartialShape([*shape[:-1], self.settings["outputs"]]))
+        self.set_output_type(
+            0, self.get_input_element_type(0), ov.PartialShape([*shape[:-1], self.settings["outputs"]])
+        )
 
     def clone_with_new_inputs(self, sources: Sequence[Any]) -> QuantizedLinear:
         return QuantizedLinear(sources, **self.settings)

@@ -75,7 +75,9 @@ def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decode
     for name in coded:
         if name == decoder.embedding_at or f".{EXPERTS}." in name:
             kind = "embedding" if name == decoder.embedding_at else "expert"
-            raise CheckpointError(f"`{name}` is an {kind} made of codebooks ({source.method}): only linear layers may be")
+            raise CheckpointError(
+                f"`{name}` is an {kind} made of codebooks ({source.method}): only linear layers may be"
+            )
     rounds = any(bits not in (None, FLOAT_BITS) for bits in (options.embedding_bits, options.lm_head_bits))
     for option in _GRID:
         value = getattr(options, option)

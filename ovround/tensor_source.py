@@ -61,7 +61,9 @@ class TensorSource:
     def take_codes(self, weight: CodebookTensor) -> CodebookTensor:
         """The same of a weight made of codebooks, which all parts share; raises ValueError for vectors of several outputs."""
         if self.rows is not None and weight.codebooks.shape[2] > 1:
-            raise ValueError(f"vectors of {weight.codebooks.shape[2]} outputs in a tensor that holds several projections")
+            raise ValueError(
+                f"vectors of {weight.codebooks.shape[2]} outputs in a tensor that holds several projections"
+            )
         return replace(weight, codes=self._rows(weight.codes), scales=self._rows(weight.scales))
 
     def _rows(self, data: NDArray[Any]) -> NDArray[Any]:

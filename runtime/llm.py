@@ -69,9 +69,7 @@ class LLM:
         check_folder(path)
         self.tokenizer = Tokenizer(path)
         self._end_token_ids = read_model_info(path).end_token_ids
-        self._engine = open_engine(
-            path, device, exact=exact, threads=threads, on_missing_kernel=on_missing_kernel
-        )
+        self._engine = open_engine(path, device, exact=exact, threads=threads, on_missing_kernel=on_missing_kernel)
         self._row = CachedRow(self._engine)
         self._prefix_cache = prefix_cache
         self._draft_tokens = draft_tokens

@@ -22,7 +22,9 @@ from ovround.errors import ArtifactError, EngineError
 from ovround.native_layout import CODEBOOK, OPERATOR, OPSET
 from ovround.quantized_linear import QuantizedLinear
 
-_LIBRARY = {"win32": "ovround_operator.dll", "darwin": "libovround_operator.dylib"}.get(sys.platform, "libovround_operator.so")
+_LIBRARY = {"win32": "ovround_operator.dll", "darwin": "libovround_operator.dylib"}.get(
+    sys.platform, "libovround_operator.so"
+)
 _MARK = f'type="{OPERATOR}" version="{OPSET}"'.encode()
 _INSTALL = "OVROUND_NATIVE=1 pip install ovround builds it; it needs a C++ compiler and CMake"
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from native_library import ISAS, Kernels, built, load_kernels, random_codebooks, random_three_bits
 from numpy.typing import NDArray
 
-from native_library import ISAS, Kernels, built, load_kernels, random_codebooks, random_three_bits
 from ovround import native_layout as layout
 from ovround.codebooktensor import CodebookTensor
 from ovround.qtensor import QTensor
@@ -109,9 +109,7 @@ def test_layouts_keep_every_bit() -> None:
         packed = layout.pack_codes(codebook.codes, entries)
         np.testing.assert_array_equal(layout.unpack_codes(packed, entries, len(codebook.scales)), codebook.codes)
         halves = layout.halves_as_bytes(codebook.codebooks), layout.halves_as_bytes(codebook.scales)
-        np.testing.assert_array_equal(
-            layout.expand_codebook(packed, *halves), codebook.dequantize().astype(np.float16)
-        )
+        np.testing.assert_array_equal(layout.expand_codebook(packed, *halves), codebook.dequantize().astype(np.float16))
     for weight in THREE_BITS.values():
         packed, grid = layout.pack_three_bits(weight.codes), layout.pack_grid(weight.scales)
         np.testing.assert_array_equal(layout.unpack_three_bits(packed, *weight.shape), weight.codes)

@@ -29,10 +29,16 @@ from ovround.runtime.native_operator import ExpandedWeightsWarning
 pytestmark = pytest.mark.timeout(600)  # the first test builds
 CONFIG = CONFIGS["llama-0"]
 IDS = np.array([[3, 9, 27, 5, 11, 2, 40, 7], [8, 1, 30, 12, 6, 60, 4, 19]])
-EXACT, FLOAT16, TABLES = 2e-5, 2e-3, 0.1  # relative RMS of logits: float32, weights rounded to float16, tables of 8 bits
+EXACT, FLOAT16, TABLES = (
+    2e-5,
+    2e-3,
+    0.1,
+)  # relative RMS of logits: float32, weights rounded to float16, tables of 8 bits
 
 
-def write_aqlm(folder: Path, config: dict[str, Any], vector: tuple[int, int] = (1, 8), bits: int = 8, books: int = 2) -> Any:
+def write_aqlm(
+    folder: Path, config: dict[str, Any], vector: tuple[int, int] = (1, 8), bits: int = 8, books: int = 2
+) -> Any:
     """A random checkpoint in AQLM's layout, and the transformers model with the weights that it stands for."""
     model = write_random_model(folder, config)
     tensors = load_file(folder / "model.safetensors")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import openvino as ov
 
+from ovround.codebooktensor import CodebookTensor
 from ovround.exporters.openvino.compressed import Stored, read_weight, write_weight
 from ovround.exporters.openvino.constants import ConstantFile, Entry, read_entries
 from ovround.exporters.openvino.native import holds, write_native
@@ -15,7 +16,6 @@ from ovround.exporters.openvino.tokenizer import write_tokenizer
 from ovround.exporters.source_files import copy_model_files
 from ovround.exporters.target import Weight
 from ovround.models.decoder import Decoder
-from ovround.codebooktensor import CodebookTensor
 from ovround.qtensor import QTensor
 
 MODEL = "openvino_model"

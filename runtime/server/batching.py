@@ -53,7 +53,10 @@ class BatchingBackend:
         self, folder: Path, tokenizer: Tokenizer, device: str = "CPU", *, exact: bool = False,
         threads: int | None = None, slots: int = 64, cache_gib: int = 0, extension: Path | None = None,
     ) -> None:  # fmt: skip
-        """`cache_gib` 0: the cache grows as it is needed. `extension`: the library of the folder's own operators. Raises EngineError when OpenVINO refuses the folder."""
+        """`cache_gib` 0: the cache grows as it is needed. `extension`: the library of the folder's own operators.
+
+        Raises EngineError when OpenVINO refuses the folder.
+        """
         try:
             import openvino_genai
         except ImportError as error:

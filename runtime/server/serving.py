@@ -45,9 +45,7 @@ def open_dispatcher(
     )  # fmt: skip
 
 
-def _native_library(
-    folder: Path, device: str, on_missing_kernel: str, *, batching: bool
-) -> tuple[Path | None, bool]:
+def _native_library(folder: Path, device: str, on_missing_kernel: str, *, batching: bool) -> tuple[Path | None, bool]:
     """The library of the native operator where the folder needs it, and whether answers can still be batched.
 
     openvino_genai reads the folder itself: it takes the library, and cannot be given an expanded model.
