@@ -380,7 +380,7 @@ def test_a_zero_point_of_2_to_the_bits_gets_a_wider_container() -> None:
 @pytest.mark.parametrize(
     ("books", "bits", "outputs", "inputs"), [(1, 16, 1, 8), (2, 8, 1, 8), (4, 8, 1, 4), (1, 3, 2, 4)]
 )
-def test_aqlm_is_read_and_not_emitted(books: int, bits: int, outputs: int, inputs: int) -> None:
+def test_aqlm_is_read(books: int, bits: int, outputs: int, inputs: int) -> None:
     config = {
         "quant_method": "aqlm", "in_group_size": inputs, "out_group_size": outputs, "num_codebooks": books,
         "nbits_per_codebook": bits,
