@@ -13,7 +13,7 @@ import openvino as ov
 from ovround.native_layout import OPERATOR, OPSET
 
 
-class QuantizedLinear(ov.Op):
+class QuantizedLinear(ov.Op):  # type: ignore[misc]  # OpenVINO states no types
     """y `[..., outputs]` of x `[..., inputs]` and three parts of a weight; `ovround.native_layout` describes them."""
 
     class_type_info = ov.DiscreteTypeInfo(OPERATOR, OPSET)
