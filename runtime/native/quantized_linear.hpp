@@ -22,9 +22,6 @@ public:
     bool has_evaluate() const override { return true; }
     bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
-    // Float32 throughout, whatever the number of rows.
-    void set_exact(bool exact) { exact_ = exact; }
-
 private:
     std::string weights_;
     int64_t outputs_ = 0;

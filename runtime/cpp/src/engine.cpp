@@ -2,12 +2,9 @@
 
 #include <algorithm>
 #include <numeric>
-#include <openvino/core/op_extension.hpp>
 #include <openvino/op/constant.hpp>
 #include <openvino/op/slice.hpp>
 #include <sstream>
-
-#include "quantized_linear.hpp"
 
 namespace ovround {
 namespace {
@@ -116,8 +113,7 @@ void add_slice(ov::Model& model) {
         head = head->input_value(0).get_node_shared_ptr();
     }
     // An unknown head computes all positions, and is cut behind.
-    const std::string type = head->get_type_name();
-    const auto after = type == "MatMul" || type == "QuantizedLinear" ? head : result;
+    const auto after = std::string(head->get_type_name()) == "MatMul" ? head : result;
     const auto constant = [](int64_t value) {
         return ov::op::v0::Constant::create(ov::element::i64, ov::Shape{1}, {value});
     };
@@ -128,12 +124,6 @@ void add_slice(ov::Model& model) {
 }
 
 }  // namespace
-
-ov::Core core_with_operator() {
-    ov::Core core;
-    core.add_extension(std::make_shared<ov::OpExtension<native::QuantizedLinear>>());
-    return core;
-}
 
 std::string reason(const std::exception& error) {
     std::istringstream lines(error.what());
@@ -162,11 +152,6 @@ Engine::Engine(ov::Core& core, const fs::path& folder, const LoadOptions& option
     }
     vocab_size_ = static_cast<std::size_t>(size.get_length());
     add_slice(*model);
-    for (const auto& node : model->get_ops()) {
-        if (const auto product = ov::as_type_ptr<native::QuantizedLinear>(node)) {
-            product->set_exact(options.exact);
-        }
-    }
     ov::AnyMap config = options.exact ? exact_options() : ov::AnyMap{};
     if (options.threads > 0) {
         if (device != "CPU") {

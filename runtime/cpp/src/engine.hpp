@@ -11,9 +11,6 @@
 
 namespace ovround {
 
-// OpenVINO with the operator for weights that it has no type for; see runtime/native.
-ov::Core core_with_operator();
-
 class Engine {
 public:
     Engine(ov::Core& core, const std::filesystem::path& folder, const LoadOptions& options);

@@ -63,7 +63,7 @@ struct LLM::State {
     std::atomic<std::thread::id> owner{};
     std::atomic<bool> cancelled = false;
     uint64_t weight_bytes_per_token;
-    ov::Core core = core_with_operator();  // outlives what was made with it
+    ov::Core core;  // outlives what was made with it
     ModelInfo info;
     Engine engine;
     std::filesystem::path folder;
