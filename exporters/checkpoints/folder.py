@@ -59,6 +59,8 @@ class CheckpointExporter:
         if isinstance(weight, FloatTensor):
             self._shards.write(name, weight.data, weight.dtype)
             return
+        if isinstance(weight, CodebookTensor):
+            raise TypeError(f"`{name}` is made of codebooks, which this exporter does not write")
         module = name.removesuffix(".weight")
         stored = self._format.stored(weight)
         self._tuned[name] = Scheme(weight.bits, weight.group_size, weight.symmetric)

@@ -78,7 +78,7 @@ def _show_warning(message: Warning | str, *where: object) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes where the warning was, and does not tell
     for number in _SIGNALS:
         signal.signal(number, _signalled)
     try:

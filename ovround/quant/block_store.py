@@ -183,6 +183,8 @@ class BlockStore:
                 return {**entry, "kind": "source"}
             arrays[name] = np.ascontiguousarray(weight.data)
             return {**entry, "kind": weight.dtype}
+        if isinstance(weight, CodebookTensor):
+            raise TypeError(f"`{name}` is made of codebooks, which are not tuned")
         arrays[f"{name}.codes"] = np.ascontiguousarray(pack_rows(weight.codes, _stored_bits(weight.bits)))
         arrays[f"{name}.scales"] = np.ascontiguousarray(weight.scales)
         if weight.zero_points is not None:

@@ -17,6 +17,7 @@ import torch
 
 from ovround.artifact import BlockRecord, Quality
 from ovround.checkpoint import Checkpoint
+from ovround.codebooktensor import CodebookTensor
 from ovround.config import FEW_BITS, ConvertOptions
 from ovround.errors import ResumeError
 from ovround.floattensor import FloatTensor
@@ -438,8 +439,8 @@ def step_dtype(tuned: Sequence[TunedWeight], device: Device = CPU) -> torch.dtyp
     return torch.bfloat16 if coarse and fast else None
 
 
-def _float32(weight: QTensor | FloatTensor) -> torch.Tensor:
-    return torch.from_numpy(weight.dequantize() if isinstance(weight, QTensor) else weight.float32())
+def _float32(weight: QTensor | FloatTensor | CodebookTensor) -> torch.Tensor:
+    return torch.from_numpy(weight.float32() if isinstance(weight, FloatTensor) else weight.dequantize())
 
 
 def _relative_error(original: torch.Tensor, quantized: torch.Tensor) -> float:
