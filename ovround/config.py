@@ -171,6 +171,7 @@ class ConvertOptions:
     pv_steps: int | None = None
     pv_changes: float = 0.01
     straight_through: bool = True
+    native_weights: bool = False
     engine: str = "none"
     device: str = "cpu"
     verify: bool = True
@@ -216,6 +217,7 @@ class ConvertOptions:
         if self.end_to_end and not self.steps:
             raise UsageError(f"end-to-end is {self.end_to_end}, yet no block is tuned", hint="leave out one of the two")
         self._check_method()
+        self._check_native_weights()
         self._check_targets()
 
     def _check_method(self) -> None:
@@ -252,6 +254,20 @@ class ConvertOptions:
         for name in names:
             if getattr(self, name) != defaults[name]:
                 raise UsageError(f"{_flag(name)} {why}", hint="leave it out")
+
+    def _check_native_weights(self) -> None:
+        if not self.native_weights:
+            return
+        other = next((name for name in self.formats if name != "openvino"), None)
+        if other is not None:
+            raise UsageError(
+                f"native-weights is a layout of openvino, yet format is {other}", hint="leave out one of the two"
+            )
+        for name, value in (("target-size", self.target_size_bytes), ("target-latency", self.target_latency_ms)):
+            if value is not None:
+                raise UsageError(
+                    f"{name} counts 3 bits as 4, yet native-weights stores them in 3", hint="--target-bits counts 3"
+                )
 
     def _check_targets(self) -> None:
         targets = self._targets()

@@ -211,7 +211,8 @@ def _exporter(name: str, folder: Path, decoder: Decoder, job: Job) -> Exporter:
 
         return CheckpointExporter(name, folder, decoder, job.checkpoint.folder, job.plan, weight_shapes(decoder))
     module = importlib.import_module(f"ovround.exporters.{name}")
-    exporter: Exporter = module.Exporter(folder, decoder, job.checkpoint.folder)
+    how = {"native_weights": True} if job.options.native_weights else {}
+    exporter: Exporter = module.Exporter(folder, decoder, job.checkpoint.folder, **how)
     return exporter
 
 

@@ -7,13 +7,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ovround.artifact import MANIFEST, BlockRecord, Quality, read_manifest
+from ovround.artifact import CODEBOOK_FORMATS, MANIFEST, BlockRecord, Quality, read_manifest
 from ovround.checkpoint import PackedCheckpoint
-from ovround.codebooktensor import CodebookTensor
 from ovround.config import FLOAT_BITS, ConvertOptions, Scheme
 from ovround.errors import CheckpointError, UsageError
 from ovround.floattensor import FloatTensor
-from ovround.models.decoder import HEAD, Decoder
+from ovround.models.decoder import EXPERTS, HEAD, Decoder
 from ovround.progress import OnProgress, Progress
 from ovround.quant.block_store import Emitted
 from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
@@ -21,7 +20,7 @@ from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
 _ONNX_BLOCK, _OPENVINO_GROUP = 16, 4  # MatMulNBits' smallest block; what OpenVINO's CPU plugin fuses
 _DEFAULTS = ConvertOptions()
 _GRID = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # option -> field of a Scheme
-_FREE = (*_GRID, "formats", "recipe", "seed", "device", "verify", "lm_head_bits", "embedding_bits")
+_FREE = (*_GRID, "formats", "native_weights", "recipe", "seed", "device", "verify", "lm_head_bits", "embedding_bits")
 
 
 def with_stored_head(source: PackedCheckpoint, decoder: Decoder) -> Decoder:
@@ -38,12 +37,8 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
     shapes = weight_shapes(decoder)
     modules = [decoder.embedding_at, *linears, *([HEAD] if decoder.head_at == HEAD else [])]
     plan: Plan = {name: _held(source.scheme(name), shapes[f"{name}.weight"]) for name in modules}
-    coded = next((name for name in plan if source.packed(name) and plan[name] is None), None)
-    if coded is not None:
-        raise CheckpointError(
-            f"`{coded}` is made of codebooks ({source.method}), which no format that ovround writes can hold",
-            hint="start from the original, unquantised checkpoint",
-        )
+    coded = [name for name in plan if source.packed(name) and plan[name] is None]
+    _check_codebooks(source, coded, decoder, options)
     stored = {name: scheme for name, scheme in plan.items() if isinstance(scheme, Scheme)}
     _check_options(source, stored, options)
     _check_groups_of_engines(stored, shapes, options)
@@ -65,6 +60,32 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
     check_groups(decoder, rounded)
     check_experts(decoder, plan)
     return plan
+
+
+def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decoder, options: ConvertOptions) -> None:
+    """Raise CheckpointError for codebooks that a target cannot hold, UsageError for a grid beside them."""
+    if not coded:
+        return
+    unfit = next((name for name in options.formats if name not in CODEBOOK_FORMATS), None)
+    if unfit is not None:
+        raise CheckpointError(
+            f"`{coded[0]}` is made of codebooks ({source.method}), which {unfit} cannot hold",
+            hint="--format openvino holds them; for others start from the original, unquantised checkpoint",
+        )
+    for name in coded:
+        if name == decoder.embedding_at or f".{EXPERTS}." in name:
+            kind = "embedding" if name == decoder.embedding_at else "expert"
+            raise CheckpointError(
+                f"`{name}` is an {kind} made of codebooks ({source.method}): only linear layers may be"
+            )
+    rounds = any(bits not in (None, FLOAT_BITS) for bits in (options.embedding_bits, options.lm_head_bits))
+    for option in _GRID:
+        value = getattr(options, option)
+        if value != getattr(_DEFAULTS, option) and (option == "bits" or not rounds):
+            raise UsageError(
+                f"{option.replace('_', '-')} is {value}, yet `{coded[0]}` of `{source.folder}` is made of codebooks",
+                hint="codes are kept as they are: leave it out, or start from the original, unquantised checkpoint",
+            )
 
 
 def _held(scheme: Scheme | None, shape: tuple[int, ...]) -> Scheme | None:
@@ -128,8 +149,6 @@ def repacked(source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress
     def emitted(name: str, stored: str | None = None) -> Emitted:
         weight = source.read(stored or name, shapes[name])
         scheme = plan.get(name.removesuffix(".weight"))
-        if isinstance(weight, CodebookTensor):
-            raise CheckpointError(f"`{name}` is made of codebooks")
         if not isinstance(weight, FloatTensor) or not isinstance(scheme, Scheme) or not name.endswith(".weight"):
             return Emitted(name, weight, 0.0)
         from ovround.quant.rtn import round_to_nearest  # torch: only where something is rounded

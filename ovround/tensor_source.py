@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.codebooktensor import CodebookTensor
 from ovround.floattensor import FloatTensor
 from ovround.qtensor import QTensor
 
@@ -56,6 +57,14 @@ class TensorSource:
         """The same of a quantised weight: a scale never spans rows."""
         zeros = None if weight.zero_points is None else self._rows(weight.zero_points)
         return replace(weight, codes=self._rows(weight.codes), scales=self._rows(weight.scales), zero_points=zeros)
+
+    def take_codes(self, weight: CodebookTensor) -> CodebookTensor:
+        """The same of a weight made of codebooks, which all parts share; raises ValueError for vectors of several outputs."""
+        if self.rows is not None and weight.codebooks.shape[2] > 1:
+            raise ValueError(
+                f"vectors of {weight.codebooks.shape[2]} outputs in a tensor that holds several projections"
+            )
+        return replace(weight, codes=self._rows(weight.codes), scales=self._rows(weight.scales))
 
     def _rows(self, data: NDArray[Any]) -> NDArray[Any]:
         if self.rows is None:

@@ -28,8 +28,10 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as opset
 
+from ovround.codebooktensor import CodebookTensor
 from ovround.errors import VerifyError
 from ovround.exporters.openvino.constants import ConstantFile, Entry
+from ovround.exporters.openvino.native import read_native
 from ovround.floattensor import FloatTensor, FloatType
 from ovround.packing import pack_rows, signed_nibbles, unpack_rows, unsigned_nibbles
 from ovround.qtensor import QTensor
@@ -40,10 +42,14 @@ _FLOAT_TYPES: dict[FloatType, str] = {"float32": "f32", "float16": "f16", "bfloa
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a weight's constants need beside their bytes to be read back: bits of the codes and symmetry."""
+    """What a weight's constants need beside their bytes to be read back: bits of the codes and symmetry.
+
+    `native`: the shape of one that is laid out for the native operator; `bits` is 0 where it is made of codebooks.
+    """
 
     bits: int
     symmetric: bool
+    native: tuple[int, int] | None = None
 
 
 def element_type(bits: int, symmetric: bool, *, table: bool) -> str:
@@ -104,7 +110,7 @@ def decode_node(file: ConstantFile, name: str) -> ov.Node:
 
 def read_weight(
     source: BinaryIO, entries: Mapping[str, Entry], name: str, stored: Stored | None
-) -> QTensor | FloatTensor:
+) -> QTensor | FloatTensor | CodebookTensor:
     """Read weight `name` back from a written model; `stored` is None for a float one.
 
     Raises VerifyError when the constants are missing or cannot be such a weight.
@@ -116,6 +122,14 @@ def read_weight(
             dtype = next(dtype for dtype, kind in _FLOAT_TYPES.items() if kind == entry.element_type)
             storage = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}[dtype]
             return FloatTensor(data.view(storage).reshape(entry.shape), dtype)
+        if stored.native is not None:
+            return read_native(
+                lambda part: _read(source, entries[part]).reshape(entries[part].shape),
+                name,
+                stored.native,
+                codebooks=stored.bits == 0,
+                symmetric=stored.symmetric,
+            )
         rows, groups, group = entry.shape
         codes = _decode(data, entry, stored.bits).reshape(rows, groups * group)
         scales = _read(source, entries[name + SCALE]).view(np.float16).reshape(rows, groups)

@@ -9,6 +9,8 @@ weights. Module names are kept in the nodes' names, where LoRA adapters look for
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from openvino.utils.node_factory import NodeFactory
 
 from ovround.exporters.openvino.compressed import ORDER, decode_node
 from ovround.exporters.openvino.constants import ConstantFile
+from ovround.exporters.openvino.native import product as native_product
 from ovround.exporters.openvino.routing import chosen_experts, clamped_gate
 from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
@@ -26,10 +29,10 @@ MASKED = -65504.0  # the lowest float16: finite, so that a row with nothing to a
 
 
 class OpenVINOOps:
-    """Emits nodes; weights are looked up by name in the constants file."""
+    """Emits nodes; weights are looked up by name in the constants file, `native` ones `[N, K]` for the native operator."""
 
-    def __init__(self, file: ConstantFile) -> None:
-        self.file = file
+    def __init__(self, file: ConstantFile, native: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> None:
+        self.file, self._native = file, native
         self.parameters = [
             _parameter("input_ids", ov.Type.i64, 2),
             _parameter("attention_mask", ov.Type.i64, 2),
@@ -54,7 +57,11 @@ class OpenVINOOps:
     def linear(self, x: ov.Node, at: str) -> ov.Node:
         if f"{at}.weight{ORDER}" in self.file.entries:
             x = opset.gather(x, self.file.node(f"{at}.weight{ORDER}"), self._i64("axis2", 2))
-        product = _named(opset.matmul(x, self._weight(f"{at}.weight"), False, True), at)
+        native = self._native.get(f"{at}.weight")
+        if native is None:
+            product = _named(opset.matmul(x, self._weight(f"{at}.weight"), False, True), at)
+        else:
+            product = _named(native_product(self.file, f"{at}.weight", x, native), at)
         if f"{at}.bias" not in self.file.entries:
             return product
         return _named(opset.add(product, self._weight(f"{at}.bias")), f"{at}/bias")

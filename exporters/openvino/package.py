@@ -10,6 +10,7 @@ from ovround.activation_rounding import openvino_group
 from ovround.codebooktensor import CodebookTensor
 from ovround.exporters.openvino.compressed import Stored, read_weight, write_weight
 from ovround.exporters.openvino.constants import ConstantFile, Entry, read_entries
+from ovround.exporters.openvino.native import holds, write_native
 from ovround.exporters.openvino.ops import OpenVINOOps
 from ovround.exporters.openvino.saving import count_names, saved
 from ovround.exporters.openvino.tokenizer import write_tokenizer
@@ -24,10 +25,15 @@ RUNTIME_OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": "8.0"}
 
 
 class OpenVINOExporter:
-    """Writes `openvino_model.bin` as weights arrive and `openvino_model.xml` at the end; see `exporters.target.Exporter`."""
+    """Writes `openvino_model.bin` as weights arrive and `openvino_model.xml` at the end; see `exporters.target.Exporter`.
 
-    def __init__(self, folder: Path, decoder: Decoder, source: Path) -> None:
+    `native_weights`: 3-bit linear layers of the blocks in 3 bits, for the native operator. Codebooks are for it always.
+    """
+
+    def __init__(self, folder: Path, decoder: Decoder, source: Path, *, native_weights: bool = False) -> None:
         self.folder = folder
+        self._native_weights = native_weights
+        self._native: dict[str, tuple[int, int]] = {}
         self._decoder = decoder
         copy_model_files(source, folder, decoder.config.max_position_embeddings)
         write_tokenizer(source, folder)  # first: a tokenizer that cannot be converted is found before anything is tuned
@@ -38,8 +44,14 @@ class OpenVINOExporter:
         self._entries: dict[str, Entry] = {}
 
     def write(self, name: str, weight: Weight) -> None:
-        if isinstance(weight, CodebookTensor):
-            raise TypeError(f"`{name}` is made of codebooks, which this exporter does not write")
+        in_block = ".layers." in name and ".experts." not in name
+        narrow = self._native_weights and in_block and isinstance(weight, QTensor) and holds(weight)
+        if isinstance(weight, CodebookTensor) or (narrow and isinstance(weight, QTensor)):
+            symmetric = isinstance(weight, QTensor) and weight.symmetric
+            self._stored[name] = Stored(3 if narrow else 0, symmetric, weight.shape)
+            self._native[name] = weight.shape
+            write_native(self._file, name, weight)
+            return
         if isinstance(weight, QTensor):
             self._stored[name] = Stored(weight.bits, weight.symmetric)
             self._groups.add(weight.group_size)
@@ -47,7 +59,7 @@ class OpenVINOExporter:
         write_weight(self._file, name, weight, table=table)
 
     def finish(self) -> None:
-        ops = OpenVINOOps(self._file)
+        ops = OpenVINOOps(self._file, self._native)
         model = ops.model(self._decoder.logits(ops, ops.input_ids), "ovround")
         count_names(model)
         # The plugin's default would be 32 for any weights: a prompt of 256 tokens took 1.36 times as long (docs/log.md).

@@ -101,7 +101,12 @@ class MappedPackedCheckpoint:
         weight = self.inner.read(source.name, source.shape)
         if isinstance(weight, FloatTensor):
             return source.take(weight)
-        return source.take_rows(weight) if isinstance(weight, QTensor) else weight
+        if isinstance(weight, QTensor):
+            return source.take_rows(weight)
+        try:
+            return source.take_codes(weight)
+        except ValueError as error:
+            raise TensorError(f"`{source.name}` cannot be taken apart: {error}") from error
 
     def scan(self) -> dict[str, str]:
         return self.inner.scan()

@@ -9,6 +9,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -72,8 +73,13 @@ def _notes(error: BaseException) -> list[str]:
     return getattr(error, "__notes__", [])
 
 
+def _show_warning(message: Warning | str, *where: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line and exit."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes where the warning was, and does not tell
     raise_signals(_SIGNALS)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a checkpoint's names may hold what no encoding can write
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ovround.cli.sampling_options import Device, Exact, Verify
+from ovround.cli.sampling_options import Device, Exact, OnMissingKernel, Verify
 from ovround.errors import UsageError
 
 NAME = "bench"
@@ -21,6 +21,7 @@ def command(
     repeat: Annotated[int, typer.Option(help="Measured runs, after one to warm up.")] = 5,
     device: Device = "CPU",
     exact: Exact = False,
+    on_missing_kernel: OnMissingKernel = "expand",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the prompt.")] = 0,
     peer: Annotated[
@@ -61,7 +62,7 @@ def command(
     if plot is not None:
         _plot(folder, plot, json, **settings)
         return
-    result = bench(folder, verify=verify, **settings)
+    result = bench(folder, verify=verify, on_missing_kernel=on_missing_kernel, **settings)
     if json:
         print_json(dataclasses.asdict(result))
         return

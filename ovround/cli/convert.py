@@ -112,6 +112,10 @@ def command(
     tables: Annotated[
         str, typer.Option(help="Embedding and head of at most 4 bits: tuned, or rounded to nearest as wider ones are.")
     ] = DEFAULTS.tables,
+    native_weights: Annotated[
+        bool,
+        typer.Option("--native-weights", help="3-bit layers in 3 bits, for the native operator; OpenVINO on CPU only."),
+    ] = DEFAULTS.native_weights,
     target_bits: Annotated[
         float | None, typer.Option(help="Choose each layer's bits for this average, scales and zero points included.")
     ] = None,
@@ -151,7 +155,7 @@ def command(
         robust_loss=robust_loss, end_to_end=end_to_end,
         codebooks=codebooks, codebook_bits=codebook_bits, vector_size=vector_size, pv=pv, pv_steps=pv_steps,
         pv_changes=pv_changes, straight_through=straight_through,
-        norms=norms, window=window, tables=tables, target_bits=target_bits, profile=profile, plan=plan,
+        norms=norms, window=window, tables=tables, native_weights=native_weights, target_bits=target_bits, profile=profile, plan=plan,
         target_size_bytes=None if target_size_bytes is None else parse_size("target-size", target_size_bytes),
         target_latency_ms=None if target_latency_ms is None else parse_milliseconds("target-latency", target_latency_ms),
     )  # fmt: skip

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ovround.cli.sampling_options import OnMissingKernel
+
 NAME = "eval"
 
 
@@ -41,6 +43,7 @@ def command(
         ),
     ] = True,
     device: Annotated[str, typer.Option("--device", "-d", help="CPU, GPU, NPU ... for a converted folder.")] = "CPU",
+    on_missing_kernel: OnMissingKernel = "expand",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score a model on text: perplexity, and divergence from the original with --reference."""
@@ -57,7 +60,10 @@ def command(
     from ovround.evaluation import evaluate_model
 
     text = text or []
-    rows = evaluate_model(model, tuple(text), reference=reference, context=context, exact=exact, device=device)
+    rows = evaluate_model(
+        model, tuple(text), reference=reference, context=context, exact=exact, device=device,
+        on_missing_kernel=on_missing_kernel,
+    )  # fmt: skip
     if json:
         print_json(
             {

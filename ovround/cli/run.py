@@ -16,6 +16,7 @@ from ovround.cli.sampling_options import (
     JsonSchema,
     MaxNewTokens,
     MinP,
+    OnMissingKernel,
     PromptLookup,
     Regex,
     RepetitionPenalty,
@@ -49,6 +50,7 @@ def command(
     stop_token_id: StopTokenId = None,
     device: Device = "CPU",
     exact: Exact = False,
+    on_missing_kernel: OnMissingKernel = "expand",
     num_beams: Annotated[int, typer.Option(help="Beam search over so many answers; 1: none.")] = 1,
     regex: Regex = None,
     json_schema: JsonSchema = None,
@@ -66,8 +68,9 @@ def command(
     )  # fmt: skip
     text = sys.stdin.read() if prompt == "-" else prompt
     with LLM(
-        folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model, verify=verify
-    ) as llm:
+        folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model,
+        on_missing_kernel=on_missing_kernel, verify=verify,
+    ) as llm:  # fmt: skip
         if json:
             import dataclasses
 

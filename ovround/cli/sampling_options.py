@@ -23,6 +23,9 @@ Exact = Annotated[bool, typer.Option("--exact/--default", help="Float32 arithmet
 Verify = Annotated[
     bool, typer.Option("--verify/--no-verify", help="Compare every byte with the manifest while loading.")
 ]
+OnMissingKernel = Annotated[
+    str, typer.Option(help="Weights for the native operator where it is not installed: expand them, or error.")
+]
 PromptLookup = Annotated[
     bool, typer.Option("--prompt-lookup", help="Guess tokens from the text so far: faster where texts repeat.")
 ]

@@ -14,7 +14,7 @@ from ovround.config import ConvertOptions
 from ovround.quant.calibration import Calibration
 from ovround.quant.device import Device
 
-_WITHOUT_INFLUENCE = ("formats", "verify")
+_WITHOUT_INFLUENCE = ("formats", "verify", "native_weights")
 _BY_CONTENT = ("calibration",)  # files by any name, while the windows are the same
 _SHOWN_DIGITS = 16
 

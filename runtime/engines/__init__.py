@@ -11,6 +11,7 @@ from ovround.errors import ArtifactError, EngineError, MissingExtraError, UsageE
 from ovround.runtime.engine import Engine
 from ovround.runtime.verification import verification
 
+ON_MISSING_KERNEL = ("expand", "error")
 OPENVINO_FILE = "openvino_model.xml"
 ONNX_FILE = "model.onnx"
 HPU_DEVICES = ("hpu", "hpu-emulated")
@@ -24,6 +25,7 @@ def open_engine(
     threads: int | None = None,
     properties: Mapping[str, str] | None = None,
     verify: bool = True,
+    on_missing_kernel: str = "expand",
 ) -> Engine:
     """Load the model in `folder`: OpenVINO for openvino_model.xml, ONNX Runtime for model.onnx.
 
@@ -31,24 +33,34 @@ def open_engine(
     `hpu-emulated` run by torch, checkpoints too; they need the extra `convert`. `exact` computes in float32. `threads`
     None: the engine's choice. `properties` go to the engine as they are: to OpenVINO's device (`KV_CACHE_PRECISION`), or
     ONNX Runtime's session (`session.intra_op.allow_spinning`). `verify`: compare every byte with the manifest, see
-    `verification`. Raises ArtifactError for a folder that is missing, damaged or no model, EngineError for a device that
-    is not there or refuses the model, UsageError for `threads` below 1.
+    `verification`. `on_missing_kernel`: whether weights for the native operator are expanded, with a warning, or refused
+    (`error`) where it is not installed. Raises ArtifactError for a folder that is missing, damaged or no model, EngineError
+    for a device that is not there or refuses the model, UsageError for `threads` below 1.
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise UsageError(f"threads is {threads!r}; a whole number of 1 or more is needed")
+    if on_missing_kernel not in ON_MISSING_KERNEL:
+        raise UsageError(f"on-missing-kernel is `{on_missing_kernel}`; allowed: {', '.join(ON_MISSING_KERNEL)}")
     with verified(folder, device, contents=verify):
-        return _engine(folder, device, exact, threads, properties)
+        return _engine(folder, device, exact, threads, properties, on_missing_kernel)
 
 
 def _engine(
-    folder: Path, device: str, exact: bool, threads: int | None, properties: Mapping[str, str] | None
+    folder: Path,
+    device: str,
+    exact: bool,
+    threads: int | None,
+    properties: Mapping[str, str] | None,
+    on_missing_kernel: str,
 ) -> Engine:
     if device.lower() in HPU_DEVICES:
         return _open_hpu(folder, device.lower(), exact=exact, threads=threads)
     if (folder / OPENVINO_FILE).is_file():
         from ovround.runtime.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(folder, device, exact=exact, threads=threads, properties=properties)
+        return OpenVINOEngine(
+            folder, device, exact=exact, threads=threads, properties=properties, on_missing_kernel=on_missing_kernel
+        )
     if device.upper() != "CPU":
         raise EngineError(
             f"device `{device}` cannot run `{folder}`: ONNX models run on CPU",

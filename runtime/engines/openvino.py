@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from openvino import opset13 as opset
 
 from ovround.errors import ArtifactError, EngineError, GenerationError
+from ovround.native_layout import OPERATOR
+from ovround.runtime import native_operator
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.engines.openvino_devices import profile_of
 from ovround.runtime.model_info import read_model_info
@@ -43,6 +45,7 @@ class OpenVINOEngine:
         exact: bool = False,
         threads: int | None = None,
         properties: Mapping[str, str] | None = None,
+        on_missing_kernel: str = "expand",
     ) -> None:
         core = ov.Core()
         device = _known_device(core, device)
@@ -50,7 +53,7 @@ class OpenVINOEngine:
         self._profile = profile_of(device, context_length)
         options: dict[str, Any] = dict(self._profile.options(exact=exact, threads=threads))
         self.context_length = min(context_length, self._profile.context_length or context_length)
-        model = _read_model(core, folder / MODEL_FILE)
+        model = _read_model(core, folder / MODEL_FILE, device, exact=exact, on_missing_kernel=on_missing_kernel)
         self._inputs = {name for port in model.inputs for name in port.names}
         self.vocab_size = _vocab_size(model, folder)
         self._rewindable = all(_is_cache(variable.info.data_shape) for variable in model.get_variables())
@@ -176,13 +179,16 @@ class OpenVINOEngine:
         return np.array(request.get_tensor("logits").data, np.float32)
 
 
-def _read_model(core: Any, path: Path) -> Any:
+def _read_model(core: Any, path: Path, device: str, *, exact: bool, on_missing_kernel: str) -> Any:
     if not path.with_suffix(".bin").is_file():
         raise ArtifactError(
             f"`{path.with_suffix('.bin')}` is missing", hint="convert again, or copy the whole folder again"
         )
     try:
-        model = core.read_model(path)
+        if native_operator.needs_operator(path):
+            model = native_operator.read_model(core, path, device, exact=exact, on_missing_kernel=on_missing_kernel)
+        else:
+            model = core.read_model(path)
     except RuntimeError as error:
         raise ArtifactError(f"`{path}` cannot be read by OpenVINO {ov.__version__}: {_reason(error)}") from error
     names = {name for port in [*model.inputs, *model.outputs] for name in port.names}
@@ -217,7 +223,7 @@ def _add_slice(model: Any) -> None:
     while head.get_type_name() in _AFTER_HEAD:
         head = head.input_value(0).get_node()
     after = (
-        head if head.get_type_name() == "MatMul" else result
+        head if head.get_type_name() in ("MatMul", OPERATOR) else result
     )  # an unknown head computes all positions, and is cut behind
     end, one = opset.constant([2**31 - 1], ov.Type.i64), opset.constant([1], ov.Type.i64)
     cut = opset.slice(after.input_value(0), start, end, one, one)

@@ -51,9 +51,12 @@ class BatchingBackend:
 
     def __init__(
         self, folder: Path, tokenizer: Tokenizer, device: str = "CPU", *, exact: bool = False,
-        threads: int | None = None, slots: int = 64, cache_gib: int = 0,
+        threads: int | None = None, slots: int = 64, cache_gib: int = 0, extension: Path | None = None,
     ) -> None:  # fmt: skip
-        """`cache_gib` 0: the cache grows as it is needed. Raises EngineError when OpenVINO refuses the folder."""
+        """`cache_gib` 0: the cache grows as it is needed. `extension`: the library of the folder's own operators.
+
+        Raises EngineError when OpenVINO refuses the folder.
+        """
         try:
             import openvino_genai
         except ImportError as error:
@@ -72,6 +75,8 @@ class BatchingBackend:
         properties: dict[str, Any] = dict(EXACT) if exact else {}
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
+        if extension is not None:
+            properties["extensions"] = [str(extension)]
         try:
             self._pipeline: Any = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, device, properties)
         except RuntimeError as error:

@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ovround.errors import UsageError
-from ovround.runtime.engines import HPU_DEVICES
+from ovround.runtime.engines import HPU_DEVICES, OPENVINO_FILE
 from ovround.runtime.llm import LLM
 from ovround.runtime.server.app import create_app
 from ovround.runtime.server.dispatch import Dispatcher, is_openvino
@@ -23,6 +23,7 @@ def open_dispatcher(
     folder: Path, settings: ServerSettings, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
     batching: bool = True, cache_gib: int = 0, draft_model: Path | None = None, prompt_lookup: bool = False,
     verify: bool = True,
+    on_missing_kernel: str = "expand",
 ) -> Dispatcher:  # fmt: skip
     """Load the model in `folder`. `batching` is for OpenVINO folders; guesses are made by our own loop alone."""
     guesses = draft_model is not None or prompt_lookup
@@ -30,11 +31,13 @@ def open_dispatcher(
     def open_llm() -> LLM:
         return LLM(
             folder, device, exact=exact, threads=threads, prefix_cache=not device.upper().startswith("NPU"), draft_model=draft_model,
-            prompt_lookup=prompt_lookup, verify=verify and draft_model is not None,  # the dispatcher has verified the folder
+            prompt_lookup=prompt_lookup, on_missing_kernel=on_missing_kernel,
+            verify=verify and draft_model is not None,  # the dispatcher has verified the folder
         )  # fmt: skip
 
     # An NPU has one row and no paged attention, Gaudi's engine no pipeline of others.
     alone = device.lower() in HPU_DEVICES or device.upper().startswith("NPU")
+    library, batching = _native_library(folder, device, on_missing_kernel, batching=batching)
     if not batching or guesses or not is_openvino(folder) or alone:
         return Dispatcher(folder, settings, open_llm, None, device, verify=verify)
     from ovround.runtime.server.batching import BatchingBackend
@@ -42,10 +45,27 @@ def open_dispatcher(
     return Dispatcher(
         folder, settings, open_llm,
         lambda tokenizer: BatchingBackend(
-            folder, tokenizer, device, exact=exact, threads=threads, slots=settings.max_running, cache_gib=cache_gib
+            folder, tokenizer, device, exact=exact, threads=threads, slots=settings.max_running, cache_gib=cache_gib,
+            extension=library,
         ),
         verify=verify,
     )  # fmt: skip
+
+
+def _native_library(folder: Path, device: str, on_missing_kernel: str, *, batching: bool) -> tuple[Path | None, bool]:
+    """The library of the native operator where the folder needs it, and whether answers can still be batched.
+
+    openvino_genai reads the folder itself: it takes the library, and cannot be given an expanded model.
+    """
+    path = folder / OPENVINO_FILE
+    if not path.is_file():
+        return None, batching
+    from ovround.runtime.native_operator import needs_operator, usable_library  # OpenVINO, only for its folders
+
+    if not needs_operator(path):
+        return None, batching
+    library = usable_library(path, device.upper(), on_missing_kernel)
+    return library, batching and library is not None
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,166 @@
+"""Does the native operator decode as fast as OpenVINO's own 4 bits, in less memory?
+
+Four folders of one shape, each rounded to nearest or random where quality is no matter: 4 bits and 2 bits of OpenVINO's,
+3 bits in 3 bits, and AQLM 2x8; embedding and head in 8 bits. Each is loaded by a process of its own, which stays; a round
+times the same steps in each in turn, so that what else the machine does meets all of them alike.
+
+    OVROUND_NATIVE=1 pip install .
+    python benchmarks/random_llama.py MODEL
+    python benchmarks/native_decode.py MODEL [--rounds 10] [--threads 2]
+
+Resident memory is what a process holds once it has answered, less what one holds with the libraries alone. The last line
+printed is one JSON document. `--check` asserts what the operator is for: AQLM at most the time of 4 bits a token and 0.6 of
+its memory, 3 bits at most 1.05 of the time of 4 bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ARMS = {
+    "4 bits": ["--bits", "4"],
+    "2 bits": ["--bits", "2"],
+    "3 bits native": ["--bits", "3", "--native-weights"],
+    "AQLM 2x8 native": None,
+}
+PROMPT, STEPS = 16, 8
+WORKER = """
+import json, sys, time
+import numpy as np
+from pathlib import Path
+from ovround.runtime.engines import open_engine
+
+def resident():
+    text = Path("/proc/self/status").read_text()
+    part = lambda name: int(text.split(name + ":")[1].split()[0]) * 1024
+    return part("RssAnon") + part("RssFile")
+
+folder, threads, prompt, steps = sys.argv[1], *map(int, sys.argv[2:5])
+import openvino
+openvino.Core().available_devices
+before = resident()
+started = time.perf_counter()
+engine = open_engine(Path(folder), threads=threads, on_missing_kernel="error")
+load_s = time.perf_counter() - started
+ids = np.random.default_rng(0).integers(0, engine.vocab_size, prompt).tolist()
+for line in sys.stdin:
+    engine.reset()
+    started = time.perf_counter()
+    token = int(engine.prefill([ids])[0].argmax())
+    first_s, times = time.perf_counter() - started, []
+    for _ in range(steps):
+        started = time.perf_counter()
+        token = int(engine.decode([token])[0].argmax())
+        times.append(time.perf_counter() - started)
+    print(json.dumps({"first_s": first_s, "step_s": sorted(times)[steps // 2], "resident": resident() - before,
+                      "load_s": load_s}), flush=True)
+"""
+
+
+def folders(model: Path, scratch: Path) -> dict[str, Path]:
+    """The arms' folders, converted where they are not there yet."""
+    made = {}
+    for name, options in ARMS.items():
+        folder = scratch / name.replace(" ", "-")
+        made[name] = folder
+        if folder.exists():
+            continue
+        source, more = model, ["--recipe", "rtn", *(options or [])]
+        if options is None:
+            source, more = scratch / "aqlm", ["--lm-head-bits", "8", "--embedding-bits", "8"]
+            if not source.exists():
+                script = Path(__file__).with_name("random_aqlm.py")
+                subprocess.run([sys.executable, script, model, source], check=True, stdout=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            "-m",
+            "ovround",
+            "convert",
+            source,
+            folder,
+            "--group-size",
+            "128",
+            *more,
+            "--no-verify",
+        ]
+        subprocess.run([*command, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    return made
+
+
+def measure(made: dict[str, Path], rounds: int, threads: int, prompt: int) -> dict[str, list[dict[str, Any]]]:
+    """What each arm's process told in each round, the first of which warms up."""
+    workers = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(folder), str(threads), str(prompt), str(STEPS)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for name, folder in made.items()
+    }  # fmt: skip
+    told: dict[str, list[dict[str, Any]]] = {name: [] for name in made}
+    try:
+        for number in range(rounds + 1):
+            for name, worker in workers.items():
+                assert worker.stdin is not None
+                assert worker.stdout is not None
+                print("go", file=worker.stdin, flush=True)
+                answer = json.loads(worker.stdout.readline())
+                if number:
+                    told[name].append(answer)
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.wait()
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompt", type=int, default=PROMPT, help="tokens that are read before steps are timed")
+    parser.add_argument("--folders", type=Path, help="where the converted folders are kept; default: nowhere")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        made = folders(options.model, options.folders or Path(scratch))
+        told = measure(made, options.rounds, options.threads, options.prompt)
+    result: dict[str, Any] = {
+        "rounds": options.rounds,
+        "threads": options.threads,
+        "prompt": options.prompt,
+        "arms": {},
+    }
+    base = told["4 bits"]
+    for name, answers in told.items():
+        # a ratio is taken within a round, where the arms meet the same machine
+        ratio = {
+            key: statistics.median(a[key] / b[key] for a, b in zip(answers, base, strict=True))
+            for key in ("step_s", "first_s", "resident")
+        }
+        result["arms"][name] = {
+            "step_ms": 1e3 * statistics.median(a["step_s"] for a in answers),
+            "best_step_ms": 1e3 * min(a["step_s"] for a in answers),
+            "first_ms": 1e3 * statistics.median(a["first_s"] for a in answers),
+            "resident_mb": answers[-1]["resident"] / 1e6,
+            "load_s": answers[-1]["load_s"],
+            "step_ratio": ratio["step_s"], "first_ratio": ratio["first_s"], "resident_ratio": ratio["resident"],
+        }  # fmt: skip
+        print(name, {key: round(value, 3) for key, value in result["arms"][name].items()}, flush=True)
+    if options.check:
+        arms = result["arms"]
+        assert arms["AQLM 2x8 native"]["step_ratio"] <= 1, arms
+        assert arms["AQLM 2x8 native"]["resident_ratio"] <= 0.6, arms
+        assert arms["3 bits native"]["step_ratio"] <= 1.05, arms
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

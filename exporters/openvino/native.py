@@ -1,0 +1,70 @@
+"""Weights for the native operator: codebooks, which OpenVINO has no type for, and 3 bits in 3 bits.
+
+Beside the constant `name` with the codes lie `name/codebooks` and `name/scale`, or `name/scale` and `name/zero_point`. The
+layout is that of `ovround.native_layout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import openvino as ov
+
+from ovround import native_layout as layout
+from ovround.codebooktensor import CodebookTensor
+from ovround.exporters.openvino.constants import ConstantFile
+from ovround.native_layout import CODEBOOK, THREE_BITS, Bytes
+from ovround.qtensor import QTensor
+from ovround.quantized_linear import QuantizedLinear
+
+CODEBOOKS, SCALE, ZERO_POINT = "/codebooks", "/scale", "/zero_point"
+
+
+def holds(weight: QTensor) -> bool:
+    """Whether the operator can hold `weight`: 3 bits, columns as the inputs stand, groups of whole runs."""
+    return weight.bits == 3 and weight.order is None and layout.group_fits(weight.group_size, weight.shape[1])
+
+
+def write_native(file: ConstantFile, name: str, weight: QTensor | CodebookTensor) -> None:
+    """Append a weight's parts."""
+    if isinstance(weight, CodebookTensor):
+        _write(file, name, layout.pack_codes(weight.codes, weight.codebooks.shape[1]))
+        _write(file, name + CODEBOOKS, layout.halves_as_bytes(weight.codebooks))
+        _write(file, name + SCALE, layout.halves_as_bytes(weight.scales))
+        return
+    _write(file, name, layout.pack_three_bits(weight.codes))
+    _write(file, name + SCALE, layout.halves_as_bytes(layout.pack_grid(weight.scales)))
+    _write(file, name + ZERO_POINT, layout.pack_grid(weight.zeros()))
+
+
+def _write(file: ConstantFile, name: str, part: Bytes) -> None:
+    file.write(name, "u8", part.shape, part)
+
+
+def product(file: ConstantFile, name: str, x: ov.Node, shape: tuple[int, int]) -> ov.Node:
+    """x `[..., K]` times weight `name` `[N, K]`: the operator's node."""
+    books = name + CODEBOOKS in file.entries
+    parts = (name, name + CODEBOOKS, name + SCALE) if books else (name, name + SCALE, name + ZERO_POINT)
+    return QuantizedLinear(
+        [x.output(0), *(file.node(part).output(0) for part in parts)],
+        weights=CODEBOOK if books else THREE_BITS,
+        outputs=shape[0],
+        inputs=shape[1],
+    )
+
+
+def read_native(
+    read: Callable[[str], Any], name: str, shape: tuple[int, int], *, codebooks: bool, symmetric: bool
+) -> QTensor | CodebookTensor:
+    """Weight `name` `[N, K]`, from `read`, which gives the array of a constant; raises ValueError for parts that contradict it."""
+    scales = layout.bytes_as_halves(read(name + SCALE))
+    if codebooks:
+        books = layout.bytes_as_halves(read(name + CODEBOOKS))
+        codes = layout.unpack_codes(read(name), books.shape[1], len(scales))
+        return CodebookTensor(codes, books, scales)
+    codes8 = layout.unpack_three_bits(read(name), *shape)
+    zeros = layout.unpack_grid(read(name + ZERO_POINT), shape[0])
+    if symmetric and (zeros != 4).any():
+        raise ValueError(f"symmetric, yet with zero points {zeros.reshape(-1)[:4]}")
+    return QTensor(codes8, layout.unpack_grid(scales, shape[0]), None if symmetric else zeros, 3)

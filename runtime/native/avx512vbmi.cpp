@@ -1,0 +1,7 @@
+// AVX-512 with VBMI and VNNI: Ice Lake servers and Zen 4 on.
+#define OVROUND_VBMI
+#include "avx512.inl"
+
+namespace ovround::native {
+const Kernels& avx512vbmi_kernels() { return kKernels; }
+}  // namespace ovround::native

@@ -1,0 +1,8 @@
+// What `core.add_extension` finds in the library.
+#include <openvino/core/extension.hpp>
+#include <openvino/core/op_extension.hpp>
+
+#include "quantized_linear.hpp"
+
+OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>{
+    std::make_shared<ov::OpExtension<ovround::native::QuantizedLinear>>()});

@@ -1,0 +1,65 @@
+// What each instruction set gives: the inner loops, compiled once for each from kernels.inl with flags of their own.
+//
+// Those files may use no inline function or template of the standard library: the linker keeps one copy of such a
+// function, perhaps the one with instructions that this processor lacks.
+#pragma once
+
+#include <cstdint>
+
+namespace ovround::native {
+
+constexpr int64_t kTableEntries = 256;
+constexpr int64_t kBlockGroups = 16;   // groups whose tables share a scale, when as many lookups fit 16 bits
+constexpr int64_t kBlockLookups = 256; // sums of so many bytes fit 16 bits
+
+// Codebooks as tables are made from them: int16 pairs [M, pairs, 256, 2], zero where there is no entry or value.
+struct PairedBooks {
+    const int16_t* values;
+    float scale;  // of one unit
+    int64_t books, pairs, vector_inputs;
+};
+
+constexpr int64_t kAnyNumber = int64_t{1} << 62;
+
+struct Kernels {
+    // Up to so many rows of x, tables (and products of 8 bits) are faster than decoding the weight for float32 products.
+    int64_t most_lookup_tokens, most_dot_tokens;
+
+    // Float16 as float32.
+    void (*widen)(const uint8_t* halves, float* to, int64_t count);
+
+    // Tables of `groups` groups of x: [groups, M, 256] products of each entry with the group's inputs, offset by 128.
+    // Returns the scale of one unit, shared by all of them; groups * M is at most kBlockLookups.
+    float (*build_tables)(const PairedBooks& books, const float* x, int64_t groups, uint8_t* tables);
+
+    // sums[tiles * 64]: what the tables of all `groups` groups add up to for each row of `tiles` (1, 2 or 4) tiles.
+    void (*look_up)(const uint8_t* codes, int64_t tile_bytes, int64_t tiles, const uint8_t* tables, const float* table_scales,
+                    int64_t groups, int64_t books, int64_t block_groups, float* sums);
+
+    // Output `output` of each of `rows` vectors, groups [first, last): float32 [rows, ld], unscaled.
+    void (*expand_codes)(const uint8_t* codes, int64_t code_bytes, const uint8_t* codebooks, int64_t books, int64_t entries,
+                         int64_t vector_outputs, int64_t vector_inputs, int64_t output, int64_t rows, int64_t first,
+                         int64_t last, float* to, int64_t ld);
+
+    // x [inputs] in 8 bits: q [runs * 32], zero behind the last; scale [runs]; sum [runs] of the rounded values.
+    void (*quantize)(const float* x, int64_t inputs, int8_t* q, float* scale, float* sum);
+
+    // y[16] of one tile of 3-bit weights and one quantised row.
+    void (*dot_three_bit)(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_points, int64_t runs, int64_t groups,
+                          const int8_t* q, const float* scale, const float* sum, float* y);
+
+    // Runs [first, last) of one tile of 3-bit weights: float32 [16, ld].
+    void (*expand_three_bit)(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_points, int64_t runs,
+                             int64_t groups, int64_t first, int64_t last, float* to, int64_t ld);
+
+    // y[t, r] (+)= sum over k of x[t, k] * w[r, k]
+    void (*multiply)(const float* x, int64_t ldx, int64_t tokens, const float* w, int64_t ldw, int64_t rows, int64_t depth,
+                     float* y, int64_t ldy, bool add);
+};
+
+const Kernels& portable_kernels();
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+const Kernels& avx512vbmi_kernels();
+
+}  // namespace ovround::native

@@ -1,0 +1,32 @@
+// `QuantizedLinear` as an OpenVINO operation: y = x * W^T for a weight in one of the layouts of linear.hpp.
+//
+// Inputs: x [..., inputs]; for weights "codebook" codes, codebooks [M, entries, O, V, 2] and scales; for "int3" codes, scales
+// and zero points. All but x are u8: plugins widen other types when they compile. Output [..., outputs].
+#pragma once
+
+#include <openvino/op/op.hpp>
+#include <string>
+
+namespace ovround::native {
+
+class QuantizedLinear : public ov::op::Op {
+public:
+    OPENVINO_OP("QuantizedLinear", "ovround")
+
+    QuantizedLinear() = default;
+    QuantizedLinear(const ov::OutputVector& inputs, std::string weights, int64_t outputs, int64_t inputs_count, bool exact);
+
+    void validate_and_infer_types() override;
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;
+    bool visit_attributes(ov::AttributeVisitor& visitor) override;
+    bool has_evaluate() const override { return true; }
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
+
+private:
+    std::string weights_;
+    int64_t outputs_ = 0;
+    int64_t inputs_ = 0;
+    bool exact_ = false;
+};
+
+}  // namespace ovround::native

@@ -1,0 +1,86 @@
+// Several callers at once, each with several threads, on every instruction set: for ThreadSanitizer and its siblings. The
+// answers must be those of one thread, to the bit.
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+extern "C" {
+int ovround_has(int isa);
+void ovround_codebook_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
+                             const float*, int64_t, float*, int, int, int64_t);
+void ovround_three_bit_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, const float*, int64_t,
+                              float*, int, int, int64_t);
+}
+
+namespace {
+
+constexpr int64_t kOutputs = 300, kInputs = 416, kBooks = 2, kMostTokens = 40;
+
+std::vector<uint8_t> random_bytes(std::mt19937& random, std::size_t count, int mask) {
+    std::vector<uint8_t> bytes(count);
+    for (auto& byte : bytes) {
+        byte = static_cast<uint8_t>(random() & static_cast<unsigned>(mask));
+    }
+    return bytes;
+}
+
+// Bytes with 0x3B in each odd place are float16 between 0.875 and 1.
+std::vector<uint8_t> random_halves(std::mt19937& random, std::size_t count) {
+    auto bytes = random_bytes(random, 2 * count, 0xFF);
+    for (std::size_t place = 1; place < bytes.size(); place += 2) {
+        bytes[place] = static_cast<uint8_t>(0x3B | (random() & 0x80U));
+    }
+    return bytes;
+}
+
+}  // namespace
+
+int main() {
+    std::mt19937 random(1);
+    const auto codes = random_bytes(random, 5 * 64 * kBooks * (kInputs / 8), 0xFF);
+    const auto codebooks = random_halves(random, kBooks * 256 * 8), scales = random_halves(random, kOutputs);
+    const auto packed = random_bytes(random, 19 * 192 * (kInputs / 32), 0xFF);
+    const auto grid = random_halves(random, 19 * 16), zero_points = random_bytes(random, 19 * 16, 7);
+    std::vector<float> x(kMostTokens * kInputs);
+    for (auto& value : x) {
+        value = static_cast<float>(random() % 2001) / 1000.0F - 1.0F;
+    }
+    int failures = 0;
+    const auto compute = [&](int isa, int64_t tokens, int exact, bool books, int64_t threads) {
+        std::vector<float> y(static_cast<std::size_t>(tokens * kOutputs));
+        if (books) {
+            ovround_codebook_linear(codes.data(), codebooks.data(), scales.data(), kOutputs, kInputs, kBooks, 256, 1, 8, x.data(),
+                                    tokens, y.data(), exact, isa, threads);
+        } else {
+            ovround_three_bit_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, x.data(), tokens,
+                                     y.data(), exact, isa, threads);
+        }
+        return y;
+    };
+    for (int isa = 0; isa < 4; ++isa) {
+        for (const int64_t tokens : {int64_t{1}, int64_t{5}, kMostTokens}) {
+            for (const int form : {0, 1, 2, 3}) {
+                if (!ovround_has(isa)) {
+                    continue;
+                }
+                const auto expected = compute(isa, tokens, form / 2, form % 2 == 0, 1);
+                std::vector<std::vector<float>> answers(3);
+                std::vector<std::thread> callers;
+                for (auto& answer : answers) {
+                    callers.emplace_back([&] { answer = compute(isa, tokens, form / 2, form % 2 == 0, 4); });
+                }
+                for (auto& caller : callers) {
+                    caller.join();
+                }
+                for (const auto& answer : answers) {
+                    failures += std::memcmp(answer.data(), expected.data(), expected.size() * sizeof(float)) != 0;
+                }
+            }
+        }
+    }
+    std::printf("%d answers differ\n", failures);
+    return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,99 @@
+"""The operator of runtime/native, built once, and its kernels through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ovround import native_layout as layout
+from ovround.codebooktensor import CodebookTensor
+from ovround.qtensor import QTensor
+
+ROOT = Path(__file__).resolve().parents[1]
+ISAS = ("portable", "avx2", "avx512", "avx512vbmi")
+
+
+def built(folder: Path = ROOT / "build" / "native", *options: str) -> Path:
+    """The folder that runtime/native is built in; what was built before is kept. Skips where there is no compiler."""
+    missing = [program for program in ("cmake", "c++") if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"no {missing[0]} to build the operator with")
+    for command in (
+        ["cmake", "-S", ROOT / "runtime" / "native", "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}", *options],
+        ["cmake", "--build", folder, "--parallel", str(len(os.sched_getaffinity(0)))],
+    ):
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """`linear` of both kinds of weight, with as many threads of its own as asked for."""
+
+    library: ctypes.CDLL
+
+    def has(self, isa: str) -> bool:
+        return bool(self.library.ovround_has(ISAS.index(isa)))
+
+    def linear(
+        self,
+        weight: CodebookTensor | QTensor,
+        x: NDArray[np.float32],
+        isa: str,
+        *,
+        exact: bool = False,
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """x `[tokens, K]` times the weight: `[tokens, N]`."""
+        y = np.full((len(x), weight.shape[0]), np.nan, np.float32)
+        if isinstance(weight, QTensor):
+            scales = layout.halves_as_bytes(layout.pack_grid(weight.scales))
+            parts = [layout.pack_three_bits(weight.codes), scales, layout.pack_grid(weight.zeros())]
+            sizes: tuple[int, ...] = (*weight.shape, weight.scales.shape[1])
+            call = self.library.ovround_three_bit_linear
+        else:
+            codes = layout.pack_codes(weight.codes, weight.codebooks.shape[1])
+            parts = [codes, layout.halves_as_bytes(weight.codebooks), layout.halves_as_bytes(weight.scales)]
+            sizes = (*weight.shape, *weight.codebooks.shape)
+            call = self.library.ovround_codebook_linear
+        pointers = [part.ctypes.data_as(ctypes.c_void_p) for part in (*parts, x, y)]
+        numbers = [ctypes.c_int64(size) for size in sizes]
+        call(
+            *pointers[:3], *numbers, pointers[3], ctypes.c_int64(len(x)), pointers[4], int(exact), ISAS.index(isa),
+            ctypes.c_int64(threads),
+        )  # fmt: skip
+        return y
+
+
+def load_kernels(folder: Path) -> Kernels:
+    return Kernels(ctypes.CDLL(str(folder / "libovround_kernels_c.so")))
+
+
+def random_codebooks(
+    shape: tuple[int, int], books: int = 2, entries: int = 256, vector: tuple[int, int] = (1, 8), seed: int = 0
+) -> CodebookTensor:
+    """A weight `[N, K]` of normal entries; its values are about as large as 1 / sqrt(K)."""
+    rng = np.random.default_rng(seed)
+    rows, groups = shape[0] // vector[0], shape[1] // vector[1]
+    codes = rng.integers(0, entries, (rows, groups, books)).astype(np.uint16)
+    codebooks = rng.standard_normal((books, entries, *vector)).astype(np.float16)
+    return CodebookTensor(codes, codebooks, (rng.uniform(0.5, 1.5, rows) / np.sqrt(shape[1])).astype(np.float16))
+
+
+def random_three_bits(shape: tuple[int, int], group_size: int, *, symmetric: bool, seed: int = 0) -> QTensor:
+    rng = np.random.default_rng(seed)
+    groups = shape[1] // (shape[1] if group_size == -1 else group_size)
+    codes = rng.integers(0, 8, shape).astype(np.uint8)
+    scales = (rng.uniform(0.5, 1.5, (shape[0], groups)) / np.sqrt(shape[1])).astype(np.float16)
+    zeros = None if symmetric else rng.integers(0, 8, scales.shape).astype(np.uint8)
+    return QTensor(codes, scales, zeros, 3)

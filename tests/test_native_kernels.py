@@ -1,0 +1,118 @@
+"""The kernels of runtime/native against numpy, on every instruction set of this machine.
+
+Tolerances, of the largest answer of a product: float32 sums of K terms, 2e-6; tables of 8 bits, each entry rounded to half
+a step of 1 / 127 of the largest in 128 inputs, 3 %; activations of 8 bits a run of 32, 1.5 %.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from native_library import ISAS, Kernels, built, load_kernels, random_codebooks, random_three_bits
+from numpy.typing import NDArray
+
+from ovround import native_layout as layout
+from ovround.codebooktensor import CodebookTensor
+from ovround.qtensor import QTensor
+
+pytestmark = pytest.mark.timeout(600)  # the first test builds
+EXACT, TABLES, LEVELS = 2e-6, 0.03, 0.015
+BATCHES = (1, 2, 3, 7, 16, 33, 64)
+CODEBOOKS = {
+    "2x8": random_codebooks((96, 128)),
+    "2x8, several tiles": random_codebooks((700, 264)),
+    "1x8 of 4": random_codebooks((65, 36), 1, 256, (1, 4)),
+    "4x6 of 5": random_codebooks((130, 155), 4, 40, (1, 5)),
+    "20x8": random_codebooks((64, 128), 20),
+    "1x16": random_codebooks((72, 64), 1, 65536),
+    "2x12 of 3 by 2": random_codebooks((63, 62), 2, 4096, (3, 2)),
+}
+THREE_BITS = {
+    "groups of 32": random_three_bits((96, 128), 32, symmetric=True),
+    "groups of 64, zero points": random_three_bits((50, 192), 64, symmetric=False),
+    "rows": random_three_bits((33, 172), -1, symmetric=False),
+    "wide": random_three_bits((17, 1344), 64, symmetric=True),
+}
+
+
+@pytest.fixture(scope="session")
+def kernels() -> Kernels:
+    return load_kernels(built())
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest, kernels: Kernels) -> str:
+    name: str = request.param
+    if not kernels.has(name):
+        pytest.skip(f"no {name} here")
+    return name
+
+
+def inputs(tokens: int, columns: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng(tokens)
+    return (rng.standard_normal((tokens, columns)) * rng.uniform(0.1, 3, columns)).astype(np.float32)
+
+
+def error(weight: CodebookTensor | QTensor, x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+    expected = x.astype(np.float64) @ weight.dequantize().astype(np.float64).T
+    return float(np.abs(y - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", CODEBOOKS)
+def test_codebooks(kernels: Kernels, isa: str, name: str) -> None:
+    weight = CODEBOOKS[name]
+    for tokens in BATCHES:
+        x = inputs(tokens, weight.shape[1])
+        assert error(weight, x, kernels.linear(weight, x, isa, exact=True, threads=3)) < EXACT, tokens
+        assert error(weight, x, kernels.linear(weight, x, isa, threads=3)) < TABLES, tokens
+
+
+@pytest.mark.parametrize("name", THREE_BITS)
+def test_three_bits(kernels: Kernels, isa: str, name: str) -> None:
+    weight = THREE_BITS[name]
+    for tokens in BATCHES:
+        x = inputs(tokens, weight.shape[1])
+        assert error(weight, x, kernels.linear(weight, x, isa, exact=True, threads=3)) < EXACT, tokens
+        assert error(weight, x, kernels.linear(weight, x, isa, threads=3)) < LEVELS, tokens
+
+
+def test_one_wrong_code_is_noticed(kernels: Kernels, isa: str) -> None:
+    weight, x = CODEBOOKS["2x8"], inputs(1, 128)
+    weight.codes[5, 7, 1] ^= 1
+    answer = kernels.linear(weight, x, isa, exact=True)
+    weight.codes[5, 7, 1] ^= 1
+    assert error(weight, x, answer) > 100 * EXACT
+
+
+def test_threads_and_instruction_sets_give_the_same_sums(kernels: Kernels, isa: str) -> None:
+    weight, x = CODEBOOKS["2x8, several tiles"], inputs(4, 264)
+    alone = kernels.linear(weight, x, isa)
+    for _ in range(20):
+        np.testing.assert_array_equal(kernels.linear(weight, x, isa, threads=4), alone)
+    # All sums of table bytes are whole numbers: only the last products in float32 may differ.
+    np.testing.assert_allclose(alone, kernels.linear(weight, x, "portable"), rtol=0, atol=2e-6 * np.abs(alone).max())
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_zeros_and_what_is_no_number(kernels: Kernels, isa: str, value: float) -> None:
+    x = inputs(2, 128)
+    x[1] = value
+    for weight in (CODEBOOKS["2x8"], THREE_BITS["groups of 32"]):
+        y = kernels.linear(weight, x, isa)
+        assert np.isfinite(y[0]).all()
+        assert (y[1] == 0).all() if value == 0 else np.isnan(y[1]).all()
+
+
+def test_layouts_keep_every_bit() -> None:
+    for codebook in CODEBOOKS.values():
+        entries = codebook.codebooks.shape[1]
+        packed = layout.pack_codes(codebook.codes, entries)
+        np.testing.assert_array_equal(layout.unpack_codes(packed, entries, len(codebook.scales)), codebook.codes)
+        halves = layout.halves_as_bytes(codebook.codebooks), layout.halves_as_bytes(codebook.scales)
+        np.testing.assert_array_equal(layout.expand_codebook(packed, *halves), codebook.dequantize().astype(np.float16))
+    for weight in THREE_BITS.values():
+        packed, grid = layout.pack_three_bits(weight.codes), layout.pack_grid(weight.scales)
+        np.testing.assert_array_equal(layout.unpack_three_bits(packed, *weight.shape), weight.codes)
+        np.testing.assert_array_equal(layout.unpack_grid(grid, len(weight.scales)), weight.scales)
+        groups = weight.scales.shape[1]
+        assert (packed.size, 2 * grid.size, grid.size) == layout.three_bit_bytes(*weight.shape, groups)
