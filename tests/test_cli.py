@@ -20,7 +20,8 @@ from ovround.artifact import TARGETS, read_manifest
 from ovround.cli import app
 
 COMMANDS = (
-    "convert", "quantize", "check", "run", "chat", "serve", "eval", "bench", "profile", "inspect", "devices", "demo",
+    "convert", "quantize", "check", "run", "chat", "serve", "eval", "bench", "profile", "inspect", "devices",
+    "selftest", "demo",
 )  # fmt: skip
 HEAVY = {
     "torch",

@@ -15,7 +15,9 @@ from ovround.exporters.onnx.matmul_nbits import Layout, read_weight, write_weigh
 from ovround.exporters.onnx.ops import HEAD_MULTIPLE, OnnxOps
 from ovround.exporters.source_files import copy_model_files
 from ovround.exporters.target import Weight
+from ovround.floattensor import FloatTensor
 from ovround.models.decoder import Decoder
+from ovround.qtensor import QTensor
 
 MODEL = "model.onnx"
 
@@ -39,7 +41,9 @@ class OnnxExporter:
         self._file = DataFile(folder / f"{MODEL}.data")
         self._layouts: dict[str, Layout] = {}
         self._joints = joints_of(decoder)
-        self._held: dict[str, dict[str, Weight]] = {}  # parts of a joint weight of which some are still to come
+        self._held: dict[
+            str, dict[str, QTensor | FloatTensor]
+        ] = {}  # parts of a joint weight of which some are still to come
         self._joined: list[Joint] = []
         self._entries: dict[str, Entry] = {}
 
@@ -55,7 +59,7 @@ class OnnxExporter:
         if len(parts) == len(joint.rows):
             self._write_joint(joint, self._held.pop(joint.name))
 
-    def _write_joint(self, joint: Joint, parts: dict[str, Weight]) -> None:
+    def _write_joint(self, joint: Joint, parts: dict[str, QTensor | FloatTensor]) -> None:
         whole = joined([parts[name] for name in joint.rows])
         if whole is None:
             for name, weight in parts.items():
@@ -66,7 +70,7 @@ class OnnxExporter:
         self._layouts |= {name: replace(layout, shape=(rows, layout.shape[1])) for name, rows in joint.rows.items()}
         self._joined.append(joint)
 
-    def _write(self, name: str, weight: Weight) -> None:
+    def _write(self, name: str, weight: QTensor | FloatTensor) -> None:
         layout = write_weight(self._file, name, weight, table=name == f"{self._decoder.embedding_at}.weight")
         if layout is not None:
             self._layouts[name] = layout

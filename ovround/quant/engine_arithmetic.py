@@ -39,7 +39,7 @@ def weight_groups(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> list[int
     return [
         shapes[f"{name}.weight"][1] if scheme.group_size == -1 else scheme.group_size
         for name, scheme in plan.items()
-        if scheme is not None and f"{name}.weight" in shapes
+        if isinstance(scheme, Scheme) and f"{name}.weight" in shapes
     ]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ovround.models.ops import Attention, Experts
+from ovround.models.ops import Attention, Experts, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.torch_ops import TorchOps
 from ovround.runtime.hpu.operator import Convert
@@ -142,7 +142,10 @@ class StaticOps(TorchOps):
         if spec.softcap is not None:
             scores = (scores / spec.softcap).tanh() * spec.softcap
         scores = scores + _mask(spec, cache, places.positions)
-        out = scores.softmax(-1).to(q.dtype).flatten(2, 3) @ taken
+        if spec.sinks:  # one more score a head, and no value for it
+            sinks = self.weights[sinks_name(layer)].float().view(1, shared, repeat, 1, 1)
+            scores = torch.cat([scores, sinks.expand(*scores.shape[:-1], 1)], -1)
+        out = scores.softmax(-1)[..., : cache.room].to(q.dtype).flatten(2, 3) @ taken
         found: torch.Tensor = out.unflatten(2, (repeat, tokens)).permute(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
         return found
 
@@ -152,8 +155,7 @@ class StaticOps(TorchOps):
         out = torch.zeros_like(x)
         for expert in range(spec.count):
             inside = f"{at}.experts.{expert}"
-            gate = self.activation(self.linear(x, f"{inside}.gate_proj"), spec.activation)
-            down = self.linear(gate * self.linear(x, f"{inside}.up_proj"), f"{inside}.down_proj")
+            down = self.linear(self._gated(x, inside, spec), f"{inside}.down_proj")
             share = torch.where(chosen == expert, weights, torch.zeros_like(weights)).sum(-1, keepdim=True)
             out = out + down * share
         return out
