@@ -98,7 +98,6 @@ def test_version(light_command: CommandServer) -> None:
         ("convert", "demo"),
         ("convert", "demo", "out", "--bits", "four"),
         ("run", "folder"),
-        ("eval", "demo"),
         ("frobnicate",),
         ("devices", "extra"),
         ("--frobnicate",),

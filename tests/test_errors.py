@@ -67,7 +67,7 @@ def test_no_weights(case: Case, pickled: str | None) -> None:
 
 
 def test_a_quantisation_that_cannot_be_read(case: Case) -> None:
-    readable = "aqlm, auto-round, awq, compressed-tensors, gptq, olive"
+    readable = "aqlm, auto-round, awq, compressed-tensors, gptq, mxfp4, olive"
     case.config(quantization_config={"quant_method": "hqq", "bits": 4})
     case.refused(
         f"`{case.model}` is quantised by `hqq`, which cannot be read: its zero points are fractions",

@@ -12,9 +12,9 @@ from langchain_core.prompts import PromptTemplate
 from langchain_openai import OpenAI
 
 
-def chain(url: str, max_tokens: int = 24) -> object:
-    """A prompt, the model behind `url`, and its text; `invoke` and `stream` take {"text": ...}."""
-    model = OpenAI(base_url=f"{url}/v1", api_key="none", model="default", temperature=0, max_tokens=max_tokens)
+def chain(url: str, max_tokens: int = 24, served: str = "demo") -> object:
+    """A prompt, the model that `url` serves under the name `served`, and its text; `invoke` and `stream` take {"text": ...}."""
+    model = OpenAI(base_url=f"{url}/v1", api_key="none", model=served, temperature=0, max_tokens=max_tokens)
     return PromptTemplate.from_template("{text}") | model | StrOutputParser()
 
 

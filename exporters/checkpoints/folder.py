@@ -71,8 +71,6 @@ class CheckpointExporter:
         if isinstance(weight, FloatTensor):
             self._shards.write(name, weight.data, weight.dtype)
             return
-        if isinstance(weight, CodebookTensor):
-            raise TypeError(f"`{name}` is made of codebooks, which this exporter does not write")
         module = name.removesuffix(".weight")
         if isinstance(weight, CodebookTensor):
             self._coded.add(module)

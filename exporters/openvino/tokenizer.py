@@ -22,7 +22,11 @@ def write_tokenizer(source: Path, folder: Path) -> None:
     """
     shown = folder / "tokenizer.shown"
     try:
-        show_tokenizer(source, shown)
+        show_tokenizer(source, shown)  # what the disk says is said as it is
+    except BaseException:
+        shutil.rmtree(shown, ignore_errors=True)
+        raise
+    try:
         tokenizer = AutoTokenizer.from_pretrained(shown, local_files_only=True, trust_remote_code=False)
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         encoder, decoder = convert_tokenizer(tokenizer, with_detokenizer=True)

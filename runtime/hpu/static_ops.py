@@ -144,8 +144,10 @@ class StaticOps(TorchOps):
         scores = scores + _mask(spec, cache, places.positions)
         if spec.sinks:  # one more score a head, and no value for it
             sinks = self.weights[sinks_name(layer)].float().view(1, shared, repeat, 1, 1)
-            scores = torch.cat([scores, sinks.expand(*scores.shape[:-1], 1)], -1)
-        out = scores.softmax(-1)[..., : cache.room].to(q.dtype).flatten(2, 3) @ taken
+            shares = torch.cat([scores, sinks.expand(*scores.shape[:-1], 1)], -1).softmax(-1)[..., : cache.room]
+        else:
+            shares = scores.softmax(-1)
+        out = shares.to(q.dtype).flatten(2, 3) @ taken
         found: torch.Tensor = out.unflatten(2, (repeat, tokens)).permute(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
         return found
 

@@ -140,7 +140,9 @@ class Optimum:
         options: dict[str, Any] = dict(properties)
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
-        self._model = optimum.intel.OVModelForCausalLM.from_pretrained(model, device=device, ov_config=options)
+        self._model = optimum.intel.OVModelForCausalLM.from_pretrained(
+            model, device=device, ov_config=options, trust_remote_code=False
+        )
         self.label = f"optimum-intel {optimum.intel.__version__}"
 
     def run(self, prompt: list[int], new_tokens: int) -> list[float]:

@@ -73,7 +73,7 @@ def openvino(folder: Path, cases: list[Product], *, exact: bool) -> list[Rows]:
     import openvino as ov
 
     from ovround.profiling.openvino import compiled
-    from ovround.runtime.engines.openvino import EXACT as EXACT_OPTIONS
+    from ovround.runtime.engines.openvino_devices import EXACT as EXACT_OPTIONS
 
     compiled(folder, [case.weight for case in cases], "CPU", 1)
     options: dict[str, Any] = dict(EXACT_OPTIONS) if exact else {}

@@ -62,8 +62,8 @@ def test_the_harness_over_http(serve_with: Any, demo_folders: dict[str, Path], t
     ours = evaluate_tasks(str(demo_folders["onnx"]), [f"words={file}"])
     with serve_with("onnx") as served:
         model = LocalCompletionsAPI(
-            base_url=f"{served.url}/v1/completions", model="default", tokenizer=str(demo_folders["onnx"]),
-            tokenized_requests=True, max_length=512,
+            base_url=f"{served.url}/v1/completions", model="demo", tokenizer=str(demo_folders["onnx"]),
+            tokenized_requests=True, max_length=512, add_bos_token=True,
         )  # fmt: skip
         theirs = score_tasks(lambda: model, [f"words={file}"])
     assert [one.value for one in theirs] == pytest.approx([one.value for one in ours], rel=1e-3)
