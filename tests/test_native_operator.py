@@ -17,12 +17,14 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import ovround
+from ovround.artifact import read_manifest
 from ovround.checkpoint import open_source
 from ovround.cli.app import app
 from ovround.codebooktensor import CodebookTensor
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
 from ovround.errors import ArtifactError, CheckpointError, EngineError, UsageError
+from ovround.exporters.openvino.reading import Reader
 from ovround.runtime import LLM, native_operator
 from ovround.runtime.native_operator import ExpandedWeightsWarning
 
@@ -173,6 +175,17 @@ def test_three_bits_in_three_bits(tmp_path: Path, library: Path, monkeypatch: py
     monkeypatch.setattr(native_operator, "library_path", lambda: None)
     with pytest.warns(ExpandedWeightsWarning), LLM(narrow.folders[0], exact=True) as llm:
         np.testing.assert_array_equal(llm.logits(IDS), expected)  # the same integers, in the same graph
+
+
+@pytest.mark.parametrize("made", ["codebooks", "three bits"])
+def test_a_folder_is_read_by_its_manifest(folder: Path, tmp_path: Path, made: str) -> None:
+    if made == "three bits":
+        write_random_model(tmp_path / "source", CONFIG)
+        options = ConvertOptions(bits=3, group_size=32, recipe="rtn", native_weights=True)
+        folder = convert(tmp_path / "source", tmp_path / "out", options).folders[0]
+    records = {record.name: record for record in read_manifest(folder).weights}
+    reader = Reader(folder, records)
+    assert {name: reader.read(name).digest() for name in records} == {n: one.sha256 for n, one in records.items()}
 
 
 def test_three_bits_that_do_not_fit_stay_in_four(tmp_path: Path) -> None:

@@ -19,8 +19,17 @@ class Reader:
         self._path = folder / "openvino_model.bin"
         self._entries = read_entries(folder / "openvino_model.xml")
         self._stored = {
-            name: Stored(record.bits, record.symmetric) for name, record in records.items() if record.bits in BITS
+            name: self._grid(record) for name, record in records.items() if record.codebooks or record.bits in BITS
         }
+
+    def _grid(self, record: WeightRecord) -> Stored:
+        """What the manifest says of a weight; for the native operator where it is of codebooks, or 3 bits in bytes of their own."""
+        shape = (record.shape[0], record.shape[-1])
+        if record.codebooks:
+            return Stored(0, False, shape)
+        entry = self._entries.get(record.name)
+        native = record.bits == 3 and entry is not None and entry.element_type == "u8"
+        return Stored(record.bits, record.symmetric, shape if native else None)
 
     def read(self, name: str) -> Weight:
         with self._path.open("rb") as file:

@@ -69,7 +69,9 @@ def _open_converted(folder: Path, target: str) -> Weights:
     def read(name: str, shape: tuple[int, ...]) -> Weight:
         if name not in records or records[name].shape != shape:
             raise EngineError(f"`{folder}` has no `{name}` of {list(shape)}", hint="convert again")
-        weight: Weight = reader.read(name)
+        weight = reader.read(name)
+        if not isinstance(weight, QTensor | FloatTensor):
+            raise EngineError(f"`{name}` is made of codebooks, which HPU cannot run")
         return weight
 
     return Weights(decoder, read)
