@@ -24,6 +24,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from ovround.errors import ArtifactError, EngineError, GenerationError
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.json_object import read_object
+from ovround.runtime.memory import check_memory
 from ovround.runtime.model_info import read_model_info
 
 MODEL_FILE = "model.onnx"
@@ -168,7 +169,9 @@ class OnnxEngine:
         return logits
 
     def _empty(self, rows: int, tokens: int) -> dict[str, NDArray[Any]]:
-        """Cache buffers for `rows` rows of `tokens` tokens each."""
+        """Cache buffers for `rows` rows of `tokens` tokens each; raises GenerationError where there is no memory for them."""
+        caches = self._caches.values()
+        check_memory(rows, tokens, sum(one.heads * one.head_size * np.dtype(one.dtype).itemsize for one in caches))
         return {
             name: np.zeros((rows, cache.heads, tokens, cache.head_size), cache.dtype)
             for name, cache in self._caches.items()

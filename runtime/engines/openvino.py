@@ -25,6 +25,7 @@ from ovround.native_layout import OPERATOR
 from ovround.runtime import native_operator
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.engines.openvino_devices import profile_of
+from ovround.runtime.memory import check_memory
 from ovround.runtime.model_info import read_model_info
 
 MODEL_FILE = "openvino_model.xml"
@@ -60,6 +61,7 @@ class OpenVINOEngine:
         if self._profile.whole:
             _add_slice(model)
         options |= dict(properties or {})
+        self._token_bytes = _token_bytes(model, str(options.get("KV_CACHE_PRECISION", "u8")))
         try:
             self._compiled: Any = core.compile_model(model, device, options)
         except RuntimeError as error:
@@ -138,6 +140,8 @@ class OpenVINOEngine:
             self._check_alone(ids)
         grown = np.concatenate([self._mask, mask], axis=1)
         check_room(int(grown.sum(axis=1).max()), self.context_length)
+        if ids.shape[1] > 1:
+            check_memory(*grown.shape, self._token_bytes)
         logits = self._infer(self._request, ids, grown, self._rows, first)
         self._mask, self._rows = grown, np.arange(len(ids), dtype=np.int32)
         return logits
@@ -205,6 +209,14 @@ def _read_model(core: Any, path: Path, device: str, *, exact: bool, on_missing_k
 def _is_cache(shape: Any) -> bool:
     """Whether a variable is keys or values, `[B, H_kv, S, D]` with S growing, and no running state."""
     return bool(shape.rank.is_static and len(shape) == 4 and shape[2].is_dynamic)
+
+
+def _token_bytes(model: Any, precision: str) -> int:
+    """What a token of a row takes in the cache, scales of 8-bit ones left out."""
+    shapes = [variable.info.data_shape for variable in model.get_variables()]
+    sizes = [(shape[1], shape[3]) for shape in shapes if _is_cache(shape)]
+    values = sum(one.get_length() * two.get_length() for one, two in sizes if one.is_static and two.is_static)
+    return values * {"f32": 4, "f16": 2, "bf16": 2}.get(precision, 1)
 
 
 def _vocab_size(model: Any, folder: Path) -> int:

@@ -25,6 +25,7 @@ from ovround.config import ConvertOptions, LayerRule, Scheme
 from ovround.conversion import convert
 from ovround.errors import CheckpointError, OvroundError, TensorError, UsageError
 from ovround.exporters.checkpoints import open_format
+from ovround.exporters.checkpoints.aqlm import encode_codebooks
 from ovround.exporters.checkpoints.layout import grid_of
 from ovround.exporters.checkpoints.shards import ShardWriter
 from ovround.models import from_config
@@ -118,6 +119,17 @@ def test_golden_awq_olive_and_compressed_tensors() -> None:
     ct = open_format("compressed-tensors", plan, shapes).encode(MODULE, tensor)
     assert (as_hex(ct["weight_packed"][0]), as_hex(ct["weight_zero_point"])) == ("76543210 fedcba98", "76543210")
     assert ct["weight_shape"].tolist() == [8, 16]
+
+
+def test_golden_aqlm() -> None:
+    """Two outputs of four inputs, two codebooks of 3 bits for vectors of 2: codes from half on are negative, tensors as they lie."""
+    codes = np.array([[[0, 3], [4, 7]], [[5, 1], [2, 6]]], np.uint16)
+    codebooks = np.arange(32, dtype=np.float16).reshape(2, 8, 1, 2)
+    parts = encode_codebooks(CodebookTensor(codes, codebooks, np.array([0.5, 2], np.float16)))
+    assert parts["codes"].dtype == np.int8
+    assert parts["codes"].tolist() == [[[0, 3], [-4, -1]], [[-3, 1], [2, -2]]]
+    assert parts["codebooks"].tobytes() == codebooks.tobytes()
+    assert (parts["scales"].shape, parts["scales"].ravel().tolist()) == ((2, 1, 1, 1), [0.5, 2.0])
 
 
 # Random weights, one at a time

@@ -67,6 +67,17 @@ def test_a_ragged_batch_step_by_step(engine: Engine, reference: Reference) -> No
         logits = engine.decode([row[-1] for row in rows])
 
 
+def test_a_batch_without_memory(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused in words, and the engine goes on."""
+    (tmp_path / "meminfo").write_text("MemTotal: 9999 kB\nMemAvailable: 64 kB\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("ovround.runtime.memory._MEMORY", tmp_path / "meminfo")
+        with pytest.raises(GenerationError, match=r"50 rows of \d+ tokens need .* GB of cache; 0\.0 GB are free"):
+            engine.prefill([[1, 2, 3] * 100] * 50)
+    engine.reset()
+    assert engine.prefill([[1, 2, 3]]).shape == (1, 320)
+
+
 def test_several_tokens_at_once(engine: Engine, reference: Reference) -> None:
     assert close(engine.extend([[1, 2, 3]]), [reference([1, 2, 3])])
     ids = np.random.default_rng(4).integers(0, 320, 300).tolist()  # more than a piece of the ONNX engine
