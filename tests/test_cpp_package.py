@@ -100,7 +100,14 @@ def test_a_native_wheel_runs_without_the_checkout(demo: Path, tmp_path: Path) ->
     environment = {**os.environ, "OVROUND_NATIVE": "1"}
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     done = run(
-        *pip, "wheel", "--no-deps", "-C", "cmake.build-type=Debug", "--wheel-dir", tmp_path, ROOT, env=environment
+        *pip,
+        "wheel",
+        "--no-deps",
+        "--config-settings=cmake.build-type=Debug",
+        "--wheel-dir",
+        tmp_path,
+        ROOT,
+        env=environment,
     )
     if done.returncode and "No matching distribution" in done.stderr:
         pytest.skip("no package index is reachable")
