@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -58,5 +59,8 @@ def test_readers_under_the_fuzzer(sanitized: Path, demo: Path, tmp_path: Path) -
         (corpus / name).write_text(reader + (demo / name).read_text())
     for template in (ROOT / "tests" / "chat_templates").glob("*.jinja"):
         (corpus / template.name).write_text("t" + template.read_text())
-    done = run(fuzzer, f"-max_total_time={FUZZ_S}", "-max_len=8192", "-timeout=20", corpus, cwd=tmp_path)
+    # Its peak memory begins with what this process has (Linux hands it on through fork and exec); its own is about 100 MB.
+    most = 2048 + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    limits = (f"-max_total_time={FUZZ_S}", "-max_len=8192", "-timeout=20", f"-rss_limit_mb={most}")
+    done = run(fuzzer, *limits, corpus, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
