@@ -141,7 +141,7 @@ class OpenVINOEngine:
         grown = np.concatenate([self._mask, mask], axis=1)
         check_room(int(grown.sum(axis=1).max()), self.context_length)
         if ids.shape[1] > 1:
-            check_memory(*grown.shape, self._token_bytes)
+            check_memory(grown.shape[0], grown.shape[1], self._token_bytes)
         logits = self._infer(self._request, ids, grown, self._rows, first)
         self._mask, self._rows = grown, np.arange(len(ids), dtype=np.int32)
         return logits
@@ -215,7 +215,7 @@ def _token_bytes(model: Any, precision: str) -> int:
     """What a token of a row takes in the cache, scales of 8-bit ones left out."""
     shapes = [variable.info.data_shape for variable in model.get_variables()]
     sizes = [(shape[1], shape[3]) for shape in shapes if _is_cache(shape)]
-    values = sum(one.get_length() * two.get_length() for one, two in sizes if one.is_static and two.is_static)
+    values: int = sum(one.get_length() * two.get_length() for one, two in sizes if one.is_static and two.is_static)
     return values * {"f32": 4, "f16": 2, "bf16": 2}.get(precision, 1)
 
 
