@@ -134,6 +134,11 @@ def peak_memory_bytes() -> int | None:
 
 def _timed_run(engine: Engine, prompt: list[int], new_tokens: int) -> list[float]:
     """Seconds that each of `new_tokens` tokens took, the first with its prefill."""
+    return [after - before for before, after in pairwise(time_stamps(engine, prompt, new_tokens))]
+
+
+def time_stamps(engine: Engine, prompt: list[int], new_tokens: int) -> list[float]:
+    """Seconds of `time.perf_counter` before the prompt and after each of `new_tokens` tokens, greedy, end tokens ignored."""
     times = [time.perf_counter()]
     engine.reset()
     token = int(engine.prefill([prompt])[0].argmax())
@@ -141,4 +146,4 @@ def _timed_run(engine: Engine, prompt: list[int], new_tokens: int) -> list[float
     for _ in range(new_tokens - 1):
         token = int(engine.decode([token])[0].argmax())
         times.append(time.perf_counter())
-    return [after - before for before, after in pairwise(times)]
+    return times

@@ -32,15 +32,9 @@ class Ours:
         self.label = f"ovround {__version__}, {self._engine.device}"
 
     def run(self, prompt: list[int], new_tokens: int) -> list[float]:
-        engine = self._engine
-        engine.reset()
-        times = [time.perf_counter()]
-        token = int(engine.prefill([prompt])[0].argmax())
-        times.append(time.perf_counter())
-        for _ in range(new_tokens - 1):
-            token = int(engine.decode([token])[0].argmax())
-            times.append(time.perf_counter())
-        return times
+        from ovround.runtime.benchmark import time_stamps
+
+        return time_stamps(self._engine, prompt, new_tokens)
 
 
 class OpenVINOGenAI:
