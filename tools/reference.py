@@ -123,9 +123,13 @@ def families_page() -> str:
         "transformers to a relative RMS of 2e-5 in torch, ONNX Runtime and OpenVINO, in one pass and step by step, beyond "
         "windows and trained lengths, on the engines in batches of unequal prompts too (`tests/test_families.py`); the first "
         "configuration is tuned to 4 bits there; and the two other runtimes give the same greedy tokens "
-        "(`tests/test_clients.py`, openvino_genai with both of its attention back ends). Torch is tested on CPUs; no other "
+        "(`tests/test_clients.py`, openvino_genai with both of its attention back ends). HPU stands for the emulation on the "
+        "CPU, held to torch at 2e-4 (`tests/runtime/test_hpu.py`). Torch is tested on CPUs; no other "
         "device was at hand. Of these families no trained model but Llamas was run.\n",
-        _table(["family", "what it is", "configurations", "tune", "OpenVINO", "ONNX", "torch", *clients], rows),
+        _table(
+            ["family", "what it is", "configurations", "tune", "OpenVINO", "ONNX", "torch, HPU emulated", *clients],
+            rows,
+        ),
         *(f"({mark}) {note}\n" for note, mark in marks.items()),
         f"Rope: {', '.join(f'`{one}`' for one in VARIANTS)}, of a part of a head where the family has that. "
         f"Activations: {', '.join(f'`{one}`' for one in ACTIVATIONS)}.\n",
