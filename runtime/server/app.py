@@ -81,7 +81,7 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
     async def failed(request: Request, error: Exception) -> Response:
         status, body = failure(error)
         dispatcher.metrics.failed(status)
-        return JSONResponse(body, status, {"Retry-After": "1"} if status == 429 else None)
+        return JSONResponse(body, status, {"Retry-After": "1"} if status in (429, 503) else None)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101  # for the type checker
@@ -225,9 +225,11 @@ class _Routes:
         """200 as long as the process answers."""
         return {"status": "ok"}
 
-    async def ready(self) -> Json:
-        """200 when requests are answered: the model is loaded before the first connection is taken."""
-        return {"status": "ready", "model": self._name}
+    async def ready(self) -> Response:
+        """200 when requests are answered, 503 while the engine is started again or does not answer."""
+        why = self._dispatcher.unready()
+        status = {"status": "ready"} if why is None else {"status": "unready", "reason": why}
+        return JSONResponse({**status, "model": self._name}, 200 if why is None else 503)
 
     async def version(self) -> Json:
         return {"version": ovround.__version__}

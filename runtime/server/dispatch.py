@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,13 @@ from ovround.errors import ArtifactError, GenerationError, OvroundError
 from ovround.runtime.completion import Piece
 from ovround.runtime.engines import OPENVINO_FILE, verified
 from ovround.runtime.generation import admit
-from ovround.runtime.llm import LLM
 from ovround.runtime.model_info import read_model_info
 from ovround.runtime.sampling import SamplingOptions
-from ovround.runtime.server.backend import Backend
+from ovround.runtime.server.engine_process import SILENT_S, EngineProcess
 from ovround.runtime.server.job import Job
-from ovround.runtime.server.llm_backend import LLMBackend
 from ovround.runtime.server.metrics import Metrics
 from ovround.runtime.server.settings import ServerSettings
+from ovround.runtime.server.wire import EngineSettings
 from ovround.runtime.tokenizer import Tokenizer
 
 
@@ -38,33 +39,26 @@ class RequestCancelledError(OvroundError):
 
 
 class Dispatcher:
-    """One model: its tokenizer, the backends, and the jobs on their way. Used on the event loop, but for `__init__`."""
+    """One model: its tokenizer, its engines, and the jobs on their way. Used on the event loop, but for `__init__`."""
 
-    def __init__(
-        self, folder: Path, settings: ServerSettings, open_llm: Callable[[], LLM],
-        open_batching: Callable[[Tokenizer], Backend] | None, device: str = "CPU", *,
-        verify: bool = True,
-    ) -> None:  # fmt: skip
-        """Load the model: by `open_batching` where it is given, and then by `open_llm` when the first request needs it."""
-        self.folder, self.settings = folder, settings
-        self._began_with = _state(folder)
-        self._open_llm = open_llm
+    def __init__(self, settings: ServerSettings, engine: EngineSettings, *, verify: bool = True) -> None:
+        """Load the model; where it batches, what only our own loop can do is loaded when a request first needs it."""
+        self.folder, self.settings = Path(engine.folder), settings
+        self._engine, self._verify = engine, verify
+        self._began_with = _state(self.folder)
         self._opening = threading.Lock()
-        self._single: LLMBackend | None = None
-        self._batching: Backend | None = None
-        try:
-            with verified(folder, device, contents=verify):
-                self.tokenizer = Tokenizer(folder)
-                info = read_model_info(folder)
-                self.context_length, self._end_token_ids = info.context_length, info.end_token_ids
-                self._batching = open_batching(self.tokenizer) if open_batching is not None else None
-                if self._batching is None:
-                    self._open_single()
-        except BaseException:
-            self.close()
-            raise
+        self._batching: EngineProcess | None = None
+        self._single: EngineProcess | None = None
+        with verified(self.folder, engine.device, contents=verify):
+            self.tokenizer = Tokenizer(self.folder)
+            info = read_model_info(self.folder)
+            self.context_length, self._end_token_ids = info.context_length, info.end_token_ids
+            if engine.batching:
+                self._batching = self._open(engine)
+            else:
+                self._single = self._open(engine)
         self._jobs: dict[str, list[Job]] = {}
-        self.model_bits = _mean_bits(folder)
+        self.model_bits = _mean_bits(self.folder)
         self.metrics = Metrics(settings.model_name, settings.metrics_prefix, self, self.model_bits)
 
     @property
@@ -95,8 +89,7 @@ class Dispatcher:
         most = self.settings.max_waiting + max(self._slots() - self.running(), 0)
         if waiting + len(prompts) > most:
             raise BusyError(f"{waiting} answers wait already; at most {most} may", hint="try again later")
-        loop = asyncio.get_running_loop()
-        jobs = [Job(ids, chosen, loop) for ids, chosen in zip(prompts, options, strict=True)]
+        jobs = [Job(ids, chosen) for ids, chosen in zip(prompts, options, strict=True)]
         self._jobs[request_id] = jobs
         try:
             for job in jobs:
@@ -109,7 +102,7 @@ class Dispatcher:
     def close_jobs(self, request_id: str) -> None:
         """A request is over: whatever of it is still running is cancelled."""
         for job in self._jobs.pop(request_id, []):
-            job.cancelled = True
+            job.cancel()
 
     async def pieces(self, job: Job) -> AsyncGenerator[Piece, None]:
         """The job's pieces; leaving the loop cancels it. Raises what the engine raised, or TimeLimitError."""
@@ -117,7 +110,7 @@ class Dispatcher:
         late = TimeLimitError(f"the answer took longer than the {limit} s that it may")
         left = max(job.arrived_s + limit - time.perf_counter(), 0.0)
         # One timer for all: a wait_for around each piece costs as much as the piece.
-        timer = job.loop.call_later(left, job.pieces.put_nowait, late)
+        timer = asyncio.get_running_loop().call_later(left, job.pieces.put_nowait, late)
         before: float | None = None
         first = 0.0
         try:
@@ -136,27 +129,36 @@ class Dispatcher:
                     return
         finally:
             timer.cancel()
-            job.cancelled = True
+            job.cancel()
 
     def cancel(self, request_id: str) -> bool:
         """End a running request's answers where they are; whether there was one."""
         jobs = self._jobs.get(request_id, [])
         for job in jobs:
-            job.cancelled = True
+            job.cancel()
             job.pieces.put_nowait(RequestCancelledError("the request was cancelled"))
         return bool(jobs)
 
+    def unready(self) -> str | None:
+        """Why requests would not be answered now; None: they would."""
+        return next((why for backend in self._backends() if (why := backend.unready()) is not None), None)
+
+    def restarts(self) -> int:
+        """How often an engine's process had to be started again."""
+        return sum(backend.restarts for backend in self._backends())
+
+    def engine_pids(self) -> list[int | None]:
+        """The processes that compute, None for one that is being started again."""
+        return [backend.pid for backend in self._backends()]
+
     def close(self) -> None:
-        """End the engines' threads."""
+        """End the engines."""
         for backend in self._backends():
             backend.close()
 
-    async def _backend(self, options: SamplingOptions) -> Backend:
-        if self._batching is not None:
-            from ovround.runtime.server.batching import can_batch
-
-            if can_batch(options):
-                return self._batching
+    async def _backend(self, options: SamplingOptions) -> EngineProcess:
+        if self._batching is not None and can_batch(options):
+            return self._batching
         if self._single is None:
             await asyncio.to_thread(self._open_single)
         assert self._single is not None  # noqa: S101  # for the type checker
@@ -165,12 +167,25 @@ class Dispatcher:
     def _open_single(self) -> None:
         with self._opening:
             if self._single is None:
-                if _state(self.folder) != self._began_with:
-                    raise ArtifactError(
-                        f"`{self.folder}` has changed since the server began",
-                        hint="restart the server to serve what is there now",
-                    )
-                self._single = LLMBackend(self._open_llm())
+                with self._as_it_began():
+                    self._single = self._open(replace(self._engine, batching=False))
+
+    def _open(self, engine: EngineSettings) -> EngineProcess:
+        return EngineProcess(
+            engine, self.tokenizer, self.context_length, self._end_token_ids,
+            stuck_s=self.settings.request_timeout_s + SILENT_S, restarting=self._as_it_began,
+        )  # fmt: skip
+
+    @contextmanager
+    def _as_it_began(self) -> Iterator[None]:
+        """Around opening an engine later on: raises ArtifactError when the folder is no longer what it was."""
+        if _state(self.folder) != self._began_with:
+            raise ArtifactError(
+                f"`{self.folder}` has changed since the server began",
+                hint="restart the server to serve what is there now",
+            )
+        with verified(self.folder, self._engine.device, contents=self._verify):
+            yield
 
     def _slots(self) -> int:
         """Answers computed at once."""
@@ -180,8 +195,18 @@ class Dispatcher:
         """The share of the KV cache that is in use, 0 to 1."""
         return max(backend.cache_usage() for backend in self._backends())
 
-    def _backends(self) -> list[Backend]:
+    def _backends(self) -> list[EngineProcess]:
         return [backend for backend in (self._batching, self._single) if backend is not None]
+
+
+def can_batch(options: SamplingOptions) -> bool:
+    """Whether openvino_genai's pipeline gives what our own loop gives.
+
+    It has no grammar that fails closed, no logit bias, one log-probability a token and none of prompts, and its random
+    numbers depend on who else is in the batch.
+    """
+    plain = options.logprobs is None and options.prompt_logprobs is None and options.grammar is None
+    return plain and not options.logit_bias and (options.temperature == 0.0 or options.seed is None)
 
 
 def _state(folder: Path) -> bytes:

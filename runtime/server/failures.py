@@ -6,6 +6,7 @@ from typing import Any
 
 from ovround.errors import ArtifactError, EngineError, GenerationError, MissingExtraError, OvroundError, UsageError
 from ovround.runtime.server.dispatch import BusyError, RequestCancelledError, TimeLimitError
+from ovround.runtime.server.engine_process import EngineLostError
 from ovround.runtime.server.responses import error_object
 
 
@@ -22,6 +23,7 @@ _KINDS: tuple[tuple[type[OvroundError], int, str], ...] = (
     (GenerationError, 400, "invalid_request_error"),
     (MissingExtraError, 501, "not_implemented"),
     (ArtifactError, 503, "server_error"),
+    (EngineLostError, 503, "server_error"),
     (EngineError, 500, "server_error"),
 )
 

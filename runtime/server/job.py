@@ -1,10 +1,10 @@
-"""One answer on its way: asked for on the event loop, computed in an engine's thread, read on the event loop again."""
+"""One answer on its way: asked for, computed by an engine's process, read. All of it on the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ovround.runtime.completion import Piece
@@ -13,12 +13,13 @@ from ovround.runtime.sampling import SamplingOptions
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """Made on the event loop. Only `cancelled`, a flag, is shared with the engine's thread without a lock."""
+    """A prompt, its options, and the pieces of its answer, the last of which is an error or has a finish_reason."""
 
     prompt_ids: Sequence[int]
     options: SamplingOptions
-    loop: asyncio.AbstractEventLoop
     pieces: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
+    on_cancel: Callable[[], None] | None = None
+    """Who computes it is told so that nobody waits for it any more."""
     cancelled: bool = False
     arrived_s: float = field(default_factory=time.perf_counter)
     started_s: float | None = None
@@ -26,9 +27,9 @@ class Job:
     begun: bool = False
     """Whether its first piece was read: until then it waits."""
 
-    def give(self, what: Piece | Exception) -> None:
-        """From the engine's thread: a piece, or the error that ends the answer."""
-        try:
-            self.loop.call_soon_threadsafe(self.pieces.put_nowait, what)
-        except RuntimeError:  # the loop has closed: nobody reads any more
+    def cancel(self) -> None:
+        """Nobody reads it any more."""
+        if not self.cancelled:
             self.cancelled = True
+            if self.on_cancel is not None:
+                self.on_cancel()

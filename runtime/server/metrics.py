@@ -25,6 +25,10 @@ class Load(Protocol):
 
     def cache_usage(self) -> float: ...
 
+    def restarts(self) -> int: ...
+
+    def engine_pids(self) -> list[int | None]: ...
+
 
 class Metrics:
     """One server's numbers, in a registry of its own; used on the event loop only."""
@@ -32,6 +36,7 @@ class Metrics:
     def __init__(self, model_name: str, prefix: str, load: Load, model_bits: float | None) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
+        ProcessCollector("engine", lambda: load.engine_pids()[0] or -1, registry=self._registry)
         labels, self._model = ["model_name"], model_name
 
         def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
@@ -47,6 +52,7 @@ class Metrics:
         gauge("num_requests_running", "Answers that are being computed.").set_function(load.running)
         gauge("num_requests_waiting", "Answers whose first token is not there yet.").set_function(load.waiting)
         gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.").set_function(load.cache_usage)
+        gauge("engine_restarts", "How often the engine's process was started again.").set_function(load.restarts)
         if model_bits is not None:
             gauge("model_bits", "Bits a weight, on average.").set(model_bits)
         self._prompt = counter("prompt_tokens", "Tokens of prompts.")

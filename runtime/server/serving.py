@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from fastapi import FastAPI
 
 from ovround.errors import UsageError
 from ovround.runtime.engines import HPU_DEVICES, OPENVINO_FILE
-from ovround.runtime.llm import LLM
 from ovround.runtime.server.app import create_app
 from ovround.runtime.server.dispatch import Dispatcher, is_openvino
 from ovround.runtime.server.settings import ServerSettings
 from ovround.runtime.server.slow_clients import TimedProtocol
+from ovround.runtime.server.wire import EngineSettings
 
 _BACKLOG = 2048
 
@@ -22,34 +23,20 @@ _BACKLOG = 2048
 def open_dispatcher(
     folder: Path, settings: ServerSettings, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
     batching: bool = True, cache_gib: int = 0, draft_model: Path | None = None, prompt_lookup: bool = False,
-    verify: bool = True,
-    on_missing_kernel: str = "expand",
+    verify: bool = True, on_missing_kernel: str = "expand",
 ) -> Dispatcher:  # fmt: skip
     """Load the model in `folder`. `batching` is for OpenVINO folders; guesses are made by our own loop alone."""
     guesses = draft_model is not None or prompt_lookup
-
-    def open_llm() -> LLM:
-        return LLM(
-            folder, device, exact=exact, threads=threads, prefix_cache=not device.upper().startswith("NPU"), draft_model=draft_model,
-            prompt_lookup=prompt_lookup, on_missing_kernel=on_missing_kernel,
-            verify=verify and draft_model is not None,  # the dispatcher has verified the folder
-        )  # fmt: skip
-
     # An NPU has one row and no paged attention, Gaudi's engine no pipeline of others.
     alone = device.lower() in HPU_DEVICES or device.upper().startswith("NPU")
     library, batching = _native_library(folder, device, on_missing_kernel, batching=batching)
-    if not batching or guesses or not is_openvino(folder) or alone:
-        return Dispatcher(folder, settings, open_llm, None, device, verify=verify)
-    from ovround.runtime.server.batching import BatchingBackend
-
-    return Dispatcher(
-        folder, settings, open_llm,
-        lambda tokenizer: BatchingBackend(
-            folder, tokenizer, device, exact=exact, threads=threads, slots=settings.max_running, cache_gib=cache_gib,
-            extension=library,
-        ),
-        verify=verify,
+    engine = EngineSettings(
+        str(folder), batching and not guesses and is_openvino(folder) and not alone, device, exact=exact, threads=threads,
+        slots=settings.max_running, cache_gib=cache_gib, extension=None if library is None else str(library),
+        prompt_lookup=prompt_lookup, draft_model=None if draft_model is None else str(draft_model), verify_draft=verify,
+        on_missing_kernel=on_missing_kernel,
     )  # fmt: skip
+    return Dispatcher(settings, engine, verify=verify)
 
 
 def _native_library(folder: Path, device: str, on_missing_kernel: str, *, batching: bool) -> tuple[Path | None, bool]:
@@ -88,6 +75,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(dispatcher: Dispatcher, bound: socket.socket, *, log_level: str = "warning") -> None:
     """Answer on `bound` until SIGINT or SIGTERM; then streams under way have five seconds."""
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each client that has left
     uvicorn.Server(server_config(create_app(dispatcher), log_level=log_level)).run(sockets=[bound])
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,12 +52,36 @@ class Served:
         found = {name.lower(): value for name, value in reply.getheaders()}
         return reply.status, json.loads(data) if "json" in found.get("content-type", "") else data.decode(), found
 
+    def stream_lines(self, body: dict[str, Any], *, stream: bool = True) -> tuple[socket.socket, Any]:
+        """A request under way: its connection, and the lines of the answer as they come, the status first."""
+        connection = socket.create_connection(("127.0.0.1", self.port), 60)
+        data = json.dumps({**body, "stream": stream}).encode()
+        head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        return connection, connection.makefile("rb")
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples with these labels."""
         lines = self.request("GET", "/metrics")[1].splitlines()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         found = [line for line in lines if line.startswith(name + "{") and all(want in line for want in wanted)]
         return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+
+    def engine_pid(self) -> int:
+        """The process that computes: of the engine of many slots where there is one."""
+        pid = self.dispatcher.engine_pids()[0]
+        assert pid is not None
+        return pid
+
+    @contextmanager
+    def stopped_engine(self) -> Iterator[None]:
+        """The engine's process stands still meanwhile."""
+        pid = self.engine_pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def idle(self, seconds: float = 20.0) -> bool:
         """Whether within this time no engine computes anything any more."""
@@ -69,14 +96,21 @@ class Served:
 @contextmanager
 def serving(folder: Path, *, compare: bool = False, batching: bool = True, **settings: Any) -> Iterator[Served]:
     """A server for `folder` on a free port."""
-    bound = listen("127.0.0.1", 0)
     dispatcher = open_dispatcher(folder, ServerSettings("demo", **settings), exact=True, threads=1, batching=batching)
+    with serving_with(dispatcher, folder if compare else None) as one:
+        yield one
+
+
+@contextmanager
+def serving_with(dispatcher: Dispatcher, compare: Path | None = None) -> Iterator[Served]:
+    """The same around what is loaded; `compare` is a folder to load beside it."""
+    bound = listen("127.0.0.1", 0)
     server = uvicorn.Server(server_config(create_app(dispatcher), log_level="error", shutdown_s=3))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    llm = LLM(folder, exact=True, threads=1) if compare else None
+    llm = None if compare is None else LLM(compare, exact=True, threads=1)
     try:
         yield Served(bound.getsockname()[1], dispatcher, llm)
     finally:
@@ -98,6 +132,12 @@ def served(request: pytest.FixtureRequest, demo_folders: dict[str, Path]) -> Ite
 def serve_folder() -> Callable[..., AbstractContextManager[Served]]:
     """`serving`, for a folder of the test's own."""
     return serving
+
+
+@pytest.fixture(scope="session")
+def serve_loaded() -> Callable[..., AbstractContextManager[Served]]:
+    """`serving_with`, for a dispatcher of the test's own."""
+    return serving_with
 
 
 @pytest.fixture(scope="module")

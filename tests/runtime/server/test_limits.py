@@ -141,25 +141,17 @@ def small(request: pytest.FixtureRequest, serve_with: Any) -> Iterator[Any]:
         yield served
 
 
-def stream_lines(served: Any, body: dict[str, Any], *, stream: bool = True) -> tuple[socket.socket, Any]:
-    connection = socket.create_connection(("127.0.0.1", served.port), 30)
-    data = json.dumps({**body, "stream": stream}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    connection.sendall(head.encode() + data)
-    return connection, connection.makefile("rb")
-
-
 def test_clients_that_vanish(served: Any) -> None:
     """Mid-stream, and without waiting for a whole answer: the engine is free at once."""
     for body in ({**LONG}, {**LONG, "n": 3, "temperature": 1.0}, {**LONG, "logprobs": 1}):
-        connection, lines = stream_lines(served, body)
+        connection, lines = served.stream_lines(body)
         assert b"200" in lines.readline()
         while not lines.readline().startswith(b"data: "):
             pass
         lines.close()
         connection.close()
         assert served.idle()
-    connection, lines = stream_lines(served, {**LONG, "n": 8, "temperature": 1.0}, stream=False)
+    connection, lines = served.stream_lines({**LONG, "n": 8, "temperature": 1.0}, stream=False)
     lines.close()
     connection.close()
     time.sleep(0.1)
@@ -170,7 +162,7 @@ def test_clients_that_vanish(served: Any) -> None:
 
 
 def test_a_cancelled_request(served: Any) -> None:
-    connection, lines = stream_lines(served, LONG)
+    connection, lines = served.stream_lines(LONG)
     found = next(line for line in lines if line.startswith(b"data: "))
     request_id = json.loads(found[6:])["id"]
     status = served.request("POST", f"/v1/requests/{request_id}/cancel")[0]
@@ -182,60 +174,21 @@ def test_a_cancelled_request(served: Any) -> None:
     assert answers(served)
 
 
-def test_a_time_limit(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines made slow: an error as a status before the first token, as an event after it."""
-    from ovround.runtime.server.job import Job
-
-    give = Job.give
-
-    def late(self: Job, what: Any) -> None:
-        time.sleep(0.4)
-        give(self, what)
-
-    if small.dispatcher.batches:
-        pipeline = small.dispatcher._batching._pipeline
-
-        class Slow:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(pipeline, name)
-
-            def step(self) -> None:
-                time.sleep(0.4)
-                pipeline.step()
-
-        small.dispatcher._batching._pipeline = Slow()
-    else:
-        monkeypatch.setattr(Job, "give", late)
-    status, found, _ = small.request("POST", "/v1/completions", LONG)
+def test_a_time_limit(small: Any) -> None:
+    """An engine that stands still: an error as a status before the first token, as an event after it."""
+    with small.stopped_engine():
+        status, found, _ = small.request("POST", "/v1/completions", LONG)
     assert (status, found["error"]["type"]) == (504, "timeout_error")
-    connection, lines = stream_lines(small, LONG)
-    events = [json.loads(line[6:]) for line in iter(lines.readline, b"0\r\n") if line.startswith(b"data: {")]
-    assert "choices" in events[0]
-    assert events[-1]["error"]["type"] == "timeout_error"
+    assert small.idle()
+    connection, lines = small.stream_lines(LONG)
+    first = next(line for line in lines if line.startswith(b"data: "))
+    with small.stopped_engine():
+        rest = [json.loads(line[6:]) for line in iter(lines.readline, b"0\r\n") if line.startswith(b"data: {")]
+    assert "choices" in json.loads(first[6:])
+    assert rest[-1]["error"]["type"] == "timeout_error"
     connection.close()
     assert small.idle()
-
-
-def test_an_engine_that_fails(serve_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its answers get an error, the next request an answer."""
-    with serve_with("openvino") as served:
-        backend = served.dispatcher._batching
-        pipeline, broken = backend._pipeline, [True]
-
-        class Failing:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(pipeline, name)
-
-            def step(self) -> None:
-                if broken.pop() if broken else False:
-                    raise RuntimeError("Check 'x' failed\nout of memory")
-                pipeline.step()
-
-        backend._pipeline = Failing()
-        status, found, _ = served.request("POST", "/v1/completions", PROMPT)
-        assert status == 500
-        assert "out of memory" in found["error"]["message"]
-        assert answers(served)
+    assert answers(small)
 
 
 def test_a_port_in_use() -> None:

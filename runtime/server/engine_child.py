@@ -1,0 +1,114 @@
+"""The server's end of the pipe: one engine's process, started, written to and read."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from ovround.errors import EngineError
+from ovround.runtime.server.wire import EngineSettings, Json, error_from_json
+
+_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from ovround.runtime.server.engine_program import main; main()"
+_END_S = 5.0
+
+
+class EngineChild:
+    """A process that has loaded its engine. Its news go to `on_news` from a thread; `on_end` follows the last."""
+
+    def __init__(
+        self, settings: EngineSettings, on_news: Callable[[EngineChild, Json], None], on_end: Callable[[], None]
+    ) -> None:
+        """Wait until it has loaded; raises what it refused with, or EngineError when it died instead."""
+        words = [sys.executable, "-c", _PROGRAM, *sys.path]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._on_news, self._on_end = on_news, on_end
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.heard_s = self.stepped_s = time.monotonic()
+        """When something was heard of it; when it last computed something, or had nothing to compute."""
+        self.ended = False
+        self._steps = 0
+        threading.Thread(target=self._write, name="ovround-to-engine", daemon=True).start()
+        self.send(asdict(settings))
+        try:
+            first = self._first()
+        except BaseException:
+            self.close(0.0)
+            raise
+        self.slots: int = first["loaded"]
+        self.pid = self._process.pid
+        threading.Thread(target=self._read, name="ovround-from-engine", daemon=True).start()
+
+    def send(self, what: Json) -> None:
+        """One line, written by a thread: a pipe that nobody reads must not stop the server."""
+        self._outbox.put(json.dumps(what, separators=(",", ":")).encode() + b"\n")
+
+    def kill(self) -> None:
+        """End it at once; its end is read as any other."""
+        self._process.kill()
+
+    def close(self, wait_s: float = _END_S) -> None:
+        """Ask it to end, and end it."""
+        self._outbox.put(None)
+        try:
+            self._process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def how_it_ended(self) -> str:
+        """In words, once it has."""
+        status = self._process.wait()
+        if status >= 0:
+            return f"status {status}"
+        try:
+            return signal.Signals(-status).name
+        except ValueError:
+            return f"signal {-status}"
+
+    def _first(self) -> Json:
+        assert self._process.stdout is not None  # noqa: S101  # for the type checker
+        line = self._process.stdout.readline()
+        if not line:
+            raise EngineError(
+                f"the engine's process ended while it loaded the model: {self.how_it_ended()}",
+                hint="what it printed stands above; SIGKILL often means that memory was too small",
+            )
+        first: Json = json.loads(line)
+        if "refused" in first:
+            raise error_from_json(first["refused"])
+        self.heard_s = self.stepped_s = time.monotonic()
+        return first
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101  # for the type checker
+        for line in self._process.stdout:
+            if not line.endswith(b"\n"):
+                break  # cut off by its end
+            found: Json = json.loads(line)
+            self.heard_s = time.monotonic()
+            if "alive" in found:
+                if found["alive"] != self._steps or not found["busy"]:
+                    self._steps, self.stepped_s = found["alive"], self.heard_s
+            else:
+                self._on_news(self, found)
+        self._process.wait()
+        self.ended = True
+        self._on_end()
+
+    def _write(self) -> None:
+        pipe = self._process.stdin
+        assert pipe is not None  # noqa: S101  # for the type checker
+        try:
+            while (line := self._outbox.get()) is not None:
+                pipe.write(line)
+                pipe.flush()
+            pipe.close()
+        except OSError:
+            return  # it has ended, which its reader sees

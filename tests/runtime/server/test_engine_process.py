@@ -1,0 +1,247 @@
+"""An engine that dies or stands still: the server lives, says so, and has it again."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovround.errors import EngineError, MissingExtraError, UsageError
+from ovround.runtime.completion import Piece, Timings, Usage
+from ovround.runtime.grammar import Grammar
+from ovround.runtime.logprobs import TokenLogprobs
+from ovround.runtime.sampling import SamplingOptions
+from ovround.runtime.server import wire
+from ovround.runtime.server.engine_link import EngineLink
+
+PROMPT = {"prompt": "The with statement is used to", "max_tokens": 5}
+LONG = {"prompt": "Return the", "max_tokens": 480, "ignore_eos": True}
+LOAD_S = 60  # a loaded machine's, not a promise
+
+
+def within(seconds: float, holds: Any) -> float:
+    """Seconds until it held."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < seconds, f"not within {seconds} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def answers(served: Any) -> bool:
+    return bool(served.request("POST", "/v1/completions", PROMPT)[0] == 200)
+
+
+def ready(served: Any) -> bool:
+    return bool(served.request("GET", "/ready")[0] == 200)
+
+
+@pytest.mark.parametrize("how", [signal.SIGSEGV, signal.SIGKILL])
+def test_an_engine_that_dies_in_mid_stream(served: Any, how: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    streams = [served.stream_lines(LONG) for _ in range(3 if served.dispatcher.batches else 1)]
+    for _, lines in streams:
+        while not lines.readline().startswith(b"data: "):
+            pass
+    restarts = served.metric("ovround_engine_restarts")
+    pid = served.engine_pid()
+    os.kill(pid, how)
+    died = time.monotonic()
+    for connection, lines in streams:
+        events = [line for line in iter(lines.readline, b"0\r\n") if line.startswith(b"data: ")]
+        assert how.name in json.loads(events[-1][6:])["error"]["message"]
+        connection.close()
+    assert time.monotonic() - died < 5  # one second where nothing else runs
+    assert served.request("GET", "/health")[0] == 200
+    assert answers(served)  # it waits for the next engine
+    assert served.engine_pid() != pid
+    assert ready(served)
+    assert served.metric("ovround_engine_restarts") == restarts + 1
+    assert f"the engine's process ended ({how.name})" in capfd.readouterr().err
+
+
+def test_what_waits_is_computed_by_the_next_engine(serve_with: Any) -> None:
+    """One slot: the answer under way is lost, those behind it are not."""
+    with serve_with("onnx") as served:
+        found: list[int] = []
+        connection, lines = served.stream_lines(LONG)
+        next(line for line in lines if line.startswith(b"data: "))
+        with served.stopped_engine():
+            threads = [
+                threading.Thread(target=lambda: found.append(served.request("POST", "/v1/completions", PROMPT)[0]))
+                for _ in range(3)
+            ]
+            for thread in threads:
+                thread.start()
+            within(10, lambda: served.dispatcher.waiting() == 3)
+            os.kill(served.engine_pid(), signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+        assert found == [200] * 3
+        assert b"SIGKILL" in b"".join(iter(lines.readline, b"0\r\n"))
+        connection.close()
+
+
+def test_an_engine_that_stands_still(served: Any) -> None:
+    with served.stopped_engine():
+        took = within(20, lambda: not ready(served))
+        status, found, _ = served.request("GET", "/ready")
+        assert served.request("GET", "/health")[0] == 200
+    assert took < 10
+    assert status == 503
+    assert "has not answered" in found["reason"]
+    within(10, lambda: ready(served))
+    assert answers(served)
+
+
+def test_a_silent_engine_is_replaced(serve_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ovround.runtime.server import engine_process
+
+    with serve_with("onnx") as served:
+        pid = served.engine_pid()
+        monkeypatch.setattr(engine_process, "SILENT_S", 3.0)
+        os.kill(pid, signal.SIGSTOP)
+        within(10, lambda: not Path(f"/proc/{pid}").exists())
+        monkeypatch.undo()
+        within(LOAD_S, lambda: ready(served))
+        assert answers(served)
+
+
+def test_a_folder_that_changed_is_not_opened_again(
+    serve_folder: Any, demo_folders: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(demo_folders["onnx"], folder)
+    with serve_folder(folder) as served:
+        manifest = folder / "ovround.json"
+        whole = manifest.read_bytes()
+        manifest.write_bytes(whole + b"\n")
+        os.kill(served.engine_pid(), signal.SIGKILL)
+        within(20, lambda: "has changed" in str(served.request("GET", "/ready")[1]))
+        status, found, headers = served.request("POST", "/v1/completions", PROMPT)
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert "has changed" in found["error"]["message"]
+        manifest.write_bytes(whole)
+        within(LOAD_S, lambda: ready(served))
+        assert answers(served)
+    assert "does not start" in capfd.readouterr().err
+
+
+def test_the_engine_ends_with_its_server(demo_folders: dict[str, Path]) -> None:
+    """Killed without a chance to say goodbye, too."""
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from ovround.runtime.server.serving import open_dispatcher; from ovround.runtime.server.settings import ServerSettings\n"
+        "found = open_dispatcher(Path(sys.argv[1]), ServerSettings('x'), threads=1)\n"
+        "print(found.engine_pids()[0], flush=True); time.sleep(600)"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, str(demo_folders["onnx"])], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    pid = int(server.stdout.readline())
+    server.kill()
+    server.wait()
+    server.stdout.close()
+    within(10, lambda: not _runs(pid))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def test_a_pipeline_that_raises(demo_folders: dict[str, Path]) -> None:
+    """Its answers get the error, and the worker takes the next order."""
+    pytest.importorskip("openvino_genai")
+    from ovround.runtime.server.batching import BatchingWorker
+
+    worker = BatchingWorker(wire.EngineSettings(str(demo_folders["openvino"]), batching=True, threads=1))
+    pipeline, broken = worker._pipeline, [True]
+
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(pipeline, name)
+
+        def step(self) -> None:
+            if broken.pop() if broken else False:
+                raise RuntimeError("Check 'x' failed\nout of memory")
+            pipeline.step()
+
+    worker._pipeline = Failing()
+    out = _Lines()
+    link = EngineLink(out)  # type: ignore[arg-type]
+    threading.Thread(target=worker.work, args=(link,), daemon=True).start()
+    for number in (1, 2):
+        order = wire.Order(number, [1, 2, 3], SamplingOptions(), 3, [])
+        link.take(json.dumps({"begin": wire.order_to_json(order)}).encode())
+        within(60, lambda: out.ended(number))  # noqa: B023  # called within the turn
+    assert [found for found in out.found if "failed" in found] == [
+        {"failed": [1, {"kind": "EngineError", "message": "the engine failed: out of memory", "hint": None}]}
+    ]
+    tokens = [token for found in out.found if "tokens" in found for token in found["tokens"][0][1]]
+    assert len(tokens) == 3
+
+
+class _Lines(io.BytesIO):
+    """What a worker said."""
+
+    @property
+    def found(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+    def ended(self, number: int) -> bool:
+        return any(
+            one.get("failed", [0])[0] == number or any(row[0] == number and row[2] for row in one.get("tokens", []))
+            for one in self.found
+        )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SamplingOptions(),
+        SamplingOptions(
+            max_new_tokens=3, temperature=0.7, top_k=5, seed=2**64 - 1, stop=("a", "\u00fc\n"), stop_token_ids=(4, 5),
+            logit_bias=((3, -1.5),), logprobs=2, prompt_logprobs=0, grammar=Grammar("regex", "[a-z]+"), ignore_eos=True,
+        ),
+    ],
+)  # fmt: skip
+def test_orders_arrive_as_they_were(options: SamplingOptions) -> None:
+    order = wire.Order(7, [1, 2], options, 3, [0, 9])
+    assert wire.order_from_json(json.loads(json.dumps(wire.order_to_json(order)))) == order
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        Piece("", 3),
+        Piece("\u00e9\ud83d", 3, None, logprobs=TokenLogprobs(3, -0.5, ((3, -0.5), (1, -2.0)))),
+        Piece("x", 3, "stop", Usage(1, 2, 3, 4, 5), Timings(0.5, None), None, (TokenLogprobs(1, -1.0, ()),)),
+    ],
+)
+def test_pieces_arrive_as_they_were(piece: Piece) -> None:
+    assert wire.piece_from_json(json.loads(json.dumps(wire.piece_to_json(piece)))) == piece
+
+
+@pytest.mark.parametrize(
+    "error", [UsageError("a", hint="b"), MissingExtraError("m", "e"), EngineError("\ud800"), ValueError("x\n y ")]
+)
+def test_errors_arrive_as_they_were(error: Exception) -> None:
+    found = wire.error_from_json(json.loads(json.dumps(wire.error_to_json(error))))
+    if isinstance(error, ValueError):
+        assert (type(found), str(found)) == (EngineError, "the engine failed: y")
+    else:
+        assert (type(found), str(found), found.hint) == (type(error), str(error), getattr(error, "hint", None))

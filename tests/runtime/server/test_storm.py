@@ -1,0 +1,157 @@
+"""Clients that come and go for long: nothing is lost, nothing piles up. OVROUND_TEST_SCALE multiplies how many and how long."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mutations import SCALE
+
+from ovround.runtime.server.dispatch import Dispatcher
+from ovround.runtime.server.settings import ServerSettings
+from ovround.runtime.server.wire import EngineSettings
+
+LEAVERS = 250 * SCALE
+SOAK_S = 6 * SCALE
+_PREPARED_BYTES = 256 << 20  # kernels that OpenVINO prepares and keeps, a few hundred shapes of them, and work space
+PROMPTS = [f"{word} {number}" for number in range(4) for word in ("Return", "Raise", "Open", "The")]
+
+
+@pytest.fixture(params=["openvino", "openvino with 48 blocks of cache", "onnx"])
+def small(request: pytest.FixtureRequest, serve_loaded: Any, demo_folders: dict[str, Path]) -> Iterator[Any]:
+    kind = request.param.split()[0]
+    engine = EngineSettings(
+        str(demo_folders[kind]), kind == "openvino", exact=True, threads=1, slots=16, cache_blocks=48 if " " in request.param else 0
+    )  # fmt: skip
+    with serve_loaded(Dispatcher(ServerSettings("demo", max_running=16), engine)) as served:
+        yield served
+
+
+def whole(served: Any, prompt: str) -> str:
+    status, found, _ = served.request("POST", "/v1/completions", {"prompt": prompt, "max_tokens": 12})
+    assert status == 200, found
+    return str(found["choices"][0]["text"])
+
+
+def resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def entries(pid: int, kind: str) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/{kind}").iterdir())
+
+
+def leave(served: Any, seed: int) -> str:
+    """Ask for a long answer and go: before it begins, in its midst, or without having read anything."""
+    source = random.Random(seed)
+    size = source.choice((2, 20, 60))
+    body = {"prompt": "The with statement " * size, "max_tokens": 400, "ignore_eos": True}
+    stream = source.random() < 0.8
+    connection, lines = served.stream_lines(body, stream=stream)
+    try:
+        for _ in range(source.choice((0, 0, 1, 8, 30)) if stream else 0):
+            connection.settimeout(60)
+            if not lines.readline():
+                return "ended"
+        time.sleep(source.random() * 0.01)
+    finally:
+        lines.close()
+        connection.close()
+    return "left"
+
+
+def test_a_storm_of_clients_that_leave(small: Any) -> None:
+    alone = {prompt: whole(small, prompt) for prompt in PROMPTS}
+    for seed in range(50):
+        leave(small, seed)
+    assert small.idle()
+    pid, before = small.engine_pid(), resident(small.engine_pid())
+    numbers, left = iter(range(LEAVERS)), Counter[str]()
+    lock = threading.Lock()
+
+    def client() -> None:
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            left[leave(small, number)] += 1
+
+    threads = [threading.Thread(target=client) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert left.total() == LEAVERS
+    assert left["left"] > 0.8 * LEAVERS
+    assert small.idle(10)
+    assert small.dispatcher.waiting() == 0
+    assert (small.engine_pid(), small.metric("ovround_engine_restarts")) == (pid, 0)
+    assert resident(pid) < before + _PREPARED_BYTES
+    assert {prompt: whole(small, prompt) for prompt in PROMPTS} == alone
+
+
+def test_mixed_traffic_leaves_nothing_behind(small: Any) -> None:
+    """Whole answers, streams, cancelled and refused requests for a while: memory, files and threads as before."""
+    alone = {prompt: whole(small, prompt) for prompt in PROMPTS}
+    found: Counter[str] = Counter()
+
+    def client(place: int, end: float) -> None:
+        source = random.Random(place)
+        while time.monotonic() < end:
+            kind = source.choice(("whole", "whole", "stream", "leave", "refused"))
+            prompt = source.choice(PROMPTS)
+            if kind == "whole":
+                assert whole(small, prompt) == alone[prompt]
+            elif kind == "stream":
+                connection, lines = small.stream_lines({"prompt": prompt, "max_tokens": 12})
+                events = [line for line in iter(lines.readline, b"0\r\n") if line.startswith(b"data: ")]
+                assert events[-1] == b"data: [DONE]\n"
+                assert "".join(json.loads(line[6:])["choices"][0]["text"] for line in events[:-1]) == alone[prompt]
+                connection.close()
+            elif kind == "leave":
+                leave(small, source.randrange(10**6))
+            else:
+                assert small.request("POST", "/v1/completions", {"prompt": prompt, "max_tokens": -5})[0] == 400
+            found[kind] += 1
+
+    def traffic(seconds: float) -> None:
+        failures: list[BaseException] = []
+
+        def run(place: int) -> None:
+            try:
+                client(place, time.monotonic() + seconds)
+            except BaseException as error:  # noqa: BLE001  # told to the test
+                failures.append(error)
+
+        threads = [threading.Thread(target=run, args=(place,)) for place in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+        assert small.idle(10)
+
+    traffic(SOAK_S / 3)
+    pids = (os.getpid(), small.engine_pid())
+    before = [(resident(pid), entries(pid, "fd"), entries(pid, "task")) for pid in pids]
+    traffic(SOAK_S)
+    assert resident(pids[0]) < 1.05 * before[0][0] + (8 << 20)
+    assert resident(pids[1]) < before[1][0] + _PREPARED_BYTES
+    for pid, (_, files, threads) in zip(pids, before, strict=True):
+        assert entries(pid, "fd") <= files + 4
+        assert entries(pid, "task") <= threads + 8  # of the event loop's pool
+    assert min(found.values()) > 0
+    assert len(found) == 4
+    assert small.engine_pid() == pids[1]
+    growth = [resident(pid) - memory for pid, (memory, *_) in zip(pids, before, strict=True)]
+    print(json.dumps({"seconds": SOAK_S, "requests": found, "growth_bytes": growth}))
