@@ -30,21 +30,20 @@ from ovround.qtensor import QTensor
 from ovround.quant.block_store import END_TO_END, TUNED, BlockStore, Emitted, FinishedBlock
 from ovround.quant.calibration import Calibration
 from ovround.quant.chains import Chains
-from ovround.quant.codebook_fit import fit_codebooks
-from ovround.quant.codebook_weight import CodebookWeight, TunedNorm
+from ovround.quant.codebook_weight import CodebookWeight
 from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
 from ovround.quant.end_to_end import Original, tune_end_to_end
 from ovround.quant.engine_arithmetic import activation_groups
-from ovround.quant.initial_grid import compensated, from_extremes, inverse_factor, searched
 from ovround.quant.plan import Plan, end_to_end_steps
 from ovround.quant.pv import Changes
 from ovround.quant.rtn import round_to_nearest
 from ovround.quant.signround import Schedule, TunedBlock, in_type, threads_for, tune_block
 from ovround.quant.tables import TUNED_BITS, begin_table
-from ovround.quant.tuned_weight import ClippedWeight, FreeWeight, TunedWeight
+from ovround.quant.tuned_weight import FreeWeight, TunedWeight
+from ovround.quant.window_start import begin_window, step_dtype
 
-__all__ = ["BlockQuantizer", "Emitted", "Event", "step_dtype"]
+__all__ = ["BlockQuantizer", "Emitted", "Event"]
 
 Event = Emitted | BlockRecord | Quality
 Weight = QTensor | FloatTensor | CodebookTensor
@@ -323,7 +322,12 @@ class BlockQuantizer:
         sources = {layer: self._source(layer) for layer in window}
         unreached = {layer: chains.advance(chains.original, source, layer) for layer, source in sources.items()}
         weights = {name: weight for source in sources.values() for name, weight in source.items()}
-        tuned = self._beginning(window, chains, weights)
+        names = [name for layer in window for name in self._decoder.linears(layer)]
+        dtypes = {name: self._read(name).dtype for name, value in weights.items() if value.dim() == 1}
+        tuned = begin_window(
+            window, names, weights, dtypes, self._plan, self._options, chains, self._device,
+            lambda done, of: self._on_progress(Progress("codebooks", window[0], self._blocks, done, of)),
+        )  # fmt: skip
         result = self._tune(window, chains, calibration, weights, tuned) if tuned else None
         return [self._finished(layer, source, result, unreached[layer]) for layer, source in sources.items()]
 
@@ -343,50 +347,6 @@ class BlockQuantizer:
             return FinishedBlock(tuple(emitted), None)
         record = BlockRecord(layer, result.loss_before, result.loss_after, result.steps, unreached)
         return FinishedBlock(tuple(emitted), record)
-
-    def _beginning(self, window: range, chains: Chains, weights: dict[str, torch.Tensor]) -> list[TunedWeight]:
-        """The window's weights that have a grid or codebooks, where tuning begins."""
-        names = [name for layer in window for name in self._decoder.linears(layer)]
-        if any(isinstance(self._plan[name], Codebooks) for name in names):
-            return self._coded(window, names, chains, weights)
-        schemes = {name: scheme for name in names if isinstance(scheme := self._plan[name], Scheme)}
-        matrices = {name: self._device.put(weights[f"{name}.weight"]) for name in schemes}
-        if self._options.scales == "clipped":
-            return [ClippedWeight(name, matrices[name], scheme) for name, scheme in schemes.items()]
-        starts = self._options.starts_at
-        moments = chains.moments(weights, window) if schemes and starts != "extremes" else {}
-        tuned: list[TunedWeight] = []
-        for name, scheme in schemes.items():
-            matrix = matrices[name]
-            seen = starts != "extremes" and bool(moments[name].diagonal().any())  # an expert may see nothing at all
-            if not seen:
-                start = from_extremes(matrix, scheme)
-            elif starts == "compensated":
-                start = compensated(matrix, scheme, inverse_factor(moments[name]))
-            else:
-                start = searched(matrix, scheme, moments[name].diagonal())
-            tuned.append(FreeWeight(name, start, matrix.shape, scheme))
-        return tuned
-
-    def _coded(
-        self, window: range, names: Sequence[str], chains: Chains, weights: dict[str, torch.Tensor]
-    ) -> list[TunedWeight]:
-        """Likewise codebooks, each weight fitted to its inputs; and the norms."""
-        layouts = {name: layout for name in names if isinstance(layout := self._plan[name], Codebooks)}
-        moments = chains.moments(weights, window)
-        tuned: list[TunedWeight] = []
-        with threads_for(chains.work(weights)):
-            for number, (name, layout) in enumerate(layouts.items()):
-                generator = torch.Generator().manual_seed(self._options.seed + window[0])
-                matrix = self._device.put(weights[f"{name}.weight"])
-                fitted = fit_codebooks(matrix, moments.get(name), layout, generator)
-                tuned.append(CodebookWeight(name, fitted, layout))
-                self._on_progress(Progress("codebooks", window[0], self._blocks, number + 1, len(layouts)))
-        gains = [name for name, value in weights.items() if value.dim() == 1 and name.endswith(".weight")]
-        for name in gains if self._options.norms else ():
-            dtype = self._checkpoint.read(name).dtype
-            tuned.append(TunedNorm(name.removesuffix(".weight"), self._device.put(weights[name]), dtype))
-        return tuned
 
     def _tune(
         self,
@@ -478,21 +438,6 @@ def _events(block: FinishedBlock) -> Iterator[Event]:
     yield from block.tensors
     if block.record is not None:
         yield block.record
-
-
-def step_dtype(tuned: Sequence[TunedWeight], device: Device = CPU) -> torch.dtype | None:
-    """bfloat16 for the gradient steps where the device has instructions for it and the grid is far coarser than its rounding.
-
-    On a CPU with AMX, 4-bit tuning of a 7 M model took 0.42 of the time, with block errors within 0.6 % of float32's. Losses
-    that choose between candidates, and both chains of activations, stay in float32.
-    """
-    coarse = all(weight.bits <= 4 for weight in tuned if not isinstance(weight, TunedNorm))
-    if device.kind != "cpu":
-        return torch.bfloat16 if coarse else None
-    # torch 2.8 cannot be asked; it then tunes in float32
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
-    return torch.bfloat16 if coarse and fast else None
 
 
 def _float32(weight: Weight) -> torch.Tensor:

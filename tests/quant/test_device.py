@@ -24,9 +24,10 @@ from ovround.errors import EngineError, UsageError
 from ovround.progress import silent
 from ovround.quant import device as device_module
 from ovround.quant.block_store import END_TO_END, TUNED, block_store
-from ovround.quant.blocks import BlockQuantizer, step_dtype
+from ovround.quant.blocks import BlockQuantizer
 from ovround.quant.device import CPU, Device, open_device, resolve
 from ovround.quant.tuned_weight import ClippedWeight
+from ovround.quant.window_start import step_dtype
 
 Machine = Callable[..., list[int]]
 
