@@ -13,7 +13,6 @@ import subprocess
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import markupsafe
 from ovround.errors import ArtifactError, GenerationError, UsageError
 from ovround.limits import LIMITS
 from ovround.runtime import template_process
+from ovround.runtime.interpreter import interpreter
 from ovround.runtime.json_object import read_object
 
 Message = Mapping[str, Any]
@@ -98,7 +98,7 @@ class _Process:
 
     def __init__(self) -> None:
         libraries = {str(Path(module.__file__).parent.parent) for module in (jinja2, markupsafe) if module.__file__}
-        words = [_python(), "-I", "-S", "-c", _PROGRAM, str(template_process.__file__), *sorted(libraries)]
+        words = [interpreter(), "-I", "-S", "-c", _PROGRAM, str(template_process.__file__), *sorted(libraries)]
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -130,12 +130,6 @@ class _Process:
             return None
         answer: dict[str, str] = json.loads(found)
         return answer
-
-
-def _python() -> str:
-    """The interpreter: of an application that is no interpreter itself, the one that it named for `multiprocessing`."""
-    found = spawn.get_executable()
-    return os.fsdecode(found)
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from ovround.errors import EngineError
+from ovround.runtime.interpreter import interpreter
 from ovround.runtime.server.wire import EngineSettings, Json, error_from_json
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from ovround.runtime.server.engine_program import main; main()"
@@ -26,7 +27,7 @@ class EngineChild:
         self, settings: EngineSettings, on_news: Callable[[EngineChild, Json], None], on_end: Callable[[], None]
     ) -> None:
         """Wait until it has loaded; raises what it refused with, or EngineError when it died instead."""
-        words = [sys.executable, "-c", _PROGRAM, *sys.path]
+        words = [interpreter(), "-c", _PROGRAM, *sys.path]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._on_news, self._on_end = on_news, on_end
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
