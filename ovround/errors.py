@@ -13,6 +13,7 @@
     ├── VerifyError           what was read back is not what was meant to be written
     ├── ArtifactError         an output folder that the runtime cannot read
     ├── EngineError           an engine or device that is missing or refuses the model
+    ├── BusyError             a request that there is no room for now
     ├── GenerationError       a request that the loaded model cannot answer
     └── MissingExtraError     an optional package that is not installed
 
@@ -77,6 +78,10 @@ class ArtifactError(OvroundError):
 
 
 class EngineError(OvroundError):
+    pass
+
+
+class BusyError(OvroundError):
     pass
 
 

@@ -6,18 +6,28 @@ stop string or a vanished client ended is cancelled before the next step.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino as ov
 
-from ovround.errors import EngineError, MissingExtraError
+from ovround.errors import BusyError, EngineError, MissingExtraError
 from ovround.runtime.engines import check_folder
 from ovround.runtime.engines.openvino_devices import EXACT
 from ovround.runtime.sampling import SamplingOptions
 from ovround.runtime.server.engine_link import EngineLink
 from ovround.runtime.server.wire import EngineSettings, Order
+
+
+@dataclass(slots=True)
+class _Running:
+    order: Order
+    handle: Any
+    answers: bool = False
+    """Whether it has a token yet."""
+
 
 _PREPARED_SHAPES = 256  # OpenVINO's default of 5000 is 300 MB of prepared kernels where many come and go (docs/log.md)
 
@@ -55,60 +65,78 @@ class BatchingWorker:
             )
         except RuntimeError as error:
             raise EngineError(f"openvino_genai cannot run `{folder}` on {settings.device}: {error}") from error
-        self._handles: dict[int, Any] = {}
+        self._running: dict[int, _Running] = {}
+        self._alone: set[int] = set()
+        """Orders that had no room though no other was running; the second time is the last."""
+        self._full = False
+        """Whether the cache had no room for an order, and nothing has ended since."""
 
     def work(self, link: EngineLink) -> None:
         """Until the process ends."""
         while True:
-            for number in link.read(wait=not self._handles):
+            for number in link.read(wait=not self._running):
                 self._end(number, link)
-            while len(self._handles) < self.slots and (order := link.next_order()) is not None:
+            while not self._full and len(self._running) < self.slots and (order := link.next_order()) is not None:
                 self._begin(order, link)
-            if self._handles:
+            if self._running:
                 link.busy = True
                 try:
                     self._step(link)
                 except Exception as error:  # noqa: BLE001  # whatever the pipeline raises ends these answers, never the process
-                    for number, handle in self._handles.items():
-                        handle.cancel()
+                    for number, one in self._running.items():
+                        one.handle.cancel()
                         link.failed(number, error)
-                    self._handles = {}
+                    self._running, self._full = {}, False
                 link.stepped()
-            link.busy = bool(self._handles)
+            link.busy = bool(self._running)
 
     def _begin(self, order: Order, link: EngineLink) -> None:
         ids = ov.Tensor(np.asarray(order.prompt_ids, np.int64)[None])
         try:
-            self._handles[order.number] = self._pipeline.add_request(order.number, ids, self._config(order))
+            handle = self._pipeline.add_request(order.number, ids, self._config(order))
         except Exception as error:  # noqa: BLE001  # a request that the pipeline refuses is this order's error alone
             link.failed(order.number, error)
         else:
+            self._running[order.number] = _Running(order, handle)
             link.began(order.number)
 
     def _end(self, number: int, link: EngineLink) -> None:
-        handle = self._handles.pop(number, None)
-        if handle is not None:
-            handle.cancel()
+        one = self._running.pop(number, None)
+        if one is not None:
+            one.handle.cancel()
+            self._full = False
         link.tokens([(number, [], True)], self._usage())
 
     def _step(self, link: EngineLink) -> None:
         if self._pipeline.has_non_finished_requests():
             self._pipeline.step()
         news: list[tuple[int, list[int], bool]] = []
-        for number, handle in list(self._handles.items()):
+        refused: list[tuple[int, _Running]] = []
+        for number, one in list(self._running.items()):
             tokens: list[int] = []
-            while handle.can_read():
-                for output in handle.read().values():
+            while one.handle.can_read():
+                for output in one.handle.read().values():
                     tokens.extend(output.generated_ids)
-            status = handle.get_status().name
+            status = one.handle.get_status().name
+            one.answers = one.answers or bool(tokens)
             if status != "RUNNING":
-                del self._handles[number]
+                del self._running[number]
+                self._full = False
             if status == "IGNORED":
-                link.failed(number, EngineError("the KV cache has no room for this request"))
+                refused.append((number, one))
             elif status != "RUNNING" and not tokens:
                 link.failed(number, EngineError("the pipeline ended this answer without a reason"))
             elif tokens:
                 news.append((number, tokens, status != "RUNNING"))
+        for number, one in refused:
+            if one.answers or number in self._alone:
+                link.failed(number, BusyError("the KV cache has no room for this answer", hint="try again later"))
+                continue
+            if self._running:  # there will be room when another one ends
+                self._full = True
+            else:  # what was cancelled gives its room back with this step
+                self._alone.add(number)
+            link.put_back(one.order)
         if news:
             link.tokens(news, self._usage())
 

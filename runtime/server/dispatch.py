@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ovround.artifact import MANIFEST, read_manifest
-from ovround.errors import ArtifactError, GenerationError, OvroundError
+from ovround.errors import ArtifactError, BusyError, GenerationError, OvroundError
 from ovround.runtime.completion import Piece
 from ovround.runtime.engines import OPENVINO_FILE, verified
 from ovround.runtime.generation import admit
@@ -24,10 +24,6 @@ from ovround.runtime.server.metrics import Metrics
 from ovround.runtime.server.settings import ServerSettings
 from ovround.runtime.server.wire import EngineSettings
 from ovround.runtime.tokenizer import Tokenizer
-
-
-class BusyError(OvroundError):
-    """As many requests wait as may."""
 
 
 class TimeLimitError(OvroundError):

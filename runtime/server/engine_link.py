@@ -62,6 +62,10 @@ class EngineLink:
         """The one that has waited longest."""
         return self._waiting.popleft() if self._waiting else None
 
+    def put_back(self, order: Order) -> None:
+        """One that could not begin is the next one again."""
+        self._waiting.appendleft(order)
+
     def stepped(self) -> None:
         """Something was computed."""
         self._steps += 1

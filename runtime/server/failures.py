@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ovround.errors import ArtifactError, EngineError, GenerationError, MissingExtraError, OvroundError, UsageError
-from ovround.runtime.server.dispatch import BusyError, RequestCancelledError, TimeLimitError
+from ovround.errors import (
+    ArtifactError,
+    BusyError,
+    EngineError,
+    GenerationError,
+    MissingExtraError,
+    OvroundError,
+    UsageError,
+)
+from ovround.runtime.server.dispatch import RequestCancelledError, TimeLimitError
 from ovround.runtime.server.engine_process import EngineLostError
 from ovround.runtime.server.responses import error_object
 

@@ -116,6 +116,7 @@ def test_mixed_traffic_leaves_nothing_behind(small: Any) -> None:
                 events = [line for line in iter(lines.readline, b"0\r\n") if line.startswith(b"data: ")]
                 assert events[-1] == b"data: [DONE]\n"
                 assert "".join(json.loads(line[6:])["choices"][0]["text"] for line in events[:-1]) == alone[prompt]
+                lines.close()
                 connection.close()
             elif kind == "leave":
                 leave(small, source.randrange(10**6))
@@ -155,3 +156,25 @@ def test_mixed_traffic_leaves_nothing_behind(small: Any) -> None:
     assert small.engine_pid() == pids[1]
     growth = [resident(pid) - memory for pid, (memory, *_) in zip(pids, before, strict=True)]
     print(json.dumps({"seconds": SOAK_S, "requests": found, "growth_bytes": growth}))
+
+
+def test_what_the_cache_has_no_room_for_waits(small: Any) -> None:
+    """Sixteen long answers in a cache for four: each comes, as alone."""
+    body = {"max_tokens": 200, "ignore_eos": True}
+    prompts = [f"Return the {number}: " + "The with statement " * 25 for number in range(16)]
+    found: dict[str, str] = {}
+
+    def ask(prompt: str) -> None:
+        status, answer, _ = small.request("POST", "/v1/completions", {"prompt": prompt, **body})
+        found[prompt] = answer["choices"][0]["text"] if status == 200 else str(answer)
+
+    threads = [threading.Thread(target=ask, args=(prompt,)) for prompt in prompts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    together = dict(found)
+    for prompt in prompts[:4]:
+        ask(prompt)
+    assert {prompt: together[prompt] for prompt in prompts[:4]} == {prompt: found[prompt] for prompt in prompts[:4]}
+    assert not [text for text in together.values() if "error" in text]
