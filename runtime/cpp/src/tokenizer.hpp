@@ -8,6 +8,7 @@
 
 #include "ovround/ovround.hpp"
 #include "text_stream.hpp"
+#include "token_texts.hpp"
 
 namespace ovround {
 
@@ -20,6 +21,8 @@ public:
     const std::string& decode(const int64_t* ids, std::size_t count) override;
     bool is_special(int64_t token_id) const override { return special_ids_.count(token_id) > 0; }
     bool is_byte(int64_t token_id) const override { return byte_ids_.count(token_id) > 0; }
+    // Whether `decode` is a look-up in a table; else it runs the detokenizer's graph.
+    bool decodes_by_table() const { return texts_.has_value(); }
     // The id of `token` where it is a special one, which no decoded text ever shows.
     std::optional<int64_t> special_id(const std::string& token) const;
 
@@ -31,6 +34,8 @@ private:
     std::set<int64_t> byte_ids_;
     ov::InferRequest with_special_;
     ov::InferRequest without_special_;
+    std::optional<TokenTexts> texts_;
+    // Where the graph does more than to join texts, it runs.
     ov::InferRequest decoder_;
     ov::Shape decoder_shape_{1, 256};
     ov::Tensor decoder_ids_;   // i64 [1, T], with room for many
