@@ -105,18 +105,17 @@ void drop_special_tokens(ov::Model& model) {
 
 }  // namespace
 
-Tokenizer::Tokenizer(ov::Core& core, const fs::path& folder, const fs::path& library) {
+Tokenizer::Tokenizer(ov::Core& core, const fs::path& folder, const fs::path& library) : core_(core) {
     add_extension(core, library);
     read_tokens(folder);
     const auto encoder = read_graph(core, folder / "openvino_tokenizer.xml");
-    const auto bare = read_graph(core, folder / "openvino_tokenizer.xml");
+    without_special_graph_ = read_graph(core, folder / "openvino_tokenizer.xml");
     const auto decoder = read_graph(core, folder / "openvino_detokenizer.xml");
     try {
         stop_truncation(*encoder);
-        stop_truncation(*bare);
-        drop_special_tokens(*bare);
+        stop_truncation(*without_special_graph_);
+        drop_special_tokens(*without_special_graph_);
         with_special_ = compiled(core, encoder);
-        without_special_ = compiled(core, bare);
         texts_ = read_token_texts(*decoder);
         if (!texts_) {
             decoder_ = compiled(core, decoder);
@@ -170,6 +169,9 @@ std::vector<int64_t> Tokenizer::encode(std::string_view text, bool add_special_t
     }
     auto& request = add_special_tokens ? with_special_ : without_special_;
     try {
+        if (!request) {
+            request = compiled(core_, without_special_graph_);
+        }
         ov::Tensor input(ov::element::string, ov::Shape{1});
         input.data<std::string>()[0] = text;
         request.set_input_tensor(input);

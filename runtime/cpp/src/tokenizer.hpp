@@ -14,7 +14,8 @@ namespace ovround {
 
 class Tokenizer final : public Decodes {
 public:
-    // Loads the extension `library` into `core`, or the one beside libopenvino where `library` is empty.
+    // Loads the extension `library` into `core`, which has to outlive this, or the one beside libopenvino where
+    // `library` is empty.
     Tokenizer(ov::Core& core, const std::filesystem::path& folder, const std::filesystem::path& library);
 
     std::vector<int64_t> encode(std::string_view text, bool add_special_tokens);
@@ -32,8 +33,10 @@ private:
     std::map<std::string, int64_t> special_tokens_;
     std::set<int64_t> special_ids_;
     std::set<int64_t> byte_ids_;
+    ov::Core& core_;
     ov::InferRequest with_special_;
-    ov::InferRequest without_special_;
+    std::shared_ptr<ov::Model> without_special_graph_;
+    ov::InferRequest without_special_;  // compiled by its first use: chats and bare texts
     std::optional<TokenTexts> texts_;
     // Where the graph does more than to join texts, it runs.
     ov::InferRequest decoder_;
