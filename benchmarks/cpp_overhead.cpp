@@ -1,4 +1,5 @@
-// ovround-overhead FOLDER TOKENS ROUNDS [TEMPERATURE]: seconds of a token by LLM, and of a bare infer() of the same graph, in turns.
+// ovround-overhead FOLDER TOKENS ROUNDS [TEMPERATURE]: seconds of a token by LLM, and of a bare infer() of the same
+// graph, in turns.
 //
 // After every 16 tokens of LLM the bare loop computes the same 16 steps, its tensors set outside the clock; the first
 // of each turn find cold caches, and do not count. `own_s` is what LLM spends outside of its own infer(), which the

@@ -59,7 +59,7 @@ const Port* find(const std::vector<Port>& all, const std::string& name) {
 // `model.decoder` of genai_config.json; Error(artifact) for a graph whose cache is not one shared buffer.
 json read_decoder(const fs::path& path) {
     const json config = read_object(path);
-    const json decoder = config.value(json::json_pointer("/model/decoder"), json());
+    json decoder = config.value(json::json_pointer("/model/decoder"), json());
     if (!decoder.is_object()) {
         throw Error(ErrorCode::artifact, "`" + path.string() + "` has no model.decoder");
     }
