@@ -1,12 +1,15 @@
-// ovround-overhead FOLDER TOKENS ROUNDS: seconds of a token by LLM, and of a bare infer() of the same graph, in turns.
+// ovround-overhead FOLDER TOKENS ROUNDS [TEMPERATURE]: seconds of a token by LLM, and of a bare infer() of the same
+// graph, in turns.
 //
-// The bare loop feeds the tokens that LLM chose, so both compute the same steps; its tensors are set outside the clock.
-// Seconds are of the process's CPU time, with one thread: on a machine that does other work too they still mean
-// something.
+// After every 16 tokens of LLM the bare loop computes the same 16 steps, its tensors set outside the clock; the first
+// of each turn find cold caches, and do not count. `own_s` is what LLM spends outside of its own infer(), which the
+// linker's --wrap leads here first. Seconds are of the process's CPU time, with one thread: on a machine that does
+// other work too they still mean something.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <numeric>
 #include <openvino/openvino.hpp>
 #include <ovround/ovround.hpp>
 #include <vector>
@@ -15,11 +18,29 @@ namespace {
 
 using Seconds = std::vector<double>;
 
+constexpr std::size_t kTurn = 16;  // steps
+constexpr std::size_t kCold = 3;   // of them at the beginning
+
+double in_infer_s = 0.0;  // of the step that runs
+
 double now() {
     timespec time{};
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
     return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
 }
+
+}  // namespace
+
+extern "C" {  // of the Itanium C++ ABI: ov::InferRequest::infer()
+void __real__ZN2ov12InferRequest5inferEv(ov::InferRequest*);
+void __wrap__ZN2ov12InferRequest5inferEv(ov::InferRequest* request) {
+    const double start = now();
+    __real__ZN2ov12InferRequest5inferEv(request);
+    in_infer_s += now() - start;
+}
+}
+
+namespace {
 
 double median(Seconds values) {
     const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -34,57 +55,86 @@ void fill(ov::InferRequest& request, const char* name, const ov::Shape& shape, c
     std::copy(values.begin(), values.end(), tensor.data<T>());
 }
 
-// Of each token after the first.
-Seconds bare(ov::CompiledModel& model, const std::vector<int64_t>& prompt, const std::vector<int64_t>& answer) {
-    auto request = model.create_infer_request();
-    Seconds found;
-    std::vector<int64_t> ids = prompt;
-    std::size_t length = 0;
-    for (const int64_t next : answer) {
-        length += ids.size();
-        fill<int64_t>(request, "input_ids", {1, ids.size()}, ids);
-        fill<int64_t>(request, "attention_mask", {1, length}, std::vector<int64_t>(length, 1));
-        fill<int32_t>(request, "beam_idx", {1}, {0});
+// infer() of the same graph, step by step.
+class Bare {
+public:
+    explicit Bare(ov::CompiledModel& model) : request_(model.create_infer_request()) {
         for (const auto& input : model.inputs()) {
-            if (input.get_names().count("position_ids") > 0) {
-                std::vector<int64_t> positions(ids.size());
-                for (std::size_t place = 0; place < ids.size(); ++place) {
-                    positions[place] = static_cast<int64_t>(length - ids.size() + place);
-                }
-                fill<int64_t>(request, "position_ids", {1, ids.size()}, positions);
-            }
+            has_positions_ = has_positions_ || input.get_names().count("position_ids") > 0;
         }
-        const double start = now();
-        request.infer();
-        if (length > prompt.size()) {
-            found.push_back(now() - start);
-        }
-        ids = {next};
     }
-    return found;
-}
 
-Seconds ours(ovround::LLM& llm, const std::vector<int64_t>& prompt, const ovround::SamplingOptions& options,
-             std::vector<int64_t>& answer) {
-    Seconds found;
-    double before = now();
-    answer.clear();
-    llm.generate_ids(prompt, options, [&](const ovround::Piece& piece) {
-        if (!answer.empty()) {
-            found.push_back(now() - before);
+    // Seconds of the step that follows `ids`.
+    double step(const std::vector<int64_t>& ids) {
+        length_ += ids.size();
+        fill<int64_t>(request_, "input_ids", {1, ids.size()}, ids);
+        fill<int64_t>(request_, "attention_mask", {1, length_}, std::vector<int64_t>(length_, 1));
+        fill<int32_t>(request_, "beam_idx", {1}, {0});
+        if (has_positions_) {
+            std::vector<int64_t> positions(ids.size());
+            std::iota(positions.begin(), positions.end(), static_cast<int64_t>(length_ - ids.size()));
+            fill<int64_t>(request_, "position_ids", {1, ids.size()}, positions);
         }
-        answer.push_back(piece.token_id);
-        before = now();
+        in_infer_s = 0.0;
+        request_.infer();
+        return in_infer_s;
+    }
+
+private:
+    ov::InferRequest request_;
+    bool has_positions_ = false;
+    std::size_t length_ = 0;
+};
+
+// Of one turn each, but for the first two, which are of every step.
+struct Found {
+    Seconds token_s;
+    Seconds own_s;
+    Seconds infer_s;
+    Seconds overhead;
+};
+
+// One answer; its first token is prefill's.
+void measure(ovround::LLM& llm, ov::CompiledModel& model, const std::vector<int64_t>& prompt,
+             const ovround::SamplingOptions& options, Found& found) {
+    Bare bare(model);
+    bare.step(prompt);
+    std::vector<int64_t> turn;  // tokens whose steps LLM has made since the bare loop's turn
+    Seconds ours;
+    std::size_t tokens = 0;
+    double start = 0.0;
+    llm.generate_ids(prompt, options, [&](const ovround::Piece& piece) {
+        const double step_s = now() - start;
+        if (tokens++ > 0 && turn.size() > kCold) {
+            ours.push_back(step_s);
+            found.token_s.push_back(step_s);
+            found.own_s.push_back(step_s - in_infer_s);
+        }
+        if (turn.size() == kTurn) {
+            Seconds infer;
+            for (std::size_t place = 0; place < turn.size(); ++place) {
+                const double infer_s = bare.step({turn[place]});
+                if (place >= kCold) {
+                    infer.push_back(infer_s);
+                }
+            }
+            found.infer_s.push_back(median(infer));
+            found.overhead.push_back(median(ours) / median(infer) - 1.0);
+            ours.clear();
+            turn.clear();
+        }
+        turn.push_back(piece.token_id);
+        in_infer_s = 0.0;
+        start = now();
         return true;
     });
-    return found;
 }
 
 }  // namespace
 
 int main(int count, char** values) {
-    if (count != 4) {
-        std::fputs("usage: ovround-overhead FOLDER TOKENS ROUNDS\n", stderr);
+    if (count < 4) {
+        std::fputs("usage: ovround-overhead FOLDER TOKENS ROUNDS [TEMPERATURE]\n", stderr);
         return 2;
     }
     ovround::LoadOptions load;
@@ -96,18 +146,19 @@ int main(int count, char** values) {
     ovround::SamplingOptions options;
     options.max_new_tokens = std::atoll(values[2]);
     options.ignore_eos = true;
+    options.temperature = count > 4 ? std::atof(values[4]) : 0.0;
+    options.seed = 1;
     const auto prompt = llm.encode("The with statement is used to");
-    std::vector<int64_t> answer;
-    ours(llm, prompt, options, answer);
-    bare(model, prompt, answer);
-    Seconds of_llm;
-    Seconds of_infer;
-    Seconds shares;
+    Found warm_up;
+    measure(llm, model, prompt, options, warm_up);
+    Found found;
     for (int round = 0; round < std::atoi(values[3]); ++round) {
-        of_llm.push_back(median(ours(llm, prompt, options, answer)));
-        of_infer.push_back(median(bare(model, prompt, answer)));
-        shares.push_back(of_llm.back() / of_infer.back() - 1.0);
+        measure(llm, model, prompt, options, found);
     }
-    std::printf("{\"token_s\": %.9f, \"infer_s\": %.9f, \"overhead\": %.6f}\n", median(of_llm), median(of_infer),
-                median(shares));
+    if (found.overhead.empty()) {
+        std::fputs("error: more than 17 tokens and 1 round are needed\n", stderr);
+        return 2;
+    }
+    std::printf("{\"token_s\": %.9f, \"infer_s\": %.9f, \"overhead\": %.6f, \"own_s\": %.9f}\n", median(found.token_s),
+                median(found.infer_s), median(found.overhead), median(found.own_s));
 }

@@ -2,9 +2,10 @@
 
     python benchmarks/cpp_overhead.py FOLDER --programs build/cpp
 
-`ovround-overhead` alternates answers of LLM with a loop of infer() over the same tokens, one thread, in CPU time. Then `ovround-run`
-and `ovround run` give one token each, in turns, in wall-clock time from the start of the process to its end. Ends with one JSON
-line; exit status 1 when the overhead is not below --most.
+`ovround-overhead` alternates 16 tokens of LLM with a loop of infer() over the same 16, one thread, in CPU time: `overhead`. Its
+noise is a few percent where others share the machine; `own_s`, what LLM does outside of its infer(), is steady, and decides.
+Then `ovround-run` and `ovround run` give one token each, in turns, in wall-clock time from the start of the process to its end. Ends
+with one JSON line; exit status 1 when own_s is not below --most of infer_s.
 """
 
 from __future__ import annotations
@@ -30,10 +31,15 @@ def main() -> int:
     parser.add_argument("--programs", type=Path, default=Path("build/cpp"))
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--most", type=float, default=0.03)
     given = parser.parse_args()
     measured = subprocess.run(
-        [given.programs / "tests" / "ovround-overhead", given.folder, str(given.tokens), str(given.rounds)],
+        [
+            given.programs / "tests" / "ovround-overhead",
+            given.folder,
+            *map(str, (given.tokens, given.rounds, given.temperature)),
+        ],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     result = json.loads(measured.stdout)
@@ -42,9 +48,13 @@ def main() -> int:
     for _ in range(given.rounds):
         native.append(start_up_s(str(given.programs / "ovround-run"), *words))
         python.append(start_up_s(sys.executable, "-m", "ovround", "run", *words))
-    result |= {"start_up_s": statistics.median(native), "start_up_python_s": statistics.median(python)}
+    result |= {
+        "own_share": result["own_s"] / result["infer_s"],
+        "start_up_s": statistics.median(native),
+        "start_up_python_s": statistics.median(python),
+    }
     print(json.dumps(result))
-    return 0 if result["overhead"] < given.most else 1
+    return 0 if result["own_share"] < given.most else 1
 
 
 if __name__ == "__main__":

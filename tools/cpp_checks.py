@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,8 +37,11 @@ def formatted() -> bool:
 
 
 def tidy() -> bool:
-    database = ROOT / "build" / "cpp" / "compile_commands.json"
-    text = database.read_text()
+    text = (ROOT / "build" / "cpp" / "compile_commands.json").read_text()
+    database = ROOT / "build" / "cpp-tidy" / "compile_commands.json"
+    database.parent.mkdir(exist_ok=True)
+    # Without the precompiled header, which is GCC's: each file has to include what it needs.
+    database.write_text(re.sub(r"-Winvalid-pch -include \S+cmake_pch\.hxx", "", text))
     sources = [name for name in files(TIDY, (".cpp",)) if str(ROOT / name) in text]  # as built here
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return all(list(pool.map(lambda name: run("clang-tidy", "--quiet", "-p", str(database.parent), name), sources)))
@@ -53,7 +57,7 @@ def fuzz(seconds: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fuzz", type=int, default=60, metavar="SECONDS")
-    parser.add_argument("--tidy", action="store_true", help="clang-tidy too: about 10 s of one core a file")
+    parser.add_argument("--tidy", action="store_true", help="clang-tidy too: about 4 minutes of one core in all")
     given = parser.parse_args()
     passed = True
     for name, needed, check in (

@@ -83,7 +83,10 @@ void run(Engine& engine, const std::vector<Request*>& requests, const std::atomi
     std::vector<int64_t> newest;
     std::vector<std::size_t> alive;
     std::size_t most = 0;
-    for (const auto* request : rows) {
+    for (auto* request : rows) {
+        if (!on_piece) {
+            request->stream.wait(request->max_new_tokens);
+        }
         prompts.push_back(&request->prompt_ids);
         most = std::max(most, request->max_new_tokens);
     }

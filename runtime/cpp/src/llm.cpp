@@ -120,6 +120,7 @@ std::vector<Completion> LLM::generate_batch(const std::vector<std::string>& prom
     }
     const Turn turn(state_->lock, state_->owner);
     std::vector<std::unique_ptr<Request>> requests;
+    requests.reserve(prompts.size());
     for (const auto& prompt : prompts) {
         requests.push_back(state_->admit(state_->tokenizer.encode(prompt, true), options));
     }

@@ -59,7 +59,7 @@ const Port* find(const std::vector<Port>& all, const std::string& name) {
 // `model.decoder` of genai_config.json; Error(artifact) for a graph whose cache is not one shared buffer.
 json read_decoder(const fs::path& path) {
     const json config = read_object(path);
-    const json decoder = config.value(json::json_pointer("/model/decoder"), json());
+    json decoder = config.value(json::json_pointer("/model/decoder"), json());
     if (!decoder.is_object()) {
         throw Error(ErrorCode::artifact, "`" + path.string() + "` has no model.decoder");
     }
@@ -87,7 +87,7 @@ std::vector<std::pair<std::string, std::string>> session_entries(const json& dec
 
 }  // namespace
 
-OnnxEngine::OnnxEngine(const fs::path& folder, const LoadOptions& options) : session_(nullptr, nullptr) {
+OnnxEngine::OnnxEngine(const fs::path& folder, const LoadOptions& options) {
     if (options.device != "CPU" && options.device != "cpu") {
         throw Error(ErrorCode::engine,
                     "device `" + options.device + "` cannot run `" + folder.string() + "`: ONNX models run on CPU",
@@ -155,16 +155,34 @@ std::size_t OnnxEngine::row_bytes(const Cache& cache) const {
     return static_cast<std::size_t>(cache.heads * cache.head_size) * room_ * element;
 }
 
-// Values over all rows of the buffers, for steps of decode.
+OrtPointer<OrtValue> OnnxEngine::matrix(std::vector<int64_t>& values, std::size_t rows) const {
+    const std::array<int64_t, 2> shape{static_cast<int64_t>(rows), static_cast<int64_t>(values.size() / rows)};
+    return runtime_.tensor(values.data(), values.size() * sizeof(int64_t), shape.data(), 2,
+                           ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
+}
+
+OrtPointer<OrtValue> OnnxEngine::logits(std::vector<float>& values, std::size_t rows, std::size_t tokens) const {
+    const std::array<int64_t, 3> shape{static_cast<int64_t>(rows), static_cast<int64_t>(tokens),
+                                       static_cast<int64_t>(vocab_size_)};
+    return runtime_.tensor(values.data(), rows * tokens * vocab_size_ * sizeof(float), shape.data(), 3,
+                           ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+}
+
+// Values over all rows of the buffers, for steps of decode: only the mask, which grows, is made anew for each.
 void OnnxEngine::bind_rows() {
-    all_rows_.clear();
-    for (auto& cache : caches_) {
-        const std::array<int64_t, 4> shape{static_cast<int64_t>(lengths_.size()), cache.heads,
-                                           static_cast<int64_t>(room_), cache.head_size};
-        cache.value =
-            runtime_.tensor(cache.bytes.data(), lengths_.size() * row_bytes(cache), shape.data(), 4, cache.type);
-        all_rows_.push_back(cache.value.get());
+    const std::size_t rows = lengths_.size();
+    for (std::size_t place = 0; place < caches_.size(); ++place) {
+        auto& cache = caches_[place];
+        const std::array<int64_t, 4> shape{static_cast<int64_t>(rows), cache.heads, static_cast<int64_t>(room_),
+                                           cache.head_size};
+        cache.value = runtime_.tensor(cache.bytes.data(), rows * row_bytes(cache), shape.data(), 4, cache.type);
+        in_[place + 2] = out_[place + 1] = cache.value.get();
     }
+    ids_.resize(rows);
+    step_ids_ = matrix(ids_, rows);
+    step_logits_ = logits(logits_, rows, 1);
+    in_[0] = step_ids_.get();
+    out_[0] = step_logits_.get();
 }
 
 const float* OnnxEngine::prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) {
@@ -188,12 +206,12 @@ const float* OnnxEngine::prefill(const std::vector<const std::vector<int64_t>*>&
 
 void OnnxEngine::extend_row(std::size_t row, const std::vector<int64_t>& ids) {
     std::vector<OrtPointer<OrtValue>> held;
-    std::vector<OrtValue*> values;
-    for (auto& cache : caches_) {
+    for (std::size_t place = 0; place < caches_.size(); ++place) {
+        auto& cache = caches_[place];
         const std::array<int64_t, 4> shape{1, cache.heads, static_cast<int64_t>(room_), cache.head_size};
         const std::size_t size = row_bytes(cache);
         held.push_back(runtime_.tensor(cache.bytes.data() + row * size, size, shape.data(), 4, cache.type));
-        values.push_back(held.back().get());
+        in_[place + 2] = out_[place + 1] = held.back().get();
     }
     for (std::size_t start = 0; start < ids.size(); start += kPrefillTokens) {
         const std::size_t count = std::min(kPrefillTokens, ids.size() - start);
@@ -202,10 +220,11 @@ void OnnxEngine::extend_row(std::size_t row, const std::vector<int64_t>& ids) {
         lengths_[row] += count;
         mask_.assign(lengths_[row], 1);
         positions_.resize(count * vocab_size_);
-        const std::array<int64_t, 3> shape{1, static_cast<int64_t>(count), static_cast<int64_t>(vocab_size_)};
-        const auto logits = runtime_.tensor(positions_.data(), positions_.size() * sizeof(float), shape.data(), 3,
-                                            ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-        run(values, 1, count, lengths_[row], logits.get());
+        const auto tokens = matrix(ids_, 1);
+        const auto found = logits(positions_, 1, count);
+        in_[0] = tokens.get();
+        out_[0] = found.get();
+        run(1);
     }
     std::copy(positions_.end() - static_cast<std::ptrdiff_t>(vocab_size_), positions_.end(),
               logits_.begin() + static_cast<std::ptrdiff_t>(row * vocab_size_));
@@ -217,32 +236,18 @@ const float* OnnxEngine::decode(const std::vector<int64_t>& ids) {
     for (auto& length : lengths_) {
         longest = std::max(longest, ++length);
     }
-    ids_.assign(ids.begin(), ids.end());
+    std::copy(ids.begin(), ids.end(), ids_.begin());
     mask_.assign(rows * longest, 0);
     for (std::size_t row = 0; row < rows; ++row) {
         std::fill_n(mask_.begin() + static_cast<std::ptrdiff_t>(row * longest), lengths_[row], 1);
     }
-    const std::array<int64_t, 3> shape{static_cast<int64_t>(rows), 1, static_cast<int64_t>(vocab_size_)};
-    const auto logits = runtime_.tensor(logits_.data(), rows * vocab_size_ * sizeof(float), shape.data(), 3,
-                                        ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-    run(all_rows_, rows, 1, longest, logits.get());
+    run(rows);
     return logits_.data();
 }
 
-void OnnxEngine::run(const std::vector<OrtValue*>& caches, std::size_t rows, std::size_t tokens, std::size_t columns,
-                     OrtValue* logits) {
-    const auto matrix = [&](std::vector<int64_t>& values, std::size_t width) {
-        const std::array<int64_t, 2> shape{static_cast<int64_t>(rows), static_cast<int64_t>(width)};
-        return runtime_.tensor(values.data(), values.size() * sizeof(int64_t), shape.data(), 2,
-                               ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
-    };
-    const auto ids = matrix(ids_, tokens);
-    const auto mask = matrix(mask_, columns);
-    in_[0] = ids.get();
+void OnnxEngine::run(std::size_t rows) {
+    const auto mask = matrix(mask_, rows);
     in_[1] = mask.get();
-    out_[0] = logits;
-    std::copy(caches.begin(), caches.end(), in_.begin() + 2);
-    std::copy(caches.begin(), caches.end(), out_.begin() + 1);
     OrtStatus* status = runtime_.api().Run(session_.get(), nullptr, inputs_.data(), in_.data(), in_.size(),
                                            outputs_.data(), out_.size(), out_.data());
     if (status != nullptr) {

@@ -37,25 +37,27 @@ private:
     std::size_t row_bytes(const Cache& cache) const;
     void bind_rows();
     void extend_row(std::size_t row, const std::vector<int64_t>& ids);
-    void run(const std::vector<OrtValue*>& caches, std::size_t rows, std::size_t tokens, std::size_t columns,
-             OrtValue* logits);
+    OrtPointer<OrtValue> matrix(std::vector<int64_t>& values, std::size_t rows) const;
+    OrtPointer<OrtValue> logits(std::vector<float>& values, std::size_t rows, std::size_t tokens) const;
+    void run(std::size_t rows);
 
     OnnxRuntime runtime_;
-    OrtPointer<OrtSession> session_;
+    OrtPointer<OrtSession> session_{nullptr, nullptr};
     std::size_t vocab_size_ = 0;
     std::string device_;
     std::vector<Cache> caches_;
-    std::vector<const char*> inputs_;   // input_ids, attention_mask, then the caches
-    std::vector<const char*> outputs_;  // logits, then the caches
-    std::vector<OrtValue*> in_;
-    std::vector<OrtValue*> out_;
-    std::vector<OrtValue*> all_rows_;
-    std::size_t room_ = 0;              // S
-    std::vector<std::size_t> lengths_;  // [B]: tokens in each row
-    std::vector<int64_t> ids_;          // [B, T]
-    std::vector<int64_t> mask_;         // [B, longest row]
-    std::vector<float> logits_;         // [B, V], of the last position
-    std::vector<float> positions_;      // [T, V], of a piece of a prompt
+    std::vector<const char*> inputs_;                     // input_ids, attention_mask, then the caches
+    std::vector<const char*> outputs_;                    // logits, then the caches
+    std::vector<OrtValue*> in_;                           // of the next run, as inputs_
+    std::vector<OrtValue*> out_;                          // as outputs_
+    OrtPointer<OrtValue> step_ids_{nullptr, nullptr};     // i64 [B, 1], over ids_
+    OrtPointer<OrtValue> step_logits_{nullptr, nullptr};  // f32 [B, 1, V], over logits_
+    std::size_t room_ = 0;                                // S
+    std::vector<std::size_t> lengths_;                    // [B]: tokens in each row
+    std::vector<int64_t> ids_;                            // [B, T]
+    std::vector<int64_t> mask_;                           // [B, longest row]
+    std::vector<float> logits_;                           // [B, V], of the last position
+    std::vector<float> positions_;                        // [T, V], of a piece of a prompt
 };
 
 }  // namespace ovround

@@ -39,6 +39,36 @@ uint64_t fresh_seed() {
     return (static_cast<uint64_t>(device()) << 32) | device();
 }
 
+bool has_penalties(const SamplingOptions& options) {
+    return options.repetition_penalty != 1.0 || options.presence_penalty != 0.0 || options.frequency_penalty != 0.0;
+}
+
+// The first of the largest of `count` values, or the first NaN. Whole runs of values that are no larger than what was
+// found before are passed over at once, in a form that compilers make vectors of.
+std::size_t largest(const float* values, std::size_t count) {
+    constexpr std::size_t kRun = 16;
+    std::size_t best = 0;
+    for (std::size_t start = 0; start < count; start += kRun) {
+        const std::size_t end = std::min(start + kRun, count);
+        if (end - start == kRun) {
+            unsigned more = 0;
+            for (std::size_t place = 0; place < kRun; ++place) {
+                more |= static_cast<unsigned>(!(values[start + place] <= values[best]));
+            }
+            if (more == 0) {
+                continue;
+            }
+        }
+        for (std::size_t token = start; token < end; ++token) {
+            if (std::isnan(values[token])) {
+                return token;
+            }
+            best = values[token] > values[best] ? token : best;
+        }
+    }
+    return best;
+}
+
 }  // namespace
 
 void check_options(const SamplingOptions& options) {
@@ -73,8 +103,14 @@ void check_options(const SamplingOptions& options) {
 }
 
 Sampler::Sampler(const SamplingOptions& options, std::size_t vocab_size)
-    : options_(options), source_(options.seed ? *options.seed : fresh_seed()), scores_(vocab_size), counts_(vocab_size),
-      seen_(vocab_size) {
+    : options_(options), source_(options.seed ? *options.seed : fresh_seed()), vocab_size_(vocab_size) {
+    if (has_penalties(options)) {
+        counts_.resize(vocab_size);
+        seen_.resize(vocab_size);
+    }
+    if (has_penalties(options) || options.temperature > 0.0) {
+        scores_.resize(vocab_size);
+    }
     if (options.temperature > 0.0) {
         weights_.resize(vocab_size);
         scratch_.resize(vocab_size);
@@ -87,8 +123,10 @@ Sampler::Sampler(const SamplingOptions& options, std::size_t vocab_size)
 }
 
 void Sampler::see_prompt(const std::vector<int64_t>& ids) {
-    for (const int64_t id : ids) {
-        seen_[static_cast<std::size_t>(id)] = 1;
+    if (!seen_.empty()) {
+        for (const int64_t id : ids) {
+            seen_[static_cast<std::size_t>(id)] = 1;
+        }
     }
 }
 
@@ -107,56 +145,73 @@ double Sampler::adjusted(float logit, std::size_t token) const {
     return score;
 }
 
-int64_t Sampler::choose(const float* logits) {
-    if (!biased_.empty()) {
-        std::copy_n(logits, biased_.size(), biased_.begin());
-        for (const auto& [token, bias] : options_.logit_bias) {
-            if (static_cast<std::size_t>(token) < biased_.size()) {  // beyond the vocabulary it has no effect
-                biased_[static_cast<std::size_t>(token)] += static_cast<float>(bias);
-            }
-        }
-        logits = biased_.data();
+const float* Sampler::biased(const float* logits) {
+    if (biased_.empty()) {
+        return logits;
     }
+    std::copy_n(logits, biased_.size(), biased_.begin());
+    for (const auto& [token, bias] : options_.logit_bias) {
+        if (static_cast<std::size_t>(token) < biased_.size()) {  // beyond the vocabulary it has no effect
+            biased_[static_cast<std::size_t>(token)] += static_cast<float>(bias);
+        }
+    }
+    return biased_.data();
+}
+
+std::size_t Sampler::best_adjusted(const float* logits) {
     std::size_t best = 0;
     for (std::size_t token = 0; token < scores_.size(); ++token) {
         scores_[token] = adjusted(logits[token], token);
         if (std::isnan(scores_[token])) {
-            best = token;
-            break;
+            return token;
         }
-        if (scores_[token] > scores_[best]) {
-            best = token;
-        }
+        best = scores_[token] > scores_[best] ? token : best;
     }
-    if (!std::isfinite(scores_[best])) {
+    return best;
+}
+
+int64_t Sampler::choose(const float* logits) {
+    logits = biased(logits);
+    const bool adjusts = !counts_.empty();
+    const std::size_t best = adjusts ? best_adjusted(logits) : largest(logits, vocab_size_);
+    if (!std::isfinite(adjusts ? scores_[best] : static_cast<double>(logits[best]))) {
         throw Error(ErrorCode::generation, "the model's logits are not finite",
                     "try exact mode, or convert with more bits");
     }
     auto chosen = static_cast<int64_t>(best);
     if (options_.temperature > 0.0) {
-        for (double& score : scores_) {
-            score /= options_.temperature;
+        if (!adjusts) {
+            std::copy_n(logits, vocab_size_, scores_.begin());
         }
-        keep_top_k();
-        const double largest = scores_[best];
-        for (std::size_t place = 0; place < kept_.size(); ++place) {
-            weights_[place] = std::exp(scores_[static_cast<std::size_t>(kept_[place])] - largest);
-        }
-        if (options_.top_p < 1.0) {
-            keep_top_p();
-        }
-        if (options_.min_p > 0.0) {
-            keep_min_p();
-        }
-        std::partial_sum(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()),
-                         scratch_.begin());
-        const auto end = scratch_.begin() + static_cast<std::ptrdiff_t>(kept_.size());
-        const auto found = std::upper_bound(scratch_.begin(), end, source_.uniform() * *(end - 1));
-        chosen = kept_[static_cast<std::size_t>(std::min(found, end - 1) - scratch_.begin())];
+        chosen = draw(best);
     }
-    seen_[static_cast<std::size_t>(chosen)] = 1;
-    ++counts_[static_cast<std::size_t>(chosen)];
+    if (adjusts) {
+        seen_[static_cast<std::size_t>(chosen)] = 1;
+        ++counts_[static_cast<std::size_t>(chosen)];
+    }
     return chosen;
+}
+
+// By chance, of scores_, of which `best` is the largest.
+int64_t Sampler::draw(std::size_t best) {
+    for (double& score : scores_) {
+        score /= options_.temperature;
+    }
+    keep_top_k();
+    const double most = scores_[best];
+    for (std::size_t place = 0; place < kept_.size(); ++place) {
+        weights_[place] = std::exp(scores_[static_cast<std::size_t>(kept_[place])] - most);
+    }
+    if (options_.top_p < 1.0) {
+        keep_top_p();
+    }
+    if (options_.min_p > 0.0) {
+        keep_min_p();
+    }
+    std::partial_sum(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()), scratch_.begin());
+    const auto end = scratch_.begin() + static_cast<std::ptrdiff_t>(kept_.size());
+    const auto found = std::upper_bound(scratch_.begin(), end, source_.uniform() * *(end - 1));
+    return kept_[static_cast<std::size_t>(std::min(found, end - 1) - scratch_.begin())];
 }
 
 // The k largest, lower ids first among equals; all for 0.

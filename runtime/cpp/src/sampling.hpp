@@ -12,7 +12,8 @@ namespace ovround {
 // Throws Error(usage) naming the field, its value, and what is allowed.
 void check_options(const SamplingOptions& options);
 
-// One request's choices. Its buffers are as long as the vocabulary from the start: `choose` allocates nothing.
+// One request's choices. Its buffers are as long as the vocabulary from the start: `choose` allocates nothing. Those
+// that the options have no use for are empty; greedy without penalties reads the logits once, where they lie.
 class Sampler {
 public:
     Sampler(const SamplingOptions& options, std::size_t vocab_size);
@@ -23,21 +24,25 @@ public:
     int64_t choose(const float* logits);
 
 private:
+    const float* biased(const float* logits);
     double adjusted(float logit, std::size_t token) const;
+    std::size_t best_adjusted(const float* logits);
+    int64_t draw(std::size_t best);
     void keep_top_k();
     void keep_top_p();
     void keep_min_p();
 
     SamplingOptions options_;
     Xoshiro256 source_;
-    std::vector<double> scores_;   // [V]
-    std::vector<double> weights_;  // [V], of kept_
-    std::vector<double> scratch_;  // [V]
-    std::vector<int64_t> kept_;    // ids, ascending
-    std::vector<int64_t> order_;   // [V]
-    std::vector<float> biased_;    // [V], empty without logit_bias
-    std::vector<int64_t> counts_;  // [V], of the answer
-    std::vector<uint8_t> seen_;    // [V], of prompt and answer
+    std::size_t vocab_size_;
+    std::vector<double> scores_;   // [V], with penalties or a temperature
+    std::vector<double> weights_;  // [V], of kept_, with a temperature
+    std::vector<double> scratch_;  // [V], with a temperature
+    std::vector<int64_t> kept_;    // ids, ascending, with a temperature
+    std::vector<int64_t> order_;   // [V], with a temperature
+    std::vector<float> biased_;    // [V], with logit_bias
+    std::vector<int64_t> counts_;  // [V], of the answer, with penalties
+    std::vector<uint8_t> seen_;    // [V], of prompt and answer, with penalties
 };
 
 }  // namespace ovround

@@ -16,7 +16,7 @@ public:
 
     Expression expression() {
         const Cursor::Nested nested(cursor_);
-        const auto value = either();
+        auto value = either();
         if (!cursor_.word("if")) {
             return value;
         }
@@ -288,6 +288,7 @@ private:
 
     static std::vector<Value> evaluated(const std::vector<Expression>& expressions, Rendering& to) {
         std::vector<Value> values;
+        values.reserve(expressions.size());
         for (const auto& one : expressions) {
             values.push_back(one(to));
         }

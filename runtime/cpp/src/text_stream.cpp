@@ -8,8 +8,6 @@
 namespace ovround {
 namespace {
 
-constexpr std::string_view kIncomplete = "\xEF\xBF\xBD";  // how decoders write bytes that are no character, or not yet
-
 bool ends_with(std::string_view text, std::string_view end) {
     return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
 }
@@ -27,7 +25,7 @@ std::size_t overlap(std::string_view text, std::string_view stop) {
 
 void StreamDecoder::push(int64_t token_id, std::string& to) {
     window_.push_back(token_id);
-    if (!tokenizer_.is_special(token_id) && !tokenizer_.is_byte(token_id)) {
+    if (!waits_ && !tokenizer_.is_special(token_id) && !tokenizer_.is_byte(token_id)) {
         take(false, to);
     }
 }
@@ -37,7 +35,7 @@ void StreamDecoder::take(bool last, std::string& to) {
         before_ = given_ == 0 ? 0 : count_characters(tokenizer_.decode(window_.data(), given_));
     }
     const std::string& after = tokenizer_.decode(window_.data(), window_.size());
-    if (count_characters(after) <= *before_ || (!last && ends_with(after, kIncomplete))) {
+    if (count_characters(after) <= *before_ || (!last && ends_with(after, kReplacement))) {
         return;
     }
     to += skip_characters(after, *before_);

@@ -28,6 +28,11 @@ class StreamDecoder {
 public:
     explicit StreamDecoder(Decodes& tokenizer) : tokenizer_(tokenizer) { window_.reserve(64); }
 
+    // Nobody looks before `finish`: all of at most `tokens` ids become text there.
+    void wait(std::size_t tokens) {
+        waits_ = true;
+        window_.reserve(tokens);
+    }
     void push(int64_t token_id, std::string& to);
     void finish(std::string& to) { take(true, to); }
 
@@ -35,6 +40,7 @@ private:
     void take(bool last, std::string& to);
 
     Decodes& tokenizer_;
+    bool waits_ = false;
     std::vector<int64_t> window_;
     std::size_t given_ = 0;              // tokens of the window whose text is out
     std::optional<std::size_t> before_;  // characters of their text, where they were counted already
@@ -45,6 +51,7 @@ class StopStrings {
 public:
     explicit StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) { held_.reserve(256); }
 
+    bool empty() const { return stops_.empty(); }
     bool found() const { return found_; }
     void push(std::string_view text, std::string& to);
     void finish(std::string& to) const { to += found_ ? std::string_view() : std::string_view(held_); }
@@ -62,6 +69,12 @@ public:
         decoded_.reserve(256);
     }
 
+    // See StreamDecoder; without effect where stop strings have to be looked for.
+    void wait(std::size_t tokens) {
+        if (stops_.empty()) {
+            decoder_.wait(tokens);
+        }
+    }
     bool stopped() const { return stops_.found(); }
     void push(int64_t token_id, std::string& to) {
         decoded_.clear();

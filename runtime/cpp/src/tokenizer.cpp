@@ -1,6 +1,5 @@
 #include "tokenizer.hpp"
 
-#include <cctype>
 #include <limits>
 #include <openvino/op/constant.hpp>
 
@@ -8,6 +7,7 @@
 #include <dlfcn.h>
 #endif
 
+#include "detokenizer_graph.hpp"
 #include "json_object.hpp"
 #include "openvino_engine.hpp"
 #include "utf8.hpp"
@@ -103,29 +103,25 @@ void drop_special_tokens(ov::Model& model) {
     }
 }
 
-bool is_byte_token(const std::string& text) {  // <0xE2>
-    return text.size() == 6 && text.compare(0, 3, "<0x") == 0 && text[5] == '>' &&
-           std::isxdigit(static_cast<unsigned char>(text[3])) != 0 &&
-           std::isxdigit(static_cast<unsigned char>(text[4])) != 0;
-}
-
 }  // namespace
 
-Tokenizer::Tokenizer(ov::Core& core, const fs::path& folder, const fs::path& library) {
+Tokenizer::Tokenizer(ov::Core& core, const fs::path& folder, const fs::path& library) : core_(core) {
     add_extension(core, library);
     read_tokens(folder);
     const auto encoder = read_graph(core, folder / "openvino_tokenizer.xml");
-    const auto bare = read_graph(core, folder / "openvino_tokenizer.xml");
+    without_special_graph_ = read_graph(core, folder / "openvino_tokenizer.xml");
     const auto decoder = read_graph(core, folder / "openvino_detokenizer.xml");
     try {
         stop_truncation(*encoder);
-        stop_truncation(*bare);
-        drop_special_tokens(*bare);
+        stop_truncation(*without_special_graph_);
+        drop_special_tokens(*without_special_graph_);
         with_special_ = compiled(core, encoder);
-        without_special_ = compiled(core, bare);
-        decoder_ = compiled(core, decoder);
-        decoder_ids_ = ov::Tensor(ov::element::i64, decoder_shape_);
-        decoder_.set_input_tensor(decoder_ids_);
+        texts_ = read_token_texts(*decoder);
+        if (!texts_) {
+            decoder_ = compiled(core, decoder);
+            decoder_ids_ = ov::Tensor(ov::element::i64, decoder_shape_);
+            decoder_.set_input_tensor(decoder_ids_);
+        }
     } catch (const ov::Exception& error) {
         throw Error(ErrorCode::artifact, "the tokenizer of `" + folder.string() + "` cannot be run: " + reason(error));
     }
@@ -151,12 +147,13 @@ void Tokenizer::read_tokens(const fs::path& folder) {
             }
         }
         const json& vocabulary = parts.at("model").at("vocab");
-        if (vocabulary.is_object()) {
-            for (const auto& [text, id] : vocabulary.items()) {
-                if (is_byte_token(text)) {
-                    byte_ids_.insert(id.get<int64_t>());
-                }
+        int64_t place = 0;
+        for (const auto& [key, entry] : vocabulary.items()) {  // {text: id}, or [[text, score]] in order
+            const bool listed = vocabulary.is_array();
+            if (is_byte_token(listed ? entry.at(0).get_ref<const std::string&>() : key)) {
+                byte_ids_.insert(listed ? place : entry.get<int64_t>());
             }
+            ++place;
         }
     } catch (const std::logic_error& error) {  // std::stoll
         throw Error(ErrorCode::artifact,
@@ -172,6 +169,9 @@ std::vector<int64_t> Tokenizer::encode(std::string_view text, bool add_special_t
     }
     auto& request = add_special_tokens ? with_special_ : without_special_;
     try {
+        if (!request) {
+            request = compiled(core_, without_special_graph_);
+        }
         ov::Tensor input(ov::element::string, ov::Shape{1});
         input.data<std::string>()[0] = text;
         request.set_input_tensor(input);
@@ -184,6 +184,9 @@ std::vector<int64_t> Tokenizer::encode(std::string_view text, bool add_special_t
 }
 
 const std::string& Tokenizer::decode(const int64_t* ids, std::size_t count) {
+    if (texts_) {
+        return texts_->decode(ids, count);
+    }
     static const std::string empty;
     if (count == 0) {
         return empty;

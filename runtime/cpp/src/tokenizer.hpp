@@ -8,18 +8,22 @@
 
 #include "ovround/ovround.hpp"
 #include "text_stream.hpp"
+#include "token_texts.hpp"
 
 namespace ovround {
 
 class Tokenizer final : public Decodes {
 public:
-    // Loads the extension `library` into `core`, or the one beside libopenvino where `library` is empty.
+    // Loads the extension `library` into `core`, which has to outlive this, or the one beside libopenvino where
+    // `library` is empty.
     Tokenizer(ov::Core& core, const std::filesystem::path& folder, const std::filesystem::path& library);
 
     std::vector<int64_t> encode(std::string_view text, bool add_special_tokens);
     const std::string& decode(const int64_t* ids, std::size_t count) override;
     bool is_special(int64_t token_id) const override { return special_ids_.count(token_id) > 0; }
     bool is_byte(int64_t token_id) const override { return byte_ids_.count(token_id) > 0; }
+    // Whether `decode` is a look-up in a table; else it runs the detokenizer's graph.
+    bool decodes_by_table() const { return texts_.has_value(); }
     // The id of `token` where it is a special one, which no decoded text ever shows.
     std::optional<int64_t> special_id(const std::string& token) const;
 
@@ -29,8 +33,12 @@ private:
     std::map<std::string, int64_t> special_tokens_;
     std::set<int64_t> special_ids_;
     std::set<int64_t> byte_ids_;
+    ov::Core& core_;
     ov::InferRequest with_special_;
-    ov::InferRequest without_special_;
+    std::shared_ptr<ov::Model> without_special_graph_;
+    ov::InferRequest without_special_;  // compiled by its first use: chats and bare texts
+    std::optional<TokenTexts> texts_;
+    // Where the graph does more than to join texts, it runs.
     ov::InferRequest decoder_;
     ov::Shape decoder_shape_{1, 256};
     ov::Tensor decoder_ids_;   // i64 [1, T], with room for many

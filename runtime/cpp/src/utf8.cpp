@@ -7,38 +7,51 @@ namespace {
 
 bool continues(char byte) { return (static_cast<uint8_t>(byte) & 0xC0U) == 0x80U; }
 
-// Bytes of the well-formed character that `text` begins with; 0 when it begins with none.
-std::size_t character_size(std::string_view text) {
+// What `text`, which is not empty, begins with: a character, or the most that could have become one.
+struct Beginning {
+    std::size_t size;
+    bool is_character;
+};
+
+Beginning beginning(std::string_view text) {
     const auto lead = static_cast<uint8_t>(text[0]);
     if (lead < 0x80) {
-        return 1;
+        return {1, true};
     }
     const std::size_t size = lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
-    if (size == 0 || text.size() < size) {
-        return 0;
-    }
+    // Of the second byte: no overlong forms, no surrogates, nothing beyond U+10FFFF.
+    uint8_t low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+    uint8_t high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
     for (std::size_t i = 1; i < size; ++i) {
-        if (!continues(text[i])) {
-            return 0;
+        const auto byte = static_cast<uint8_t>(i < text.size() ? text[i] : '\0');
+        if (byte < low || byte > high) {
+            return {i, false};
         }
+        low = 0x80;
+        high = 0xBF;
     }
-    const auto second = static_cast<uint8_t>(text[1]);
-    const bool overlong = (lead == 0xE0 && second < 0xA0) || (lead == 0xF0 && second < 0x90);
-    const bool beyond = (lead == 0xED && second >= 0xA0) || (lead == 0xF4 && second >= 0x90);  // surrogates, U+110000
-    return overlong || beyond ? 0 : size;
+    return size == 0 ? Beginning{1, false} : Beginning{size, true};
 }
 
 }  // namespace
 
 bool is_utf8(std::string_view text) {
     while (!text.empty()) {
-        const std::size_t size = character_size(text);
-        if (size == 0) {
+        const Beginning first = beginning(text);
+        if (!first.is_character) {
             return false;
         }
-        text.remove_prefix(size);
+        text.remove_prefix(first.size);
     }
     return true;
+}
+
+void append_well_formed(std::string_view text, std::string& to) {
+    while (!text.empty()) {
+        const Beginning first = beginning(text);
+        to += first.is_character ? text.substr(0, first.size) : kReplacement;
+        text.remove_prefix(first.size);
+    }
 }
 
 std::size_t count_characters(std::string_view text) {

@@ -1,13 +1,41 @@
 // ovround-replay FOLDER: answers the requests on stdin, a JSON object a line, with exact arithmetic; for
-// tests/test_cpp.py. A list of prompts is answered as one batch.
+// tests/test_cpp*.py. A list of prompts is answered as one batch. What a request does not need is not opened.
 #include <iostream>
 
 #include "chat_template.hpp"
 #include "options.hpp"
+#include "tokenizer.hpp"
 
 namespace {
 
 using nlohmann::json;
+
+class Opened {
+public:
+    explicit Opened(std::filesystem::path folder) : folder_(std::move(folder)) {}
+
+    ovround::LLM& llm() {
+        if (!llm_) {
+            ovround::LoadOptions load;
+            load.exact = true;
+            load.threads = 1;
+            llm_.emplace(folder_, load);
+        }
+        return *llm_;
+    }
+    ovround::Tokenizer& tokenizer() {
+        if (!tokenizer_) {
+            tokenizer_.emplace(core_, folder_, "");
+        }
+        return *tokenizer_;
+    }
+
+private:
+    std::filesystem::path folder_;
+    ov::Core core_;
+    std::optional<ovround::LLM> llm_;
+    std::optional<ovround::Tokenizer> tokenizer_;
+};
 
 json as_json(const ovround::Completion& answer) {
     return {{"text", answer.text},
@@ -24,14 +52,36 @@ std::vector<ovround::Message> messages_of(const json& request) {
     return messages;
 }
 
-json answer(ovround::LLM& llm, const json& request) {
+// The pieces of a stream of any ids, what `finish` gave behind them, and their text as a whole.
+json streamed(ovround::Tokenizer& tokenizer, const std::vector<int64_t>& ids) {
+    ovround::StreamDecoder decoder(tokenizer);
+    json pieces = json::array();
+    const auto take = [&](std::string piece) { pieces.push_back(std::move(piece)); };
+    for (const int64_t id : ids) {
+        std::string piece;
+        decoder.push(id, piece);
+        take(std::move(piece));
+    }
+    std::string rest;
+    decoder.finish(rest);
+    take(std::move(rest));
+    return {{"pieces", pieces},
+            {"text", tokenizer.decode(ids.data(), ids.size())},
+            {"by_table", tokenizer.decodes_by_table()}};
+}
+
+json answer(Opened& opened, const json& request) {
     const auto options = sampling_options(request.at("options"));
-    if (request.contains("encode")) {
-        return llm.encode(request.at("encode").get<std::string>(), request.at("special"));
+    if (request.contains("stream")) {
+        return streamed(opened.tokenizer(), request.at("stream"));
     }
     if (request.contains("template")) {
         const ovround::ChatTemplate source(request.at("template"), request.at("special_tokens").get<ovround::Value>());
         return source.render(messages_of(request), request.at("add_generation_prompt"));
+    }
+    auto& llm = opened.llm();
+    if (request.contains("encode")) {
+        return llm.encode(request.at("encode").get<std::string>(), request.at("special"));
     }
     if (request.contains("prompts")) {
         json answers;
@@ -60,13 +110,10 @@ json answer(ovround::LLM& llm, const json& request) {
 }  // namespace
 
 int main(int, char** values) {
-    ovround::LoadOptions load;
-    load.exact = true;
-    load.threads = 1;
-    ovround::LLM llm(values[1], load);
+    Opened opened(values[1]);
     for (std::string line; std::getline(std::cin, line);) {
         try {
-            std::cout << answer(llm, json::parse(line)).dump() << '\n';
+            std::cout << answer(opened, json::parse(line)).dump() << '\n';
         } catch (const ovround::Error& error) {
             std::cout << json{{"error", error.what()}, {"hint", error.hint()}}.dump() << '\n';
         }

@@ -11,6 +11,7 @@
 #include "sampling.hpp"
 #include "sha256.hpp"
 #include "text_stream.hpp"
+#include "token_texts.hpp"
 #include "utf8.hpp"
 
 namespace {
@@ -57,9 +58,11 @@ void sha256_is_the_standard_s() {  // FIPS 180-4 examples
          "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
         {std::string(1000000, 'a'), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"}};
     for (const auto& [text, digest] : known) {
-        Sha256 whole;
-        whole.update(text.data(), text.size());
-        CHECK(whole.finish() == digest);
+        for (const bool instructions : {false, true}) {
+            Sha256 whole(instructions);
+            whole.update(text.data(), text.size());
+            CHECK(whole.finish() == digest);
+        }
         Sha256 parts;
         for (std::size_t place = 0; place < text.size(); place += 61) {
             parts.update(text.data() + place, std::min<std::size_t>(61, text.size() - place));
@@ -119,6 +122,34 @@ void utf8() {
     }
     CHECK(count_characters("a\xC3\xA9") == 2 && skip_characters("a\xC3\xA9z", 2) == "z" &&
           skip_characters("a", 3).empty());
+    // Unicode 15, table 3-8, and the end of a text within a character
+    std::string text;
+    append_well_formed("\x61\xF1\x80\x80\xE1\x80\xC2\x62\x80\x63\x80\xBF\x64\xED\xA0\x80\xF0\x9F", text);
+    const std::string bad(kReplacement);
+    CHECK(text == "a" + bad + bad + bad + "b" + bad + "c" + bad + bad + "d" + bad + bad + bad + bad);
+}
+
+// Bytes as tokens 0 to 255, then " x", a hidden token and U+4E2D.
+void token_texts() {
+    TokenTexts texts(true);
+    for (int value = 0; value < 256; ++value) {
+        const auto byte = static_cast<char>(value);
+        texts.add({&byte, 1}, TokenTexts::Kind::byte);
+    }
+    texts.add(" x", TokenTexts::Kind::text);
+    texts.add({}, TokenTexts::Kind::hidden);
+    texts.add("\xE4\xB8\xAD", TokenTexts::Kind::text);
+    const auto decoded = [&](const std::vector<int64_t>& ids) { return texts.decode(ids.data(), ids.size()); };
+    const std::string bad(kReplacement);
+    CHECK(decoded({}).empty() && decoded({-1, 259, 1 << 30}).empty());
+    CHECK(decoded({256, 256}) == "x x" && decoded({0x20, 0x20}) == " ");
+    CHECK(decoded({0xE2, 257, 0x82, 0xAC, 258}) == "\xE2\x82\xAC\xE4\xB8\xAD");
+    CHECK(decoded({0x41, 0xE2, 0x82, 256, 0x41}) == bad + bad + bad + " xA");  // a run with a broken character: no text
+    TokenTexts plain(false);
+    plain.add(" \xE2", TokenTexts::Kind::text);
+    plain.add("\x82\xAC", TokenTexts::Kind::text);
+    const int64_t ids[] = {0, 1, 1};
+    CHECK(plain.decode(ids, 3) == " \xE2\x82\xAC" + bad + bad);
 }
 
 // Tokens are bytes, 256 is special; unfinished characters are written as decoders write them.
@@ -182,6 +213,7 @@ int main(int count, char** values) {
     manifests();
     model_infos();
     utf8();
+    token_texts();
     text_streams();
     std::puts("unit: passed");
 }
