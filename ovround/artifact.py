@@ -266,6 +266,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what is missing above it, names flushed: else a power cut may take all that is written in it later."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync_path(path.parent)
+
+
 @contextlib.contextmanager
 def output_lock(out: Path) -> Iterator[None]:
     """Hold `out` against every other process that takes this lock, and remove what a killed one left beside it.
@@ -279,7 +287,7 @@ def output_lock(out: Path) -> Iterator[None]:
     try:
         try:
             if missing:
-                out.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(out.parent)
             handle = _locked(path, out)
             _clear_killed(out)
         except OSError as error:
@@ -377,6 +385,7 @@ def atomic_folder(out: Path, kept: Callable[[], str] = nothing_kept) -> Iterator
     scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"  # named before it is made: nothing can be lost
     work = scratch / out.name
     try:
+        make_folder(out.parent)
         work.mkdir(parents=True)
         yield work
         _sync(work)
