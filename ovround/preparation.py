@@ -49,6 +49,7 @@ class Job:
     problem: Problem | None = None
     mix: Mix | None = None
     quantised: PackedCheckpoint | None = None
+    needed_bytes: int = 0  # on the disk of `out`, working files included; 0 for a process that writes nothing
 
 
 def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: int | None = None) -> Job:
@@ -111,12 +112,15 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     sizes = _weight_sizes(checkpoint, expected, widest(problem, plan))
     weights = sum(sizes.values())
     working = (weights if calibration is not None else 0) + chains
+    needed = 0
     if launch.first:
         beside = max(_scratch_bytes(name, sizes) for name in options.formats)
-        check_space(out, (weights + _SMALL_FILES_BYTES) * len(options.formats) + working + beside)
+        needed = (weights + _SMALL_FILES_BYTES) * len(options.formats) + working + beside
+        check_space(out, needed)
     return Job(
-        model, out, options, checkpoint, decoder, plan, calibration, in_files, launch, problem, quantised=quantised
-    )
+        model, out, options, checkpoint, decoder, plan, calibration, in_files, launch, problem, quantised=quantised,
+        needed_bytes=needed,
+    )  # fmt: skip
 
 
 def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibration | None) -> None:
