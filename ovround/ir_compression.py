@@ -37,7 +37,7 @@ from ovround.artifact import (
 from ovround.checkpoint import read_json
 from ovround.config import ConvertOptions
 from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
-from ovround.exporters.source_files import MODEL_FILES
+from ovround.exporters.source_files import MODEL_FILES, check_links
 from ovround.model_card import model_card
 from ovround.progress import OnProgress, Progress
 from ovround.quant.calibration import calibrate
@@ -90,6 +90,7 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
     if importlib.util.find_spec("nncf") is None:
         raise MissingExtraError("nncf", "nncf")
     check_target(out)
+    check_links(folder)
     config, weights_file = read_json(folder / "config.json"), folder / MODEL.replace(".xml", ".bin")
     tokenizer, context = load_tokenizer(folder), read_model_info(folder).context_length
     try:

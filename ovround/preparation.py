@@ -13,6 +13,7 @@ from ovround.config import Codebooks, ConvertOptions
 from ovround.errors import CheckpointError, MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
 from ovround.exporters.checkpoints.shards import SHARD_BYTES
+from ovround.exporters.source_files import check_links
 from ovround.mixed_precision import Mix, Problem, pose, widest
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
@@ -81,6 +82,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         if name in CHECKPOINT_FORMATS:
             open_format(name, plan, weight_shapes(decoder))
             check_layout(name, decoder)
+    check_links(folder)
     for carried in CARRIED_SETTINGS:
         if (folder / carried).is_file():
             read_json(folder / carried)
