@@ -155,7 +155,8 @@ class Group:
         try:
             host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             socket.create_connection((host, port), _LEAVING_S).close()  # torch would write its own lines to stderr
-            store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=_LEAVING_S))
+            connect = dist.TCPStore  # type: ignore[attr-defined]  # documented there, and not in its __all__
+            store = connect(host, port, is_master=False, timeout=timedelta(seconds=_LEAVING_S))
             return str(store.compare_set(_GONE, "", found).decode()) or found
         except (RuntimeError, OSError, KeyError, ValueError):  # the first process is gone by now
             return found
