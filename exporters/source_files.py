@@ -7,11 +7,29 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ovround.errors import CheckpointError
+
 MODEL_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
     "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
 )  # fmt: skip
+
+
+def check_links(source: Path) -> None:
+    """Raise CheckpointError for one of `MODEL_FILES` that is a link out of `source`: the output would show what lies there.
+
+    A hub cache, where snapshots/REVISION/FILE links to blobs/HASH, is one place.
+    """
+    folder = source.resolve()
+    places = [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
+    for name in MODEL_FILES:
+        target = (folder / name).resolve()
+        if (folder / name).is_symlink() and not any(place in target.parents for place in places):
+            raise CheckpointError(
+                f"`{source / name}` is a link out of its folder, to `{target}`",
+                hint="copy the file there, or remove the link",
+            )
 
 
 def copy_model_files(source: Path, folder: Path, context_length: int) -> None:

@@ -243,8 +243,7 @@ def check_target(out: Path) -> None:
 
 def check_space(out: Path, needed_bytes: int) -> None:
     """Raise OutputError when the disk that will hold `out` has fewer than `needed_bytes` free."""
-    parent = next(parent for parent in out.absolute().parents if parent.exists())
-    free = shutil.disk_usage(parent).free
+    parent, free = _disk_of(out)
     if free < needed_bytes:
         raise OutputError(
             f"`{parent}` has {free / 1e6:.0f} MB free; about {needed_bytes / 1e6:.0f} MB are needed",
@@ -266,6 +265,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what is missing above it, names flushed: else a power cut may take all that is written in it later."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync_path(path.parent)
+
+
 @contextlib.contextmanager
 def output_lock(out: Path) -> Iterator[None]:
     """Hold `out` against every other process that takes this lock, and remove what a killed one left beside it.
@@ -278,8 +286,7 @@ def output_lock(out: Path) -> Iterator[None]:
     handle: int | None = None
     try:
         try:
-            if missing:
-                out.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(out.parent)
             handle = _locked(path, out)
             _clear_killed(out)
         except OSError as error:
@@ -365,11 +372,11 @@ def nothing_kept() -> str:
 
 
 @contextlib.contextmanager
-def atomic_folder(out: Path, kept: Callable[[], str] = nothing_kept) -> Iterator[Path]:
+def atomic_folder(out: Path, kept: Callable[[], str] = nothing_kept, needed_bytes: int = 0) -> Iterator[Path]:
     """A working folder beside `out` that becomes `out` when the block ends well and vanishes when it does not.
 
-    A folder of ours at `out` is replaced in the same moment. Raises OutputError for a full or read-only disk; `kept` is
-    asked for what the message of a full disk says is left.
+    A folder of ours at `out` is replaced in the same moment. Raises OutputError for a full or read-only disk; the message
+    of a full one says what `kept` says is left, and `needed_bytes` where that is known.
     """
     check_target(out)
     out = out.absolute()
@@ -377,12 +384,13 @@ def atomic_folder(out: Path, kept: Callable[[], str] = nothing_kept) -> Iterator
     scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"  # named before it is made: nothing can be lost
     work = scratch / out.name
     try:
+        make_folder(out.parent)
         work.mkdir(parents=True)
         yield work
         _sync(work)
         _replace(work, out, scratch / "replaced")
     except OSError as error:
-        raise output_error(error, out, kept) from error
+        raise output_error(error, out, kept, needed_bytes) from error
     finally:
         remove_folder(scratch)
         _remove_empty(missing)
@@ -435,8 +443,25 @@ def _sync_path(path: Path) -> None:
         os.close(handle)
 
 
-def output_error(error: OSError, out: Path, kept: Callable[[], str] = nothing_kept) -> OutputError:
+def output_error(
+    error: OSError, out: Path, kept: Callable[[], str] = nothing_kept, needed_bytes: int = 0
+) -> OutputError:
     """What the system said while `out` was written, in our words."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return OutputError(f"the disk is full while writing `{out}`; {kept()}", hint="free some space and run again")
+    if error.errno == errno.EFBIG:
+        return OutputError(
+            f"`{out}` needs a file larger than may be written here; {kept()}",
+            hint="raise the limit on the size of files (`ulimit -f`), or choose another disk",
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        needed = f", about {needed_bytes / 1e6:.0f} MB are needed in all" if needed_bytes else ""
+        return OutputError(
+            f"the disk is full while writing `{out}`: {_disk_of(out)[1] / 1e6:.0f} MB are free{needed}; {kept()}",
+            hint="free some space and run again",
+        )
     return OutputError(f"`{out}` cannot be written: {error}")
+
+
+def _disk_of(out: Path) -> tuple[Path, int]:
+    """The folder that holds or will hold `out`, and how many bytes its disk has free."""
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    return parent, shutil.disk_usage(parent).free

@@ -133,7 +133,7 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
     """Quantise, by way of the store where there is one, and write the output folder."""
     options = job.options
     single = len(options.formats) == 1
-    with atomic_folder(job.out, nothing_kept if store is None else store.kept) as work:
+    with atomic_folder(job.out, nothing_kept if store is None else store.kept, job.needed_bytes) as work:
         folders = {name: work if single else work / name for name in options.formats}
         with _exporters(job, folders) as exporters:
             job = _allocated(job, on_progress)

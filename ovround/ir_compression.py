@@ -37,7 +37,7 @@ from ovround.artifact import (
 from ovround.checkpoint import read_json
 from ovround.config import ConvertOptions
 from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
-from ovround.exporters.source_files import MODEL_FILES
+from ovround.exporters.source_files import MODEL_FILES, check_links
 from ovround.model_card import model_card
 from ovround.progress import OnProgress, Progress
 from ovround.quant.calibration import calibrate
@@ -90,6 +90,7 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
     if importlib.util.find_spec("nncf") is None:
         raise MissingExtraError("nncf", "nncf")
     check_target(out)
+    check_links(folder)
     config, weights_file = read_json(folder / "config.json"), folder / MODEL.replace(".xml", ".bin")
     tokenizer, context = load_tokenizer(folder), read_model_info(folder).context_length
     try:
@@ -111,14 +112,14 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
         windows = calibrate(tokenizer, limited, context, vocab_size).windows[:_MOST_WINDOWS]
     with output_lock(out):
         on_progress(Progress("check"))
-        check_space(out, weights_file.stat().st_size)
+        check_space(out, needed := weights_file.stat().st_size)
         sources = {one.name: sha256_file(one) for one in (folder / MODEL, weights_file, folder / "config.json")}
         originals = {node.get_friendly_name(): node for node in model.clone().get_ops() if _is_constant(node)}
         on_progress(Progress("quantise", 0, 1))
         model = _nncf(model, options, windows, inputs)
         records = _records(_compressed(model), originals)
         del originals
-        with atomic_folder(out) as work:
+        with atomic_folder(out, needed_bytes=needed) as work:
             on_progress(Progress("write", 0, 1))
             ov.save_model(model, work / MODEL, compress_to_fp16=False)
             for file in (*MODEL_FILES, *_TOKENIZERS):

@@ -13,6 +13,7 @@ from ovround.config import Codebooks, ConvertOptions
 from ovround.errors import CheckpointError, MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
 from ovround.exporters.checkpoints.shards import SHARD_BYTES
+from ovround.exporters.source_files import check_links
 from ovround.mixed_precision import Mix, Problem, pose, widest
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
@@ -49,6 +50,7 @@ class Job:
     problem: Problem | None = None
     mix: Mix | None = None
     quantised: PackedCheckpoint | None = None
+    needed_bytes: int = 0  # on the disk of `out`, working files included; 0 for a process that writes nothing
 
 
 def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: int | None = None) -> Job:
@@ -80,6 +82,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         if name in CHECKPOINT_FORMATS:
             open_format(name, plan, weight_shapes(decoder))
             check_layout(name, decoder)
+    check_links(folder)
     for carried in CARRIED_SETTINGS:
         if (folder / carried).is_file():
             read_json(folder / carried)
@@ -111,12 +114,15 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     sizes = _weight_sizes(checkpoint, expected, widest(problem, plan))
     weights = sum(sizes.values())
     working = (weights if calibration is not None else 0) + chains
+    needed = 0
     if launch.first:
         beside = max(_scratch_bytes(name, sizes) for name in options.formats)
-        check_space(out, (weights + _SMALL_FILES_BYTES) * len(options.formats) + working + beside)
+        needed = (weights + _SMALL_FILES_BYTES) * len(options.formats) + working + beside
+        check_space(out, needed)
     return Job(
-        model, out, options, checkpoint, decoder, plan, calibration, in_files, launch, problem, quantised=quantised
-    )
+        model, out, options, checkpoint, decoder, plan, calibration, in_files, launch, problem, quantised=quantised,
+        needed_bytes=needed,
+    )  # fmt: skip
 
 
 def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibration | None) -> None:

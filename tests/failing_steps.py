@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,16 +27,25 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 class FailAt:
-    """An audit hook that raises, once, at the k-th time that Python makes, opens for writing, syncs or renames something.
+    """Raises, once, at the k-th time that Python makes, opens for writing, syncs or renames something; or calls `error`.
 
     A signal may also come while the scratch folder is being removed; a disk that fails then is nothing to recover from.
     """
 
     def __init__(self) -> None:
-        self._below, self._error, self.left = "", BaseException(), 0
+        self._error: BaseException | Callable[[], None] = BaseException()
+        self._below, self.left = "", 0
         sys.addaudithook(self._hear)
+        real = os.fsync
 
-    def arm(self, below: Path, k: int, error: BaseException) -> None:
+        def fsync(handle: int) -> None:
+            if self.left and Path(f"/proc/self/fd/{handle}").exists():
+                self._count(str(Path(f"/proc/self/fd/{handle}").readlink()))
+            real(handle)
+
+        os.fsync = fsync
+
+    def arm(self, below: Path, k: int, error: BaseException | Callable[[], None]) -> None:
         self._below, self._error, self.left = str(below), error, k
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -44,10 +54,17 @@ class FailAt:
         path = str(arguments[1] if event in ("os.rename", "shutil.copyfile") else arguments[0])
         reading = event == "open" and arguments[1] == "r"
         cleaning = event == "open" and path.endswith(".partial") and isinstance(self._error, OSError)
-        if path.startswith(self._below) and not reading and not cleaning:
-            self.left -= 1
-            if self.left == 0:
+        if not reading and not cleaning:
+            self._count(path)
+
+    def _count(self, path: str) -> None:
+        if not path.startswith(self._below):
+            return
+        self.left -= 1
+        if self.left == 0:
+            if isinstance(self._error, BaseException):
                 raise self._error
+            self._error()
 
 
 def interrupted(
@@ -72,4 +89,12 @@ def interrupted(
 
 
 def full() -> OSError:
-    return OSError(errno.ENOSPC, "No space left on device")
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def broken() -> OSError:
+    return OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def forbidden() -> OSError:
+    return OSError(errno.EACCES, os.strerror(errno.EACCES))

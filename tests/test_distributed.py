@@ -145,7 +145,7 @@ def test_a_process_that_dies_ends_both_and_the_same_command_continues(
     first, second = pair("convert", "demo", out, *TUNING, "--quiet", mishap="die 1")
     assert (first.status, second.status) == (1, -signal.SIGKILL)
     error, hint, note = first.stderr.splitlines()
-    assert error.startswith("error: another process ended, or did not answer for 10 minutes: ")
+    assert error.startswith("error: process 1 ended: ")
     assert hint == "hint: its own message says why; the same command continues from the blocks that are finished"
     assert note == f"note: 2 of {BLOCKS} blocks are kept in `{tmp_path / WORK}`; the same command continues"
     with pytest.raises(ResumeError) as caught:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from command_server import CommandServer
-from failing_steps import FailAt, contents, full, interrupted
+from failing_steps import FailAt, broken, contents, forbidden, full, interrupted
+from mutations import SCALE
 
 from ovround.artifact import MANIFEST, atomic_folder, check_files, read_manifest
 from ovround.config import ConvertOptions
@@ -170,7 +171,7 @@ def failing() -> FailAt:
     return FailAt()
 
 
-ERRORS = {"full disk": full, "Ctrl-C": KeyboardInterrupt}
+ERRORS = {"full disk": full, "broken disk": broken, "no permission": forbidden, "Ctrl-C": KeyboardInterrupt}
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -204,7 +205,9 @@ def test_a_failure_at_any_step_leaves_the_old_folder_or_the_new_one(
 
 
 def test_a_failure_while_openvino_writes(tiny_source: Path, place: Path, failing: FailAt) -> None:
-    for step in interrupted(failing, place, full, lambda: convert(tiny_source, place / "out", BOTH), every=4):
+    for step in interrupted(
+        failing, place, full, lambda: convert(tiny_source, place / "out", BOTH), max(6 // SCALE, 1)
+    ):
         if contents(place):
             assert_complete(place / "out" / "onnx")
             shutil.rmtree(place / "out")
@@ -213,12 +216,52 @@ def test_a_failure_while_openvino_writes(tiny_source: Path, place: Path, failing
         assert_complete(place / "out" / target)
 
 
-def test_the_message_of_a_full_disk(tiny_source: Path, place: Path, failing: FailAt) -> None:
-    failing.arm(place, 6, full())
-    with pytest.raises(OutputError) as caught:
-        convert(tiny_source, place / "out", ROUNDED)
-    assert str(caught.value) == f"the disk is full while writing `{place / 'out'}`; nothing was kept"
-    assert caught.value.hint == "free some space and run again"
+@pytest.mark.parametrize(
+    ("error", "said", "hint"),
+    [
+        (
+            full, r"the disk is full while writing `{}`: \d+ MB are free, about \d+ MB are needed in all; nothing was kept",
+            "free some space and run again",
+        ),
+        (broken, r"`{}` cannot be written: \[Errno 5\] Input/output error", None),
+        (forbidden, r"`{}` cannot be written: \[Errno 13\] Permission denied", None),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_disk(
+    tiny_source: Path, place: Path, failing: FailAt, error: Callable[[], OSError], said: str, hint: str | None
+) -> None:
+    for step in (6, 20):
+        failing.arm(place, step, error())
+        with pytest.raises(OutputError) as caught:
+            convert(tiny_source, place / "out", ROUNDED)
+        assert re.fullmatch(said.format(re.escape(str(place / "out"))), str(caught.value))
+        assert caught.value.hint == hint
+        assert list(place.iterdir()) == []
+
+
+def test_a_short_write_at_any_step(tiny_source: Path, place: Path, failing: FailAt) -> None:
+    """From each step on, of what is written to a file the system takes the first 700 bytes, and no more."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    undisturbed = contents(convert(tiny_source, place.parent / "other" / "out", BOTH).folders[0].parent)
+    failed = 0
+    for step in itertools.count(1, max(6 // SCALE, 1)):
+        failing.arm(place, step, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1])))
+        try:
+            error = failure_of(lambda: convert(tiny_source, place / "out", BOTH))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        unmet, failing.left = failing.left, 0
+        if error is None:
+            assert contents(place / "out") == undisturbed
+            shutil.rmtree(place / "out")
+        else:
+            failed += 1
+            assert error.startswith((TOO_LARGE.format(place / "out"), "OpenVINO could not write `")), step
+        assert list(place.iterdir()) == []
+        if unmet:
+            break
+    assert failed > 5
 
 
 def test_an_application_may_stop_the_job_from_its_callback(tiny_source: Path, place: Path) -> None:
@@ -255,7 +298,8 @@ def test_any_exception_inside_leaves_nothing(place: Path) -> None:
 # Disks that are really full
 
 
-FULL = "the disk is full while writing `{}`; nothing was kept"
+FULL = "the disk is full while writing `{}`"
+TOO_LARGE = "`{}` needs a file larger than may be written here; nothing was kept"
 OPENVINO_FULL = "OpenVINO could not write `openvino_model.xml`: "
 
 
@@ -263,8 +307,8 @@ OPENVINO_FULL = "OpenVINO could not write `openvino_model.xml`: "
 def test_a_limit_on_file_sizes(place: Path, loaded_command: CommandServer, file_size: int) -> None:
     result = loaded_command("convert", "demo", place / "out", "--recipe", "rtn", "--quiet", file_size=file_size)
     assert result.stderr.splitlines() == [
-        f"error: {FULL.format(place / 'out')}",
-        "hint: free some space and run again",
+        f"error: {TOO_LARGE.format(place / 'out')}",
+        "hint: raise the limit on the size of files (`ulimit -f`), or choose another disk",
     ]
     assert (result.status, result.stdout, list(place.iterdir())) == (1, "", [])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -30,7 +32,8 @@ def write_tokenizer(source: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(shown, local_files_only=True, trust_remote_code=False)
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         encoder, decoder = convert_tokenizer(tokenizer, with_detokenizer=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:  # OpenVINO's own errors are TypeErrors
+    except Exception as error:  # OpenVINO's own errors are TypeErrors, and tokenizers raises nothing narrower than this
+        _raise_disk_error(error)
         raise CheckpointError(f"the tokenizer of `{source}` cannot be converted for OpenVINO: {error}") from error
     finally:
         shutil.rmtree(shown, ignore_errors=True)
@@ -40,3 +43,12 @@ def write_tokenizer(source: Path, folder: Path) -> None:
         path = folder / f"openvino_{name}.xml"
         count_names(model)
         saved(path, partial(ov.save_model, model, path, compress_to_fp16=False))
+
+
+def _raise_disk_error(error: Exception) -> None:
+    """Raise OSError for what the system said while the libraries wrote; Rust's put its number into a text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is not None:
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

@@ -32,6 +32,7 @@ from ovround.cli import (
 )
 from ovround.cli.stopping import raise_signals, signalled
 from ovround.errors import OvroundError
+from ovround.telemetry import without_telemetry
 
 app = typer.Typer(
     name="ovround",
@@ -81,6 +82,7 @@ def main() -> None:
     """Run the command line and exit."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes where the warning was, and does not tell
     raise_signals(_SIGNALS)
+    without_telemetry()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a checkpoint's names may hold what no encoding can write
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact import TARGETS
+from ovround.artifact import TARGETS, write_atomically
 from ovround.config import FLOAT_BITS, Scheme
 from ovround.errors import OutputError, UsageError
 from ovround.qtensor import BITS, GROUP_SIZES
@@ -92,11 +92,9 @@ def read_table(path: Path) -> LatencyTable:
 
 
 def write_table(path: Path, table: LatencyTable) -> None:
-    """Write `table` beside `path` and rename; raises OutputError."""
-    scratch = path.with_name(f"{path.name}.partial")
+    """Write `table` whole or not at all; raises OutputError."""
     try:
-        scratch.write_text(table.to_json(), encoding="utf-8")
-        scratch.replace(path)
+        write_atomically(path, table.to_json().encode())
     except OSError as error:
         raise OutputError(f"`{path}` cannot be written: {error}") from error
 

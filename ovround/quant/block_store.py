@@ -27,7 +27,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ovround.artifact import BlockRecord, Quality, nothing_kept, output_error, remove_folder, write_atomically
+from ovround.artifact import (
+    BlockRecord,
+    Quality,
+    make_folder,
+    nothing_kept,
+    output_error,
+    remove_folder,
+    write_atomically,
+)  # fmt: skip
 from ovround.checkpoint import Checkpoint
 from ovround.codebooktensor import CodebookTensor
 from ovround.errors import OutputError, ResumeError
@@ -249,7 +257,7 @@ def _check_facts(store: BlockStore, facts: Mapping[str, str]) -> None:
     folder, job = store.folder, store.folder / _JOB
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"`{folder}` exists and is no folder", hint="remove it, or choose another output folder")
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     try:
         before = {str(name): str(value) for name, value in json.loads(job.read_bytes()).items()}
     except (FileNotFoundError, ValueError, AttributeError, RecursionError):

@@ -12,10 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import platform
 import re
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -25,9 +30,32 @@ from ovround.errors import EngineError, PeerError
 from ovround.quant.launch import Launch
 
 TIMEOUT = timedelta(minutes=10)
+_LEAVING_S = 5  # that a process may take to end once its connections are closed
+_GONE = f"ovround/gone/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl", "hpu": "cpu:gloo,hpu:hccl"}
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process runs."""
+
+    host: str
+    pid: int
+
+    def runs(self) -> bool:
+        """Whether it is still there, as far as this machine can tell."""
+        if self.host != platform.node():
+            return True
+        try:
+            os.kill(self.pid, 0)
+            state = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        except (ProcessLookupError, FileNotFoundError):
+            return os.name == "nt" or (os.name == "posix" and not Path("/proc/self").exists())
+        except OSError:
+            return True
+        return state.split()[0] not in ("Z", "X")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +64,7 @@ class Group:
 
     rank: int = 0
     size: int = 1
+    places: tuple[Place, ...] = ()
 
     @property
     def first(self) -> bool:
@@ -47,7 +76,7 @@ class Group:
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        with _answered():
+        with self._answered():
             dist.all_reduce(flat)
         parts = flat.split([tensor.numel() for tensor in tensors])
         with torch.no_grad():
@@ -59,7 +88,7 @@ class Group:
         if self.size == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
-        with _answered():
+        with self._answered():
             dist.all_reduce(sums)
         return [float(value) for value in sums]
 
@@ -68,7 +97,7 @@ class Group:
         if self.size == 1:
             return make()
         values: list[T | None] = [make() if self.first else None]
-        with _answered():
+        with self._answered():
             dist.broadcast_object_list(values)
         return values[0]  # type: ignore[return-value]  # T itself may be optional
 
@@ -95,9 +124,42 @@ class Group:
         if self.size == 1:
             return [value]
         values: list[T | None] = [None] * self.size
-        with _answered():
+        with self._answered():
             dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]  # all are there now
+
+    @contextlib.contextmanager
+    def _answered(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # torch's own errors of this kind derive from it
+            gone = self._gone()
+            minutes = int(TIMEOUT.total_seconds() / 60)
+            who = f"process {gone} ended" if gone else f"another process ended, or did not answer for {minutes} minutes"
+            raise PeerError(
+                f"{who}: {_reason(error)}",
+                hint="its own message says why; the same command continues from the blocks that are finished",
+            ) from error
+
+    def _gone(self) -> str:
+        """The number of the process that ended first, as whoever noticed it first tells the others; empty when nobody can tell.
+
+        Gloo says which address has closed its connection, to those alone that waited for it.
+        """
+        found, until = "", time.monotonic() + _LEAVING_S
+        while not found and self.places and time.monotonic() < until:
+            time.sleep(0.05)  # its connections are closed before it is gone
+            found = ", ".join(str(rank) for rank, place in enumerate(self.places) if not place.runs())
+        if found.startswith("0"):  # it kept the store
+            return found
+        try:
+            host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            socket.create_connection((host, port), _LEAVING_S).close()  # torch would write its own lines to stderr
+            connect = dist.TCPStore  # type: ignore[attr-defined]  # documented there, and not in its __all__
+            store = connect(host, port, is_master=False, timeout=timedelta(seconds=_LEAVING_S))
+            return str(store.compare_set(_GONE, "", found).decode()) or found
+        except (RuntimeError, OSError, KeyError, ValueError):  # the first process is gone by now
+            return found
 
 
 ALONE = Group()
@@ -116,10 +178,11 @@ def open_group(launch: Launch, device: str) -> Iterator[Group]:
         raise EngineError(f"torch {torch.__version__} was built without its distributed part", hint="run one process")
     if device == "hpu":
         importlib.import_module("habana_frameworks.torch.distributed.hccl")  # gives torch the backend
-    with _answered():
+    group = Group(launch.rank, launch.size)
+    with group._answered():
         dist.init_process_group(_BACKENDS[device], timeout=TIMEOUT)
     try:
-        yield Group(launch.rank, launch.size)
+        yield replace(group, places=tuple(group._gathered(Place(platform.node(), os.getpid()))))
     finally:
         dist.destroy_process_group()
 
@@ -128,15 +191,3 @@ def _reason(error: RuntimeError) -> str:
     """What Gloo or NCCL says, without the place in its source and its advice."""
     line = next(iter(str(error).strip().splitlines()), "no reason given")
     return re.sub(r"^\[[^\]]*\] ", "", line).partition(". This is")[0]
-
-
-@contextlib.contextmanager
-def _answered() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # torch's own errors of this kind derive from it
-        minutes = int(TIMEOUT.total_seconds() / 60)
-        raise PeerError(
-            f"another process ended, or did not answer for {minutes} minutes: {_reason(error)}",
-            hint="its own message says why; the same command continues from the blocks that are finished",
-        ) from error

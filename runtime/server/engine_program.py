@@ -16,6 +16,7 @@ import warnings
 from ovround.errors import OvroundError
 from ovround.runtime.server.engine_link import EngineLink, Worker
 from ovround.runtime.server.wire import EngineSettings, error_to_json
+from ovround.telemetry import without_telemetry
 
 BEAT_S = 1.0
 
@@ -30,6 +31,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no news
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    without_telemetry()
     link = EngineLink(out)
     source = sys.stdin.buffer
     settings = EngineSettings(**json.loads(source.readline()))
