@@ -1,11 +1,13 @@
 // `QuantizedLinear` as an OpenVINO operation: y = x * W^T for a weight in one of the layouts of linear.hpp.
 //
-// Inputs: x [..., inputs]; for weights "codebook" codes, codebooks [M, entries, O, V, 2] and scales; for "int3" codes, scales
-// and zero points. All but x are u8: plugins widen other types when they compile. Output [..., outputs].
+// Inputs: x [..., inputs]; for weights "codebook" codes, codebooks [M, entries, O, V, 2] and scales; for "int2", "int3", "int4"
+// and "int8" codes, scales and zero points, of one weight or of several with equal groups. All but x are u8: plugins widen
+// other types when they compile. Outputs [..., outputs[i]], one for each weight.
 #pragma once
 
 #include <openvino/op/op.hpp>
 #include <string>
+#include <vector>
 
 namespace ovround::native {
 
@@ -14,7 +16,7 @@ public:
     OPENVINO_OP("QuantizedLinear", "ovround")
 
     QuantizedLinear() = default;
-    QuantizedLinear(const ov::OutputVector& inputs, std::string weights, int64_t outputs, int64_t inputs_count, bool exact);
+    QuantizedLinear(const ov::OutputVector& inputs, std::string weights, std::vector<int64_t> outputs, int64_t inputs_count, bool exact);
 
     void validate_and_infer_types() override;
     std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;
@@ -23,8 +25,11 @@ public:
     bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
 private:
+    int64_t bits() const;  // of integers; 0 for codebooks
+    void check_weight(std::size_t place, int64_t outputs) const;
+
     std::string weights_;
-    int64_t outputs_ = 0;
+    std::vector<int64_t> outputs_;
     int64_t inputs_ = 0;
     bool exact_ = false;
 };
