@@ -94,6 +94,10 @@ struct Simd {
             _mm_prefetch(reinterpret_cast<const char*>(at + line), _MM_HINT_T0);
         }
     }
+    static F halves(const uint8_t* at) { return half8(at); }
+    static F bytes(const uint8_t* at) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at))));
+    }
     static F multiply(F a, F b) { return _mm256_mul_ps(a, b); }
     static F to_float(I value) { return _mm256_cvtepi32_ps(value); }
     static I and_i(I a, I b) { return _mm256_and_si256(a, b); }

@@ -117,6 +117,10 @@ struct Simd {
             _mm_prefetch(reinterpret_cast<const char*>(at + line), _MM_HINT_T0);
         }
     }
+    static F halves(const uint8_t* at) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))); }
+    static F bytes(const uint8_t* at) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
+    }
     static F multiply(F a, F b) { return _mm512_mul_ps(a, b); }
     static F to_float(I value) { return _mm512_cvtepi32_ps(value); }
     static I and_i(I a, I b) { return _mm512_and_si512(a, b); }

@@ -122,20 +122,6 @@ struct Dot {
     }
 };
 
-inline typename Simd::F halves(const uint8_t* at) {
-    float values[Simd::kFloats];
-    widen(at, values, Simd::kFloats);
-    return Simd::load(values);
-}
-
-inline typename Simd::F whole_numbers(const uint8_t* at) {
-    float values[Simd::kFloats];
-    for (int lane = 0; lane < Simd::kFloats; ++lane) {
-        values[lane] = at[lane];
-    }
-    return Simd::load(values);
-}
-
 template <int kBits, int kTokens>
 void dot_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
     constexpr int64_t kRunBytes = kBits * kTileRows * kRun / 8;
@@ -148,6 +134,9 @@ void dot_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
         const uint8_t* codes = tile.codes + part;
         const int8_t* levels = rows.levels;
         typename Simd::F zero = Simd::set(tile.zero_points[0]);
+        const uint8_t* scales = tile.scales + first * 2;
+        const uint8_t* zero_points = tile.zero_points + first;
+        int64_t left = tile.group_spans;
         for (int64_t span = 0; span < rows.spans; ++span) {
             Dot<kBits, kTokens> dot;
             const int64_t last = (span + 1) * rows.span_runs < rows.runs ? (span + 1) * rows.span_runs : rows.runs;
@@ -157,10 +146,14 @@ void dot_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
                 codes += kRunBytes;
                 levels += kRun * kTokens;
             }
-            const int64_t group = span / tile.group_spans;
-            const typename Simd::F scale = halves(tile.scales + (group * kTileRows + first) * 2);
+            const typename Simd::F scale = Simd::halves(scales);
             if (!tile.one_zero_point) {
-                zero = whole_numbers(tile.zero_points + group * kTileRows + first);
+                zero = Simd::bytes(zero_points);
+            }
+            if (--left == 0) {
+                left = tile.group_spans;
+                scales += 2 * kTileRows;
+                zero_points += kTileRows;
             }
             for (int token = 0; token < kTokens; ++token) {
                 // y += (sum - zero point * sum of inputs) * scale of the weight * scale of the inputs; the first is exact

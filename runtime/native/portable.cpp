@@ -54,6 +54,8 @@ struct Simd {
     static constexpr int kChainTokens = 0;
     static constexpr bool kWide = true;  // products are summed in 32 bits at once
     static void prefetch(const uint8_t*, int64_t) {}
+    static F halves(const uint8_t* at);
+    static F bytes(const uint8_t* at) { return F{{float(at[0]), float(at[1]), float(at[2]), float(at[3])}}; }
     static F multiply(F a, F b) {
         for (int lane = 0; lane < kFloats; ++lane) {
             a.lanes[lane] *= b.lanes[lane];
@@ -140,5 +142,15 @@ struct Simd {
 #include "kernels.inl"
 
 namespace ovround::native {
+namespace {
+
+Simd::F Simd::halves(const uint8_t* at) {
+    F found;
+    widen(at, found.lanes, kFloats);
+    return found;
+}
+
+}  // namespace
+
 const Kernels& portable_kernels() { return kKernels; }
 }  // namespace ovround::native
