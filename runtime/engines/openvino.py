@@ -193,6 +193,12 @@ def _read_model(core: Any, path: Path, device: str, *, exact: bool, on_missing_k
             model = native_operator.read_model(core, path, device, exact=exact, on_missing_kernel=on_missing_kernel)
         else:
             model = core.read_model(path)
+        import os
+        library = native_operator.library_path() if device == "CPU" else None
+        if library is not None and os.environ.get("OVK", "native") == "native":
+            from ovround.runtime.native_repacking import repack
+            import time; t0 = time.time()
+            print("repacked", repack(model, library, exact=exact), time.time() - t0)
     except RuntimeError as error:
         raise ArtifactError(f"`{path}` cannot be read by OpenVINO {ov.__version__}: {_reason(error)}") from error
     names = {name for port in [*model.inputs, *model.outputs] for name in port.names}

@@ -1,0 +1,200 @@
+"""Weights of an ordinary OpenVINO model in the native operator's layout, made when the model is loaded.
+
+Where the native library is installed, products with weights of 2, 4 and 8 bits go to the operator: the decoding chain
+(`ovround.exporters.openvino.compressed` states it, NNCF writes the same) becomes its bytes, the same integers and scales.
+Products of one input become one node with several outputs. The folder stays as it is, so that any engine reads it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from openvino import opset13 as opset
+from openvino.utils.node_factory import NodeFactory
+
+from ovround import native_layout as layout
+from ovround.native_layout import INTEGERS, OPERATOR, RUN, TILE_ROWS, Bytes
+
+_BITS = {"u2": 2, "i4": 4, "u4": 4, "i8": 8, "u8": 8}
+_MOST_WEIGHTS = 8  # of a node
+_LINE = 64  # bytes of a cache line
+Pack = Callable[[int, Any, bool, tuple[int, int], Bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """The constants of a product's weight `[N, K]`: codes, scales `[N, G]`, zero points `[N, G]` or one."""
+
+    product: Any
+    codes: Any
+    bits: int
+    signed: bool
+    shape: tuple[int, int]
+    scales: NDArray[np.float16]
+    zero_points: NDArray[np.uint8]
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What products must share to be one node: input, bits, inputs, groups."""
+        source = self.product.input_value(0)
+        return source.get_node().get_friendly_name(), source.get_index(), self.bits, self.shape[1], self.scales.shape[1]
+
+
+def repack(model: Any, library: Path, *, exact: bool) -> int:
+    """Give the model's products of quantised weights to the operator in `library`; how many."""
+    factory = NodeFactory()
+    factory.add_extension(str(library))
+    sets: dict[tuple[object, ...], list[Weight]] = defaultdict(list)
+    for node in model.get_ordered_ops():
+        weight = _weight(node)
+        if weight is not None:
+            sets[weight.alike].append(weight)
+    weights = [weight for alike in sets.values() for weight in alike]
+    pack = _packer(library)
+    places = _room(weights)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+        done = pool.map(lambda weight, room: _fill(weight, room, pack), weights, places)
+        parts = dict(zip(map(id, weights), done, strict=True))
+    for alike in sets.values():
+        for start in range(0, len(alike), _MOST_WEIGHTS):
+            _replace(factory, alike[start : start + _MOST_WEIGHTS], parts, exact=exact)
+    if weights:
+        model.validate_nodes_and_infer_types()
+    return len(weights)
+
+
+def _replace(factory: Any, weights: list[Weight], parts: dict[int, tuple[Bytes, Bytes, Bytes]], *, exact: bool) -> None:
+    constants = [opset.constant(part, shared_memory=True) for weight in weights for part in parts[id(weight)]]
+    attributes = {
+        "weights": INTEGERS[weights[0].bits], "outputs": [weight.shape[0] for weight in weights],
+        "inputs": weights[0].shape[1], "exact": exact,
+    }  # fmt: skip
+    node = factory.create(OPERATOR, [weights[0].product.input_value(0), *constants], attributes)
+    node.set_friendly_name(weights[0].product.get_friendly_name())
+    for place, weight in enumerate(weights):
+        new, old = node.output(place), weight.product.output(0)
+        new.set_names(old.get_names())
+        for consumer in old.get_target_inputs():
+            consumer.replace_source_output(new)
+
+
+def _room(weights: list[Weight]) -> list[Bytes]:
+    """Memory for the codes and scales of each weight, all of it together.
+
+    Huge pages are asked for: with pages of 4 KiB a core read half as much in a second (docs/log.md).
+    """
+    sizes = [sum(layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])[:2]) for weight in weights]
+    starts = np.cumsum([0, *(-(-size // _LINE) * _LINE for size in sizes)])
+    total = int(starts[-1])
+    if total and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        room = np.frombuffer(memory, np.uint8)
+    else:
+        room = np.empty(total, np.uint8)
+    return [room[start : start + size] for start, size in zip(starts.tolist(), sizes, strict=False)]
+
+
+def _fill(weight: Weight, room: Bytes, pack: Pack) -> tuple[Bytes, Bytes, Bytes]:
+    rows, columns = weight.shape
+    tiles, groups = -(-rows // TILE_ROWS), weight.scales.shape[1]
+    size = tiles * columns * weight.bits * TILE_ROWS // 8
+    codes = room[:size].reshape(tiles, columns // RUN, weight.bits * 64)
+    scales = room[size:].reshape(tiles, groups, TILE_ROWS, 2)
+    pack(weight.bits, weight.codes.data, weight.signed, weight.shape, codes)
+    scales[:] = layout.halves_as_bytes(layout.pack_grid(weight.scales))
+    zeros = weight.zero_points
+    return codes, scales, zeros if zeros.ndim == 1 else layout.pack_grid(zeros)
+
+
+def _packer(library: Path) -> Pack:
+    function = ctypes.CDLL(str(library)).ovround_pack_integers
+    function.restype = None
+
+    def pack(bits: int, codes: Any, signed: bool, shape: tuple[int, int], to: Bytes) -> None:
+        source = np.ascontiguousarray(codes)
+        function(
+            ctypes.c_int64(bits), source.ctypes.data_as(ctypes.c_void_p), ctypes.c_int(signed), ctypes.c_int64(shape[0]),
+            ctypes.c_int64(shape[1]), to.ctypes.data_as(ctypes.c_void_p),
+        )  # fmt: skip
+
+    return pack
+
+
+def _weight(product: Any) -> Weight | None:
+    """The weight of a MatMul, where it is one that the operator holds."""
+    if product.get_type_name() != "MatMul":
+        return None
+    attributes = product.get_attributes()
+    node = _through(product.input_value(1).get_node(), "Convert", "Reshape")
+    if attributes["transpose_a"] or not attributes["transpose_b"] or node.get_type_name() != "Multiply":
+        return None
+    value, scales = node.input_value(0).get_node(), _constant(node.input_value(1).get_node())
+    zeros = None
+    if value.get_type_name() == "Subtract":
+        zeros = _constant(_through(value.input_value(1).get_node(), "Convert"))
+        if zeros is None:
+            return None
+        value = value.input_value(0).get_node()
+    codes = _constant(_through(value, "Convert"))
+    if codes is None or scales is None or codes is value:
+        return None
+    return _checked(product, codes, scales, zeros)
+
+
+def _checked(product: Any, codes: Any, scales: Any, zeros: Any) -> Weight | None:
+    kind = codes.get_element_type().get_type_name()
+    shape = [int(size) for size in codes.get_output_shape(0)]
+    if kind not in _BITS or len(shape) not in (2, 3) or scales.get_element_type().get_type_name() != "f16":
+        return None
+    rows, columns = shape[0], int(np.prod(shape[1:]))
+    groups = shape[1] if len(shape) == 3 else 1
+    alone = len(codes.output(0).get_target_inputs()) == 1
+    own = len(_through(product.input_value(1).get_node()).output(0).get_target_inputs()) == 1
+    if columns % RUN or not layout.group_fits(columns // groups, columns) or scales.data.size != rows * groups or not (alone and own):
+        return None  # a head that is the embedding too would be held twice
+    bits, signed = _BITS[kind], kind.startswith("i")
+    points = _zero_points(zeros, bits, signed, rows * groups)
+    if points is None:
+        return None
+    grid = (rows, groups)
+    return Weight(
+        product, codes, bits, signed, (rows, columns), scales.data.reshape(grid), points if points.size == 1 else points.reshape(grid)
+    )
+
+
+def _zero_points(zeros: Any, bits: int, signed: bool, count: int) -> NDArray[np.uint8] | None:
+    """As the unsigned codes have them, `[count]` or `[1]`; None for those that are no whole numbers of 8 bits."""
+    if zeros is None:
+        return np.array([1 << (bits - 1) if signed else 0], np.uint8)
+    kind = zeros.get_element_type().get_type_name()
+    if signed or kind not in ("u2", "u4", "u8", "i8"):
+        return None
+    values = np.asarray(zeros.data).view(np.uint8).reshape(-1)
+    width = _BITS[kind]
+    if width < 8:
+        shifts = np.arange(0, 8, width, dtype=np.uint8)
+        values = ((values[:, None] >> shifts) & np.uint8((1 << width) - 1)).reshape(-1)[: int(np.prod(zeros.get_output_shape(0)))]
+    elif kind == "i8" and (values > 127).any():
+        return None
+    return np.array(values) if values.size in (1, count) else None
+
+
+def _through(node: Any, *kinds: str) -> Any:
+    while node.get_type_name() in kinds:
+        node = node.input_value(0).get_node()
+    return node
+
+
+def _constant(node: Any) -> Any:
+    return node if node.get_type_name() == "Constant" else None
