@@ -47,7 +47,13 @@ class Weight:
     def alike(self) -> tuple[object, ...]:
         """What products must share to be one node: input, bits, inputs, groups."""
         source = self.product.input_value(0)
-        return source.get_node().get_friendly_name(), source.get_index(), self.bits, self.shape[1], self.scales.shape[1]
+        at = source.get_node().get_friendly_name(), source.get_index()
+        return *at, self.bits, self.shape[1], self.scales.shape[1], self.symmetric
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether one zero point serves all groups."""
+        return self.zero_points.ndim == 1
 
 
 def repack(model: Any, library: Path, *, exact: bool) -> int:
@@ -59,28 +65,29 @@ def repack(model: Any, library: Path, *, exact: bool) -> int:
         weight = _weight(node)
         if weight is not None:
             sets[weight.alike].append(weight)
-    weights = [weight for alike in sets.values() for weight in alike]
+    joint = [
+        alike[start : start + _MOST_WEIGHTS] for alike in sets.values() for start in range(0, len(alike), _MOST_WEIGHTS)
+    ]
+    rooms = _rooms([sum(map(_size, weights)) for weights in joint])
     pack = _packer(library)
-    places = _room(weights)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
-        done = pool.map(lambda weight, room: _fill(weight, room, pack), weights, places)
-        parts = dict(zip(map(id, weights), done, strict=True))
-    for alike in sets.values():
-        for start in range(0, len(alike), _MOST_WEIGHTS):
-            _replace(factory, alike[start : start + _MOST_WEIGHTS], parts, exact=exact)
-    if weights:
+        list(pool.map(lambda weights, room: _fill(weights, room, pack), joint, rooms))
+    for weights, room in zip(joint, rooms, strict=True):
+        _replace(factory, weights, room, exact=exact)
+    if joint:
         model.validate_nodes_and_infer_types()
-    return len(weights)
+    return sum(map(len, joint))
 
 
-def _replace(factory: Any, weights: list[Weight], parts: dict[int, tuple[Bytes, Bytes, Bytes]], *, exact: bool) -> None:
-    constants = [opset.constant(part, shared_memory=True) for weight in weights for part in parts[id(weight)]]
+def _replace(factory: Any, weights: list[Weight], room: Bytes, *, exact: bool) -> None:
+    first = weights[0]
     attributes = {
-        "weights": INTEGERS[weights[0].bits], "outputs": [weight.shape[0] for weight in weights],
-        "inputs": weights[0].shape[1], "exact": exact,
+        "weights": INTEGERS[first.bits], "outputs": [weight.shape[0] for weight in weights], "inputs": first.shape[1],
+        "groups": first.scales.shape[1], "symmetric": first.symmetric, "exact": exact,
     }  # fmt: skip
-    node = factory.create(OPERATOR, [weights[0].product.input_value(0), *constants], attributes)
-    node.set_friendly_name(weights[0].product.get_friendly_name())
+    sources = [first.product.input_value(0), opset.constant(room, shared_memory=True)]
+    node = factory.create(OPERATOR, sources, attributes)
+    node.set_friendly_name(first.product.get_friendly_name())
     for place, weight in enumerate(weights):
         new, old = node.output(place), weight.product.output(0)
         new.set_names(old.get_names())
@@ -88,33 +95,42 @@ def _replace(factory: Any, weights: list[Weight], parts: dict[int, tuple[Bytes, 
             consumer.replace_source_output(new)
 
 
-def _room(weights: list[Weight]) -> list[Bytes]:
-    """Memory for the codes and scales of each weight, all of it together.
+def _sizes(weight: Weight) -> list[int]:
+    """Bytes of codes, scales and zero points, each filled up to lines."""
+    *sizes, points = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
+    return [-(-size // _LINE) * _LINE for size in (*sizes, 1 if weight.symmetric else points)]
+
+
+def _size(weight: Weight) -> int:
+    return sum(_sizes(weight))
+
+
+def _rooms(sizes: list[int]) -> list[Bytes]:
+    """Memory of so many bytes each, all of it together.
 
     Huge pages are asked for: with pages of 4 KiB a core read half as much in a second (docs/log.md).
     """
-    sizes = [sum(layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])[:2]) for weight in weights]
-    starts = np.cumsum([0, *(-(-size // _LINE) * _LINE for size in sizes)])
-    total = int(starts[-1])
+    total = sum(sizes)
     if total and hasattr(mmap, "MADV_HUGEPAGE"):
         memory = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(mmap.MADV_HUGEPAGE)
         room = np.frombuffer(memory, np.uint8)
     else:
         room = np.empty(total, np.uint8)
-    return [room[start : start + size] for start, size in zip(starts.tolist(), sizes, strict=False)]
+    return np.split(room, np.cumsum(sizes)[:-1])
 
 
-def _fill(weight: Weight, room: Bytes, pack: Pack) -> tuple[Bytes, Bytes, Bytes]:
-    rows, columns = weight.shape
-    tiles, groups = -(-rows // TILE_ROWS), weight.scales.shape[1]
-    size = tiles * columns * weight.bits * TILE_ROWS // 8
-    codes = room[:size].reshape(tiles, columns // RUN, weight.bits * 64)
-    scales = room[size:].reshape(tiles, groups, TILE_ROWS, 2)
-    pack(weight.bits, weight.codes.data, weight.signed, weight.shape, codes)
-    scales[:] = layout.halves_as_bytes(layout.pack_grid(weight.scales))
-    zeros = weight.zero_points
-    return codes, scales, zeros if zeros.ndim == 1 else layout.pack_grid(zeros)
+def _fill(weights: list[Weight], room: Bytes, pack: Pack) -> None:
+    start = 0
+    for weight in weights:
+        codes, scales, points = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
+        places = np.cumsum([start, *_sizes(weight)]).tolist()
+        pack(weight.bits, weight.codes.data, weight.signed, weight.shape, room[places[0] : places[0] + codes])
+        grid = layout.halves_as_bytes(layout.pack_grid(weight.scales))
+        room[places[1] : places[1] + scales] = grid.reshape(-1)
+        zeros = weight.zero_points if weight.symmetric else layout.pack_grid(weight.zero_points)
+        room[places[2] : places[2] + zeros.size] = zeros.reshape(-1)
+        start = places[3]
 
 
 def _packer(library: Path) -> Pack:

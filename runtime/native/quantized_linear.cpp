@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <openvino/core/parallel.hpp>
-#include <utility>
-
-#include "linear.hpp"
 
 namespace ovround::native {
 namespace {
@@ -13,6 +10,7 @@ namespace {
 constexpr const char* kCodebook = "codebook";
 constexpr std::size_t kParts = 3;  // inputs of a weight
 constexpr std::size_t kMostWeights = 8;
+constexpr int64_t kAlignment = 64;
 
 // The engine's own threads: its arena has as many as INFERENCE_NUM_THREADS says. Who is done takes the next task, since cores
 // are not alike, nor free alike.
@@ -29,37 +27,71 @@ int64_t pieces(int64_t whole, int64_t part) { return (whole + part - 1) / part; 
 
 int64_t size_of(const ov::Shape& shape) { return static_cast<int64_t>(ov::shape_size(shape)); }
 
+int64_t aligned(int64_t bytes) { return pieces(bytes, kAlignment) * kAlignment; }
+
 int64_t grid_rows(int64_t outputs) { return pieces(outputs, kIntegerRows) * kIntegerRows; }
 
 }  // namespace
-
-QuantizedLinear::QuantizedLinear(const ov::OutputVector& inputs, std::string weights, std::vector<int64_t> outputs,
-                                 int64_t inputs_count, bool exact)
-    : Op(inputs), weights_(std::move(weights)), outputs_(std::move(outputs)), inputs_(inputs_count), exact_(exact) {
-    constructor_validate_and_infer_types();
-}
 
 int64_t QuantizedLinear::bits() const {
     return weights_ == "int2" ? 2 : weights_ == "int3" ? 3 : weights_ == "int4" ? 4 : weights_ == "int8" ? 8 : 0;
 }
 
 void QuantizedLinear::validate_and_infer_types() {
-    NODE_VALIDATION_CHECK(this, weights_ == kCodebook || bits() > 0, "weights are `", weights_,
-                          "`; this library has codebook, int2, int3, int4 and int8");
-    const std::size_t count = outputs_.size();
-    NODE_VALIDATION_CHECK(this, count >= 1 && count <= (bits() > 0 ? kMostWeights : 1) && get_input_size() == 1 + kParts * count,
-                          get_input_size(), " inputs do not fit ", count, " outputs");
-    NODE_VALIDATION_CHECK(this, inputs_ > 0, "there are no inputs");
-    NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(ov::element::f32), "x must be f32");
+    if (!checked_) {
+        check();
+        checked_ = true;
+    }
     auto shape = get_input_partial_shape(0);
     NODE_VALIDATION_CHECK(this, shape.rank().is_static() && shape.size() > 0, "the rank of x must be known");
     NODE_VALIDATION_CHECK(this, shape[shape.size() - 1].compatible(inputs_), "x is ", shape, "; ", inputs_, " inputs are needed");
-    for (std::size_t weight = 0; weight < count; ++weight) {
-        NODE_VALIDATION_CHECK(this, outputs_[weight] > 0, "there are no outputs");
-        check_weight(1 + kParts * weight, outputs_[weight]);
+    for (std::size_t weight = 0; weight < outputs_.size(); ++weight) {
         shape[shape.size() - 1] = outputs_[weight];
         set_output_type(weight, ov::element::f32, shape);
     }
+}
+
+void QuantizedLinear::check() const {
+    NODE_VALIDATION_CHECK(this, weights_ == kCodebook || bits() > 0, "weights are `", weights_,
+                          "`; this library has codebook, int2, int3, int4 and int8");
+    const std::size_t count = outputs_.size();
+    const std::size_t parts = groups_ > 0 ? 1 : kParts * count;
+    NODE_VALIDATION_CHECK(this, count >= 1 && count <= (bits() > 0 ? kMostWeights : 1) && get_input_size() == 1 + parts,
+                          get_input_size(), " inputs do not fit ", count, " outputs");
+    NODE_VALIDATION_CHECK(this, inputs_ > 0 && *std::min_element(outputs_.begin(), outputs_.end()) > 0, "sizes must be above 0");
+    NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(ov::element::f32), "x must be f32");
+    if (groups_ == 0) {
+        for (std::size_t weight = 0; weight < count; ++weight) {
+            check_weight(1 + kParts * weight, outputs_[weight]);
+        }
+        return;
+    }
+    NODE_VALIDATION_CHECK(this, bits() > 0 && inputs_ % (groups_ * kIntegerRun) == 0, groups_, " groups do not fit ", inputs_, " inputs");
+    NODE_VALIDATION_CHECK(this, get_input_element_type(1).compatible(ov::element::u8), "weights must be u8");
+    if (get_input_partial_shape(1).is_static()) {
+        int64_t bytes = 0;
+        for (const int64_t outputs : outputs_) {
+            bytes += code_bytes(outputs) + scale_bytes(outputs) + aligned(symmetric_ ? 1 : grid_rows(outputs) * groups_);
+        }
+        NODE_VALIDATION_CHECK(this, size_of(get_input_shape(1)) == bytes, "weights are ", get_input_shape(1), "; ", bytes,
+                              " bytes are needed");
+    }
+}
+
+int64_t QuantizedLinear::code_bytes(int64_t outputs) const { return aligned(grid_rows(outputs) * inputs_ * bits() / 8); }
+
+int64_t QuantizedLinear::scale_bytes(int64_t outputs) const { return aligned(2 * grid_rows(outputs) * groups_); }
+
+std::vector<IntegerWeight> QuantizedLinear::joined(const uint8_t* memory) const {
+    std::vector<IntegerWeight> weights;
+    for (const int64_t outputs : outputs_) {
+        const int64_t rows = grid_rows(outputs);
+        const auto* scales = memory + code_bytes(outputs);
+        const auto* zero_points = scales + scale_bytes(outputs);
+        weights.push_back({bits(), memory, scales, zero_points, symmetric_, outputs, inputs_, groups_});
+        memory = zero_points + aligned(symmetric_ ? 1 : rows * groups_);
+    }
+    return weights;
 }
 
 void QuantizedLinear::check_weight(std::size_t place, int64_t outputs) const {
@@ -94,7 +126,17 @@ void QuantizedLinear::check_weight(std::size_t place, int64_t outputs) const {
 }
 
 std::shared_ptr<ov::Node> QuantizedLinear::clone_with_new_inputs(const ov::OutputVector& inputs) const {
-    return std::make_shared<QuantizedLinear>(inputs, weights_, outputs_, inputs_, exact_);
+    auto copy = std::make_shared<QuantizedLinear>();
+    copy->weights_ = weights_;
+    copy->outputs_ = outputs_;
+    copy->inputs_ = inputs_;
+    copy->groups_ = groups_;
+    copy->symmetric_ = symmetric_;
+    copy->exact_ = exact_;
+    copy->checked_ = checked_;
+    copy->set_arguments(inputs);
+    copy->validate_and_infer_types();
+    return copy;
 }
 
 bool QuantizedLinear::visit_attributes(ov::AttributeVisitor& visitor) {
@@ -102,6 +144,8 @@ bool QuantizedLinear::visit_attributes(ov::AttributeVisitor& visitor) {
     visitor.on_attribute("outputs", outputs_);
     visitor.on_attribute("inputs", inputs_);
     visitor.on_attribute("exact", exact_);
+    visitor.on_attribute("groups", groups_);
+    visitor.on_attribute("symmetric", symmetric_);
     return true;
 }
 
@@ -110,26 +154,32 @@ bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector
     const int64_t tokens = size_of(shape) / inputs_;
     const auto* x = inputs[0].data<const float>();
     float* y[kMostWeights];
-    IntegerWeight weights[kMostWeights];
-    const auto bytes = [&](std::size_t place) { return inputs[place].data<const uint8_t>(); };
     for (std::size_t weight = 0; weight < outputs_.size(); ++weight) {
         shape.back() = static_cast<std::size_t>(outputs_[weight]);
         outputs[weight].set_shape(shape);
         y[weight] = outputs[weight].data<float>();
-        const std::size_t place = 1 + kParts * weight;
-        const int64_t groups = size_of(inputs[place + 1].get_shape()) / (2 * grid_rows(outputs_[weight]));
-        const bool one_zero_point = size_of(inputs[place + 2].get_shape()) == 1;
-        weights[weight] = {bits(), bytes(place), bytes(place + 1), bytes(place + 2), one_zero_point, outputs_[weight], inputs_, groups};
     }
     const Threads threads{run_in_arena, nullptr};
-    if (bits() > 0) {
-        linear(weights, static_cast<int64_t>(outputs_.size()), x, tokens, y, exact_, best_isa(), threads);
+    const auto bytes = [&](std::size_t place) { return inputs[place].data<const uint8_t>(); };
+    if (bits() == 0) {
+        const auto& books = inputs[2].get_shape();
+        const auto size = [&](std::size_t place) { return static_cast<int64_t>(books[place]); };
+        linear(CodebookWeight{bytes(1), bytes(2), bytes(3), outputs_[0], inputs_, size(0), size(1), size(2), size(3)}, x, tokens,
+               y[0], exact_, best_isa(), threads);
         return true;
     }
-    const auto& books = inputs[2].get_shape();
-    const auto size = [&](std::size_t place) { return static_cast<int64_t>(books[place]); };
-    linear(CodebookWeight{bytes(1), bytes(2), bytes(3), outputs_[0], inputs_, size(0), size(1), size(2), size(3)}, x, tokens, y[0],
-           exact_, best_isa(), threads);
+    std::vector<IntegerWeight> weights;
+    if (groups_ > 0) {
+        weights = joined(bytes(1));
+    } else {
+        for (std::size_t weight = 0, place = 1; weight < outputs_.size(); ++weight, place += kParts) {
+            const int64_t groups = size_of(inputs[place + 1].get_shape()) / (2 * grid_rows(outputs_[weight]));
+            const bool one_zero_point = size_of(inputs[place + 2].get_shape()) == 1;
+            weights.push_back(
+                {bits(), bytes(place), bytes(place + 1), bytes(place + 2), one_zero_point, outputs_[weight], inputs_, groups});
+        }
+    }
+    linear(weights.data(), static_cast<int64_t>(weights.size()), x, tokens, y, exact_, best_isa(), threads);
     return true;
 }
 

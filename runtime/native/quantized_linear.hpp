@@ -3,11 +3,17 @@
 // Inputs: x [..., inputs]; for weights "codebook" codes, codebooks [M, entries, O, V, 2] and scales; for "int2", "int3", "int4"
 // and "int8" codes, scales and zero points, of one weight or of several with equal groups. All but x are u8: plugins widen
 // other types when they compile. Outputs [..., outputs[i]], one for each weight.
+//
+// With `groups`, the groups of a row, integers are one input: for each weight codes, scales and zero points (one where
+// `symmetric`), each from a multiple of 64 bytes on. The CPU plugin infers shapes before each call, and copies the node and
+// its constants for that: 8 us for three constants, 30 for nine.
 #pragma once
 
 #include <openvino/op/op.hpp>
 #include <string>
 #include <vector>
+
+#include "linear.hpp"
 
 namespace ovround::native {
 
@@ -16,7 +22,6 @@ public:
     OPENVINO_OP("QuantizedLinear", "ovround")
 
     QuantizedLinear() = default;
-    QuantizedLinear(const ov::OutputVector& inputs, std::string weights, std::vector<int64_t> outputs, int64_t inputs_count, bool exact);
 
     void validate_and_infer_types() override;
     std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;
@@ -26,12 +31,19 @@ public:
 
 private:
     int64_t bits() const;  // of integers; 0 for codebooks
+    void check() const;
+    int64_t code_bytes(int64_t outputs) const;
+    int64_t scale_bytes(int64_t outputs) const;
+    std::vector<IntegerWeight> joined(const uint8_t* memory) const;
     void check_weight(std::size_t place, int64_t outputs) const;
 
     std::string weights_;
     std::vector<int64_t> outputs_;
     int64_t inputs_ = 0;
+    int64_t groups_ = 0;
+    bool symmetric_ = false;
     bool exact_ = false;
+    bool checked_ = false;  // a copy of a node whose weights were
 };
 
 }  // namespace ovround::native
