@@ -2,7 +2,8 @@
 
 Where the native library is installed, products with weights of 2, 4 and 8 bits go to the operator: the decoding chain
 (`ovround.exporters.openvino.compressed` states it, NNCF writes the same) becomes its bytes, the same integers and scales.
-Products of one input become one node with several outputs. The folder stays as it is, so that any engine reads it.
+Products of one input become one node with several outputs; nodes of the operator that a folder has are joined alike. The
+folder stays as it is, so that any engine reads it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Weight:
     product: Any
     codes: Any
     bits: int
-    signed: bool
+    signed: bool | None  # None: packed already
     shape: tuple[int, int]
     scales: NDArray[np.float16]
     zero_points: NDArray[np.uint8]
@@ -62,20 +63,21 @@ def repack(model: Any, library: Path, *, exact: bool) -> int:
     factory.add_extension(str(library))
     sets: dict[tuple[object, ...], list[Weight]] = defaultdict(list)
     for node in model.get_ordered_ops():
-        weight = _weight(node)
+        weight = _packed(node) if node.get_type_name() == OPERATOR else _weight(node)
         if weight is not None:
             sets[weight.alike].append(weight)
     joint = [
         alike[start : start + _MOST_WEIGHTS] for alike in sets.values() for start in range(0, len(alike), _MOST_WEIGHTS)
     ]
+    if not joint:
+        return 0
     rooms = _rooms([sum(map(_size, weights)) for weights in joint])
     pack = _packer(library)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
         list(pool.map(lambda weights, room: _fill(weights, room, pack), joint, rooms))
     for weights, room in zip(joint, rooms, strict=True):
         _replace(factory, weights, room, exact=exact)
-    if joint:
-        model.validate_nodes_and_infer_types()
+    model.validate_nodes_and_infer_types()
     return sum(map(len, joint))
 
 
@@ -111,7 +113,7 @@ def _rooms(sizes: list[int]) -> list[Bytes]:
     Huge pages are asked for: with pages of 4 KiB a core read half as much in a second (docs/log.md).
     """
     total = sum(sizes)
-    if total and hasattr(mmap, "MADV_HUGEPAGE"):
+    if hasattr(mmap, "MADV_HUGEPAGE"):
         memory = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(mmap.MADV_HUGEPAGE)
         room = np.frombuffer(memory, np.uint8)
@@ -125,7 +127,11 @@ def _fill(weights: list[Weight], room: Bytes, pack: Pack) -> None:
     for weight in weights:
         codes, scales, points = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
         places = np.cumsum([start, *_sizes(weight)]).tolist()
-        pack(weight.bits, weight.codes.data, weight.signed, weight.shape, room[places[0] : places[0] + codes])
+        to = room[places[0] : places[0] + codes]
+        if weight.signed is None:
+            to[:] = weight.codes.data.reshape(-1)
+        else:
+            pack(weight.bits, weight.codes.data, weight.signed, weight.shape, to)
         grid = layout.halves_as_bytes(layout.pack_grid(weight.scales))
         room[places[1] : places[1] + scales] = grid.reshape(-1)
         zeros = weight.zero_points if weight.symmetric else layout.pack_grid(weight.zero_points)
@@ -145,6 +151,26 @@ def _packer(library: Path) -> Pack:
         )  # fmt: skip
 
     return pack
+
+
+def is_faster(library: Path) -> bool:
+    """Whether the operator is the faster choice on this processor; raises OSError for a library that cannot be loaded."""
+    return bool(ctypes.CDLL(str(library)).ovround_is_faster())
+
+
+def _packed(node: Any) -> Weight | None:
+    """The weight of the operator's node, where it is one of integers."""
+    attributes = node.get_attributes()
+    bits = next((bits for bits, name in INTEGERS.items() if name == attributes["weights"]), None)
+    if bits is None or attributes["groups"] or attributes["inputs"] % RUN or node.get_output_size() != 1:
+        return None
+    codes, scales, zeros = (node.input_value(place).get_node() for place in (1, 2, 3))
+    shape = int(node.get_output_partial_shape(0)[-1].get_length()), int(attributes["inputs"])
+    points = np.array(zeros.data)
+    return Weight(
+        node, codes, bits, None, shape, layout.unpack_grid(layout.bytes_as_halves(scales.data), shape[0]),
+        points if points.size == 1 else layout.unpack_grid(points, shape[0]),
+    )  # fmt: skip
 
 
 def _weight(product: Any) -> Weight | None:

@@ -35,6 +35,15 @@ const char* name(Isa isa) {
     return kNames[static_cast<int>(isa)];
 }
 
+bool has_amx() {
+#ifdef OVROUND_X86
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & (1U << 24)) != 0;  // AMX-TILE
+#else
+    return false;
+#endif
+}
+
 bool has(Isa isa) {
 #ifdef OVROUND_X86
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");

@@ -54,6 +54,13 @@ void pack_run(int64_t bits, const uint8_t* from, uint32_t flip, uint8_t* to) {
 }  // namespace
 }  // namespace ovround::native
 
+// 1 where the operator is the faster one: see `chosen` of runtime/native_operator.py.
+extern "C" OVROUND_EXPORT int ovround_is_faster() {
+    using namespace ovround::native;
+    const Isa best = best_isa();
+    return (best == Isa::avx512vbmi || best == Isa::avxvnni) && !has_amx() ? 1 : 0;
+}
+
 // `from` [rows, columns] of 2, 4 or 8 bits, lowest bits first, columns a multiple of 32; `to` [ceil(rows / 16), columns / 32,
 // bits * 64]. `offset`: codes are signed.
 extern "C" OVROUND_EXPORT void ovround_pack_integers(int64_t bits, const uint8_t* from, int offset, int64_t rows, int64_t columns,
