@@ -88,14 +88,13 @@ def read_model(core: Any, path: Path, device: str, *, exact: bool, on_missing_ke
 
 def apply(model: Any, kernel: str, device: str, *, exact: bool, properties: Mapping[str, str]) -> None:
     """Give the products of an ordinary model to the operator where it is `chosen`; raises EngineError where it cannot be."""
-    library = chosen(kernel, device, exact=exact, properties=properties)
-    if library is None:
-        return
     try:
-        repack(model, library, exact=exact)
+        library = chosen(kernel, device, exact=exact, properties=properties)
+        if library is not None:
+            repack(model, library, exact=exact)
     except (RuntimeError, OSError) as error:
         raise EngineError(
-            f"`{library}` cannot be loaded by OpenVINO {ov.__version__}: {str(error).strip().splitlines()[-1]}",
+            f"`{library_path()}` cannot be loaded by OpenVINO {ov.__version__}: {str(error).strip().splitlines()[-1]}",
             hint=f"{_REINSTALL}; or --kernel engine",
         ) from error
 
