@@ -71,30 +71,59 @@ def repack(model: Any, library: Path, *, exact: bool) -> int:
     ]
     if not joint:
         return 0
+    gates = [_gate(weights) for weights in joint]
     rooms = _rooms([sum(map(_size, weights)) for weights in joint])
     pack = _packer(library)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
         list(pool.map(lambda weights, room: _fill(weights, room, pack), joint, rooms))
-    for weights, room in zip(joint, rooms, strict=True):
-        _replace(factory, weights, room, exact=exact)
+    for weights, room, gate in zip(joint, rooms, gates, strict=True):
+        _replace(factory, weights, room, gate, exact=exact)
     model.validate_nodes_and_infer_types()
     return sum(map(len, joint))
 
 
-def _replace(factory: Any, weights: list[Weight], room: Bytes, *, exact: bool) -> None:
+def _replace(factory: Any, weights: list[Weight], room: Bytes, gate: Any, *, exact: bool) -> None:
+    """`gate`: the node whose place the answer takes, where the operator multiplies the two answers itself."""
     first = weights[0]
     attributes = {
         "weights": INTEGERS[first.bits], "outputs": [weight.shape[0] for weight in weights], "inputs": first.shape[1],
-        "groups": first.scales.shape[1], "symmetric": first.symmetric, "exact": exact,
+        "groups": first.scales.shape[1], "symmetric": first.symmetric, "gated": gate is not None, "exact": exact,
     }  # fmt: skip
     sources = [first.product.input_value(0), opset.constant(room, shared_memory=True)]
     node = factory.create(OPERATOR, sources, attributes)
     node.set_friendly_name(first.product.get_friendly_name())
-    for place, weight in enumerate(weights):
-        new, old = node.output(place), weight.product.output(0)
+    for place, replaced in enumerate([weight.product for weight in weights] if gate is None else [gate]):
+        new, old = node.output(place), replaced.output(0)
         new.set_names(old.get_names())
         for consumer in old.get_target_inputs():
             consumer.replace_source_output(new)
+
+
+def _gate(weights: list[Weight]) -> Any:
+    """The Multiply of silu(first answer) and second answer; orders `weights` so. None where that is not what follows."""
+    if len(weights) != 2 or weights[0].shape != weights[1].shape:
+        return None
+    followers = [_only_consumer(weight.product) for weight in weights]
+    if followers[0] is not None and followers[0].get_type_name() == "Multiply":
+        weights.reverse()
+        followers.reverse()
+    swish, product = followers
+    if swish is None or product is None or swish.get_type_name() != "Swish" or product.get_type_name() != "Multiply":
+        return None
+    gated = _only_consumer(swish)
+    same = gated is not None and gated.get_friendly_name() == product.get_friendly_name()
+    return product if same and _is_plain(swish) else None
+
+
+def _is_plain(swish: Any) -> bool:
+    """Whether it is x * sigmoid(x), without a factor in the sigmoid."""
+    factor = _constant(swish.input_value(1).get_node()) if swish.get_input_size() == 2 else None
+    return swish.get_input_size() == 1 or (factor is not None and bool((factor.data == 1).all()))
+
+
+def _only_consumer(node: Any) -> Any:
+    consumers = list(node.output(0).get_target_inputs())
+    return consumers[0].get_node() if len(consumers) == 1 else None
 
 
 def _sizes(weight: Weight) -> list[int]:

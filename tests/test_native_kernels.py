@@ -92,6 +92,18 @@ def test_integers(kernels: Kernels, isa: str, name: str) -> None:
         assert np.abs(levels - x).max() <= 0.5001 * step, tokens
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_gates(kernels: Kernels, isa: str, exact: bool) -> None:
+    weight = INTEGERS["4 bits, groups of 64, zero points"]
+    for tokens in BATCHES:
+        x = 5 * inputs(tokens, weight.shape[1])
+        plain = kernels.linear(weight, x, isa, exact=exact).astype(np.float64)
+        expected = plain / (1 + np.exp(-plain)) * plain
+        answer = kernels.linear(weight, x, isa, exact=exact, threads=3, gated=True)
+        np.testing.assert_allclose(answer, expected, rtol=2e-6, atol=1e-30)
+    assert plain.min() < -90 or plain.max() > 90
+
+
 def rounded_inputs(x: NDArray[np.float32], weight: QTensor) -> tuple[NDArray[np.float32], float]:
     """x as 8 bits hold it in the activation groups of `weight`, and the largest step."""
     rounded = np.zeros_like(x)

@@ -20,7 +20,10 @@ from ovround.runtime import LLM, native_operator
 from ovround.runtime.native_repacking import is_faster, repack
 
 pytestmark = pytest.mark.timeout(600)  # the first test builds
-CONFIG = {**CONFIGS["llama-0"], "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "head_dim": 32}
+CONFIG = {
+    **CONFIGS["llama-0"], "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "head_dim": 32,
+    "mlp_bias": False,
+}  # fmt: skip
 IDS = np.array([[3, 9, 27, 5, 11, 2, 40, 7], [8, 1, 30, 12, 6, 60, 4, 19]])
 EXACT, LEVELS = 2e-5, 0.1  # relative RMS of logits: float32, activations of 8 bits
 DEMO = Path(__file__).resolve().parents[1] / "ovround" / "demo_model"
@@ -99,11 +102,12 @@ def test_products_of_one_input_are_one_node(source: Path, tmp_path: Path, librar
     layers = CONFIG["num_hidden_layers"]
     assert repack(model, library, exact=False) == 7 * layers + 1
     nodes = [node for node in model.get_ordered_ops() if node.get_type_name() == "QuantizedLinear"]
-    assert sorted(node.get_output_size() for node in nodes) == sorted([1] * (2 * layers + 1) + [2, 3] * layers)
+    assert sorted(node.get_output_size() for node in nodes) == sorted([1] * (3 * layers + 1) + [3] * layers)
+    assert sum(node.get_attributes()["gated"] for node in nodes) == layers
     compiled = core.compile_model(model, "CPU").get_runtime_model().get_ordered_ops()
     kinds = [node.get_rt_info()["layerType"].astype(str) for node in compiled]
     assert kinds.count("Reference") == len(nodes)
-    assert "FullyConnected" not in kinds
+    assert not {"FullyConnected", "Swish"} & set(kinds)
 
 
 def test_one_wrong_code_is_noticed(source: Path, tmp_path: Path, library: Path) -> None:

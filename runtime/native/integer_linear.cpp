@@ -80,15 +80,19 @@ IntegerTile tile_of(const IntegerWeight& weight, int64_t tile, int64_t spans) {
             spans / weight.groups};
 }
 
-// Tiles [low, high) of one weight, for all tokens.
-void dot_tiles(const IntegerWeight& weight, const Quantized& quantized, int64_t low, int64_t high, int64_t tokens, float* y,
-               const Kernels& kernels) {
-    alignas(kCacheLine) float found[kDotTokens[0] * kIntegerRows];
+// Tiles [low, high) of one weight, for all tokens; with `up`, gates of that weight's answers.
+void dot_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Quantized& quantized, int64_t low, int64_t high,
+               int64_t tokens, float* y, const Kernels& kernels) {
+    alignas(kCacheLine) float found[kDotTokens[0] * kIntegerRows], other[kDotTokens[0] * kIntegerRows];
     for (int64_t start = 0; start < tokens;) {
         const int64_t count = quantized.block(tokens - start);
         const QuantizedRows rows = quantized.rows(start, count);
         for (int64_t tile = low; tile < high; ++tile) {
             kernels.dot(tile_of(weight, tile, quantized.spans()), rows, found);
+            if (up != nullptr) {
+                kernels.dot(tile_of(*up, tile, quantized.spans()), rows, other);
+                kernels.gate(found, other, count * kIntegerRows);
+            }
             const int64_t first = tile * kIntegerRows, width = std::min(kIntegerRows, weight.outputs - first);
             for (int64_t token = 0; token < count; ++token) {
                 const float* from = found + token * kIntegerRows;
@@ -149,7 +153,36 @@ void linear(const IntegerWeight* weights, int64_t count, const float* x, int64_t
     }
     const Quantized quantized(weights[0], x, tokens, kernels, threads);
     each([&](const IntegerWeight& weight, int64_t low, int64_t high, float* to) {
-        dot_tiles(weight, quantized, low, high, tokens, to, kernels);
+        dot_tiles(weight, nullptr, quantized, low, high, tokens, to, kernels);
+    });
+}
+
+void gated_linear(const IntegerWeight* weights, const float* x, int64_t tokens, float* y, bool exact, Isa isa, const Threads& threads) {
+    if (tokens == 0) {
+        return;
+    }
+    const Kernels& kernels = kernels_of(isa);
+    const IntegerWeight &gate = weights[0], &up = weights[1];
+    const int64_t tiles = tiles_of(gate), tasks = pieces(tiles, kTilesATask);
+    if (exact || tokens > kernels.most_dot_tokens) {
+        Scratch scratch;
+        scratch.reserve(tokens * up.outputs * 4);
+        auto* ups = scratch.take<float>(tokens * up.outputs);
+        parallel(threads, tasks, [&](int64_t task) {
+            const int64_t low = task * kTilesATask, high = std::min(low + kTilesATask, tiles), start = low * kIntegerRows;
+            expand_tiles(gate, x, low, high, tokens, y, kernels);
+            expand_tiles(up, x, low, high, tokens, ups, kernels);
+            for (int64_t token = 0; token < tokens; ++token) {
+                const int64_t at = token * gate.outputs + start;
+                kernels.gate(y + at, ups + at, std::min(high * kIntegerRows, gate.outputs) - start);
+            }
+        });
+        return;
+    }
+    const Quantized quantized(gate, x, tokens, kernels, threads);
+    parallel(threads, tasks, [&](int64_t task) {
+        const int64_t low = task * kTilesATask;
+        dot_tiles(gate, &up, quantized, low, std::min(low + kTilesATask, tiles), tokens, y, kernels);
     });
 }
 

@@ -72,6 +72,9 @@ struct Kernels {
     // Runs [first, last) of one tile, of `runs` in `groups` groups: float32 [16, ld].
     void (*expand)(const IntegerTile& tile, int64_t runs, int64_t groups, int64_t first, int64_t last, float* to, int64_t ld);
 
+    // gate[i] = silu(gate[i]) * up[i]
+    void (*gate)(float* gate, const float* up, int64_t count);
+
     // y[t, r] (+)= sum over k of x[t, k] * w[r, k]
     void (*multiply)(const float* x, int64_t ldx, int64_t tokens, const float* w, int64_t ldw, int64_t rows, int64_t depth,
                      float* y, int64_t ldy, bool add);

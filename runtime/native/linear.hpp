@@ -52,4 +52,7 @@ void linear(const CodebookWeight& weight, const float* x, int64_t tokens, float*
 void linear(const IntegerWeight* weights, int64_t count, const float* x, int64_t tokens, float* const* y, bool exact, Isa isa,
             const Threads& threads);
 
+// Two weights of one shape: y = silu(answer of the first) * answer of the second.
+void gated_linear(const IntegerWeight* weights, const float* x, int64_t tokens, float* y, bool exact, Isa isa, const Threads& threads);
+
 }  // namespace ovround::native

@@ -146,7 +146,7 @@ namespace {
 
 Simd::F Simd::halves(const uint8_t* at) {
     F found;
-    widen(at, found.lanes, kFloats);
+    native::widen(at, found.lanes, kFloats);  // not the member
     return found;
 }
 

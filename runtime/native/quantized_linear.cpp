@@ -45,7 +45,7 @@ void QuantizedLinear::validate_and_infer_types() {
     auto shape = get_input_partial_shape(0);
     NODE_VALIDATION_CHECK(this, shape.rank().is_static() && shape.size() > 0, "the rank of x must be known");
     NODE_VALIDATION_CHECK(this, shape[shape.size() - 1].compatible(inputs_), "x is ", shape, "; ", inputs_, " inputs are needed");
-    for (std::size_t weight = 0; weight < outputs_.size(); ++weight) {
+    for (std::size_t weight = 0; weight < (gated_ ? 1 : outputs_.size()); ++weight) {
         shape[shape.size() - 1] = outputs_[weight];
         set_output_type(weight, ov::element::f32, shape);
     }
@@ -60,6 +60,7 @@ void QuantizedLinear::check() const {
                           get_input_size(), " inputs do not fit ", count, " outputs");
     NODE_VALIDATION_CHECK(this, inputs_ > 0 && *std::min_element(outputs_.begin(), outputs_.end()) > 0, "sizes must be above 0");
     NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(ov::element::f32), "x must be f32");
+    NODE_VALIDATION_CHECK(this, !gated_ || (bits() > 0 && count == 2 && outputs_[0] == outputs_[1]), "a gate needs two equal weights");
     if (groups_ == 0) {
         for (std::size_t weight = 0; weight < count; ++weight) {
             check_weight(1 + kParts * weight, outputs_[weight]);
@@ -132,6 +133,7 @@ std::shared_ptr<ov::Node> QuantizedLinear::clone_with_new_inputs(const ov::Outpu
     copy->inputs_ = inputs_;
     copy->groups_ = groups_;
     copy->symmetric_ = symmetric_;
+    copy->gated_ = gated_;
     copy->exact_ = exact_;
     copy->checked_ = checked_;
     copy->set_arguments(inputs);
@@ -144,6 +146,7 @@ bool QuantizedLinear::visit_attributes(ov::AttributeVisitor& visitor) {
     visitor.on_attribute("outputs", outputs_);
     visitor.on_attribute("inputs", inputs_);
     visitor.on_attribute("exact", exact_);
+    visitor.on_attribute("gated", gated_);
     visitor.on_attribute("groups", groups_);
     visitor.on_attribute("symmetric", symmetric_);
     return true;
@@ -154,7 +157,7 @@ bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector
     const int64_t tokens = size_of(shape) / inputs_;
     const auto* x = inputs[0].data<const float>();
     float* y[kMostWeights];
-    for (std::size_t weight = 0; weight < outputs_.size(); ++weight) {
+    for (std::size_t weight = 0; weight < outputs.size(); ++weight) {
         shape.back() = static_cast<std::size_t>(outputs_[weight]);
         outputs[weight].set_shape(shape);
         y[weight] = outputs[weight].data<float>();
@@ -178,6 +181,10 @@ bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector
             weights.push_back(
                 {bits(), bytes(place), bytes(place + 1), bytes(place + 2), one_zero_point, outputs_[weight], inputs_, groups});
         }
+    }
+    if (gated_) {
+        gated_linear(weights.data(), x, tokens, y[0], exact_, best_isa(), threads);
+        return true;
     }
     linear(weights.data(), static_cast<int64_t>(weights.size()), x, tokens, y, exact_, best_isa(), threads);
     return true;

@@ -4,6 +4,8 @@
 // and "int8" codes, scales and zero points, of one weight or of several with equal groups. All but x are u8: plugins widen
 // other types when they compile. Outputs [..., outputs[i]], one for each weight.
 //
+// With `gated`, two weights of one shape have one output: silu(first answer) * second answer.
+//
 // With `groups`, the groups of a row, integers are one input: for each weight codes, scales and zero points (one where
 // `symmetric`), each from a multiple of 64 bytes on. The CPU plugin infers shapes before each call, and copies the node and
 // its constants for that: 8 us for three constants, 30 for nine.
@@ -42,6 +44,7 @@ private:
     int64_t inputs_ = 0;
     int64_t groups_ = 0;
     bool symmetric_ = false;
+    bool gated_ = false;
     bool exact_ = false;
     bool checked_ = false;  // a copy of a node whose weights were
 };
