@@ -1,8 +1,8 @@
 """Does the native operator decode as fast as OpenVINO's own 4 bits, in less memory?
 
 Four folders of one shape, each rounded to nearest or random where quality is no matter: 4 bits and 2 bits, by OpenVINO and by
-the operator, 3 bits in 3 bits, and AQLM 2x8; embedding and head in 8 bits. Each is loaded by a process of its own, which stays; a round
-times the same steps in each in turn, so that what else the machine does meets all of them alike.
+the operator, 3 bits in 3 bits, and AQLM 2x8; embedding and head in 8 bits. Each is loaded by a process of its own, which
+stays; a round times the same steps in each in turn, so that what else the machine does meets all of them alike.
 
     OVROUND_NATIVE=1 pip install .
     python benchmarks/random_llama.py MODEL

@@ -83,16 +83,15 @@ def pack_integers(codes: NDArray[np.uint8], bits: int) -> Bytes:
     tiles, runs = quads.shape[:2]
     if bits != 3:
         return _joined(quads, bits).reshape(tiles, runs, -1)
-    low, high = _joined(quads & 3, 2), _joined(quads >> 2, 1)
+    low, high = _joined(quads & np.uint8(3), 2), _joined(quads >> np.uint8(2), 1)
     return np.concatenate([low.reshape(tiles, runs, -1), high.reshape(tiles, runs, -1)], axis=2)
 
 
 def unpack_integers(packed: Bytes, bits: int, rows: int, columns: int) -> NDArray[np.uint8]:
     """Undo `pack_integers` of codes `[rows, columns]`."""
-    if bits != 3:
-        quads = _parted(packed, bits)
-    else:
-        quads = _parted(packed[:, :, :128], 2) | (_parted(packed[:, :, 128:], 1) << np.uint8(2))
+    quads = _parted(packed[:, :, :128], 2) if bits == 3 else _parted(packed, bits)
+    if bits == 3:
+        quads |= _parted(packed[:, :, 128:], 1) << np.uint8(2)
     tiles, runs = quads.shape[:2]
     codes = quads.transpose(0, 3, 1, 2, 4).reshape(tiles * TILE_ROWS, runs * RUN)
     return np.ascontiguousarray(codes[:rows, :columns])

@@ -86,12 +86,11 @@ class LLM:
                     raise UsageError(
                         f"`{draft}` has another tokenizer than `{path}`", hint="a draft must share its tokens"
                     )
-                self._draft = CachedRow(
-                    open_engine(
-                        draft, device, exact=exact, threads=threads, verify=False, on_missing_kernel=on_missing_kernel,
-                        kernel=kernel,
-                    )  # fmt: skip
-                )
+                engine = open_engine(
+                    draft, device, exact=exact, threads=threads, verify=False, on_missing_kernel=on_missing_kernel,
+                    kernel=kernel,
+                )  # fmt: skip
+                self._draft = CachedRow(engine)
             self._proposer = DraftModel(self._draft, self.vocab_size)
         self._grammars: GrammarCompiler | None = None
         self._lock = threading.RLock()

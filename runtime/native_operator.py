@@ -109,7 +109,11 @@ def chosen(kernel: str, device: str, *, exact: bool, properties: Mapping[str, st
     library = library_path() if device == "CPU" else None
     if kernel == "native":
         if library is None:
-            why = "the native operator is not installed" if device == "CPU" else f"{device} cannot run the native operator"
+            why = (
+                "the native operator is not installed"
+                if device == "CPU"
+                else f"{device} cannot run the native operator"
+            )
             raise EngineError(f"kernel is `native`, yet {why}", hint=_INSTALL if device == "CPU" else "choose CPU")
         return library
     if kernel == "engine" or exact or _ENGINES_OWN & set(properties) or library is None:
@@ -134,7 +138,8 @@ def expand(model: Any, path: Path) -> tuple[int, int, int]:
                 weight, size = _float16(layout.expand_codebook(*parts))
             else:
                 bits = next(bits for bits, name in INTEGERS.items() if name == attributes["weights"])
-                weight, size = _four_bits(bits, *parts, outputs, inputs)
+                codes, scales, zeros = parts
+                weight, size = _four_bits(bits, codes, scales, zeros, outputs, inputs)
         except (ValueError, IndexError) as error:
             raise ArtifactError(f"`{path}`: `{node.get_friendly_name()}` is damaged: {error}") from error
         after += size
@@ -161,7 +166,11 @@ def _four_bits(bits: int, codes: Any, scales: Any, zero_points: Any, outputs: in
     factors = layout.unpack_grid(layout.bytes_as_halves(scales), outputs)[:, :, None]
     groups = factors.shape[1]
     shape = [outputs, groups, inputs // groups]
-    zeros = np.full((outputs, groups), zero_points[0]) if zero_points.size == 1 else layout.unpack_grid(zero_points, outputs)
+    zeros = (
+        np.full((outputs, groups), zero_points[0])
+        if zero_points.size == 1
+        else layout.unpack_grid(zero_points, outputs)
+    )
     value = opset.convert(_nibbles(levels, shape), "f16")
     value = opset.subtract(value, opset.convert(_nibbles(zeros, [outputs, groups, 1]), "f16"))
     value = opset.multiply(value, opset.constant(factors))

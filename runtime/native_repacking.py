@@ -24,7 +24,7 @@ from openvino import opset13 as opset
 from openvino.utils.node_factory import NodeFactory
 
 from ovround import native_layout as layout
-from ovround.native_layout import INTEGERS, OPERATOR, RUN, TILE_ROWS, Bytes
+from ovround.native_layout import INTEGERS, OPERATOR, RUN, Bytes
 
 _BITS = {"u2": 2, "i4": 4, "u4": 4, "i8": 8, "u8": 8}
 _MOST_WEIGHTS = 8  # of a node
@@ -154,7 +154,7 @@ def _rooms(sizes: list[int]) -> list[Bytes]:
 def _fill(weights: list[Weight], room: Bytes, pack: Pack) -> None:
     start = 0
     for weight in weights:
-        codes, scales, points = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
+        codes, scales, _ = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
         places = np.cumsum([start, *_sizes(weight)]).tolist()
         to = room[places[0] : places[0] + codes]
         if weight.signed is None:
@@ -232,7 +232,12 @@ def _checked(product: Any, codes: Any, scales: Any, zeros: Any) -> Weight | None
     groups = shape[1] if len(shape) == 3 else 1
     alone = len(codes.output(0).get_target_inputs()) == 1
     own = len(_through(product.input_value(1).get_node()).output(0).get_target_inputs()) == 1
-    if columns % RUN or not layout.group_fits(columns // groups, columns) or scales.data.size != rows * groups or not (alone and own):
+    if (
+        columns % RUN
+        or not layout.group_fits(columns // groups, columns)
+        or scales.data.size != rows * groups
+        or not (alone and own)
+    ):
         return None  # a head that is the embedding too would be held twice
     bits, signed = _BITS[kind], kind.startswith("i")
     points = _zero_points(zeros, bits, signed, rows * groups)
@@ -240,7 +245,13 @@ def _checked(product: Any, codes: Any, scales: Any, zeros: Any) -> Weight | None
         return None
     grid = (rows, groups)
     return Weight(
-        product, codes, bits, signed, (rows, columns), scales.data.reshape(grid), points if points.size == 1 else points.reshape(grid)
+        product,
+        codes,
+        bits,
+        signed,
+        (rows, columns),
+        scales.data.reshape(grid),
+        points if points.size == 1 else points.reshape(grid),
     )
 
 
@@ -255,7 +266,9 @@ def _zero_points(zeros: Any, bits: int, signed: bool, count: int) -> NDArray[np.
     width = _BITS[kind]
     if width < 8:
         shifts = np.arange(0, 8, width, dtype=np.uint8)
-        values = ((values[:, None] >> shifts) & np.uint8((1 << width) - 1)).reshape(-1)[: int(np.prod(zeros.get_output_shape(0)))]
+        values = ((values[:, None] >> shifts) & np.uint8((1 << width) - 1)).reshape(-1)[
+            : int(np.prod(zeros.get_output_shape(0)))
+        ]
     elif kind == "i8" and (values > 127).any():
         return None
     return np.array(values) if values.size in (1, count) else None

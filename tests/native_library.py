@@ -59,7 +59,9 @@ class Kernels:
         y = np.full((len(x), weight.shape[0]), np.nan, np.float32)
         if isinstance(weight, QTensor):
             scales = layout.halves_as_bytes(layout.pack_grid(weight.scales))
-            zeros = np.array([1 << (weight.bits - 1)], np.uint8) if weight.symmetric else layout.pack_grid(weight.zeros())
+            zeros = (
+                np.array([1 << (weight.bits - 1)], np.uint8) if weight.symmetric else layout.pack_grid(weight.zeros())
+            )
             parts = [layout.pack_integers(weight.codes, weight.bits), scales, zeros]
             sizes: tuple[int, ...] = (*weight.shape, weight.scales.shape[1], weight.bits, weight.symmetric)
             call = self.library.ovround_gated_linear if gated else self.library.ovround_integer_linear

@@ -60,7 +60,10 @@ def product(file: ConstantFile, name: str, x: ov.Node, shape: tuple[int, int]) -
 def read_native(
     read: Callable[[str], Any], name: str, shape: tuple[int, int], *, bits: int, symmetric: bool
 ) -> QTensor | CodebookTensor:
-    """Weight `name` `[N, K]`, from `read`, which gives the array of a constant; `bits` 0: of codebooks. Raises ValueError for parts that contradict it."""
+    """Weight `name` `[N, K]`, from `read`, which gives the array of a constant; `bits` 0: of codebooks.
+
+    Raises ValueError for parts that contradict it.
+    """
     scales = layout.bytes_as_halves(read(name + SCALE))
     if bits == 0:
         books = layout.bytes_as_halves(read(name + CODEBOOKS))

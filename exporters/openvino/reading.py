@@ -23,7 +23,7 @@ class Reader:
         }
 
     def _grid(self, record: WeightRecord) -> Stored:
-        """What the manifest says of a weight; for the native operator where it is of codebooks, or up to 4 bits in bytes of their own."""
+        """What the manifest says of a weight; for the native operator: of codebooks, or up to 4 bits in bytes of their own."""
         shape = (record.shape[0], record.shape[-1])
         if record.codebooks:
             return Stored(0, False, shape)

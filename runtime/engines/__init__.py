@@ -36,8 +36,10 @@ def open_engine(
     None: the engine's choice. `properties` go to the engine as they are: to OpenVINO's device (`KV_CACHE_PRECISION`), or
     ONNX Runtime's session (`session.intra_op.allow_spinning`). `verify`: compare every byte with the manifest, see
     `verification`. `on_missing_kernel`: whether weights for the native operator are expanded, with a warning, or refused
-    (`error`) where it is not installed. `kernel`: whose products with quantised weights of an ordinary OpenVINO folder,
-    `native` the operator's, `engine` OpenVINO's, or `auto`, see `native_operator.chosen`. Raises ArtifactError for a folder that is missing, damaged or no model, EngineError
+    (`error`) where it is not installed. `kernel`: who multiplies the quantised weights of an ordinary OpenVINO folder, the
+    operator (`native`), OpenVINO (`engine`), or the faster one (`auto`, see `native_operator.chosen`).
+
+    Raises ArtifactError for a folder that is missing, damaged or no model, EngineError
     for a device that is not there or refuses the model, UsageError for `threads` below 1.
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
