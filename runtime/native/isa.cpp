@@ -11,8 +11,12 @@ namespace {
 
 // Compilers that know the instructions need not know their name for __builtin_cpu_supports: leaf 7, subleaf 1, EAX bit 4.
 bool has_avx_vnni() {
+#ifdef OVROUND_AVXVNNI
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & 16U) != 0;
+#else
+    return false;
+#endif
 }
 
 }  // namespace
@@ -22,7 +26,9 @@ const Kernels& kernels_of(Isa isa) {
     switch (isa) {
 #ifdef OVROUND_X86
         case Isa::avx2: return avx2_kernels();
+#ifdef OVROUND_AVXVNNI
         case Isa::avxvnni: return avxvnni_kernels();
+#endif
         case Isa::avx512: return avx512_kernels();
         case Isa::avx512vbmi: return avx512vbmi_kernels();
 #endif

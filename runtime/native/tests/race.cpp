@@ -13,6 +13,8 @@ void ovround_codebook_linear(const uint8_t*, const uint8_t*, const uint8_t*, int
                              const float*, int64_t, float*, int, int, int64_t);
 void ovround_integer_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const float*,
                             int64_t, float*, int, int, int64_t);
+void ovround_gated_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const float*,
+                          int64_t, float*, int, int, int64_t);
 }
 
 namespace {
@@ -54,6 +56,9 @@ int main() {
         if (bits == 0) {
             ovround_codebook_linear(codes.data(), codebooks.data(), scales.data(), kOutputs, kInputs, kBooks, 256, 1, 8, x.data(),
                                     tokens, y.data(), exact, isa, threads);
+        } else if (bits == 8) {  // as a gate, so that both are seen
+            ovround_gated_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, bits, 0, x.data(), tokens,
+                                 y.data(), exact, isa, threads);
         } else {
             ovround_integer_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, bits, 0, x.data(), tokens,
                                    y.data(), exact, isa, threads);
