@@ -45,14 +45,20 @@ class Side:
     properties: dict[str, str] = field(default_factory=dict)
 
 
-def ours(target: str, bits: int, head_bits: int) -> dict[str, Any]:
+def ours(target: str, bits: int, head_bits: int, **properties: str) -> dict[str, Any]:
+    """`kernel` among the properties says whose products OpenVINO computes with; three bits are stored for the operator."""
+    packed = bits == 3 and target == "openvino"
+
     def make(model: Path, out: Path, cache: Path | None) -> None:
         options = ConvertOptions(
-            formats=(target,), bits=bits, group_size=GROUP, recipe="rtn", lm_head_bits=head_bits, embedding_bits=8
-        )
+            formats=(target,), bits=bits, group_size=GROUP, recipe="rtn", lm_head_bits=head_bits, embedding_bits=8,
+            native_weights=packed,
+        )  # fmt: skip
         convert(model, out, options)
 
-    return {"worker": "ovround", "make": make, "model": f"ours-{target}-w{bits}-head{head_bits}"}
+    model = f"ours-{target}-w{bits}-head{head_bits}"
+    kernel = {"kernel": "engine"} if target == "openvino" else {}
+    return {"worker": "ovround", "make": make, "model": model, "properties": {**kernel, **properties}}
 
 
 def by_optimum(model: Path, out: Path, cache: Path | None) -> None:
@@ -75,16 +81,21 @@ def by_llama_cpp(model: Path, out: Path, cache: Path | None) -> None:
 
 SIDES: dict[str, Side] = {
     "openvino": Side(**ours("openvino", 4, 8)),
-    "openvino-activations-32": Side(**ours("openvino", 4, 8), properties={"DYNAMIC_QUANTIZATION_GROUP_SIZE": "32"}),
-    "openvino-float-activations": Side(**ours("openvino", 4, 8), properties={"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}),
-    "openvino-f32": Side(**ours("openvino", 4, 8), properties={"INFERENCE_PRECISION_HINT": "f32"}),
-    "openvino-kv-f16": Side(**ours("openvino", 4, 8), properties={"KV_CACHE_PRECISION": "f16"}),
+    "openvino-activations-32": Side(**ours("openvino", 4, 8, DYNAMIC_QUANTIZATION_GROUP_SIZE="32")),
+    "openvino-float-activations": Side(**ours("openvino", 4, 8, DYNAMIC_QUANTIZATION_GROUP_SIZE="0")),
+    "openvino-f32": Side(**ours("openvino", 4, 8, INFERENCE_PRECISION_HINT="f32")),
+    "openvino-kv-f16": Side(**ours("openvino", 4, 8, KV_CACHE_PRECISION="f16")),
     "openvino-head4": Side(**ours("openvino", 4, 4)),
     "openvino-w2": Side(**ours("openvino", 2, 4)),
-    "openvino-w2-f32": Side(**ours("openvino", 2, 4), properties={"INFERENCE_PRECISION_HINT": "f32"}),
+    "openvino-w2-f32": Side(**ours("openvino", 2, 4, INFERENCE_PRECISION_HINT="f32")),
+    "native": Side(**ours("openvino", 4, 8, kernel="native")),
+    "native-f32": Side(**ours("openvino", 4, 8, kernel="native", INFERENCE_PRECISION_HINT="f32")),
+    "native-head4": Side(**ours("openvino", 4, 4, kernel="native")),
+    "native-w3": Side(**ours("openvino", 3, 8, kernel="native")),
+    "native-w2": Side(**ours("openvino", 2, 4, kernel="native")),
     "onnx": Side(**ours("onnx", 4, 8)),
     "onnx-head4": Side(**ours("onnx", 4, 4)),
-    "onnx-no-spinning": Side(**ours("onnx", 4, 4), properties={"session.intra_op.allow_spinning": "0"}),
+    "onnx-no-spinning": Side(**ours("onnx", 4, 4, **{"session.intra_op.allow_spinning": "0"})),
     "onnx-w2": Side(**ours("onnx", 2, 4)),
     "openvino-genai": Side("openvino-genai", by_optimum, "nncf"),
     "optimum": Side("optimum", by_optimum, "nncf", "optimum-intel"),

@@ -56,12 +56,13 @@ def native(x: Any, rows: int, columns: int, weights: str, parts: list[Any]) -> A
     return QuantizedLinear(sources, weights=weights, outputs=rows, inputs=columns)
 
 
-def three_bits(x: Any, rows: int, columns: int) -> Any:
-    codes = some_bytes(rows * columns * 3 // 8).reshape(rows // 16, columns // 32, 192)
-    grid = halves(rows // 16, columns // GROUP, 16)
-    return native(
-        x, rows, columns, layout.THREE_BITS, [codes, layout.halves_as_bytes(grid), np.full(grid.shape, 4, np.uint8)]
-    )
+def integers(bits: int) -> Callable[[Any, int, int], Any]:
+    def layer(x: Any, rows: int, columns: int) -> Any:
+        codes = some_bytes(rows * columns * bits // 8).reshape(rows // 16, columns // 32, bits * 64)
+        grid = layout.halves_as_bytes(halves(rows // 16, columns // GROUP, 16))
+        return native(x, rows, columns, layout.INTEGERS[bits], [codes, grid, np.array([1 << (bits - 1)], np.uint8)])
+
+    return layer
 
 
 def codebooks(x: Any, rows: int, columns: int) -> Any:
@@ -72,7 +73,8 @@ def codebooks(x: Any, rows: int, columns: int) -> Any:
 
 
 ARMS: dict[str, Callable[[Any, int, int], Any]] = {
-    "4 bits": four_bits, "3 bits native": three_bits, "AQLM 2x8 native": codebooks,
+    "4 bits": four_bits, "4 bits native": integers(4), "3 bits native": integers(3), "2 bits native": integers(2),
+    "8 bits native": integers(8), "AQLM 2x8 native": codebooks,
 }  # fmt: skip
 
 
@@ -96,7 +98,7 @@ def main() -> None:
     core.add_extension(str(options.library))
     with tempfile.TemporaryDirectory() as scratch:
         models = {
-            name: compiled(core, layer, options.threads, Path(scratch, f"{len(name)}.xml"))
+            name: compiled(core, layer, options.threads, Path(scratch, f"{name.replace(' ', '-')}.xml"))
             for name, layer in ARMS.items()
         }
         result: dict[str, Any] = {"rounds": options.rounds, "threads": options.threads}

@@ -6,13 +6,16 @@ Additive codebooks, V inputs and O outputs a vector, M books:
     codebooks  [M, entries, O, V, 2]                  float16
     scales     [N / O, 2]                             float16
 
-3-bit integers, in groups of a multiple of 32 inputs, or one group a row:
+Integers of 2, 3, 4 and 8 bits, in groups of a multiple of 32 inputs, or one group a row:
 
-    codes        [ceil(N / 16), ceil(K / 32), 192]    of 16 rows and 32 inputs; byte 4 * row + i of the first and second 64
-                                                      holds the lower two bits of inputs i, 4 + i, 8 + i, 12 + i (and 16 on),
-                                                      lowest first; of the third 64 the upper bits of i, 4 + i, ... 28 + i
-    scales       [ceil(N / 16), G, 16, 2]             float16
-    zero_points  [ceil(N / 16), G, 16]
+    codes        [ceil(N / 16), ceil(K / 32), bits * 64]  of 16 rows and 32 inputs
+    scales       [ceil(N / 16), G, 16, 2]                 float16
+    zero_points  [ceil(N / 16), G, 16], or [1]            one for all
+
+Byte 4 * row + i of each 64 holds, lowest bits first: of 8 bits input 4 * j + i of the j-th 64; of 4 bits inputs 8 * j + i and
+8 * j + 4 + i; of 2 bits inputs 16 * j + i, and 4, 8, 12 further. Of 3 bits the lower two lie as those of 2 bits do, and of the
+third 64 byte 4 * row + i holds the upper bits of inputs i, 4 + i, ... 28 + i. So that four products of a row, and their sum, are
+one lane of a processor's dot product.
 
 Rows and inputs that fill up a tile are zero. Bytes, because OpenVINO's CPU plugin widens float16 and 16-bit integers when it
 compiles.
@@ -26,11 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 OPERATOR, OPSET = "QuantizedLinear", "ovround"
-CODEBOOK, THREE_BITS = "codebook", "int3"  # the operator's attribute `weights`
+CODEBOOK = "codebook"  # the operator's attribute `weights`
+INTEGERS = {2: "int2", 3: "int3", 4: "int4", 8: "int8"}  # and of integers, by their bits
 Bytes = NDArray[np.uint8]
 CODE_ROWS = 64
 TILE_ROWS, RUN = 16, 32
-_RUN_BYTES = 3 * TILE_ROWS * RUN // 8
 MOST_BOOKS, MOST_ENTRIES, MOST_INPUTS = 64, 1 << 16, 1024
 
 
@@ -68,35 +71,48 @@ def expand_codebook(codes: Bytes, codebooks: Bytes, scales: Bytes) -> NDArray[np
 
 
 def group_fits(group_size: int, inputs: int) -> bool:
-    """Whether 3-bit groups are a multiple of 32 inputs, or whole rows."""
+    """Whether groups of integers are a multiple of 32 inputs, or whole rows."""
     return group_size in (-1, inputs) or group_size % RUN == 0
 
 
-def pack_three_bits(codes: NDArray[np.uint8]) -> Bytes:
-    """Codes `[N, K]` below 8 in 3 bits each."""
+def pack_integers(codes: NDArray[np.uint8], bits: int) -> Bytes:
+    """Codes `[N, K]` of `bits` bits in as many bits each."""
     padded = np.pad(codes, ((0, -codes.shape[0] % TILE_ROWS), (0, -codes.shape[1] % RUN)))
-    # [tile, row, run, half, quad, input of the quad] -> [tile, run, half, row, input of the quad, quad]
-    parts = padded.reshape(-1, TILE_ROWS, padded.shape[1] // RUN, 2, 4, 4).transpose(0, 2, 3, 1, 5, 4)
-    low = np.zeros(parts.shape[:-1], np.uint8)
-    high = np.zeros((*parts.shape[:2], TILE_ROWS, 4), np.uint8)
-    for quad in range(4):
-        low |= (parts[..., quad] & 3) << np.uint8(2 * quad)
-        for half in range(2):
-            high |= (parts[:, :, half, :, :, quad] >> 2) << np.uint8(4 * half + quad)
-    return np.concatenate([low.reshape(*low.shape[:2], -1), high.reshape(*high.shape[:2], -1)], axis=2)
+    # [tile, row, run, quad, input of the quad] -> [tile, run, quad, row, input of the quad]
+    quads = padded.reshape(-1, TILE_ROWS, padded.shape[1] // RUN, 8, 4).transpose(0, 2, 3, 1, 4)
+    tiles, runs = quads.shape[:2]
+    if bits != 3:
+        return _joined(quads, bits).reshape(tiles, runs, -1)
+    low, high = _joined(quads & np.uint8(3), 2), _joined(quads >> np.uint8(2), 1)
+    return np.concatenate([low.reshape(tiles, runs, -1), high.reshape(tiles, runs, -1)], axis=2)
 
 
-def unpack_three_bits(packed: Bytes, rows: int, columns: int) -> NDArray[np.uint8]:
-    """Undo `pack_three_bits` of codes `[rows, columns]`."""
-    tiles, runs = packed.shape[:2]
-    low = packed[:, :, :128].reshape(tiles, runs, 2, TILE_ROWS, 4)
-    high = packed[:, :, 128:].reshape(tiles, runs, TILE_ROWS, 4)
-    codes = np.empty((tiles, TILE_ROWS, runs, 2, 4, 4), np.uint8)
-    for half in range(2):
-        for quad in range(4):
-            upper = ((high >> np.uint8(4 * half + quad)) & 1) << 2
-            codes[:, :, :, half, quad] = (((low[:, :, half] >> np.uint8(2 * quad)) & 3) | upper).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(codes.reshape(tiles * TILE_ROWS, runs * RUN)[:rows, :columns])
+def unpack_integers(packed: Bytes, bits: int, rows: int, columns: int) -> NDArray[np.uint8]:
+    """Undo `pack_integers` of codes `[rows, columns]`."""
+    quads = _parted(packed[:, :, :128], 2) if bits == 3 else _parted(packed, bits)
+    if bits == 3:
+        quads |= _parted(packed[:, :, 128:], 1) << np.uint8(2)
+    tiles, runs = quads.shape[:2]
+    codes = quads.transpose(0, 3, 1, 2, 4).reshape(tiles * TILE_ROWS, runs * RUN)
+    return np.ascontiguousarray(codes[:rows, :columns])
+
+
+def _joined(quads: NDArray[np.uint8], bits: int) -> Bytes:
+    """Quads `[tile, run, 8, 16, 4]`, as many of those that follow each other in a byte as it holds."""
+    count = 8 // bits
+    parts = quads.reshape(*quads.shape[:2], 8 // count, count, TILE_ROWS, 4)
+    joined = np.zeros((*parts.shape[:3], TILE_ROWS, 4), np.uint8)
+    for place in range(count):
+        joined |= parts[:, :, :, place] << np.uint8(bits * place)
+    return joined
+
+
+def _parted(packed: Bytes, bits: int) -> NDArray[np.uint8]:
+    """Undo `_joined`."""
+    count, (tiles, runs) = 8 // bits, packed.shape[:2]
+    joined = packed.reshape(tiles, runs, 8 // count, 1, TILE_ROWS, 4)
+    shifts = (np.arange(count, dtype=np.uint8) * np.uint8(bits)).reshape(1, 1, 1, count, 1, 1)
+    return ((joined >> shifts) & np.uint8((1 << bits) - 1)).reshape(tiles, runs, 8, TILE_ROWS, 4)
 
 
 def pack_grid(values: NDArray[Any]) -> NDArray[Any]:
@@ -119,10 +135,10 @@ def bytes_as_halves(parts: Bytes) -> NDArray[np.float16]:
     return np.ascontiguousarray(parts).view("<f2")[..., 0].astype(np.float16)
 
 
-def three_bit_bytes(rows: int, columns: int, groups: int) -> tuple[int, int, int]:
-    """Bytes of codes, scales and zero points of a 3-bit weight `[rows, columns]` in `groups` groups a row."""
+def integer_bytes(bits: int, rows: int, columns: int, groups: int) -> tuple[int, int, int]:
+    """Bytes of codes, scales and zero points of a weight `[rows, columns]` of `bits` bits in `groups` groups a row."""
     tiles = -(-rows // TILE_ROWS)
-    return tiles * -(-columns // RUN) * _RUN_BYTES, 2 * tiles * groups * TILE_ROWS, tiles * groups * TILE_ROWS
+    return tiles * -(-columns // RUN) * bits * 64, 2 * tiles * groups * TILE_ROWS, tiles * groups * TILE_ROWS
 
 
 def _tiled(values: NDArray[Any], rows: int) -> NDArray[Any]:

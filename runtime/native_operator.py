@@ -1,14 +1,18 @@
-"""Models with `QuantizedLinear` nodes: by the native library, or expanded when they are loaded.
+"""Models with `QuantizedLinear` nodes: by the native library, or expanded when they are loaded; and whose products it takes.
 
 The library, `OVROUND_NATIVE=1 pip install ovround`, computes on the weights as they are stored. Without it, and on devices
-other than CPU, the nodes become products with plain constants: codebooks as float16, 3-bit integers as the same integers in
+other than CPU, the nodes become products with plain constants: codebooks as float16, integers as the same integers in
 4 bits. Both cost memory, which a warning states.
+
+Ordinary folders need no library. Where it is installed, `apply` hands it their products too, unless `chosen` says that the
+engine's own are the better choice.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +23,16 @@ from openvino import opset13 as opset
 import ovround
 from ovround import native_layout as layout
 from ovround.errors import ArtifactError, EngineError
-from ovround.native_layout import CODEBOOK, OPERATOR, OPSET
+from ovround.native_layout import CODEBOOK, INTEGERS, OPERATOR, OPSET
 from ovround.quantized_linear import QuantizedLinear
+from ovround.runtime.native_repacking import is_faster, repack
 
 _LIBRARY = {"win32": "ovround_operator.dll", "darwin": "libovround_operator.dylib"}.get(
     sys.platform, "libovround_operator.so"
 )
 _MARK = f'type="{OPERATOR}" version="{OPSET}"'.encode()
+_ENGINES_OWN = {"DYNAMIC_QUANTIZATION_GROUP_SIZE", "CACHE_DIR"}
+_REINSTALL = "it belongs to the OpenVINO that it was built with: OVROUND_NATIVE=1 pip install --force-reinstall ovround"
 _INSTALL = "OVROUND_NATIVE=1 pip install ovround builds it; it needs a C++ compiler and CMake"
 
 
@@ -70,13 +77,48 @@ def read_model(core: Any, path: Path, device: str, *, exact: bool, on_missing_ke
     except RuntimeError as error:
         raise EngineError(
             f"`{library}` cannot be loaded by OpenVINO {ov.__version__}: {str(error).strip().splitlines()[-1]}",
-            hint="it belongs to the OpenVINO that it was built with: OVROUND_NATIVE=1 pip install --force-reinstall ovround",
+            hint=_REINSTALL,
         ) from error
     model = core.read_model(path)
     if exact:
         for node in _nodes(model):
             node.set_attribute("exact", True)
     return model
+
+
+def apply(model: Any, kernel: str, device: str, *, exact: bool, properties: Mapping[str, str]) -> None:
+    """Give the products of an ordinary model to the operator where it is `chosen`; raises EngineError where it cannot be."""
+    try:
+        library = chosen(kernel, device, exact=exact, properties=properties)
+        if library is not None:
+            repack(model, library, exact=exact)
+    except (RuntimeError, OSError) as error:
+        raise EngineError(
+            f"`{library_path()}` cannot be loaded by OpenVINO {ov.__version__}: {str(error).strip().splitlines()[-1]}",
+            hint=f"{_REINSTALL}; or --kernel engine",
+        ) from error
+
+
+def chosen(kernel: str, device: str, *, exact: bool, properties: Mapping[str, str]) -> Path | None:
+    """The library that computes products of ordinary folders, None for the engine.
+
+    `auto` takes it on CPU where it is installed and was the faster one: on processors with dot products of 8 bits, but not
+    with AMX, whose prompts the engine reads faster. Exact mode, and properties that ask for another arithmetic or for a
+    cache of compiled models, are the engine's.
+    """
+    library = library_path() if device == "CPU" else None
+    if kernel == "native":
+        if library is None:
+            why = (
+                "the native operator is not installed"
+                if device == "CPU"
+                else f"{device} cannot run the native operator"
+            )
+            raise EngineError(f"kernel is `native`, yet {why}", hint=_INSTALL if device == "CPU" else "choose CPU")
+        return library
+    if kernel == "engine" or exact or _ENGINES_OWN & set(properties) or library is None:
+        return None
+    return library if is_faster(library) else None
 
 
 def expand(model: Any, path: Path) -> tuple[int, int, int]:
@@ -95,7 +137,9 @@ def expand(model: Any, path: Path) -> tuple[int, int, int]:
             if attributes["weights"] == CODEBOOK:
                 weight, size = _float16(layout.expand_codebook(*parts))
             else:
-                weight, size = _four_bits(parts[0], parts[1], parts[2], outputs, inputs)
+                bits = next(bits for bits, name in INTEGERS.items() if name == attributes["weights"])
+                codes, scales, zeros = parts
+                weight, size = _four_bits(bits, codes, scales, zeros, outputs, inputs)
         except (ValueError, IndexError) as error:
             raise ArtifactError(f"`{path}`: `{node.get_friendly_name()}` is damaged: {error}") from error
         after += size
@@ -116,13 +160,17 @@ def _float16(weight: Any) -> tuple[Any, int]:
     return opset.convert(opset.constant(weight), "f32"), weight.nbytes
 
 
-def _four_bits(codes: Any, scales: Any, zero_points: Any, outputs: int, inputs: int) -> tuple[Any, int]:
+def _four_bits(bits: int, codes: Any, scales: Any, zero_points: Any, outputs: int, inputs: int) -> tuple[Any, int]:
     """The chain of a 4-bit weight, as `convert` writes it without native weights: the same integers."""
-    levels = layout.unpack_three_bits(codes, outputs, inputs)
+    levels = layout.unpack_integers(codes, bits, outputs, inputs)
     factors = layout.unpack_grid(layout.bytes_as_halves(scales), outputs)[:, :, None]
     groups = factors.shape[1]
     shape = [outputs, groups, inputs // groups]
-    zeros = layout.unpack_grid(zero_points, outputs)
+    zeros = (
+        np.full((outputs, groups), zero_points[0])
+        if zero_points.size == 1
+        else layout.unpack_grid(zero_points, outputs)
+    )
     value = opset.convert(_nibbles(levels, shape), "f16")
     value = opset.subtract(value, opset.convert(_nibbles(zeros, [outputs, groups, 1]), "f16"))
     value = opset.multiply(value, opset.constant(factors))

@@ -19,7 +19,7 @@ from ovround.codebooktensor import CodebookTensor
 from ovround.qtensor import QTensor
 
 ROOT = Path(__file__).resolve().parents[1]
-ISAS = ("portable", "avx2", "avx512", "avx512vbmi")
+ISAS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi")
 
 
 def built(folder: Path = ROOT / "build" / "native", *options: str) -> Path:
@@ -53,14 +53,18 @@ class Kernels:
         *,
         exact: bool = False,
         threads: int = 1,
+        gated: bool = False,
     ) -> NDArray[np.float32]:
-        """x `[tokens, K]` times the weight: `[tokens, N]`."""
+        """x `[tokens, K]` times the weight: `[tokens, N]`; `gated`: that times its silu."""
         y = np.full((len(x), weight.shape[0]), np.nan, np.float32)
         if isinstance(weight, QTensor):
             scales = layout.halves_as_bytes(layout.pack_grid(weight.scales))
-            parts = [layout.pack_three_bits(weight.codes), scales, layout.pack_grid(weight.zeros())]
-            sizes: tuple[int, ...] = (*weight.shape, weight.scales.shape[1])
-            call = self.library.ovround_three_bit_linear
+            zeros = (
+                np.array([1 << (weight.bits - 1)], np.uint8) if weight.symmetric else layout.pack_grid(weight.zeros())
+            )
+            parts = [layout.pack_integers(weight.codes, weight.bits), scales, zeros]
+            sizes: tuple[int, ...] = (*weight.shape, weight.scales.shape[1], weight.bits, weight.symmetric)
+            call = self.library.ovround_gated_linear if gated else self.library.ovround_integer_linear
         else:
             codes = layout.pack_codes(weight.codes, weight.codebooks.shape[1])
             parts = [codes, layout.halves_as_bytes(weight.codebooks), layout.halves_as_bytes(weight.scales)]
@@ -90,10 +94,10 @@ def random_codebooks(
     return CodebookTensor(codes, codebooks, (rng.uniform(0.5, 1.5, rows) / np.sqrt(shape[1])).astype(np.float16))
 
 
-def random_three_bits(shape: tuple[int, int], group_size: int, *, symmetric: bool, seed: int = 0) -> QTensor:
+def random_integers(bits: int, shape: tuple[int, int], group_size: int, *, symmetric: bool, seed: int = 0) -> QTensor:
     rng = np.random.default_rng(seed)
     groups = shape[1] // (shape[1] if group_size == -1 else group_size)
-    codes = rng.integers(0, 8, shape).astype(np.uint8)
+    codes = rng.integers(0, 1 << bits, shape).astype(np.uint8)
     scales = (rng.uniform(0.5, 1.5, (shape[0], groups)) / np.sqrt(shape[1])).astype(np.float16)
-    zeros = None if symmetric else rng.integers(0, 8, scales.shape).astype(np.uint8)
-    return QTensor(codes, scales, zeros, 3)
+    zeros = None if symmetric else rng.integers(0, 1 << bits, scales.shape).astype(np.uint8)
+    return QTensor(codes, scales, zeros, bits)

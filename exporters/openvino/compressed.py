@@ -127,7 +127,7 @@ def read_weight(
                 lambda part: _read(source, entries[part]).reshape(entries[part].shape),
                 name,
                 stored.native,
-                codebooks=stored.bits == 0,
+                bits=stored.bits,
                 symmetric=stored.symmetric,
             )
         rows, groups, group = entry.shape

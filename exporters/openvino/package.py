@@ -27,7 +27,7 @@ RUNTIME_OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": "8.0"}
 class OpenVINOExporter:
     """Writes `openvino_model.bin` as weights arrive and `openvino_model.xml` at the end; see `exporters.target.Exporter`.
 
-    `native_weights`: 3-bit linear layers of the blocks in 3 bits, for the native operator. Codebooks are for it always.
+    `native_weights`: linear layers of the blocks of 2, 3 and 4 bits as the native operator reads them. Codebooks are for it always.
     """
 
     def __init__(self, folder: Path, decoder: Decoder, source: Path, *, native_weights: bool = False) -> None:
@@ -48,7 +48,7 @@ class OpenVINOExporter:
         narrow = self._native_weights and in_block and isinstance(weight, QTensor) and holds(weight)
         if isinstance(weight, CodebookTensor) or (narrow and isinstance(weight, QTensor)):
             symmetric = isinstance(weight, QTensor) and weight.symmetric
-            self._stored[name] = Stored(3 if narrow else 0, symmetric, weight.shape)
+            self._stored[name] = Stored(weight.bits if isinstance(weight, QTensor) else 0, symmetric, weight.shape)
             self._native[name] = weight.shape
             write_native(self._file, name, weight)
             return

@@ -23,12 +23,12 @@ class Reader:
         }
 
     def _grid(self, record: WeightRecord) -> Stored:
-        """What the manifest says of a weight; for the native operator where it is of codebooks, or 3 bits in bytes of their own."""
+        """What the manifest says of a weight; for the native operator: of codebooks, or up to 4 bits in bytes of their own."""
         shape = (record.shape[0], record.shape[-1])
         if record.codebooks:
             return Stored(0, False, shape)
         entry = self._entries.get(record.name)
-        native = record.bits == 3 and entry is not None and entry.element_type == "u8"
+        native = record.bits in (2, 3, 4) and entry is not None and entry.element_type == "u8"
         return Stored(record.bits, record.symmetric, shape if native else None)
 
     def read(self, name: str) -> Weight:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ovround.cli.sampling_options import Device, Exact, OnMissingKernel, Verify
+from ovround.cli.sampling_options import Device, Exact, Kernel, OnMissingKernel, Verify
 from ovround.errors import UsageError
 
 NAME = "bench"
@@ -22,6 +22,7 @@ def command(
     device: Device = "CPU",
     exact: Exact = False,
     on_missing_kernel: OnMissingKernel = "expand",
+    kernel: Kernel = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the prompt.")] = 0,
     peer: Annotated[
@@ -62,7 +63,7 @@ def command(
     if plot is not None:
         _plot(folder, plot, json, **settings)
         return
-    result = bench(folder, verify=verify, on_missing_kernel=on_missing_kernel, **settings)
+    result = bench(folder, verify=verify, on_missing_kernel=on_missing_kernel, kernel=kernel, **settings)
     if json:
         print_json(dataclasses.asdict(result))
         return

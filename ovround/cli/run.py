@@ -14,6 +14,7 @@ from ovround.cli.sampling_options import (
     DraftModel,
     Exact,
     JsonSchema,
+    Kernel,
     MaxNewTokens,
     MinP,
     OnMissingKernel,
@@ -51,6 +52,7 @@ def command(
     device: Device = "CPU",
     exact: Exact = False,
     on_missing_kernel: OnMissingKernel = "expand",
+    kernel: Kernel = "auto",
     num_beams: Annotated[int, typer.Option(help="Beam search over so many answers; 1: none.")] = 1,
     regex: Regex = None,
     json_schema: JsonSchema = None,
@@ -69,7 +71,7 @@ def command(
     text = sys.stdin.read() if prompt == "-" else prompt
     with LLM(
         folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model,
-        on_missing_kernel=on_missing_kernel, verify=verify,
+        on_missing_kernel=on_missing_kernel, kernel=kernel, verify=verify,
     ) as llm:  # fmt: skip
         if json:
             import dataclasses

@@ -26,6 +26,10 @@ Verify = Annotated[
 OnMissingKernel = Annotated[
     str, typer.Option(help="Weights for the native operator where it is not installed: expand them, or error.")
 ]
+Kernel = Annotated[
+    str,
+    typer.Option(help="Who multiplies quantised weights on CPU: native (our operator), engine (OpenVINO), or auto."),
+]
 PromptLookup = Annotated[
     bool, typer.Option("--prompt-lookup", help="Guess tokens from the text so far: faster where texts repeat.")
 ]

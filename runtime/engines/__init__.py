@@ -12,6 +12,7 @@ from ovround.runtime.engine import Engine
 from ovround.runtime.verification import verification
 
 ON_MISSING_KERNEL = ("expand", "error")
+KERNELS = ("auto", "native", "engine")
 OPENVINO_FILE = "openvino_model.xml"
 ONNX_FILE = "model.onnx"
 HPU_DEVICES = ("hpu", "hpu-emulated")
@@ -26,6 +27,7 @@ def open_engine(
     properties: Mapping[str, str] | None = None,
     verify: bool = True,
     on_missing_kernel: str = "expand",
+    kernel: str = "auto",
 ) -> Engine:
     """Load the model in `folder`: OpenVINO for openvino_model.xml, ONNX Runtime for model.onnx.
 
@@ -34,15 +36,20 @@ def open_engine(
     None: the engine's choice. `properties` go to the engine as they are: to OpenVINO's device (`KV_CACHE_PRECISION`), or
     ONNX Runtime's session (`session.intra_op.allow_spinning`). `verify`: compare every byte with the manifest, see
     `verification`. `on_missing_kernel`: whether weights for the native operator are expanded, with a warning, or refused
-    (`error`) where it is not installed. Raises ArtifactError for a folder that is missing, damaged or no model, EngineError
+    (`error`) where it is not installed. `kernel`: who multiplies the quantised weights of an ordinary OpenVINO folder, the
+    operator (`native`), OpenVINO (`engine`), or the faster one (`auto`, see `native_operator.chosen`).
+
+    Raises ArtifactError for a folder that is missing, damaged or no model, EngineError
     for a device that is not there or refuses the model, UsageError for `threads` below 1.
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise UsageError(f"threads is {threads!r}; a whole number of 1 or more is needed")
     if on_missing_kernel not in ON_MISSING_KERNEL:
         raise UsageError(f"on-missing-kernel is `{on_missing_kernel}`; allowed: {', '.join(ON_MISSING_KERNEL)}")
+    if kernel not in KERNELS:
+        raise UsageError(f"kernel is `{kernel}`; allowed: {', '.join(KERNELS)}")
     with verified(folder, device, contents=verify):
-        return _engine(folder, device, exact, threads, properties, on_missing_kernel)
+        return _engine(folder, device, exact, threads, properties, on_missing_kernel, kernel)
 
 
 def _engine(
@@ -52,6 +59,7 @@ def _engine(
     threads: int | None,
     properties: Mapping[str, str] | None,
     on_missing_kernel: str,
+    kernel: str,
 ) -> Engine:
     if device.lower() in HPU_DEVICES:
         return _open_hpu(folder, device.lower(), exact=exact, threads=threads)
@@ -59,8 +67,9 @@ def _engine(
         from ovround.runtime.engines.openvino import OpenVINOEngine
 
         return OpenVINOEngine(
-            folder, device, exact=exact, threads=threads, properties=properties, on_missing_kernel=on_missing_kernel
-        )
+            folder, device, exact=exact, threads=threads, properties=properties, on_missing_kernel=on_missing_kernel,
+            kernel=kernel,
+        )  # fmt: skip
     if device.upper() != "CPU":
         raise EngineError(
             f"device `{device}` cannot run `{folder}`: ONNX models run on CPU",

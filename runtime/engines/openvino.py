@@ -47,6 +47,7 @@ class OpenVINOEngine:
         threads: int | None = None,
         properties: Mapping[str, str] | None = None,
         on_missing_kernel: str = "expand",
+        kernel: str = "auto",
     ) -> None:
         core = ov.Core()
         device = _known_device(core, device)
@@ -55,6 +56,7 @@ class OpenVINOEngine:
         options: dict[str, Any] = dict(self._profile.options(exact=exact, threads=threads))
         self.context_length = min(context_length, self._profile.context_length or context_length)
         model = _read_model(core, folder / MODEL_FILE, device, exact=exact, on_missing_kernel=on_missing_kernel)
+        native_operator.apply(model, kernel, device, exact=exact, properties=properties or {})
         self._inputs = {name for port in model.inputs for name in port.names}
         self.vocab_size = _vocab_size(model, folder)
         self._rewindable = all(_is_cache(variable.info.data_shape) for variable in model.get_variables())

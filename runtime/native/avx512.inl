@@ -110,8 +110,27 @@ struct Simd {
     };
 #endif
 
+    static constexpr int64_t kDotTokens = 16;
+    static constexpr int kChainTokens = 4;
+    static void prefetch(const uint8_t* at, int64_t bytes) {
+        for (int64_t line = 0; line < bytes; line += 64) {
+            _mm_prefetch(reinterpret_cast<const char*>(at + line), _MM_HINT_T0);
+        }
+    }
+    static F halves(const uint8_t* at) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))); }
+    static F bytes(const uint8_t* at) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
+    }
+    static F multiply(F a, F b) { return _mm512_mul_ps(a, b); }
+    static F to_float(I value) { return _mm512_cvtepi32_ps(value); }
+    static I and_i(I a, I b) { return _mm512_and_si512(a, b); }
+    static I add32(I a, I b) { return _mm512_add_epi32(a, b); }
     template <int kBits>
-    static I shift_right16(I value) { return _mm512_srli_epi16(value, kBits); }
+    static I shift_right16(I value) { return kBits == 0 ? value : _mm512_srli_epi16(value, kBits); }
+    template <int kBits>
+    static I shift_right32(I value) { return _mm512_srai_epi32(value, kBits); }
+    template <int kBits>
+    static I shift_left32(I value) { return _mm512_slli_epi32(value, kBits); }
     template <int kQuad>
     static I place_third_bit(I value) {
         return kQuad <= 2 ? _mm512_slli_epi16(value, kQuad <= 2 ? 2 - kQuad : 0) : _mm512_srli_epi16(value, kQuad > 2 ? kQuad - 2 : 0);
@@ -120,15 +139,13 @@ struct Simd {
         const I both = _mm512_and_si512(low, _mm512_set1_epi8(3));
         return _mm512_ternarylogic_epi32(both, third, _mm512_set1_epi8(4), 0xF8);  // both | (third & 4)
     }
+    static I add_pairs16(I sum, I pairs) { return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))); }
 #ifdef OVROUND_VBMI
+    static constexpr bool kWide = true;  // products are summed in 32 bits at once
     static I add_products8(I sum, I codes, I levels) { return _mm512_dpbusd_epi32(sum, codes, levels); }
-    static F products_to_float(I one, I other) { return _mm512_cvtepi32_ps(_mm512_add_epi32(one, other)); }
 #else
-    // 16-bit sums, two of which make a row's: four products of at most 7 * 127 each fit them.
+    static constexpr bool kWide = false;
     static I add_products8(I sum, I codes, I levels) { return _mm512_add_epi16(sum, _mm512_maddubs_epi16(codes, levels)); }
-    static F products_to_float(I one, I other) {
-        return _mm512_cvtepi32_ps(_mm512_madd_epi16(_mm512_add_epi16(one, other), _mm512_set1_epi16(1)));
-    }
 #endif
 };
 

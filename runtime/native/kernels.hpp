@@ -19,11 +19,32 @@ struct PairedBooks {
     int64_t books, pairs, vector_inputs;
 };
 
+// 16 rows of an integer weight.
+struct IntegerTile {
+    int64_t bits;
+    const uint8_t* codes;        // [runs, bits * 64]: see integers.inl
+    const uint8_t* scales;       // float16 [groups, 16]
+    const uint8_t* zero_points;  // [groups, 16], or one
+    bool one_zero_point;
+    int64_t group_spans;  // spans of the inputs in a group of the weight
+};
+
+constexpr int64_t kMostSpan = 128;
+
+// Rows of inputs in 8 bits, tokens side by side.
+struct QuantizedRows {
+    int64_t tokens, runs, spans, span_runs;
+    const int8_t* levels;  // [runs * 8, tokens, 4]
+    const float* scales;   // [spans, tokens]
+    const float* sums;     // [spans, tokens], of the levels
+};
+
 constexpr int64_t kAnyNumber = int64_t{1} << 62;
 
 struct Kernels {
     // Up to so many rows of x, tables (and products of 8 bits) are faster than decoding the weight for float32 products.
     int64_t most_lookup_tokens, most_dot_tokens;
+    int64_t dot_tokens;  // the most rows of `dot`, which has 1, 2, 3, 4, 8 and 16
 
     // Float16 as float32.
     void (*widen)(const uint8_t* halves, float* to, int64_t count);
@@ -41,16 +62,18 @@ struct Kernels {
                          int64_t vector_outputs, int64_t vector_inputs, int64_t output, int64_t rows, int64_t first,
                          int64_t last, float* to, int64_t ld);
 
-    // x [inputs] in 8 bits: q [runs * 32], zero behind the last; scale [runs]; sum [runs] of the rounded values.
-    void (*quantize)(const float* x, int64_t inputs, int8_t* q, float* scale, float* sum);
+    // A row in 8 bits, in spans of `span_inputs` (a multiple of 32, kMostSpan at most) that share a scale: where
+    // QuantizedRows has those of its token, `levels`, `scale` and `sum` beginning at that token's first.
+    void (*quantize)(const float* x, int64_t inputs, int64_t span_inputs, int64_t tokens, int8_t* levels, float* scale, float* sum);
 
-    // y[16] of one tile of 3-bit weights and one quantised row.
-    void (*dot_three_bit)(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_points, int64_t runs, int64_t groups,
-                          const int8_t* q, const float* scale, const float* sum, float* y);
+    // y [tokens, 16] of one tile.
+    void (*dot)(const IntegerTile& tile, const QuantizedRows& rows, float* y);
 
-    // Runs [first, last) of one tile of 3-bit weights: float32 [16, ld].
-    void (*expand_three_bit)(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_points, int64_t runs,
-                             int64_t groups, int64_t first, int64_t last, float* to, int64_t ld);
+    // Runs [first, last) of one tile, of `runs` in `groups` groups: float32 [16, ld].
+    void (*expand)(const IntegerTile& tile, int64_t runs, int64_t groups, int64_t first, int64_t last, float* to, int64_t ld);
+
+    // gate[i] = silu(gate[i]) * up[i]
+    void (*gate)(float* gate, const float* up, int64_t count);
 
     // y[t, r] (+)= sum over k of x[t, k] * w[r, k]
     void (*multiply)(const float* x, int64_t ldx, int64_t tokens, const float* w, int64_t ldw, int64_t rows, int64_t depth,
@@ -59,6 +82,7 @@ struct Kernels {
 
 const Kernels& portable_kernels();
 const Kernels& avx2_kernels();
+const Kernels& avxvnni_kernels();
 const Kernels& avx512_kernels();
 const Kernels& avx512vbmi_kernels();
 

@@ -9,7 +9,8 @@ namespace {
 
 constexpr int64_t kRows = 64;
 constexpr int64_t kRun = 32;
-constexpr int64_t kRunBytes = 192;
+constexpr int64_t kTileRows = 16;
+constexpr int64_t kPrefetch = 2048;  // bytes ahead of what is read
 constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding and taking it away rounds to nearest, ties to even
 
 constexpr float kLargest = 3.4028234663852886e38F;
@@ -263,110 +264,28 @@ void expand_codes(const uint8_t* codes, int64_t code_bytes, const uint8_t* codeb
     }
 }
 
-// ---- 3 bits ------------------------------------------------------------------------------------------------------------
+// ---- integers ----------------------------------------------------------------------------------------------------------
 
-void quantize(const float* x, int64_t inputs, int8_t* q, float* scale, float* sum) {
-    for (int64_t start = 0, run = 0; start < inputs; start += kRun, ++run) {
-        const int64_t count = inputs - start < kRun ? inputs - start : kRun;
-        float values[kRun] = {};
-        std::memcpy(values, x + start, static_cast<size_t>(count) * sizeof(float));
-        float most = 0, nothing = 0;
-        for (const float value : values) {
-            most = absolute(value) > most ? absolute(value) : most;
-            nothing += value * 0.0F;
-        }
-        if (nothing != 0) {  // a value is infinite or not a number
-            std::memset(q + start, 0, kRun);
-            scale[run] = sum[run] = nothing;
-            continue;
-        }
-        const float by = most > 0 ? 127.0F / most : 0;
-        int32_t total = 0;
-        for (int64_t place = 0; place < kRun; ++place) {
-            const int32_t level = static_cast<int32_t>(rounded(values[place] * by));
-            q[start + place] = static_cast<int8_t>(level);
-            total += level;
-        }
-        scale[run] = most / 127.0F;
-        sum[run] = scale[run] * static_cast<float>(total);
-    }
+#include "integers.inl"
+
+// ---- gates -------------------------------------------------------------------------------------------------------------
+
+// e^x within 2e-7 of it: 2^n times a polynomial between -ln 2 / 2 and ln 2 / 2. A loop over it becomes vectors.
+inline float exponential(float x) {
+    x = x < -87.0F ? -87.0F : x > 88.0F ? 88.0F : x;
+    const float n = rounded(x * 1.44269504F);
+    const float r = (x - n * 0.693359375F) + n * 2.12194440e-4F;
+    const float fifth = 1.0F / 120 + r * (1.0F / 720);
+    const float value = 1 + r * (1 + r * (1.0F / 2 + r * (1.0F / 6 + r * (1.0F / 24 + r * fifth))));
+    const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23;
+    float power = 0;
+    std::memcpy(&power, &bits, 4);
+    return value * power;
 }
 
-// A run of 32 inputs of 16 rows, 192 bytes: byte 4 * row + i of `low` (2 * 64 bytes) holds the lower two bits of inputs
-// i, 4 + i, 8 + i, 12 + i, lowest first, those of inputs 16 on in the second 64; of `high` (64 bytes) the third bit of
-// inputs i, 4 + i, ... 28 + i.
-template <int kQuad>
-inline typename Simd::I unpack_quad(typename Simd::I low, typename Simd::I high) {
-    return Simd::join_bits(Simd::template shift_right16<2 * (kQuad % 4)>(low), Simd::template place_third_bit<kQuad>(high));
-}
-
-template <int kQuad>
-inline typename Simd::I dot_quad(typename Simd::I sum, typename Simd::I low, typename Simd::I high, const int8_t* q) {
-    return Simd::add_products8(sum, unpack_quad<kQuad>(low, high), Simd::broadcast32(q + 4 * kQuad));
-}
-
-void dot_three_bit(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_points, int64_t runs, int64_t groups,
-                   const int8_t* q, const float* scale, const float* sum, float* y) {
-    constexpr int kParts = 64 / Simd::kBytes;
-    float total[16] = {};
-    for (int64_t group = 0; group < groups; ++group) {
-        typename Simd::F sums[kParts];
-        for (auto& part : sums) {
-            part = Simd::zero();
-        }
-        float inputs = 0;
-        const int64_t first = group * runs / groups, last = (group + 1) * runs / groups;
-        for (int64_t run = first; run < last; ++run) {
-            const uint8_t* at = codes + run * kRunBytes;
-            const int8_t* levels = q + run * kRun;
-            inputs += sum[run];
-            for (int part = 0; part < kParts; ++part) {
-                const typename Simd::I low = Simd::load_i(at + part * Simd::kBytes);
-                const typename Simd::I second = Simd::load_i(at + 64 + part * Simd::kBytes);
-                const typename Simd::I high = Simd::load_i(at + 128 + part * Simd::kBytes);
-                typename Simd::I one = Simd::zero_i(), other = Simd::zero_i();
-                one = dot_quad<0>(one, low, high, levels);
-                other = dot_quad<4>(other, second, high, levels);
-                one = dot_quad<1>(one, low, high, levels);
-                other = dot_quad<5>(other, second, high, levels);
-                one = dot_quad<2>(one, low, high, levels);
-                other = dot_quad<6>(other, second, high, levels);
-                one = dot_quad<3>(one, low, high, levels);
-                other = dot_quad<7>(other, second, high, levels);
-                sums[part] = Simd::fma(Simd::products_to_float(one, other), Simd::set(scale[run]), sums[part]);
-            }
-        }
-        alignas(64) float found[16];
-        for (int part = 0; part < kParts; ++part) {
-            Simd::store(found + part * Simd::kFloats, sums[part]);
-        }
-        float by[16];
-        widen(scales + group * 32, by, 16);
-        for (int64_t row = 0; row < 16; ++row) {
-            total[row] += by[row] * (found[row] - static_cast<float>(zero_points[group * 16 + row]) * inputs);
-        }
-    }
-    std::memcpy(y, total, sizeof(total));
-}
-
-void expand_three_bit(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_points, int64_t runs, int64_t groups,
-                      int64_t first, int64_t last, float* to, int64_t ld) {
-    for (int64_t run = first; run < last; ++run) {
-        const uint8_t* at = codes + run * kRunBytes;
-        const int64_t group = run * groups / runs;
-        float by[16];
-        widen(scales + group * 32, by, 16);
-        for (int64_t row = 0; row < 16; ++row) {
-            const float zero = zero_points[group * 16 + row];
-            float* values = to + row * ld + (run - first) * kRun;
-            for (int64_t quad = 0; quad < 8; ++quad) {
-                for (int64_t place = 0; place < 4; ++place) {
-                    const uint8_t low = at[(quad / 4) * 64 + 4 * row + place], high = at[128 + 4 * row + place];
-                    const int code = ((low >> (2 * (quad % 4))) & 3) | (((high >> quad) & 1) << 2);
-                    values[4 * quad + place] = (static_cast<float>(code) - zero) * by[row];
-                }
-            }
-        }
+void gate(float* gates, const float* up, int64_t count) {
+    for (int64_t place = 0; place < count; ++place) {
+        gates[place] = gates[place] / (1 + exponential(-gates[place])) * up[place];
     }
 }
 
@@ -427,8 +346,9 @@ void multiply(const float* x, int64_t ldx, int64_t tokens, const float* w, int64
     }
 }
 
-const Kernels kKernels{Simd::kMostLookupTokens, Simd::kMostDotTokens, widen,         build_tables,     look_up,
-                       expand_codes,            quantize,             dot_three_bit, expand_three_bit, multiply};
+const Kernels kKernels{Simd::kMostLookupTokens, Simd::kMostDotTokens, Simd::kDotTokens, widen,  build_tables,
+                       look_up,                 expand_codes,         quantize,         dot,    expand,
+                       gate,                    multiply};
 
 }  // namespace
 }  // namespace ovround::native

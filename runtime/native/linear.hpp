@@ -1,4 +1,4 @@
-// Products with weights that engines cannot hold: additive codebooks, and 3 bits in 3 bits. Plain C++, no engine's types.
+// Products with weights as they are stored: additive codebooks, and integers of 2, 3, 4 and 8 bits. Plain C++, no engine's types.
 //
 // y[t, n] = sum over k of x[t, k] * W[n, k], for x float32 [tokens, inputs] and y float32 [tokens, outputs]. The layouts of
 // the weights are those of ovround/native_layout.py, which writes and reads them.
@@ -9,8 +9,8 @@
 namespace ovround::native {
 
 constexpr int64_t kCodeRows = 64;     // rows of a tile of codes: one byte of each fills a vector register
-constexpr int64_t kThreeBitRows = 16; // rows of a tile of 3-bit weights: one 32-bit sum of each fills one
-constexpr int64_t kThreeBitRun = 32;  // inputs whose codes lie together, and that share a scale of the activations
+constexpr int64_t kIntegerRows = 16; // rows of a tile of integers: one 32-bit sum of each fills one
+constexpr int64_t kIntegerRun = 32;  // inputs whose codes lie together
 
 // W[o * O + a, g * V + b] = scales[o] * sum over m of codebooks[m, codes[o, g, m], a, b]
 struct CodebookWeight {
@@ -23,10 +23,12 @@ struct CodebookWeight {
 };
 
 // W[n, k] = (code[n, k] - zero_points[n, k / group]) * scales[n, k / group]
-struct ThreeBitWeight {
-    const uint8_t* codes;        // [ceil(N / 16), ceil(K / 32), 192]: see unpack_quad in kernels.inl
+struct IntegerWeight {
+    int64_t bits;                // 2, 3, 4 or 8
+    const uint8_t* codes;        // [ceil(N / 16), ceil(K / 32), bits * 64]: see integers.inl
     const uint8_t* scales;       // float16 [ceil(N / 16), G, 16]
-    const uint8_t* zero_points;  // [ceil(N / 16), G, 16]
+    const uint8_t* zero_points;  // [ceil(N / 16), G, 16], or one for all
+    bool one_zero_point;
     int64_t outputs, inputs, groups;
 };
 
@@ -36,15 +38,21 @@ struct Threads {
     const void* self;
 };
 
-enum class Isa : int { portable, avx2, avx512, avx512vbmi };
+enum class Isa : int { portable, avx2, avxvnni, avx512, avx512vbmi };
 
 const char* name(Isa isa);
 // The best that this processor and this build have.
 Isa best_isa();
 bool has(Isa isa);
+bool has_amx();
 
 // `exact`: float32 throughout. Otherwise few rows go through tables of 8 bits (codebooks) or activations of 8 bits.
 void linear(const CodebookWeight& weight, const float* x, int64_t tokens, float* y, bool exact, Isa isa, const Threads& threads);
-void linear(const ThreeBitWeight& weight, const float* x, int64_t tokens, float* y, bool exact, Isa isa, const Threads& threads);
+// `count` weights of as many inputs and groups at once: y[i] is the answer of weight i.
+void linear(const IntegerWeight* weights, int64_t count, const float* x, int64_t tokens, float* const* y, bool exact, Isa isa,
+            const Threads& threads);
+
+// Two weights of one shape: y = silu(answer of the first) * answer of the second.
+void gated_linear(const IntegerWeight* weights, const float* x, int64_t tokens, float* y, bool exact, Isa isa, const Threads& threads);
 
 }  // namespace ovround::native

@@ -50,6 +50,29 @@ struct Simd {
         }
         return spread;
     }
+    static constexpr int64_t kDotTokens = 2;
+    static constexpr int kChainTokens = 0;
+    static constexpr bool kWide = true;  // products are summed in 32 bits at once
+    static void prefetch(const uint8_t*, int64_t) {}
+    static F halves(const uint8_t* at);
+    static F bytes(const uint8_t* at) { return F{{float(at[0]), float(at[1]), float(at[2]), float(at[3])}}; }
+    static F multiply(F a, F b) {
+        for (int lane = 0; lane < kFloats; ++lane) {
+            a.lanes[lane] *= b.lanes[lane];
+        }
+        return a;
+    }
+    static I set8(char value) {
+        I spread;
+        std::memset(spread.bytes, value, kBytes);
+        return spread;
+    }
+    static I and_i(I a, I b) {
+        for (int byte = 0; byte < kBytes; ++byte) {
+            a.bytes[byte] = a.bytes[byte] & b.bytes[byte];
+        }
+        return a;
+    }
     template <int kBits>
     static I shift_right16(I value) {
         for (auto& byte : value.bytes) {
@@ -79,15 +102,37 @@ struct Simd {
         std::memcpy(sum.bytes, sums, kBytes);
         return sum;
     }
-    static F products_to_float(I one, I other) {
+    template <typename Operation>
+    static I each32(I a, I b, Operation operation) {
         int32_t first[4], second[4];
-        std::memcpy(first, one.bytes, kBytes);
-        std::memcpy(second, other.bytes, kBytes);
-        F both;
+        std::memcpy(first, a.bytes, kBytes);
+        std::memcpy(second, b.bytes, kBytes);
         for (int lane = 0; lane < 4; ++lane) {
-            both.lanes[lane] = static_cast<float>(first[lane] + second[lane]);
+            first[lane] = operation(first[lane], second[lane]);
         }
-        return both;
+        std::memcpy(a.bytes, first, kBytes);
+        return a;
+    }
+    static I add32(I a, I b) {
+        return each32(a, b, [](int32_t one, int32_t other) { return one + other; });
+    }
+    template <int kBits>
+    static I shift_right32(I value) {
+        return each32(value, value, [](int32_t one, int32_t) { return one >> kBits; });
+    }
+    template <int kBits>
+    static I shift_left32(I value) {
+        return each32(value, value, [](int32_t one, int32_t) { return one << kBits; });
+    }
+    static I add_pairs16(I sum, I) { return sum; }  // of no use where sums have 32 bits
+    static F to_float(I value) {
+        int32_t sums[4];
+        std::memcpy(sums, value.bytes, kBytes);
+        F found;
+        for (int lane = 0; lane < 4; ++lane) {
+            found.lanes[lane] = static_cast<float>(sums[lane]);
+        }
+        return found;
     }
 };
 
@@ -97,5 +142,15 @@ struct Simd {
 #include "kernels.inl"
 
 namespace ovround::native {
+namespace {
+
+Simd::F Simd::halves(const uint8_t* at) {
+    F found;
+    native::widen(at, found.lanes, kFloats);  // not the member
+    return found;
+}
+
+}  // namespace
+
 const Kernels& portable_kernels() { return kKernels; }
 }  // namespace ovround::native

@@ -1,76 +1,144 @@
 #include "quantized_linear.hpp"
 
+#include <algorithm>
+#include <atomic>
 #include <openvino/core/parallel.hpp>
-#include <utility>
-
-#include "linear.hpp"
 
 namespace ovround::native {
 namespace {
 
 constexpr const char* kCodebook = "codebook";
-constexpr const char* kThreeBits = "int3";
+constexpr std::size_t kParts = 3;  // inputs of a weight
+constexpr std::size_t kMostWeights = 8;
+constexpr int64_t kAlignment = 64;
 
-// The engine's own threads: its arena has as many as INFERENCE_NUM_THREADS says.
+// The engine's own threads: its arena has as many as INFERENCE_NUM_THREADS says. Who is done takes the next task, since cores
+// are not alike, nor free alike.
 void run_in_arena(const void*, int64_t tasks, void (*task)(const void*, int64_t), const void* context) {
-    ov::parallel_for(tasks, [&](int64_t index) { task(context, index); });
+    std::atomic<int64_t> next{0};
+    ov::parallel_nt(static_cast<int>(std::min<int64_t>(tasks, parallel_get_max_threads())), [&](int, int) {
+        for (int64_t index = next++; index < tasks; index = next++) {
+            task(context, index);
+        }
+    });
 }
 
 int64_t pieces(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
 int64_t size_of(const ov::Shape& shape) { return static_cast<int64_t>(ov::shape_size(shape)); }
 
+int64_t aligned(int64_t bytes) { return pieces(bytes, kAlignment) * kAlignment; }
+
+int64_t grid_rows(int64_t outputs) { return pieces(outputs, kIntegerRows) * kIntegerRows; }
+
 }  // namespace
 
-QuantizedLinear::QuantizedLinear(const ov::OutputVector& inputs, std::string weights, int64_t outputs, int64_t inputs_count, bool exact)
-    : Op(inputs), weights_(std::move(weights)), outputs_(outputs), inputs_(inputs_count), exact_(exact) {
-    constructor_validate_and_infer_types();
+int64_t QuantizedLinear::bits() const {
+    return weights_ == "int2" ? 2 : weights_ == "int3" ? 3 : weights_ == "int4" ? 4 : weights_ == "int8" ? 8 : 0;
 }
 
 void QuantizedLinear::validate_and_infer_types() {
-    NODE_VALIDATION_CHECK(this, weights_ == kCodebook || weights_ == kThreeBits, "weights are `", weights_,
-                          "`; this library has codebook and int3");
-    NODE_VALIDATION_CHECK(this, get_input_size() == 4 && outputs_ > 0 && inputs_ > 0, "four inputs and sizes above 0 are needed");
-    NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(ov::element::f32), "x must be f32");
-    for (std::size_t place = 1; place < 4; ++place) {
-        NODE_VALIDATION_CHECK(this, get_input_element_type(place).compatible(ov::element::u8), "weights must be u8");
-    }
-    const auto& stored = get_input_partial_shape(1);
-    const auto& second = get_input_partial_shape(2);
-    const auto& third = get_input_partial_shape(3);
-    if (stored.is_static() && second.is_static() && third.is_static()) {
-        const ov::Shape codes = stored.to_shape(), other = second.to_shape();
-        const int64_t code_bytes = size_of(codes), last = size_of(third.to_shape());
-        if (weights_ == kThreeBits) {
-            const int64_t tiles = pieces(outputs_, kThreeBitRows), runs = pieces(inputs_, kThreeBitRun);
-            const int64_t groups = last / (tiles * kThreeBitRows);
-            NODE_VALIDATION_CHECK(this,
-                                  code_bytes == tiles * runs * 3 * kThreeBitRows * kThreeBitRun / 8 && groups > 0 &&
-                                      last == tiles * groups * kThreeBitRows && size_of(other) == 2 * last && runs % groups == 0 &&
-                                      (groups == 1 || inputs_ % kThreeBitRun == 0),
-                                  "3-bit codes ", codes, " and scales ", other, " are not those of [", outputs_, ", ", inputs_, "]");
-        } else {
-            NODE_VALIDATION_CHECK(this, other.size() == 5 && other[4] == 2, "codebooks are ", other, "; [M, entries, O, V, 2] is needed");
-            const auto books = static_cast<int64_t>(other[0]), entries = static_cast<int64_t>(other[1]);
-            const auto rows = static_cast<int64_t>(other[2]), columns = static_cast<int64_t>(other[3]);
-            NODE_VALIDATION_CHECK(this,
-                                  books >= 1 && books <= 64 && entries >= 1 && entries <= 65536 && rows >= 1 && columns >= 1 &&
-                                      columns <= 1024 && outputs_ % rows == 0 && inputs_ % columns == 0 &&
-                                      code_bytes == pieces(outputs_ / rows, kCodeRows) * (inputs_ / columns) * books * kCodeRows *
-                                                        (entries > 256 ? 2 : 1) &&
-                                      last == 2 * (outputs_ / rows),
-                                  "codes ", codes, " and codebooks ", other, " are not those of [", outputs_, ", ", inputs_, "]");
-        }
+    if (!checked_) {
+        check();
+        checked_ = true;
     }
     auto shape = get_input_partial_shape(0);
     NODE_VALIDATION_CHECK(this, shape.rank().is_static() && shape.size() > 0, "the rank of x must be known");
     NODE_VALIDATION_CHECK(this, shape[shape.size() - 1].compatible(inputs_), "x is ", shape, "; ", inputs_, " inputs are needed");
-    shape[shape.size() - 1] = outputs_;
-    set_output_type(0, ov::element::f32, shape);
+    for (std::size_t weight = 0; weight < (gated_ ? 1 : outputs_.size()); ++weight) {
+        shape[shape.size() - 1] = outputs_[weight];
+        set_output_type(weight, ov::element::f32, shape);
+    }
+}
+
+void QuantizedLinear::check() const {
+    NODE_VALIDATION_CHECK(this, weights_ == kCodebook || bits() > 0, "weights are `", weights_,
+                          "`; this library has codebook, int2, int3, int4 and int8");
+    const std::size_t count = outputs_.size();
+    const std::size_t parts = groups_ > 0 ? 1 : kParts * count;
+    NODE_VALIDATION_CHECK(this, count >= 1 && count <= (bits() > 0 ? kMostWeights : 1) && get_input_size() == 1 + parts,
+                          get_input_size(), " inputs do not fit ", count, " outputs");
+    NODE_VALIDATION_CHECK(this, inputs_ > 0 && *std::min_element(outputs_.begin(), outputs_.end()) > 0, "sizes must be above 0");
+    NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(ov::element::f32), "x must be f32");
+    NODE_VALIDATION_CHECK(this, !gated_ || (bits() > 0 && count == 2 && outputs_[0] == outputs_[1]), "a gate needs two equal weights");
+    if (groups_ == 0) {
+        for (std::size_t weight = 0; weight < count; ++weight) {
+            check_weight(1 + kParts * weight, outputs_[weight]);
+        }
+        return;
+    }
+    NODE_VALIDATION_CHECK(this, bits() > 0 && inputs_ % (groups_ * kIntegerRun) == 0, groups_, " groups do not fit ", inputs_, " inputs");
+    NODE_VALIDATION_CHECK(this, get_input_element_type(1).compatible(ov::element::u8), "weights must be u8");
+    if (get_input_partial_shape(1).is_static()) {
+        int64_t bytes = 0;
+        for (const int64_t outputs : outputs_) {
+            bytes += code_bytes(outputs) + scale_bytes(outputs) + aligned(symmetric_ ? 1 : grid_rows(outputs) * groups_);
+        }
+        NODE_VALIDATION_CHECK(this, size_of(get_input_shape(1)) == bytes, "weights are ", get_input_shape(1), "; ", bytes,
+                              " bytes are needed");
+    }
+}
+
+int64_t QuantizedLinear::code_bytes(int64_t outputs) const { return aligned(grid_rows(outputs) * inputs_ * bits() / 8); }
+
+int64_t QuantizedLinear::scale_bytes(int64_t outputs) const { return aligned(2 * grid_rows(outputs) * groups_); }
+
+std::vector<IntegerWeight> QuantizedLinear::joined(const uint8_t* memory) const {
+    std::vector<IntegerWeight> weights;
+    for (const int64_t outputs : outputs_) {
+        const int64_t rows = grid_rows(outputs);
+        const auto* scales = memory + code_bytes(outputs);
+        const auto* zero_points = scales + scale_bytes(outputs);
+        weights.push_back({bits(), memory, scales, zero_points, symmetric_, outputs, inputs_, groups_});
+        memory = zero_points + aligned(symmetric_ ? 1 : rows * groups_);
+    }
+    return weights;
+}
+
+void QuantizedLinear::check_weight(std::size_t place, int64_t outputs) const {
+    for (std::size_t part = place; part < place + kParts; ++part) {
+        NODE_VALIDATION_CHECK(this, get_input_element_type(part).compatible(ov::element::u8), "weights must be u8");
+        if (get_input_partial_shape(part).is_dynamic()) {
+            return;
+        }
+    }
+    const ov::Shape codes = get_input_shape(place), other = get_input_shape(place + 1), third = get_input_shape(place + 2);
+    const int64_t code_bytes = size_of(codes), last = size_of(third);
+    if (bits() > 0) {
+        const int64_t rows = grid_rows(outputs), runs = pieces(inputs_, kIntegerRun), groups = size_of(other) / (2 * rows);
+        NODE_VALIDATION_CHECK(this,
+                              code_bytes == rows * runs * kIntegerRun * bits() / 8 && groups > 0 &&
+                                  size_of(other) == 2 * rows * groups && (last == 1 || last == rows * groups) && runs % groups == 0 &&
+                                  (groups == 1 || inputs_ % (groups * kIntegerRun) == 0) &&
+                                  size_of(get_input_shape(2)) / (2 * grid_rows(outputs_[0])) == groups,
+                              bits(), "-bit codes ", codes, " and scales ", other, " are not those of [", outputs, ", ", inputs_, "]");
+        return;
+    }
+    NODE_VALIDATION_CHECK(this, other.size() == 5 && other[4] == 2, "codebooks are ", other, "; [M, entries, O, V, 2] is needed");
+    const auto books = static_cast<int64_t>(other[0]), entries = static_cast<int64_t>(other[1]);
+    const auto rows = static_cast<int64_t>(other[2]), columns = static_cast<int64_t>(other[3]);
+    NODE_VALIDATION_CHECK(this,
+                          books >= 1 && books <= 64 && entries >= 1 && entries <= 65536 && rows >= 1 && columns >= 1 &&
+                              columns <= 1024 && outputs % rows == 0 && inputs_ % columns == 0 &&
+                              code_bytes == pieces(outputs / rows, kCodeRows) * (inputs_ / columns) * books * kCodeRows *
+                                                (entries > 256 ? 2 : 1) &&
+                              last == 2 * (outputs / rows),
+                          "codes ", codes, " and codebooks ", other, " are not those of [", outputs, ", ", inputs_, "]");
 }
 
 std::shared_ptr<ov::Node> QuantizedLinear::clone_with_new_inputs(const ov::OutputVector& inputs) const {
-    return std::make_shared<QuantizedLinear>(inputs, weights_, outputs_, inputs_, exact_);
+    auto copy = std::make_shared<QuantizedLinear>();
+    copy->weights_ = weights_;
+    copy->outputs_ = outputs_;
+    copy->inputs_ = inputs_;
+    copy->groups_ = groups_;
+    copy->symmetric_ = symmetric_;
+    copy->gated_ = gated_;
+    copy->exact_ = exact_;
+    copy->checked_ = checked_;
+    copy->set_arguments(inputs);
+    copy->validate_and_infer_types();
+    return copy;
 }
 
 bool QuantizedLinear::visit_attributes(ov::AttributeVisitor& visitor) {
@@ -78,29 +146,47 @@ bool QuantizedLinear::visit_attributes(ov::AttributeVisitor& visitor) {
     visitor.on_attribute("outputs", outputs_);
     visitor.on_attribute("inputs", inputs_);
     visitor.on_attribute("exact", exact_);
+    visitor.on_attribute("gated", gated_);
+    visitor.on_attribute("groups", groups_);
+    visitor.on_attribute("symmetric", symmetric_);
     return true;
 }
 
 bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const {
     auto shape = inputs[0].get_shape();
-    shape.back() = static_cast<std::size_t>(outputs_);
-    outputs[0].set_shape(shape);
-    const int64_t tokens = size_of(shape) / outputs_;
+    const int64_t tokens = size_of(shape) / inputs_;
     const auto* x = inputs[0].data<const float>();
-    auto* y = outputs[0].data<float>();
-    const auto* codes = inputs[1].data<const uint8_t>();
-    const auto* second = inputs[2].data<const uint8_t>();
-    const auto* third = inputs[3].data<const uint8_t>();
+    float* y[kMostWeights];
+    for (std::size_t weight = 0; weight < outputs.size(); ++weight) {
+        shape.back() = static_cast<std::size_t>(outputs_[weight]);
+        outputs[weight].set_shape(shape);
+        y[weight] = outputs[weight].data<float>();
+    }
     const Threads threads{run_in_arena, nullptr};
-    if (weights_ == kThreeBits) {
-        const int64_t groups = size_of(inputs[3].get_shape()) / (pieces(outputs_, kThreeBitRows) * kThreeBitRows);
-        linear(ThreeBitWeight{codes, second, third, outputs_, inputs_, groups}, x, tokens, y, exact_, best_isa(), threads);
+    const auto bytes = [&](std::size_t place) { return inputs[place].data<const uint8_t>(); };
+    if (bits() == 0) {
+        const auto& books = inputs[2].get_shape();
+        const auto size = [&](std::size_t place) { return static_cast<int64_t>(books[place]); };
+        linear(CodebookWeight{bytes(1), bytes(2), bytes(3), outputs_[0], inputs_, size(0), size(1), size(2), size(3)}, x, tokens,
+               y[0], exact_, best_isa(), threads);
         return true;
     }
-    const auto& books = inputs[2].get_shape();
-    const auto size = [&](std::size_t place) { return static_cast<int64_t>(books[place]); };
-    linear(CodebookWeight{codes, second, third, outputs_, inputs_, size(0), size(1), size(2), size(3)}, x, tokens, y, exact_,
-           best_isa(), threads);
+    std::vector<IntegerWeight> weights;
+    if (groups_ > 0) {
+        weights = joined(bytes(1));
+    } else {
+        for (std::size_t weight = 0, place = 1; weight < outputs_.size(); ++weight, place += kParts) {
+            const int64_t groups = size_of(inputs[place + 1].get_shape()) / (2 * grid_rows(outputs_[weight]));
+            const bool one_zero_point = size_of(inputs[place + 2].get_shape()) == 1;
+            weights.push_back(
+                {bits(), bytes(place), bytes(place + 1), bytes(place + 2), one_zero_point, outputs_[weight], inputs_, groups});
+        }
+    }
+    if (gated_) {
+        gated_linear(weights.data(), x, tokens, y[0], exact_, best_isa(), threads);
+        return true;
+    }
+    linear(weights.data(), static_cast<int64_t>(weights.size()), x, tokens, y, exact_, best_isa(), threads);
     return true;
 }
 

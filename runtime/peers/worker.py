@@ -28,7 +28,10 @@ class Ours:
         from ovround import __version__
         from ovround.runtime.engines import open_engine
 
-        self._engine = open_engine(Path(model), device, exact=exact, threads=threads, properties=properties)
+        kernel = properties.pop("kernel", "auto")  # no engine's property: ours
+        self._engine = open_engine(
+            Path(model), device, exact=exact, threads=threads, properties=properties, kernel=kernel
+        )
         self.label = f"ovround {__version__}, {self._engine.device}"
 
     def run(self, prompt: list[int], new_tokens: int) -> list[float]:

@@ -11,8 +11,10 @@ extern "C" {
 int ovround_has(int isa);
 void ovround_codebook_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
                              const float*, int64_t, float*, int, int, int64_t);
-void ovround_three_bit_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, const float*, int64_t,
-                              float*, int, int, int64_t);
+void ovround_integer_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const float*,
+                            int64_t, float*, int, int, int64_t);
+void ovround_gated_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const float*,
+                          int64_t, float*, int, int, int64_t);
 }
 
 namespace {
@@ -42,35 +44,40 @@ int main() {
     std::mt19937 random(1);
     const auto codes = random_bytes(random, 5 * 64 * kBooks * (kInputs / 8), 0xFF);
     const auto codebooks = random_halves(random, kBooks * 256 * 8), scales = random_halves(random, kOutputs);
-    const auto packed = random_bytes(random, 19 * 192 * (kInputs / 32), 0xFF);
-    const auto grid = random_halves(random, 19 * 16), zero_points = random_bytes(random, 19 * 16, 7);
+    const auto packed = random_bytes(random, 19 * 8 * 64 * (kInputs / 32), 0xFF);
+    const auto grid = random_halves(random, 19 * 16), zero_points = random_bytes(random, 19 * 16, 3);
     std::vector<float> x(kMostTokens * kInputs);
     for (auto& value : x) {
         value = static_cast<float>(random() % 2001) / 1000.0F - 1.0F;
     }
     int failures = 0;
-    const auto compute = [&](int isa, int64_t tokens, int exact, bool books, int64_t threads) {
+    const auto compute = [&](int isa, int64_t tokens, int exact, int64_t bits, int64_t threads) {
         std::vector<float> y(static_cast<std::size_t>(tokens * kOutputs));
-        if (books) {
+        if (bits == 0) {
             ovround_codebook_linear(codes.data(), codebooks.data(), scales.data(), kOutputs, kInputs, kBooks, 256, 1, 8, x.data(),
                                     tokens, y.data(), exact, isa, threads);
+        } else if (bits == 8) {  // as a gate, so that both are seen
+            ovround_gated_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, bits, 0, x.data(), tokens,
+                                 y.data(), exact, isa, threads);
         } else {
-            ovround_three_bit_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, x.data(), tokens,
-                                     y.data(), exact, isa, threads);
+            ovround_integer_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, bits, 0, x.data(), tokens,
+                                   y.data(), exact, isa, threads);
         }
         return y;
     };
-    for (int isa = 0; isa < 4; ++isa) {
+    for (int isa = 0; isa < 5; ++isa) {
         for (const int64_t tokens : {int64_t{1}, int64_t{5}, kMostTokens}) {
-            for (const int form : {0, 1, 2, 3}) {
+            for (int form = 0; form < 10; ++form) {
+                constexpr int64_t kBits[] = {0, 2, 3, 4, 8};
+                const int64_t bits = kBits[form / 2];
                 if (!ovround_has(isa)) {
                     continue;
                 }
-                const auto expected = compute(isa, tokens, form / 2, form % 2 == 0, 1);
+                const auto expected = compute(isa, tokens, form % 2, bits, 1);
                 std::vector<std::vector<float>> answers(3);
                 std::vector<std::thread> callers;
                 for (auto& answer : answers) {
-                    callers.emplace_back([&] { answer = compute(isa, tokens, form / 2, form % 2 == 0, 4); });
+                    callers.emplace_back([&] { answer = compute(isa, tokens, form % 2, bits, 4); });
                 }
                 for (auto& caller : callers) {
                     caller.join();

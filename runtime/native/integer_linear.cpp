@@ -1,0 +1,189 @@
+#include <algorithm>
+#include <cstring>
+
+#include "calls.hpp"
+
+namespace ovround::native {
+namespace {
+
+constexpr int64_t kTilesATask = 4;
+constexpr int64_t kDotTokens[] = {16, 8, 4, 3, 2, 1};
+
+// Rows of x in 8 bits, in blocks of as many tokens as one call of the kernel takes.
+class Quantized {
+public:
+    Quantized(const IntegerWeight& weight, const float* x, int64_t tokens, const Kernels& kernels, const Threads& threads)
+        : runs_(pieces(weight.inputs, kIntegerRun)), span_runs_(span_inputs(weight) / kIntegerRun), spans_(pieces(runs_, span_runs_)),
+          most_(kernels.dot_tokens) {
+        const int64_t width = runs_ * kIntegerRun;
+        scratch_.reserve(tokens * width, tokens * spans_ * 4, tokens * spans_ * 4);
+        levels_ = scratch_.take<int8_t>(tokens * width);
+        scales_ = scratch_.take<float>(tokens * spans_);
+        sums_ = scratch_.take<float>(tokens * spans_);
+        const auto fill = [&](int64_t token) {
+            const int64_t start = start_of(token, tokens), size = block(tokens - start), place = token - start;
+            kernels.quantize(x + token * weight.inputs, weight.inputs, span_runs_ * kIntegerRun, size,
+                             levels_ + start * width + 4 * place, scales_ + start * spans_ + place, sums_ + start * spans_ + place);
+        };
+        if (tokens < kFewTokens) {
+            for (int64_t token = 0; token < tokens; ++token) {
+                fill(token);
+            }
+        } else {
+            parallel(threads, tokens, fill);
+        }
+    }
+
+    // How many of the `left` last tokens are a block.
+    int64_t block(int64_t left) const {
+        const auto fits = [&](int64_t size) { return size <= left && size <= most_; };
+        return *std::find_if(std::begin(kDotTokens), std::end(kDotTokens), fits);
+    }
+    QuantizedRows rows(int64_t start, int64_t count) const {
+        return {count, runs_, spans_, span_runs_, levels_ + start * runs_ * kIntegerRun, scales_ + start * spans_, sums_ + start * spans_};
+    }
+    int64_t runs() const { return runs_; }
+    int64_t spans() const { return spans_; }
+
+private:
+    static constexpr int64_t kFewTokens = 8;
+
+    // Inputs that share a scale: the largest of 128, 64 and 32 that divides a group (ovround/activation_rounding.py).
+    static int64_t span_inputs(const IntegerWeight& weight) {
+        const int64_t group = weight.inputs / weight.groups;
+        return group % 128 == 0 ? 128 : group % 64 == 0 ? 64 : kIntegerRun;
+    }
+    int64_t start_of(int64_t token, int64_t tokens) const {
+        int64_t start = token - token % most_;
+        for (int64_t size = block(tokens - start); start + size <= token; size = block(tokens - start)) {
+            start += size;
+        }
+        return start;
+    }
+
+    int64_t runs_, span_runs_, spans_, most_;
+    Scratch scratch_;
+    int8_t* levels_ = nullptr;
+    float* scales_ = nullptr;
+    float* sums_ = nullptr;
+};
+
+int64_t tiles_of(const IntegerWeight& weight) { return pieces(weight.outputs, kIntegerRows); }
+
+IntegerTile tile_of(const IntegerWeight& weight, int64_t tile, int64_t spans) {
+    const int64_t runs = pieces(weight.inputs, kIntegerRun), grid = tile * weight.groups * kIntegerRows;
+    return {weight.bits,
+            weight.codes + tile * runs * weight.bits * kIntegerRows * kIntegerRun / 8,
+            weight.scales + 2 * grid,
+            weight.zero_points + (weight.one_zero_point ? 0 : grid),
+            weight.one_zero_point,
+            spans / weight.groups};
+}
+
+// Tiles [low, high) of one weight, for all tokens; with `up`, gates of that weight's answers.
+void dot_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Quantized& quantized, int64_t low, int64_t high,
+               int64_t tokens, float* y, const Kernels& kernels) {
+    alignas(kCacheLine) float found[kDotTokens[0] * kIntegerRows], other[kDotTokens[0] * kIntegerRows];
+    for (int64_t start = 0; start < tokens;) {
+        const int64_t count = quantized.block(tokens - start);
+        const QuantizedRows rows = quantized.rows(start, count);
+        for (int64_t tile = low; tile < high; ++tile) {
+            kernels.dot(tile_of(weight, tile, quantized.spans()), rows, found);
+            if (up != nullptr) {
+                kernels.dot(tile_of(*up, tile, quantized.spans()), rows, other);
+                kernels.gate(found, other, count * kIntegerRows);
+            }
+            const int64_t first = tile * kIntegerRows, width = std::min(kIntegerRows, weight.outputs - first);
+            for (int64_t token = 0; token < count; ++token) {
+                const float* from = found + token * kIntegerRows;
+                std::copy(from, from + width, y + (start + token) * weight.outputs + first);
+            }
+        }
+        start += count;
+    }
+}
+
+// The same by weights in float32.
+void expand_tiles(const IntegerWeight& weight, const float* x, int64_t low, int64_t high, int64_t tokens, float* y,
+                  const Kernels& kernels) {
+    constexpr int64_t kStep = kDepth / kIntegerRun;
+    const int64_t runs = pieces(weight.inputs, kIntegerRun), start = low * kIntegerRows;
+    const int64_t rows = std::min(high * kIntegerRows, weight.outputs) - start;
+    Scratch scratch;
+    scratch.reserve(kTilesATask * kIntegerRows * kDepth * 4);
+    auto* decoded = scratch.take<float>(kTilesATask * kIntegerRows * kDepth);
+    for (int64_t first = 0; first < runs; first += kStep) {
+        const int64_t last = std::min(first + kStep, runs);
+        for (int64_t tile = low; tile < high; ++tile) {
+            kernels.expand(tile_of(weight, tile, weight.groups), runs, weight.groups, first, last,
+                           decoded + (tile - low) * kIntegerRows * kDepth, kDepth);
+        }
+        const int64_t depth = std::min(last * kIntegerRun, weight.inputs) - first * kIntegerRun;
+        kernels.multiply(x + first * kIntegerRun, weight.inputs, tokens, decoded, kDepth, rows, depth, y + start, weight.outputs,
+                         first > 0);
+    }
+}
+
+}  // namespace
+
+void linear(const IntegerWeight* weights, int64_t count, const float* x, int64_t tokens, float* const* y, bool exact, Isa isa,
+            const Threads& threads) {
+    if (tokens == 0) {
+        return;
+    }
+    const Kernels& kernels = kernels_of(isa);
+    int64_t tasks = 0;
+    for (int64_t weight = 0; weight < count; ++weight) {
+        tasks += pieces(tiles_of(weights[weight]), kTilesATask);
+    }
+    const auto each = [&](const auto& body) {
+        parallel(threads, tasks, [&](int64_t task) {
+            int64_t weight = 0;
+            for (int64_t its = 0; task >= (its = pieces(tiles_of(weights[weight]), kTilesATask)); ++weight) {
+                task -= its;
+            }
+            body(weights[weight], task * kTilesATask, std::min((task + 1) * kTilesATask, tiles_of(weights[weight])), y[weight]);
+        });
+    };
+    if (exact || tokens > kernels.most_dot_tokens) {
+        each([&](const IntegerWeight& weight, int64_t low, int64_t high, float* to) {
+            expand_tiles(weight, x, low, high, tokens, to, kernels);
+        });
+        return;
+    }
+    const Quantized quantized(weights[0], x, tokens, kernels, threads);
+    each([&](const IntegerWeight& weight, int64_t low, int64_t high, float* to) {
+        dot_tiles(weight, nullptr, quantized, low, high, tokens, to, kernels);
+    });
+}
+
+void gated_linear(const IntegerWeight* weights, const float* x, int64_t tokens, float* y, bool exact, Isa isa, const Threads& threads) {
+    if (tokens == 0) {
+        return;
+    }
+    const Kernels& kernels = kernels_of(isa);
+    const IntegerWeight &gate = weights[0], &up = weights[1];
+    const int64_t tiles = tiles_of(gate), tasks = pieces(tiles, kTilesATask);
+    if (exact || tokens > kernels.most_dot_tokens) {
+        Scratch scratch;
+        scratch.reserve(tokens * up.outputs * 4);
+        auto* ups = scratch.take<float>(tokens * up.outputs);
+        parallel(threads, tasks, [&](int64_t task) {
+            const int64_t low = task * kTilesATask, high = std::min(low + kTilesATask, tiles), start = low * kIntegerRows;
+            expand_tiles(gate, x, low, high, tokens, y, kernels);
+            expand_tiles(up, x, low, high, tokens, ups, kernels);
+            for (int64_t token = 0; token < tokens; ++token) {
+                const int64_t at = token * gate.outputs + start;
+                kernels.gate(y + at, ups + at, std::min(high * kIntegerRows, gate.outputs) - start);
+            }
+        });
+        return;
+    }
+    const Quantized quantized(gate, x, tokens, kernels, threads);
+    parallel(threads, tasks, [&](int64_t task) {
+        const int64_t low = task * kTilesATask;
+        dot_tiles(gate, &up, quantized, low, std::min(low + kTilesATask, tiles), tokens, y, kernels);
+    });
+}
+
+}  // namespace ovround::native
