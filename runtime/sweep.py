@@ -53,13 +53,18 @@ def sweep(
     exact: bool = False,
     threads: int | None = None,
     seed: int = 0,
+    verify: bool = True,
+    on_missing_kernel: str = "expand",
+    kernel: str = "auto",
     on_point: Callable[[Point], None] = lambda point: None,
 ) -> Sweep:
     """Measure `folder` at every length of `CONTEXTS` that its context has room for, and at every batch of `BATCHES`.
 
     Raises UsageError when not even the shortest prompt and the answer fit, and what `open_engine` raises.
     """
-    engine = open_engine(folder, device, exact=exact, threads=threads)
+    engine = open_engine(
+        folder, device, exact=exact, threads=threads, verify=verify, on_missing_kernel=on_missing_kernel, kernel=kernel
+    )
     try:
         room = engine.context_length - new_tokens
         lengths = [length for length in CONTEXTS if length <= room]

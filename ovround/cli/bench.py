@@ -49,7 +49,7 @@ def command(
 
     settings: dict[str, Any] = {
         "prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeat": repeat, "device": device, "exact": exact,
-        "threads": threads, "seed": seed,
+        "threads": threads, "seed": seed, "verify": verify, "on_missing_kernel": on_missing_kernel, "kernel": kernel,
     }  # fmt: skip
     if peer is None and (peer_model or peer_python or peer_threads):
         raise UsageError("peer-model, peer-python and peer-threads say how a peer is run; --peer says which")
@@ -63,7 +63,7 @@ def command(
     if plot is not None:
         _plot(folder, plot, json, **settings)
         return
-    result = bench(folder, verify=verify, on_missing_kernel=on_missing_kernel, kernel=kernel, **settings)
+    result = bench(folder, **settings)
     if json:
         print_json(dataclasses.asdict(result))
         return

@@ -86,12 +86,16 @@ def compare(
     exact: bool = False,
     threads: int | None = None,
     seed: int = 0,
+    verify: bool = True,
+    on_missing_kernel: str = "expand",
+    kernel: str = "auto",
     on_round: Callable[[int, float, float], None] = lambda number, first, later: None,
 ) -> Comparison:
     """Measure `folder` and a peer of `PEERS` in turn, each in a process of its own; every round asks both, ours first in turn.
 
     `peer_model` is what the peer loads, by default `folder`; `peer_python` the interpreter that has the peer, by default this
-    one; `peer_threads` its threads where they are not ours. `on_round` gets each round's number and two ratios.
+    one; `peer_threads` its threads where they are not ours. `verify`, `on_missing_kernel` and `kernel` are for our side, as
+    `open_engine` has them. `on_round` gets each round's number and two ratios.
     Raises UsageError for an unknown peer or a count below 1, EngineError when a side cannot be started or fails.
     """
     if peer not in PEERS:
@@ -112,7 +116,8 @@ def compare(
     context = read_model_info(folder).context_length
     if prompt_tokens + new_tokens > context:
         raise UsageError(f"{prompt_tokens} prompt and {new_tokens} new tokens; the model's context is {context}")
-    mine = Contender("ovround", str(folder), threads, device, {}, exact)
+    opening = {"kernel": kernel, "on_missing_kernel": on_missing_kernel, "verify": "yes" if verify else "no"}
+    mine = Contender("ovround", str(folder), threads, device, opening, exact)
     theirs = Contender(
         peer, str(peer_model or folder), threads if peer_threads is None else peer_threads, device,
         python=str(peer_python or sys.executable),

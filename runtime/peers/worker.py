@@ -20,6 +20,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+OPENING = ("kernel", "on_missing_kernel", "verify")
+"""Names among our own side's properties that are no engine's: arguments of `open_engine`, `verify` as yes or no."""
+
 
 class Ours:
     """ovround's own engine on a folder that `ovround convert` wrote, or that its runtime reads."""
@@ -28,9 +31,10 @@ class Ours:
         from ovround import __version__
         from ovround.runtime.engines import open_engine
 
-        kernel = properties.pop("kernel", "auto")  # no engine's property: ours
+        ours = {name: properties.pop(name) for name in OPENING if name in properties}
+        verify = ours.pop("verify", "yes") == "yes"
         self._engine = open_engine(
-            Path(model), device, exact=exact, threads=threads, properties=properties, kernel=kernel
+            Path(model), device, exact=exact, threads=threads, properties=properties, verify=verify, **ours
         )
         self.label = f"ovround {__version__}, {self._engine.device}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from ovround.cli.plot import check_plot, plot
-from ovround.errors import EngineError, UsageError
+from ovround.errors import EngineError, OvroundError, UsageError
 from ovround.runtime.peers import PEERS, compare
 from ovround.runtime.peers.comparison import Contender, Runner
 from ovround.runtime.sweep import BATCHES, sweep
@@ -99,3 +100,22 @@ def test_a_sweep_is_drawn(openvino_folder: Path, tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="plot"):
         check_plot(tmp_path / name)
+
+
+def test_both_measurements_open_the_folder_as_they_are_told(demo_folders: dict[str, Path], tmp_path: Path) -> None:
+    """A folder with a changed byte is measured where it need not be verified, and only there."""
+    folder = tmp_path / "changed"
+    shutil.copytree(demo_folders["openvino"], folder)
+    changed = folder / "openvino_model.xml"
+    text = changed.read_text()
+    changed.write_text(text.replace("\n\t<layers>", "\n <layers>", 1))
+    short = {name: value for name, value in SHORT.items() if name != "rounds"}
+    with pytest.raises(OvroundError, match=r"openvino_model\.xml"):
+        sweep(folder, repeat=1, **short)
+    with pytest.raises(EngineError, match=r"openvino_model\.xml"):
+        compare(folder, "openvino-genai", **SHORT)
+    assert sweep(folder, repeat=1, verify=False, **short).batches
+    with pytest.raises(UsageError, match="abacus"):
+        sweep(folder, repeat=1, verify=False, kernel="abacus", **short)
+    with pytest.raises(EngineError, match="abacus"):
+        compare(folder, "openvino-genai", verify=False, kernel="abacus", **SHORT)
