@@ -46,13 +46,15 @@ class Place:
 
     def runs(self) -> bool:
         """Whether it is still there, as far as this machine can tell."""
-        if self.host != platform.node():
+        if self.host != platform.node() or os.name == "nt":  # where os.kill would not only ask
             return True
         try:
             os.kill(self.pid, 0)
             state = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-        except (ProcessLookupError, FileNotFoundError):
-            return os.name == "nt" or (os.name == "posix" and not Path("/proc/self").exists())
+        except ProcessLookupError:
+            return False
+        except FileNotFoundError:  # it has ended just now, or this system has no such files
+            return not Path("/proc/self").exists()
         except OSError:
             return True
         return state.split()[0] not in ("Z", "X")

@@ -59,7 +59,7 @@ class Thread(Group):
 def in_threads(work: Callable[[Group], object]) -> list[object]:
     meeting = Meeting()
     with ThreadPoolExecutor(SIZE) as threads:
-        return list(threads.map(lambda rank: work(Thread(rank, SIZE, meeting)), range(SIZE)))
+        return list(threads.map(lambda rank: work(Thread(rank, SIZE, meeting=meeting)), range(SIZE)))
 
 
 def forward(weights: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
