@@ -20,7 +20,7 @@ from ovround.runtime.server.settings import ServerSettings
 from ovround.runtime.server.wire import EngineSettings
 
 LEAVERS = 250 * SCALE
-SOAK_S = 6 * SCALE
+SOAK_S = 3 * SCALE
 _PREPARED_BYTES = 256 << 20  # kernels that OpenVINO prepares and keeps, a few hundred shapes of them, and work space
 PROMPTS = [f"{word} {number}" for number in range(4) for word in ("Return", "Raise", "Open", "The")]
 
