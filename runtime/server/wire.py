@@ -54,9 +54,12 @@ class Order:
     """A job as the engine sees it."""
 
     number: int
+    """Its own, in one server."""
     prompt_ids: Sequence[int]
+    """Token ids, at least one."""
     options: SamplingOptions
     max_new_tokens: int
+    """As many as the options and the context leave."""
     end_token_ids: Sequence[int]
 
 
