@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +42,14 @@ def send(page: Any, text: str, tokens: int) -> None:
     page.press("#text", "Enter")
 
 
+def until(page: Any, holds: str) -> None:
+    """Wait until an expression is true; `wait_for_function` evaluates it within the page, whose policy forbids that."""
+    end = time.monotonic() + 30
+    while not page.evaluate(holds):
+        assert time.monotonic() < end, holds
+        time.sleep(0.005)
+
+
 def test_send_and_reload(served: Any, page: Any) -> None:
     expected = [served.llm.chat([{"role": "user", "content": "How do I open a file?"}], max_new_tokens=24).text]
     send(page, "How do I open a file?", 24)
@@ -72,9 +81,9 @@ def test_stop(served: Any, page: Any) -> None:
         };
     }""")
     send(page, "Tell me everything.", 480)
-    page.wait_for_function("document.querySelector('article.assistant')?.firstChild.data.length > 5")
+    until(page, "document.querySelector('article.assistant')?.firstChild.data.length > 5")
     page.click("#stop")
-    page.wait_for_function("document.getElementById('stop').disabled")
+    until(page, "document.getElementById('stop').disabled")
     assert served.idle()
     assert page.locator("article.assistant").count() == 1
 
