@@ -162,6 +162,7 @@ class ConvertOptions:
     robust_loss: bool | None = None
     end_to_end: int | None = None
     norms: bool = True
+    label_share: float = 0.0
     window: int = 1
     tables: str = "tuned"
     codebooks: int = 2
@@ -212,6 +213,8 @@ class ConvertOptions:
         ):
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{name} is {value}; {low} to {high} is allowed")
+        if not 0 <= self.label_share <= 1:
+            raise UsageError(f"label-share is {self.label_share}; a share of 0 to 1 is allowed")
         if self.recipe == "rtn" and self.iters:
             raise UsageError(f"recipe rtn does not tune, yet iters is {self.iters}", hint="leave out one of the two")
         if self.end_to_end and not self.steps:

@@ -25,18 +25,16 @@ from ovround.artifact import (
     Manifest,
     Quality,
     WeightRecord,
-    atomic_folder,
-    nothing_kept,
-    output_lock,
     sha256_file,
     write_manifest,
-)  # fmt: skip
+)
 from ovround.checkpoint import Checkpoint, PackedCheckpoint, is_ir, locate
 from ovround.codebooktensor import CodebookTensor
 from ovround.config import ConvertOptions, parse_size
 from ovround.errors import VerifyError
 from ovround.mixed_precision import Mix, solve
 from ovround.models.decoder import HEAD, Decoder
+from ovround.output_folder import atomic_folder, nothing_kept, output_lock  # fmt: skip
 from ovround.preparation import Job, prepare
 from ovround.progress import OnProgress, Progress, silent
 from ovround.qtensor import QTensor

@@ -24,21 +24,13 @@ import openvino as ov
 from numpy.typing import NDArray
 
 import ovround
-from ovround.artifact import (
-    Manifest,
-    WeightRecord,
-    atomic_folder,
-    check_space,
-    check_target,
-    output_lock,
-    sha256_file,
-    write_manifest,
-)  # fmt: skip
+from ovround.artifact import Manifest, WeightRecord, sha256_file, write_manifest
 from ovround.checkpoint import read_json
 from ovround.config import ConvertOptions
 from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
 from ovround.exporters.source_files import MODEL_FILES, check_links
 from ovround.model_card import model_card
+from ovround.output_folder import atomic_folder, check_space, check_target, output_lock  # fmt: skip
 from ovround.progress import OnProgress, Progress
 from ovround.quant.calibration import calibrate
 from ovround.runtime.model_info import read_model_info

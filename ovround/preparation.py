@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovround.artifact import CHECKPOINT_FORMATS, check_space, check_target
+from ovround.artifact import CHECKPOINT_FORMATS
 from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, mapped, mapped_packed, open_source, read_json
 from ovround.config import Codebooks, ConvertOptions
 from ovround.errors import CheckpointError, MissingExtraError, UsageError
@@ -17,6 +17,7 @@ from ovround.exporters.source_files import check_links
 from ovround.mixed_precision import Mix, Problem, pose, widest
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
+from ovround.output_folder import check_space, check_target
 from ovround.quant.calibration import Calibration, calibrate
 from ovround.quant.launch import Launch
 from ovround.quant.memory import maps_activations, memory_need

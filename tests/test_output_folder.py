@@ -15,10 +15,11 @@ from command_server import CommandServer
 from failing_steps import FailAt, broken, contents, forbidden, full, interrupted
 from mutations import SCALE
 
-from ovround.artifact import MANIFEST, atomic_folder, check_files, read_manifest
+from ovround.artifact import MANIFEST, check_files, read_manifest
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
 from ovround.errors import OutputError
+from ovround.output_folder import atomic_folder
 from ovround.progress import Progress
 
 ROUNDED = ConvertOptions(formats=("onnx",), recipe="rtn", group_size=32)

@@ -22,10 +22,10 @@ from mutations import SCALE
 
 import ovround
 from ovround import conversion
-from ovround.artifact import output_lock
 from ovround.config import ConvertOptions, LayerRule, parse_size
 from ovround.conversion import convert
 from ovround.errors import OutputError, ResumeError, UsageError
+from ovround.output_folder import output_lock
 from ovround.progress import Progress
 from ovround.quant.activations import Activations
 from ovround.quant.memory import memory_need
@@ -389,7 +389,7 @@ def test_a_second_process_is_refused(source: Path, place: Path, command: Command
 HOLD = """
 import sys, time
 from pathlib import Path
-from ovround.artifact import output_lock
+from ovround.output_folder import output_lock
 with output_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -106,6 +106,10 @@ def command(
     norms: Annotated[
         bool, typer.Option("--norms/--keep-norms", help="Move norms and biases too, in the steps over all blocks.")
     ] = DEFAULTS.norms,
+    label_share: Annotated[
+        float,
+        typer.Option(help="Share of the calibration text's own next token in what the steps over all blocks follow."),
+    ] = DEFAULTS.label_share,
     window: Annotated[
         int, typer.Option("--window", help="Tune so many blocks together, to the output of the last.")
     ] = DEFAULTS.window,
@@ -157,6 +161,7 @@ def command(
         robust_loss=robust_loss, end_to_end=end_to_end,
         codebooks=codebooks, codebook_bits=codebook_bits, vector_size=vector_size, pv=pv, pv_steps=pv_steps,
         pv_changes=pv_changes, straight_through=straight_through,
+        label_share=label_share,
         norms=norms, window=window, tables=tables, native_weights=native_weights, target_bits=target_bits, profile=profile, plan=plan,
         target_size_bytes=None if target_size_bytes is None else parse_size("target-size", target_size_bytes),
         target_latency_ms=None if target_latency_ms is None else parse_milliseconds("target-latency", target_latency_ms),

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact import TARGETS, write_atomically
+from ovround.artifact import TARGETS
 from ovround.config import FLOAT_BITS, Scheme
 from ovround.errors import OutputError, UsageError
+from ovround.output_folder import write_atomically
 from ovround.qtensor import BITS, GROUP_SIZES
 
 FORMAT_VERSION = 1

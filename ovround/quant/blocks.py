@@ -184,6 +184,7 @@ class BlockQuantizer:
                     self._device,
                     self._group,
                     changes,
+                    self._options.label_share,
                 )
             results: dict[str, Weight] = {f"{weight.name}.weight": weight.result() for weight in tuned}
             offsets = {f"{one.name}.weight": one.offsets() for one in tuned} if self._options.pv else {}

@@ -68,10 +68,13 @@ def tune_end_to_end(
     device: Device = CPU,
     group: Group = ALONE,
     changes: Changes | None = None,
+    label_share: float = 0.0,
 ) -> None:
     """Move the weights `tuned`; `windows` `[S, T]` are token ids, the last `held_out` of them choose between candidates.
 
     With `changes` codes and levels are moved by PV-Tuning's discrete step; without, codes stand, and levels follow the sign.
+    With `label_share` that part of the loss asks for the text's own next token instead of the original's distribution (soft
+    and hard targets, arXiv 1503.02531): how much less likely it is than to the original, so that 0 is the original's loss still.
     `vectors`, norms and biases by name, are moved too, in place. `fixed` holds every other tensor of the quantised model.
     `on_step` is told the steps done and the lowest divergence.
     """
@@ -81,13 +84,15 @@ def tune_end_to_end(
     def divergence(weights: Mapping[str, torch.Tensor], rows: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
         """Sum over the tokens of `rows`."""
         ops = TorchOps(in_type(weights, dtype), activation_groups=activation_groups)
-        ours = F.log_softmax(decoder.logits(ops, device.put(windows[rows])).flatten(0, 1).float(), -1)
+        tokens = device.put(windows[rows])
+        ours = F.log_softmax(decoder.logits(ops, tokens).flatten(0, 1).float(), -1)
         with torch.no_grad():
             hidden = device.put(original.hidden[rows])
             hidden = hidden if dtype is None else hidden.to(dtype)
             logits = decoder.head(TorchOps(in_type(original.weights, dtype)), hidden)
             theirs = F.log_softmax(logits.flatten(0, 1).float(), -1)
-        return F.kl_div(ours, theirs, reduction="sum", log_target=True)
+        soft = F.kl_div(ours, theirs, reduction="sum", log_target=True)
+        return soft if label_share == 0 else soft.lerp(_less_likely(ours, theirs, tokens), label_share)
 
     @torch.no_grad()
     def held_out_divergence() -> float:
@@ -165,6 +170,16 @@ def _smooth(weight: Tuned) -> list[tuple[torch.Tensor, float]]:
     if isinstance(weight, CodebookWeight):
         return list(zip(weight.parameters, weight.travels(ENTRY_TRAVEL, ROW_TRAVEL), strict=True))
     return [(weight.factor, SCALE_TRAVEL / weight.reach)]
+
+
+def _less_likely(ours: torch.Tensor, theirs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """By how many nats, summed, the successors within `tokens` `[S, T]` are less likely to `ours` than to `theirs`.
+
+    Both are logarithms of probabilities, `[S * T, vocabulary]`.
+    """
+    at = (theirs - ours).unflatten(0, tokens.shape)[:, :-1]
+    total: torch.Tensor = at.gather(-1, tokens[:, 1:, None].long()).sum()
+    return total
 
 
 def _gradient(leaf: torch.Tensor) -> torch.Tensor:

@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from ovround.config import ConvertOptions
 from ovround.conversion import Job, convert, prepare
 from ovround.errors import UsageError
 from ovround.progress import Progress
+from ovround.quant.end_to_end import _less_likely
 from ovround.quant.plan import end_to_end_steps
 
 TUNED = ConvertOptions(
@@ -29,6 +32,21 @@ def test_it_lowers_the_divergence_and_norms_help(tmp_path: Path) -> None:
     alone = kl_nats(tmp_path / "alone", replace(TUNED, norms=False))
     both = kl_nats(tmp_path / "both", TUNED)
     assert both < alone < without
+
+
+def test_labels_cost_likeness_to_the_original(tmp_path: Path) -> None:
+    assert kl_nats(tmp_path / "soft", TUNED) < kl_nats(tmp_path / "hard", replace(TUNED, label_share=1.0))
+
+
+def test_labels_are_the_successors_within_a_window() -> None:
+    ours, theirs = (torch.randn(2 * 5, 7).log_softmax(-1) for _ in range(2))
+    tokens = torch.randint(7, (2, 5))
+    ends = [entropy(side, tokens) for side in (ours, theirs)]
+    torch.testing.assert_close(_less_likely(ours, theirs, tokens), ends[0] - ends[1])
+
+
+def entropy(logarithms: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return F.nll_loss(logarithms.reshape(2, 5, 7)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
 
 
 def test_what_it_tells_is_what_it_reached(tmp_path: Path) -> None:
@@ -82,6 +100,11 @@ def test_recipes_take_it_in_proportion_up_to_a_size(job: Job, monkeypatch: pytes
 def test_nothing_to_refine_is_an_error() -> None:
     with pytest.raises(UsageError, match="end-to-end is 5, yet no block is tuned"):
         ConvertOptions(recipe="rtn", end_to_end=5)
+
+
+def test_a_share_is_a_share() -> None:
+    with pytest.raises(UsageError, match=r"label-share is 1\.5; a share of 0 to 1 is allowed"):
+        ConvertOptions(label_share=1.5)
 
 
 def test_weights_stay_on_their_grids(tmp_path: Path) -> None:
