@@ -23,12 +23,22 @@ A message says what, the value, and what is allowed; `hint` says what to do abou
 from __future__ import annotations
 
 
+# Messages quote files and libraries, which may quote files in turn: a number of a megabyte must not fill the screen.
+MESSAGE_CHARACTERS = 1600
+_END = 300
+
+
 class OvroundError(Exception):
-    """Base of all errors on purpose; `str(error)` is the message, `error.hint` the way out (or None)."""
+    """Base of all errors on purpose; `str(error)` is the message, `error.hint` the way out (or None).
+
+    The middle of a message of more than MESSAGE_CHARACTERS is left out.
+    """
 
     exit_status = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        if len(message) > MESSAGE_CHARACTERS:
+            message = f"{message[: MESSAGE_CHARACTERS - _END]} [...] {message[-_END:]}"
         super().__init__(message)
         self.hint = hint
 

@@ -45,6 +45,7 @@ HEADERS: dict[str, tuple[str, int, int | None]] = {
     "a size that overflows": (f'{{"a": {GOOD}}}'.replace("[2]", "[4611686018427387906]"), 8, None),
     "a product that overflows": (f'{{"a": {GOOD}}}'.replace("[2]", "[4294967297, 4294967296, 2]"), 8, None),
     "a size of 10^30": (f'{{"a": {GOOD}}}'.replace("[2]", f"[{10**30}]"), 8, None),
+    "a size of 5000 digits": (f'{{"a": {GOOD}}}'.replace("[2]", f"[{'9' * 5000}]"), 8, None),
     "shape against offsets": (f'{{"a": {GOOD}}}'.replace("[2]", "[3]"), 8, None),
     "backward offsets": (f'{{"a": {GOOD}}}'.replace("[0, 8]", "[8, 0]"), 8, None),
     "negative offsets": (f'{{"a": {GOOD}}}'.replace("[0, 8]", "[-8, 0]"), 8, None),

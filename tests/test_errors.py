@@ -17,6 +17,7 @@ from command_server import CommandServer
 from damaged_checkpoint import Case
 
 from ovround.artifact import FORMATS
+from ovround.errors import MESSAGE_CHARACTERS, OvroundError
 from ovround.models import families
 
 FORMAT_NAMES = ", ".join(FORMATS)
@@ -28,6 +29,13 @@ def test_the_undamaged_checkpoint_is_accepted(case: Case) -> None:
     assert result.status == 0, result.stderr
     assert "torch" in result.modules
     assert (case.place / "out" / "ovround.json").is_file()
+
+
+def test_a_message_that_quotes_too_much_is_cut_in_the_middle() -> None:
+    long = str(OvroundError(f"`folder` is not valid: {'9' * 100_000}, expected usize"))
+    assert len(long) < MESSAGE_CHARACTERS + 10
+    assert long.startswith("`folder` is not valid: 999")
+    assert long.endswith("99, expected usize")
 
 
 # What is given as the model

@@ -119,7 +119,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         raise HeaderError(f"`{path}` is missing", hint="download the checkpoint again") from None
     except (SafetensorError, OSError) as error:
         raise HeaderError(
-            f"`{path}` is no valid safetensors file: {error}", hint="the file is damaged: download it again"
+            f"`{path}` is no valid safetensors file: {error!s:.300}", hint="the file is damaged: download it again"
         ) from error
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
