@@ -22,7 +22,6 @@ A message says what, the value, and what is allowed; `hint` says what to do abou
 
 from __future__ import annotations
 
-
 # Messages quote files and libraries, which may quote files in turn: a number of a megabyte must not fill the screen.
 MESSAGE_CHARACTERS = 1600
 _END = 300

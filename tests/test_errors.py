@@ -78,7 +78,7 @@ def test_a_quantisation_that_cannot_be_read(case: Case) -> None:
     readable = "aqlm, auto-round, awq, compressed-tensors, gptq, mxfp4, olive"
     case.config(quantization_config={"quant_method": "hqq", "bits": 4})
     case.refused(
-        f"`{case.model}` is quantised by `hqq`, which cannot be read: its zero points are fractions",
+        f"`{case.model}` is quantised by `hqq` (quant_method), which cannot be read: its zero points are fractions",
         f"{readable} can be; or start from the original, unquantised checkpoint",
     )
     case.config(quantization_config="nf4")

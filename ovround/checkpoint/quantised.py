@@ -191,7 +191,7 @@ def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoi
             method = "bitsandbytes"
         reason = f": {_REASONS[method]}" if method in _REASONS else ""
         raise CheckpointError(
-            f"`{folder}` is quantised by `{method:.40}`, which cannot be read{reason}",
+            f"`{folder}` is quantised by `{method:.40}` (quant_method), which cannot be read{reason}",
             hint=f"{', '.join(methods())} can be; or start from the original, unquantised checkpoint",
         )
     if method == "mxfp4":  # no grid, but bfloat16 numbers

@@ -19,7 +19,8 @@ from ovround.preparation import prepare
 
 CASES = 150
 NAMED = re.compile(
-    r"\w+\.(json|safetensors|txt|jinja|model)|tensor `|`model\.|`lm_head|quantization_config|token|^\w+ (is|are) |model_type|heads"
+    r"\w+\.(json|safetensors|txt|jinja|model)|tensor `|`model\.|`lm_head|quantization_config|quant_method|token"
+    r"|^\w+ (is|are) |model_type|heads"
 )
 
 
