@@ -165,7 +165,7 @@ def check_file(
     """Compare one file with what the manifest says of it; raises ArtifactError. `stop` is asked whether to give up."""
     path = folder / name
     if not path.is_file():
-        raise ArtifactError(f"`{path}` is missing", hint=_AGAIN)
+        raise ArtifactError(f"`{path}` is missing; {MANIFEST} lists it", hint=_AGAIN)
     if path.stat().st_size != record.size_bytes:
         raise ArtifactError(f"`{path}` has {path.stat().st_size} bytes, {record.size_bytes} were written", hint=_AGAIN)
     if contents:

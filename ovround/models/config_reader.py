@@ -8,6 +8,7 @@ from typing import Any
 from ovround.errors import ArchitectureError
 
 _LARGEST = 1e30  # of a number that means something here; Python's JSON also reads NaN, Infinity and endless integers
+_LARGEST_INTEGER = 1 << 53  # what a float can tell from its neighbours: sizes are multiplied with numbers
 
 
 class ConfigReader:
@@ -33,7 +34,7 @@ class ConfigReader:
             if default is None:
                 raise ArchitectureError(f"config.json has no `{name}`")
             return default
-        if not isinstance(value, int) or isinstance(value, bool):
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _LARGEST_INTEGER:
             raise ArchitectureError(f"config.json: `{name}` is {value!r:.40}; a whole number is needed")
         return value
 

@@ -50,7 +50,9 @@ class Rope:
                 f"rope type `{self.variant}` is not supported", hint=f"supported rope types: {', '.join(VARIANTS)}"
             )
         if self.dim <= 0 or self.dim % 2:
-            raise ArchitectureError(f"rope over {self.dim} features; an even number above 0 is needed")
+            raise ArchitectureError(
+                f"rope over {self.dim} features (head_dim, partial_rotary_factor); an even number above 0 is needed"
+            )
         if not self.theta > 0 or not self.factor > 0:
             raise ArchitectureError(f"rope_theta {self.theta} and factor {self.factor} must be above 0")
         if not self.original_max_position_embeddings > 1:

@@ -20,7 +20,7 @@ from ovround.preparation import prepare
 CASES = 150
 NAMED = re.compile(
     r"\w+\.(json|safetensors|txt|jinja|model)|tensor `|`model\.|`lm_head|quantization_config|quant_method|token"
-    r"|^\w+ (is|are) |model_type|heads"
+    r"|^\w+ (is|are) |model_type|heads|head_dim"
 )
 
 

@@ -43,7 +43,7 @@ class Served:
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any, dict[str, str]]:
         """Status, body (an object where it is JSON), headers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         sent = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
         connection.request(method, path, sent, {"Content-Type": "application/json", **(headers or {})})
         reply = connection.getresponse()
