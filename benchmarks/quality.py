@@ -62,6 +62,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "best": {"recipe": "best", "nsamples": 512},
     "signround-pv": {"pv": True},
     "aqlm": {"formats": ("aqlm",)},
+    "aqlm-fixed-codes": {"formats": ("aqlm",), "learn_codes": False},
     "aqlm-pv": {"formats": ("aqlm",), "pv": True},
 }
 PEER_ARMS = {"auto-round": (200, 128), "auto-round-best": (1000, 512)}  # steps and windows: its own recipes'

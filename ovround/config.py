@@ -168,6 +168,7 @@ class ConvertOptions:
     codebooks: int = 2
     codebook_bits: int = 8
     vector_size: int = 8
+    learn_codes: bool = True
     pv: bool = False
     pv_steps: int | None = None
     pv_changes: float = 0.01
@@ -239,7 +240,7 @@ class ConvertOptions:
         if not self.pv:
             self._refuse(("pv_steps", "pv_changes", "straight_through"), "is a setting of --pv, which is not given")
         if self.tuner != "aqlm":
-            self._refuse(("codebooks", "codebook_bits", "vector_size"), "is a setting of --method aqlm")
+            self._refuse(("codebooks", "codebook_bits", "vector_size", "learn_codes"), "is a setting of --method aqlm")
             return
         for name in self.formats:
             if name not in CODEBOOK_FORMATS:

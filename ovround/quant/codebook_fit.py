@@ -16,7 +16,7 @@ from ovround.quant.codebook_start import Additive, residual_kmeans
 ROUNDS = 10
 ENOUGH = 0.01  # a round that wins less than this share of the error is the last
 CONJUGATE_STEPS = 10
-_DAMPING = 0.01  # of the mean of H's diagonal, added to it
+DAMPING = 0.01  # of the mean of H's diagonal, added to it
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def fit_codebooks(
     identity = torch.eye(weight.shape[1], device=weight.device)
     if moments is None or not bool(moments.diagonal().any()):
         moments = identity
-    moments = moments / moments.diagonal().mean() + _DAMPING * identity
+    moments = moments / moments.diagonal().mean() + DAMPING * identity
     additive = residual_kmeans(weight, moments.diagonal(), layout, generator)
     before = float("inf")
     for _ in range(ROUNDS):

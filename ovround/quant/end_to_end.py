@@ -34,6 +34,7 @@ CANDIDATES = 10  # snapshots that are compared on the held-out windows
 # Levels that a latent level may move at most over the whole pass: what is left to gain at 4 bits is soon undone by levels
 # that flip for the noise of a batch (docs/log.md).
 LATENT_TRAVEL = {2: 0.03, 3: 0.02, 4: 0.01, 8: 0.01}
+CODE_TRAVEL = 0.1  # units that an offset of codes may, likewise
 SCALE_TRAVEL = 0.06  # levels that a scale may move the outermost level by
 VECTOR_TRAVEL = 0.1  # the same for norms and biases, by their mean magnitude
 _FEWEST = 100  # fewer steps are not larger ones: levels that flip all at once do harm
@@ -143,8 +144,8 @@ def tune_end_to_end(
         others.step(rate)
         for weight in tuned:
             weight.bound()
-            if discrete is None and isinstance(weight, FreeWeight):
-                _move_levels(weight, LATENT_TRAVEL[weight.scheme.bits] * rate)
+            if discrete is None:
+                _move_levels(weight, rate)
         if discrete is not None:
             forget(tuned)
             others_now = next(probes)
@@ -168,7 +169,7 @@ def tune_end_to_end(
 def _smooth(weight: Tuned) -> list[tuple[torch.Tensor, float]]:
     """The parameters that the divergence is smooth in, each with what it may travel."""
     if isinstance(weight, CodebookWeight):
-        return list(zip(weight.parameters, weight.travels(ENTRY_TRAVEL, ROW_TRAVEL), strict=True))
+        return list(zip(weight.smooth, weight.travels(ENTRY_TRAVEL, ROW_TRAVEL), strict=True))
     return [(weight.factor, SCALE_TRAVEL / weight.reach)]
 
 
@@ -187,8 +188,11 @@ def _gradient(leaf: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _move_levels(weight: FreeWeight, rate: float) -> None:
+def _move_levels(weight: Tuned, rate: float) -> None:
+    if isinstance(weight, CodebookWeight):
+        weight.move_codes(CODE_TRAVEL * rate)
+        return
     if weight.latent.grad is not None:
-        weight.latent.sub_(weight.latent.grad.sign_(), alpha=rate)
+        weight.latent.sub_(weight.latent.grad.sign_(), alpha=LATENT_TRAVEL[weight.scheme.bits] * rate)
         weight.latent.grad = None
     weight.zero_shift.grad = None

@@ -96,9 +96,9 @@ def _codes(weight: FreeWeight | CodebookWeight) -> torch.Tensor:
 
 
 def _latent(weight: FreeWeight | CodebookWeight) -> torch.Tensor:
-    """Where the float copy begins: at the latent levels, which say what was close to changing; at the codes' value."""
+    """Where the float copy begins: at the latent levels, which say what was close to changing; codes likewise."""
     if isinstance(weight, CodebookWeight):
-        return weight.fake_quantized()
+        return weight.latent()
     return (weight.latent * weight.grid()[0]).view(weight.shape)
 
 

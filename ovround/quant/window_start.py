@@ -33,7 +33,7 @@ def begin_window(
         layouts = {name: layout for name in names if isinstance(layout := plan[name], Codebooks)}
         seed = options.seed + window[0]
         with threads_for(chains.work(weights)):
-            coded = _coded(layouts, weights, chains.moments(weights, window), seed, device, on_fit)
+            coded = _coded(layouts, weights, chains.moments(weights, window), seed, options.learn_codes, device, on_fit)
         return coded + (_norms(weights, dtypes, device) if options.norms else [])
     schemes = {name: scheme for name in names if isinstance(scheme := plan[name], Scheme)}
     matrices = {name: device.put(weights[f"{name}.weight"]) for name in schemes}
@@ -56,7 +56,7 @@ def begin_window(
 
 
 def _coded(
-    layouts: Mapping[str, Codebooks], weights: Weights, moments: Weights, seed: int, device: Device,
+    layouts: Mapping[str, Codebooks], weights: Weights, moments: Weights, seed: int, learn_codes: bool, device: Device,
     on_fit: Callable[[int, int], None],
 ) -> list[TunedWeight]:  # fmt: skip
     """Each weight fitted to its inputs."""
@@ -64,7 +64,9 @@ def _coded(
     for number, (name, layout) in enumerate(layouts.items()):
         matrix = device.put(weights[f"{name}.weight"])
         fitted = fit_codebooks(matrix, moments.get(name), layout, torch.Generator().manual_seed(seed))
-        tuned.append(CodebookWeight(name, fitted, layout))
+        weight = CodebookWeight(name, fitted, layout, learn_codes)
+        weight.lean(matrix, moments.get(name))
+        tuned.append(weight)
         on_fit(number + 1, len(layouts))
     return tuned
 

@@ -138,6 +138,6 @@ def test_what_was_tuned_is_what_is_stored_and_taken_up() -> None:
     values = tuned.fake_quantized().detach().numpy()
     stored = tuned.result()
     np.testing.assert_allclose(stored.dequantize(), values, rtol=3e-7)
-    again = CodebookWeight.resumed("w", stored, layout)
+    again = CodebookWeight.resumed("w", stored, tuned.offsets(), layout)
     np.testing.assert_array_equal(again.fake_quantized().detach().numpy(), values)
     assert stored.size_bytes == 16 * 4 * 2 * 3 // 8 + 2 * 8 * 4 * 2 + 16 * 2
