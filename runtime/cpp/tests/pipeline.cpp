@@ -59,6 +59,27 @@ void refuses_what_cannot_be(const fs::path& folder, LLM& llm) {
     CHECK(llm.generate(kPrompt, drawn(4)).token_ids.size() == 4);  // all of that did it no harm
 }
 
+// A search with beams too can be stopped, by another thread.
+void cancels_beams(LLM& llm) {
+    SamplingOptions beams;
+    beams.num_beams = 4;
+    beams.max_new_tokens = 300;
+    beams.ignore_eos = true;
+    std::atomic<bool> done = false;
+    std::thread other([&] {
+        while (!done) {
+            llm.cancel();
+            std::this_thread::yield();
+        }
+    });
+    const auto answer = llm.generate(kPrompt, beams);
+    done = true;
+    other.join();
+    CHECK(answer.finish_reason == FinishReason::cancelled && answer.token_ids.size() < 300 && !answer.text.empty());
+    CHECK(refused([&] { llm.generate(kPrompt, beams, [](const Piece&) { return true; }); },
+                  "only at its end is the answer known") == ErrorCode::usage);
+}
+
 // One file at a time: gone, cut, one bit changed; then the manifest itself.
 void refuses_damage(const fs::path& folder) {
     const fs::path copy =
@@ -166,6 +187,7 @@ int main(int count, char** values) {
     refuses_what_cannot_be(values[1], llm);
     refuses_damage(values[1]);
     cancels(llm);
+    cancels_beams(llm);
     threads(values[1], llm, load);
     const int line = check_c_api(values[1]);
     if (line != 0) {
