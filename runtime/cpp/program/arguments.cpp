@@ -37,9 +37,13 @@ Continue PROMPT (`-` reads it from stdin) with the model in FOLDER, which `ovrou
   --verify, --no-verify   compare every byte with the manifest, or sizes only
   --tokenizers FILE       the library of openvino_tokenizers
   --llguidance FILE       the library of llguidance, for --regex and --json-schema
+  --operator FILE         the library of the native operator, where FOLDER needs it
   --json                  print one JSON document
 
-  --bench                 measure, with --prompt-tokens N, --new-tokens N, --repeat N
+  --bench                 measure
+  --prompt-tokens N       of a prompt that is drawn at random
+  --new-tokens N          to generate
+  --repeat N              measured runs, after one to warm up
   --version, --help
 )";
 
@@ -106,6 +110,7 @@ Arguments parse(const std::vector<std::string>& arguments) {
         {"--draft-model", [&](Text, Text text) { load.draft_model = text; }},
         {"--device", [&](Text, Text text) { load.device = text; }},
         {"-d", [&](Text, Text text) { load.device = text; }},
+        {"--operator", [&](Text, Text text) { load.operator_library = text; }},
         {"--llguidance", [&](Text, Text text) { load.llguidance_library = text; }},
         {"--threads", [&](Text name, Text text) { load.threads = number<int>(name, text); }},
         {"--tokenizers", [&](Text, Text text) { load.tokenizers_library = text; }},

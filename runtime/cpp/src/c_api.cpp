@@ -119,6 +119,7 @@ ovround::LoadOptions converted(const ovround_load_options* from) {
         to.check_contents = from->check_contents != 0;
         to.tokenizers_library = from->tokenizers_library == nullptr ? "" : from->tokenizers_library;
         to.llguidance_library = from->llguidance_library == nullptr ? "" : from->llguidance_library;
+        to.operator_library = from->operator_library == nullptr ? "" : from->operator_library;
         to.prefix_cache = from->prefix_cache != 0;
         to.prompt_lookup = from->prompt_lookup != 0;
         to.draft_model = from->draft_model == nullptr ? "" : from->draft_model;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "native_operator.hpp"
 #include "openvino_model.hpp"
 
 namespace ovround {
@@ -23,7 +24,11 @@ const ov::AnyMap& exact_options() {
 
 OpenVinoEngine::OpenVinoEngine(ov::Core& core, const fs::path& folder, const LoadOptions& options) {
     const std::string device = known_device(core, options.device);
+    add_operator(core, folder / "openvino_model.xml", device, options.operator_library);
     const auto model = read_model(core, folder / "openvino_model.xml");
+    if (options.exact) {
+        make_exact(*model);
+    }
     has_positions_ = has_port(model->inputs(), "position_ids");
     const auto size = model->output("logits").get_partial_shape()[2];
     if (size.is_dynamic() || model->output("logits").get_element_type() != ov::element::f32) {

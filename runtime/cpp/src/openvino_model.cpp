@@ -6,6 +6,8 @@
 #include <openvino/op/slice.hpp>
 #include <sstream>
 
+#include "native_operator.hpp"
+
 namespace ovround {
 namespace {
 
@@ -114,7 +116,8 @@ void add_slice(ov::Model& model, bool last_only) {
         head = head->input_value(0).get_node_shared_ptr();
     }
     // An unknown head computes all positions, and is cut behind.
-    const auto after = std::string(head->get_type_name()) == "MatMul" ? head : result;
+    const std::string type = head->get_type_name();
+    const auto after = type == "MatMul" || type == kNativeOperator ? head : result;
     const auto constant = [](int64_t value) {
         return ov::op::v0::Constant::create(ov::element::i64, ov::Shape{1}, {value});
     };

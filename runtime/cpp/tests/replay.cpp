@@ -19,6 +19,7 @@ public:
         load_.prefix_cache = load.value("prefix_cache", false);
         load_.prompt_lookup = load.value("prompt_lookup", false);
         load_.draft_model = load.value("draft_model", "");
+        load_.operator_library = load.value("operator_library", "");
         load_.draft_tokens = load.value("draft_tokens", load_.draft_tokens);
     }
 

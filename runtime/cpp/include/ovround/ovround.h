@@ -48,6 +48,7 @@ typedef struct ovround_load_options {
     int check_contents;
     const char* tokenizers_library; /* NULL: looked for beside libopenvino */
     const char* llguidance_library; /* NULL: docs/guides/cpp.md says where it is looked for */
+    const char* operator_library;   /* where a folder needs it; NULL: beside libovround */
     int prefix_cache;
     int prompt_lookup;
     const char* draft_model; /* NULL: none */

@@ -52,6 +52,7 @@ struct LoadOptions {
     bool check_contents = true;                // compare every file's sha256 with the manifest; false: sizes only
     std::filesystem::path tokenizers_library;  // libopenvino_tokenizers; empty: looked for beside libopenvino
     std::filesystem::path llguidance_library;  // libllguidance, for grammars; empty: docs/guides/cpp.md says where
+    std::filesystem::path operator_library;    // libovround_operator, where a folder needs it; empty: beside libovround
     bool prefix_cache = false;   // what a prompt shares with the last request and its answer is not computed again
     bool prompt_lookup = false;  // guess tokens from the text so far, which changes the speed and nothing else
     std::filesystem::path draft_model;  // a folder of a smaller model with the same tokenizer makes the guesses
