@@ -45,10 +45,12 @@ def built(source: Path, folder: Path, *options: str) -> Path:
     return folder
 
 
-def replay(programs: Path, folder: Path, requests: Sequence[dict[str, Any]], load: Any = None) -> Iterator[Any]:
+def replay(
+    programs: Path, folder: Path, requests: Sequence[dict[str, Any]], load: Any = None, **keywords: Any
+) -> Iterator[Any]:
     """What the C++ runtime, opened with the options `load`, answers to each request, with exact arithmetic."""
     lines = "".join(json.dumps({"options": {}, **request}) + "\n" for request in requests)
-    done = run(programs / "tests" / "ovround-replay", folder, json.dumps(load or {}), input=lines)
+    done = run(programs / "tests" / "ovround-replay", folder, json.dumps(load or {}), input=lines, **keywords)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(requests)

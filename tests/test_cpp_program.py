@@ -32,7 +32,9 @@ def of_python(command: str) -> dict[str, Any]:
 
 def of_program(program: Path) -> set[str]:
     """What the first columns of its help name."""
-    columns = [line.lstrip().partition("  ")[0] for line in run(program, "--help").stdout.splitlines() if line[:3] == "  -"]
+    columns = [
+        line.lstrip().partition("  ")[0] for line in run(program, "--help").stdout.splitlines() if line[:3] == "  -"
+    ]
     return {name for column in columns for name in re.findall(r"(?<!\S)--?[a-z][a-z-]*", column)}
 
 

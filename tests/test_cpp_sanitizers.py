@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cpp_build import ROOT, SOURCE, built, need_compiler, run
+from cpp_build import ROOT, SOURCE, built, need_compiler, replay, run
 
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
@@ -41,6 +41,25 @@ def test_units(sanitized: Path) -> None:
 def test_errors_threads_and_cancellation_leak_nothing(sanitized: Path, demo: Path) -> None:
     done = run(sanitized / "tests" / "ovround-pipeline", demo, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
+
+
+def test_beams_guesses_forms_and_log_probabilities_leak_nothing(sanitized: Path, demo: Path) -> None:
+    options = [
+        {"num_beams": 3},
+        {"temperature": 0.9, "seed": 1, "logprobs": 2, "prompt_logprobs": 1},
+        {"regex": "[a-z]+ (is|was) [0-9]{2}"},
+        {"json_schema": '{"type": "object", "properties": {"a": {"type": "integer"}}}'},
+        {"json_schema": "true"},
+    ]
+    texts = ["Return the number of " * 80, "Return the number of", "Return the"]
+    requests = [{"prompt": text, "options": {"max_new_tokens": 8, **one}} for one in options for text in texts]
+    load = {"prefix_cache": True, "prompt_lookup": True}
+    answers = list(replay(sanitized, demo, requests, load, env=ENVIRONMENT))
+    assert [len(answer["token_ids"]) for answer in answers[:6]] == [8] * 6
+    assert all("error" in answer for answer in answers[12:])
+    load = {"draft_model": str(demo), "draft_tokens": 3}
+    (answer,) = replay(sanitized, demo, [{"prompt": texts[1], "options": {"max_new_tokens": 16}}], load, env=ENVIRONMENT)
+    assert answer["accepted_tokens"] > 0
 
 
 def test_a_leak_of_ours_is_found(sanitized: Path, demo: Path) -> None:

@@ -106,7 +106,8 @@ std::vector<int64_t> InnerText::encode(std::string_view text) const {
         const auto head = tokenizer_.encode(front, false);
         auto ids = tokenizer_.encode(front + std::string(text), false);
         const bool stays = ids.size() >= head.size() && std::equal(head.begin(), head.end(), ids.begin());
-        if (stays && tokenizer_.decode(head.data(), head.size()) == front) {
+        std::string shown = stays ? tokenizer_.decode(head.data(), head.size()) : "";
+        if (shown == front || shown == " " + std::string(front)) {
             ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(head.size()));
             return ids;
         }

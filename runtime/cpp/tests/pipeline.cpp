@@ -3,18 +3,10 @@
 #include <fstream>
 #include <thread>
 
-#if defined(__linux__)
-#include <dlfcn.h>
-#endif
-
 #include "check.hpp"
+#include "leaks.hpp"
 
 extern "C" int check_c_api(const char* folder);
-
-// OpenVINO and oneTBB keep memory of each thread and of each model until the end: not ours to free. What is allocated
-// by ours has no frame of theirs.
-extern "C" const char* __lsan_default_suppressions();
-extern "C" const char* __lsan_default_suppressions() { return "leak:libopenvino\nleak:libtbb\n"; }
 
 namespace {
 
@@ -159,16 +151,6 @@ void threads(const fs::path& folder, LLM& llm, const LoadOptions& load) {
     own.join();
     shared.join();
     CHECK(right == 12);
-}
-
-// The plugins stay in memory, so that a report of leaks can name them.
-void keep_plugins() {
-#if defined(__linux__)
-    for (const char* name : {"libopenvino_intel_cpu_plugin.so", "libopenvino_ir_frontend.so.2641",
-                             "libopenvino_tokenizers.so", "libtbbbind_2_5.so.3"}) {
-        dlopen(name, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
-    }
-#endif
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "chat_template.hpp"
+#include "leaks.hpp"
 #include "options.hpp"
 #include "tokenizer.hpp"
 
@@ -26,6 +27,7 @@ public:
     ovround::LLM& llm() {
         if (!llm_) {
             llm_.emplace(folder_, load_);
+            keep_plugins();
         }
         return *llm_;
     }
