@@ -37,6 +37,7 @@ Continue PROMPT (`-` reads it from stdin) with the model in FOLDER, which `ovrou
   --verify, --no-verify   compare every byte with the manifest, or sizes only
   --tokenizers FILE       the library of openvino_tokenizers
   --llguidance FILE       the library of llguidance, for --regex and --json-schema
+  --on-missing-kernel X   weights for the native operator without its library: expand them, or error
   --operator FILE         the library of the native operator, where FOLDER needs it
   --json                  print one JSON document
 
@@ -58,6 +59,13 @@ T number(const std::string& name, const std::string& text) {
         throw Error(ErrorCode::usage, name + " is `" + text + "`; a number is needed");
     }
     return value;
+}
+
+ovround::OnMissingKernel on_missing_kernel(const std::string& name, const std::string& text) {
+    if (text != "expand" && text != "error") {
+        throw Error(ErrorCode::usage, name + " is `" + text + "`; allowed: expand, error");
+    }
+    return text == "error" ? ovround::OnMissingKernel::error : ovround::OnMissingKernel::expand;
 }
 
 std::string read(const std::string& path) {
@@ -110,6 +118,7 @@ Arguments parse(const std::vector<std::string>& arguments) {
         {"--draft-model", [&](Text, Text text) { load.draft_model = text; }},
         {"--device", [&](Text, Text text) { load.device = text; }},
         {"-d", [&](Text, Text text) { load.device = text; }},
+        {"--on-missing-kernel", [&](Text name, Text text) { load.on_missing_kernel = on_missing_kernel(name, text); }},
         {"--operator", [&](Text, Text text) { load.operator_library = text; }},
         {"--llguidance", [&](Text, Text text) { load.llguidance_library = text; }},
         {"--threads", [&](Text name, Text text) { load.threads = number<int>(name, text); }},

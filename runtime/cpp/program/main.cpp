@@ -77,6 +77,9 @@ void answer(const Arguments& arguments) {
         prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
     }
     ovround::LLM llm(arguments.folder, arguments.load);
+    if (!llm.warning().empty()) {
+        std::cerr << "warning: " << llm.warning() << '\n';
+    }
     answering = &llm;
     std::signal(SIGINT, interrupt);
     const bool streams = !arguments.json && arguments.sampling.num_beams == 1;

@@ -120,6 +120,8 @@ ovround::LoadOptions converted(const ovround_load_options* from) {
         to.tokenizers_library = from->tokenizers_library == nullptr ? "" : from->tokenizers_library;
         to.llguidance_library = from->llguidance_library == nullptr ? "" : from->llguidance_library;
         to.operator_library = from->operator_library == nullptr ? "" : from->operator_library;
+        to.on_missing_kernel =
+            from->error_on_missing_kernel != 0 ? ovround::OnMissingKernel::error : ovround::OnMissingKernel::expand;
         to.prefix_cache = from->prefix_cache != 0;
         to.prompt_lookup = from->prompt_lookup != 0;
         to.draft_model = from->draft_model == nullptr ? "" : from->draft_model;
@@ -225,6 +227,7 @@ void ovround_close(ovround_llm* llm) { delete llm; }
 size_t ovround_context_length(const ovround_llm* llm) { return llm->llm.context_length(); }
 size_t ovround_vocab_size(const ovround_llm* llm) { return llm->llm.vocab_size(); }
 double ovround_load_s(const ovround_llm* llm) { return llm->llm.load_s(); }
+const char* ovround_warning(const ovround_llm* llm) { return llm->llm.warning().c_str(); }
 
 ovround_status ovround_generate(ovround_llm* llm, const char* prompt, const ovround_sampling_options* options,
                                 ovround_on_piece on_piece, void* user, ovround_completion** completion) {

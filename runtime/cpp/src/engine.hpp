@@ -21,6 +21,10 @@ public:
 
     virtual std::size_t vocab_size() const = 0;
     virtual const std::string& device() const = 0;  // where the model runs, for people
+    virtual const std::string& warning() const {    // what loading had to say, for people; often empty
+        static const std::string none;
+        return none;
+    }
 
     // Forget the cache; the next call starts a new batch.
     virtual void reset() = 0;

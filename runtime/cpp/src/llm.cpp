@@ -263,6 +263,7 @@ std::string LLM::render_chat(const std::vector<Message>& messages, bool add_gene
 std::size_t LLM::context_length() const noexcept { return state_->info.context_length; }
 std::size_t LLM::vocab_size() const noexcept { return state_->engine->vocab_size(); }
 const std::string& LLM::device() const noexcept { return state_->engine->device(); }
+const std::string& LLM::warning() const noexcept { return state_->engine->warning(); }
 uint64_t LLM::weight_bytes_per_token() const noexcept { return state_->weight_bytes_per_token; }
 double LLM::load_s() const noexcept { return state_->load_s; }
 

@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 #endif
 
+#include "expanded_weights.hpp"
 #include "openvino_model.hpp"
 
 namespace ovround {
@@ -21,6 +22,9 @@ constexpr const char* kLibrary = "libovround_operator.dylib";
 #else
 constexpr const char* kLibrary = "libovround_operator.so";
 #endif
+
+constexpr const char* kInstall =
+    "build runtime/native, and put its library beside libovround or name it: operator_library";
 
 bool needs_operator(const fs::path& path) {
     const std::string mark = "type=\"" + std::string(kNativeOperator) + "\" version=\"ovround\"";
@@ -37,7 +41,7 @@ bool needs_operator(const fs::path& path) {
 fs::path beside_us() {
 #if !defined(_WIN32)
     Dl_info info{};
-    if (dladdr(reinterpret_cast<const void*>(&add_operator), &info) != 0 && info.dli_fname != nullptr) {
+    if (dladdr(reinterpret_cast<const void*>(&prepare_native), &info) != 0 && info.dli_fname != nullptr) {
         return fs::absolute(info.dli_fname).parent_path() / kLibrary;
     }
 #endif
@@ -57,26 +61,41 @@ public:
 
 }  // namespace
 
-void add_operator(ov::Core& core, const fs::path& path, const std::string& device, const fs::path& given) {
+NativeWeights prepare_native(ov::Core& core, const fs::path& path, const std::string& device,
+                             const LoadOptions& options) {
     if (!needs_operator(path)) {
-        return;
+        return NativeWeights::none;
     }
     const std::string folder = "`" + path.parent_path().string() + "` has weights for the native operator, ";
-    if (device != "CPU") {
-        throw Error(ErrorCode::engine, folder + "which " + device + " cannot run", "choose CPU");
+    const fs::path library = options.operator_library.empty() ? beside_us() : options.operator_library;
+    const bool there = fs::is_regular_file(library);
+    if (device == "CPU" && there) {
+        try {
+            core.add_extension(library.string());
+        } catch (const std::exception& error) {
+            throw Error(ErrorCode::engine, "`" + library.string() + "` cannot be loaded: " + reason(error),
+                        "it belongs to the OpenVINO that it was built with: build runtime/native again");
+        }
+        return NativeWeights::computed;
     }
-    const fs::path library = given.empty() ? beside_us() : given;
-    if (!fs::is_regular_file(library)) {
-        throw Error(ErrorCode::engine, folder + "whose library is missing: `" + library.string() + "`",
-                    "build runtime/native, and put the library there or name it: operator_library; or use Python, "
-                    "which expands such weights");
+    if (!there && !options.operator_library.empty()) {
+        throw Error(ErrorCode::usage, "operator_library is `" + library.string() + "`, which is not there");
     }
-    try {
-        core.add_extension(library.string());
-    } catch (const std::exception& error) {
-        throw Error(ErrorCode::engine, "`" + library.string() + "` cannot be loaded: " + reason(error),
-                    "it belongs to the OpenVINO that it was built with: build runtime/native again");
+    if (options.on_missing_kernel == OnMissingKernel::error) {
+        const bool on_cpu = device == "CPU";
+        throw Error(ErrorCode::engine,
+                    folder + (on_cpu ? "whose library is missing: `" + library.string() + "`"
+                                     : "which " + device + " cannot run"),
+                    on_cpu ? kInstall : "choose CPU, or on_missing_kernel expand");
     }
+    add_placeholder(core);
+    return NativeWeights::expanded;
+}
+
+std::string expansion_warning(const fs::path& path, const std::string& device, const std::string& cost) {
+    return "`" + path.parent_path().string() + "`: the native operator " +
+           (device == "CPU" ? "is not there (" + std::string(kInstall) + ")" : "does not run on " + device) + ", so " +
+           cost;
 }
 
 void make_exact(ov::Model& model) {

@@ -9,10 +9,16 @@ namespace ovround {
 
 constexpr const char* kNativeOperator = "QuantizedLinear";
 
-// Where the model at `path` needs it, give `core` the library: `given`, or the one beside libovround. Error(engine)
-// where there is none, or for a device other than CPU.
-void add_operator(ov::Core& core, const std::filesystem::path& path, const std::string& device,
-                  const std::filesystem::path& given);
+// What becomes of the weights for the operator in a model.
+enum class NativeWeights { none, computed, expanded };
+
+// Where the model at `path` has such weights, give `core` the library, or let it read them so that they can be
+// expanded. Error(engine) where neither is wanted or possible.
+NativeWeights prepare_native(ov::Core& core, const std::filesystem::path& path, const std::string& device,
+                             const LoadOptions& options);
+
+// Why weights on `device` were expanded, for people.
+std::string expansion_warning(const std::filesystem::path& path, const std::string& device, const std::string& cost);
 
 // Let the operator compute on float32.
 void make_exact(ov::Model& model);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "expanded_weights.hpp"
 #include "native_operator.hpp"
 #include "openvino_model.hpp"
 
@@ -24,16 +25,18 @@ const ov::AnyMap& exact_options() {
 
 OpenVinoEngine::OpenVinoEngine(ov::Core& core, const fs::path& folder, const LoadOptions& options) {
     const std::string device = known_device(core, options.device);
-    add_operator(core, folder / "openvino_model.xml", device, options.operator_library);
-    const auto model = read_model(core, folder / "openvino_model.xml");
-    if (options.exact) {
+    const fs::path path = folder / "openvino_model.xml";
+    const auto native = prepare_native(core, path, device, options);
+    const auto model = read_model(core, path);
+    if (native == NativeWeights::expanded) {
+        warning_ = expansion_warning(path, device, expand_weights(*model, path.string()));
+    } else if (native == NativeWeights::computed && options.exact) {
         make_exact(*model);
     }
     has_positions_ = has_port(model->inputs(), "position_ids");
     const auto size = model->output("logits").get_partial_shape()[2];
     if (size.is_dynamic() || model->output("logits").get_element_type() != ov::element::f32) {
-        throw Error(ErrorCode::artifact, "`" + (folder / "openvino_model.xml").string() +
-                                             "` does not state how many logits it gives, in float32");
+        throw Error(ErrorCode::artifact, "`" + path.string() + "` does not state how many logits it gives, in float32");
     }
     vocab_size_ = static_cast<std::size_t>(size.get_length());
     whole_ = device.rfind("NPU", 0) != 0;  // which has static shapes, and its own way of taking a prompt

@@ -18,6 +18,7 @@ public:
 
     std::size_t vocab_size() const override { return vocab_size_; }
     const std::string& device() const override { return device_; }
+    const std::string& warning() const override { return warning_; }
     void reset() override;
     const float* prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) override;
     const float* decode(const std::vector<int64_t>& ids) override;
@@ -48,6 +49,7 @@ private:
 
     std::size_t vocab_size_ = 0;
     std::string device_;
+    std::string warning_;
     bool has_positions_ = false;
     bool whole_ = true;       // rows, positions and lengths are free
     bool rewindable_ = true;  // the state is a plain KV cache

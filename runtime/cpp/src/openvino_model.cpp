@@ -100,7 +100,7 @@ std::shared_ptr<ov::Model> read_model(ov::Core& core, const fs::path& path) {
 }
 
 bool has_plain_cache(const ov::Model& model) {
-    const auto variables = model.get_variables();
+    const auto& variables = model.get_variables();
     return std::all_of(variables.begin(), variables.end(), [](const auto& variable) {
         const auto shape = variable->get_info().data_shape;
         return shape.rank().is_static() && shape.size() == 4 && shape[2].is_dynamic();

@@ -27,6 +27,9 @@ public:
     ovround::LLM& llm() {
         if (!llm_) {
             llm_.emplace(folder_, load_);
+            if (!llm_->warning().empty()) {
+                std::cerr << llm_->warning() << '\n';
+            }
             keep_plugins();
         }
         return *llm_;

@@ -49,6 +49,7 @@ typedef struct ovround_load_options {
     const char* tokenizers_library; /* NULL: looked for beside libopenvino */
     const char* llguidance_library; /* NULL: docs/guides/cpp.md says where it is looked for */
     const char* operator_library;   /* where a folder needs it; NULL: beside libovround */
+    int error_on_missing_kernel;    /* 0: expand such weights where the library is missing */
     int prefix_cache;
     int prompt_lookup;
     const char* draft_model; /* NULL: none */
@@ -139,6 +140,7 @@ OVROUND_C_API void ovround_close(ovround_llm* llm); /* NULL is allowed */
 OVROUND_C_API size_t ovround_context_length(const ovround_llm* llm);
 OVROUND_C_API size_t ovround_vocab_size(const ovround_llm* llm);
 OVROUND_C_API double ovround_load_s(const ovround_llm* llm);
+OVROUND_C_API const char* ovround_warning(const ovround_llm* llm); /* what loading had to say; often empty */
 
 /* `on_piece` may be NULL. The completion is freed with ovround_completion_free. */
 OVROUND_C_API ovround_status ovround_generate(ovround_llm* llm, const char* prompt,

@@ -45,6 +45,9 @@ private:
     std::string hint_;
 };
 
+// Of weights for the native operator, where its library is not found: expanding them costs memory, see LLM::warning.
+enum class OnMissingKernel { expand, error };
+
 struct LoadOptions {
     std::string device = "CPU";                // one of OpenVINO's: CPU, GPU, GPU.1, NPU, AUTO
     bool exact = false;                        // compute in float32, for comparing
@@ -52,7 +55,8 @@ struct LoadOptions {
     bool check_contents = true;                // compare every file's sha256 with the manifest; false: sizes only
     std::filesystem::path tokenizers_library;  // libopenvino_tokenizers; empty: looked for beside libopenvino
     std::filesystem::path llguidance_library;  // libllguidance, for grammars; empty: docs/guides/cpp.md says where
-    std::filesystem::path operator_library;    // libovround_operator, where a folder needs it; empty: beside libovround
+    OnMissingKernel on_missing_kernel = OnMissingKernel::expand;
+    std::filesystem::path operator_library;  // libovround_operator, where a folder needs it; empty: beside libovround
     bool prefix_cache = false;   // what a prompt shares with the last request and its answer is not computed again
     bool prompt_lookup = false;  // guess tokens from the text so far, which changes the speed and nothing else
     std::filesystem::path draft_model;  // a folder of a smaller model with the same tokenizer makes the guesses
@@ -171,6 +175,7 @@ public:
     std::size_t context_length() const noexcept;  // most tokens of a prompt and its answer together
     std::size_t vocab_size() const noexcept;
     const std::string& device() const noexcept;        // where the model runs, for people
+    const std::string& warning() const noexcept;       // what loading had to say, for people; often empty
     double load_s() const noexcept;                    // seconds that the constructor took
     uint64_t weight_bytes_per_token() const noexcept;  // that a decoding step reads, as stored
 
