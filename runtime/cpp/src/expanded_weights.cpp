@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iomanip>
+#include <openvino/core/op_extension.hpp>
 #include <openvino/op/constant.hpp>
 #include <openvino/op/convert.hpp>
 #include <openvino/op/matmul.hpp>
@@ -33,7 +34,7 @@ public:
     void validate_and_infer_types() override {
         auto shape = get_input_partial_shape(0);
         if (shape.rank().is_static() && shape.size() > 0 && outputs_.size() == 1) {
-            shape[shape.size() - 1] = outputs_[0];
+            shape[shape.rank().get_length() - 1] = outputs_[0];
         }
         set_output_type(0, ov::element::f32, shape);
     }
@@ -51,14 +52,29 @@ public:
     }
 
     std::size_t bits() const { return weights_.rfind("int", 0) == 0 ? static_cast<std::size_t>(weights_[3] - '0') : 0; }
-    std::size_t outputs() const { return outputs_.size() == 1 ? static_cast<std::size_t>(outputs_[0]) : 0; }
-    std::size_t inputs() const { return static_cast<std::size_t>(inputs_); }
+    std::size_t rows() const { return outputs_.size() == 1 ? static_cast<std::size_t>(outputs_[0]) : 0; }
+    std::size_t columns() const { return static_cast<std::size_t>(inputs_); }
     bool is_codebook() const { return weights_ == "codebook"; }
 
 private:
     std::string weights_;
     std::vector<int64_t> outputs_;
     int64_t inputs_ = 0;
+};
+
+// What makes placeholders of a graph's nodes. Not ov::OpExtension, whose constructor calls a virtual method.
+class PlaceholderExtension final : public ov::BaseOpExtension {
+public:
+    const ov::DiscreteTypeInfo& get_type_info() const override { return Placeholder::get_type_info_static(); }
+    ov::OutputVector create(const ov::OutputVector& inputs, ov::AttributeVisitor& visitor) const override {
+        const auto node = std::make_shared<Placeholder>();
+        node->set_arguments(inputs);
+        if (node->visit_attributes(visitor)) {
+            node->constructor_validate_and_infer_types();
+        }
+        return node->outputs();
+    }
+    std::vector<ov::Extension::Ptr> get_attached_extensions() const override { return {}; }
 };
 
 // The constants of one node, u8.
@@ -194,17 +210,17 @@ Expanded expand_integers(const Part& codes, const Part& scales, const Part& zero
 }
 
 Expanded expand(const Placeholder& node) {
-    need(node.outputs() <= kMostRows && node.inputs() <= kMostRows, "it states no size");
+    need(node.rows() <= kMostRows && node.columns() <= kMostRows, "it states no size");
     const Part codes = part(node, 1);
     const Part second = part(node, 2);
     const Part third = part(node, 3);
-    return node.is_codebook() ? expand_codebook(codes, second, third, node.outputs(), node.inputs())
-                              : expand_integers(codes, second, third, node.bits(), node.outputs(), node.inputs());
+    return node.is_codebook() ? expand_codebook(codes, second, third, node.rows(), node.columns())
+                              : expand_integers(codes, second, third, node.bits(), node.rows(), node.columns());
 }
 
 }  // namespace
 
-void add_placeholder(ov::Core& core) { core.add_extension<Placeholder>(); }
+void add_placeholder(ov::Core& core) { core.add_extension(std::make_shared<PlaceholderExtension>()); }
 
 std::string expand_weights(ov::Model& model, const std::string& path) {
     std::size_t count = 0;

@@ -3,6 +3,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #if !defined(_WIN32)
 #include <dlfcn.h>
@@ -33,15 +34,32 @@ constexpr const char* kName = "libllguidance.dylib";
 constexpr const char* kName = "libllguidance.so";
 #endif
 
+// Of the Python that the build found; or, where ovround is a wheel too (ovround/native/lib), beside that.
+std::vector<std::string> wheels() {
+    std::vector<std::string> found{OVROUND_LLGUIDANCE_WHEEL};
+    Dl_info info{};
+    if (dladdr(reinterpret_cast<const void*>(&open_llguidance), &info) != 0 && info.dli_fname != nullptr) {
+        const auto packages = std::filesystem::absolute(info.dli_fname).parent_path() / ".." / ".." / "..";
+        found.push_back((packages / "llguidance" / "_lib.abi3.so").string());
+    }
+    return found;
+}
+
 // The wheel's library is a module of Python, and holds names of Python's library, which no function called here uses:
 // it opens behind that library, whose interpreter is not started.
 void* open_wheel() {
-    for (const char* python : {OVROUND_PYTHON_LIBRARY, OVROUND_PYTHON_SONAME}) {
-        if (*python != '\0' && dlopen(python, RTLD_NOW | RTLD_GLOBAL) != nullptr) {
-            break;
+    for (const auto& wheel : wheels()) {
+        if (!std::filesystem::is_regular_file(wheel)) {
+            continue;
         }
+        for (const char* python : {OVROUND_PYTHON_LIBRARY, OVROUND_PYTHON_SONAME}) {
+            if (*python != '\0' && dlopen(python, RTLD_NOW | RTLD_GLOBAL) != nullptr) {
+                break;
+            }
+        }
+        return dlopen(wheel.c_str(), RTLD_NOW | RTLD_LOCAL);
     }
-    return dlopen(OVROUND_LLGUIDANCE_WHEEL, RTLD_NOW | RTLD_LOCAL);
+    return nullptr;
 }
 
 void* open_library(const std::filesystem::path& given) {
@@ -52,13 +70,14 @@ void* open_library(const std::filesystem::path& given) {
         for (const char* name : {OVROUND_LLGUIDANCE_LIBRARY, kName}) {
             library = library != nullptr || *name == '\0' ? library : dlopen(name, RTLD_NOW | RTLD_LOCAL);
         }
-        if (library == nullptr && *OVROUND_LLGUIDANCE_WHEEL != '\0') {
-            library = open_wheel();
-        }
+        library = library != nullptr ? library : open_wheel();
     }
     if (library == nullptr) {
+        const char* why = dlerror();
         throw Error(ErrorCode::engine,
-                    "grammars need llguidance, whose library cannot be loaded: " + std::string(dlerror()), kHint);
+                    "grammars need llguidance, whose library cannot be loaded: " +
+                        std::string(why == nullptr ? "it is not there" : why),
+                    kHint);
     }
     return library;
 }
@@ -78,7 +97,6 @@ void find(void* library, const char* name, Function& found) {
 Llguidance loaded(const std::filesystem::path& given) {
     void* library = open_library(given);
     Llguidance found{};
-    find(library, "llg_get_version", found.get_version);
     find(library, "llg_new_tokenizer_v2", found.new_tokenizer_v2);
     find(library, "llg_free_tokenizer", found.free_tokenizer);
     find(library, "llg_constraint_init_set_defaults", found.constraint_init_set_defaults);

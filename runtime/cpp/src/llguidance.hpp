@@ -57,7 +57,6 @@ constexpr uint32_t kLlgNoToken = 0xFFFFFFFF;
 
 // The functions of the library.
 struct Llguidance {
-    const char* (*get_version)();
     LlgTokenizer* (*new_tokenizer_v2)(const LlgTokenizerInitV2*, char* error, std::size_t error_len);
     void (*free_tokenizer)(LlgTokenizer*);
     void (*constraint_init_set_defaults)(LlgConstraintInit*, const LlgTokenizer*);
