@@ -58,7 +58,9 @@ def test_beams_guesses_forms_and_log_probabilities_leak_nothing(sanitized: Path,
     assert [len(answer["token_ids"]) for answer in answers[:6]] == [8] * 6
     assert all("error" in answer for answer in answers[12:])
     load = {"draft_model": str(demo), "draft_tokens": 3}
-    (answer,) = replay(sanitized, demo, [{"prompt": texts[1], "options": {"max_new_tokens": 16}}], load, env=ENVIRONMENT)
+    (answer,) = replay(
+        sanitized, demo, [{"prompt": texts[1], "options": {"max_new_tokens": 16}}], load, env=ENVIRONMENT
+    )
     assert answer["accepted_tokens"] > 0
 
 
