@@ -16,7 +16,7 @@ from ovround.errors import UsageError
 from ovround.runtime import LLM, Completion
 from ovround.runtime.logprobs import TokenLogprobs
 
-MODELS = ["demo", "tales-7m", "stories260K"]
+MODELS = ["demo", "stories260K"]
 PROMPTS = ["Once upon a time, there was a little girl. Once upon a time, there was a", "Return the number of", "A"]
 GREEDY: dict[str, Any] = {"max_new_tokens": 48}
 DRAWN: dict[str, Any] = {"max_new_tokens": 48, "temperature": 0.8, "top_p": 0.95, "seed": 7, "ignore_eos": True}
@@ -153,12 +153,11 @@ def test_guesses_from_the_prompt_are_those_of_python(programs: Path, model: Path
     same_guesses(programs, model, {"prompt_lookup": True})
 
 
-@pytest.mark.parametrize("draft_tokens", [5, 1])
-def test_guesses_of_a_draft_are_those_of_python(programs: Path, demo: Path, tmp_path: Path, draft_tokens: int) -> None:
+def test_guesses_of_a_draft_are_those_of_python(programs: Path, demo: Path, tmp_path: Path) -> None:
     """A draft that is right most of the time: the model itself in fewer bits."""
     options = ConvertOptions(formats=("openvino",), bits=2, group_size=32, recipe="rtn")
     draft = convert("demo", tmp_path / "draft", options).folders[0]
-    same_guesses(programs, demo, {"draft_model": str(draft), "draft_tokens": draft_tokens, "prefix_cache": True})
+    same_guesses(programs, demo, {"draft_model": str(draft), "draft_tokens": 3, "prefix_cache": True})
 
 
 def test_what_cannot_be_is_refused_as_python_refuses_it(programs: Path, demo: Path) -> None:

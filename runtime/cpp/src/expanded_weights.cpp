@@ -133,7 +133,7 @@ Expanded expand_codebook(const Part& codes, const Part& codebooks, const Part& s
             for (std::size_t book = 0; book < books; ++book) {
                 const std::size_t at = ((group / kCodeRows * vectors + vector) * books + book) * kCodeRows;
                 const uint8_t* stored = codes.bytes + (at + group % kCodeRows) * code_bytes;
-                const std::size_t code = stored[0] | (code_bytes > 1 ? stored[1] << 8 : 0);
+                const std::size_t code = stored[0] + (code_bytes > 1 ? std::size_t{256} * stored[1] : 0);
                 need(code < entries, "a code is beyond its codebook");
                 const uint8_t* entry = codebooks.bytes + (book * entries + code) * sums.size() * 2;
                 for (std::size_t place = 0; place < sums.size(); ++place) {
