@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +43,15 @@ def built(source: Path, folder: Path, *options: str) -> Path:
             done = run(*command)
             assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def replay(
+    programs: Path, folder: Path, requests: Sequence[dict[str, Any]], load: Any = None, **keywords: Any
+) -> Iterator[Any]:
+    """What the C++ runtime, opened with the options `load`, answers to each request, with exact arithmetic."""
+    lines = "".join(json.dumps({"options": {}, **request}) + "\n" for request in requests)
+    done = run(programs / "tests" / "ovround-replay", folder, json.dumps(load or {}), input=lines, **keywords)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(requests)
+    return iter(answers)

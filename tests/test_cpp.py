@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cpp_build import ROOT, SOURCE, built, need_compiler, run
+from cpp_build import ROOT, SOURCE, built, need_compiler, replay, run
 
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
@@ -57,16 +56,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ConvertOptions(formats=("openvino",), group_size=64, recipe="rtn")
     return convert("demo", tmp_path_factory.mktemp("demo") / "out", options).folders[0]
-
-
-def replay(programs: Path, folder: Path, requests: Sequence[dict[str, Any]]) -> Iterator[Any]:
-    """What the C++ runtime answers to each request."""
-    lines = "".join(json.dumps({"options": {}, **request}) + "\n" for request in requests)
-    done = run(programs / "tests" / "ovround-replay", folder, input=lines)
-    assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(answers) == len(requests)
-    return iter(answers)
 
 
 def keywords(options: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cpp_build import ROOT, SOURCE, built, need_compiler, run
+from cpp_build import ROOT, SOURCE, built, need_compiler, replay, run
 
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
@@ -41,6 +41,27 @@ def test_units(sanitized: Path) -> None:
 def test_errors_threads_and_cancellation_leak_nothing(sanitized: Path, demo: Path) -> None:
     done = run(sanitized / "tests" / "ovround-pipeline", demo, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
+
+
+def test_beams_guesses_forms_log_probabilities_and_expanded_weights(
+    sanitized: Path, demo: Path, tmp_path: Path
+) -> None:
+    load = ConvertOptions(formats=("openvino",), bits=3, group_size=64, recipe="rtn", native_weights=True)
+    folder = convert("demo", tmp_path / "out", load).folders[0]
+    requests = [
+        {"prompt": "Return the number of " * 80, "options": {"temperature": 0.9, "seed": 1, "logprobs": 2}},
+        {"prompt": "Return the number of", "options": {"prompt_logprobs": 1}},
+        {"prompt": "Return the number", "options": {"num_beams": 3}},
+        {"prompt": "Return the number", "options": {"regex": "[a-z]+ (is|was) [0-9]{2}"}},
+        {"prompt": "Return the number", "options": {"json_schema": "true"}},
+    ]
+    for request in requests:
+        request["options"]["max_new_tokens"] = 8  # type: ignore[index]
+    guesses = {"prefix_cache": True, "draft_model": str(demo), "draft_tokens": 3}
+    answers = list(replay(sanitized, folder, requests, guesses, env=ENVIRONMENT))
+    assert [len(answer["token_ids"]) for answer in answers[:3]] == [8] * 3
+    assert answers[0]["accepted_tokens"] > 0
+    assert "error" in answers[4]
 
 
 def test_a_leak_of_ours_is_found(sanitized: Path, demo: Path) -> None:

@@ -1,7 +1,11 @@
 #include "arguments.hpp"
 
+#include <cerrno>
 #include <charconv>
+#include <cstring>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <map>
 
 using ovround::Error;
@@ -21,15 +25,26 @@ Continue PROMPT (`-` reads it from stdin) with the model in FOLDER, which `ovrou
   --seed N                makes draws repeatable
   --stop TEXT             end before TEXT; may be repeated
   --stop-token-id N       end after this token; may be repeated
+  --num-beams N           beam search over N answers
+  --regex EXPRESSION      that the whole answer must match
+  --json-schema FILE      that the answer must keep
+  --prompt-lookup         guess tokens from the text so far: faster where texts repeat
+  --draft-model FOLDER    of a smaller model with the same tokenizer, whose guesses are judged
   --chat                  PROMPT is a user's message: use the chat template
-  --device NAME           CPU, GPU, NPU, AUTO
-  --exact                 compute in float32
+  -d, --device NAME       CPU, GPU, NPU, AUTO
+  --exact, --default      compute in float32, or by the engine's fast defaults
   --threads N             of the CPU
-  --no-check              compare sizes with the manifest, and not sha256
+  --verify, --no-verify   compare every byte with the manifest, or sizes only
   --tokenizers FILE       the library of openvino_tokenizers
+  --llguidance FILE       the library of llguidance, for --regex and --json-schema
+  --on-missing-kernel X   weights for the native operator without its library: expand them, or error
+  --operator FILE         the library of the native operator, where FOLDER needs it
   --json                  print one JSON document
 
-  --bench                 measure, with --prompt-tokens N, --new-tokens N, --repeat N
+  --bench                 measure
+  --prompt-tokens N       of a prompt that is drawn at random
+  --new-tokens N          to generate
+  --repeat N              measured runs, after one to warm up
   --version, --help
 )";
 
@@ -46,6 +61,22 @@ T number(const std::string& name, const std::string& text) {
     return value;
 }
 
+ovround::OnMissingKernel on_missing_kernel(const std::string& name, const std::string& text) {
+    if (text != "expand" && text != "error") {
+        throw Error(ErrorCode::usage, name + " is `" + text + "`; allowed: expand, error");
+    }
+    return text == "error" ? ovround::OnMissingKernel::error : ovround::OnMissingKernel::expand;
+}
+
+std::string read(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::string text{std::istreambuf_iterator<char>(file), {}};
+    if (!file) {
+        throw Error(ErrorCode::usage, "`" + path + "` cannot be read: " + std::strerror(errno));
+    }
+    return text;
+}
+
 }  // namespace
 
 Arguments parse(const std::vector<std::string>& arguments) {
@@ -60,7 +91,10 @@ Arguments parse(const std::vector<std::string>& arguments) {
         {"--chat", [&] { found.chat = true; }},
         {"--json", [&] { found.json = true; }},
         {"--exact", [&] { load.exact = true; }},
-        {"--no-check", [&] { load.check_contents = false; }},
+        {"--default", [&] { load.exact = false; }},
+        {"--verify", [&] { load.check_contents = true; }},
+        {"--no-verify", [&] { load.check_contents = false; }},
+        {"--prompt-lookup", [&] { load.prompt_lookup = true; }},
     };
     using Text = const std::string&;
     const std::map<std::string, std::function<void(Text, Text)>> options{
@@ -75,7 +109,18 @@ Arguments parse(const std::vector<std::string>& arguments) {
         {"--stop", [&](Text, Text text) { sampling.stop.push_back(text); }},
         {"--stop-token-id",
          [&](Text name, Text text) { sampling.stop_token_ids.push_back(number<int64_t>(name, text)); }},
+        {"--num-beams", [&](Text name, Text text) { sampling.num_beams = number<int64_t>(name, text); }},
+        {"--regex",
+         [&](Text, Text text) {
+             sampling.grammar = {ovround::Grammar::Kind::regex, text};
+         }},
+        {"--json-schema", [&](Text, Text text) { found.json_schema = text; }},
+        {"--draft-model", [&](Text, Text text) { load.draft_model = text; }},
         {"--device", [&](Text, Text text) { load.device = text; }},
+        {"-d", [&](Text, Text text) { load.device = text; }},
+        {"--on-missing-kernel", [&](Text name, Text text) { load.on_missing_kernel = on_missing_kernel(name, text); }},
+        {"--operator", [&](Text, Text text) { load.operator_library = text; }},
+        {"--llguidance", [&](Text, Text text) { load.llguidance_library = text; }},
         {"--threads", [&](Text name, Text text) { load.threads = number<int>(name, text); }},
         {"--tokenizers", [&](Text, Text text) { load.tokenizers_library = text; }},
         {"--prompt-tokens", [&](Text name, Text text) { found.prompt_tokens = number<std::size_t>(name, text); }},
@@ -88,7 +133,7 @@ Arguments parse(const std::vector<std::string>& arguments) {
             plain.insert(plain.end(), arguments.begin() + static_cast<std::ptrdiff_t>(place) + 1, arguments.end());
             break;
         }
-        if (argument.rfind("--", 0) != 0) {
+        if (argument.rfind("--", 0) != 0 && argument != "-d") {
             plain.push_back(argument);
             continue;
         }
@@ -115,6 +160,12 @@ Arguments parse(const std::vector<std::string>& arguments) {
                     std::to_string(plain.size()) + " arguments; " +
                         (found.bench ? "FOLDER is needed" : "FOLDER and PROMPT are needed"),
                     "ovround-run --help says more");
+    }
+    if (!found.json_schema.empty()) {
+        if (sampling.grammar) {
+            throw Error(ErrorCode::usage, "--regex and --json-schema are both given; an answer has one form");
+        }
+        sampling.grammar = {ovround::Grammar::Kind::json_schema, read(found.json_schema)};
     }
     found.folder = plain[0];
     found.prompt = found.bench ? "" : plain[1];

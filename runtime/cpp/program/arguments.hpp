@@ -14,6 +14,7 @@ struct Arguments {
     bool json = false;
     std::string folder;
     std::string prompt;
+    std::string json_schema;  // a file
     ovround::LoadOptions load;
     ovround::SamplingOptions sampling;
     std::size_t prompt_tokens = 128;

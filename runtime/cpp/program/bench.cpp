@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <iostream>
 #include <numeric>
 #include <random>
 #include <thread>
@@ -48,6 +49,9 @@ nlohmann::json bench(const Arguments& arguments) {
                              "--prompt-tokens and --repeat must be 1 or more, and --new-tokens 2 or more");
     }
     ovround::LLM llm(arguments.folder, arguments.load);
+    if (!llm.warning().empty()) {
+        std::cerr << "warning: " << llm.warning() << '\n';
+    }
     std::mt19937_64 source(arguments.sampling.seed.value_or(0));
     std::uniform_int_distribution<int64_t> token(0, static_cast<int64_t>(llm.vocab_size()) - 1);
     std::vector<int64_t> prompt(arguments.prompt_tokens);

@@ -15,8 +15,25 @@ namespace {
 using nlohmann::json;
 
 std::atomic<bool> interrupted{false};
+std::atomic<ovround::LLM*> answering{nullptr};
 
-extern "C" void interrupt(int) { interrupted = true; }
+extern "C" void interrupt(int) {
+    interrupted = true;
+    if (auto* llm = answering.load()) {
+        llm->cancel();
+    }
+}
+
+json as_json(const std::optional<std::vector<ovround::TokenLogprobs>>& positions) {
+    if (!positions) {
+        return nullptr;
+    }
+    json list = json::array();
+    for (const auto& one : *positions) {
+        list.push_back({{"token_id", one.token_id}, {"logprob", one.logprob}, {"top", one.top}});
+    }
+    return list;
+}
 
 json as_json(const ovround::Completion& answer) {
     const auto& per_token = answer.timings.time_per_output_token_s;
@@ -24,16 +41,16 @@ json as_json(const ovround::Completion& answer) {
             {"token_ids", answer.token_ids},
             {"finish_reason", ovround::to_string(answer.finish_reason)},
             {"usage",
-             {{"prompt_tokens", answer.prompt_tokens},
-              {"completion_tokens", answer.token_ids.size()},
-              {"cached_tokens", 0},
-              {"drafted_tokens", 0},
-              {"accepted_tokens", 0}}},
+             {{"prompt_tokens", answer.usage.prompt_tokens},
+              {"completion_tokens", answer.usage.completion_tokens},
+              {"cached_tokens", answer.usage.cached_tokens},
+              {"drafted_tokens", answer.usage.drafted_tokens},
+              {"accepted_tokens", answer.usage.accepted_tokens}}},
             {"timings",
              {{"time_to_first_token_s", answer.timings.time_to_first_token_s},
               {"time_per_output_token_s", per_token ? json(*per_token) : json()}}},
-            {"logprobs", nullptr},
-            {"prompt_logprobs", nullptr}};
+            {"logprobs", as_json(answer.logprobs)},
+            {"prompt_logprobs", as_json(answer.prompt_logprobs)}};
 }
 
 void print_statistics(const ovround::Completion& answer) {
@@ -41,6 +58,9 @@ void print_statistics(const ovround::Completion& answer) {
                  answer.timings.time_to_first_token_s * 1e3);
     if (answer.timings.time_per_output_token_s) {
         std::fprintf(stderr, ", %.1f tokens/s", 1.0 / *answer.timings.time_per_output_token_s);
+    }
+    if (answer.usage.drafted_tokens > 0) {
+        std::fprintf(stderr, ", %zu of %zu guesses right", answer.usage.accepted_tokens, answer.usage.drafted_tokens);
     }
     std::fputs(answer.finish_reason == ovround::FinishReason::cancelled ? ", stopped\n" : "\n", stderr);
 }
@@ -57,19 +77,26 @@ void answer(const Arguments& arguments) {
         prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
     }
     ovround::LLM llm(arguments.folder, arguments.load);
+    if (!llm.warning().empty()) {
+        std::cerr << "warning: " << llm.warning() << '\n';
+    }
+    answering = &llm;
     std::signal(SIGINT, interrupt);
-    const auto on_piece = [&arguments](const ovround::Piece& piece) {
-        if (!arguments.json) {
+    const bool streams = !arguments.json && arguments.sampling.num_beams == 1;
+    ovround::OnPiece on_piece;
+    if (streams) {
+        on_piece = [](const ovround::Piece& piece) {
             std::cout << piece.text << std::flush;
-        }
-        return !interrupted && std::cout.good();
-    };
+            return std::cout.good();
+        };
+    }
     const auto completion = arguments.chat ? llm.chat({{"user", prompt}}, arguments.sampling, on_piece)
                                            : llm.generate(prompt, arguments.sampling, on_piece);
+    answering = nullptr;
     if (arguments.json) {
         std::cout << as_json(completion).dump() << '\n';
     } else {
-        std::cout << '\n';
+        std::cout << (streams ? "" : completion.text) << '\n';
         print_statistics(completion);
     }
 }

@@ -1,6 +1,9 @@
 #include <algorithm>
 #include <new>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "ovround/ovround.h"
 #include "ovround/ovround.hpp"
@@ -9,8 +12,47 @@ struct ovround_llm {
     ovround::LLM llm;
 };
 
+namespace {
+
+// As C reads them: `top` of each position lies in one list.
+struct Positions {
+    explicit Positions(const std::optional<std::vector<ovround::TokenLogprobs>>& from) {
+        if (!from) {
+            return;
+        }
+        for (const auto& one : *from) {
+            for (const auto& [token, logprob] : one.top) {
+                likeliest.push_back({token, logprob});
+            }
+        }
+        const auto* top = likeliest.data();
+        list.reserve(from->size() + 1);  // never NULL
+        for (const auto& one : *from) {
+            list.push_back({one.token_id, one.logprob, top, one.top.size()});
+            top += one.top.size();
+        }
+    }
+
+    const ovround_token_logprobs* get(size_t* count) const {
+        if (count != nullptr) {
+            *count = list.size();
+        }
+        return list.data();
+    }
+
+    std::vector<ovround_logprob> likeliest;
+    std::vector<ovround_token_logprobs> list;
+};
+
+}  // namespace
+
 struct ovround_completion {
+    explicit ovround_completion(ovround::Completion from)
+        : completion(std::move(from)), logprobs(completion.logprobs), prompt_logprobs(completion.prompt_logprobs) {}
+
     ovround::Completion completion;
+    Positions logprobs;
+    Positions prompt_logprobs;
 };
 
 namespace {
@@ -76,8 +118,28 @@ ovround::LoadOptions converted(const ovround_load_options* from) {
         to.threads = from->threads;
         to.check_contents = from->check_contents != 0;
         to.tokenizers_library = from->tokenizers_library == nullptr ? "" : from->tokenizers_library;
+        to.llguidance_library = from->llguidance_library == nullptr ? "" : from->llguidance_library;
+        to.operator_library = from->operator_library == nullptr ? "" : from->operator_library;
+        to.on_missing_kernel =
+            from->error_on_missing_kernel != 0 ? ovround::OnMissingKernel::error : ovround::OnMissingKernel::expand;
+        to.prefix_cache = from->prefix_cache != 0;
+        to.prompt_lookup = from->prompt_lookup != 0;
+        to.draft_model = from->draft_model == nullptr ? "" : from->draft_model;
+        to.draft_tokens = from->draft_tokens;
     }
     return to;
+}
+
+std::optional<ovround::Grammar> grammar(const ovround_sampling_options& from) {
+    if (from.grammar_kind == OVROUND_NO_GRAMMAR) {
+        return std::nullopt;
+    }
+    const int kind = static_cast<int>(from.grammar_kind) - static_cast<int>(OVROUND_JSON_SCHEMA);
+    if (kind < 0 || kind > static_cast<int>(ovround::Grammar::Kind::lark)) {
+        throw Error(ErrorCode::usage, "grammar_kind is " + std::to_string(static_cast<int>(from.grammar_kind)) +
+                                          "; OVROUND_JSON_SCHEMA, OVROUND_REGEX, OVROUND_LARK are allowed");
+    }
+    return ovround::Grammar{static_cast<ovround::Grammar::Kind>(kind), given(from.grammar, "grammar")};
 }
 
 ovround::SamplingOptions converted(const ovround_sampling_options* from) {
@@ -110,6 +172,15 @@ ovround::SamplingOptions converted(const ovround_sampling_options* from) {
         const auto& bias = given(from->logit_bias, "logit_bias")[i];
         to.logit_bias.emplace_back(bias.token_id, bias.bias);
     }
+    if (from->logprobs >= 0) {
+        to.logprobs = from->logprobs;
+    }
+    if (from->prompt_logprobs >= 0) {
+        to.prompt_logprobs = from->prompt_logprobs;
+    }
+    to.grammar = grammar(*from);
+    to.num_beams = from->num_beams;
+    to.length_penalty = from->length_penalty;
     return to;
 }
 
@@ -128,12 +199,20 @@ const char* ovround_version() { return ovround::version(); }
 const char* ovround_last_error() { return last_error.c_str(); }
 const char* ovround_last_hint() { return last_hint.c_str(); }
 
-void ovround_load_defaults(ovround_load_options* options) { *options = {sizeof(*options), "CPU", 0, 0, 1, nullptr}; }
+void ovround_load_defaults(ovround_load_options* options) {
+    *options = {};
+    options->struct_size = sizeof(*options);
+    options->device = "CPU";
+    options->check_contents = 1;
+    options->draft_tokens = ovround::LoadOptions().draft_tokens;
+}
 
 void ovround_sampling_defaults(ovround_sampling_options* options) {
     *options = {};
     options->struct_size = sizeof(*options);
-    options->top_p = options->repetition_penalty = 1.0;
+    options->top_p = options->repetition_penalty = options->length_penalty = 1.0;
+    options->logprobs = options->prompt_logprobs = -1;
+    options->num_beams = 1;
 }
 
 ovround_status ovround_open(const char* folder, const ovround_load_options* options, ovround_llm** llm) {
@@ -148,13 +227,14 @@ void ovround_close(ovround_llm* llm) { delete llm; }
 size_t ovround_context_length(const ovround_llm* llm) { return llm->llm.context_length(); }
 size_t ovround_vocab_size(const ovround_llm* llm) { return llm->llm.vocab_size(); }
 double ovround_load_s(const ovround_llm* llm) { return llm->llm.load_s(); }
+const char* ovround_warning(const ovround_llm* llm) { return llm->llm.warning().c_str(); }
 
 ovround_status ovround_generate(ovround_llm* llm, const char* prompt, const ovround_sampling_options* options,
                                 ovround_on_piece on_piece, void* user, ovround_completion** completion) {
     return guarded([&] {
         *given(completion, "completion") = nullptr;
-        *completion = new ovround_completion{
-            given(llm, "llm")->llm.generate(given(prompt, "prompt"), converted(options), converted(on_piece, user))};
+        *completion = new ovround_completion(
+            given(llm, "llm")->llm.generate(given(prompt, "prompt"), converted(options), converted(on_piece, user)));
     });
 }
 
@@ -164,8 +244,8 @@ ovround_status ovround_generate_ids(ovround_llm* llm, const int64_t* prompt_ids,
     return guarded([&] {
         *given(completion, "completion") = nullptr;
         const std::vector<int64_t> ids(given(prompt_ids, "prompt_ids"), prompt_ids + count);
-        *completion = new ovround_completion{
-            given(llm, "llm")->llm.generate_ids(ids, converted(options), converted(on_piece, user))};
+        *completion = new ovround_completion(
+            given(llm, "llm")->llm.generate_ids(ids, converted(options), converted(on_piece, user)));
     });
 }
 
@@ -180,7 +260,7 @@ ovround_status ovround_chat(ovround_llm* llm, const ovround_message* messages, s
             list.push_back({given(message.role, "role"), given(message.content, "content")});
         }
         *completion =
-            new ovround_completion{given(llm, "llm")->llm.chat(list, converted(options), converted(on_piece, user))};
+            new ovround_completion(given(llm, "llm")->llm.chat(list, converted(options), converted(on_piece, user)));
     });
 }
 
@@ -214,7 +294,21 @@ ovround_finish_reason ovround_completion_finish_reason(const ovround_completion*
 }
 
 size_t ovround_completion_prompt_tokens(const ovround_completion* completion) {
-    return completion->completion.prompt_tokens;
+    return completion->completion.usage.prompt_tokens;
+}
+
+ovround_usage ovround_completion_usage(const ovround_completion* completion) {
+    const auto& usage = completion->completion.usage;
+    return {usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.drafted_tokens,
+            usage.accepted_tokens};
+}
+
+const ovround_token_logprobs* ovround_completion_logprobs(const ovround_completion* completion, size_t* count) {
+    return completion->logprobs.get(count);
+}
+
+const ovround_token_logprobs* ovround_completion_prompt_logprobs(const ovround_completion* completion, size_t* count) {
+    return completion->prompt_logprobs.get(count);
 }
 
 double ovround_completion_time_to_first_token_s(const ovround_completion* completion) {

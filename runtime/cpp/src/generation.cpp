@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "logprobs.hpp"
+
 namespace ovround {
 namespace {
 
@@ -12,21 +14,60 @@ constexpr std::size_t kTextBytes = 16;  // of a token, made room for; a longer t
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
+void note_time(Request& request, double work_s) {
+    request.last_token_s = work_s;
+    if (request.token_ids.size() == 1) {
+        request.first_token_s = work_s;
+    }
+}
+
+// Logits [V] of what follows the prompt.
+const float* prompt_logits(CachedRow& row, Request& request) {
+    if (request.prompt_logprobs_count) {
+        return row.start_scored(request.prompt_ids, request.max_new_tokens, *request.prompt_logprobs_count,
+                                request.prompt_logprobs);
+    }
+    return row.start(request.prompt_ids, request.max_new_tokens, request.cached_tokens);
+}
+
+Piece newest_piece(const Request& request) {
+    const bool first = request.token_ids.size() == 1;
+    return {request.piece, request.token_ids.back(), request.logprobs_count ? &request.logprobs.back() : nullptr,
+            first && request.prompt_logprobs_count ? &request.prompt_logprobs : nullptr};
+}
+
 }  // namespace
 
 Request::Request(std::vector<int64_t> prompt, const SamplingOptions& options, std::size_t limit,
-                 std::vector<int64_t> ends, std::size_t vocab_size, Decodes& tokenizer)
-    : prompt_ids(std::move(prompt)), max_new_tokens(limit), end_token_ids(std::move(ends)),
-      sampler(options, vocab_size), stream(tokenizer, options.stop) {
+                 std::vector<int64_t> ends, std::size_t vocabulary, Decodes& tokenizer, std::unique_ptr<Matcher> form)
+    : prompt_ids(std::move(prompt)), max_new_tokens(limit), end_token_ids(std::move(ends)), vocab_size(vocabulary),
+      beams(static_cast<std::size_t>(options.num_beams)), length_penalty(options.length_penalty),
+      logprobs_count(options.logprobs), prompt_logprobs_count(options.prompt_logprobs), sampler(options, vocabulary),
+      stream(tokenizer, options.stop), matcher(std::move(form)) {
+    std::sort(end_token_ids.begin(), end_token_ids.end());
+    end_token_ids.erase(std::unique(end_token_ids.begin(), end_token_ids.end()), end_token_ids.end());
     sampler.see_prompt(prompt_ids);
     token_ids.reserve(limit);
     text.reserve(limit * kTextBytes);
+    if (logprobs_count) {
+        logprobs.reserve(limit);
+    }
+}
+
+bool Request::is_end(int64_t token) const {
+    return std::binary_search(end_token_ids.begin(), end_token_ids.end(), token);
 }
 
 void Request::advance(const float* logits, bool cancelled) {
-    const int64_t token = sampler.choose(logits);
+    const int64_t token = sampler.choose(logits, matcher ? matcher->allowed() : nullptr);
+    if (logprobs_count) {
+        logprobs.push_back(token_logprobs(logits, vocab_size, token, *logprobs_count));
+    }
     token_ids.push_back(token);
-    if (std::find(end_token_ids.begin(), end_token_ids.end(), token) != end_token_ids.end()) {
+    if (matcher) {
+        matcher->accept(token);
+    }
+    if (is_end(token) || (matcher && matcher->ended())) {
         finish_reason = FinishReason::stop;
     } else if (token_ids.size() >= max_new_tokens) {
         finish_reason = FinishReason::length;
@@ -44,19 +85,32 @@ void Request::advance(const float* logits, bool cancelled) {
     piece = std::string_view(text).substr(before);
 }
 
-std::unique_ptr<Request> admit(std::vector<int64_t> prompt_ids, const SamplingOptions& options,
-                               std::size_t context_length, std::vector<int64_t> end_token_ids, std::size_t vocab_size,
-                               Decodes& tokenizer) {
-    const std::size_t prompt = prompt_ids.size();
-    if (prompt == 0) {
+void Request::take(const std::vector<int64_t>& ids) {
+    token_ids = ids;
+    stream.wait(ids.size());
+    for (const int64_t id : ids) {
+        stream.push(id, text);
+    }
+    stream.finish(text);
+}
+
+void check_ids(const std::vector<int64_t>& ids, std::size_t vocab_size) {
+    if (ids.empty()) {
         throw Error(ErrorCode::generation, "the prompt has no tokens", "give some text");
     }
-    for (const int64_t id : prompt_ids) {
+    for (const int64_t id : ids) {
         if (id < 0 || static_cast<std::size_t>(id) >= vocab_size) {
             throw Error(ErrorCode::generation, "token id " + std::to_string(id) + "; the vocabulary has 0 to " +
                                                    std::to_string(vocab_size - 1));
         }
     }
+}
+
+std::unique_ptr<Request> admit(std::vector<int64_t> prompt_ids, const SamplingOptions& options,
+                               std::size_t context_length, std::vector<int64_t> end_token_ids, std::size_t vocab_size,
+                               Decodes& tokenizer, std::unique_ptr<Matcher> form) {
+    const std::size_t prompt = prompt_ids.size();
+    check_ids(prompt_ids, vocab_size);
     const auto wanted = static_cast<std::size_t>(options.max_new_tokens.value_or(1));
     if (prompt >= context_length || wanted > context_length - prompt) {
         const bool given = options.max_new_tokens.has_value();
@@ -71,43 +125,34 @@ std::unique_ptr<Request> admit(std::vector<int64_t> prompt_ids, const SamplingOp
     if (!options.ignore_eos) {
         ends.insert(ends.end(), end_token_ids.begin(), end_token_ids.end());
     }
-    return std::make_unique<Request>(std::move(prompt_ids), options, limit, std::move(ends), vocab_size, tokenizer);
+    return std::make_unique<Request>(std::move(prompt_ids), options, limit, std::move(ends), vocab_size, tokenizer,
+                                     std::move(form));
 }
 
-void run(Engine& engine, const std::vector<Request*>& requests, const std::atomic<bool>& cancelled,
-         const OnPiece& on_piece) {
-    auto started = Clock::now();
-    double work_s = 0.0;
+void run_batch(Engine& engine, const std::vector<Request*>& requests, const std::atomic<bool>& cancelled) {
+    const auto started = Clock::now();
     std::vector<Request*> rows = requests;
     std::vector<const std::vector<int64_t>*> prompts;
     std::vector<int64_t> newest;
     std::vector<std::size_t> alive;
     std::size_t most = 0;
     for (auto* request : rows) {
-        if (!on_piece) {
-            request->stream.wait(request->max_new_tokens);
-        }
+        request->stream.wait(request->max_new_tokens);
         prompts.push_back(&request->prompt_ids);
         most = std::max(most, request->max_new_tokens);
     }
     newest.reserve(rows.size());
     alive.reserve(rows.size());
+    engine.reset();
     const float* logits = engine.prefill(prompts, most);
     while (true) {
         for (std::size_t row = 0; row < rows.size(); ++row) {
             rows[row]->advance(logits + row * engine.vocab_size(), cancelled);
         }
-        work_s += seconds_since(started);
-        for (auto* request : rows) {
-            request->last_token_s = work_s;
-            request->first_token_s = request->token_ids.size() == 1 ? work_s : request->first_token_s;
-        }
-        if (on_piece && !on_piece({rows[0]->piece, rows[0]->token_ids.back()}) && !rows[0]->finish_reason) {
-            rows[0]->finish_reason = FinishReason::cancelled;
-        }
-        started = Clock::now();
+        const double work_s = seconds_since(started);
         alive.clear();
         for (std::size_t row = 0; row < rows.size(); ++row) {
+            note_time(*rows[row], work_s);
             if (!rows[row]->finish_reason) {
                 alive.push_back(row);
             }
@@ -130,12 +175,65 @@ void run(Engine& engine, const std::vector<Request*>& requests, const std::atomi
     }
 }
 
+void run_row(CachedRow& row, Request& request, const std::atomic<bool>& cancelled, const OnPiece& on_piece,
+             Proposer* proposer, std::size_t draft_tokens) {
+    auto started = Clock::now();
+    double work_s = 0.0;
+    const std::size_t prompt = request.prompt_ids.size();
+    std::vector<int64_t> text;  // prompt and answer, for the proposer
+    std::vector<int64_t> step;  // the newest token, and guesses behind it
+    step.reserve(1 + draft_tokens);
+    if (proposer != nullptr) {
+        text.reserve(prompt + request.max_new_tokens);
+        text = request.prompt_ids;
+    }
+    if (!on_piece) {
+        request.stream.wait(request.max_new_tokens);
+    }
+    const float* logits = prompt_logits(row, request);
+    while (true) {
+        bool hit = true;
+        for (std::size_t place = 0; hit && !request.finish_reason; ++place) {
+            request.advance(logits + place * request.vocab_size, cancelled);
+            hit = place + 1 < step.size() && request.token_ids.back() == step[place + 1];
+            request.accepted_tokens += hit ? 1 : 0;
+            work_s += seconds_since(started);
+            note_time(request, work_s);
+            if (on_piece && !on_piece(newest_piece(request)) && !request.finish_reason) {
+                request.finish_reason = FinishReason::cancelled;
+            }
+            started = Clock::now();
+        }
+        row.rewind(prompt + request.token_ids.size() - 1);  // guesses that did not stand
+        if (request.finish_reason) {
+            return;
+        }
+        step.assign(1, request.token_ids.back());
+        if (proposer != nullptr) {
+            text.insert(text.end(), request.token_ids.begin() + static_cast<std::ptrdiff_t>(text.size() - prompt),
+                        request.token_ids.end());
+            // the model's own token comes after the guesses
+            const std::size_t room = request.max_new_tokens - request.token_ids.size() - 1;
+            proposer->propose(text, std::min(draft_tokens, room), step);
+            request.drafted_tokens += step.size() - 1;
+        }
+        logits = row.append(step);
+    }
+}
+
 Completion completion(const Request& request) {
     Completion answer;
     answer.text = request.text;
     answer.token_ids = request.token_ids;
     answer.finish_reason = request.finish_reason.value_or(FinishReason::cancelled);
-    answer.prompt_tokens = request.prompt_ids.size();
+    answer.usage = {request.prompt_ids.size(), request.token_ids.size(), request.cached_tokens, request.drafted_tokens,
+                    request.accepted_tokens};
+    if (request.logprobs_count) {
+        answer.logprobs = request.logprobs;
+    }
+    if (request.prompt_logprobs_count) {
+        answer.prompt_logprobs = request.prompt_logprobs;
+    }
     answer.timings.time_to_first_token_s = request.first_token_s;
     const auto later = static_cast<double>(request.token_ids.size()) - 1.0;
     if (later > 0) {

@@ -3,6 +3,7 @@
 #include <mutex>
 #include <thread>
 
+#include "beam_search.hpp"
 #include "chat_template.hpp"
 #include "generation.hpp"
 #include "manifest.hpp"
@@ -12,6 +13,7 @@
 #endif
 #include "openvino_engine.hpp"
 #include "tokenizer.hpp"
+#include "tokenizer_file.hpp"
 
 namespace ovround {
 namespace {
@@ -36,11 +38,21 @@ private:
     std::atomic<std::thread::id>& owner_;
 };
 
-std::unique_ptr<Engine> open_engine(ov::Core& core, const std::filesystem::path& folder, const LoadOptions& options) {
+void check_load_options(const LoadOptions& options) {
     if (options.threads < 0) {
         throw Error(ErrorCode::usage, "threads is " + std::to_string(options.threads) +
                                           "; a whole number of 1 or more is needed, or 0 for the engine's choice");
     }
+    if (options.prompt_lookup && !options.draft_model.empty()) {
+        throw Error(ErrorCode::usage, "prompt_lookup and draft_model are both given; one of them can make the guesses");
+    }
+    if (options.draft_tokens < 1 || options.draft_tokens > 64) {
+        throw Error(ErrorCode::usage, "draft_tokens is " + std::to_string(options.draft_tokens) +
+                                          "; a whole number of 1 to 64 is needed");
+    }
+}
+
+std::unique_ptr<Engine> open_engine(ov::Core& core, const std::filesystem::path& folder, const LoadOptions& options) {
 #if defined(OVROUND_ONNX)
     if (!std::filesystem::is_regular_file(folder / "openvino_model.xml")) {
         return std::make_unique<OnnxEngine>(folder, options);
@@ -53,8 +65,34 @@ std::unique_ptr<Engine> open_engine(ov::Core& core, const std::filesystem::path&
 
 struct LLM::State {
     State(const std::filesystem::path& path, const LoadOptions& options)
-        : weight_bytes_per_token(check_folder(path, options.check_contents)), info(read_model_info(path)),
-          engine(open_engine(core, path, options)), folder(path), tokenizer(core, path, options.tokenizers_library) {}
+        : load(options), weight_bytes_per_token(check_folder(path, options.check_contents)),
+          info(read_model_info(path)), engine(open_engine(core, path, options)), row(*engine), folder(path),
+          tokenizer(core, path, options.tokenizers_library) {
+        if (options.prompt_lookup) {
+            proposer = std::make_unique<PromptLookup>();
+        } else if (!options.draft_model.empty()) {
+            proposer = open_draft(options.draft_model);
+        }
+    }
+
+    std::unique_ptr<Proposer> open_draft(const std::filesystem::path& path) {
+        check_folder(path, load.check_contents);
+        if (read_vocabulary(path) != read_vocabulary(folder)) {
+            throw Error(ErrorCode::usage,
+                        "`" + path.string() + "` has another tokenizer than `" + folder.string() + "`",
+                        "a draft must share its tokens");
+        }
+        return std::make_unique<DraftModel>(open_engine(core, path, load), read_model_info(path).context_length,
+                                            engine->vocab_size());
+    }
+
+    std::unique_ptr<Matcher> matcher(const Grammar& grammar) {
+        if (!grammars) {
+            grammars.emplace(load.llguidance_library, tokenizer_json(folder), tokenizer, engine->vocab_size(),
+                             info.end_token_ids);
+        }
+        return grammars->matcher(grammar);
+    }
 
     std::unique_ptr<Request> admit(std::vector<int64_t> ids, const SamplingOptions& options) {
         check_options(options);
@@ -66,25 +104,50 @@ struct LLM::State {
             }
         }
         return ovround::admit(std::move(ids), chosen, info.context_length, info.end_token_ids, engine->vocab_size(),
-                              tokenizer);
+                              tokenizer, options.grammar ? matcher(*options.grammar) : nullptr);
+    }
+
+    // What the last request left is of use to the next one only where that is asked for.
+    void begin() {
+        cancelled = false;
+        if (!load.prefix_cache) {
+            row.forget();
+        }
+    }
+
+    void answer(Request& request, const OnPiece& on_piece) {
+        if (request.beams > 1) {
+            row.forget();
+            beam_search(*engine, request, cancelled);
+        } else {
+            run_row(row, request, cancelled, on_piece, proposer.get(), static_cast<std::size_t>(load.draft_tokens));
+        }
     }
 
     Completion answer(std::vector<int64_t> ids, const SamplingOptions& options, const OnPiece& on_piece) {
+        if (options.num_beams > 1 && on_piece) {
+            throw Error(ErrorCode::usage, "num_beams is above 1: only at its end is the answer known",
+                        "give no callback");
+        }
         const auto request = admit(std::move(ids), options);
-        cancelled = false;
-        run(*engine, {request.get()}, cancelled, on_piece);
+        begin();
+        answer(*request, on_piece);
         return completion(*request);
     }
 
     std::mutex lock;
     std::atomic<std::thread::id> owner{};
     std::atomic<bool> cancelled = false;
+    LoadOptions load;
     uint64_t weight_bytes_per_token;
     ov::Core core;  // outlives what was made with it
     ModelInfo info;
     std::unique_ptr<Engine> engine;
+    CachedRow row;
     std::filesystem::path folder;
     Tokenizer tokenizer;
+    std::unique_ptr<Proposer> proposer;
+    std::optional<GrammarCompiler> grammars;    // made by the first grammar
     std::optional<ChatTemplate> chat_template;  // read by the first chat
     double load_s = 0.0;
 };
@@ -94,6 +157,7 @@ Error::Error(ErrorCode code, const std::string& message, std::string hint)
 
 LLM::LLM(const std::filesystem::path& folder, const LoadOptions& options) {
     const auto start = std::chrono::steady_clock::now();
+    check_load_options(options);
     state_ = std::make_unique<State>(folder, options);
     state_->load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -124,16 +188,26 @@ std::vector<Completion> LLM::generate_batch(const std::vector<std::string>& prom
     for (const auto& prompt : prompts) {
         requests.push_back(state_->admit(state_->tokenizer.encode(prompt, true), options));
     }
-    state_->cancelled = false;
+    state_->begin();
+    const bool together = !state_->proposer && !options.prompt_logprobs && options.num_beams == 1;
+    const std::size_t size = together ? batch_size : 1;
     std::vector<Completion> answers;
-    for (std::size_t start = 0; start < requests.size(); start += batch_size) {
+    for (std::size_t start = 0; start < requests.size(); start += size) {
         std::vector<Request*> batch;
-        for (std::size_t place = start; place < std::min(start + batch_size, requests.size()); ++place) {
+        for (std::size_t place = start; place < std::min(start + size, requests.size()); ++place) {
             batch.push_back(requests[place].get());
         }
-        run(*state_->engine, batch, state_->cancelled, {});
+        if (batch.size() == 1) {
+            state_->answer(*batch[0], {});
+        } else {
+            state_->row.forget();
+            run_batch(*state_->engine, batch, state_->cancelled);
+        }
         for (const auto* request : batch) {
             answers.push_back(completion(*request));
+        }
+        if (!state_->load.prefix_cache) {
+            state_->row.forget();
         }
     }
     return answers;
@@ -143,6 +217,22 @@ Completion LLM::chat(const std::vector<Message>& messages, const SamplingOptions
     const std::string prompt = render_chat(messages);
     const Turn turn(state_->lock, state_->owner);
     return state_->answer(state_->tokenizer.encode(prompt, false), options, on_piece);
+}
+
+std::vector<TokenLogprobs> LLM::score(const std::vector<int64_t>& ids, std::size_t count) {
+    const Turn turn(state_->lock, state_->owner);
+    SamplingOptions options;
+    options.prompt_logprobs = static_cast<int64_t>(std::min<std::size_t>(count, INT32_MAX));
+    check_options(options);
+    check_ids(ids, state_->engine->vocab_size());
+    if (ids.size() > state_->info.context_length) {
+        throw Error(ErrorCode::generation, std::to_string(ids.size()) +
+                                               " tokens are more than the model's context of " +
+                                               std::to_string(state_->info.context_length));
+    }
+    std::vector<TokenLogprobs> scored;
+    state_->row.start_scored(ids, 0, count, scored);
+    return scored;
 }
 
 void LLM::cancel() noexcept { state_->cancelled = true; }
@@ -173,6 +263,7 @@ std::string LLM::render_chat(const std::vector<Message>& messages, bool add_gene
 std::size_t LLM::context_length() const noexcept { return state_->info.context_length; }
 std::size_t LLM::vocab_size() const noexcept { return state_->engine->vocab_size(); }
 const std::string& LLM::device() const noexcept { return state_->engine->device(); }
+const std::string& LLM::warning() const noexcept { return state_->engine->warning(); }
 uint64_t LLM::weight_bytes_per_token() const noexcept { return state_->weight_bytes_per_token; }
 double LLM::load_s() const noexcept { return state_->load_s; }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "json_object.hpp"
+#include "model_info.hpp"
 
 namespace ovround {
 namespace {
@@ -93,6 +94,7 @@ OnnxEngine::OnnxEngine(const fs::path& folder, const LoadOptions& options) {
                     "device `" + options.device + "` cannot run `" + folder.string() + "`: ONNX models run on CPU",
                     "convert for OpenVINO, or choose CPU");
     }
+    context_length_ = read_model_info(folder).context_length;
     const json decoder = read_decoder(folder / "genai_config.json");
     session_ = runtime_.open(folder / "model.onnx", options.exact, options.threads, session_entries(decoder));
     const json head_size = decoder.value("head_size", json());
@@ -185,26 +187,73 @@ void OnnxEngine::bind_rows() {
     out_[0] = step_logits_.get();
 }
 
-const float* OnnxEngine::prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) {
+void OnnxEngine::reset() {
+    lengths_.clear();
     room_ = 0;
-    for (const auto* prompt : prompts) {
-        room_ = std::max(room_, prompt->size() + new_tokens);
+}
+
+// Buffers for rows of `tokens` tokens, made once where it is known how many will come, else twice as large each time.
+void OnnxEngine::make_room(std::size_t tokens) {
+    if (tokens <= room_) {
+        return;
     }
-    lengths_.assign(prompts.size(), 0);
+    const std::size_t old = room_;
+    room_ = std::max(tokens, std::min(2 * old, context_length_));
     for (auto& cache : caches_) {
-        cache.bytes.assign(prompts.size() * row_bytes(cache), 0);
+        const std::size_t heads = lengths_.size() * static_cast<std::size_t>(cache.heads);
+        const std::size_t size = row_bytes(cache) / static_cast<std::size_t>(cache.heads);  // of a head
+        spare_.assign(heads * size, 0);
+        for (std::size_t head = 0; old > 0 && head < heads; ++head) {
+            const std::size_t old_size = size / room_ * old;
+            std::memcpy(spare_.data() + head * size, cache.bytes.data() + head * old_size, old_size);
+        }
+        cache.bytes.swap(spare_);
     }
+    spare_ = {};
+    mask_.reserve(room_ * lengths_.size());
+}
+
+const float* OnnxEngine::prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) {
+    if (lengths_.empty()) {
+        lengths_.assign(prompts.size(), 0);
+    }
+    std::size_t most = 0;
+    for (std::size_t row = 0; row < prompts.size(); ++row) {
+        most = std::max(most, lengths_[row] + prompts[row]->size());
+    }
+    make_room(most + new_tokens);
     ids_.reserve(std::max(kPrefillTokens, prompts.size()));
-    mask_.reserve(room_ * prompts.size());
     logits_.resize(prompts.size() * vocab_size_);
     for (std::size_t row = 0; row < prompts.size(); ++row) {
-        extend_row(row, *prompts[row]);
+        const auto& prompt = *prompts[row];
+        const auto held = bind_row(row);
+        for (std::size_t start = 0; start < prompt.size(); start += kPrefillTokens) {
+            extend_row(row, prompt.data() + start, std::min(kPrefillTokens, prompt.size() - start));
+        }
+        std::copy(positions_.end() - static_cast<std::ptrdiff_t>(vocab_size_), positions_.end(),
+                  logits_.begin() + static_cast<std::ptrdiff_t>(row * vocab_size_));
     }
     bind_rows();
     return logits_.data();
 }
 
-void OnnxEngine::extend_row(std::size_t row, const std::vector<int64_t>& ids) {
+const float* OnnxEngine::extend(const std::vector<int64_t>& ids) {
+    if (lengths_.empty()) {
+        lengths_.assign(1, 0);
+    }
+    make_room(lengths_[0] + ids.size());
+    ids_.reserve(std::max(kPrefillTokens, ids.size()));
+    logits_.resize(vocab_size_);
+    const auto held = bind_row(0);
+    extend_row(0, ids.data(), ids.size());
+    bind_rows();
+    return positions_.data();
+}
+
+void OnnxEngine::rewind(std::size_t length) { lengths_[0] = length; }  // what lies beyond is written over
+
+// Values over one row of the buffers; to be held until they were used.
+std::vector<OrtPointer<OrtValue>> OnnxEngine::bind_row(std::size_t row) {
     std::vector<OrtPointer<OrtValue>> held;
     for (std::size_t place = 0; place < caches_.size(); ++place) {
         auto& cache = caches_[place];
@@ -213,28 +262,31 @@ void OnnxEngine::extend_row(std::size_t row, const std::vector<int64_t>& ids) {
         held.push_back(runtime_.tensor(cache.bytes.data() + row * size, size, shape.data(), 4, cache.type));
         in_[place + 2] = out_[place + 1] = held.back().get();
     }
-    for (std::size_t start = 0; start < ids.size(); start += kPrefillTokens) {
-        const std::size_t count = std::min(kPrefillTokens, ids.size() - start);
-        const auto from = ids.begin() + static_cast<std::ptrdiff_t>(start);
-        ids_.assign(from, from + static_cast<std::ptrdiff_t>(count));
-        lengths_[row] += count;
-        mask_.assign(lengths_[row], 1);
-        positions_.resize(count * vocab_size_);
-        const auto tokens = matrix(ids_, 1);
-        const auto found = logits(positions_, 1, count);
-        in_[0] = tokens.get();
-        out_[0] = found.get();
-        run(1);
-    }
-    std::copy(positions_.end() - static_cast<std::ptrdiff_t>(vocab_size_), positions_.end(),
-              logits_.begin() + static_cast<std::ptrdiff_t>(row * vocab_size_));
+    return held;
+}
+
+// Append a piece to a row whose values are bound: logits [T, V] in positions_.
+void OnnxEngine::extend_row(std::size_t row, const int64_t* ids, std::size_t count) {
+    ids_.assign(ids, ids + count);
+    lengths_[row] += count;
+    mask_.assign(lengths_[row], 1);
+    positions_.resize(count * vocab_size_);
+    const auto tokens = matrix(ids_, 1);
+    const auto found = logits(positions_, 1, count);
+    in_[0] = tokens.get();
+    out_[0] = found.get();
+    run(1);
 }
 
 const float* OnnxEngine::decode(const std::vector<int64_t>& ids) {
     const std::size_t rows = lengths_.size();
-    std::size_t longest = 0;
+    const std::size_t longest = *std::max_element(lengths_.begin(), lengths_.end()) + 1;
+    if (longest > room_) {
+        make_room(longest);
+        bind_rows();
+    }
     for (auto& length : lengths_) {
-        longest = std::max(longest, ++length);
+        ++length;
     }
     std::copy(ids.begin(), ids.end(), ids_.begin());
     mask_.assign(rows * longest, 0);
@@ -256,15 +308,12 @@ void OnnxEngine::run(std::size_t rows) {
 }
 
 void OnnxEngine::keep(const std::vector<std::size_t>& rows) {
-    for (std::size_t place = 0; place < rows.size();
-         ++place) {  // rows ascend: nothing is overwritten before it is read
-        lengths_[place] = lengths_[rows[place]];
-        for (auto& cache : caches_) {
-            const std::size_t size = row_bytes(cache);
-            std::memmove(cache.bytes.data() + place * size, cache.bytes.data() + rows[place] * size, size);
-        }
+    choose_rows(lengths_, rows, 1, spare_lengths_);
+    for (auto& cache : caches_) {
+        choose_rows(cache.bytes, rows, row_bytes(cache), spare_);
     }
-    lengths_.resize(rows.size());
+    mask_.reserve(room_ * rows.size());
+    logits_.resize(rows.size() * vocab_size_);
     bind_rows();
 }
 

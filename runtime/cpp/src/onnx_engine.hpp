@@ -17,8 +17,11 @@ public:
 
     std::size_t vocab_size() const override { return vocab_size_; }
     const std::string& device() const override { return device_; }
+    void reset() override;
     const float* prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) override;
     const float* decode(const std::vector<int64_t>& ids) override;
+    const float* extend(const std::vector<int64_t>& ids) override;
+    void rewind(std::size_t length) override;
     void keep(const std::vector<std::size_t>& rows) override;
 
 private:
@@ -36,13 +39,16 @@ private:
     void read_contract(const std::filesystem::path& path, int64_t stated_head_size);
     std::size_t row_bytes(const Cache& cache) const;
     void bind_rows();
-    void extend_row(std::size_t row, const std::vector<int64_t>& ids);
+    void make_room(std::size_t tokens);
+    std::vector<OrtPointer<OrtValue>> bind_row(std::size_t row);
+    void extend_row(std::size_t row, const int64_t* ids, std::size_t count);
     OrtPointer<OrtValue> matrix(std::vector<int64_t>& values, std::size_t rows) const;
     OrtPointer<OrtValue> logits(std::vector<float>& values, std::size_t rows, std::size_t tokens) const;
     void run(std::size_t rows);
 
     OnnxRuntime runtime_;
     OrtPointer<OrtSession> session_{nullptr, nullptr};
+    std::size_t context_length_ = 0;
     std::size_t vocab_size_ = 0;
     std::string device_;
     std::vector<Cache> caches_;
@@ -58,6 +64,8 @@ private:
     std::vector<int64_t> mask_;                           // [B, longest row]
     std::vector<float> logits_;                           // [B, V], of the last position
     std::vector<float> positions_;                        // [T, V], of a piece of a prompt
+    std::vector<char> spare_;                             // memory that a cache's was swapped with
+    std::vector<std::size_t> spare_lengths_;
 };
 
 }  // namespace ovround

@@ -1,15 +1,18 @@
 #include "openvino_engine.hpp"
 
 #include <algorithm>
-#include <numeric>
-#include <openvino/op/constant.hpp>
-#include <openvino/op/slice.hpp>
-#include <sstream>
+#include <cstring>
+
+#include "expanded_weights.hpp"
+#include "native_operator.hpp"
+#include "openvino_model.hpp"
 
 namespace ovround {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::size_t kMaxPadding = 256;  // columns of the cache without a token, before they are cut out
 
 // Float32, no int8 activations, float32 cache: the same three as in Python, where the reason stands.
 const ov::AnyMap& exact_options() {
@@ -18,139 +21,27 @@ const ov::AnyMap& exact_options() {
     return options;
 }
 
-template <typename List>
-std::string joined(const List& parts) {
-    std::string text;
-    for (const auto& part : parts) {
-        text += (text.empty() ? "" : ", ") + std::string(part);
-    }
-    return text;
-}
-
-std::vector<std::string> split(const std::string& text) {
-    std::vector<std::string> parts;
-    std::istringstream stream(text);
-    for (std::string part; std::getline(stream, part, ',');) {
-        parts.push_back(part);
-    }
-    return parts;
-}
-
-// `device` in OpenVINO's spelling; Error(engine) listing what there is when a part of it is not there.
-std::string known_device(const ov::Core& core, const std::string& device) {
-    std::string name = device;
-    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::toupper(c); });
-    const std::size_t colon = name.find(':');
-    const std::string kind = name.substr(0, colon);
-    const bool meta = kind == "AUTO" || kind == "HETERO" || kind == "MULTI";
-    const auto parts = !meta                        ? std::vector<std::string>{name}
-                       : colon == std::string::npos ? std::vector<std::string>{}
-                                                    : split(name.substr(colon + 1));
-    auto available = core.get_available_devices();
-    for (const auto& part : parts) {  // a leading minus keeps AUTO off a device, there or not
-        const bool there = std::any_of(available.begin(), available.end(), [&](const std::string& known) {
-            return part == known || known.rfind(part + ".", 0) == 0;
-        });
-        if (part.rfind('-', 0) != 0 && !there) {
-            available.emplace_back("AUTO");
-            throw Error(ErrorCode::engine, "device `" + device + "` is not there",
-                        "available for OpenVINO: " + joined(available));
-        }
-    }
-    return name;
-}
-
-std::string full_name(ov::Core& core, const std::string& device) {
-    try {
-        return ", " + core.get_property(device, "FULL_DEVICE_NAME").as<std::string>();
-    } catch (const ov::Exception&) {  // AUTO and the like have none
-        return "";
-    }
-}
-
-bool has_port(const std::vector<ov::Output<ov::Node>>& ports, const std::string& name) {
-    return std::any_of(ports.begin(), ports.end(), [&](const auto& port) { return port.get_names().count(name) > 0; });
-}
-
-std::shared_ptr<ov::Model> read_model(ov::Core& core, const fs::path& path) {
-    const fs::path weights = fs::path(path).replace_extension(".bin");
-    if (!fs::is_regular_file(weights)) {
-        throw Error(ErrorCode::artifact, "`" + weights.string() + "` is missing",
-                    "convert again, or copy the whole folder again");
-    }
-    std::shared_ptr<ov::Model> model;
-    try {
-        model = core.read_model(path.string());
-    } catch (const ov::Exception& error) {
-        throw Error(ErrorCode::artifact, "`" + path.string() + "` cannot be read by OpenVINO " +
-                                             ov::get_openvino_version().buildNumber + ": " + reason(error));
-    }
-    std::string missing;
-    for (const char* name : {"input_ids", "attention_mask", "beam_idx"}) {
-        if (missing.empty() && !has_port(model->inputs(), name)) {
-            missing = name;
-        }
-    }
-    if (missing.empty() && !has_port(model->outputs(), "logits")) {
-        missing = "logits";
-    }
-    if (!missing.empty() || model->get_sinks().empty()) {
-        throw Error(ErrorCode::artifact,
-                    "`" + path.string() + "` has no " + (missing.empty() ? "variables for the KV cache" : missing) +
-                        ": it is no stateful text generation model",
-                    "with optimum-intel, export for the task text-generation-with-past");
-    }
-    return model;
-}
-
-// Let the head see the last position only.
-void add_slice(ov::Model& model) {
-    constexpr const char* kAfterHead[] = {"Add", "Transpose", "Multiply", "Divide", "Tanh", "Convert"};
-    const auto result = model.output("logits").get_node_shared_ptr();
-    auto head = result->input_value(0).get_node_shared_ptr();
-    while (std::find(std::begin(kAfterHead), std::end(kAfterHead), std::string(head->get_type_name())) !=
-           std::end(kAfterHead)) {
-        head = head->input_value(0).get_node_shared_ptr();
-    }
-    // An unknown head computes all positions, and is cut behind.
-    const auto after = std::string(head->get_type_name()) == "MatMul" ? head : result;
-    const auto constant = [](int64_t value) {
-        return ov::op::v0::Constant::create(ov::element::i64, ov::Shape{1}, {value});
-    };
-    const auto cut = std::make_shared<ov::op::v8::Slice>(after->input_value(0), constant(-1),
-                                                         constant((int64_t{1} << 31) - 1), constant(1), constant(1));
-    after->input(0).replace_source_output(cut->output(0));
-    model.validate_nodes_and_infer_types();
-}
-
 }  // namespace
-
-std::string reason(const std::exception& error) {
-    std::istringstream lines(error.what());
-    std::string last;
-    for (std::string line; std::getline(lines, line);) {
-        const std::size_t begin = line.find_first_not_of(" \t\r");
-        if (begin != std::string::npos) {
-            last = line.substr(begin, line.find_last_not_of(" \t\r") - begin + 1);
-        }
-    }
-    if (last.find("std::bad_alloc") != std::string::npos) {
-        throw std::bad_alloc();
-    }
-    return last;
-}
 
 OpenVinoEngine::OpenVinoEngine(ov::Core& core, const fs::path& folder, const LoadOptions& options) {
     const std::string device = known_device(core, options.device);
-    const auto model = read_model(core, folder / "openvino_model.xml");
+    const fs::path path = folder / "openvino_model.xml";
+    const auto native = prepare_native(core, path, device, options);
+    const auto model = read_model(core, path);
+    if (native == NativeWeights::expanded) {
+        warning_ = expansion_warning(path, device, expand_weights(*model, path.string()));
+    } else if (native == NativeWeights::computed && options.exact) {
+        make_exact(*model);
+    }
     has_positions_ = has_port(model->inputs(), "position_ids");
     const auto size = model->output("logits").get_partial_shape()[2];
     if (size.is_dynamic() || model->output("logits").get_element_type() != ov::element::f32) {
-        throw Error(ErrorCode::artifact, "`" + (folder / "openvino_model.xml").string() +
-                                             "` does not state how many logits it gives, in float32");
+        throw Error(ErrorCode::artifact, "`" + path.string() + "` does not state how many logits it gives, in float32");
     }
     vocab_size_ = static_cast<std::size_t>(size.get_length());
-    add_slice(*model);
+    whole_ = device.rfind("NPU", 0) != 0;  // which has static shapes, and its own way of taking a prompt
+    rewindable_ = has_plain_cache(*model);
+    add_slice(*model, !whole_);
     ov::AnyMap config = options.exact ? exact_options() : ov::AnyMap{};
     if (options.threads > 0) {
         if (device != "CPU") {
@@ -168,67 +59,183 @@ OpenVinoEngine::OpenVinoEngine(ov::Core& core, const fs::path& folder, const Loa
     device_ = "OpenVINO " + device + full_name(core, device);
 }
 
+// A new request, not reset_state: OpenVINO 2026.4 keeps something of an 8-bit cache across that.
+void OpenVinoEngine::reset() {
+    request_ = {};
+    logits_ = {};
+    length_ = 0;
+    rows_.clear();
+}
+
 const float* OpenVinoEngine::prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) {
     std::size_t longest = 0;
     for (const auto* prompt : prompts) {
         longest = std::max(longest, prompt->size());
     }
-    begin(prompts.size(), longest, longest + new_tokens);
+    begin(prompts.size());
+    make_room(prompts.size(), longest, length_ + longest + new_tokens);
+    ids_.tensor.set_shape(ids_.shape = {prompts.size(), longest});
     auto* ids = ids_.tensor.data<int64_t>();
-    for (const auto* prompt : prompts) {
-        paddings_.push_back(static_cast<int64_t>(longest - prompt->size()));
-        ids = std::fill_n(ids, longest - prompt->size(), 0);
-        ids = std::copy(prompt->begin(), prompt->end(), ids);
+    auto* positions = has_positions_ ? positions_.tensor.data<int64_t>() : nullptr;
+    for (std::size_t row = 0; row < prompts.size(); ++row) {
+        const auto& prompt = *prompts[row];
+        ids = std::fill_n(ids, longest - prompt.size(), 0);
+        ids = std::copy(prompt.begin(), prompt.end(), ids);
+        grow(rows_[row], longest, longest - prompt.size(), has_positions_ ? positions + row * longest : nullptr);
     }
-    infer(longest);
+    infer(longest, -1);
     return logits_.data<float>();
 }
 
-// A new request, not reset_state: OpenVINO 2026.4 keeps something of an 8-bit cache across that. Its tensors are made
-// here, once and as large as they will be; later steps state a smaller shape of them.
-void OpenVinoEngine::begin(std::size_t rows, std::size_t columns, std::size_t room) {
-    logits_ = {};
-    length_ = 0;
-    paddings_.clear();
-    rows_.resize(rows);
-    std::iota(rows_.begin(), rows_.end(), 0);
-    try {
-        make_inputs(rows, columns, room);
-    } catch (const ov::Exception& error) {
-        throw Error(ErrorCode::engine, device_ + " failed: " + reason(error));
-    }
-}
-
-void OpenVinoEngine::make_inputs(std::size_t rows, std::size_t columns, std::size_t room) {
-    const auto give = [this](Input& input, const char* name, ov::element::Type type, const ov::Shape& largest) {
-        input = {ov::Tensor(type, largest), largest};
-        request_.set_tensor(name, input.tensor);
-    };
-    request_ = compiled_.create_infer_request();
-    give(ids_, "input_ids", ov::element::i64, {rows, columns});
-    give(mask_, "attention_mask", ov::element::i64, {rows, room});
-    if (has_positions_) {
-        give(positions_, "position_ids", ov::element::i64, {rows, columns});
-    }
-    give(beams_, "beam_idx", ov::element::i32, {rows});
-}
-
 const float* OpenVinoEngine::decode(const std::vector<int64_t>& ids) {
+    make_room(ids.size(), 1, length_ + 1);
     ids_.shape[0] = ids.size();
     ids_.shape[1] = 1;
     ids_.tensor.set_shape(ids_.shape);
     std::copy(ids.begin(), ids.end(), ids_.tensor.data<int64_t>());
-    infer(1);
+    for (std::size_t row = 0; row < rows_.size(); ++row) {
+        grow(rows_[row], 1, 0, has_positions_ ? positions_.tensor.data<int64_t>() + row : nullptr);
+    }
+    infer(1, -1);
     return logits_.data<float>();
 }
 
-void OpenVinoEngine::keep(const std::vector<std::size_t>& rows) {
-    for (std::size_t place = 0; place < rows.size(); ++place) {  // rows ascend
-        rows_[place] = rows_[rows[place]];
-        paddings_[place] = paddings_[rows[place]];
+const float* OpenVinoEngine::extend(const std::vector<int64_t>& ids) {
+    need_whole("tokens cannot be judged together");
+    begin(1);
+    make_room(1, ids.size(), length_ + ids.size());
+    ids_.tensor.set_shape(ids_.shape = {1, ids.size()});
+    std::copy(ids.begin(), ids.end(), ids_.tensor.data<int64_t>());
+    grow(rows_[0], ids.size(), 0, has_positions_ ? positions_.tensor.data<int64_t>() : nullptr);
+    infer(ids.size(), 0);
+    return logits_.data<float>();
+}
+
+void OpenVinoEngine::rewind(std::size_t length) {
+    need_whole("tokens cannot be taken back");
+    if (!rewindable_) {
+        throw Error(ErrorCode::engine, "this model's state is no plain KV cache: tokens cannot be taken back");
     }
-    rows_.resize(rows.size());
-    paddings_.resize(rows.size());
+    Row& row = rows_[0];
+    std::size_t kept = 0;
+    for (auto& held : row.held) {
+        held = static_cast<uint8_t>(held != 0 && kept < length);
+        kept += held;
+    }
+    row.count = static_cast<int64_t>(kept);
+    if (length_ - kept > std::max(kMaxPadding, kept)) {
+        cut(row.held);
+    }
+}
+
+// Keep only the columns [S] of the cache that are used.
+void OpenVinoEngine::cut(const std::vector<uint8_t>& used) {
+    const auto count = static_cast<std::size_t>(rows_[0].count);
+    try {
+        for (auto& state : request_.query_state()) {
+            ov::Tensor from = state.get_state();  // [1, H_kv, S, D]
+            if (!from.is_continuous()) {
+                ov::Tensor dense(from.get_element_type(), from.get_shape());
+                from.copy_to(dense);
+                from = dense;
+            }
+            ov::Shape shape = from.get_shape();
+            const std::size_t column_bytes = shape[3] * from.get_element_type().size();
+            shape[2] = count;
+            ov::Tensor to(from.get_element_type(), shape);
+            const auto* read = static_cast<const char*>(static_cast<const ov::Tensor&>(from).data());
+            auto* write = static_cast<char*>(to.data());
+            for (std::size_t head = 0; head < shape[0] * shape[1]; ++head) {
+                for (std::size_t column = 0; column < used.size(); ++column, read += column_bytes) {
+                    if (used[column] != 0) {
+                        std::memcpy(write, read, column_bytes);
+                        write += column_bytes;
+                    }
+                }
+            }
+            state.set_state(to);
+        }
+    } catch (const ov::Exception& error) {
+        throw Error(ErrorCode::engine, device_ + " failed: " + reason(error));
+    }
+    rows_[0].held.assign(count, 1);
+    length_ = count;
+}
+
+void OpenVinoEngine::keep(const std::vector<std::size_t>& rows) {
+    spare_.resize(rows.size());
+    for (std::size_t place = 0; place < rows.size(); ++place) {
+        spare_[place].held.reserve(length_room_);
+        spare_[place] = rows_[rows[place]];
+    }
+    rows_.swap(spare_);
+}
+
+void OpenVinoEngine::need_whole(const char* why) const {
+    if (!whole_) {
+        throw Error(ErrorCode::engine, "device NPU: " + std::string(why), "choose another device for this");
+    }
+}
+
+// Rows for an empty cache.
+void OpenVinoEngine::begin(std::size_t rows) {
+    if (rows_.empty()) {
+        rows_.resize(rows);
+        for (std::size_t row = 0; row < rows; ++row) {
+            rows_[row].source = static_cast<int32_t>(row);
+        }
+    }
+}
+
+// Tensors for this many, made once where it is known how many will come, else twice as large each time.
+void OpenVinoEngine::make_room(std::size_t rows, std::size_t columns, std::size_t length) {
+    if (request_ && rows <= rows_room_ && columns <= columns_room_ && length <= length_room_) {
+        return;
+    }
+    try {
+        if (!request_) {
+            request_ = compiled_.create_infer_request();
+            rows_room_ = columns_room_ = length_room_ = 0;
+        }
+        rows_room_ = std::max(rows, rows_room_);
+        columns_room_ = std::max(columns, columns_room_);
+        length_room_ = length <= length_room_ ? length_room_ : std::max(length, 2 * length_room_);
+        give_inputs();
+    } catch (const ov::Exception& error) {
+        throw Error(ErrorCode::engine, device_ + " failed: " + reason(error));
+    }
+    for (auto& row : rows_) {
+        row.held.reserve(length_room_);
+    }
+}
+
+void OpenVinoEngine::give_inputs() {
+    const auto give = [this](Input& input, const char* name, ov::element::Type type, const ov::Shape& largest) {
+        input = {ov::Tensor(type, largest), largest};
+        request_.set_tensor(name, input.tensor);
+    };
+    give(ids_, "input_ids", ov::element::i64, {rows_room_, columns_room_});
+    give(mask_, "attention_mask", ov::element::i64, {rows_room_, length_room_});
+    if (has_positions_) {
+        give(positions_, "position_ids", ov::element::i64, {rows_room_, columns_room_});
+    }
+    give(beams_, "beam_idx", ov::element::i32, {rows_room_});
+    if (whole_) {
+        first_ = ov::Tensor(ov::element::i64, {1});
+        request_.set_tensor(kFirstLogits, first_);
+    }
+}
+
+// Append `columns` columns to a row, the first `padding` of which have no token, and write their positions.
+void OpenVinoEngine::grow(Row& row, std::size_t columns, std::size_t padding, int64_t* positions) {
+    for (std::size_t column = 0; column < columns; ++column) {
+        const bool held = column >= padding;
+        row.held.push_back(static_cast<uint8_t>(held));
+        row.count += held ? 1 : 0;
+        if (positions != nullptr) {
+            positions[column] = std::max<int64_t>(row.count - 1, 0);
+        }
+    }
 }
 
 void OpenVinoEngine::write_mask() {
@@ -236,34 +243,27 @@ void OpenVinoEngine::write_mask() {
     mask_.shape[1] = length_;
     mask_.tensor.set_shape(mask_.shape);
     auto* to = mask_.tensor.data<int64_t>();
-    for (const int64_t padding : paddings_) {
-        to = std::fill_n(to, padding, 0);
-        to = std::fill_n(to, static_cast<int64_t>(length_) - padding, 1);
+    for (const auto& row : rows_) {
+        to = std::copy(row.held.begin(), row.held.end(), to);
     }
 }
 
-void OpenVinoEngine::write_positions(std::size_t columns) {
-    positions_.shape[0] = rows_.size();
-    positions_.shape[1] = columns;
-    positions_.tensor.set_shape(positions_.shape);
-    auto* position = positions_.tensor.data<int64_t>();
-    for (const int64_t padding : paddings_) {
-        for (std::size_t column = length_ - columns; column < length_; ++column) {
-            *position++ = std::max<int64_t>(static_cast<int64_t>(column) - padding, 0);
-        }
-    }
-}
-
-void OpenVinoEngine::infer(std::size_t columns) {
+void OpenVinoEngine::infer(std::size_t columns, int64_t first) {
     length_ += columns;
     write_mask();
     if (has_positions_) {
-        write_positions(columns);
+        positions_.shape[0] = rows_.size();
+        positions_.shape[1] = columns;
+        positions_.tensor.set_shape(positions_.shape);
     }
     beams_.shape[0] = rows_.size();
     beams_.tensor.set_shape(beams_.shape);
-    std::copy(rows_.begin(), rows_.end(), beams_.tensor.data<int32_t>());
+    std::transform(rows_.begin(), rows_.end(), beams_.tensor.data<int32_t>(),
+                   [](const Row& row) { return row.source; });
     try {
+        if (whole_) {
+            *first_.data<int64_t>() = first;
+        }
         request_.infer();
         if (!logits_) {
             logits_ = request_.get_tensor("logits");
@@ -271,7 +271,9 @@ void OpenVinoEngine::infer(std::size_t columns) {
     } catch (const ov::Exception& error) {
         throw Error(ErrorCode::engine, device_ + " failed: " + reason(error));
     }
-    std::iota(rows_.begin(), rows_.end(), 0);
+    for (std::size_t row = 0; row < rows_.size(); ++row) {
+        rows_[row].source = static_cast<int32_t>(row);
+    }
 }
 
 }  // namespace ovround

@@ -1,8 +1,9 @@
 // OpenVINO: the stateful IR that ovround and optimum-intel write. The contract is that of runtime/engines/openvino.py.
 //
 // Inputs `input_ids`, `attention_mask` and perhaps `position_ids` i64 [B, T], `beam_idx` i32 [B]; output `logits` f32
-// [B, T, V], of which only the last position is computed. The KV cache lies in the graph's variables. A batch is
-// padded on the left; `beam_idx` says which row of the last step each row continues.
+// [B, T, V], of which an input that is added here says the first position that is computed. The KV cache lies in the
+// graph's variables. A batch is padded on the left; forgotten tokens are masked like padding, and cut out when they are
+// most of the cache. `beam_idx` says which row of the last step each row continues.
 #pragma once
 
 #include <openvino/openvino.hpp>
@@ -17,8 +18,12 @@ public:
 
     std::size_t vocab_size() const override { return vocab_size_; }
     const std::string& device() const override { return device_; }
+    const std::string& warning() const override { return warning_; }
+    void reset() override;
     const float* prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) override;
     const float* decode(const std::vector<int64_t>& ids) override;
+    const float* extend(const std::vector<int64_t>& ids) override;
+    void rewind(std::size_t length) override;
     void keep(const std::vector<std::size_t>& rows) override;
 
 private:
@@ -27,30 +32,41 @@ private:
         ov::Tensor tensor;
         ov::Shape shape;
     };
+    struct Row {
+        std::vector<uint8_t> held;  // [S]: 0 where the cache holds padding, or what was forgotten
+        int64_t count = 0;          // of tokens
+        int32_t source = 0;         // the last step's row that this one continues
+    };
 
-    void begin(std::size_t rows, std::size_t columns, std::size_t room);
-    void make_inputs(std::size_t rows, std::size_t columns, std::size_t room);
-    void infer(std::size_t columns);
+    void begin(std::size_t rows);
+    void make_room(std::size_t rows, std::size_t columns, std::size_t length);
+    void give_inputs();
+    void infer(std::size_t columns, int64_t first);
     void write_mask();
-    void write_positions(std::size_t columns);
+    void grow(Row& row, std::size_t columns, std::size_t padding, int64_t* positions);
+    void cut(const std::vector<uint8_t>& used);
+    void need_whole(const char* why) const;
 
     std::size_t vocab_size_ = 0;
     std::string device_;
+    std::string warning_;
     bool has_positions_ = false;
+    bool whole_ = true;       // rows, positions and lengths are free
+    bool rewindable_ = true;  // the state is a plain KV cache
     ov::CompiledModel compiled_;
     ov::InferRequest request_;
-    Input ids_;        // i64 [B, T]
-    Input mask_;       // i64 [B, length]
-    Input positions_;  // i64 [B, T]
-    Input beams_;      // i32 [B]
+    Input ids_;         // i64 [B, T]
+    Input mask_;        // i64 [B, S]
+    Input positions_;   // i64 [B, T]
+    Input beams_;       // i32 [B]
+    ov::Tensor first_;  // i64 [1]: the first position of the step whose logits are computed
     ov::Tensor logits_;
-    std::vector<int64_t> paddings_;  // [B]: columns of the cache, from the left, without a token
-    std::vector<int32_t> rows_;      // [B]: the last step's row that each row continues
-    std::size_t length_ = 0;         // columns of the cache
+    std::size_t rows_room_ = 0;
+    std::size_t columns_room_ = 0;
+    std::size_t length_room_ = 0;
+    std::size_t length_ = 0;  // S
+    std::vector<Row> rows_;   // [B]
+    std::vector<Row> spare_;
 };
-
-// The last line of an OpenVINO message; those before it say where in its sources it was. Throws std::bad_alloc where
-// that is what the message is about.
-std::string reason(const std::exception& error);
 
 }  // namespace ovround

@@ -5,34 +5,9 @@
 #include <limits>
 #include <numeric>
 #include <random>
-#include <sstream>
 
 namespace ovround {
 namespace {
-
-constexpr std::size_t kMaxStopStrings = 64;
-constexpr std::size_t kMaxLogitBias = 1024;
-
-template <typename T>
-void refuse(const char* name, T value, const std::string& allowed) {
-    std::ostringstream message;
-    message << name << " is " << value << "; " << allowed << " is needed";
-    throw Error(ErrorCode::usage, message.str());
-}
-
-void check_integer(const char* name, int64_t value, int64_t low) {
-    if (value < low) {
-        refuse(name, value, "a whole number of " + std::to_string(low) + " or more");
-    }
-}
-
-void check_number(const char* name, double value, double low, double high, bool above = false) {
-    if (!(value >= low && value <= high) || (above && value == low)) {
-        std::ostringstream allowed;
-        allowed << "a number " << (above ? "above" : "from") << ' ' << low << " to " << high;
-        refuse(name, value, allowed.str());
-    }
-}
 
 uint64_t fresh_seed() {
     std::random_device device;
@@ -71,35 +46,13 @@ std::size_t largest(const float* values, std::size_t count) {
 
 }  // namespace
 
-void check_options(const SamplingOptions& options) {
-    if (options.max_new_tokens) {
-        check_integer("max_new_tokens", *options.max_new_tokens, 1);
-    }
-    check_number("temperature", options.temperature, 0.0, 100.0);
-    check_integer("top_k", options.top_k, 0);
-    check_number("top_p", options.top_p, 0.0, 1.0, true);
-    check_number("min_p", options.min_p, 0.0, 1.0);
-    check_number("repetition_penalty", options.repetition_penalty, 0.0, 10.0, true);
-    check_number("presence_penalty", options.presence_penalty, -10.0, 10.0);
-    check_number("frequency_penalty", options.frequency_penalty, -10.0, 10.0);
-    for (const auto& text : options.stop) {
-        if (text.empty()) {
-            throw Error(ErrorCode::usage, "stop has an empty string; strings of at least one character are needed");
-        }
-    }
-    if (options.stop.size() > kMaxStopStrings) {
-        refuse("the number of stop strings", options.stop.size(), "at most " + std::to_string(kMaxStopStrings));
-    }
-    for (const int64_t token : options.stop_token_ids) {
-        check_integer("stop_token_ids", token, 0);
-    }
-    if (options.logit_bias.size() > kMaxLogitBias) {
-        refuse("the length of logit_bias", options.logit_bias.size(), "at most " + std::to_string(kMaxLogitBias));
-    }
-    for (const auto& [token, bias] : options.logit_bias) {
-        check_integer("logit_bias", token, 0);
-        check_number("logit_bias", bias, -100.0, 100.0);
-    }
+int64_t likeliest(const float* logits, std::size_t vocab_size) {
+    return static_cast<int64_t>(largest(logits, vocab_size));
+}
+
+void refuse_logits() {
+    throw Error(ErrorCode::generation, "the model's logits are not finite",
+                "try exact mode, or convert with more bits");
 }
 
 Sampler::Sampler(const SamplingOptions& options, std::size_t vocab_size)
@@ -117,7 +70,7 @@ Sampler::Sampler(const SamplingOptions& options, std::size_t vocab_size)
         kept_.reserve(vocab_size);
         order_.reserve(vocab_size);
     }
-    if (!options.logit_bias.empty()) {
+    if (!options.logit_bias.empty() || options.grammar) {
         biased_.resize(vocab_size);
     }
 }
@@ -145,7 +98,7 @@ double Sampler::adjusted(float logit, std::size_t token) const {
     return score;
 }
 
-const float* Sampler::biased(const float* logits) {
+const float* Sampler::biased(const float* logits, const uint32_t* allowed) {
     if (biased_.empty()) {
         return logits;
     }
@@ -153,6 +106,11 @@ const float* Sampler::biased(const float* logits) {
     for (const auto& [token, bias] : options_.logit_bias) {
         if (static_cast<std::size_t>(token) < biased_.size()) {  // beyond the vocabulary it has no effect
             biased_[static_cast<std::size_t>(token)] += static_cast<float>(bias);
+        }
+    }
+    for (std::size_t token = 0; allowed != nullptr && token < biased_.size(); ++token) {
+        if ((allowed[token / 32] >> token % 32 & 1U) == 0) {
+            biased_[token] = -std::numeric_limits<float>::infinity();
         }
     }
     return biased_.data();
@@ -170,13 +128,12 @@ std::size_t Sampler::best_adjusted(const float* logits) {
     return best;
 }
 
-int64_t Sampler::choose(const float* logits) {
-    logits = biased(logits);
+int64_t Sampler::choose(const float* logits, const uint32_t* allowed) {
+    logits = biased(logits, allowed);
     const bool adjusts = !counts_.empty();
     const std::size_t best = adjusts ? best_adjusted(logits) : largest(logits, vocab_size_);
     if (!std::isfinite(adjusts ? scores_[best] : static_cast<double>(logits[best]))) {
-        throw Error(ErrorCode::generation, "the model's logits are not finite",
-                    "try exact mode, or convert with more bits");
+        refuse_logits();
     }
     auto chosen = static_cast<int64_t>(best);
     if (options_.temperature > 0.0) {

@@ -9,7 +9,7 @@
 
 #include "detokenizer_graph.hpp"
 #include "json_object.hpp"
-#include "openvino_engine.hpp"
+#include "openvino_model.hpp"
 #include "utf8.hpp"
 
 namespace ovround {

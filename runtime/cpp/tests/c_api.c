@@ -19,6 +19,28 @@ static int count_three(const char* text, size_t size, int64_t token_id, void* us
     return ++*count < 3;
 }
 
+static int check_logprobs(ovround_llm* llm, ovround_sampling_options options) {
+    size_t count = 0;
+    ovround_completion* completion = NULL;
+    options.logprobs = 3;
+    options.prompt_logprobs = 0;
+    CHECK(ovround_generate(llm, "Return the", &options, NULL, NULL, &completion) == OVROUND_OK);
+    const int64_t* ids = ovround_completion_token_ids(completion, &count);
+    const ovround_usage usage = ovround_completion_usage(completion);
+    CHECK(usage.completion_tokens == count && usage.cached_tokens == 0 && usage.drafted_tokens == 0);
+    const ovround_token_logprobs* found = ovround_completion_logprobs(completion, &count);
+    CHECK(count == usage.completion_tokens);
+    for (size_t place = 0; place < count; ++place) {
+        CHECK(found[place].token_id == ids[place] && found[place].top_count == 3 && found[place].logprob <= 0);
+        CHECK(found[place].top[0].token_id == ids[place] && found[place].top[0].logprob == found[place].logprob);
+        CHECK(found[place].top[1].logprob >= found[place].top[2].logprob);
+    }
+    found = ovround_completion_prompt_logprobs(completion, &count);
+    CHECK(count == usage.prompt_tokens - 1 && found[0].top_count == 0 && found[0].logprob < 0);
+    ovround_completion_free(completion);
+    return 0;
+}
+
 int check_c_api(const char* folder);
 
 int check_c_api(const char* folder) {
@@ -55,7 +77,22 @@ int check_c_api(const char* folder) {
     CHECK(ovround_completion_text(completion, &count) != NULL &&
           strlen(ovround_completion_text(completion, NULL)) == count);
     CHECK(ovround_completion_time_per_output_token_s(completion) > 0);
+    CHECK(ovround_completion_logprobs(completion, &count) == NULL && count == 0);
     ovround_completion_free(completion);
+    CHECK(check_logprobs(llm, options) == 0);
+    options.num_beams = 3;
+    CHECK(ovround_generate(llm, "Return the", &options, NULL, NULL, &completion) == OVROUND_OK);
+    CHECK(ovround_completion_token_ids(completion, &count) != NULL && count == 8);
+    ovround_completion_free(completion);
+    CHECK(ovround_generate(llm, "Return the", &options, count_three, &pieces, &completion) == OVROUND_USAGE);
+    options.num_beams = 1;
+    options.grammar_kind = OVROUND_REGEX;
+    options.grammar = "";
+    CHECK(ovround_generate(llm, "Return the", &options, NULL, NULL, &completion) == OVROUND_USAGE);
+    CHECK(strstr(ovround_last_error(), "a grammar is a text of 1 to") != NULL);
+    options.grammar = NULL;
+    CHECK(ovround_generate(llm, "Return the", &options, NULL, NULL, &completion) == OVROUND_USAGE);
+    options.grammar_kind = OVROUND_NO_GRAMMAR;
     options.temperature = -1;
     CHECK(ovround_generate(llm, "Return the", &options, NULL, NULL, &completion) == OVROUND_USAGE &&
           completion == NULL);

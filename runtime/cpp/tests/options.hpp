@@ -34,6 +34,20 @@ inline ovround::SamplingOptions sampling_options(const nlohmann::json& from) {
             to.frequency_penalty = value.get<double>();
         else if (name == "logit_bias")
             to.logit_bias = value.get<std::vector<std::pair<int64_t, double>>>();
+        else if (name == "logprobs")
+            to.logprobs = value.get<int64_t>();
+        else if (name == "prompt_logprobs")
+            to.prompt_logprobs = value.get<int64_t>();
+        else if (name == "num_beams")
+            to.num_beams = value.get<int64_t>();
+        else if (name == "length_penalty")
+            to.length_penalty = value.get<double>();
+        else if (name == "json_schema")
+            to.grammar = {ovround::Grammar::Kind::json_schema, value.get<std::string>()};
+        else if (name == "regex")
+            to.grammar = {ovround::Grammar::Kind::regex, value.get<std::string>()};
+        else if (name == "lark")
+            to.grammar = {ovround::Grammar::Kind::lark, value.get<std::string>()};
         else
             throw std::runtime_error("no option " + name);
     }

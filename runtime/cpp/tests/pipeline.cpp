@@ -3,18 +3,10 @@
 #include <fstream>
 #include <thread>
 
-#if defined(__linux__)
-#include <dlfcn.h>
-#endif
-
 #include "check.hpp"
+#include "leaks.hpp"
 
 extern "C" int check_c_api(const char* folder);
-
-// OpenVINO and oneTBB keep memory of each thread and of each model until the end: not ours to free. What is allocated
-// by ours has no frame of theirs.
-extern "C" const char* __lsan_default_suppressions();
-extern "C" const char* __lsan_default_suppressions() { return "leak:libopenvino\nleak:libtbb\n"; }
 
 namespace {
 
@@ -57,6 +49,27 @@ void refuses_what_cannot_be(const fs::path& folder, LLM& llm) {
               },
               "asked it again") == ErrorCode::generation);
     CHECK(llm.generate(kPrompt, drawn(4)).token_ids.size() == 4);  // all of that did it no harm
+}
+
+// A search with beams too can be stopped, by another thread.
+void cancels_beams(LLM& llm) {
+    SamplingOptions beams;
+    beams.num_beams = 4;
+    beams.max_new_tokens = 300;
+    beams.ignore_eos = true;
+    std::atomic<bool> done = false;
+    std::thread other([&] {
+        while (!done) {
+            llm.cancel();
+            std::this_thread::yield();
+        }
+    });
+    const auto answer = llm.generate(kPrompt, beams);
+    done = true;
+    other.join();
+    CHECK(answer.finish_reason == FinishReason::cancelled && answer.token_ids.size() < 300 && !answer.text.empty());
+    CHECK(refused([&] { llm.generate(kPrompt, beams, [](const Piece&) { return true; }); },
+                  "only at its end is the answer known") == ErrorCode::usage);
 }
 
 // One file at a time: gone, cut, one bit changed; then the manifest itself.
@@ -140,16 +153,6 @@ void threads(const fs::path& folder, LLM& llm, const LoadOptions& load) {
     CHECK(right == 12);
 }
 
-// The plugins stay in memory, so that a report of leaks can name them.
-void keep_plugins() {
-#if defined(__linux__)
-    for (const char* name : {"libopenvino_intel_cpu_plugin.so", "libopenvino_ir_frontend.so.2641",
-                             "libopenvino_tokenizers.so", "libtbbbind_2_5.so.3"}) {
-        dlopen(name, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
-    }
-#endif
-}
-
 }  // namespace
 
 int main(int count, char** values) {
@@ -166,6 +169,7 @@ int main(int count, char** values) {
     refuses_what_cannot_be(values[1], llm);
     refuses_damage(values[1]);
     cancels(llm);
+    cancels_beams(llm);
     threads(values[1], llm, load);
     const int line = check_c_api(values[1]);
     if (line != 0) {

@@ -1,8 +1,10 @@
-// ovround-replay FOLDER: answers the requests on stdin, a JSON object a line, with exact arithmetic; for
-// tests/test_cpp*.py. A list of prompts is answered as one batch. What a request does not need is not opened.
+// ovround-replay FOLDER [LOAD]: with the options of loading in the JSON object LOAD, answers the requests on stdin, a
+// JSON object a line, with exact arithmetic; for tests/test_cpp*.py. A list of prompts is answered as one batch. What a
+// request does not need is not opened.
 #include <iostream>
 
 #include "chat_template.hpp"
+#include "leaks.hpp"
 #include "options.hpp"
 #include "tokenizer.hpp"
 
@@ -12,14 +14,23 @@ using nlohmann::json;
 
 class Opened {
 public:
-    explicit Opened(std::filesystem::path folder) : folder_(std::move(folder)) {}
+    Opened(std::filesystem::path folder, const json& load) : folder_(std::move(folder)) {
+        load_.exact = true;
+        load_.threads = 1;
+        load_.prefix_cache = load.value("prefix_cache", false);
+        load_.prompt_lookup = load.value("prompt_lookup", false);
+        load_.draft_model = load.value("draft_model", "");
+        load_.operator_library = load.value("operator_library", "");
+        load_.draft_tokens = load.value("draft_tokens", load_.draft_tokens);
+    }
 
     ovround::LLM& llm() {
         if (!llm_) {
-            ovround::LoadOptions load;
-            load.exact = true;
-            load.threads = 1;
-            llm_.emplace(folder_, load);
+            llm_.emplace(folder_, load_);
+            if (!llm_->warning().empty()) {
+                std::cerr << llm_->warning() << '\n';
+            }
+            keep_plugins();
         }
         return *llm_;
     }
@@ -32,16 +43,34 @@ public:
 
 private:
     std::filesystem::path folder_;
+    ovround::LoadOptions load_;
     ov::Core core_;
     std::optional<ovround::LLM> llm_;
     std::optional<ovround::Tokenizer> tokenizer_;
 };
 
+json as_json(const ovround::TokenLogprobs& one) {
+    return {{"token_id", one.token_id}, {"logprob", one.logprob}, {"top", one.top}};
+}
+
+json as_json(const std::vector<ovround::TokenLogprobs>& positions) {
+    json list = json::array();
+    for (const auto& one : positions) {
+        list.push_back(as_json(one));
+    }
+    return list;
+}
+
 json as_json(const ovround::Completion& answer) {
     return {{"text", answer.text},
             {"token_ids", answer.token_ids},
             {"finish_reason", ovround::to_string(answer.finish_reason)},
-            {"prompt_tokens", answer.prompt_tokens}};
+            {"prompt_tokens", answer.usage.prompt_tokens},
+            {"cached_tokens", answer.usage.cached_tokens},
+            {"drafted_tokens", answer.usage.drafted_tokens},
+            {"accepted_tokens", answer.usage.accepted_tokens},
+            {"logprobs", answer.logprobs ? as_json(*answer.logprobs) : json()},
+            {"prompt_logprobs", answer.prompt_logprobs ? as_json(*answer.prompt_logprobs) : json()}};
 }
 
 std::vector<ovround::Message> messages_of(const json& request) {
@@ -83,6 +112,9 @@ json answer(Opened& opened, const json& request) {
     if (request.contains("encode")) {
         return llm.encode(request.at("encode").get<std::string>(), request.at("special"));
     }
+    if (request.contains("score")) {
+        return as_json(llm.score(request.at("score"), request.at("count")));
+    }
     if (request.contains("prompts")) {
         json answers;
         for (const auto& one : llm.generate_batch(request.at("prompts").get<std::vector<std::string>>(), options)) {
@@ -91,8 +123,12 @@ json answer(Opened& opened, const json& request) {
         return answers;
     }
     json pieces = json::array();
+    json logprobs = json::array();
     const auto on_piece = [&](const ovround::Piece& piece) {
         pieces.push_back(piece.text);
+        if (piece.logprobs != nullptr) {
+            logprobs.push_back(as_json(*piece.logprobs));
+        }
         return true;
     };
     json found;
@@ -101,16 +137,18 @@ json answer(Opened& opened, const json& request) {
         found = as_json(llm.chat(messages, options, on_piece));
         found["rendered"] = llm.render_chat(messages);
     } else {
-        found = as_json(llm.generate(request.at("prompt").get<std::string>(), options, on_piece));
+        found = as_json(llm.generate(request.at("prompt").get<std::string>(), options,
+                                     options.num_beams > 1 ? ovround::OnPiece() : on_piece));
     }
     found["pieces"] = pieces;
+    found["piece_logprobs"] = logprobs;
     return found;
 }
 
 }  // namespace
 
-int main(int, char** values) {
-    Opened opened(values[1]);
+int main(int count, char** values) {
+    Opened opened(values[1], count > 2 ? json::parse(values[2]) : json::object());
     for (std::string line; std::getline(std::cin, line);) {
         try {
             std::cout << answer(opened, json::parse(line)).dump() << '\n';

@@ -47,12 +47,26 @@ typedef struct ovround_load_options {
     int threads;
     int check_contents;
     const char* tokenizers_library; /* NULL: looked for beside libopenvino */
+    const char* llguidance_library; /* NULL: docs/guides/cpp.md says where it is looked for */
+    const char* operator_library;   /* where a folder needs it; NULL: beside libovround */
+    int error_on_missing_kernel;    /* 0: expand such weights where the library is missing */
+    int prefix_cache;
+    int prompt_lookup;
+    const char* draft_model; /* NULL: none */
+    int draft_tokens;
 } ovround_load_options;
 
 typedef struct ovround_token_bias {
     int64_t token_id;
     double bias;
 } ovround_token_bias;
+
+typedef enum ovround_grammar_kind {
+    OVROUND_NO_GRAMMAR = 0,
+    OVROUND_JSON_SCHEMA = 1,
+    OVROUND_REGEX = 2,
+    OVROUND_LARK = 3
+} ovround_grammar_kind;
 
 /* Filled by ovround_sampling_defaults; a struct that was not is refused. */
 typedef struct ovround_sampling_options {
@@ -74,7 +88,34 @@ typedef struct ovround_sampling_options {
     double frequency_penalty;
     const ovround_token_bias* logit_bias;
     size_t logit_bias_count;
+    int64_t logprobs;        /* of so many likeliest tokens at each; negative: none */
+    int64_t prompt_logprobs; /* the same */
+    ovround_grammar_kind grammar_kind;
+    const char* grammar;
+    int64_t num_beams;
+    double length_penalty;
 } ovround_sampling_options;
+
+typedef struct ovround_usage {
+    size_t prompt_tokens;
+    size_t completion_tokens;
+    size_t cached_tokens;
+    size_t drafted_tokens;
+    size_t accepted_tokens;
+} ovround_usage;
+
+typedef struct ovround_logprob {
+    int64_t token_id;
+    double logprob;
+} ovround_logprob;
+
+/* One position: the token that stands there, and the likeliest ones. */
+typedef struct ovround_token_logprobs {
+    int64_t token_id;
+    double logprob;
+    const ovround_logprob* top;
+    size_t top_count;
+} ovround_token_logprobs;
 
 typedef struct ovround_message {
     const char* role;
@@ -99,6 +140,7 @@ OVROUND_C_API void ovround_close(ovround_llm* llm); /* NULL is allowed */
 OVROUND_C_API size_t ovround_context_length(const ovround_llm* llm);
 OVROUND_C_API size_t ovround_vocab_size(const ovround_llm* llm);
 OVROUND_C_API double ovround_load_s(const ovround_llm* llm);
+OVROUND_C_API const char* ovround_warning(const ovround_llm* llm); /* what loading had to say; often empty */
 
 /* `on_piece` may be NULL. The completion is freed with ovround_completion_free. */
 OVROUND_C_API ovround_status ovround_generate(ovround_llm* llm, const char* prompt,
@@ -120,6 +162,13 @@ OVROUND_C_API const char* ovround_completion_text(const ovround_completion* comp
 OVROUND_C_API const int64_t* ovround_completion_token_ids(const ovround_completion* completion, size_t* count);
 OVROUND_C_API ovround_finish_reason ovround_completion_finish_reason(const ovround_completion* completion);
 OVROUND_C_API size_t ovround_completion_prompt_tokens(const ovround_completion* completion);
+OVROUND_C_API ovround_usage ovround_completion_usage(const ovround_completion* completion);
+/* Of each token of the answer; NULL where they were not asked for. Good as long as the completion. */
+OVROUND_C_API const ovround_token_logprobs* ovround_completion_logprobs(const ovround_completion* completion,
+                                                                        size_t* count);
+/* Of the prompt's tokens after the first. */
+OVROUND_C_API const ovround_token_logprobs* ovround_completion_prompt_logprobs(const ovround_completion* completion,
+                                                                               size_t* count);
 OVROUND_C_API double ovround_completion_time_to_first_token_s(const ovround_completion* completion);
 /* Negative where there is no second token. */
 OVROUND_C_API double ovround_completion_time_per_output_token_s(const ovround_completion* completion);

@@ -1,0 +1,124 @@
+#include "llguidance.hpp"
+
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#if !defined(_WIN32)
+#include <dlfcn.h>
+#endif
+
+#include "ovround/ovround.hpp"
+
+namespace ovround {
+namespace {
+
+constexpr const char* kHint =
+    "build it from the crate (cargo build --release, in llguidance/parser), or pip install llguidance for the Python "
+    "that ovround was built with, or name the library: llguidance_library";
+
+#if defined(_WIN32)
+
+void* open_library(const std::filesystem::path&) {
+    throw Error(ErrorCode::engine, "grammars are not available on Windows");
+}
+
+void* function(void*, const char*) { return nullptr; }
+
+#else
+
+#if defined(__APPLE__)
+constexpr const char* kName = "libllguidance.dylib";
+#else
+constexpr const char* kName = "libllguidance.so";
+#endif
+
+// Of the Python that the build found; or, where ovround is a wheel too (ovround/native/lib), beside that.
+std::vector<std::string> wheels() {
+    std::vector<std::string> found{OVROUND_LLGUIDANCE_WHEEL};
+    Dl_info info{};
+    if (dladdr(reinterpret_cast<const void*>(&open_llguidance), &info) != 0 && info.dli_fname != nullptr) {
+        const auto packages = std::filesystem::absolute(info.dli_fname).parent_path() / ".." / ".." / "..";
+        found.push_back((packages / "llguidance" / "_lib.abi3.so").string());
+    }
+    return found;
+}
+
+// The wheel's library is a module of Python, and holds names of Python's library, which no function called here uses:
+// it opens behind that library, whose interpreter is not started.
+void* open_wheel() {
+    for (const auto& wheel : wheels()) {
+        if (!std::filesystem::is_regular_file(wheel)) {
+            continue;
+        }
+        for (const char* python : {OVROUND_PYTHON_LIBRARY, OVROUND_PYTHON_SONAME}) {
+            if (*python != '\0' && dlopen(python, RTLD_NOW | RTLD_GLOBAL) != nullptr) {
+                break;
+            }
+        }
+        return dlopen(wheel.c_str(), RTLD_NOW | RTLD_LOCAL);
+    }
+    return nullptr;
+}
+
+void* open_library(const std::filesystem::path& given) {
+    void* library = nullptr;
+    if (!given.empty()) {
+        library = dlopen(given.c_str(), RTLD_NOW | RTLD_LOCAL);
+    } else {
+        for (const char* name : {OVROUND_LLGUIDANCE_LIBRARY, kName}) {
+            library = library != nullptr || *name == '\0' ? library : dlopen(name, RTLD_NOW | RTLD_LOCAL);
+        }
+        library = library != nullptr ? library : open_wheel();
+    }
+    if (library == nullptr) {
+        const char* why = dlerror();
+        throw Error(ErrorCode::engine,
+                    "grammars need llguidance, whose library cannot be loaded: " +
+                        std::string(why == nullptr ? "it is not there" : why),
+                    kHint);
+    }
+    return library;
+}
+
+void* function(void* library, const char* name) { return dlsym(library, name); }
+
+#endif
+
+template <typename Function>
+void find(void* library, const char* name, Function& found) {
+    found = reinterpret_cast<Function>(function(library, name));
+    if (found == nullptr) {
+        throw Error(ErrorCode::engine, "llguidance's library has no `" + std::string(name) + "`; 1.9 is needed", kHint);
+    }
+}
+
+Llguidance loaded(const std::filesystem::path& given) {
+    void* library = open_library(given);
+    Llguidance found{};
+    find(library, "llg_new_tokenizer_v2", found.new_tokenizer_v2);
+    find(library, "llg_free_tokenizer", found.free_tokenizer);
+    find(library, "llg_constraint_init_set_defaults", found.constraint_init_set_defaults);
+    find(library, "llg_new_matcher", found.new_matcher);
+    find(library, "llg_free_matcher", found.free_matcher);
+    find(library, "llg_matcher_compute_mask_into", found.matcher_compute_mask_into);
+    find(library, "llg_matcher_get_mask_byte_size", found.matcher_get_mask_byte_size);
+    find(library, "llg_matcher_consume_token", found.matcher_consume_token);
+    find(library, "llg_matcher_get_error", found.matcher_get_error);
+    find(library, "llg_matcher_is_error", found.matcher_is_error);
+    find(library, "llg_matcher_is_stopped", found.matcher_is_stopped);
+    return found;
+}
+
+}  // namespace
+
+const Llguidance& open_llguidance(const std::filesystem::path& given) {
+    static std::mutex lock;
+    static std::map<std::filesystem::path, Llguidance> opened;
+    const std::lock_guard<std::mutex> held(lock);
+    const auto known = opened.find(given);
+    return known != opened.end() ? known->second : opened.emplace(given, loaded(given)).first->second;
+}
+
+}  // namespace ovround

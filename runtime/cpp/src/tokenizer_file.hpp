@@ -1,0 +1,16 @@
+// tokenizer.json as transformers 5 reads it; runtime/tokenizer_file.py does the same, where the reasons stand.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+namespace ovround {
+
+// The text of a tokenizer.json: as the tokenizer is used, which is not always as the folder's file has it.
+std::string tokenizer_json(const std::filesystem::path& folder);
+
+// Token ids by their texts, added tokens among them.
+std::map<std::string, int64_t> read_vocabulary(const std::filesystem::path& folder);
+
+}  // namespace ovround

@@ -1,0 +1,60 @@
+"""The options of `ovround-run` are those of `ovround run` and `ovround bench`, but for those that its guide names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from cpp_build import ROOT, SOURCE, built, need_compiler, run
+
+from ovround.cli.app import app
+
+GUIDE = ROOT / "docs" / "guides" / "cpp.md"
+ONLY_PYTHON = {"--kernel", "--peer", "--peer-model", "--peer-python", "--peer-threads", "--plot"}
+ONLY_CPP = {"--bench", "--chat", "--llguidance", "--operator", "--tokenizers", "--version"}
+pytestmark = pytest.mark.timeout(900)  # the first test builds
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    need_compiler()
+    return built(SOURCE, ROOT / "build" / "cpp") / "ovround-run"
+
+
+def of_python(command: str) -> dict[str, Any]:
+    """Its options by their names."""
+    params: Any = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    return {name: one for one in params for name in (*one.opts, *one.secondary_opts) if name.startswith("-")}
+
+
+def of_program(program: Path) -> set[str]:
+    """What the first columns of its help name."""
+    columns = [
+        line.lstrip().partition("  ")[0] for line in run(program, "--help").stdout.splitlines() if line[:3] == "  -"
+    ]
+    return {name for column in columns for name in re.findall(r"(?<!\S)--?[a-z][a-z-]*", column)}
+
+
+def test_options_are_those_of_python_but_for_those_that_the_guide_names(program: Path) -> None:
+    theirs, ours = of_program(program), of_python("run").keys() | of_python("bench").keys()
+    assert ours - theirs - {"--help"} == ONLY_PYTHON
+    assert theirs - ours == ONLY_CPP | ({"--help"} - ours)
+    section = GUIDE.read_text().partition("## The program")[2].partition("\n## ")[0]
+    assert {name for name in ONLY_PYTHON | ONLY_CPP if f"`{name}" not in section} == set()
+
+
+def test_every_option_that_help_lists_is_known(program: Path) -> None:
+    for name in sorted(of_program(program) - {"--help", "--version"}):
+        refused = run(program, name)
+        assert refused.returncode == 2
+        assert "there is no option" not in refused.stderr, name
+
+
+def test_defaults_are_those_of_python(program: Path) -> None:
+    source = (SOURCE / "program" / "arguments.hpp").read_text()
+    bench = of_python("bench")
+    for name in ("prompt_tokens", "new_tokens", "repeat"):
+        assert f"std::size_t {name} = {bench['--' + name.replace('_', '-')].default};" in source
