@@ -9,6 +9,7 @@ gradients passing unchanged.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,7 @@ class CodebookWeight:
     def _unit(self, number: int) -> float:
         """Of one codebook: how far it is from an entry to the next, on the mean of all vectors, for one of D dimensions."""
         gaps = _gaps(self.books[number].detach())[self.codes[..., number]]
-        return float(gaps.nan_to_num(posinf=0.0).mean()) / self.layout.vector_size**0.5
+        return float(gaps.nan_to_num(posinf=0.0).mean()) / math.sqrt(self.layout.vector_size)
 
     def bound(self) -> None:
         """Entries and scales may go anywhere."""
