@@ -48,6 +48,7 @@ for module in (convert, quantize, check, run, chat, serve, evaluate, bench, prof
     app.command(module.NAME)(module.command)
 
 
+_READERS = {module.NAME for module in (check, run, chat, serve, evaluate, bench, inspect, devices, selftest)}
 _SIGNALS = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated"}
 
 
@@ -102,7 +103,8 @@ def main() -> None:
         stop = signalled(error)
         if stop is None:
             raise
-        notes = _notes(error) or _notes(stop)
-        print(f"{_SIGNALS[stop.number]}; {'; '.join(notes) or 'nothing was kept'}", file=sys.stderr, flush=True)
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        notes = _notes(error) or _notes(stop) or ([] if command in _READERS else ["nothing was kept"])
+        print("; ".join([_SIGNALS[stop.number], *notes]), file=sys.stderr, flush=True)
         # Everything of ours is tidy. A library stopped in the middle of its import can wait for its threads for ever.
         os._exit(128 + stop.number)

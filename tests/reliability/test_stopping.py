@@ -78,3 +78,12 @@ def test_a_signal_is_not_lost(place: str, number: str) -> None:
     said = {"SIGINT": "stopped", "SIGTERM": "terminated"}[number]
     assert (found.stderr, found.stdout) == (f"{said}; nothing was kept\n", "")
     assert found.returncode == 128 + signal.Signals[number]
+
+
+@pytest.mark.parametrize(("command", "said"), [("serve", "stopped"), ("convert", "stopped; nothing was kept")])
+def test_only_commands_that_write_say_what_is_left(command: str, said: str) -> None:
+    code = "import os, signal; from ovround.cli import app; app.app = lambda: os.kill(os.getpid(), signal.SIGINT); app.main()"
+    found = subprocess.run(
+        [sys.executable, "-c", code, "--debug", command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (found.returncode, found.stderr) == (130, f"{said}\n")
