@@ -10,8 +10,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# One worker a core; a file stays on one worker, so that what its tests share is made once.
-PYTEST_ARGS ?= -n auto --dist loadfile
+# One worker a core; a file stays on one worker, so that what its tests share is made once. Files in order, which
+# tests/conftest.py begins with the longest: by number of tests, the few that build the C++ runtime would come last, and alone.
+PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
 # How many times as many damaged folders and checkpoints `make nightly` tries.
 SCALE ?= 40
 BIN = $(VENV)/bin

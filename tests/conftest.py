@@ -19,7 +19,13 @@ from ovround.conversion import convert
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the forks of the tests
 torch.set_num_threads(1)
 
+# Files of few tests that take minutes: they begin, so that no worker waits for another in the end.
+LONG = ("test_cpp_sanitizers.py", "test_cpp_package.py", "test_cpp.py", "test_harness.py", "test_resume.py")
 CALIBRATION = Path(__file__).resolve().parents[1] / "ovround" / "calibration.txt"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")
