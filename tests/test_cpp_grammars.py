@@ -14,7 +14,7 @@ from ovround.conversion import convert
 from ovround.errors import GenerationError, UsageError
 from ovround.runtime import LLM, Grammar
 
-pytest.importorskip("llguidance")
+llguidance = pytest.importorskip("llguidance")
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -127,6 +127,15 @@ def test_a_library_that_is_not_there_is_an_error_that_names_the_way_out(programs
     assert (done.returncode, done.stdout) == (1, "")
     assert "grammars need llguidance, whose library cannot be loaded: /nowhere/libllguidance.so" in done.stderr
     assert "hint: build it from the crate" in done.stderr
+
+
+def test_the_module_of_the_wheel_may_be_named(programs: Path, demo: Path) -> None:
+    module = next(Path(llguidance.__file__).parent.glob("_lib*.so"))
+    done = run(programs / "ovround-run", demo, "a", "--regex", "b+", "--max-new-tokens", "3", "--llguidance", module)
+    if "undefined symbol: Py" in done.stderr:
+        pytest.skip("libpython, which the wheel's library needs, cannot be opened")
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.strip()) == {"b"}
 
 
 def test_program(programs: Path, demo: Path, tmp_path: Path) -> None:

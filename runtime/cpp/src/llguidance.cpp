@@ -47,17 +47,20 @@ std::vector<std::string> wheels() {
 
 // The wheel's library is a module of Python, and holds names of Python's library, which no function called here uses:
 // it opens behind that library, whose interpreter is not started.
+void* open_behind_python(const std::string& module) {
+    for (const char* python : {OVROUND_PYTHON_LIBRARY, OVROUND_PYTHON_SONAME}) {
+        if (*python != '\0' && dlopen(python, RTLD_NOW | RTLD_GLOBAL) != nullptr) {
+            break;
+        }
+    }
+    return dlopen(module.c_str(), RTLD_NOW | RTLD_LOCAL);
+}
+
 void* open_wheel() {
     for (const auto& wheel : wheels()) {
-        if (!std::filesystem::is_regular_file(wheel)) {
-            continue;
+        if (std::filesystem::is_regular_file(wheel)) {
+            return open_behind_python(wheel);
         }
-        for (const char* python : {OVROUND_PYTHON_LIBRARY, OVROUND_PYTHON_SONAME}) {
-            if (*python != '\0' && dlopen(python, RTLD_NOW | RTLD_GLOBAL) != nullptr) {
-                break;
-            }
-        }
-        return dlopen(wheel.c_str(), RTLD_NOW | RTLD_LOCAL);
     }
     return nullptr;
 }
@@ -66,6 +69,7 @@ void* open_library(const std::filesystem::path& given) {
     void* library = nullptr;
     if (!given.empty()) {
         library = dlopen(given.c_str(), RTLD_NOW | RTLD_LOCAL);
+        library = library != nullptr ? library : open_behind_python(given.string());
     } else {
         for (const char* name : {OVROUND_LLGUIDANCE_LIBRARY, kName}) {
             library = library != nullptr || *name == '\0' ? library : dlopen(name, RTLD_NOW | RTLD_LOCAL);
