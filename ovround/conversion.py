@@ -34,7 +34,7 @@ from ovround.config import ConvertOptions, parse_size
 from ovround.errors import VerifyError
 from ovround.mixed_precision import Mix, solve
 from ovround.models.decoder import HEAD, Decoder
-from ovround.output_folder import atomic_folder, nothing_kept, output_lock  # fmt: skip
+from ovround.output_folder import atomic_folder, nothing_kept, output_lock
 from ovround.preparation import Job, prepare
 from ovround.progress import OnProgress, Progress, silent
 from ovround.qtensor import QTensor

@@ -30,7 +30,7 @@ from ovround.config import ConvertOptions
 from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
 from ovround.exporters.source_files import MODEL_FILES, check_links
 from ovround.model_card import model_card
-from ovround.output_folder import atomic_folder, check_space, check_target, output_lock  # fmt: skip
+from ovround.output_folder import atomic_folder, check_space, check_target, output_lock
 from ovround.progress import OnProgress, Progress
 from ovround.quant.calibration import calibrate
 from ovround.runtime.model_info import read_model_info

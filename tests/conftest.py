@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoint_writer import write_checkpoint
 from command_server import CommandServer, Result
+from cpp_build import ROOT, SOURCE, built, need_compiler
 from damaged_checkpoint import Case
 
 from ovround.artifact import TARGETS
@@ -35,6 +36,13 @@ def shared() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip("no folder shared/models beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """The folder that the C++ runtime is built in."""
+    need_compiler()
+    return built(SOURCE, ROOT / "build" / "cpp")
 
 
 @pytest.fixture(scope="session")

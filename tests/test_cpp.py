@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cpp_build import ROOT, SOURCE, built, need_compiler, replay, run
+from cpp_build import ROOT, replay, run
 
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
@@ -34,13 +34,6 @@ OPTIONS: list[dict[str, Any]] = [
     {"max_new_tokens": 24, "logit_bias": [[30, 6.0], [31, -6.0]], "stop": [" a", "\n"]},
 ]
 pytestmark = pytest.mark.timeout(900)  # the first test builds
-
-
-@pytest.fixture(scope="session")
-def programs() -> Path:
-    """The folder that the C++ runtime is built in."""
-    need_compiler()
-    return built(SOURCE, ROOT / "build" / "cpp")
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cpp_build import ROOT, SOURCE, built, need_compiler, replay, run
+from cpp_build import replay, run
 
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
@@ -45,13 +45,6 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 MODELS = ["demo", "TinyStories-656K", "stories260K"]  # byte level, and a space in front of a text: first, always
 pytestmark = pytest.mark.timeout(900)  # the first test builds
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the C++ runtime is built in, where llguidance's library can be opened."""
-    need_compiler()
-    return built(SOURCE, ROOT / "build" / "cpp")
 
 
 @pytest.fixture(scope="module", params=MODELS)

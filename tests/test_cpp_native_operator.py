@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cpp_build import ROOT, SOURCE, need_compiler, replay, run
-from cpp_build import built as built_cpp
+from cpp_build import replay, run
 from native_library import built as built_native
 from random_model import CONFIGS
 from test_native_operator import write_aqlm
@@ -18,12 +17,6 @@ from ovround.conversion import convert
 from ovround.runtime import LLM, native_operator
 
 pytestmark = pytest.mark.timeout(900)  # the first test builds
-
-
-@pytest.fixture(scope="module")
-def programs() -> Path:
-    need_compiler()
-    return built_cpp(SOURCE, ROOT / "build" / "cpp")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cpp_build import ROOT, SOURCE, built, need_compiler, replay, run
+from cpp_build import replay, run
 
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
@@ -22,13 +22,6 @@ GREEDY: dict[str, Any] = {"max_new_tokens": 48}
 DRAWN: dict[str, Any] = {"max_new_tokens": 48, "temperature": 0.8, "top_p": 0.95, "seed": 7, "ignore_eos": True}
 TOLERANCE = 1e-12  # of log-probabilities: float64 sums of a few thousand terms, in another order, and another exp
 pytestmark = pytest.mark.timeout(900)  # the first test builds
-
-
-@pytest.fixture(scope="session")
-def programs() -> Path:
-    """The folder that the C++ runtime is built in."""
-    need_compiler()
-    return built(SOURCE, ROOT / "build" / "cpp")
 
 
 @pytest.fixture(scope="module", params=[*MODELS, "demo in ONNX"])

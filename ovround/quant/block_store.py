@@ -32,7 +32,7 @@ from ovround.checkpoint import Checkpoint
 from ovround.codebooktensor import CodebookTensor
 from ovround.errors import OutputError, ResumeError
 from ovround.floattensor import FloatTensor
-from ovround.output_folder import make_folder, nothing_kept, output_error, remove_folder, write_atomically  # fmt: skip
+from ovround.output_folder import make_folder, nothing_kept, output_error, remove_folder, write_atomically
 from ovround.packing import PACKED_BITS, pack_rows, unpack_rows
 from ovround.qtensor import QTensor
 
