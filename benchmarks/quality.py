@@ -84,6 +84,7 @@ class Cell:
     elapsed_s: float
     kl_nats: dict[str, float] = field(default_factory=dict)
     top1_agreement: dict[str, float] = field(default_factory=dict)
+    accuracy: dict[str, float] = field(default_factory=dict)
     bits_a_weight: float | None = None  # of the linear layers; scales, zero points and codebooks included
 
     @property
@@ -145,6 +146,7 @@ def measure(model: Path, bits: int, group_size: int, sym: bool, method: str, set
         elapsed_s,
         {text: score.kl_nats for text, score in by_text.items() if score.kl_nats is not None},
         {text: score.top1_agreement for text, score in by_text.items() if score.top1_agreement is not None},
+        {text: score.accuracy for text, score in by_text.items()},
         None if manifest is None else bits_a_weight(manifest),
     )  # fmt: skip
 
@@ -213,9 +215,9 @@ def main() -> None:
             cell = Cell(**json.loads(line))
             done[cell.key] = cell
     grids = [(b, g, s) for b in arguments.bits for g in arguments.group_sizes for s in SYM[arguments.grid]]
-    columns = " | ".join(f"{path.name} | won back | top-1" for path in setup.texts)
+    columns = " | ".join(f"{path.name} | won back | accuracy kept | top-1" for path in setup.texts)
     print(f"| model | bits | group | grid | method | bits a weight | {columns} |")
-    print("|---" * (6 + 3 * len(setup.texts)) + "|")
+    print("|---" * (6 + 4 * len(setup.texts)) + "|")
     for model in arguments.models:
         for bits, group_size, sym in grids:
             row = {}
@@ -257,7 +259,11 @@ def print_rows(row: dict[str, Cell], setup: Setup) -> None:
         for text in (path.name for path in setup.texts):
             known = "original" in row and "rtn" in row and method not in ("original", "rtn")
             share = recovered((row["original"], row["rtn"], cell), text) if known else None
-            shown += [f"{cell.perplexity[text]:.3f}", _share(share), _share(cell.top1_agreement.get(text))]
+            kept = None
+            if "original" in row and text in cell.accuracy and row["original"].accuracy.get(text):
+                kept = cell.accuracy[text] / row["original"].accuracy[text]
+            agreement = cell.top1_agreement.get(text)
+            shown += [f"{cell.perplexity[text]:.3f}", _share(share), _share(kept), _share(agreement)]
         grid = "-" if method == "original" else f"{cell.bits} | {cell.group_size} | {'sym' if cell.sym else 'asym'}"
         shown.insert(0, "-" if cell.bits_a_weight is None else f"{cell.bits_a_weight:.2f}")
         print(f"| {cell.model} | {grid if grid != '-' else '- | - | -'} | {method} | {' | '.join(shown)} |", flush=True)

@@ -29,6 +29,7 @@ def evaluate_model(
     exact: bool = True,
     device: str = "CPU",
     on_missing_kernel: str = "expand",
+    kernel: str = "auto",
     on_windows: OnWindows | None = None,
 ) -> list[Evaluation]:
     """One `Evaluation` a text. The documents of a .jsonl file are joined by blank lines; each file is tokenised once.
@@ -38,7 +39,7 @@ def evaluate_model(
     folder = locate(model)
     read = {path: "\n\n".join(read_texts(path)) for path in texts}
     with ExitStack() as stack:
-        logits, vocab_size, longest = _open(folder, stack, exact, device, on_missing_kernel)
+        logits, vocab_size, longest = _open(folder, stack, exact, device, on_missing_kernel, kernel)
         compared = _open_reference(reference, vocab_size)
         length = min(LONGEST_DEFAULT, longest) if context is None else context
         if not 2 <= length <= longest:
@@ -66,13 +67,17 @@ def open_logits(folder: Path) -> Logits:
     return _open_checkpoint(folder)[0]
 
 
-def _open(folder: Path, stack: ExitStack, exact: bool, device: str, on_missing_kernel: str) -> tuple[Logits, int, int]:
+def _open(
+    folder: Path, stack: ExitStack, exact: bool, device: str, on_missing_kernel: str, kernel: str
+) -> tuple[Logits, int, int]:
     """The logits function of a folder, its vocabulary and its context length."""
     if not is_converted(folder):
         return _open_checkpoint(folder)
     from ovround.runtime import LLM
 
-    llm = stack.enter_context(LLM(folder, device=device, exact=exact, on_missing_kernel=on_missing_kernel))
+    llm = stack.enter_context(
+        LLM(folder, device=device, exact=exact, on_missing_kernel=on_missing_kernel, kernel=kernel)
+    )
 
     def logits(ids: NDArray[np.int64]) -> NDArray[np.float32]:
         return llm.logits(ids)

@@ -298,10 +298,14 @@ def test_eval(converted: tuple[Path, Result], loaded_command: CommandServer, hel
         assert score["reference_perplexity"] == pytest.approx(original["perplexity"], rel=1e-12)
         assert 0 < score["kl_nats"] < 1
         assert 0.5 < score["top1_agreement"] < 1
+        assert score["reference_accuracy"] == original["accuracy"]
+        assert 0 < score["accuracy"] < score["top1_agreement"]
     # two engines, float32 both: logits agree to 1e-5
     assert scores[0]["perplexity"] == pytest.approx(scores[1]["perplexity"], rel=1e-4)
     table = succeeded(loaded_command("eval", out / "onnx", *settings[:-1], "--reference", "demo")).splitlines()
-    assert table[0].split() == ["text", "tokens", "perplexity", "reference", "change", "KL", "nats", "top-1", "agrees"]
+    assert table[0].split() == [
+        "text", "tokens", "perplexity", "accuracy", "reference", "change", "accuracy", "kept", "KL", "nats", "top-1", "agrees",
+    ]  # fmt: skip
     assert f"{scores[1]['perplexity']:.4f}" in table[2]
 
 

@@ -15,6 +15,7 @@ from ovround import native_layout as layout
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
 from ovround.errors import EngineError, UsageError
+from ovround.evaluation import evaluate_model
 from ovround.packing import pack_rows
 from ovround.runtime import LLM, native_operator
 from ovround.runtime.native_repacking import is_faster, repack
@@ -158,6 +159,8 @@ def test_without_the_library(source: Path, tmp_path: Path, monkeypatch: pytest.M
         LLM(folder, kernel="native")
     with pytest.raises(UsageError, match="kernel is `fast`; allowed: auto, native, engine"):
         LLM(folder, kernel="fast")
+    with pytest.raises(EngineError, match="kernel is `native`, yet the native operator is not installed"):
+        evaluate_model(str(folder), [DEMO / "heldout.txt"], context=16, exact=False, kernel="native")
     damaged = tmp_path / "library.so"
     damaged.write_bytes(b"no library")
     monkeypatch.setattr(native_operator, "library_path", lambda: damaged)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.sampling_options import OnMissingKernel
+from ovround.cli.sampling_options import Kernel, OnMissingKernel
 
 NAME = "eval"
 
@@ -44,6 +44,7 @@ def command(
     ] = True,
     device: Annotated[str, typer.Option("--device", "-d", help="CPU, GPU, NPU ... for a converted folder.")] = "CPU",
     on_missing_kernel: OnMissingKernel = "expand",
+    kernel: Kernel = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score a model on text: perplexity, and divergence from the original with --reference."""
@@ -62,7 +63,7 @@ def command(
     text = text or []
     rows = evaluate_model(
         model, tuple(text), reference=reference, context=context, exact=exact, device=device,
-        on_missing_kernel=on_missing_kernel,
+        on_missing_kernel=on_missing_kernel, kernel=kernel,
     )  # fmt: skip
     if json:
         print_json(
@@ -72,15 +73,18 @@ def command(
             }
         )  # fmt: skip
         return
-    head = ["text", "tokens", "perplexity"] + (["reference", "change", "KL nats", "top-1 agrees"] if reference else [])
+    head = ["text", "tokens", "perplexity", "accuracy"]
+    if reference is not None:
+        head += ["reference", "change", "accuracy kept", "KL nats", "top-1 agrees"]
     table: list[list[object]] = []
     for path, row in zip(text, rows, strict=True):
-        cells: list[object] = [path.name, row.tokens, f"{row.perplexity:.4f}"]
+        cells: list[object] = [path.name, row.tokens, f"{row.perplexity:.4f}", f"{row.accuracy:.2%}"]
         if row.reference_perplexity is not None and row.kl_nats is not None and row.top1_agreement is not None:
             change = row.perplexity / row.reference_perplexity - 1
             cells += [
                 f"{row.reference_perplexity:.4f}",
                 f"{change:+.2%}",
+                f"{row.accuracy / row.reference_accuracy:.2%}" if row.reference_accuracy else "-",
                 f"{row.kl_nats:.5f}",
                 f"{row.top1_agreement:.2%}",
             ]

@@ -28,11 +28,17 @@ _BATCH_WINDOWS = 16  # more make no engine faster, and its attention scores grow
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One model on one text; `kl_nats` (reference to model) and `top1_agreement` are means a token, None without a reference."""
+    """One model on one text; what compares it with a reference is None without one.
+
+    Means a token: `kl_nats` (reference to model), `top1_agreement` (both find the same token likeliest), and the two
+    `accuracy`, how often the likeliest token is the text's own.
+    """
 
     tokens: int
     perplexity: float
+    accuracy: float
     reference_perplexity: float | None = None
+    reference_accuracy: float | None = None
     kl_nats: float | None = None
     top1_agreement: float | None = None
 
@@ -58,24 +64,35 @@ def evaluate(
     """Score `windows` `[W, T]`, a batch at a time; sums are kept in float64."""
     batch = min(_BATCH_WINDOWS, max(1, _BATCH_LOGITS // (windows.shape[1] * vocab_size)))
     nll = reference_nll = divergence = 0.0
-    tokens = agreed = 0
+    tokens = right = reference_right = agreed = 0
     for start in range(0, len(windows), batch):
         ids = windows[start : start + batch]
         log_p = _log_softmax(logits(ids)[:, :-1])
         following = ids[:, 1:, None]
         nll -= float(np.take_along_axis(log_p, following, -1).sum(dtype=np.float64))
+        likeliest = log_p.argmax(-1)
+        right += int((likeliest == ids[:, 1:]).sum())
         tokens += following.size
         if reference is not None:
             log_q = _log_softmax(reference(ids)[:, :-1])
             reference_nll -= float(np.take_along_axis(log_q, following, -1).sum(dtype=np.float64))
             divergence += float((np.exp(log_q) * (log_q - log_p)).sum(dtype=np.float64))
-            agreed += int((log_p.argmax(-1) == log_q.argmax(-1)).sum())
+            reference_likeliest = log_q.argmax(-1)
+            reference_right += int((reference_likeliest == ids[:, 1:]).sum())
+            agreed += int((likeliest == reference_likeliest).sum())
         if on_windows is not None:
             on_windows(min(start + batch, len(windows)), len(windows))
     if reference is None:
-        return Evaluation(tokens, math.exp(nll / tokens))
-    kl_nats = max(0.0, divergence / tokens)  # of equal models, rounding may leave -1e-9
-    return Evaluation(tokens, math.exp(nll / tokens), math.exp(reference_nll / tokens), kl_nats, agreed / tokens)
+        return Evaluation(tokens, math.exp(nll / tokens), right / tokens)
+    return Evaluation(
+        tokens,
+        math.exp(nll / tokens),
+        right / tokens,
+        reference_perplexity=math.exp(reference_nll / tokens),
+        reference_accuracy=reference_right / tokens,
+        kl_nats=max(0.0, divergence / tokens),  # of equal models, rounding may leave -1e-9
+        top1_agreement=agreed / tokens,
+    )
 
 
 def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float32]:

@@ -44,12 +44,17 @@ def open_engine(
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise UsageError(f"threads is {threads!r}; a whole number of 1 or more is needed")
+    check_kernels(on_missing_kernel, kernel)
+    with verified(folder, device, contents=verify):
+        return _engine(folder, device, exact, threads, properties, on_missing_kernel, kernel)
+
+
+def check_kernels(on_missing_kernel: str, kernel: str) -> None:
+    """Raises UsageError for a choice that there is not."""
     if on_missing_kernel not in ON_MISSING_KERNEL:
         raise UsageError(f"on-missing-kernel is `{on_missing_kernel}`; allowed: {', '.join(ON_MISSING_KERNEL)}")
     if kernel not in KERNELS:
         raise UsageError(f"kernel is `{kernel}`; allowed: {', '.join(KERNELS)}")
-    with verified(folder, device, contents=verify):
-        return _engine(folder, device, exact, threads, properties, on_missing_kernel, kernel)
 
 
 def _engine(

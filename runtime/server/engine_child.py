@@ -41,6 +41,8 @@ class EngineChild:
             first = self._first()
         except BaseException:
             self.close(0.0)
+            assert self._process.stdout is not None  # noqa: S101  # for the type checker
+            self._process.stdout.close()
             raise
         self.slots: int = first["loaded"]
         self.pid = self._process.pid
@@ -89,16 +91,17 @@ class EngineChild:
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101  # for the type checker
-        for line in self._process.stdout:
-            if not line.endswith(b"\n"):
-                break  # cut off by its end
-            found: Json = json.loads(line)
-            self.heard_s = time.monotonic()
-            if "alive" in found:
-                if found["alive"] != self._steps or not found["busy"]:
-                    self._steps, self.stepped_s = found["alive"], self.heard_s
-            else:
-                self._on_news(self, found)
+        with self._process.stdout as pipe:
+            for line in pipe:
+                if not line.endswith(b"\n"):
+                    break  # cut off by its end
+                found: Json = json.loads(line)
+                self.heard_s = time.monotonic()
+                if "alive" in found:
+                    if found["alive"] != self._steps or not found["busy"]:
+                        self._steps, self.stepped_s = found["alive"], self.heard_s
+                else:
+                    self._on_news(self, found)
         self._process.wait()
         self.ended = True
         self._on_end()

@@ -20,6 +20,7 @@ class OneByOneWorker:
             Path(settings.folder), settings.device, exact=settings.exact, threads=settings.threads,
             prefix_cache=not settings.device.upper().startswith("NPU"), draft_model=settings.draft_model,
             prompt_lookup=settings.prompt_lookup, on_missing_kernel=settings.on_missing_kernel,
+            kernel=settings.kernel,
             verify=settings.verify_draft and settings.draft_model is not None,  # the server has verified the folder
         )  # fmt: skip
 

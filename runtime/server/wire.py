@@ -47,6 +47,7 @@ class EngineSettings:
     draft_model: str | None = None
     verify_draft: bool = True
     on_missing_kernel: str = "expand"
+    kernel: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,12 +34,15 @@ def foreseeing(ids: NDArray[np.int64]) -> Floats:
 def test_closed_forms() -> None:
     right = math.exp(2) / (math.exp(2) + VOCAB - 1)
     wrong = (1 - right) / (VOCAB - 1)
-    assert evaluate(IDS, uniform, VOCAB).perplexity == pytest.approx(VOCAB, rel=1e-6)  # float32 logarithms
+    alone = evaluate(IDS, uniform, VOCAB)
+    assert alone.perplexity == pytest.approx(VOCAB, rel=1e-6)  # float32 logarithms
+    assert (alone.accuracy, alone.reference_accuracy) == (np.mean(IDS[:, 1:] == 0), None)
     result = evaluate(IDS, uniform, VOCAB, foreseeing)
     assert result.tokens == 5 * 8
     assert result.reference_perplexity == pytest.approx(1 / right, rel=1e-5)  # float32 logits of 300
     kl = right * math.log(right * VOCAB) + (VOCAB - 1) * wrong * math.log(wrong * VOCAB)
     assert result.kl_nats == pytest.approx(kl, rel=1e-5)
+    assert (result.accuracy, result.reference_accuracy) == (alone.accuracy, 1.0)
     assert result.top1_agreement == np.mean(IDS[:, 1:] == 0)  # the uniform model's likeliest token is the first
 
 

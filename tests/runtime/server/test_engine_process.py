@@ -163,6 +163,25 @@ def _runs(pid: int) -> bool:
         return False
 
 
+def test_whose_kernels(demo_folders: dict[str, Path]) -> None:
+    """The batch has OpenVINO's; our own loop is told."""
+    pytest.importorskip("openvino_genai")
+    from ovround.runtime.native_operator import library_path
+    from ovround.runtime.server.serving import open_dispatcher
+    from ovround.runtime.server.settings import ServerSettings
+
+    folder, settings = demo_folders["openvino"], ServerSettings("x")
+    with pytest.raises(UsageError, match="kernel is `native`, and openvino_genai, which batches answers, multiplies"):
+        open_dispatcher(folder, settings, kernel="native")
+    with pytest.raises(UsageError, match="kernel is `fast`; allowed: auto, native, engine"):
+        open_dispatcher(folder, settings, kernel="fast")
+    if library_path() is None:
+        with pytest.raises(EngineError, match="kernel is `native`, yet the native operator is not installed"):
+            open_dispatcher(folder, settings, kernel="native", batching=False)
+    else:
+        open_dispatcher(folder, settings, kernel="native", batching=False).close()
+
+
 def test_a_pipeline_that_raises(demo_folders: dict[str, Path]) -> None:
     """Its answers get the error, and the worker takes the next order."""
     pytest.importorskip("openvino_genai")
