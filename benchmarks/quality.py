@@ -45,6 +45,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "blocks": {"end_to_end": 0},
     "paper": {"end_to_end": 0, "scales": "clipped", "robust_loss": False, "snapshot": "last"},
     "clipped": {"end_to_end": 0, "scales": "clipped"},
+    "sign": {"end_to_end": 0, "optimizer": "sign"},
+    "compensated": {"end_to_end": 0, "initial_grid": "compensated"},
     "extremes": {"end_to_end": 0, "initial_grid": "extremes"},
     "search": {"end_to_end": 0, "initial_grid": "search"},
     "plain-loss": {"end_to_end": 0, "robust_loss": False},

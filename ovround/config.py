@@ -36,7 +36,8 @@ RECIPES = {
 METHODS = ("signround", "aqlm")
 MOST_CODEBOOKS, CODEBOOK_BITS, VECTOR_SIZES = 16, range(1, 17), (2, 4, 8, 16, 32)
 CODEBOOK_VALUE_BITS = 16  # entries and scales are float16
-INITIAL_GRIDS = ("extremes", "search", "compensated")
+OPTIMIZERS = ("adam", "sign")
+INITIAL_GRIDS = ("extremes", "search", "compensated", "descent")
 SCALES = ("free", "clipped")
 SNAPSHOTS = ("held-out", "last")
 TABLES = ("tuned", "rounded")
@@ -132,8 +133,9 @@ class ConvertOptions:
 
     None means: taken from the recipe (`iters`, `nsamples`; `end_to_end` too, unless the model is too large for that pass),
     from the model (`seqlen`: its context, at most 2048), 8 bits, or 16 for a model that is not quantised or is written as a
-    checkpoint (`lm_head_bits`, `embedding_bits`), on at 2 and 3 bits (`robust_loss`), compensated unless scales are clipped
-    (`initial_grid`), aqlm for that format and else signround (`method`), as many as steps a block (`pv_steps`).
+    checkpoint (`lm_head_bits`, `embedding_bits`), on at 2 and 3 bits (`robust_loss`), descent unless scales are clipped
+    (`initial_grid`), adam likewise (`optimizer`), aqlm for that format and else signround (`method`), as many as steps a
+    block (`pv_steps`).
     """
 
     formats: tuple[str, ...] = ("openvino",)
@@ -157,6 +159,7 @@ class ConvertOptions:
     profile: Path | None = None
     plan: Path | None = None
     initial_grid: str | None = None
+    optimizer: str | None = None
     scales: str = "free"
     snapshot: str = "held-out"
     robust_loss: bool | None = None
@@ -196,6 +199,8 @@ class ConvertOptions:
         _one_of("tables", self.tables, TABLES)
         _one_of("target", self.engine, ENGINES)
         _one_of("device", self.device, DEVICES)
+        if self.optimizer is not None:
+            _one_of("optimizer", self.optimizer, OPTIMIZERS)
         if self.initial_grid is not None:
             _one_of("initial-grid", self.initial_grid, INITIAL_GRIDS)
             if self.scales == "clipped" and self.initial_grid != "extremes":
@@ -249,7 +254,7 @@ class ConvertOptions:
                     hint=f"--format {' or '.join(CODEBOOK_FORMATS)}",
                 )
         grid = ("bits", "initial_grid", "target_bits", "target_size_bytes", "target_latency_ms", "plan")
-        self._refuse((*grid, "scales"), "is about integer grids, yet method is aqlm")
+        self._refuse((*grid, "scales", "optimizer"), "is about integer grids, yet method is aqlm")
         if not self.steps:
             raise UsageError("method aqlm learns codebooks from text, yet nothing is tuned", hint="--recipe light")
 
@@ -331,7 +336,12 @@ class ConvertOptions:
     @property
     def starts_at(self) -> str:
         """Where tuning begins: one of INITIAL_GRIDS."""
-        return self.initial_grid or ("extremes" if self.scales == "clipped" else "compensated")
+        return self.initial_grid or ("extremes" if self.scales == "clipped" else "descent")
+
+    @property
+    def moves_by(self) -> str:
+        """What moves levels and scales while a block is tuned: one of OPTIMIZERS."""
+        return self.optimizer or ("sign" if self.scales == "clipped" else "adam")
 
     @property
     def windows(self) -> int:

@@ -1,4 +1,6 @@
-"""clang-format and a longer run of the fuzzer over the C++ runtime, clang-tidy when asked; what is not installed is left out.
+"""clang-format, a longer run of the fuzzer over the C++ runtime, the native kernels under sanitizers, clang-tidy when asked.
+
+What is not installed is left out.
 
 python tools/cpp_checks.py [--tidy] [--fuzz SECONDS]      after build/cpp and build/cpp-sanitizers were built, as the tests do
 """
@@ -11,13 +13,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("runtime/cpp/src", "runtime/cpp/include", "runtime/cpp/program", "runtime/cpp/tests", "examples/cpp")
+FOLDERS = (
+    "runtime/native",
+    "runtime/cpp/src",
+    "runtime/cpp/include",
+    "runtime/cpp/program",
+    "runtime/cpp/tests",
+    "examples/cpp",
+)
 TIDY = ("runtime/cpp/src", "runtime/cpp/program")
-SUFFIXES = (".c", ".cpp", ".h", ".hpp")
+SUFFIXES = (".c", ".cpp", ".h", ".hpp", ".inl")
+KERNEL_SANITIZERS = ("thread",)  # with address or undefined GCC compiles for six minutes: by hand (native-operator.md)
 
 
 def files(folders: tuple[str, ...], suffixes: tuple[str, ...]) -> list[str]:
@@ -54,17 +66,31 @@ def fuzz(seconds: int) -> bool:
     return run(str(fuzzer), f"-max_total_time={seconds}", "-max_len=8192", "-timeout=20", str(corpus))
 
 
+def kernels(sanitizers: str) -> bool:
+    """Every kernel of this processor on several threads (tests/race.cpp), built with `sanitizers`."""
+    folder = ROOT / "build" / f"native-{sanitizers.replace(',', '-')}"
+    source = ROOT / "runtime" / "native"
+    settings = ("-DOVROUND_OPERATOR=OFF", f"-DOVROUND_SANITIZE={sanitizers}")
+    return (
+        run("cmake", "-S", str(source), "-B", str(folder), *settings)
+        and run("cmake", "--build", str(folder), "-j", "--target", "ovround_kernels_race")
+        and run(str(folder / "ovround_kernels_race"))
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fuzz", type=int, default=60, metavar="SECONDS")
     parser.add_argument("--tidy", action="store_true", help="clang-tidy too: about 4 minutes of one core in all")
     given = parser.parse_args()
     passed = True
-    for name, needed, check in (
+    checks: list[tuple[str, str, Callable[[], bool]]] = [
         ("clang-format", "clang-format", formatted),
         *([("clang-tidy", "clang-tidy", tidy)] if given.tidy else []),
+        *((f"kernels, sanitizer: {one}", "cmake", partial(kernels, one)) for one in KERNEL_SANITIZERS),
         ("the fuzzer", "clang++", lambda: fuzz(given.fuzz)),
-    ):
+    ]
+    for name, needed, check in checks:
         if shutil.which(needed) is None:
             print(f"{name}: left out, {needed} is not installed")
             continue

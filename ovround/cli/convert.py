@@ -89,7 +89,10 @@ def command(
         str, typer.Option(help="Where tuning computes: cpu, cuda, xpu, hpu, or auto for the first accelerator found.")
     ] = DEFAULTS.device,
     initial_grid: Annotated[
-        str | None, typer.Option(help="Where tuning begins: extremes, search or compensated; default compensated.")
+        str | None, typer.Option(help="Where tuning begins: extremes, search, compensated or descent; default descent.")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="What moves levels and scales: adam, or the sign of the gradient; default adam.")
     ] = None,
     scales: Annotated[
         str, typer.Option(help="free, or clipped: scales follow from two clipping factors, as SignRound has them.")
@@ -160,7 +163,7 @@ def command(
         formats=tuple(format), method=method, bits=bits, group_size=group_size, sym=sym, recipe=recipe, iters=iters, nsamples=nsamples,
         seqlen=seqlen, batch_size=batch_size, calibration=tuple(calibration or ()), seed=seed, lm_head_bits=lm_head_bits,
         embedding_bits=embedding_bits, layers=tuple(LayerRule.parse(rule) for rule in layer or ()), verify=verify,
-        engine=engine, device=device, initial_grid=initial_grid, scales=scales, snapshot=snapshot,
+        engine=engine, device=device, initial_grid=initial_grid, optimizer=optimizer, scales=scales, snapshot=snapshot,
         robust_loss=robust_loss, end_to_end=end_to_end,
         codebooks=codebooks, codebook_bits=codebook_bits, vector_size=vector_size,
         learn_codes=learn_codes, pv=pv, pv_steps=pv_steps,

@@ -20,9 +20,9 @@ from ovround.codebooktensor import CodebookTensor
 from ovround.config import Codebooks
 from ovround.errors import TensorError
 from ovround.floattensor import FloatTensor, FloatType
-from ovround.quant.adam import Adam
 from ovround.quant.codebook_fit import DAMPING
 from ovround.quant.codebook_start import LARGEST_DISTANCES, Additive
+from ovround.quant.optimizer import Adam
 
 # A latent offset is measured in units: the mean distance of an entry's vectors to the next entry, shared out among dimensions.
 CODE_TRAVEL = 2.0  # units that tuning a block may move an offset, as it may move a level by 1

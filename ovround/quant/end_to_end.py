@@ -21,10 +21,10 @@ import torch.nn.functional as F
 
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
-from ovround.quant.adam import Adam
 from ovround.quant.codebook_weight import CodebookWeight
 from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
+from ovround.quant.optimizer import Adam
 from ovround.quant.plan import END_TO_END_TOKENS
 from ovround.quant.pv import Changes, DiscreteSteps
 from ovround.quant.signround import batches, in_type

@@ -6,6 +6,7 @@
     compensated   column after column, the error of a rounded weight is made up for by the columns that are still to be
                   rounded, as far as the inputs' second moments H = X^T X allow (GPTQ, arXiv 2210.17323), each group's grid
                   searched when its turn comes. The levels that this gives may lie further from `w / s` than rounding.
+    descent       the last, and then each level and scale in turn where all others leave the least error (`coordinate_descent`)
 
 Shapes as in `grid`: weights `[N, G, group]`, everything per group `[N, G, 1]`.
 """
@@ -87,15 +88,22 @@ def compensated(weight: torch.Tensor, scheme: Scheme, factor: torch.Tensor) -> S
 
 
 @torch.no_grad()
+def damped(moments: torch.Tensor) -> torch.Tensor:
+    """Second moments H `[K, K]`, a copy that can be inverted: inputs that hardly vary, or are always 0, count a little."""
+    work = moments.clone()
+    diagonal = work.diagonal()
+    diagonal[diagonal == 0] = 1  # an input that is always 0: any value does
+    diagonal += _DAMPING * diagonal.mean()
+    return work
+
+
+@torch.no_grad()
 def inverse_factor(moments: torch.Tensor) -> torch.Tensor:
     """Upper U `[K, K]` with U^T U = (H + damping)^-1, float32, of second moments H: row j says how the columns behind j make
     up for column j."""
     # Not every accelerator has float64, or factorises matrices: those leave it to the CPU.
     at = moments.device if moments.device.type in _FACTORISING else torch.device("cpu")
-    work = moments.to(at, torch.float64 if len(moments) <= _DOUBLE_UP_TO else torch.float32, copy=True)
-    diagonal = work.diagonal()
-    diagonal[diagonal == 0] = 1  # an input that is always 0: any value does
-    diagonal += _DAMPING * diagonal.mean()
+    work = damped(moments.to(at, torch.float64 if len(moments) <= _DOUBLE_UP_TO else torch.float32))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(work))
     factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor.float().to(moments.device)

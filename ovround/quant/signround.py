@@ -1,7 +1,7 @@
 """SignRound: learn, for one block, which level each weight takes and where each group's grid lies.
 
-Every parameter follows the sign of the gradient of the block's output error, with a step that falls linearly to zero
-(arXiv 2309.05516, algorithm 1); what the parameters are is `tuned_weight`'s business. The target is the output of the
+Every parameter follows the gradient of the block's output error, with a step that falls linearly to zero (arXiv 2309.05516,
+algorithm 1); what the parameters are is `tuned_weight`'s business, how they follow `optimizer`'s. The target is the output of the
 unquantised chain; the input is what the quantised blocks before it really give.
 
 Unlike the reference implementation, which keeps the step whose own mini-batch happened to have the lowest loss, the
@@ -29,6 +29,7 @@ from ovround.quant.tuned_weight import TunedWeight, gradients, restore, snapshot
 # Up to so many multiplications a step, one thread: a step lasts some 10 ms then, and threads that wait for one another at
 # each of its 500 small operations made it ten times slower on a busy machine (docs/log.md).
 ONE_THREAD_WORK = 1 << 30
+FEWEST = 50  # fewer steps are not larger ones: levels that jump all at once do harm
 CANDIDATES = 10  # one in so many steps could be the best; those of the second half are compared on the held-out windows
 OUTLIERS = (
     0.001  # share of a batch's largest errors that the robust loss leaves out (as SignRoundV2 does, arXiv 2512.04746)
@@ -120,9 +121,9 @@ def tune_block(
     for step, rows in enumerate(batches(train, batch_size, steps, generator)):
         output, target = forward(weights(), device.put(inputs[rows]), schedule.step_dtype), device.put(targets[rows])
         loss = _robust_loss(output, target) if schedule.robust else F.mse_loss(output, target)
-        (loss * 1000.0).backward()  # only signs count: scaled away from underflow
+        (loss * 1000.0).backward()  # only ratios count: scaled away from underflow
         group.sum_(gradients(tuned))
-        rate = (1 - step / steps) / steps
+        rate = (1 - step / steps) / max(steps, FEWEST)
         for weight in tuned:
             weight.step(rate)
         device.end_step()

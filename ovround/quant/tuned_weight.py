@@ -25,11 +25,12 @@ from ovround.floattensor import FloatTensor
 from ovround.qtensor import QTensor
 from ovround.quant.grid import check_scales, extremes, grouped, levels, round_through, scale_and_zero, to_float16
 from ovround.quant.initial_grid import Start
+from ovround.quant.optimizer import OPTIMIZERS, Optimizer
 
 OFFSET_STEPS = 256  # a latent level is kept to 1/256: 127 of them are just below the next rounding
 # How far a latent level may travel, as a share of what SignRound's V may (half a level): the finer the grid, the less is left
-# to find behind a compensated start, and the more a wandering level loses (docs/log.md).
-LATENT_RATE = {2: 1.0, 3: 0.5, 4: 0.4, 8: 0.4}
+# to find behind a compensated start, and the more a wandering level loses; with Adam few go so far (docs/log.md).
+LATENT_RATE = {"adam": {2: 2.0, 3: 1.0, 4: 1.0, 8: 1.0}, "sign": {2: 1.0, 3: 0.5, 4: 0.4, 8: 0.4}}
 # What a scale moves the outermost level by, and a zero point all levels, when latent levels move by 1.
 SCALE_RATE = 0.4
 ZERO_RATE = 0.2
@@ -58,7 +59,7 @@ class TunedWeight(Protocol):
         ...
 
     def step(self, rate: float) -> None:
-        """Move every parameter against the sign of its gradient, a level by `rate`, and forget the gradients."""
+        """Move every parameter down its gradient, a level by about `rate`, and forget the gradients."""
         ...
 
     def result(self) -> QTensor | CodebookTensor | FloatTensor:
@@ -130,13 +131,14 @@ _free_fake_quantize: Callable[..., torch.Tensor] = _FreeFakeQuantize.apply
 class ClippedWeight:
     """SignRound's parameters: V `[N, G, group]` and the two clipping factors `[N, G, 1]`."""
 
-    def __init__(self, name: str, weight: torch.Tensor, scheme: Scheme) -> None:
+    def __init__(self, name: str, weight: torch.Tensor, scheme: Scheme, optimizer: str = "sign") -> None:
         self.name, self.scheme, self.shape, self.bits = name, scheme, weight.shape, float(scheme.bits)
         self.groups = grouped(weight, scheme)
         self.low, self.high = extremes(self.groups)
         self.shift = torch.zeros_like(self.groups, requires_grad=True)
         self.low_factor = torch.ones_like(self.low, requires_grad=True)
         self.high_factor = torch.ones_like(self.high, requires_grad=True)
+        self._optimizer = OPTIMIZERS[optimizer](self.parameters, (1.0, 1.0, 1.0))
 
     @property
     def parameters(self) -> tuple[torch.Tensor, ...]:
@@ -155,7 +157,7 @@ class ClippedWeight:
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """The factors move by `rate` too, and stay within [0, 1]."""
-        _descend(self.parameters, (rate, rate, rate))
+        self._optimizer.step(rate)
         self.low_factor.clamp_(0, 1)
         self.high_factor.clamp_(0, 1)
 
@@ -174,13 +176,15 @@ class ClippedWeight:
 class FreeWeight:
     """Latent levels u `[N, G, group]`, and per group `[N, G, 1]` a factor on the scale and a shift of the zero point."""
 
-    def __init__(self, name: str, start: Start, shape: torch.Size, scheme: Scheme) -> None:
+    def __init__(self, name: str, start: Start, shape: torch.Size, scheme: Scheme, optimizer: str = "adam") -> None:
         self.name, self.scheme, self.shape, self.bits = name, scheme, shape, float(scheme.bits)
         self.scale, self.zero = start.scale, start.zero
         self.reach = float(1 << (scheme.bits - 1))  # levels between the middle of the grid and its end
         self.latent = start.latent.requires_grad_()
         self.factor = torch.ones_like(self.scale, requires_grad=True)
         self.zero_shift = torch.zeros_like(self.scale, requires_grad=not scheme.symmetric)
+        self._kind = optimizer
+        self._optimizer: Optimizer | None = None
 
     @classmethod
     def resumed(
@@ -219,11 +223,12 @@ class FreeWeight:
     def fake_quantized(self) -> torch.Tensor:
         return _free_fake_quantize(self.latent, *self.grid(), self.scheme.bits).view(self.shape)
 
-    @torch.no_grad()
     def step(self, rate: float) -> None:
         """Levels move by LATENT_RATE of `rate`, scale and zero point by SCALE_RATE and ZERO_RATE of that."""
-        rate *= LATENT_RATE[self.scheme.bits]
-        _descend(self.parameters, (rate, SCALE_RATE * rate / self.reach, ZERO_RATE * rate)[: len(self.parameters)])
+        if self._optimizer is None:  # other passes have one of their own
+            sizes = (1.0, SCALE_RATE / self.reach, ZERO_RATE)[: len(self.parameters)]
+            self._optimizer = OPTIMIZERS[self._kind](self.parameters, sizes)
+        self._optimizer.step(rate * LATENT_RATE[self._kind][self.scheme.bits])
         self.bound()
 
     @torch.no_grad()
@@ -273,13 +278,6 @@ def forget(weights: Sequence[TunedWeight]) -> None:
     """Drop all gradients."""
     for weight in weights:
         for parameter in weight.parameters:
-            parameter.grad = None
-
-
-def _descend(parameters: Sequence[torch.Tensor], rates: Sequence[float]) -> None:
-    for parameter, rate in zip(parameters, rates, strict=True):
-        if parameter.grad is not None:
-            parameter.sub_(parameter.grad.sign_(), alpha=rate)
             parameter.grad = None
 
 

@@ -11,8 +11,9 @@ from ovround.floattensor import FloatType
 from ovround.quant.chains import Chains
 from ovround.quant.codebook_fit import fit_codebooks
 from ovround.quant.codebook_weight import CodebookWeight, TunedNorm
+from ovround.quant.coordinate_descent import descended
 from ovround.quant.device import CPU, Device
-from ovround.quant.initial_grid import compensated, from_extremes, inverse_factor, searched
+from ovround.quant.initial_grid import compensated, damped, from_extremes, inverse_factor, searched
 from ovround.quant.plan import Plan
 from ovround.quant.signround import threads_for
 from ovround.quant.tuned_weight import ClippedWeight, FreeWeight, TunedWeight
@@ -38,7 +39,7 @@ def begin_window(
     schemes = {name: scheme for name in names if isinstance(scheme := plan[name], Scheme)}
     matrices = {name: device.put(weights[f"{name}.weight"]) for name in schemes}
     if options.scales == "clipped":
-        return [ClippedWeight(name, matrices[name], scheme) for name, scheme in schemes.items()]
+        return [ClippedWeight(name, matrices[name], scheme, options.moves_by) for name, scheme in schemes.items()]
     starts = options.starts_at
     moments = chains.moments(weights, window) if schemes and starts != "extremes" else {}
     tuned: list[TunedWeight] = []
@@ -47,11 +48,13 @@ def begin_window(
         seen = starts != "extremes" and bool(moments[name].diagonal().any())  # an expert may see nothing at all
         if not seen:
             start = from_extremes(matrix, scheme)
-        elif starts == "compensated":
-            start = compensated(matrix, scheme, inverse_factor(moments[name]))
-        else:
+        elif starts == "search":
             start = searched(matrix, scheme, moments[name].diagonal())
-        tuned.append(FreeWeight(name, start, matrix.shape, scheme))
+        else:
+            start = compensated(matrix, scheme, inverse_factor(moments[name]))
+            if starts == "descent":
+                start = descended(matrix, scheme, start, damped(moments[name]))
+        tuned.append(FreeWeight(name, start, matrix.shape, scheme, options.moves_by))
     return tuned
 
 

@@ -17,7 +17,7 @@ from ovround.quant.end_to_end import _less_likely
 from ovround.quant.plan import end_to_end_steps
 
 TUNED = ConvertOptions(
-    formats=("onnx",), bits=2, group_size=64, sym=False, iters=8, nsamples=16, seqlen=64, batch_size=4, end_to_end=30
+    formats=("onnx",), bits=2, group_size=64, sym=False, iters=8, nsamples=32, seqlen=64, batch_size=4, end_to_end=30
 )
 
 

@@ -18,7 +18,7 @@ from ovround.quant.initial_grid import compensated, inverse_factor, searched
 from ovround.quant.tables import begin_table
 
 FEW = ConvertOptions(
-    formats=("onnx",), bits=4, group_size=64, iters=4, nsamples=32, seqlen=64, batch_size=8, end_to_end=0,
+    formats=("onnx",), bits=4, group_size=64, iters=20, nsamples=32, seqlen=64, batch_size=8, end_to_end=0,
     lm_head_bits=4, embedding_bits=4,
 )  # fmt: skip
 

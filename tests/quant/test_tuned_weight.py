@@ -85,7 +85,8 @@ def test_a_step_goes_against_the_gradient_and_scales_keep_their_sign() -> None:
     assert free.latent.grad is not None
     grad = free.latent.grad.clone()
     free.step(0.25)
-    assert torch.allclose(free.latent, before - 0.25 * LATENT_RATE[4] * grad.sign())
+    # Adam's first step is the sign, but for the little that keeps it from dividing by nothing
+    assert torch.allclose(free.latent, before - 0.25 * LATENT_RATE["adam"][4] * grad.sign(), rtol=0, atol=0.006)
     assert free.latent.grad is None
     with torch.no_grad():
         free.factor.fill_(1e-3)

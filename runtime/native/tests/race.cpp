@@ -1,5 +1,5 @@
-// Several callers at once, each with several threads, on every instruction set: for ThreadSanitizer and its siblings. The
-// answers must be those of one thread, to the bit.
+// Several callers at once, each with several threads, on every instruction set: for ThreadSanitizer and its siblings.
+// The answers must be those of one thread, to the bit.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -9,12 +9,12 @@
 
 extern "C" {
 int ovround_has(int isa);
-void ovround_codebook_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
-                             const float*, int64_t, float*, int, int, int64_t);
-void ovround_integer_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const float*,
-                            int64_t, float*, int, int, int64_t);
-void ovround_gated_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, const float*,
-                          int64_t, float*, int, int, int64_t);
+void ovround_codebook_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t,
+                             int64_t, int64_t, const float*, int64_t, float*, int, int, int64_t);
+void ovround_integer_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t,
+                            const float*, int64_t, float*, int, int, int64_t);
+void ovround_gated_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t,
+                          const float*, int64_t, float*, int, int, int64_t);
 }
 
 namespace {
@@ -54,14 +54,14 @@ int main() {
     const auto compute = [&](int isa, int64_t tokens, int exact, int64_t bits, int64_t threads) {
         std::vector<float> y(static_cast<std::size_t>(tokens * kOutputs));
         if (bits == 0) {
-            ovround_codebook_linear(codes.data(), codebooks.data(), scales.data(), kOutputs, kInputs, kBooks, 256, 1, 8, x.data(),
-                                    tokens, y.data(), exact, isa, threads);
+            ovround_codebook_linear(codes.data(), codebooks.data(), scales.data(), kOutputs, kInputs, kBooks, 256, 1, 8,
+                                    x.data(), tokens, y.data(), exact, isa, threads);
         } else if (bits == 8) {  // as a gate, so that both are seen
-            ovround_gated_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, bits, 0, x.data(), tokens,
-                                 y.data(), exact, isa, threads);
+            ovround_gated_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, bits, 0,
+                                 x.data(), tokens, y.data(), exact, isa, threads);
         } else {
-            ovround_integer_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, bits, 0, x.data(), tokens,
-                                   y.data(), exact, isa, threads);
+            ovround_integer_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, bits, 0,
+                                   x.data(), tokens, y.data(), exact, isa, threads);
         }
         return y;
     };
