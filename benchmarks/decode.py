@@ -16,6 +16,7 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import peers
+import random_aqlm
 
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
@@ -61,6 +63,14 @@ def ours(target: str, bits: int, head_bits: int, **properties: str) -> dict[str,
     return {"worker": "ovround", "make": make, "model": model, "properties": {**kernel, **properties}}
 
 
+def of_codebooks(model: Path, out: Path, cache: Path | None) -> None:
+    """Random AQLM codes, 2x8 of vectors of 8, in the shape of `model`."""
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        coded = Path(scratch) / "aqlm"
+        random_aqlm.write(model, coded, books=2, bits=8, size=8, seed=0)
+        convert(coded, out, ConvertOptions(lm_head_bits=8, embedding_bits=8))
+
+
 def by_optimum(model: Path, out: Path, cache: Path | None) -> None:
     peers.run(
         "optimum-intel", "optimum_export", cache=cache, threads=available_cores(), model=str(model), out=str(out),
@@ -93,6 +103,7 @@ SIDES: dict[str, Side] = {
     "native-head4": Side(**ours("openvino", 4, 4, kernel="native")),
     "native-w3": Side(**ours("openvino", 3, 8, kernel="native")),
     "native-w2": Side(**ours("openvino", 2, 4, kernel="native")),
+    "native-aqlm": Side("ovround", of_codebooks, "ours-openvino-aqlm-2x8-head8"),
     "onnx": Side(**ours("onnx", 4, 8)),
     "onnx-head4": Side(**ours("onnx", 4, 4)),
     "onnx-no-spinning": Side(**ours("onnx", 4, 4, **{"session.intra_op.allow_spinning": "0"})),
