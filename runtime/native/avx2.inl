@@ -65,7 +65,8 @@ struct Simd {
         return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     }
 
-    // 256 bytes as 16 tables of 16: each by the lower four bits of the code, and of those one by its upper four, bit by bit.
+    // 256 bytes as 16 tables of 16: each by the lower four bits of the code, and of those one by its upper four, bit by
+    // bit.
     struct Table {
         const uint8_t* values;
         explicit Table(const uint8_t* from) : values(from) {}
@@ -75,7 +76,8 @@ struct Simd {
         }
         I look_up(I codes) const {
             const I low = _mm256_and_si256(codes, _mm256_set1_epi8(15));
-            const I bit6 = _mm256_slli_epi16(codes, 1), bit5 = _mm256_slli_epi16(codes, 2), bit4 = _mm256_slli_epi16(codes, 3);
+            const I bit6 = _mm256_slli_epi16(codes, 1), bit5 = _mm256_slli_epi16(codes, 2),
+                    bit4 = _mm256_slli_epi16(codes, 3);
             const auto four = [&](int start) {
                 const I first = _mm256_blendv_epi8(part(start, low), part(start + 1, low), bit4);
                 const I second = _mm256_blendv_epi8(part(start + 2, low), part(start + 3, low), bit4);
@@ -103,25 +105,37 @@ struct Simd {
     static I and_i(I a, I b) { return _mm256_and_si256(a, b); }
     static I add32(I a, I b) { return _mm256_add_epi32(a, b); }
     template <int kBits>
-    static I shift_right16(I value) { return kBits == 0 ? value : _mm256_srli_epi16(value, kBits); }
+    static I shift_right16(I value) {
+        return kBits == 0 ? value : _mm256_srli_epi16(value, kBits);
+    }
     template <int kBits>
-    static I shift_right32(I value) { return _mm256_srai_epi32(value, kBits); }
+    static I shift_right32(I value) {
+        return _mm256_srai_epi32(value, kBits);
+    }
     template <int kBits>
-    static I shift_left32(I value) { return _mm256_slli_epi32(value, kBits); }
+    static I shift_left32(I value) {
+        return _mm256_slli_epi32(value, kBits);
+    }
     template <int kQuad>
     static I place_third_bit(I value) {
-        return kQuad <= 2 ? _mm256_slli_epi16(value, kQuad <= 2 ? 2 - kQuad : 0) : _mm256_srli_epi16(value, kQuad > 2 ? kQuad - 2 : 0);
+        return kQuad <= 2 ? _mm256_slli_epi16(value, kQuad <= 2 ? 2 - kQuad : 0)
+                          : _mm256_srli_epi16(value, kQuad > 2 ? kQuad - 2 : 0);
     }
     static I join_bits(I low, I third) {
-        return _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(3)), _mm256_and_si256(third, _mm256_set1_epi8(4)));
+        return _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(3)),
+                               _mm256_and_si256(third, _mm256_set1_epi8(4)));
     }
-    static I add_pairs16(I sum, I pairs) { return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
+    static I add_pairs16(I sum, I pairs) {
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
 #ifdef OVROUND_VNNI
     static constexpr bool kWide = true;  // products are summed in 32 bits at once
     static I add_products8(I sum, I codes, I levels) { return _mm256_dpbusd_avx_epi32(sum, codes, levels); }
 #else
     static constexpr bool kWide = false;
-    static I add_products8(I sum, I codes, I levels) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, levels)); }
+    static I add_products8(I sum, I codes, I levels) {
+        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, levels));
+    }
 #endif
 };
 

@@ -24,7 +24,8 @@ struct Simd {
     static int64_t widen(const uint8_t* halves, float* to, int64_t count) {
         int64_t done = 0;
         for (; done + 16 <= count; done += 16) {
-            _mm512_storeu_ps(to + done, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves + 2 * done))));
+            _mm512_storeu_ps(to + done,
+                             _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves + 2 * done))));
         }
         return done;
     }
@@ -77,7 +78,8 @@ struct Simd {
     // Two tables of 128, and of those one by the code's top bit.
     struct Table {
         I a, b, c, d;
-        explicit Table(const uint8_t* from) : a(load_i(from)), b(load_i(from + 64)), c(load_i(from + 128)), d(load_i(from + 192)) {}
+        explicit Table(const uint8_t* from)
+            : a(load_i(from)), b(load_i(from + 64)), c(load_i(from + 128)), d(load_i(from + 192)) {}
         I look_up(I codes) const {
             const I lower = _mm512_permutex2var_epi8(a, codes, b);
             const I upper = _mm512_permutex2var_epi8(c, codes, d);
@@ -117,7 +119,9 @@ struct Simd {
             _mm_prefetch(reinterpret_cast<const char*>(at + line), _MM_HINT_T0);
         }
     }
-    static F halves(const uint8_t* at) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))); }
+    static F halves(const uint8_t* at) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+    }
     static F bytes(const uint8_t* at) {
         return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
     }
@@ -126,26 +130,37 @@ struct Simd {
     static I and_i(I a, I b) { return _mm512_and_si512(a, b); }
     static I add32(I a, I b) { return _mm512_add_epi32(a, b); }
     template <int kBits>
-    static I shift_right16(I value) { return kBits == 0 ? value : _mm512_srli_epi16(value, kBits); }
+    static I shift_right16(I value) {
+        return kBits == 0 ? value : _mm512_srli_epi16(value, kBits);
+    }
     template <int kBits>
-    static I shift_right32(I value) { return _mm512_srai_epi32(value, kBits); }
+    static I shift_right32(I value) {
+        return _mm512_srai_epi32(value, kBits);
+    }
     template <int kBits>
-    static I shift_left32(I value) { return _mm512_slli_epi32(value, kBits); }
+    static I shift_left32(I value) {
+        return _mm512_slli_epi32(value, kBits);
+    }
     template <int kQuad>
     static I place_third_bit(I value) {
-        return kQuad <= 2 ? _mm512_slli_epi16(value, kQuad <= 2 ? 2 - kQuad : 0) : _mm512_srli_epi16(value, kQuad > 2 ? kQuad - 2 : 0);
+        return kQuad <= 2 ? _mm512_slli_epi16(value, kQuad <= 2 ? 2 - kQuad : 0)
+                          : _mm512_srli_epi16(value, kQuad > 2 ? kQuad - 2 : 0);
     }
     static I join_bits(I low, I third) {
         const I both = _mm512_and_si512(low, _mm512_set1_epi8(3));
         return _mm512_ternarylogic_epi32(both, third, _mm512_set1_epi8(4), 0xF8);  // both | (third & 4)
     }
-    static I add_pairs16(I sum, I pairs) { return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))); }
+    static I add_pairs16(I sum, I pairs) {
+        return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+    }
 #ifdef OVROUND_VBMI
     static constexpr bool kWide = true;  // products are summed in 32 bits at once
     static I add_products8(I sum, I codes, I levels) { return _mm512_dpbusd_epi32(sum, codes, levels); }
 #else
     static constexpr bool kWide = false;
-    static I add_products8(I sum, I codes, I levels) { return _mm512_add_epi16(sum, _mm512_maddubs_epi16(codes, levels)); }
+    static I add_products8(I sum, I codes, I levels) {
+        return _mm512_add_epi16(sum, _mm512_maddubs_epi16(codes, levels));
+    }
 #endif
 };
 

@@ -22,7 +22,8 @@ void parallel(const Threads& threads, int64_t tasks, const Body& body) {
         return;
     }
     threads.run(
-        threads.self, tasks, [](const void* context, int64_t index) { (*static_cast<const Body*>(context))(index); }, &body);
+        threads.self, tasks, [](const void* context, int64_t index) { (*static_cast<const Body*>(context))(index); },
+        &body);
 }
 
 inline int64_t pieces(int64_t whole, int64_t part) { return (whole + part - 1) / part; }

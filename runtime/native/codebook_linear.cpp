@@ -37,7 +37,8 @@ void look_up_rows(const CodebookWeight& weight, const float* x, int64_t tokens, 
     const int64_t groups = weight.inputs / weight.vector_inputs, books = weight.books;
     const int64_t block_groups = std::min(kBlockGroups, kBlockLookups / books), blocks = pieces(groups, block_groups);
     const int64_t pairs = pieces(weight.vector_inputs, 2), tiles = pieces(weight.outputs, kCodeRows);
-    const int64_t table_bytes = groups * books * kTableEntries, book_values = books * weight.entries * weight.vector_inputs;
+    const int64_t table_bytes = groups * books * kTableEntries,
+                  book_values = books * weight.entries * weight.vector_inputs;
     const int64_t pair_values = books * pairs * kTableEntries * 2;
     Scratch scratch;
     scratch.reserve(book_values * 4, pair_values * 2, tokens * table_bytes, tokens * blocks * 4, weight.outputs * 4);
@@ -46,13 +47,14 @@ void look_up_rows(const CodebookWeight& weight, const float* x, int64_t tokens, 
     auto* tables = scratch.take<uint8_t>(tokens * table_bytes);
     auto* table_scales = scratch.take<float>(tokens * blocks);
     auto* scales = scratch.take<float>(weight.outputs);
-    const PairedBooks paired_books{paired, pair_books(weight, kernels, pairs, values, paired), books, pairs, weight.vector_inputs};
+    const PairedBooks paired_books{paired, pair_books(weight, kernels, pairs, values, paired), books, pairs,
+                                   weight.vector_inputs};
     kernels.widen(weight.scales, scales, weight.outputs);
     parallel(threads, tokens * blocks, [&](int64_t task) {
         const int64_t token = task / blocks, block = task % blocks, first = block * block_groups;
         table_scales[task] = kernels.build_tables(
-            paired_books, x + token * weight.inputs + first * weight.vector_inputs, std::min(block_groups, groups - first),
-            tables + token * table_bytes + first * books * kTableEntries);
+            paired_books, x + token * weight.inputs + first * weight.vector_inputs,
+            std::min(block_groups, groups - first), tables + token * table_bytes + first * books * kTableEntries);
     });
     const int64_t tile_bytes = groups * books * kCodeRows;
     parallel(threads, pieces(tiles, kTilesAtOnce), [&](int64_t task) {
@@ -92,8 +94,9 @@ void expand_rows(const CodebookWeight& weight, const float* x, int64_t tokens, f
         for (int64_t output = 0; output < weight.vector_outputs; ++output) {
             for (int64_t first = 0; first < groups; first += step) {
                 const int64_t last = std::min(first + step, groups);
-                kernels.expand_codes(weight.codes + tile * tile_bytes, code_bytes, weight.codebooks, weight.books, weight.entries,
-                                     weight.vector_outputs, weight.vector_inputs, output, rows, first, last, decoded, depth);
+                kernels.expand_codes(weight.codes + tile * tile_bytes, code_bytes, weight.codebooks, weight.books,
+                                     weight.entries, weight.vector_outputs, weight.vector_inputs, output, rows, first,
+                                     last, decoded, depth);
                 kernels.multiply(x + first * weight.vector_inputs, weight.inputs, tokens, decoded, depth, rows,
                                  (last - first) * weight.vector_inputs, sums, kCodeRows, first > 0);
             }
@@ -109,19 +112,21 @@ void expand_rows(const CodebookWeight& weight, const float* x, int64_t tokens, f
 
 }  // namespace
 
-void linear(const CodebookWeight& weight, const float* x, int64_t tokens, float* y, bool exact, Isa isa, const Threads& threads) {
+void linear(const CodebookWeight& weight, const float* x, int64_t tokens, float* y, bool exact, Isa isa,
+            const Threads& threads) {
     if (tokens == 0) {
         return;
     }
     const Kernels& kernels = kernels_of(isa);
-    const bool tables = !exact && tokens <= kernels.most_lookup_tokens && weight.entries <= kTableEntries && weight.vector_outputs == 1;
+    const bool tables =
+        !exact && tokens <= kernels.most_lookup_tokens && weight.entries <= kTableEntries && weight.vector_outputs == 1;
     if (!tables) {
         expand_rows(weight, x, tokens, y, kernels, threads);
         return;
     }
     for (int64_t token = 0; token < tokens; token += kTokensAtOnce) {
-        look_up_rows(weight, x + token * weight.inputs, std::min(kTokensAtOnce, tokens - token), y + token * weight.outputs,
-                     kernels, threads);
+        look_up_rows(weight, x + token * weight.inputs, std::min(kTokensAtOnce, tokens - token),
+                     y + token * weight.outputs, kernels, threads);
     }
 }
 

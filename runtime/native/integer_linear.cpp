@@ -12,9 +12,10 @@ constexpr int64_t kDotTokens[] = {16, 8, 4, 3, 2, 1};
 // Rows of x in 8 bits, in blocks of as many tokens as one call of the kernel takes.
 class Quantized {
 public:
-    Quantized(const IntegerWeight& weight, const float* x, int64_t tokens, const Kernels& kernels, const Threads& threads)
-        : runs_(pieces(weight.inputs, kIntegerRun)), span_runs_(span_inputs(weight) / kIntegerRun), spans_(pieces(runs_, span_runs_)),
-          most_(kernels.dot_tokens) {
+    Quantized(const IntegerWeight& weight, const float* x, int64_t tokens, const Kernels& kernels,
+              const Threads& threads)
+        : runs_(pieces(weight.inputs, kIntegerRun)), span_runs_(span_inputs(weight) / kIntegerRun),
+          spans_(pieces(runs_, span_runs_)), most_(kernels.dot_tokens) {
         const int64_t width = runs_ * kIntegerRun;
         scratch_.reserve(tokens * width, tokens * spans_ * 4, tokens * spans_ * 4);
         levels_ = scratch_.take<int8_t>(tokens * width);
@@ -23,7 +24,8 @@ public:
         const auto fill = [&](int64_t token) {
             const int64_t start = start_of(token, tokens), size = block(tokens - start), place = token - start;
             kernels.quantize(x + token * weight.inputs, weight.inputs, span_runs_ * kIntegerRun, size,
-                             levels_ + start * width + 4 * place, scales_ + start * spans_ + place, sums_ + start * spans_ + place);
+                             levels_ + start * width + 4 * place, scales_ + start * spans_ + place,
+                             sums_ + start * spans_ + place);
         };
         if (tokens < kFewTokens) {
             for (int64_t token = 0; token < tokens; ++token) {
@@ -40,7 +42,13 @@ public:
         return *std::find_if(std::begin(kDotTokens), std::end(kDotTokens), fits);
     }
     QuantizedRows rows(int64_t start, int64_t count) const {
-        return {count, runs_, spans_, span_runs_, levels_ + start * runs_ * kIntegerRun, scales_ + start * spans_, sums_ + start * spans_};
+        return {count,
+                runs_,
+                spans_,
+                span_runs_,
+                levels_ + start * runs_ * kIntegerRun,
+                scales_ + start * spans_,
+                sums_ + start * spans_};
     }
     int64_t runs() const { return runs_; }
     int64_t spans() const { return spans_; }
@@ -81,8 +89,8 @@ IntegerTile tile_of(const IntegerWeight& weight, int64_t tile, int64_t spans) {
 }
 
 // Tiles [low, high) of one weight, for all tokens; with `up`, gates of that weight's answers.
-void dot_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Quantized& quantized, int64_t low, int64_t high,
-               int64_t tokens, float* y, const Kernels& kernels) {
+void dot_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Quantized& quantized, int64_t low,
+               int64_t high, int64_t tokens, float* y, const Kernels& kernels) {
     alignas(kCacheLine) float found[kDotTokens[0] * kIntegerRows], other[kDotTokens[0] * kIntegerRows];
     for (int64_t start = 0; start < tokens;) {
         const int64_t count = quantized.block(tokens - start);
@@ -119,15 +127,15 @@ void expand_tiles(const IntegerWeight& weight, const float* x, int64_t low, int6
                            decoded + (tile - low) * kIntegerRows * kDepth, kDepth);
         }
         const int64_t depth = std::min(last * kIntegerRun, weight.inputs) - first * kIntegerRun;
-        kernels.multiply(x + first * kIntegerRun, weight.inputs, tokens, decoded, kDepth, rows, depth, y + start, weight.outputs,
-                         first > 0);
+        kernels.multiply(x + first * kIntegerRun, weight.inputs, tokens, decoded, kDepth, rows, depth, y + start,
+                         weight.outputs, first > 0);
     }
 }
 
 }  // namespace
 
-void linear(const IntegerWeight* weights, int64_t count, const float* x, int64_t tokens, float* const* y, bool exact, Isa isa,
-            const Threads& threads) {
+void linear(const IntegerWeight* weights, int64_t count, const float* x, int64_t tokens, float* const* y, bool exact,
+            Isa isa, const Threads& threads) {
     if (tokens == 0) {
         return;
     }
@@ -142,7 +150,8 @@ void linear(const IntegerWeight* weights, int64_t count, const float* x, int64_t
             for (int64_t its = 0; task >= (its = pieces(tiles_of(weights[weight]), kTilesATask)); ++weight) {
                 task -= its;
             }
-            body(weights[weight], task * kTilesATask, std::min((task + 1) * kTilesATask, tiles_of(weights[weight])), y[weight]);
+            body(weights[weight], task * kTilesATask, std::min((task + 1) * kTilesATask, tiles_of(weights[weight])),
+                 y[weight]);
         });
     };
     if (exact || tokens > kernels.most_dot_tokens) {
@@ -157,7 +166,8 @@ void linear(const IntegerWeight* weights, int64_t count, const float* x, int64_t
     });
 }
 
-void gated_linear(const IntegerWeight* weights, const float* x, int64_t tokens, float* y, bool exact, Isa isa, const Threads& threads) {
+void gated_linear(const IntegerWeight* weights, const float* x, int64_t tokens, float* y, bool exact, Isa isa,
+                  const Threads& threads) {
     if (tokens == 0) {
         return;
     }
@@ -169,7 +179,8 @@ void gated_linear(const IntegerWeight* weights, const float* x, int64_t tokens, 
         scratch.reserve(tokens * up.outputs * 4);
         auto* ups = scratch.take<float>(tokens * up.outputs);
         parallel(threads, tasks, [&](int64_t task) {
-            const int64_t low = task * kTilesATask, high = std::min(low + kTilesATask, tiles), start = low * kIntegerRows;
+            const int64_t low = task * kTilesATask, high = std::min(low + kTilesATask, tiles),
+                          start = low * kIntegerRows;
             expand_tiles(gate, x, low, high, tokens, y, kernels);
             expand_tiles(up, x, low, high, tokens, ups, kernels);
             for (int64_t token = 0; token < tokens; ++token) {

@@ -1,8 +1,9 @@
 // Integer weights of 2, 3, 4 and 8 bits: included by kernels.inl.
 //
-// A run is 32 inputs of 16 rows. A quad is four inputs that follow each other, of 16 rows: 64 bytes, byte 4 * row + input. Of
-// 8 bits each quad lies by itself; of 4, two share their bytes, the first in the lower bits; of 2, four do. Of 3 bits the lower
-// two lie so (128 bytes), and behind them the third bits of all eight quads, quad 0 lowest (64 bytes).
+// A run is 32 inputs of 16 rows. A quad is four inputs that follow each other, of 16 rows: 64 bytes, byte 4 * row +
+// input. Of 8 bits each quad lies by itself; of 4, two share their bytes, the first in the lower bits; of 2, four do.
+// Of 3 bits the lower two lie so (128 bytes), and behind them the third bits of all eight quads, quad 0 lowest (64
+// bytes).
 
 template <int kBits, int kQuad>
 inline typename Simd::I raw_quad(const uint8_t* at) {
@@ -59,14 +60,16 @@ struct Dot {
 
     // Without 32-bit sums of products: 16 bits hold those of a run, eight of at most 2 * 15 * 127.
     template <int kQuad>
-    static inline void narrow_quad(const uint8_t* at, const int8_t* levels, typename Simd::I* narrow, typename Simd::I* upper) {
+    static inline void narrow_quad(const uint8_t* at, const int8_t* levels, typename Simd::I* narrow,
+                                   typename Simd::I* upper) {
         const typename Simd::I codes = unpack_quad<kBits, kQuad, false>(at);
         for (int token = 0; token < kTokens; ++token) {
             const typename Simd::I inputs = Simd::broadcast32(levels + (kQuad * kTokens + token) * 4);
             if constexpr (kBits == 8) {
                 const typename Simd::I nibble = Simd::set8(15);
                 narrow[token] = Simd::add_products8(narrow[token], Simd::and_i(codes, nibble), inputs);
-                upper[token] = Simd::add_products8(upper[token], Simd::and_i(Simd::template shift_right16<4>(codes), nibble), inputs);
+                upper[token] = Simd::add_products8(upper[token],
+                                                   Simd::and_i(Simd::template shift_right16<4>(codes), nibble), inputs);
             } else {
                 narrow[token] = Simd::add_products8(narrow[token], codes, inputs);
             }
@@ -110,10 +113,12 @@ struct Dot {
         if constexpr (kChains == 1) {
             return Simd::to_float(sums[token][0]);
         } else if constexpr (!kInPlace || kBits == 8) {
-            return Simd::to_float(Simd::add32(Simd::add32(sums[token][0], sums[token][1]), Simd::add32(sums[token][2], sums[token][3])));
+            return Simd::to_float(
+                Simd::add32(Simd::add32(sums[token][0], sums[token][1]), Simd::add32(sums[token][2], sums[token][3])));
         } else if constexpr (kBits == 4) {
             const typename Simd::I upper = Simd::add32(sums[token][1], sums[token][3]);
-            return Simd::to_float(Simd::add32(Simd::add32(sums[token][0], sums[token][2]), Simd::template shift_right32<4>(upper)));
+            return Simd::to_float(
+                Simd::add32(Simd::add32(sums[token][0], sums[token][2]), Simd::template shift_right32<4>(upper)));
         } else {
             const typename Simd::I low = Simd::add32(sums[token][0], Simd::template shift_right32<2>(sums[token][1]));
             const typename Simd::I high = Simd::add32(sums[token][2], Simd::template shift_right32<2>(sums[token][3]));
@@ -156,7 +161,8 @@ void dot_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
                 zero_points += kTileRows;
             }
             for (int token = 0; token < kTokens; ++token) {
-                // y += (sum - zero point * sum of inputs) * scale of the weight * scale of the inputs; the first is exact
+                // y += (sum - zero point * sum of inputs) * scale of the weight * scale of the inputs; the first is
+                // exact
                 const int64_t at = span * kTokens + token;
                 const typename Simd::F sum = Simd::fma(zero, Simd::set(-rows.sums[at]), dot.total(token));
                 found[token] = Simd::fma(sum, Simd::multiply(scale, Simd::set(rows.scales[at])), found[token]);
@@ -196,7 +202,8 @@ void dot(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
     }
 }
 
-void quantize(const float* x, int64_t inputs, int64_t span_inputs, int64_t tokens, int8_t* levels, float* scale, float* sum) {
+void quantize(const float* x, int64_t inputs, int64_t span_inputs, int64_t tokens, int8_t* levels, float* scale,
+              float* sum) {
     for (int64_t start = 0, span = 0; start < inputs; start += span_inputs, ++span) {
         const int64_t count = inputs - start < span_inputs ? inputs - start : span_inputs;
         const int64_t padded = (count + kRun - 1) / kRun * kRun;
@@ -229,8 +236,9 @@ void quantize(const float* x, int64_t inputs, int64_t span_inputs, int64_t token
         sum[span * tokens] = static_cast<float>(total);
         int8_t* to = levels + start * tokens;
         for (int64_t place = 0; place < padded; place += 4) {
-            const uint32_t quad = (static_cast<uint32_t>(each[place]) & 255U) | (static_cast<uint32_t>(each[place + 1]) & 255U) << 8 |
-                                  (static_cast<uint32_t>(each[place + 2]) & 255U) << 16 | static_cast<uint32_t>(each[place + 3]) << 24;
+            const uint32_t quad =
+                (static_cast<uint32_t>(each[place]) & 255U) | (static_cast<uint32_t>(each[place + 1]) & 255U) << 8 |
+                (static_cast<uint32_t>(each[place + 2]) & 255U) << 16 | static_cast<uint32_t>(each[place + 3]) << 24;
             std::memcpy(to + place * tokens, &quad, 4);
         }
     }

@@ -9,7 +9,8 @@ namespace ovround::native {
 #ifdef OVROUND_X86
 namespace {
 
-// Compilers that know the instructions need not know their name for __builtin_cpu_supports: leaf 7, subleaf 1, EAX bit 4.
+// Compilers that know the instructions need not know their name for __builtin_cpu_supports: leaf 7, subleaf 1, EAX
+// bit 4.
 bool has_avx_vnni() {
 #ifdef OVROUND_AVXVNNI
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -59,7 +60,8 @@ bool has(Isa isa) {
         case Isa::avx2: return avx2;
         case Isa::avxvnni: return avx2 && has_avx_vnni();
         case Isa::avx512: return avx512;
-        case Isa::avx512vbmi: return avx512 && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
+        case Isa::avx512vbmi:
+            return avx512 && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
         default: return true;
     }
 #else

@@ -9,8 +9,8 @@
 namespace ovround::native {
 
 constexpr int64_t kTableEntries = 256;
-constexpr int64_t kBlockGroups = 16;   // groups whose tables share a scale, when as many lookups fit 16 bits
-constexpr int64_t kBlockLookups = 256; // sums of so many bytes fit 16 bits
+constexpr int64_t kBlockGroups = 16;    // groups whose tables share a scale, when as many lookups fit 16 bits
+constexpr int64_t kBlockLookups = 256;  // sums of so many bytes fit 16 bits
 
 // Codebooks as tables are made from them: int16 pairs [M, pairs, 256, 2], zero where there is no entry or value.
 struct PairedBooks {
@@ -42,7 +42,8 @@ struct QuantizedRows {
 constexpr int64_t kAnyNumber = int64_t{1} << 62;
 
 struct Kernels {
-    // Up to so many rows of x, tables (and products of 8 bits) are faster than decoding the weight for float32 products.
+    // Up to so many rows of x, tables (and products of 8 bits) are faster than decoding the weight for float32
+    // products.
     int64_t most_lookup_tokens, most_dot_tokens;
     int64_t dot_tokens;  // the most rows of `dot`, which has 1, 2, 3, 4, 8 and 16
 
@@ -54,30 +55,32 @@ struct Kernels {
     float (*build_tables)(const PairedBooks& books, const float* x, int64_t groups, uint8_t* tables);
 
     // sums[tiles * 64]: what the tables of all `groups` groups add up to for each row of `tiles` (1, 2 or 4) tiles.
-    void (*look_up)(const uint8_t* codes, int64_t tile_bytes, int64_t tiles, const uint8_t* tables, const float* table_scales,
-                    int64_t groups, int64_t books, int64_t block_groups, float* sums);
+    void (*look_up)(const uint8_t* codes, int64_t tile_bytes, int64_t tiles, const uint8_t* tables,
+                    const float* table_scales, int64_t groups, int64_t books, int64_t block_groups, float* sums);
 
     // Output `output` of each of `rows` vectors, groups [first, last): float32 [rows, ld], unscaled.
-    void (*expand_codes)(const uint8_t* codes, int64_t code_bytes, const uint8_t* codebooks, int64_t books, int64_t entries,
-                         int64_t vector_outputs, int64_t vector_inputs, int64_t output, int64_t rows, int64_t first,
-                         int64_t last, float* to, int64_t ld);
+    void (*expand_codes)(const uint8_t* codes, int64_t code_bytes, const uint8_t* codebooks, int64_t books,
+                         int64_t entries, int64_t vector_outputs, int64_t vector_inputs, int64_t output, int64_t rows,
+                         int64_t first, int64_t last, float* to, int64_t ld);
 
     // A row in 8 bits, in spans of `span_inputs` (a multiple of 32, kMostSpan at most) that share a scale: where
     // QuantizedRows has those of its token, `levels`, `scale` and `sum` beginning at that token's first.
-    void (*quantize)(const float* x, int64_t inputs, int64_t span_inputs, int64_t tokens, int8_t* levels, float* scale, float* sum);
+    void (*quantize)(const float* x, int64_t inputs, int64_t span_inputs, int64_t tokens, int8_t* levels, float* scale,
+                     float* sum);
 
     // y [tokens, 16] of one tile.
     void (*dot)(const IntegerTile& tile, const QuantizedRows& rows, float* y);
 
     // Runs [first, last) of one tile, of `runs` in `groups` groups: float32 [16, ld].
-    void (*expand)(const IntegerTile& tile, int64_t runs, int64_t groups, int64_t first, int64_t last, float* to, int64_t ld);
+    void (*expand)(const IntegerTile& tile, int64_t runs, int64_t groups, int64_t first, int64_t last, float* to,
+                   int64_t ld);
 
     // gate[i] = silu(gate[i]) * up[i]
     void (*gate)(float* gate, const float* up, int64_t count);
 
     // y[t, r] (+)= sum over k of x[t, k] * w[r, k]
-    void (*multiply)(const float* x, int64_t ldx, int64_t tokens, const float* w, int64_t ldw, int64_t rows, int64_t depth,
-                     float* y, int64_t ldy, bool add);
+    void (*multiply)(const float* x, int64_t ldx, int64_t tokens, const float* w, int64_t ldw, int64_t rows,
+                     int64_t depth, float* y, int64_t ldy, bool add);
 };
 
 const Kernels& portable_kernels();

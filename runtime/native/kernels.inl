@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kRows = 64;
 constexpr int64_t kRun = 32;
 constexpr int64_t kTileRows = 16;
-constexpr int64_t kPrefetch = 2048;  // bytes ahead of what is read
+constexpr int64_t kPrefetch = 2048;      // bytes ahead of what is read
 constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding and taking it away rounds to nearest, ties to even
 
 constexpr float kLargest = 3.4028234663852886e38F;
@@ -37,13 +37,15 @@ void widen(const uint8_t* halves, float* to, int64_t count) {
     }
 }
 
-// ---- codebooks: tables -------------------------------------------------------------------------------------------------
+// ---- codebooks: tables
+// -------------------------------------------------------------------------------------------------
 
 #ifdef OVROUND_TABLES
-// Products of one group with every entry of one book, in units of 2^-15 of what fits 30 bits: int16 [256] in the order that
-// `packs32` leaves; the largest absolute value goes into `most`.
+// Products of one group with every entry of one book, in units of 2^-15 of what fits 30 bits: int16 [256] in the order
+// that `packs32` leaves; the largest absolute value goes into `most`.
 template <int kPairs>
-inline typename Simd::I products(const int16_t* book, const int16_t* x, int64_t pairs, int16_t* to, typename Simd::I most) {
+inline typename Simd::I products(const int16_t* book, const int16_t* x, int64_t pairs, int16_t* to,
+                                 typename Simd::I most) {
     const int64_t steps = kPairs > 0 ? kPairs : pairs;
     for (int64_t entry = 0; entry < kTableEntries; entry += Simd::kBytes / 2) {
         typename Simd::I low = Simd::zero_i(), high = Simd::zero_i();
@@ -163,8 +165,8 @@ float build_tables(const PairedBooks& books, const float* x, int64_t groups, uin
 #ifdef OVROUND_TABLES
 // Even and odd rows are summed apart: a whole 16-bit lane takes even + 256 * odd, modulo 2^16, another one odd alone.
 template <int kTiles>
-void look_up_tiles(const uint8_t* codes, int64_t tile_bytes, const uint8_t* tables, const float* table_scales, int64_t groups,
-                   int64_t books, int64_t block_groups, float* sums) {
+void look_up_tiles(const uint8_t* codes, int64_t tile_bytes, const uint8_t* tables, const float* table_scales,
+                   int64_t groups, int64_t books, int64_t block_groups, float* sums) {
     constexpr int kVectors = kTiles * kRows / Simd::kBytes;
     constexpr int kLanes = Simd::kBytes / 2;
     alignas(64) float even_sums[kVectors][kLanes], odd_sums[kVectors][kLanes];
@@ -179,7 +181,8 @@ void look_up_tiles(const uint8_t* codes, int64_t tile_bytes, const uint8_t* tabl
         for (int64_t place = start * books; place < stop * books; ++place) {
             const typename Simd::Table table(tables + place * kTableEntries);
             for (int vector = 0; vector < kVectors; ++vector) {
-                const uint8_t* at = codes + (vector * Simd::kBytes / kRows) * tile_bytes + place * kRows + vector * Simd::kBytes % kRows;
+                const uint8_t* at = codes + (vector * Simd::kBytes / kRows) * tile_bytes + place * kRows +
+                                    vector * Simd::kBytes % kRows;
                 const typename Simd::I found = table.look_up(Simd::load_i(at));
                 both[vector] = Simd::add16(both[vector], found);
                 odd[vector] = Simd::add16(odd[vector], Simd::high_byte16(found));
@@ -236,11 +239,12 @@ void look_up(const uint8_t* codes, int64_t tile_bytes, int64_t tiles, const uint
 }
 #endif
 
-// ---- codebooks: values -------------------------------------------------------------------------------------------------
+// ---- codebooks: values
+// -------------------------------------------------------------------------------------------------
 
 void expand_codes(const uint8_t* codes, int64_t code_bytes, const uint8_t* codebooks, int64_t books, int64_t entries,
-                  int64_t vector_outputs, int64_t vector_inputs, int64_t output, int64_t rows, int64_t first, int64_t last,
-                  float* to, int64_t ld) {
+                  int64_t vector_outputs, int64_t vector_inputs, int64_t output, int64_t rows, int64_t first,
+                  int64_t last, float* to, int64_t ld) {
     const int64_t vector_bytes = 2 * vector_outputs * vector_inputs;
     float value[1024];
     for (int64_t group = first; group < last; ++group) {
@@ -264,11 +268,13 @@ void expand_codes(const uint8_t* codes, int64_t code_bytes, const uint8_t* codeb
     }
 }
 
-// ---- integers ----------------------------------------------------------------------------------------------------------
+// ---- integers
+// ----------------------------------------------------------------------------------------------------------
 
 #include "integers.inl"
 
-// ---- gates -------------------------------------------------------------------------------------------------------------
+// ---- gates
+// -------------------------------------------------------------------------------------------------------------
 
 // e^x within 2e-7 of it: 2^n times a polynomial between -ln 2 / 2 and ln 2 / 2. A loop over it becomes vectors.
 inline float exponential(float x) {
@@ -289,10 +295,12 @@ void gate(float* gates, const float* up, int64_t count) {
     }
 }
 
-// ---- float32 -----------------------------------------------------------------------------------------------------------
+// ---- float32
+// -----------------------------------------------------------------------------------------------------------
 
 template <int kTokens, int kWeights>
-inline void multiply_tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* y, int64_t ldy, bool add) {
+inline void multiply_tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* y,
+                          int64_t ldy, bool add) {
     typename Simd::F sums[kTokens][kWeights];
     for (int token = 0; token < kTokens; ++token) {
         for (int row = 0; row < kWeights; ++row) {
@@ -324,8 +332,8 @@ inline void multiply_tile(const float* x, int64_t ldx, const float* w, int64_t l
 }
 
 template <int kTokens>
-void multiply_tokens(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t rows, int64_t depth, float* y, int64_t ldy,
-                     bool add) {
+void multiply_tokens(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t rows, int64_t depth, float* y,
+                     int64_t ldy, bool add) {
     int64_t row = 0;
     for (; row + 4 <= rows; row += 4) {
         multiply_tile<kTokens, 4>(x, ldx, w + row * ldw, ldw, depth, y + row, ldy, add);
@@ -335,8 +343,8 @@ void multiply_tokens(const float* x, int64_t ldx, const float* w, int64_t ldw, i
     }
 }
 
-void multiply(const float* x, int64_t ldx, int64_t tokens, const float* w, int64_t ldw, int64_t rows, int64_t depth, float* y,
-              int64_t ldy, bool add) {
+void multiply(const float* x, int64_t ldx, int64_t tokens, const float* w, int64_t ldw, int64_t rows, int64_t depth,
+              float* y, int64_t ldy, bool add) {
     int64_t token = 0;
     for (; token + Simd::kTokens <= tokens; token += Simd::kTokens) {
         multiply_tokens<Simd::kTokens>(x + token * ldx, ldx, w, ldw, rows, depth, y + token * ldy, ldy, add);
@@ -346,9 +354,18 @@ void multiply(const float* x, int64_t ldx, int64_t tokens, const float* w, int64
     }
 }
 
-const Kernels kKernels{Simd::kMostLookupTokens, Simd::kMostDotTokens, Simd::kDotTokens, widen,  build_tables,
-                       look_up,                 expand_codes,         quantize,         dot,    expand,
-                       gate,                    multiply};
+const Kernels kKernels{Simd::kMostLookupTokens,
+                       Simd::kMostDotTokens,
+                       Simd::kDotTokens,
+                       widen,
+                       build_tables,
+                       look_up,
+                       expand_codes,
+                       quantize,
+                       dot,
+                       expand,
+                       gate,
+                       multiply};
 
 }  // namespace
 }  // namespace ovround::native

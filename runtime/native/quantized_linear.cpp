@@ -12,8 +12,8 @@ constexpr std::size_t kParts = 3;  // inputs of a weight
 constexpr std::size_t kMostWeights = 8;
 constexpr int64_t kAlignment = 64;
 
-// The engine's own threads: its arena has as many as INFERENCE_NUM_THREADS says. Who is done takes the next task, since cores
-// are not alike, nor free alike.
+// The engine's own threads: its arena has as many as INFERENCE_NUM_THREADS says. Who is done takes the next task, since
+// cores are not alike, nor free alike.
 void run_in_arena(const void*, int64_t tasks, void (*task)(const void*, int64_t), const void* context) {
     std::atomic<int64_t> next{0};
     ov::parallel_nt(static_cast<int>(std::min<int64_t>(tasks, parallel_get_max_threads())), [&](int, int) {
@@ -44,7 +44,8 @@ void QuantizedLinear::validate_and_infer_types() {
     }
     auto shape = get_input_partial_shape(0);
     NODE_VALIDATION_CHECK(this, shape.rank().is_static() && shape.size() > 0, "the rank of x must be known");
-    NODE_VALIDATION_CHECK(this, shape[shape.size() - 1].compatible(inputs_), "x is ", shape, "; ", inputs_, " inputs are needed");
+    NODE_VALIDATION_CHECK(this, shape[shape.size() - 1].compatible(inputs_), "x is ", shape, "; ", inputs_,
+                          " inputs are needed");
     for (std::size_t weight = 0; weight < (gated_ ? 1 : outputs_.size()); ++weight) {
         shape[shape.size() - 1] = outputs_[weight];
         set_output_type(weight, ov::element::f32, shape);
@@ -58,28 +59,34 @@ void QuantizedLinear::check() const {
     const std::size_t parts = groups_ > 0 ? 1 : kParts * count;
     NODE_VALIDATION_CHECK(this, count >= 1 && count <= (bits() > 0 ? kMostWeights : 1) && get_input_size() == 1 + parts,
                           get_input_size(), " inputs do not fit ", count, " outputs");
-    NODE_VALIDATION_CHECK(this, inputs_ > 0 && *std::min_element(outputs_.begin(), outputs_.end()) > 0, "sizes must be above 0");
+    NODE_VALIDATION_CHECK(this, inputs_ > 0 && *std::min_element(outputs_.begin(), outputs_.end()) > 0,
+                          "sizes must be above 0");
     NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(ov::element::f32), "x must be f32");
-    NODE_VALIDATION_CHECK(this, !gated_ || (bits() > 0 && count == 2 && outputs_[0] == outputs_[1]), "a gate needs two equal weights");
+    NODE_VALIDATION_CHECK(this, !gated_ || (bits() > 0 && count == 2 && outputs_[0] == outputs_[1]),
+                          "a gate needs two equal weights");
     if (groups_ == 0) {
         for (std::size_t weight = 0; weight < count; ++weight) {
             check_weight(1 + kParts * weight, outputs_[weight]);
         }
         return;
     }
-    NODE_VALIDATION_CHECK(this, bits() > 0 && inputs_ % (groups_ * kIntegerRun) == 0, groups_, " groups do not fit ", inputs_, " inputs");
+    NODE_VALIDATION_CHECK(this, bits() > 0 && inputs_ % (groups_ * kIntegerRun) == 0, groups_, " groups do not fit ",
+                          inputs_, " inputs");
     NODE_VALIDATION_CHECK(this, get_input_element_type(1).compatible(ov::element::u8), "weights must be u8");
     if (get_input_partial_shape(1).is_static()) {
         int64_t bytes = 0;
         for (const int64_t outputs : outputs_) {
-            bytes += code_bytes(outputs) + scale_bytes(outputs) + aligned(symmetric_ ? 1 : grid_rows(outputs) * groups_);
+            bytes +=
+                code_bytes(outputs) + scale_bytes(outputs) + aligned(symmetric_ ? 1 : grid_rows(outputs) * groups_);
         }
-        NODE_VALIDATION_CHECK(this, size_of(get_input_shape(1)) == bytes, "weights are ", get_input_shape(1), "; ", bytes,
-                              " bytes are needed");
+        NODE_VALIDATION_CHECK(this, size_of(get_input_shape(1)) == bytes, "weights are ", get_input_shape(1), "; ",
+                              bytes, " bytes are needed");
     }
 }
 
-int64_t QuantizedLinear::code_bytes(int64_t outputs) const { return aligned(grid_rows(outputs) * inputs_ * bits() / 8); }
+int64_t QuantizedLinear::code_bytes(int64_t outputs) const {
+    return aligned(grid_rows(outputs) * inputs_ * bits() / 8);
+}
 
 int64_t QuantizedLinear::scale_bytes(int64_t outputs) const { return aligned(2 * grid_rows(outputs) * groups_); }
 
@@ -102,28 +109,33 @@ void QuantizedLinear::check_weight(std::size_t place, int64_t outputs) const {
             return;
         }
     }
-    const ov::Shape codes = get_input_shape(place), other = get_input_shape(place + 1), third = get_input_shape(place + 2);
+    const ov::Shape codes = get_input_shape(place), other = get_input_shape(place + 1),
+                    third = get_input_shape(place + 2);
     const int64_t code_bytes = size_of(codes), last = size_of(third);
     if (bits() > 0) {
-        const int64_t rows = grid_rows(outputs), runs = pieces(inputs_, kIntegerRun), groups = size_of(other) / (2 * rows);
+        const int64_t rows = grid_rows(outputs), runs = pieces(inputs_, kIntegerRun),
+                      groups = size_of(other) / (2 * rows);
         NODE_VALIDATION_CHECK(this,
                               code_bytes == rows * runs * kIntegerRun * bits() / 8 && groups > 0 &&
-                                  size_of(other) == 2 * rows * groups && (last == 1 || last == rows * groups) && runs % groups == 0 &&
-                                  (groups == 1 || inputs_ % (groups * kIntegerRun) == 0) &&
+                                  size_of(other) == 2 * rows * groups && (last == 1 || last == rows * groups) &&
+                                  runs % groups == 0 && (groups == 1 || inputs_ % (groups * kIntegerRun) == 0) &&
                                   size_of(get_input_shape(2)) / (2 * grid_rows(outputs_[0])) == groups,
-                              bits(), "-bit codes ", codes, " and scales ", other, " are not those of [", outputs, ", ", inputs_, "]");
+                              bits(), "-bit codes ", codes, " and scales ", other, " are not those of [", outputs, ", ",
+                              inputs_, "]");
         return;
     }
-    NODE_VALIDATION_CHECK(this, other.size() == 5 && other[4] == 2, "codebooks are ", other, "; [M, entries, O, V, 2] is needed");
+    NODE_VALIDATION_CHECK(this, other.size() == 5 && other[4] == 2, "codebooks are ", other,
+                          "; [M, entries, O, V, 2] is needed");
     const auto books = static_cast<int64_t>(other[0]), entries = static_cast<int64_t>(other[1]);
     const auto rows = static_cast<int64_t>(other[2]), columns = static_cast<int64_t>(other[3]);
     NODE_VALIDATION_CHECK(this,
                           books >= 1 && books <= 64 && entries >= 1 && entries <= 65536 && rows >= 1 && columns >= 1 &&
                               columns <= 1024 && outputs % rows == 0 && inputs_ % columns == 0 &&
-                              code_bytes == pieces(outputs / rows, kCodeRows) * (inputs_ / columns) * books * kCodeRows *
-                                                (entries > 256 ? 2 : 1) &&
+                              code_bytes == pieces(outputs / rows, kCodeRows) * (inputs_ / columns) * books *
+                                                kCodeRows * (entries > 256 ? 2 : 1) &&
                               last == 2 * (outputs / rows),
-                          "codes ", codes, " and codebooks ", other, " are not those of [", outputs, ", ", inputs_, "]");
+                          "codes ", codes, " and codebooks ", other, " are not those of [", outputs, ", ", inputs_,
+                          "]");
 }
 
 std::shared_ptr<ov::Node> QuantizedLinear::clone_with_new_inputs(const ov::OutputVector& inputs) const {
@@ -167,8 +179,8 @@ bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector
     if (bits() == 0) {
         const auto& books = inputs[2].get_shape();
         const auto size = [&](std::size_t place) { return static_cast<int64_t>(books[place]); };
-        linear(CodebookWeight{bytes(1), bytes(2), bytes(3), outputs_[0], inputs_, size(0), size(1), size(2), size(3)}, x, tokens,
-               y[0], exact_, best_isa(), threads);
+        linear(CodebookWeight{bytes(1), bytes(2), bytes(3), outputs_[0], inputs_, size(0), size(1), size(2), size(3)},
+               x, tokens, y[0], exact_, best_isa(), threads);
         return true;
     }
     std::vector<IntegerWeight> weights;
@@ -178,8 +190,8 @@ bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector
         for (std::size_t weight = 0, place = 1; weight < outputs_.size(); ++weight, place += kParts) {
             const int64_t groups = size_of(inputs[place + 1].get_shape()) / (2 * grid_rows(outputs_[weight]));
             const bool one_zero_point = size_of(inputs[place + 2].get_shape()) == 1;
-            weights.push_back(
-                {bits(), bytes(place), bytes(place + 1), bytes(place + 2), one_zero_point, outputs_[weight], inputs_, groups});
+            weights.push_back({bits(), bytes(place), bytes(place + 1), bytes(place + 2), one_zero_point,
+                               outputs_[weight], inputs_, groups});
         }
     }
     if (gated_) {

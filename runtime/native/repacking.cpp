@@ -61,10 +61,10 @@ extern "C" OVROUND_EXPORT int ovround_is_faster() {
     return (best == Isa::avx512vbmi || best == Isa::avxvnni) && !has_amx() ? 1 : 0;
 }
 
-// `from` [rows, columns] of 2, 4 or 8 bits, lowest bits first, columns a multiple of 32; `to` [ceil(rows / 16), columns / 32,
-// bits * 64]. `offset`: codes are signed.
-extern "C" OVROUND_EXPORT void ovround_pack_integers(int64_t bits, const uint8_t* from, int offset, int64_t rows, int64_t columns,
-                                                     uint8_t* to) {
+// `from` [rows, columns] of 2, 4 or 8 bits, lowest bits first, columns a multiple of 32; `to` [ceil(rows / 16), columns
+// / 32, bits * 64]. `offset`: codes are signed.
+extern "C" OVROUND_EXPORT void ovround_pack_integers(int64_t bits, const uint8_t* from, int offset, int64_t rows,
+                                                     int64_t columns, uint8_t* to) {
     using namespace ovround::native;
     const int64_t runs = columns / kIntegerRun, row_bytes = columns * bits / 8, run_bytes = bits * kQuadBytes;
     const uint32_t flip = offset == 0 ? 0 : bits == 4 ? 0x88888888U : 0x80808080U;

@@ -33,24 +33,26 @@ extern "C" {
 
 int ovround_has(int isa) { return native::has(static_cast<native::Isa>(isa)); }
 
-void ovround_codebook_linear(const uint8_t* codes, const uint8_t* codebooks, const uint8_t* scales, int64_t outputs, int64_t inputs,
-                             int64_t books, int64_t entries, int64_t vector_outputs, int64_t vector_inputs, const float* x,
-                             int64_t tokens, float* y, int exact, int isa, int64_t threads) {
-    const native::CodebookWeight weight{codes, codebooks, scales, outputs, inputs, books, entries, vector_outputs, vector_inputs};
+void ovround_codebook_linear(const uint8_t* codes, const uint8_t* codebooks, const uint8_t* scales, int64_t outputs,
+                             int64_t inputs, int64_t books, int64_t entries, int64_t vector_outputs,
+                             int64_t vector_inputs, const float* x, int64_t tokens, float* y, int exact, int isa,
+                             int64_t threads) {
+    const native::CodebookWeight weight{codes, codebooks, scales,         outputs,      inputs,
+                                        books, entries,   vector_outputs, vector_inputs};
     native::linear(weight, x, tokens, y, exact != 0, static_cast<native::Isa>(isa), {run_on_threads, &threads});
 }
 
-void ovround_gated_linear(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_points, int64_t outputs, int64_t inputs,
-                          int64_t groups, int64_t bits, int64_t one_zero_point, const float* x, int64_t tokens, float* y, int exact,
-                          int isa, int64_t threads) {
+void ovround_gated_linear(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_points, int64_t outputs,
+                          int64_t inputs, int64_t groups, int64_t bits, int64_t one_zero_point, const float* x,
+                          int64_t tokens, float* y, int exact, int isa, int64_t threads) {
     const native::IntegerWeight weight{bits, codes, scales, zero_points, one_zero_point != 0, outputs, inputs, groups};
     const native::IntegerWeight both[] = {weight, weight};
     native::gated_linear(both, x, tokens, y, exact != 0, static_cast<native::Isa>(isa), {run_on_threads, &threads});
 }
 
-void ovround_integer_linear(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_points, int64_t outputs, int64_t inputs,
-                            int64_t groups, int64_t bits, int64_t one_zero_point, const float* x, int64_t tokens, float* y, int exact,
-                            int isa, int64_t threads) {
+void ovround_integer_linear(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_points, int64_t outputs,
+                            int64_t inputs, int64_t groups, int64_t bits, int64_t one_zero_point, const float* x,
+                            int64_t tokens, float* y, int exact, int isa, int64_t threads) {
     const native::IntegerWeight weight{bits, codes, scales, zero_points, one_zero_point != 0, outputs, inputs, groups};
     native::linear(&weight, 1, x, tokens, &y, exact != 0, static_cast<native::Isa>(isa), {run_on_threads, &threads});
 }
