@@ -36,6 +36,9 @@ def evaluate_model(
 
     Raises OvroundError when a folder or text cannot be read, and UsageError for a context that the model does not have.
     """
+    from ovround.runtime.engines import check_kernels
+
+    check_kernels(on_missing_kernel, kernel)
     folder = locate(model)
     read = {path: "\n\n".join(read_texts(path)) for path in texts}
     with ExitStack() as stack:

@@ -161,6 +161,8 @@ def test_without_the_library(source: Path, tmp_path: Path, monkeypatch: pytest.M
         LLM(folder, kernel="fast")
     with pytest.raises(EngineError, match="kernel is `native`, yet the native operator is not installed"):
         evaluate_model(str(folder), [DEMO / "heldout.txt"], context=16, exact=False, kernel="native")
+    with pytest.raises(UsageError, match="kernel is `fast`; allowed: auto, native, engine"):
+        evaluate_model("demo", [DEMO / "heldout.txt"], context=16, kernel="fast")
     damaged = tmp_path / "library.so"
     damaged.write_bytes(b"no library")
     monkeypatch.setattr(native_operator, "library_path", lambda: damaged)
