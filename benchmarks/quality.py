@@ -254,6 +254,13 @@ def main() -> None:
     )
 
 
+def accuracy_kept(original: Cell | None, cell: Cell, text: str) -> float | None:
+    """Next-token accuracy as a share of the original's; None for cells of a file that has none."""
+    if original is None or text not in cell.accuracy or not original.accuracy.get(text):
+        return None
+    return cell.accuracy[text] / original.accuracy[text]
+
+
 def print_rows(row: dict[str, Cell], setup: Setup) -> None:
     """One line a method: perplexity and the share of rounding's loss that was won back, text by text."""
     for method, cell in row.items():
@@ -261,9 +268,7 @@ def print_rows(row: dict[str, Cell], setup: Setup) -> None:
         for text in (path.name for path in setup.texts):
             known = "original" in row and "rtn" in row and method not in ("original", "rtn")
             share = recovered((row["original"], row["rtn"], cell), text) if known else None
-            kept = None
-            if "original" in row and text in cell.accuracy and row["original"].accuracy.get(text):
-                kept = cell.accuracy[text] / row["original"].accuracy[text]
+            kept = accuracy_kept(row.get("original"), cell, text)
             agreement = cell.top1_agreement.get(text)
             shown += [f"{cell.perplexity[text]:.3f}", _share(share), _share(kept), _share(agreement)]
         grid = "-" if method == "original" else f"{cell.bits} | {cell.group_size} | {'sym' if cell.sym else 'asym'}"

@@ -19,7 +19,7 @@ from ovround.quant.plan import END_TO_END_TOKENS, Plan, end_to_end_steps
 LIBRARIES_BYTES = 350_000_000  # torch, OpenVINO, ONNX and transformers once imported, and the tokenizer at work
 FLOAT_BYTES = 4
 # A weight under tuning: itself, its latent level, gradient and its two running means, the best so far, and what forward and
-# backward hold of it.
+# backward hold of it. The means' 8 bytes were counted from the code, not fitted.
 TUNING_BYTES = 56
 ROUNDING_BYTES = 12  # a weight that is only rounded: as read, levels, what an exporter packs
 # The same in the pass over all blocks: latent level, gradient, best so far, what forward and backward hold, codes. Counted

@@ -37,8 +37,7 @@ void widen(const uint8_t* halves, float* to, int64_t count) {
     }
 }
 
-// ---- codebooks: tables
-// -------------------------------------------------------------------------------------------------
+// ---- codebooks: tables ----
 
 #ifdef OVROUND_TABLES
 // Products of one group with every entry of one book, in units of 2^-15 of what fits 30 bits: int16 [256] in the order
@@ -239,8 +238,7 @@ void look_up(const uint8_t* codes, int64_t tile_bytes, int64_t tiles, const uint
 }
 #endif
 
-// ---- codebooks: values
-// -------------------------------------------------------------------------------------------------
+// ---- codebooks: values ----
 
 void expand_codes(const uint8_t* codes, int64_t code_bytes, const uint8_t* codebooks, int64_t books, int64_t entries,
                   int64_t vector_outputs, int64_t vector_inputs, int64_t output, int64_t rows, int64_t first,
@@ -268,13 +266,11 @@ void expand_codes(const uint8_t* codes, int64_t code_bytes, const uint8_t* codeb
     }
 }
 
-// ---- integers
-// ----------------------------------------------------------------------------------------------------------
+// ---- integers ----
 
 #include "integers.inl"
 
-// ---- gates
-// -------------------------------------------------------------------------------------------------------------
+// ---- gates ----
 
 // e^x within 2e-7 of it: 2^n times a polynomial between -ln 2 / 2 and ln 2 / 2. A loop over it becomes vectors.
 inline float exponential(float x) {
@@ -295,8 +291,7 @@ void gate(float* gates, const float* up, int64_t count) {
     }
 }
 
-// ---- float32
-// -----------------------------------------------------------------------------------------------------------
+// ---- float32 ----
 
 template <int kTokens, int kWeights>
 inline void multiply_tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* y,

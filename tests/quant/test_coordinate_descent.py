@@ -49,7 +49,11 @@ def test_a_damaged_start_is_left_behind_and_a_good_one_kept(monkeypatch: pytest.
     weight, moments = problem()
     scheme = Scheme(3, 16, True)
     start = compensated(weight, scheme, inverse_factor(moments))
-    shaken = Start(start.scale, start.zero, start.latent + torch.randn(start.latent.shape).sign())
+    shaken = Start(
+        start.scale,
+        start.zero,
+        start.latent + torch.randn(start.latent.shape, generator=torch.Generator().manual_seed(5)).sign(),
+    )
     found = error(weight, descended(weight, scheme, shaken, moments), scheme, moments)
     assert (found < error(weight, shaken, scheme, moments) / 4).all()
     monkeypatch.setattr(coordinate_descent, "_round", lambda *arguments: arguments[1].zero_())  # every level wrong

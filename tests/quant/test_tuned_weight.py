@@ -14,13 +14,13 @@ SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in 
 IDS = [f"{s.bits} bits, {s.group_size}, {'sym' if s.symmetric else 'asym'}" for s in SCHEMES]
 
 
-def disturbed(scheme: Scheme, dtype: torch.dtype = torch.float32) -> FreeWeight:
+def disturbed(scheme: Scheme, dtype: torch.dtype = torch.float32, optimizer: str = "adam") -> FreeWeight:
     """In the middle of its tuning: levels beyond the grid, scales and zero points moved."""
     generator = torch.Generator().manual_seed(5)
     weight = torch.randn(6, 32, generator=generator, dtype=dtype)
     start = from_extremes(weight, scheme)
     latent = start.latent + torch.rand(start.latent.shape, generator=generator, dtype=dtype) * 3 - 1.5
-    free = FreeWeight("w", Start(start.scale, start.zero, latent), weight.shape, scheme)
+    free = FreeWeight("w", Start(start.scale, start.zero, latent), weight.shape, scheme, optimizer)
     with torch.no_grad():
         free.factor += torch.rand(free.factor.shape, generator=generator, dtype=dtype) * 0.4 - 0.2
         free.zero_shift += torch.rand(free.factor.shape, generator=generator, dtype=dtype) * 1.4 - 0.7
@@ -78,15 +78,16 @@ def test_a_finished_weight_is_taken_up_as_it_was(scheme: Scheme) -> None:
     assert float((resumed.latent - free.latent).detach()[inside].abs().max()) <= 1.5 / OFFSET_STEPS
 
 
-def test_a_step_goes_against_the_gradient_and_scales_keep_their_sign() -> None:
-    free = disturbed(Scheme(4, 16, True))
+@pytest.mark.parametrize("optimizer", ["adam", "sign"])
+def test_a_step_goes_against_the_gradient_and_scales_keep_their_sign(optimizer: str) -> None:
+    free = disturbed(Scheme(4, 16, True), optimizer=optimizer)
     before = free.latent.detach().clone()
     free.fake_quantized().sum().backward()
     assert free.latent.grad is not None
     grad = free.latent.grad.clone()
     free.step(0.25)
     # Adam's first step is the sign, but for the little that keeps it from dividing by nothing
-    assert torch.allclose(free.latent, before - 0.25 * LATENT_RATE["adam"][4] * grad.sign(), rtol=0, atol=0.006)
+    assert torch.allclose(free.latent, before - 0.25 * LATENT_RATE[optimizer][4] * grad.sign(), rtol=0, atol=0.006)
     assert free.latent.grad is None
     with torch.no_grad():
         free.factor.fill_(1e-3)
