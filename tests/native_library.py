@@ -19,7 +19,7 @@ from ovround.codebooktensor import CodebookTensor
 from ovround.qtensor import QTensor
 
 ROOT = Path(__file__).resolve().parents[1]
-ISAS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi")
+ISAS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi", "amx")
 
 
 def built(folder: Path = ROOT / "build" / "native", *options: str) -> Path:

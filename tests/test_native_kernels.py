@@ -1,7 +1,7 @@
 """The kernels of runtime/native against numpy, on every instruction set of this machine.
 
 Tolerances, of the largest answer of a product: float32 sums of K terms, 2e-6, to which products with activations in 8 bits
-are held too, against activations that numpy rounded; tables of 8 bits, each entry rounded to half a step of 1 / 127 of the
+are held too, against activations that numpy rounded, and AMX's against both factors rounded to bfloat16; tables of 8 bits, each entry rounded to half a step of 1 / 127 of the
 largest in 128 inputs, 3 %.
 """
 
@@ -20,6 +20,7 @@ from ovround.qtensor import QTensor
 pytestmark = pytest.mark.timeout(600)  # the first test builds
 EXACT, TABLES = 2e-6, 0.03
 PORTABLE_LEVELS = 2  # rows of x that the portable kernels round
+MATRIX_ROWS = 12  # from which on AMX is used
 BATCHES = (1, 2, 3, 7, 16, 33, 64)
 CODEBOOKS = {
     "2x8": random_codebooks((96, 128)),
@@ -64,8 +65,27 @@ def inputs(tokens: int, columns: int) -> NDArray[np.float32]:
 
 
 def error(weight: CodebookTensor | QTensor, x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
-    expected = x.astype(np.float64) @ weight.dequantize().astype(np.float64).T
+    return difference(weight.dequantize(), x, y)
+
+
+def difference(values: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+    expected = x.astype(np.float64) @ values.astype(np.float64).T
     return float(np.abs(y - expected).max() / np.abs(expected).max())
+
+
+def bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To nearest, ties to even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    return rounded.view(np.float32)
+
+
+def matrix_error(weight: CodebookTensor | QTensor, x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+    return difference(bfloat16(weight.dequantize()), bfloat16(x), y)
+
+
+def by_matrix(isa: str, tokens: int) -> bool:
+    return isa == "amx" and tokens >= MATRIX_ROWS
 
 
 @pytest.mark.parametrize("name", CODEBOOKS)
@@ -74,7 +94,10 @@ def test_codebooks(kernels: Kernels, isa: str, name: str) -> None:
     for tokens in BATCHES:
         x = inputs(tokens, weight.shape[1])
         assert error(weight, x, kernels.linear(weight, x, isa, exact=True, threads=3)) < EXACT, tokens
-        assert error(weight, x, kernels.linear(weight, x, isa, threads=3)) < TABLES, tokens
+        answer = kernels.linear(weight, x, isa, threads=3)
+        if by_matrix(isa, tokens) and weight.codebooks.shape[2] == 1:
+            assert matrix_error(weight, x, answer) < EXACT, tokens
+        assert error(weight, x, answer) < TABLES, tokens
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -86,6 +109,9 @@ def test_integers(kernels: Kernels, isa: str, name: str) -> None:
         answer = kernels.linear(weight, x, isa, threads=3)
         if isa == "portable" and tokens > PORTABLE_LEVELS:  # decoded to float32
             assert error(weight, x, answer) < EXACT, tokens
+            continue
+        if by_matrix(isa, tokens):
+            assert matrix_error(weight, x, answer) < EXACT, tokens
             continue
         levels, step = rounded_inputs(x, weight)
         assert error(weight, levels, answer) < EXACT, tokens
@@ -123,6 +149,30 @@ def test_one_wrong_code_is_noticed(kernels: Kernels, isa: str) -> None:
     answer = kernels.linear(weight, x, isa, exact=True)
     weight.codes[5, 7, 1] ^= 1
     assert error(weight, x, answer) > 100 * EXACT
+
+
+@pytest.mark.parametrize("name", ["2x8", "4 bits, groups of 64, zero points"])
+def test_one_wrong_code_is_noticed_in_a_prompt(kernels: Kernels, name: str) -> None:
+    if not kernels.has("amx"):
+        pytest.skip("no amx here")
+    weight = {**CODEBOOKS, **INTEGERS}[name]
+    x = inputs(16, weight.shape[1])
+    place = (5, 7, 1)[: weight.codes.ndim]
+    weight.codes[place] ^= 1
+    answer = kernels.linear(weight, x, "amx")
+    weight.codes[place] ^= 1
+    assert matrix_error(weight, x, answer) > 100 * EXACT
+
+
+def test_rows_of_a_prompt_do_not_touch_each_other(kernels: Kernels, isa: str) -> None:
+    x = inputs(40, 128)
+    for weight in (CODEBOOKS["2x8"], INTEGERS["3 bits, groups of 32"], INTEGERS["4 bits, groups of 32"]):
+        x[17] = 1
+        clean = kernels.linear(weight, x, isa)
+        x[17] = np.inf
+        y = kernels.linear(weight, x, isa)
+        assert not np.isfinite(y[17]).any()
+        np.testing.assert_array_equal(np.delete(y, 17, 0), np.delete(clean, 17, 0))
 
 
 def test_threads_and_instruction_sets_give_the_same_sums(kernels: Kernels, isa: str) -> None:

@@ -26,8 +26,14 @@ struct Simd {
     static __m256 half8(const uint8_t* halves) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
     }
-    static bool add_half8(const uint8_t* halves, float* sum, bool first) {
-        _mm256_storeu_ps(sum, first ? half8(halves) : _mm256_add_ps(_mm256_loadu_ps(sum), half8(halves)));
+    // The sum of `count` times 8 float16.
+    template <typename Halves>
+    static bool sum_half8(const Halves& halves, int64_t count, float* to) {
+        __m256 sum = half8(halves(0));
+        for (int64_t number = 1; number < count; ++number) {
+            sum = _mm256_add_ps(sum, half8(halves(number)));
+        }
+        _mm256_storeu_ps(to, sum);
         return true;
     }
 

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "calls.hpp"
+#include "matrix.hpp"
 
 namespace ovround::native {
 namespace {
@@ -110,6 +110,48 @@ void expand_rows(const CodebookWeight& weight, const float* x, int64_t tokens, f
     });
 }
 
+// Tiles of codes decoded to bfloat16, by matrix instructions: vectors of one output.
+void matrix_rows(const CodebookWeight& weight, const float* x, int64_t tokens, float* y, const Kernels& kernels,
+                 const Threads& threads) {
+    constexpr int64_t kParts = kCodeRows / kIntegerRows,
+                      kNear = 256;  // inputs of a tile that a first-level cache holds
+    const int64_t width = weight.inputs, vector = weight.vector_inputs, groups = width / vector;
+    const int64_t depth = kNear % vector == 0 ? kNear : kIntegerRun * vector, ld = depth + kIntegerRows;
+    const int64_t code_bytes = weight.entries > kTableEntries ? 2 : 1;
+    const int64_t tile_bytes = groups * weight.books * kCodeRows * code_bytes;
+    Scratch scale_memory;
+    scale_memory.reserve(weight.outputs * 4);
+    auto* scales = scale_memory.take<float>(weight.outputs);
+    kernels.widen(weight.scales, scales, weight.outputs);
+    const MatrixRows rows(x, width, tokens, *kernels.matrix, threads);
+    const int64_t values = rows.runs() * kIntegerRun * kIntegerRows;
+    parallel(threads, pieces(weight.outputs, kCodeRows), [&](int64_t tile) {
+        const int64_t start = tile * kCodeRows, outputs = std::min(kCodeRows, weight.outputs - start);
+        Scratch scratch;
+        scratch.reserve(kCodeRows * ld * 4, kParts * values * 2, 2 * kMatrixAnswers * 4);
+        auto* decoded = scratch.take<float>(kCodeRows * ld);
+        auto* widened = scratch.take<uint16_t>(kParts * values);
+        auto* found = scratch.take<float>(2 * kMatrixAnswers);
+        for (int64_t input = 0; input < width; input += depth) {
+            const int64_t count = std::min(depth, width - input);
+            kernels.expand_codes(weight.codes + tile * tile_bytes, code_bytes, weight.codebooks, weight.books,
+                                 weight.entries, 1, vector, 0, outputs, input / vector, (input + count) / vector,
+                                 decoded, ld);
+            for (int64_t row = 0; row < outputs; row += kIntegerRows) {
+                kernels.matrix->floats(decoded + row * ld, ld, scales + start + row, outputs - row, count,
+                                       widened + row / kIntegerRows * values + input * kIntegerRows);
+            }
+        }
+        for (int64_t step = 0; step < rows.steps(); ++step) {
+            for (int64_t first = 0; first < outputs; first += 2 * kIntegerRows) {
+                const uint16_t* pair = widened + first / kIntegerRows * values;
+                rows.multiply(step, pair, outputs - first > kIntegerRows ? pair + values : pair,
+                              std::min(outputs - first, 2 * kIntegerRows), y + start + first, weight.outputs, found);
+            }
+        }
+    });
+}
+
 }  // namespace
 
 void linear(const CodebookWeight& weight, const float* x, int64_t tokens, float* y, bool exact, Isa isa,
@@ -118,6 +160,10 @@ void linear(const CodebookWeight& weight, const float* x, int64_t tokens, float*
         return;
     }
     const Kernels& kernels = kernels_of(isa);
+    if (!exact && by_matrix(kernels, tokens) && weight.vector_outputs == 1) {
+        matrix_rows(weight, x, tokens, y, kernels, threads);
+        return;
+    }
     const bool tables =
         !exact && tokens <= kernels.most_lookup_tokens && weight.entries <= kTableEntries && weight.vector_outputs == 1;
     if (!tables) {

@@ -1,13 +1,19 @@
 #include <algorithm>
 #include <cstring>
 
-#include "calls.hpp"
+#include "matrix.hpp"
 
 namespace ovround::native {
 namespace {
 
 constexpr int64_t kTilesATask = 4;
 constexpr int64_t kDotTokens[] = {16, 8, 4, 3, 2, 1};
+
+// Inputs that share a scale: the largest of 128, 64 and 32 that divides a group (ovround/activation_rounding.py).
+int64_t span_inputs(const IntegerWeight& weight) {
+    const int64_t group = weight.inputs / weight.groups;
+    return group % 128 == 0 ? 128 : group % 64 == 0 ? 64 : kIntegerRun;
+}
 
 // Rows of x in 8 bits, in blocks of as many tokens as one call of the kernel takes.
 class Quantized {
@@ -56,11 +62,6 @@ public:
 private:
     static constexpr int64_t kFewTokens = 8;
 
-    // Inputs that share a scale: the largest of 128, 64 and 32 that divides a group (ovround/activation_rounding.py).
-    static int64_t span_inputs(const IntegerWeight& weight) {
-        const int64_t group = weight.inputs / weight.groups;
-        return group % 128 == 0 ? 128 : group % 64 == 0 ? 64 : kIntegerRun;
-    }
     int64_t start_of(int64_t token, int64_t tokens) const {
         int64_t start = token - token % most_;
         for (int64_t size = block(tokens - start); start + size <= token; size = block(tokens - start)) {
@@ -108,6 +109,40 @@ void dot_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Quant
             }
         }
         start += count;
+    }
+}
+
+// Tiles [low, high) of one weight two at a time, or with `up` each beside that weight's, whose answers it gates.
+void matrix_tiles(const IntegerWeight& weight, const IntegerWeight* up, const MatrixRows& rows, int64_t low,
+                  int64_t high, float* y, const Kernels& kernels) {
+    const int64_t runs = rows.runs(), values = runs * kIntegerRun * kIntegerRows, count = high - low;
+    Scratch scratch;
+    scratch.reserve(2 * count * values * 2, 2 * kMatrixAnswers * 4);
+    auto* widened = scratch.take<uint16_t>(2 * count * values);
+    auto* found = scratch.take<float>(2 * kMatrixAnswers);
+    const auto widen = [&](const IntegerWeight& one, uint16_t* to) {
+        for (int64_t tile = low; tile < high; ++tile, to += values) {
+            kernels.matrix->integers(tile_of(one, tile, one.groups), runs, runs / one.groups, to);
+        }
+    };
+    widen(weight, widened);
+    if (up != nullptr) {
+        widen(*up, widened + count * values);
+    }
+    for (int64_t step = 0; step < rows.steps(); ++step) {
+        for (int64_t tile = low; tile < high; tile += up == nullptr ? 2 : 1) {
+            const uint16_t* one = widened + (tile - low) * values;
+            const int64_t first = tile * kIntegerRows, outputs = weight.outputs - first;
+            if (up == nullptr) {
+                rows.multiply(step, one, tile + 1 < high ? one + values : one, std::min(outputs, 2 * kIntegerRows),
+                              y + first, weight.outputs, found);
+                continue;
+            }
+            rows.multiply(step, one, one + count * values, found);
+            kernels.gate(found, found + kMatrixAnswers, rows.count(step) * kIntegerRows);
+            rows.place(step, found, std::min(outputs, kIntegerRows), y + rows.first(step) * weight.outputs + first,
+                       weight.outputs);
+        }
     }
 }
 
@@ -160,6 +195,13 @@ void linear(const IntegerWeight* weights, int64_t count, const float* x, int64_t
         });
         return;
     }
+    if (by_matrix(kernels, tokens)) {
+        const MatrixRows rows(x, weights[0].inputs, tokens, *kernels.matrix, threads);
+        each([&](const IntegerWeight& weight, int64_t low, int64_t high, float* to) {
+            matrix_tiles(weight, nullptr, rows, low, high, to, kernels);
+        });
+        return;
+    }
     const Quantized quantized(weights[0], x, tokens, kernels, threads);
     each([&](const IntegerWeight& weight, int64_t low, int64_t high, float* to) {
         dot_tiles(weight, nullptr, quantized, low, high, tokens, to, kernels);
@@ -187,6 +229,14 @@ void gated_linear(const IntegerWeight* weights, const float* x, int64_t tokens, 
                 const int64_t at = token * gate.outputs + start;
                 kernels.gate(y + at, ups + at, std::min(high * kIntegerRows, gate.outputs) - start);
             }
+        });
+        return;
+    }
+    if (by_matrix(kernels, tokens)) {
+        const MatrixRows rows(x, gate.inputs, tokens, *kernels.matrix, threads);
+        parallel(threads, tasks, [&](int64_t task) {
+            const int64_t low = task * kTilesATask;
+            matrix_tiles(gate, &up, rows, low, std::min(low + kTilesATask, tiles), y, kernels);
         });
         return;
     }

@@ -40,6 +40,24 @@ struct QuantizedRows {
 };
 
 constexpr int64_t kAnyNumber = int64_t{1} << 62;
+constexpr int64_t kMatrixTokens = 16;
+
+// Products of many rows at once, in bfloat16 (as uint16_t) summed as float32. A run is 32 inputs, zero where there are
+// none.
+struct MatrixKernels {
+    // `tokens` (16 at most) rows x: [runs, 16, 32].
+    void (*rows)(const float* x, int64_t inputs, int64_t tokens, uint16_t* to);
+
+    // A tile of integers: [runs, 16 pairs of inputs, 16 outputs, 2].
+    void (*integers)(const IntegerTile& tile, int64_t runs, int64_t group_runs, uint16_t* to);
+
+    // 16 rows, or fewer, of w times their scales, as `integers`.
+    void (*floats)(const float* w, int64_t ldw, const float* scales, int64_t rows, int64_t inputs, uint16_t* to);
+
+    // y [blocks * 16, 16] and other_y of `blocks` (1 or 2) of `rows`, which follow each other, and two tiles.
+    void (*multiply)(const uint16_t* x, int64_t blocks, const uint16_t* w, const uint16_t* other, int64_t runs,
+                     float* y, float* other_y, int64_t ldy);
+};
 
 struct Kernels {
     // Up to so many rows of x, tables (and products of 8 bits) are faster than decoding the weight for float32
@@ -81,6 +99,8 @@ struct Kernels {
     // y[t, r] (+)= sum over k of x[t, k] * w[r, k]
     void (*multiply)(const float* x, int64_t ldx, int64_t tokens, const float* w, int64_t ldw, int64_t rows,
                      int64_t depth, float* y, int64_t ldy, bool add);
+
+    const MatrixKernels* matrix;  // null without matrix instructions
 };
 
 const Kernels& portable_kernels();
@@ -88,5 +108,6 @@ const Kernels& avx2_kernels();
 const Kernels& avxvnni_kernels();
 const Kernels& avx512_kernels();
 const Kernels& avx512vbmi_kernels();
+const Kernels& amx_kernels();
 
 }  // namespace ovround::native

@@ -240,30 +240,47 @@ void look_up(const uint8_t* codes, int64_t tile_bytes, int64_t tiles, const uint
 
 // ---- codebooks: values ----
 
-void expand_codes(const uint8_t* codes, int64_t code_bytes, const uint8_t* codebooks, int64_t books, int64_t entries,
-                  int64_t vector_outputs, int64_t vector_inputs, int64_t output, int64_t rows, int64_t first,
-                  int64_t last, float* to, int64_t ld) {
-    const int64_t vector_bytes = 2 * vector_outputs * vector_inputs;
+// `kWhole`: codes of one byte and as many entries, so that none is beyond its book.
+template <bool kWhole>
+void expand_groups(const uint8_t* codes, int64_t code_bytes, const uint8_t* codebooks, int64_t books, int64_t entries,
+                   int64_t vector_bytes, int64_t vector_inputs, int64_t rows, int64_t first, int64_t last, float* to,
+                   int64_t ld) {
+    const int64_t book_bytes = entries * vector_bytes;
     float value[1024];
     for (int64_t group = first; group < last; ++group) {
         for (int64_t row = 0; row < rows; ++row) {
             float* sum = to + row * ld + (group - first) * vector_inputs;
-            for (int64_t book = 0; book < books; ++book) {
-                const uint8_t* at = codes + ((group * books + book) * kRows + row) * code_bytes;
+            const auto halves = [&](int64_t book) {
+                const int64_t place = (group * books + book) * kRows + row;
+                if constexpr (kWhole) {
+                    return codebooks + book * book_bytes + codes[place] * vector_bytes;
+                }
+                const uint8_t* at = codes + place * code_bytes;
                 const int64_t code = code_bytes == 1 ? *at : load16(at);
                 // A code beyond the book, in a damaged file, must not be read there.
-                const int64_t entry = book * entries + (code < entries ? code : 0);
-                const uint8_t* halves = codebooks + entry * vector_bytes + output * vector_inputs * 2;
-                if (vector_inputs == 8 && Simd::add_half8(halves, sum, book == 0)) {
-                    continue;
-                }
-                widen(halves, book == 0 ? sum : value, vector_inputs);
-                for (int64_t place = 0; book > 0 && place < vector_inputs; ++place) {
+                return codebooks + book * book_bytes + (code < entries ? code : 0) * vector_bytes;
+            };
+            if (vector_inputs == 8 && Simd::sum_half8(halves, books, sum)) {
+                continue;
+            }
+            widen(halves(0), sum, vector_inputs);
+            for (int64_t book = 1; book < books; ++book) {
+                widen(halves(book), value, vector_inputs);
+                for (int64_t place = 0; place < vector_inputs; ++place) {
                     sum[place] += value[place];
                 }
             }
         }
     }
+}
+
+void expand_codes(const uint8_t* codes, int64_t code_bytes, const uint8_t* codebooks, int64_t books, int64_t entries,
+                  int64_t vector_outputs, int64_t vector_inputs, int64_t output, int64_t rows, int64_t first,
+                  int64_t last, float* to, int64_t ld) {
+    const bool whole = code_bytes == 1 && entries == kTableEntries;
+    (whole ? expand_groups<true> : expand_groups<false>)(codes, code_bytes, codebooks + output * vector_inputs * 2,
+                                                         books, entries, 2 * vector_outputs * vector_inputs,
+                                                         vector_inputs, rows, first, last, to, ld);
 }
 
 // ---- integers ----
@@ -360,7 +377,8 @@ const Kernels kKernels{Simd::kMostLookupTokens,
                        dot,
                        expand,
                        gate,
-                       multiply};
+                       multiply,
+                       nullptr};
 
 }  // namespace
 }  // namespace ovround::native

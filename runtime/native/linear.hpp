@@ -39,13 +39,12 @@ struct Threads {
     const void* self;
 };
 
-enum class Isa : int { portable, avx2, avxvnni, avx512, avx512vbmi };
+enum class Isa : int { portable, avx2, avxvnni, avx512, avx512vbmi, amx };
 
 const char* name(Isa isa);
 // The best that this processor and this build have.
 Isa best_isa();
 bool has(Isa isa);
-bool has_amx();
 
 // `exact`: float32 throughout. Otherwise few rows go through tables of 8 bits (codebooks) or activations of 8 bits.
 void linear(const CodebookWeight& weight, const float* x, int64_t tokens, float* y, bool exact, Isa isa,

@@ -18,7 +18,10 @@ struct Simd {
     };
 
     static int64_t widen(const uint8_t*, float*, int64_t) { return 0; }
-    static bool add_half8(const uint8_t*, float*, bool) { return false; }
+    template <typename Halves>
+    static bool sum_half8(const Halves&, int64_t, float*) {
+        return false;
+    }
 
     static F zero() { return F{}; }
     static F set(float value) { return F{{value, value, value, value}}; }

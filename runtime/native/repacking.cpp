@@ -58,7 +58,7 @@ void pack_run(int64_t bits, const uint8_t* from, uint32_t flip, uint8_t* to) {
 extern "C" OVROUND_EXPORT int ovround_is_faster() {
     using namespace ovround::native;
     const Isa best = best_isa();
-    return (best == Isa::avx512vbmi || best == Isa::avxvnni) && !has_amx() ? 1 : 0;
+    return best == Isa::amx || best == Isa::avx512vbmi || best == Isa::avxvnni ? 1 : 0;
 }
 
 // `from` [rows, columns] of 2, 4 or 8 bits, lowest bits first, columns a multiple of 32; `to` [ceil(rows / 16), columns

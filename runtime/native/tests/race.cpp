@@ -65,7 +65,7 @@ int main() {
         }
         return y;
     };
-    for (int isa = 0; isa < 5; ++isa) {
+    for (int isa = 0; isa < 6; ++isa) {
         for (const int64_t tokens : {int64_t{1}, int64_t{5}, kMostTokens}) {
             for (int form = 0; form < 10; ++form) {
                 constexpr int64_t kBits[] = {0, 2, 3, 4, 8};
