@@ -6,6 +6,7 @@ optimum-intel, onnxruntime-genai's builder's, llama.cpp's Q4_0; and as many thre
 
     python benchmarks/random_llama.py MODEL
     python benchmarks/decode.py MODEL WORK [--sides onnx openvino llama.cpp ...] [--prompts 256 1024] [--rounds 5]
+    python benchmarks/decode.py MODEL WORK --starts 5 [--sides ...]     # from a cold process to the first token, nothing else
 
 WORK keeps the converted models from run to run. Read bandwidth is measured in every round. The last line is one JSON document.
 """
@@ -165,6 +166,32 @@ def measured(
     return rows
 
 
+def cold_starts(start: Callable[[str], Runner], names: list[str], count: int) -> list[dict[str, Any]]:
+    """`count` times each side's process from its start to the first token, in turn; a row a side as `measured` makes them."""
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(count):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            runner = start(name)
+            seconds[name].append(runner.load_to_first_token_s)
+            runner.close()
+    first = seconds[names[0]]
+    return [
+        {
+            "side": name,
+            "load_to_first_token_s": statistics.median(own),
+            "load_ratio": statistics.median(a / b for a, b in zip(own, first, strict=True)),
+        }
+        for name, own in seconds.items()
+    ]
+
+
+def show_starts(rows: list[dict[str, Any]]) -> None:
+    print("| side | start to first token, s | ratio |\n|---|---|---|")
+    for row in rows:
+        print(f"| {row['side']} | {row['load_to_first_token_s']:.2f} | {row['load_ratio']:.2f} |", flush=True)
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     print(
         "| side | prompt | first token, ms | ratio | per token, ms | ratio | of bandwidth | MB | start to first token, s |"
@@ -188,6 +215,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=0, metavar="N", help="measure N cold starts of each side instead")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
     arguments = parser.parse_args()
@@ -195,18 +223,22 @@ def main() -> None:
         parser.error(f"{arguments.rounds} rounds have no median to speak of; {FEWEST_ROUNDS} or more are needed")
     arguments.work.mkdir(parents=True, exist_ok=True)
     prompts = [np.random.default_rng(length).integers(3, 256, length).tolist() for length in arguments.prompts]
+
+    def start(name: str) -> Runner:
+        return started(
+            name, arguments.model.resolve(), arguments.work.resolve(), arguments.threads, arguments.cache, prompts[0]
+        )
+
+    if arguments.starts:
+        rows = cold_starts(start, arguments.sides, arguments.starts)
+        show_starts(rows)
+        print(json.dumps({"threads": arguments.threads, "starts": arguments.starts, "rows": rows}))
+        return
     runners: dict[str, Runner] = {}
-    rows: list[dict[str, Any]] = []
+    rows = []
     try:
         for name in arguments.sides:
-            runners[name] = started(
-                name,
-                arguments.model.resolve(),
-                arguments.work.resolve(),
-                arguments.threads,
-                arguments.cache,
-                prompts[0],
-            )
+            runners[name] = start(name)
             print(f"{name}: {runners[name].label}", file=sys.stderr, flush=True)
         for prompt in prompts:
             found = measured(runners, prompt, arguments.new_tokens, arguments.rounds, arguments.threads)

@@ -92,7 +92,8 @@ PEERS: dict[str, Peer] = {
             "compressed-tensors",
             ("compressed-tensors==0.20.0", "accelerate==1.15.0", "transformers==5.23.0", "torch==2.13.0"),
         ),
-        # A source package: pip compiles llama.cpp for this machine, some minutes on two cores.
+        # A source package: pip compiles llama.cpp for this machine, some minutes on two cores. On processors with AMX it has
+        # to be clang (CC=clang CXX=clang++): as GCC 12 compiles it, it ends in SIGILL at its first tile instruction.
         Peer("llama-cpp", ("llama-cpp-python==0.3.36", "gguf==0.19.0", "numpy==2.4.6")),
     )
 }

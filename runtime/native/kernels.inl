@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kRows = 64;
 constexpr int64_t kRun = 32;
 constexpr int64_t kTileRows = 16;
-constexpr int64_t kPrefetch = 2048;      // bytes ahead of what is read
+constexpr int64_t kPrefetch = 4096;      // bytes ahead of what is read
 constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding and taking it away rounds to nearest, ties to even
 
 constexpr float kLargest = 3.4028234663852886e38F;
