@@ -184,14 +184,15 @@ def tokens(folder: Path) -> tuple[int, ...]:
 
 
 @pytest.mark.filterwarnings("ignore::ovround.runtime.native_library.ExpandedWeightsWarning")
+@pytest.mark.parametrize("how", ["by the libraries", "expanded"])
 def test_three_bits_give_the_tokens_of_openvino(
-    demo: dict[str, Path], library: Path, monkeypatch: pytest.MonkeyPatch
+    demo: dict[str, Path], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(native_operator, "library_path", lambda: library.parent / native_operator._LIBRARY)
-    expected = tokens(demo["openvino"])
-    for place in (library, None):
-        monkeypatch.setattr(onnx_operator, "library_path", lambda place=place: place)
-        assert tokens(demo["onnx"]) == expected
+    library = request.getfixturevalue("library") if how == "by the libraries" else None
+    openvinos = library and library.parent / native_operator._LIBRARY
+    monkeypatch.setattr(onnx_operator, "library_path", lambda: library)
+    monkeypatch.setattr(native_operator, "library_path", lambda: openvinos)
+    assert tokens(demo["onnx"]) == tokens(demo["openvino"])
 
 
 @pytest.mark.usefixtures("no_library")
