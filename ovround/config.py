@@ -267,10 +267,11 @@ class ConvertOptions:
     def _check_native_weights(self) -> None:
         if not self.native_weights:
             return
-        other = next((name for name in self.formats if name != "openvino"), None)
+        other = next((name for name in self.formats if name not in TARGETS), None)
         if other is not None:
             raise UsageError(
-                f"native-weights is a layout of openvino, yet format is {other}", hint="leave out one of the two"
+                f"native-weights is a layout of {' and '.join(TARGETS)}, yet format is {other}",
+                hint="leave out one of the two",
             )
         for name, value in (("target-size", self.target_size_bytes), ("target-latency", self.target_latency_ms)):
             if value is not None:

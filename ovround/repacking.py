@@ -70,7 +70,7 @@ def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decode
     if unfit is not None:
         raise CheckpointError(
             f"`{coded[0]}` is made of codebooks ({source.method}), which {unfit} cannot hold",
-            hint="--format openvino holds them; for others start from the original, unquantised checkpoint",
+            hint="--format openvino or onnx holds them; for others start from the original, unquantised checkpoint",
         )
     for name in coded:
         if name == decoder.embedding_at or f".{EXPERTS}." in name:

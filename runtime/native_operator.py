@@ -10,8 +10,6 @@ engine's own are the better choice.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,30 +18,24 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
 
-import ovround
 from ovround import native_layout as layout
 from ovround.errors import ArtifactError, EngineError
 from ovround.native_layout import CODEBOOK, INTEGERS, OPERATOR, OPSET
 from ovround.quantized_linear import QuantizedLinear
+from ovround.runtime.native_library import ExpandedWeightsWarning as ExpandedWeightsWarning  # for callers
+from ovround.runtime.native_library import check_expandable, file_name, installed, warn_expanded
 from ovround.runtime.native_repacking import is_faster, repack
 
-_LIBRARY = {"win32": "ovround_operator.dll", "darwin": "libovround_operator.dylib"}.get(
-    sys.platform, "libovround_operator.so"
-)
+_LIBRARY = file_name("ovround_operator")
 _MARK = f'type="{OPERATOR}" version="{OPSET}"'.encode()
 _ENGINES_OWN = {"DYNAMIC_QUANTIZATION_GROUP_SIZE", "CACHE_DIR"}
 _REINSTALL = "it belongs to the OpenVINO that it was built with: OVROUND_NATIVE=1 pip install --force-reinstall ovround"
 _INSTALL = "OVROUND_NATIVE=1 pip install ovround builds it; it needs a C++ compiler and CMake"
 
 
-class ExpandedWeightsWarning(UserWarning):
-    """Weights were expanded because the library that computes on them is missing."""
-
-
 def library_path() -> Path | None:
     """Where the native library was installed; None where it was not."""
-    places = (Path(folder) / "native" / "lib" / _LIBRARY for folder in ovround.__path__)
-    return next((place for place in places if place.is_file()), None)
+    return installed(_LIBRARY)
 
 
 def needs_operator(path: Path) -> bool:
@@ -55,12 +47,8 @@ def needs_operator(path: Path) -> bool:
 def usable_library(path: Path, device: str, on_missing_kernel: str) -> Path | None:
     """The library for the model at `path`, None where it has to be expanded; raises EngineError where that is not wanted."""
     library = library_path() if device == "CPU" else None
-    if library is None and on_missing_kernel == "error":
-        why = "which is not installed" if device == "CPU" else f"which {device} cannot run"
-        raise EngineError(
-            f"`{path.parent}` has weights for the native operator, {why}",
-            hint=_INSTALL if device == "CPU" else "choose CPU, or --on-missing-kernel expand",
-        )
+    if library is None:
+        check_expandable(path.parent, device, on_missing_kernel, _INSTALL)
     return library
 
 
@@ -70,7 +58,9 @@ def read_model(core: Any, path: Path, device: str, *, exact: bool, on_missing_ke
     if library is None:
         core.add_extension(QuantizedLinear)
         model = core.read_model(path)
-        _warn(path, device, *expand(model, path))
+        count, before, after = expand(model, path)
+        but = ", or twice that where the device computes in float32"
+        warn_expanded(path.parent, device, _INSTALL, count, before, after, but)
         return model
     try:
         core.add_extension(str(library))
@@ -183,13 +173,3 @@ def _nibbles(values: Any, shape: list[int]) -> Any:
     tensor = ov.Tensor(ov.Type.u4, ov.Shape(shape))
     tensor.data.reshape(-1)[:] = flat[0::2] | (flat[1::2] << 4)
     return opset.constant(tensor)
-
-
-def _warn(path: Path, device: str, count: int, before: int, after: int) -> None:
-    why = f"is not installed ({_INSTALL})" if device == "CPU" else f"does not run on {device}"
-    warnings.warn(
-        f"`{path.parent}`: the native operator {why}, so {count} weights were expanded: {after / 1e6:.0f} MB in place of "
-        f"{before / 1e6:.0f} MB, or twice that where the device computes in float32",
-        ExpandedWeightsWarning,
-        stacklevel=3,
-    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovround.exporters.onnx.matmul_nbits import layout_of
-from ovround.floattensor import FloatTensor
+from ovround.exporters.target import Weight
 from ovround.models.decoder import Decoder
 from ovround.qtensor import QTensor
 
@@ -40,7 +40,7 @@ def joints_of(decoder: Decoder) -> dict[str, Joint]:
     return found
 
 
-def joined(weights: Sequence[QTensor | FloatTensor]) -> QTensor | None:
+def joined(weights: Sequence[Weight]) -> QTensor | None:
     """All rows as one tensor; None where they are not on one grid, or their columns stand in an order of their own."""
     quantised = [weight for weight in weights if isinstance(weight, QTensor) and weight.order is None]
     kinds = {(layout_of(w).stored_bits, w.bits, w.symmetric, w.group_size) for w in quantised}

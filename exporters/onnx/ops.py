@@ -18,17 +18,21 @@ callers check ids.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ovround.exporters.native_parts import inputs_of
 from ovround.exporters.onnx.external_data import DataFile
 from ovround.exporters.onnx.joint import Joint
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
 from ovround.models.decoder import DecoderConfig
 from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
+from ovround.native_layout import OPERATOR
+from ovround.native_layout import OPSET as OVROUND
 
 IR_VERSION, OPSET = 10, 21  # those of ONNX 1.16; nothing here needs newer ones
 MICROSOFT = "com.microsoft"
@@ -41,13 +45,15 @@ _FLOAT, _INT64, _INT32 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT64
 
 
 class OnnxOps:
-    """Emits nodes; a value is its name. Weights are looked up by name in the data file."""
+    """Emits nodes; a value is its name. Weights are looked up by name in the data file, `native` ones `[N, K]` for our operator."""
 
     def __init__(
-        self, file: DataFile, layouts: Mapping[str, Layout], config: DecoderConfig, joints: Sequence[Joint] = ()
-    ) -> None:
+        self, file: DataFile, layouts: Mapping[str, Layout], config: DecoderConfig, joints: Sequence[Joint] = (),
+        native: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         self.file = file
         self.layouts = layouts
+        self._native = native
         self.input_ids = "input_ids"
         self._config = config
         self._nodes: list[onnx.NodeProto] = []
@@ -80,15 +86,23 @@ class OnnxOps:
             return self._part(x, at, self._joints[name])
         layout = self.layouts.get(name)
         if layout is None:
-            # transB reads [N, K] as it lies: a Transpose would be folded into a second copy in memory, which for a tied
-            # table stays beside the first. A 16-bit weight's Cast is folded when the model is loaded.
-            product = self._node("FusedMatMul", [x, self._float_weight(name)], at, MICROSOFT, transB=1)
+            product = self._native_product(x, at) if name in self._native else self._float_product(x, at)
             if not self._has(bias):
                 return product
             return self._node("Add", [product, self._float_weight(bias)], f"{at}/biased")
         if self._has(name + ORDER):
             x = self._node("Gather", [x, name + ORDER], f"{at}/ordered", axis=2)
         return self._product(x, at, layout, self._float_weight(bias) if self._has(bias) else None)
+
+    def _float_product(self, x: str, at: str) -> str:
+        # transB reads [N, K] as it lies: a Transpose would be folded into a second copy in memory, which for a tied
+        # table stays beside the first. A 16-bit weight's Cast is folded when the model is loaded.
+        return self._node("FusedMatMul", [x, self._float_weight(f"{at}.weight")], at, MICROSOFT, transB=1)
+
+    def _native_product(self, x: str, at: str) -> str:
+        weights, parts = inputs_of(self.file.entries, f"{at}.weight")
+        outputs, inputs = self._native[f"{at}.weight"]
+        return self._node(OPERATOR, [x, *parts], at, OVROUND, weights=weights, outputs=outputs, inputs=inputs, exact=0)
 
     def _part(self, x: str, at: str, joint: Joint) -> str:
         """The product with one part of a joint weight: all parts' when the first is asked for."""
@@ -311,10 +325,11 @@ class OnnxOps:
                 inputs.append(_value(f"past_key_values.{layer}.{part}", _FLOAT, past))
                 outputs.append(_value(f"present.{layer}.{part}", _FLOAT, present))
         initializers = [*self.file.initializers(), *self._constants.values()]
+        domains = {"": OPSET, MICROSOFT: 1} | ({OVROUND: 1} if self._native else {})
         return onnx.helper.make_model(
             onnx.helper.make_graph(self._nodes, "decoder", inputs, outputs, initializers),
             ir_version=IR_VERSION,
-            opset_imports=[onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(MICROSOFT, 1)],
+            opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in domains.items()],
             producer_name="ovround",
             producer_version=producer_version,
         )
@@ -326,6 +341,7 @@ class OnnxOps:
         name: str,
         domain: str = "",
         more_outputs: Sequence[str] = (),
+        /,
         **attributes: int | float | str,
     ) -> str:
         """Append a node called `name`, and return its first output, which has the same name."""

@@ -8,16 +8,16 @@ from pathlib import Path
 from ovround import __version__
 from ovround.codebooktensor import CodebookTensor
 from ovround.errors import ArchitectureError
+from ovround.exporters.native_parts import fits_operator
 from ovround.exporters.onnx.external_data import JOINT, DataFile, Entry, read_entries
 from ovround.exporters.onnx.genai_config import write_genai_config
 from ovround.exporters.onnx.joint import Joint, joined, joints_of, to_metadata
 from ovround.exporters.onnx.matmul_nbits import Layout, read_weight, write_weight
+from ovround.exporters.onnx.native import NativeLayout, read_native_weight, write_native
 from ovround.exporters.onnx.ops import HEAD_MULTIPLE, OnnxOps
 from ovround.exporters.source_files import copy_model_files
 from ovround.exporters.target import Weight
-from ovround.floattensor import FloatTensor
 from ovround.models.decoder import Decoder
-from ovround.qtensor import QTensor
 
 MODEL = "model.onnx"
 
@@ -25,10 +25,12 @@ MODEL = "model.onnx"
 class OnnxExporter:
     """Writes `model.onnx.data` as weights arrive and `model.onnx` at the end; see `exporters.target.Exporter`.
 
+    `native_weights`: linear layers of the blocks of 2, 3 and 4 bits as the native operator reads them. Codebooks are for it always.
+
     Raises ArchitectureError, before anything is written, for heads that ONNX Runtime cannot attend with.
     """
 
-    def __init__(self, folder: Path, decoder: Decoder, source: Path) -> None:
+    def __init__(self, folder: Path, decoder: Decoder, source: Path, *, native_weights: bool = False) -> None:
         head_dim = decoder.config.head_dim
         if head_dim % HEAD_MULTIPLE:
             raise ArchitectureError(
@@ -41,15 +43,13 @@ class OnnxExporter:
         self._file = DataFile(folder / f"{MODEL}.data")
         self._layouts: dict[str, Layout] = {}
         self._joints = joints_of(decoder)
-        self._held: dict[
-            str, dict[str, QTensor | FloatTensor]
-        ] = {}  # parts of a joint weight of which some are still to come
+        self._native_weights = native_weights
+        self._native: dict[str, NativeLayout] = {}
+        self._held: dict[str, dict[str, Weight]] = {}  # parts of a joint weight of which some are still to come
         self._joined: list[Joint] = []
         self._entries: dict[str, Entry] = {}
 
     def write(self, name: str, weight: Weight) -> None:
-        if isinstance(weight, CodebookTensor):
-            raise TypeError(f"`{name}` is made of codebooks, which this exporter does not write")
         joint = self._joints.get(name)
         if joint is None:
             self._write(name, weight)
@@ -59,8 +59,9 @@ class OnnxExporter:
         if len(parts) == len(joint.rows):
             self._write_joint(joint, self._held.pop(joint.name))
 
-    def _write_joint(self, joint: Joint, parts: dict[str, QTensor | FloatTensor]) -> None:
-        whole = joined([parts[name] for name in joint.rows])
+    def _write_joint(self, joint: Joint, parts: dict[str, Weight]) -> None:
+        native = self._native_weights and any(fits_operator(weight, name) for name, weight in parts.items())
+        whole = None if native else joined([parts[name] for name in joint.rows])  # of codebooks nothing is joined
         if whole is None:
             for name, weight in parts.items():
                 self._write(name, weight)
@@ -70,13 +71,17 @@ class OnnxExporter:
         self._layouts |= {name: replace(layout, shape=(rows, layout.shape[1])) for name, rows in joint.rows.items()}
         self._joined.append(joint)
 
-    def _write(self, name: str, weight: QTensor | FloatTensor) -> None:
+    def _write(self, name: str, weight: Weight) -> None:
+        if isinstance(weight, CodebookTensor) or (self._native_weights and fits_operator(weight, name)):
+            self._native[name] = write_native(self._file, name, weight)
+            return
         layout = write_weight(self._file, name, weight, table=name == f"{self._decoder.embedding_at}.weight")
         if layout is not None:
             self._layouts[name] = layout
 
     def finish(self) -> None:
-        ops = OnnxOps(self._file, self._layouts, self._decoder.config, self._joined)
+        native = {name: layout.shape for name, layout in self._native.items()}
+        ops = OnnxOps(self._file, self._layouts, self._decoder.config, self._joined, native)
         model = ops.model(self._decoder.logits(ops, ops.input_ids), __version__)
         if self._joined:
             model.metadata_props.add(key=JOINT, value=to_metadata(self._joined))
@@ -88,7 +93,10 @@ class OnnxExporter:
         self._entries = read_entries(path, self._file.path.name)
 
     def read(self, name: str) -> Weight:
+        native = self._native.get(name)
         with self._file.path.open("rb") as file:
+            if native is not None:
+                return read_native_weight(file, self._entries, name, native)
             return read_weight(file, self._entries, name, self._layouts.get(name))
 
     def close(self) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ovround.artifact import WeightRecord
+from ovround.exporters.native_parts import SCALE
 from ovround.exporters.onnx.external_data import read_entries
 from ovround.exporters.onnx.matmul_nbits import layout_for, read_weight
+from ovround.exporters.onnx.native import NativeLayout, read_native_weight
 from ovround.exporters.target import Weight
 from ovround.qtensor import BITS
 
@@ -23,8 +25,12 @@ class Reader:
     def read(self, name: str) -> Weight:
         record = self._records[name]
         layout = None
+        shape = (record.shape[0], record.shape[-1])
+        if record.codebooks or name + SCALE in self._entries:
+            native = NativeLayout(shape, 0 if record.codebooks else record.bits, record.symmetric)
+            with self._path.open("rb") as file:
+                return read_native_weight(file, self._entries, name, native)
         if record.bits in BITS:
-            shape = (record.shape[0], record.shape[1])
             group = shape[1] if record.group_size == -1 else record.group_size
             layout = layout_for(shape, record.bits, group, symmetric=record.symmetric)
         with self._path.open("rb") as file:

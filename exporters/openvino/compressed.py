@@ -30,8 +30,8 @@ from openvino import opset13 as opset
 
 from ovround.codebooktensor import CodebookTensor
 from ovround.errors import VerifyError
+from ovround.exporters.native_parts import read_native
 from ovround.exporters.openvino.constants import ConstantFile, Entry
-from ovround.exporters.openvino.native import read_native
 from ovround.floattensor import FloatTensor, FloatType
 from ovround.packing import pack_rows, signed_nibbles, unpack_rows, unsigned_nibbles
 from ovround.qtensor import QTensor

@@ -8,9 +8,10 @@ import openvino as ov
 
 from ovround.activation_rounding import openvino_group
 from ovround.codebooktensor import CodebookTensor
+from ovround.exporters.native_parts import fits_operator
 from ovround.exporters.openvino.compressed import Stored, read_weight, write_weight
 from ovround.exporters.openvino.constants import ConstantFile, Entry, read_entries
-from ovround.exporters.openvino.native import holds, write_native
+from ovround.exporters.openvino.native import write_native
 from ovround.exporters.openvino.ops import OpenVINOOps
 from ovround.exporters.openvino.saving import count_names, saved
 from ovround.exporters.openvino.tokenizer import write_tokenizer
@@ -44,11 +45,9 @@ class OpenVINOExporter:
         self._entries: dict[str, Entry] = {}
 
     def write(self, name: str, weight: Weight) -> None:
-        in_block = ".layers." in name and ".experts." not in name
-        narrow = self._native_weights and in_block and isinstance(weight, QTensor) and holds(weight)
-        if isinstance(weight, CodebookTensor) or (narrow and isinstance(weight, QTensor)):
-            symmetric = isinstance(weight, QTensor) and weight.symmetric
-            self._stored[name] = Stored(weight.bits if isinstance(weight, QTensor) else 0, symmetric, weight.shape)
+        if isinstance(weight, CodebookTensor) or (self._native_weights and fits_operator(weight, name)):
+            bits, symmetric = (weight.bits, weight.symmetric) if isinstance(weight, QTensor) else (0, False)
+            self._stored[name] = Stored(bits, symmetric, weight.shape)
             self._native[name] = weight.shape
             write_native(self._file, name, weight)
             return

@@ -124,9 +124,7 @@ def command(
     ] = DEFAULTS.tables,
     native_weights: Annotated[
         bool,
-        typer.Option(
-            "--native-weights", help="Layers of 2 to 4 bits as the native operator reads them; OpenVINO on CPU only."
-        ),
+        typer.Option("--native-weights", help="Layers of 2 to 4 bits as the native operator reads them, on CPU."),
     ] = DEFAULTS.native_weights,
     target_bits: Annotated[
         float | None, typer.Option(help="Choose each layer's bits for this average, scales and zero points included.")

@@ -82,7 +82,7 @@ def _engine(
         )
     from ovround.runtime.engines.onnx import OnnxEngine
 
-    return OnnxEngine(folder, exact=exact, threads=threads, properties=properties)
+    return OnnxEngine(folder, exact=exact, threads=threads, properties=properties, on_missing_kernel=on_missing_kernel)
 
 
 def _open_hpu(folder: Path, device: str, *, exact: bool, threads: int | None) -> Engine:

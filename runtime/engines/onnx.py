@@ -23,9 +23,11 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from ovround.errors import ArtifactError, EngineError, GenerationError
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
+from ovround.runtime.engines import onnx_operator
 from ovround.runtime.json_object import read_object
 from ovround.runtime.memory import check_memory
 from ovround.runtime.model_info import read_model_info
+from ovround.runtime.native_library import check_expandable, warn_expanded
 
 MODEL_FILE = "model.onnx"
 CONFIG_FILE = "genai_config.json"
@@ -49,7 +51,10 @@ class _Cache:
 
 
 class OnnxEngine:
-    """See `Engine`. `exact` computes MatMulNBits on float32 activations instead of int8 ones."""
+    """See `Engine`. `exact` computes products on float32 activations instead of int8 ones, and of codebooks without tables.
+
+    `on_missing_kernel`: see `open_engine`.
+    """
 
     def __init__(
         self,
@@ -58,10 +63,13 @@ class OnnxEngine:
         exact: bool = False,
         threads: int | None = None,
         properties: Mapping[str, str] | None = None,
+        on_missing_kernel: str = "expand",
     ) -> None:
         self.context_length = read_model_info(folder).context_length
         decoder = _read_decoder_config(folder)
-        self._session: Any = _open_session(folder, decoder, exact, threads, properties or {})
+        options = _session_options(decoder, threads, properties or {})
+        # The session refers to what was expanded, yet does not keep it.
+        self._session, self._expanded = _open_session(folder / MODEL_FILE, options, exact, on_missing_kernel)
         self._caches, self.vocab_size = _read_contract(folder / MODEL_FILE, self._session, decoder.get("head_size"))
         self.device = f"ONNX Runtime {ort.__version__} CPU"
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row of the cache
@@ -122,6 +130,7 @@ class OnnxEngine:
 
     def close(self) -> None:
         self._session = None
+        self._expanded = {}
         self.reset()
 
     def _extend_row(self, row: int, ids: Sequence[int], *, whole: bool = False) -> Logits:
@@ -241,9 +250,7 @@ def _read_contract(path: Path, session: Any, head_size: Any) -> tuple[dict[str, 
     return caches, vocab_size
 
 
-def _open_session(
-    folder: Path, decoder: dict[str, Any], exact: bool, threads: int | None, properties: Mapping[str, str]
-) -> Any:
+def _session_options(decoder: dict[str, Any], threads: int | None, properties: Mapping[str, str]) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors are raised; warnings are about graphs that nobody here can change
     stated = decoder.get("session_options")
@@ -254,14 +261,45 @@ def _open_session(
         options.add_session_config_entry(key, value)
     if threads is not None:
         options.intra_op_num_threads = threads
-    path = folder / MODEL_FILE
+    return options
+
+
+def _open_session(path: Path, options: Any, exact: bool, on_missing_kernel: str) -> tuple[Any, dict[str, NDArray[Any]]]:
+    """The session, and the weights that were expanded for it, by name."""
     model: str | bytes = str(path)
     if exact:
         from ovround.runtime.engines.onnx_exact import exact_model
 
         model = exact_model(path)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.absolute()))
+    expanded: dict[str, NDArray[Any]] = {}
+    if path.is_file() and onnx_operator.needs_operator(path) and not _has_operator(options):
+        check_expandable(path.parent, "CPU", on_missing_kernel, onnx_operator.INSTALL)
+        from ovround.runtime.engines.onnx_expansion import expand
+
+        found = expand(path.read_bytes() if isinstance(model, str) else model, path, exact=exact)
+        model, expanded = found.model, found.initializers
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in expanded.values()]
+        options.add_external_initializers(list(expanded), values)
+        warn_expanded(path.parent, "CPU", onnx_operator.INSTALL, found.count, found.before, found.after)
+    if isinstance(model, bytes):
+        folder = str(path.parent.absolute())
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]), expanded
     except _ORT_ERRORS as error:
         raise ArtifactError(f"`{path}` cannot be read by ONNX Runtime {ort.__version__}: {error}") from error
+
+
+def _has_operator(options: Any) -> bool:
+    """Have the session load the native library; False where it is not installed."""
+    library = onnx_operator.library_path()
+    if library is None:
+        return False
+    try:
+        options.register_custom_ops_library(str(library))
+    except _ORT_ERRORS as error:
+        raise EngineError(
+            f"`{library}` cannot be loaded by ONNX Runtime {ort.__version__}: {error}",
+            hint="OVROUND_NATIVE=1 pip install --force-reinstall ovround",
+        ) from error
+    return True

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <openvino/core/parallel.hpp>
 
+#include "weight_layout.hpp"
+
 namespace ovround::native {
 namespace {
 
@@ -23,13 +25,11 @@ void run_in_arena(const void*, int64_t tasks, void (*task)(const void*, int64_t)
     });
 }
 
-int64_t pieces(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
-
 int64_t size_of(const ov::Shape& shape) { return static_cast<int64_t>(ov::shape_size(shape)); }
 
-int64_t aligned(int64_t bytes) { return pieces(bytes, kAlignment) * kAlignment; }
+int64_t aligned(int64_t bytes) { return tiles(bytes, kAlignment) * kAlignment; }
 
-int64_t grid_rows(int64_t outputs) { return pieces(outputs, kIntegerRows) * kIntegerRows; }
+int64_t grid_rows(int64_t outputs) { return tiles(outputs, kIntegerRows) * kIntegerRows; }
 
 }  // namespace
 
@@ -59,8 +59,10 @@ void QuantizedLinear::check() const {
     const std::size_t parts = groups_ > 0 ? 1 : kParts * count;
     NODE_VALIDATION_CHECK(this, count >= 1 && count <= (bits() > 0 ? kMostWeights : 1) && get_input_size() == 1 + parts,
                           get_input_size(), " inputs do not fit ", count, " outputs");
-    NODE_VALIDATION_CHECK(this, inputs_ > 0 && *std::min_element(outputs_.begin(), outputs_.end()) > 0,
-                          "sizes must be above 0");
+    NODE_VALIDATION_CHECK(
+        this,
+        std::all_of(outputs_.begin(), outputs_.end(), [&](int64_t outputs) { return sizes_fit(outputs, inputs_); }),
+        "sizes must be above 0, at most ", kMostSize);
     NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(ov::element::f32), "x must be f32");
     NODE_VALIDATION_CHECK(this, !gated_ || (bits() > 0 && count == 2 && outputs_[0] == outputs_[1]),
                           "a gate needs two equal weights");
@@ -113,29 +115,17 @@ void QuantizedLinear::check_weight(std::size_t place, int64_t outputs) const {
                     third = get_input_shape(place + 2);
     const int64_t code_bytes = size_of(codes), last = size_of(third);
     if (bits() > 0) {
-        const int64_t rows = grid_rows(outputs), runs = pieces(inputs_, kIntegerRun),
-                      groups = size_of(other) / (2 * rows);
-        NODE_VALIDATION_CHECK(this,
-                              code_bytes == rows * runs * kIntegerRun * bits() / 8 && groups > 0 &&
-                                  size_of(other) == 2 * rows * groups && (last == 1 || last == rows * groups) &&
-                                  runs % groups == 0 && (groups == 1 || inputs_ % (groups * kIntegerRun) == 0) &&
-                                  size_of(get_input_shape(2)) / (2 * grid_rows(outputs_[0])) == groups,
+        const int64_t groups = integer_groups(bits(), outputs, inputs_, code_bytes, size_of(other), last);
+        NODE_VALIDATION_CHECK(this, groups > 0 && size_of(get_input_shape(2)) / (2 * grid_rows(outputs_[0])) == groups,
                               bits(), "-bit codes ", codes, " and scales ", other, " are not those of [", outputs, ", ",
                               inputs_, "]");
         return;
     }
     NODE_VALIDATION_CHECK(this, other.size() == 5 && other[4] == 2, "codebooks are ", other,
                           "; [M, entries, O, V, 2] is needed");
-    const auto books = static_cast<int64_t>(other[0]), entries = static_cast<int64_t>(other[1]);
-    const auto rows = static_cast<int64_t>(other[2]), columns = static_cast<int64_t>(other[3]);
-    NODE_VALIDATION_CHECK(this,
-                          books >= 1 && books <= 64 && entries >= 1 && entries <= 65536 && rows >= 1 && columns >= 1 &&
-                              columns <= 1024 && outputs % rows == 0 && inputs_ % columns == 0 &&
-                              code_bytes == pieces(outputs / rows, kCodeRows) * (inputs_ / columns) * books *
-                                                kCodeRows * (entries > 256 ? 2 : 1) &&
-                              last == 2 * (outputs / rows),
-                          "codes ", codes, " and codebooks ", other, " are not those of [", outputs, ", ", inputs_,
-                          "]");
+    const std::vector<int64_t> books(other.begin(), other.end());
+    NODE_VALIDATION_CHECK(this, codebooks_fit(outputs, inputs_, code_bytes, books.data(), last), "codes ", codes,
+                          " and codebooks ", other, " are not those of [", outputs, ", ", inputs_, "]");
 }
 
 std::shared_ptr<ov::Node> QuantizedLinear::clone_with_new_inputs(const ov::OutputVector& inputs) const {

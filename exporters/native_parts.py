@@ -1,0 +1,77 @@
+"""A weight's parts for the native operator, whoever stores them: codebooks, and integers of 2, 3 and 4 bits.
+
+Beside `name` with the codes lie `name/codebooks` and `name/scale`, or `name/scale` and `name/zero_point`, all of bytes; the
+layout is that of `ovround.native_layout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol, TypeGuard
+
+import numpy as np
+
+from ovround import native_layout as layout
+from ovround.codebooktensor import CodebookTensor
+from ovround.exporters.target import Weight
+from ovround.native_layout import CODEBOOK, INTEGERS, Bytes
+from ovround.qtensor import QTensor
+
+CODEBOOKS, SCALE, ZERO_POINT = "/codebooks", "/scale", "/zero_point"
+
+
+class Stored(Protocol):
+    """What a file says of a part."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def fits_operator(weight: Weight, name: str) -> TypeGuard[QTensor]:
+    """Whether the operator takes weight `name`: a block's linear layer of 2 to 4 bits.
+
+    Its columns stand as the inputs do, its groups are whole runs.
+    """
+    if not isinstance(weight, QTensor) or ".layers." not in name or ".experts." in name:
+        return False
+    return weight.bits in (2, 3, 4) and weight.order is None and layout.group_fits(weight.group_size, weight.shape[1])
+
+
+def parts_of(name: str, weight: QTensor | CodebookTensor) -> Iterator[tuple[str, Bytes]]:
+    """Each part's name and bytes, in the order of the operator's inputs."""
+    if isinstance(weight, CodebookTensor):
+        yield name, layout.pack_codes(weight.codes, weight.codebooks.shape[1])
+        yield name + CODEBOOKS, layout.halves_as_bytes(weight.codebooks)
+        yield name + SCALE, layout.halves_as_bytes(weight.scales)
+        return
+    yield name, layout.pack_integers(weight.codes, weight.bits)
+    yield name + SCALE, layout.halves_as_bytes(layout.pack_grid(weight.scales))
+    middle = np.array([1 << (weight.bits - 1)], np.uint8)
+    yield name + ZERO_POINT, middle if weight.symmetric else layout.pack_grid(weight.zeros())
+
+
+def inputs_of(entries: Mapping[str, Stored], name: str) -> tuple[str, list[str]]:
+    """The operator's attribute `weights` for a weight that was written, and the names of its constants."""
+    if name + CODEBOOKS in entries:
+        return CODEBOOK, [name, name + CODEBOOKS, name + SCALE]
+    return INTEGERS[entries[name].shape[-1] // 64], [name, name + SCALE, name + ZERO_POINT]
+
+
+def read_native(
+    read: Callable[[str], Bytes], name: str, shape: tuple[int, int], *, bits: int, symmetric: bool
+) -> QTensor | CodebookTensor:
+    """Weight `name` `[N, K]`, from `read`, which gives the array of a part; `bits` 0: of codebooks.
+
+    Raises ValueError for parts that contradict it.
+    """
+    scales = layout.bytes_as_halves(read(name + SCALE))
+    if bits == 0:
+        books = layout.bytes_as_halves(read(name + CODEBOOKS))
+        codes = layout.unpack_codes(read(name), books.shape[1], len(scales))
+        return CodebookTensor(codes, books, scales)
+    codes8 = layout.unpack_integers(read(name), bits, *shape)
+    points = read(name + ZERO_POINT)
+    if symmetric and (points != 1 << (bits - 1)).any():
+        raise ValueError(f"symmetric, yet with zero points {points.reshape(-1)[:4]}")
+    zeros = None if symmetric else layout.unpack_grid(points, shape[0])
+    return QTensor(codes8, layout.unpack_grid(scales, shape[0]), zeros, bits)

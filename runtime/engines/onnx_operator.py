@@ -1,0 +1,26 @@
+"""The library of the native operator for ONNX Runtime, and which models need it."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+from ovround.native_layout import OPERATOR
+from ovround.runtime.native_library import file_name, installed
+
+LIBRARY = file_name("ovround_onnx_operator")
+INSTALL = "OVROUND_NATIVE=1 pip install ovround builds it where ONNX Runtime's C headers are; it needs a C++ compiler and CMake"
+_MARK = b'"' + bytes([len(OPERATOR)]) + OPERATOR.encode()  # a NodeProto's field 4, the operator's name
+
+
+def library_path() -> Path | None:
+    """Where the native library was installed; None where it was not."""
+    return installed(LIBRARY)
+
+
+def needs_operator(path: Path) -> bool:
+    """Whether the model at `path` has nodes of the native operator."""
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(_MARK) >= 0

@@ -1,0 +1,293 @@
+// `QuantizedLinear` of the domain `ovround` as a custom operator of ONNX Runtime, by its C API: y = x * W^T for a
+// weight in one of the layouts of linear.hpp.
+//
+// Inputs: x f32 [..., inputs], then constants of u8: codes, codebooks [M, entries, O, V, 2] and scales where `weights`
+// is "codebook"; codes, scales and zero points where it is "int2", "int3", "int4" or "int8". Output f32 [..., outputs].
+// Attributes: weights, outputs, inputs; exact: float32 throughout.
+#include <onnxruntime_c_api.h>
+
+#include <exception>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "linear.hpp"
+#include "weight_layout.hpp"
+
+#if defined(_WIN32)
+#define OVROUND_EXPORT __declspec(dllexport)
+#else
+#define OVROUND_EXPORT __attribute__((visibility("default")))
+#endif
+
+namespace ovround::native {
+namespace {
+
+constexpr uint32_t kApi = 17;  // the first that lends operators the session's threads; later libraries have it too
+static_assert(ORT_API_VERSION >= kApi, "headers of ONNX Runtime 1.17 or later are needed");
+
+constexpr const char* kDomain = "ovround";
+constexpr std::size_t kInputs = 4;
+
+using Sizes = std::vector<int64_t>;
+
+std::string text(const Sizes& sizes) {
+    std::string found;
+    for (const int64_t size : sizes) {
+        found += (found.empty() ? "" : ", ") + std::to_string(size);
+    }
+    return "[" + found + "]";
+}
+
+void need(bool holds, const std::string& otherwise) {
+    if (!holds) {
+        throw std::invalid_argument(otherwise);
+    }
+}
+
+void check(const OrtApi& api, OrtStatus* status) {
+    if (status != nullptr) {
+        const std::string message = api.GetErrorMessage(status);
+        api.ReleaseStatus(status);
+        throw std::runtime_error(message);
+    }
+}
+
+// What `call` throws, as a status: no exception may pass the C border.
+template <typename Call>
+OrtStatus* guarded(const OrtApi& api, const Call& call) noexcept {
+    try {
+        call();
+        return nullptr;
+    } catch (const std::invalid_argument& error) {
+        return api.CreateStatus(ORT_INVALID_ARGUMENT, error.what());
+    } catch (const std::exception& error) {
+        return api.CreateStatus(ORT_FAIL, error.what());
+    }
+}
+
+Sizes shape_of(const OrtApi& api, const OrtValue* value, ONNXTensorElementDataType type) {
+    OrtTensorTypeAndShapeInfo* info = nullptr;
+    check(api, api.GetTensorTypeAndShape(value, &info));
+    const std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(api.ReleaseTensorTypeAndShapeInfo)> owner(
+        info, api.ReleaseTensorTypeAndShapeInfo);
+    ONNXTensorElementDataType found = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    std::size_t rank = 0;
+    check(api, api.GetTensorElementType(info, &found));
+    check(api, api.GetDimensionsCount(info, &rank));
+    need(found == type,
+         "an input has element type " + std::to_string(found) + "; " + std::to_string(type) + " is needed");
+    Sizes shape(rank);
+    check(api, api.GetDimensions(info, shape.data(), rank));
+    return shape;
+}
+
+int64_t count(const Sizes& shape) {
+    int64_t found = 1;
+    for (const int64_t size : shape) {
+        found *= size;
+    }
+    return found;
+}
+
+struct Part {
+    Sizes shape;
+    const uint8_t* bytes;
+    int64_t size() const { return count(shape); }
+};
+
+Part constant(const OrtApi& api, const OrtKernelInfo* info, std::size_t index) {
+    int is_constant = 0;
+    const OrtValue* value = nullptr;
+    check(api, api.KernelInfoGetConstantInput_tensor(info, index, &is_constant, &value));
+    need(is_constant != 0 && value != nullptr, "input " + std::to_string(index) + " must be a constant");
+    void* data = nullptr;
+    check(api, api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+    return {shape_of(api, value, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8), static_cast<const uint8_t*>(data)};
+}
+
+std::string node_name(const OrtApi& api, const OrtKernelInfo* info) {
+    std::size_t size = 0;
+    check(api, api.KernelInfo_GetNodeName(info, nullptr, &size));
+    std::string name(size, '\0');
+    check(api, api.KernelInfo_GetNodeName(info, name.data(), &size));
+    return name.c_str();  // without the closing zero
+}
+
+std::string text_attribute(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
+    std::size_t size = 0;
+    check(api, api.KernelInfoGetAttribute_string(info, name, nullptr, &size));
+    std::string value(size, '\0');
+    check(api, api.KernelInfoGetAttribute_string(info, name, value.data(), &size));
+    return value.c_str();
+}
+
+int64_t attribute(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
+    int64_t value = 0;
+    check(api, api.KernelInfoGetAttribute_int64(info, name, &value));
+    return value;
+}
+
+// The session's own threads, for one call.
+struct Pool {
+    const OrtApi& api;
+    const OrtKernelContext* context;
+};
+
+void run_in_pool(const void* self, int64_t tasks, void (*task)(const void*, int64_t), const void* context) {
+    struct Call {
+        void (*task)(const void*, int64_t);
+        const void* context;
+    };
+    const auto& pool = *static_cast<const Pool*>(self);
+    Call call{task, context};
+    const auto one = [](void* data, std::size_t index) {
+        const auto& what = *static_cast<const Call*>(data);
+        what.task(what.context, static_cast<int64_t>(index));
+    };
+    check(pool.api, pool.api.KernelContext_ParallelFor(pool.context, one, static_cast<std::size_t>(tasks), 0, &call));
+}
+
+// One node: a weight that was checked when the session was made.
+class Kernel {
+public:
+    Kernel(const OrtApi& api, const OrtKernelInfo* info)
+        : api_(api), outputs_(attribute(api, info, "outputs")), inputs_(attribute(api, info, "inputs")),
+          exact_(attribute(api, info, "exact") != 0) {
+        const std::string weights = text_attribute(api, info, "weights");
+        bits_ = weights == "int2" ? 2 : weights == "int3" ? 3 : weights == "int4" ? 4 : weights == "int8" ? 8 : 0;
+        need(bits_ > 0 || weights == "codebook",
+             "weights are `" + weights + "`; this library has codebook, int2, int3, int4 and int8");
+        const Part first = constant(api, info, 1), second = constant(api, info, 2), third = constant(api, info, 3);
+        const std::string misfit = weights + " " + text(first.shape) + ", " + text(second.shape) + " and " +
+                                   text(third.shape) + " are not those of " + text({outputs_, inputs_});
+        if (bits_ > 0) {
+            const int64_t groups = integer_groups(bits_, outputs_, inputs_, first.size(), second.size(), third.size());
+            need(groups > 0, misfit);
+            integers_ = {bits_, first.bytes, second.bytes, third.bytes, third.size() == 1, outputs_, inputs_, groups};
+            return;
+        }
+        const auto& books = second.shape;
+        need(books.size() == 5 && books[4] == 2 &&
+                 codebooks_fit(outputs_, inputs_, first.size(), books.data(), third.size()),
+             misfit);
+        codebooks_ = {first.bytes, second.bytes, third.bytes, outputs_, inputs_,
+                      books[0],    books[1],     books[2],    books[3]};
+    }
+
+    const OrtApi& api() const { return api_; }
+
+    void compute(OrtKernelContext* context) const {
+        const OrtValue* input = nullptr;
+        check(api_, api_.KernelContext_GetInput(context, 0, &input));
+        Sizes shape = shape_of(api_, input, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+        need(!shape.empty() && shape.back() == inputs_,
+             "x is " + text(shape) + "; " + std::to_string(inputs_) + " inputs are needed");
+        const int64_t tokens = count(shape) / inputs_;
+        shape.back() = outputs_;
+        OrtValue* output = nullptr;
+        check(api_, api_.KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &output));
+        if (tokens == 0) {
+            return;
+        }
+        void *x = nullptr, *y = nullptr;
+        check(api_, api_.GetTensorMutableData(const_cast<OrtValue*>(input), &x));
+        check(api_, api_.GetTensorMutableData(output, &y));
+        multiply(static_cast<const float*>(x), tokens, static_cast<float*>(y), context);
+    }
+
+private:
+    void multiply(const float* x, int64_t tokens, float* y, const OrtKernelContext* context) const {
+        const Pool pool{api_, context};
+        const Threads threads{run_in_pool, &pool};
+        if (bits_ > 0) {
+            linear(&integers_, 1, x, tokens, &y, exact_, best_isa(), threads);
+        } else {
+            linear(codebooks_, x, tokens, y, exact_, best_isa(), threads);
+        }
+    }
+
+    const OrtApi& api_;
+    int64_t outputs_, inputs_;
+    bool exact_;
+    int64_t bits_ = 0;  // of integers; 0 for codebooks
+    IntegerWeight integers_{};
+    CodebookWeight codebooks_{};
+};
+
+OrtStatus* ORT_API_CALL create(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
+    return guarded(*api, [&] {
+        const std::string at = "`" + node_name(*api, info) + "`: ";
+        try {
+            *kernel = std::make_unique<Kernel>(*api, info).release();
+        } catch (const std::invalid_argument& error) {
+            throw std::invalid_argument(at + error.what());
+        } catch (const std::runtime_error& error) {
+            throw std::runtime_error(at + error.what());
+        }
+    });
+}
+
+struct Operator : OrtCustomOp {
+    Operator() : OrtCustomOp{} {
+        version = kApi;
+        GetName = [](const OrtCustomOp*) { return "QuantizedLinear"; };
+        GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // the CPU's
+        GetInputTypeCount = [](const OrtCustomOp*) { return kInputs; };
+        GetInputType = [](const OrtCustomOp*, std::size_t index) {
+            return index == 0 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+        };
+        GetOutputTypeCount = [](const OrtCustomOp*) { return std::size_t{1}; };
+        GetOutputType = [](const OrtCustomOp*, std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
+        GetInputCharacteristic = [](const OrtCustomOp*, std::size_t) { return INPUT_OUTPUT_REQUIRED; };
+        GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) { return INPUT_OUTPUT_REQUIRED; };
+        GetInputMemoryType = [](const OrtCustomOp*, std::size_t) { return OrtMemTypeDefault; };
+        GetStartVersion = [](const OrtCustomOp*) { return 1; };
+        GetEndVersion = [](const OrtCustomOp*) { return std::numeric_limits<int>::max(); };
+        CreateKernelV2 = create;
+        KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
+            const auto& made = *static_cast<const Kernel*>(kernel);
+            return guarded(made.api(), [&] { made.compute(context); });
+        };
+        KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+    }
+};
+
+// For all sessions: they keep its address.
+OrtCustomOpDomain* domain(const OrtApi& api) {
+    static const Operator operation;
+    static OrtCustomOpDomain* const made = [&api] {
+        OrtCustomOpDomain* found = nullptr;
+        check(api, api.CreateCustomOpDomain(kDomain, &found));
+        check(api, api.CustomOpDomain_Add(found, &operation));
+        return found;
+    }();
+    return made;
+}
+
+// A library older than `kApi`: says so by the newest interface that it has.
+OrtStatus* too_old(const OrtApiBase& base) {
+    const OrtApi* api = nullptr;
+    for (uint32_t number = kApi - 1; number > 0 && api == nullptr; --number) {
+        api = base.GetApi(number);
+    }
+    const std::string message =
+        std::string("ONNX Runtime ") + base.GetVersionString() + " is too old: QuantizedLinear needs 1.17";
+    return api == nullptr ? nullptr : api->CreateStatus(ORT_NOT_IMPLEMENTED, message.c_str());
+}
+
+}  // namespace
+}  // namespace ovround::native
+
+// What `RegisterCustomOpsLibrary` looks for.
+extern "C" OVROUND_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
+                                                                    const OrtApiBase* base) {
+    using namespace ovround::native;
+    const OrtApi* api = base->GetApi(kApi);
+    if (api == nullptr) {
+        return too_old(*base);
+    }
+    return guarded(*api, [&] { check(*api, api->AddCustomOpDomain(options, domain(*api))); });
+}

@@ -1,0 +1,45 @@
+"""The libraries of the native operator, whichever engine loads them: where they lie, and what is said where one is missing."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import ovround
+from ovround.errors import EngineError
+
+
+class ExpandedWeightsWarning(UserWarning):
+    """Weights were expanded because the library that computes on them is missing."""
+
+
+def file_name(library: str) -> str:
+    return {"win32": f"{library}.dll", "darwin": f"lib{library}.dylib"}.get(sys.platform, f"lib{library}.so")
+
+
+def installed(file: str) -> Path | None:
+    """Where the library in `file` was installed; None where it was not."""
+    places = (Path(folder) / "native" / "lib" / file for folder in ovround.__path__)
+    return next((place for place in places if place.is_file()), None)
+
+
+def check_expandable(folder: Path, device: str, on_missing_kernel: str, install: str) -> None:
+    """Raise EngineError where weights that no library computes on are not to be expanded; `install` says how to get it."""
+    if on_missing_kernel == "error":
+        why = "which is not installed" if device == "CPU" else f"which {device} cannot run"
+        raise EngineError(
+            f"`{folder}` has weights for the native operator, {why}",
+            hint=install if device == "CPU" else "choose CPU, or --on-missing-kernel expand",
+        )
+
+
+def warn_expanded(folder: Path, device: str, install: str, count: int, before: int, after: int, but: str = "") -> None:
+    """Say that `count` weights of `before` bytes were expanded to `after` bytes; `but` says where that is not all."""
+    why = f"is not installed ({install})" if device == "CPU" else f"does not run on {device}"
+    warnings.warn(
+        f"`{folder}`: the native operator {why}, so {count} weights were expanded: {after / 1e6:.0f} MB in place of "
+        f"{before / 1e6:.0f} MB{but}",
+        ExpandedWeightsWarning,
+        stacklevel=3,
+    )
