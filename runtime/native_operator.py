@@ -92,8 +92,8 @@ def apply(model: Any, kernel: str, device: str, *, exact: bool, properties: Mapp
 def chosen(kernel: str, device: str, *, exact: bool, properties: Mapping[str, str]) -> Path | None:
     """The library that computes products of ordinary folders, None for the engine.
 
-    `auto` takes it on CPU where it is installed and was the faster one: on processors with dot products of 8 bits. Exact mode, and properties that ask for another arithmetic or for a
-    cache of compiled models, are the engine's.
+    `auto` takes it on CPU where it is installed and was the faster one: on processors with dot products of 8 bits. Exact
+    mode, and properties that ask for another arithmetic or for a cache of compiled models, are the engine's.
     """
     library = library_path() if device == "CPU" else None
     if kernel == "native":

@@ -1,8 +1,8 @@
 """The kernels of runtime/native against numpy, on every instruction set of this machine.
 
 Tolerances, of the largest answer of a product: float32 sums of K terms, 2e-6, to which products with activations in 8 bits
-are held too, against activations that numpy rounded, and AMX's against both factors rounded to bfloat16; tables of 8 bits, each entry rounded to half a step of 1 / 127 of the
-largest in 128 inputs, 3 %.
+are held too, against activations that numpy rounded, and AMX's against both factors rounded to bfloat16; tables of 8 bits,
+each entry rounded to half a step of 1 / 127 of the largest in 128 inputs, 3 %.
 """
 
 from __future__ import annotations
