@@ -48,9 +48,8 @@ class Side:
     properties: dict[str, str] = field(default_factory=dict)
 
 
-def ours(target: str, bits: int, head_bits: int, **properties: str) -> dict[str, Any]:
-    """`kernel` among the properties says whose products OpenVINO computes with; three bits are stored for the operator."""
-    packed = bits == 3 and target == "openvino"
+def ours(target: str, bits: int, head_bits: int, *, packed: bool = False, **properties: str) -> dict[str, Any]:
+    """`packed`: stored for our operator; `kernel` among the properties says whose products OpenVINO computes with."""
 
     def make(model: Path, out: Path, cache: Path | None) -> None:
         options = ConvertOptions(
@@ -59,17 +58,21 @@ def ours(target: str, bits: int, head_bits: int, **properties: str) -> dict[str,
         )  # fmt: skip
         convert(model, out, options)
 
-    model = f"ours-{target}-w{bits}-head{head_bits}"
+    model = f"ours-{target}-w{bits}-head{head_bits}{'-packed' * packed}"
     kernel = {"kernel": "engine"} if target == "openvino" else {}
     return {"worker": "ovround", "make": make, "model": model, "properties": {**kernel, **properties}}
 
 
-def of_codebooks(model: Path, out: Path, cache: Path | None) -> None:
-    """Random AQLM codes, 2x8 of vectors of 8, in the shape of `model`."""
-    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-        coded = Path(scratch) / "aqlm"
-        random_aqlm.write(model, coded, books=2, bits=8, size=8, seed=0)
-        convert(coded, out, ConvertOptions(lm_head_bits=8, embedding_bits=8))
+def of_codebooks(target: str) -> dict[str, Any]:
+    """Random AQLM codes, 2x8 of vectors of 8, in the shape of the model."""
+
+    def make(model: Path, out: Path, cache: Path | None) -> None:
+        with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+            coded = Path(scratch) / "aqlm"
+            random_aqlm.write(model, coded, books=2, bits=8, size=8, seed=0)
+            convert(coded, out, ConvertOptions(formats=(target,), lm_head_bits=8, embedding_bits=8))
+
+    return {"worker": "ovround", "make": make, "model": f"ours-{target}-aqlm-2x8-head8"}
 
 
 def by_optimum(model: Path, out: Path, cache: Path | None) -> None:
@@ -102,13 +105,17 @@ SIDES: dict[str, Side] = {
     "native": Side(**ours("openvino", 4, 8, kernel="native")),
     "native-f32": Side(**ours("openvino", 4, 8, kernel="native", INFERENCE_PRECISION_HINT="f32")),
     "native-head4": Side(**ours("openvino", 4, 4, kernel="native")),
-    "native-w3": Side(**ours("openvino", 3, 8, kernel="native")),
+    "native-w3": Side(**ours("openvino", 3, 8, packed=True, kernel="native")),
     "native-w2": Side(**ours("openvino", 2, 4, kernel="native")),
-    "native-aqlm": Side("ovround", of_codebooks, "ours-openvino-aqlm-2x8-head8"),
+    "native-aqlm": Side(**of_codebooks("openvino")),
     "onnx": Side(**ours("onnx", 4, 8)),
     "onnx-head4": Side(**ours("onnx", 4, 4)),
     "onnx-no-spinning": Side(**ours("onnx", 4, 4, **{"session.intra_op.allow_spinning": "0"})),
     "onnx-w2": Side(**ours("onnx", 2, 4)),
+    "onnx-packed": Side(**ours("onnx", 4, 4, packed=True)),
+    "onnx-packed-w2": Side(**ours("onnx", 2, 4, packed=True)),
+    "onnx-packed-w3": Side(**ours("onnx", 3, 8, packed=True)),
+    "onnx-aqlm": Side(**of_codebooks("onnx")),
     "openvino-genai": Side("openvino-genai", by_optimum, "nncf"),
     "optimum": Side("optimum", by_optimum, "nncf", "optimum-intel"),
     "onnxruntime-genai": Side("onnxruntime-genai", by_builder, "builder", "onnxruntime-genai"),
