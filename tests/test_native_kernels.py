@@ -20,8 +20,8 @@ from ovround.qtensor import QTensor
 pytestmark = pytest.mark.timeout(600)  # the first test builds
 EXACT, TABLES = 2e-6, 0.03
 PORTABLE_LEVELS = 2  # rows of x that the portable kernels round
-MATRIX_ROWS = 12  # from which on AMX is used
-BATCHES = (1, 2, 3, 7, 16, 33, 64)
+MATRIX_ROWS, DECODED_ROWS = 12, 48  # from which on AMX is used, and where it stands against tables
+BATCHES = (1, 2, 3, 7, 16, 33, 49, 64)
 CODEBOOKS = {
     "2x8": random_codebooks((96, 128)),
     "2x8, several tiles": random_codebooks((700, 264)),
@@ -84,8 +84,11 @@ def matrix_error(weight: CodebookTensor | QTensor, x: NDArray[np.float32], y: ND
     return difference(bfloat16(weight.dequantize()), bfloat16(x), y)
 
 
-def by_matrix(isa: str, tokens: int) -> bool:
-    return isa == "amx" and tokens >= MATRIX_ROWS
+def by_matrix(isa: str, tokens: int, weight: CodebookTensor | QTensor) -> bool:
+    if isinstance(weight, QTensor):
+        return isa == "amx" and tokens >= MATRIX_ROWS
+    _, entries, outputs, _ = weight.codebooks.shape
+    return isa == "amx" and outputs == 1 and tokens >= (DECODED_ROWS if entries <= 256 else MATRIX_ROWS)
 
 
 @pytest.mark.parametrize("name", CODEBOOKS)
@@ -95,7 +98,7 @@ def test_codebooks(kernels: Kernels, isa: str, name: str) -> None:
         x = inputs(tokens, weight.shape[1])
         assert error(weight, x, kernels.linear(weight, x, isa, exact=True, threads=3)) < EXACT, tokens
         answer = kernels.linear(weight, x, isa, threads=3)
-        if by_matrix(isa, tokens) and weight.codebooks.shape[2] == 1:
+        if by_matrix(isa, tokens, weight):
             assert matrix_error(weight, x, answer) < EXACT, tokens
         assert error(weight, x, answer) < TABLES, tokens
 
@@ -110,7 +113,7 @@ def test_integers(kernels: Kernels, isa: str, name: str) -> None:
         if isa == "portable" and tokens > PORTABLE_LEVELS:  # decoded to float32
             assert error(weight, x, answer) < EXACT, tokens
             continue
-        if by_matrix(isa, tokens):
+        if by_matrix(isa, tokens, weight):
             assert matrix_error(weight, x, answer) < EXACT, tokens
             continue
         levels, step = rounded_inputs(x, weight)
@@ -156,7 +159,7 @@ def test_one_wrong_code_is_noticed_in_a_prompt(kernels: Kernels, name: str) -> N
     if not kernels.has("amx"):
         pytest.skip("no amx here")
     weight = {**CODEBOOKS, **INTEGERS}[name]
-    x = inputs(16, weight.shape[1])
+    x = inputs(DECODED_ROWS, weight.shape[1])
     place = (5, 7, 1)[: weight.codes.ndim]
     weight.codes[place] ^= 1
     answer = kernels.linear(weight, x, "amx")

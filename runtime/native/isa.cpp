@@ -13,28 +13,32 @@ namespace ovround::native {
 #ifdef OVROUND_X86
 namespace {
 
-// Compilers that know the instructions need not know their name for __builtin_cpu_supports: leaf 7, subleaf 1, EAX
-// bit 4.
+// Compilers that know instructions need not know their name for __builtin_cpu_supports (Clang 14: f16c), so these are
+// asked of the processor: a bit of a leaf's register.
+enum Register { kEax, kEbx, kEcx, kEdx };
+
+bool has_bit(unsigned leaf, unsigned subleaf, Register place, unsigned bit) {
+    unsigned found[4] = {};
+    return __get_cpuid_count(leaf, subleaf, &found[kEax], &found[kEbx], &found[kEcx], &found[kEdx]) != 0 &&
+           (found[place] >> bit & 1U) != 0;
+}
+
+bool has_f16c() { return has_bit(1, 0, kEcx, 29); }
+
 bool has_avx_vnni() {
 #ifdef OVROUND_AVXVNNI
-    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & 16U) != 0;
+    return has_bit(7, 1, kEax, 4);
 #else
     return false;
 #endif
 }
 
-// AMX-TILE and AMX-BF16 (leaf 7, EDX), AVX512-BF16 (its subleaf 1, EAX), and the system's leave to use the registers,
-// which a process asks for once.
+// AMX-BF16, AMX-TILE, AVX512-BF16, and the system's leave to use the registers, which a process asks for once.
 bool has_amx() {
 #ifdef OVROUND_AMX
-    constexpr unsigned kAmxBfloat16 = 1U << 22, kAmxTile = 1U << 24, kAvxBfloat16 = 1U << 5;
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // Linux: ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-    bool there =
-        __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kAmxBfloat16) != 0 && (edx & kAmxTile) != 0;
-    there = there && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvxBfloat16) != 0;
-    static const bool allowed = there && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    static const bool allowed = has_bit(7, 0, kEdx, 22) && has_bit(7, 0, kEdx, 24) && has_bit(7, 1, kEax, 5) &&
+                                syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
     return allowed;
 #else
     return false;
@@ -68,7 +72,7 @@ const char* name(Isa isa) {
 
 bool has(Isa isa) {
 #ifdef OVROUND_X86
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     const bool avx512vbmi = avx512 && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
