@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ def need_compiler() -> None:
         pytest.skip(f"no {missing[0]} to build the C++ runtime with")
     if run("c++", "-x", "c++", "-fsyntax-only", "-include", "nlohmann/json.hpp", os.devnull).returncode:
         pytest.skip("no nlohmann/json.hpp to build the C++ runtime with")
+
+
+def clang_has_sanitizers() -> bool:
+    """Whether there is a Clang with its runtime libraries, which Debian packages apart."""
+    if shutil.which("clang++") is None:
+        return False
+    command = ("clang++", "-fsanitize=address,undefined", "-x", "c++", "-", "-o")
+    with tempfile.TemporaryDirectory() as scratch:
+        return run(*command, Path(scratch) / "program", input="int main() {}").returncode == 0
 
 
 def built(source: Path, folder: Path, *options: str) -> Path:

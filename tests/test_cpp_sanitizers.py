@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cpp_build import ROOT, SOURCE, built, need_compiler, replay, run
+from cpp_build import ROOT, SOURCE, built, clang_has_sanitizers, need_compiler, replay, run
 
 from ovround.config import ConvertOptions
 from ovround.conversion import convert
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(1800)  # the first test builds
 @pytest.fixture(scope="module")
 def sanitized() -> Path:
     need_compiler()
-    preset = "sanitizers-clang" if shutil.which("clang++") else "sanitizers"
+    preset = "sanitizers-clang" if clang_has_sanitizers() else "sanitizers"
     return built(SOURCE, ROOT / "build" / "cpp-sanitizers", f"--preset={preset}")
 
 
