@@ -228,6 +228,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.rounds < FEWEST_ROUNDS:
         parser.error(f"{arguments.rounds} rounds have no median to speak of; {FEWEST_ROUNDS} or more are needed")
+    if arguments.starts < 0:
+        parser.error(f"{arguments.starts} starts; 1 or more are needed")
     arguments.work.mkdir(parents=True, exist_ok=True)
     prompts = [np.random.default_rng(length).integers(3, 256, length).tolist() for length in arguments.prompts]
 
