@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -59,11 +60,13 @@ def logits_of(model: Any, ids: Ids) -> Logits:
 @torch.no_grad()
 def logits_by_steps(model: Any, ids: Ids, prefill: int) -> Logits:
     """Logits `[B, 1 + steps, V]` behind the first `prefill` tokens, and behind each token after them, over the cache."""
+    # transformers renamed it in 5.24.
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     cache, found = None, []
     cuts = [0, *range(prefill, ids.shape[1] + 1)]
     for start, end in itertools.pairwise(cuts):
-        result = model(torch.from_numpy(ids[:, start:end]), past_key_values=cache, use_cache=True)
-        cache = result.past_key_values
+        result = model(torch.from_numpy(ids[:, start:end]), use_cache=True, **{name: cache})
+        cache = result[name]
         found.append(result.logits[:, -1].numpy())
     return np.stack(found, axis=1)
 
