@@ -31,14 +31,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 BLOCKS = 6
 WORK = ".out.ovround-work"
 TUNING = (
-    "--format", "onnx", "--group-size", "64", "--bits", "3", "--nsamples", "16", "--seqlen", "32", "--iters", "8",
+    "--format", "onnx", "--group-size", "64", "--bits", "3", "--nsamples", "48", "--seqlen", "32", "--iters", "8",
     "--batch-size", "4", "--initial-grid", "search", "--end-to-end", "2",
 )  # fmt: skip
 OPTIONS = ConvertOptions(
     formats=("onnx",),
     group_size=64,
     bits=3,
-    nsamples=16,
+    nsamples=48,
     seqlen=32,
     iters=8,
     batch_size=4,
