@@ -20,7 +20,7 @@ from ovround.qtensor import QTensor
 pytestmark = pytest.mark.timeout(600)  # the first test builds
 EXACT, TABLES = 2e-6, 0.03
 PORTABLE_LEVELS = 2  # rows of x that the portable kernels round
-MATRIX_ROWS, DECODED_ROWS = 12, 48  # from which on AMX is used, and where it stands against tables
+MATRIX_ROWS = 40  # from which on AMX is used
 BATCHES = (1, 2, 3, 7, 16, 33, 49, 64)
 CODEBOOKS = {
     "2x8": random_codebooks((96, 128)),
@@ -85,10 +85,8 @@ def matrix_error(weight: CodebookTensor | QTensor, x: NDArray[np.float32], y: ND
 
 
 def by_matrix(isa: str, tokens: int, weight: CodebookTensor | QTensor) -> bool:
-    if isinstance(weight, QTensor):
-        return isa == "amx" and tokens >= MATRIX_ROWS
-    _, entries, outputs, _ = weight.codebooks.shape
-    return isa == "amx" and outputs == 1 and tokens >= (DECODED_ROWS if entries <= 256 else MATRIX_ROWS)
+    of_one_output = isinstance(weight, QTensor) or weight.codebooks.shape[2] == 1
+    return isa == "amx" and of_one_output and tokens >= MATRIX_ROWS
 
 
 @pytest.mark.parametrize("name", CODEBOOKS)
@@ -159,7 +157,7 @@ def test_one_wrong_code_is_noticed_in_a_prompt(kernels: Kernels, name: str) -> N
     if not kernels.has("amx"):
         pytest.skip("no amx here")
     weight = {**CODEBOOKS, **INTEGERS}[name]
-    x = inputs(DECODED_ROWS, weight.shape[1])
+    x = inputs(MATRIX_ROWS, weight.shape[1])
     place = (5, 7, 1)[: weight.codes.ndim]
     weight.codes[place] ^= 1
     answer = kernels.linear(weight, x, "amx")

@@ -8,7 +8,6 @@ namespace ovround::native {
 namespace {
 
 constexpr int64_t kTilesAtOnce = 4;
-constexpr int64_t kTableTokens = 4;    // that take tables as long as one takes matrix instructions, decoding included
 constexpr int64_t kTokensAtOnce = 32;  // whose tables are in memory together: 128 KB each for 2x8 and 2048 inputs
 
 // Codebooks [M, entries, V] of float16 as int16 pairs [M, pairs, 256, 2], in units of the largest of them over 32767.
@@ -162,7 +161,7 @@ void linear(const CodebookWeight& weight, const float* x, int64_t tokens, float*
     }
     const Kernels& kernels = kernels_of(isa);
     const bool tables = !exact && weight.entries <= kTableEntries && weight.vector_outputs == 1;
-    if (!exact && weight.vector_outputs == 1 && by_matrix(kernels, tables ? tokens / kTableTokens : tokens)) {
+    if (!exact && weight.vector_outputs == 1 && by_matrix(kernels, tokens)) {
         matrix_rows(weight, x, tokens, y, kernels, threads);
         return;
     }

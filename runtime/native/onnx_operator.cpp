@@ -13,14 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "export.hpp"
 #include "linear.hpp"
 #include "weight_layout.hpp"
-
-#if defined(_WIN32)
-#define OVROUND_EXPORT __declspec(dllexport)
-#else
-#define OVROUND_EXPORT __attribute__((visibility("default")))
-#endif
 
 namespace ovround::native {
 namespace {

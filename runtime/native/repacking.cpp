@@ -2,13 +2,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "export.hpp"
 #include "linear.hpp"
-
-#if defined(_WIN32)
-#define OVROUND_EXPORT __declspec(dllexport)
-#else
-#define OVROUND_EXPORT __attribute__((visibility("default")))
-#endif
 
 namespace ovround::native {
 namespace {
