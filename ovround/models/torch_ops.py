@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
+from ovround.models.torch_functions import rms_norm, turn
 
 _SHORT = 512  # tokens: beyond, the scores of all heads would fill the memory
 _QUERIES = 128  # queries at a time
@@ -49,21 +50,24 @@ class TorchOps:
         return rows.expand(ids.shape[0], tokens, -1)
 
     def rms_norm(self, x: torch.Tensor, at: str, eps: float, heads: int = 1) -> torch.Tensor:
-        parts = x.unflatten(-1, (heads, -1))
-        return F.rms_norm(parts, (parts.shape[-1],), self.weights[f"{at}.weight"], eps).flatten(-2)
+        parts, weight = x.unflatten(-1, (heads, -1)), self.weights[f"{at}.weight"]
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            return rms_norm(parts, weight, eps).flatten(-2)
+        return F.rms_norm(parts, (parts.shape[-1],), weight, eps).flatten(-2)
 
     def layer_norm(self, x: torch.Tensor, at: str, eps: float) -> torch.Tensor:
         return F.layer_norm(x, (x.shape[-1],), self.weights[f"{at}.weight"], self.weights.get(f"{at}.bias"), eps)
 
     def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, spec: Attention) -> torch.Tensor:
         batch, tokens, _ = q.shape
-        query = q.view(batch, tokens, spec.num_heads, spec.head_dim).transpose(1, 2)
-        key = k.view(batch, tokens, spec.num_key_value_heads, spec.head_dim).transpose(1, 2)
-        value = v.view(batch, tokens, spec.num_key_value_heads, spec.head_dim).transpose(1, 2)
+        query = q.view(batch, tokens, spec.num_heads, spec.head_dim)
+        key = k.view(batch, tokens, spec.num_key_value_heads, spec.head_dim)
+        value = v.view(batch, tokens, spec.num_key_value_heads, spec.head_dim)
         past = self._past(layer)
         if spec.rope is not None:
             cos, sin = self._rotation(spec.rope, past, tokens, q)
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        query, key, value = (one.transpose(1, 2) for one in (query, key, value))
         if past:
             key = torch.cat([self._cache[layer][0], key], dim=2)
             value = torch.cat([self._cache[layer][1], value], dim=2)
@@ -242,7 +246,9 @@ def round_to_8_bits(x: torch.Tensor, group: int) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`[B, H, T, D]`, its first features turned by cos, sin `[T, dim / 2]`: feature j with feature j + dim / 2."""
-    half = cos.shape[-1]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+    """`[B, T, H, D]`, its first features turned by cos, sin `[T, dim / 2]`: feature j with feature j + dim / 2."""
+    size = 2 * cos.shape[-1]
+    cos, sin = torch.cat([cos, cos], -1).unsqueeze(1), torch.cat([-sin, sin], -1).unsqueeze(1)
+    if size == x.shape[-1]:
+        return turn(x, cos, sin)
+    return torch.cat([turn(x[..., :size], cos, sin), x[..., size:]], dim=-1)
