@@ -11,8 +11,10 @@ candidates are compared on one fixed set of windows that no gradient sees, the b
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +33,10 @@ from ovround.quant.tuned_weight import TunedWeight, gradients, restore, snapshot
 ONE_THREAD_WORK = 1 << 30
 FEWEST = 50  # fewer steps are not larger ones: levels that jump all at once do harm
 CANDIDATES = 10  # one in so many steps could be the best; those of the second half are compared on the held-out windows
-OUTLIERS = (
-    0.001  # share of a batch's largest errors that the robust loss leaves out (as SignRoundV2 does, arXiv 2512.04746)
-)
+# Share of a batch's largest errors that the robust loss leaves out (as SignRoundV2 does, arXiv 2512.04746): a few huge
+# activations would drown what all others have to say. How large those are, some of the errors tell.
+OUTLIERS = 0.001
+_SAMPLE = 1 << 16
 
 BlockForward = Callable[[Mapping[str, torch.Tensor], torch.Tensor, torch.dtype | None], torch.Tensor]
 """Weights by name, hidden states `[B, T, hidden]`, type to compute in (None: float32) -> the block's output
@@ -120,7 +123,7 @@ def tune_block(
     every = max(1, steps // CANDIDATES)
     for step, rows in enumerate(batches(train, batch_size, steps, generator)):
         output, target = forward(weights(), device.put(inputs[rows]), schedule.step_dtype), device.put(targets[rows])
-        loss = _robust_loss(output, target) if schedule.robust else F.mse_loss(output, target)
+        loss = _trimmed_error(output, target, schedule.robust)
         (loss * 1000.0).backward()  # only ratios count: scaled away from underflow
         group.sum_(gradients(tuned))
         rate = (1 - step / steps) / max(steps, FEWEST)
@@ -157,9 +160,33 @@ def batches(count: int, batch_size: int, steps: int, generator: torch.Generator)
         position += batch_size
 
 
-def _robust_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean squared error without the OUTLIERS largest: a few huge activations would drown what all others have to say."""
-    error = (output - target).flatten()
-    size = error.detach().abs()
-    threshold = size.topk(max(1, int(OUTLIERS * size.numel()))).values[-1]
-    return torch.where(size < threshold, error, 0).square().mean()
+class _TrimmedError(torch.autograd.Function):
+    """Mean squared error, its gradient written out; errors of `OUTLIERS`' size and above are left out where `robust`."""
+
+    @staticmethod
+    def forward(ctx: Any, output: torch.Tensor, target: torch.Tensor, robust: bool) -> torch.Tensor:
+        error = (output - target).flatten()
+        if robust:
+            size = error.abs()
+            sample = size[:: _stride(size.numel(), output.shape[-1])]
+            threshold = sample.topk(max(1, round(OUTLIERS * sample.numel()))).values[-1]
+            error.masked_fill_(size >= threshold, 0)
+        ctx.save_for_backward(error)
+        ctx.shape = output.shape
+        return error.dot(error) / error.numel()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (error,) = ctx.saved_tensors
+        return (error * (2 / error.numel() * grads[0])).view(ctx.shape), None, None
+
+
+_trimmed_error: Callable[..., torch.Tensor] = _TrimmedError.apply  # torch leaves `apply` untyped
+
+
+def _stride(elements: int, features: int) -> int:
+    """About one element in how many makes a sample of `_SAMPLE` that meets every feature."""
+    stride = max(1, elements // _SAMPLE)
+    while math.gcd(stride, features) > 1:
+        stride += 1
+    return stride

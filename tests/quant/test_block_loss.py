@@ -1,0 +1,46 @@
+"""The loss of a block's output, with the largest errors and without them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ovround.quant.signround import OUTLIERS, _stride, _trimmed_error
+
+
+def outputs(features: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(8, 256, features, generator=draw) for _ in range(2))  # type: ignore[return-value]
+
+
+def test_without_trimming_it_is_the_mean_squared_error() -> None:
+    output, target = outputs()
+    ours, theirs = (output.clone().requires_grad_() for _ in range(2))
+    found, expected = _trimmed_error(ours, target, False), F.mse_loss(theirs, target)
+    (found * 1000).backward()
+    (expected * 1000).backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_feature_of_huge_errors_is_left_out() -> None:
+    """Nothing else of a batch decides where the threshold lies than a sample, which meets every feature."""
+    output, target = outputs()
+    rows = torch.arange(0, 256, 32)
+    output[:, rows, 5] += 1000  # 64 errors of 98,304; 98 are to be left out
+    output.requires_grad_()
+    loss = _trimmed_error(output, target, True)
+    assert float(loss.detach()) < 2.2  # of two independent normal variables: 2
+    loss.backward()
+    assert output.grad is not None
+    assert not output.grad[:, rows, 5].any()
+    left_out = float((output.grad == 0).sum()) / output.numel()
+    # a sample's quantile: of the 66 expected errors above it, 8 more or fewer are one standard deviation
+    assert 0.5 * OUTLIERS < left_out < 1.5 * OUTLIERS
+
+
+def test_a_sample_meets_every_feature() -> None:
+    for features in (48, 192, 256, 4096):
+        stride = _stride(2048 * features, features)
+        assert len({number * stride % features for number in range(features)}) == features
+    assert _stride(100, 10) == 1
