@@ -7,13 +7,17 @@ sign    by the sign of the last gradient, as SignRound has it (arXiv 2309.05516)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+from torch.optim.adam import adam
 
 _BETA, _SQUARE_BETA = 0.9, 0.95
 _SMALL = 1e-2  # of a tensor's mean root square: keeps Adam from blowing up groups that hardly matter
+_FLOOR_EVERY = 10  # steps after which that mean is taken anew
+_FUSED = ("cpu", "cuda")
 
 
 class Optimizer(Protocol):
@@ -29,23 +33,33 @@ class Adam:
         self._parameters, self._sizes = parameters, sizes
         self._mean = [torch.zeros_like(parameter) for parameter in parameters]
         self._square = [torch.zeros_like(parameter) for parameter in parameters]
+        self._steps = [torch.zeros((), device=parameter.device) for parameter in parameters]
+        self._floors = [0.0] * len(self._sizes)
         self._count = 0
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """See `Optimizer`."""
-        self._count += 1
-        for parameter, size, mean, square in zip(self._parameters, self._sizes, self._mean, self._square, strict=True):
+        for number, (parameter, size) in enumerate(zip(self._parameters, self._sizes, strict=True)):
             grad = parameter.grad
             if grad is None:
                 continue
-            mean.mul_(_BETA).add_(grad, alpha=1 - _BETA)
-            square.mul_(_SQUARE_BETA).addcmul_(grad, grad, value=1 - _SQUARE_BETA)
-            root = (square / (1 - _SQUARE_BETA**self._count)).sqrt_()
-            floor = float(root.mean()) * _SMALL
-            if floor > 0:
-                parameter.sub_(mean / (root + floor), alpha=rate * size / (1 - _BETA**self._count))
+            if self._count % _FLOOR_EVERY == 0 or self._floors[number] == 0:
+                self._floors[number] = self._floor(number, grad)
+            if self._floors[number] > 0:
+                adam(
+                    [parameter], [grad], [self._mean[number]], [self._square[number]], [], [self._steps[number]],
+                    fused=parameter.device.type in _FUSED, amsgrad=False, beta1=_BETA, beta2=_SQUARE_BETA,
+                    lr=rate * size, weight_decay=0.0, eps=self._floors[number], maximize=False,
+                )  # fmt: skip
             parameter.grad = None
+        self._count += 1
+
+    def _floor(self, number: int, grad: torch.Tensor) -> float:
+        """What is added to the roots of a tensor's mean squares: `_SMALL` of their mean, this step's gradient included."""
+        square = self._square[number].lerp(grad.square(), 1 - _SQUARE_BETA)
+        known: float = 1 - _SQUARE_BETA ** (float(self._steps[number]) + 1)
+        return float(square.sqrt_().mean()) / math.sqrt(known) * _SMALL
 
 
 class SignDescent:
