@@ -30,7 +30,7 @@ from ovround.qtensor import QTensor
 from ovround.quant.block_store import END_TO_END, TUNED, BlockStore, Emitted, FinishedBlock
 from ovround.quant.calibration import Calibration
 from ovround.quant.chains import Chains
-from ovround.quant.codebook_weight import CodebookWeight
+from ovround.quant.codebook_weight import CodebookWeight, TunedNorm
 from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
 from ovround.quant.end_to_end import Original, tune_end_to_end
@@ -177,7 +177,7 @@ class BlockQuantizer:
                     calibration.held_out,
                     steps,
                     self._batch_size,
-                    step_dtype(tuned, self._device),
+                    step_dtype([one.bits for one in tuned], self._device),
                     self._activation_groups,
                     torch.Generator().manual_seed(self._options.seed),
                     lambda step, loss: self._on_progress(Progress(stage, 0, 1, step, steps, None, loss)),
@@ -371,7 +371,7 @@ class BlockQuantizer:
             batch_size=self._batch_size,
             robust=bits <= FEW_BITS if options.robust_loss is None else options.robust_loss,
             choose=options.snapshot == "held-out",
-            step_dtype=step_dtype(tuned, self._device),
+            step_dtype=step_dtype([one.bits for one in tuned if not isinstance(one, TunedNorm)], self._device),
         )
 
         def forward(current: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

@@ -21,7 +21,7 @@ from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
 from ovround.quant.expert_tokens import ExpertTokens
 from ovround.quant.input_moments import HeadMoments, InputMoments
-from ovround.quant.signround import threads_for
+from ovround.quant.signround import in_type, threads_for
 
 _LOGITS_ELEMENTS = 1 << 24  # logits computed at a time when quality is measured: 64 MB
 
@@ -86,17 +86,21 @@ class Chains:
         return ops.unreached()
 
     @torch.no_grad()
-    def moments(self, weights: dict[str, torch.Tensor], window: range) -> dict[str, torch.Tensor]:
+    def moments(
+        self, weights: dict[str, torch.Tensor], window: range, dtype: torch.dtype | None = None
+    ) -> dict[str, torch.Tensor]:
         """Second moments `[K, K]` of the input of each projection in the blocks `window`, on all windows that are tuned on.
 
-        The quantised chain, which must stand in front of the first; `weights` are the blocks' original ones.
+        The quantised chain, which must stand in front of the first; `weights` are the blocks' original ones, computed on in
+        `dtype` (None: float32). Moments are float32.
         """
-        ops = InputMoments(self._put(weights))
+        ops = InputMoments(in_type(self._put(weights), dtype))
         train = len(self.quantized) - self._calibration.held_out
         with threads_for(self.work(weights)):
             for part in self._batches():
                 if part.start < train:
                     rows = self._device.put(self.quantized[part.start : min(part.stop, train)])
+                    rows = rows if dtype is None else rows.to(dtype)
                     for layer in window:
                         rows = self._decoder.block(ops, rows, layer)
                     self.quantized.release()

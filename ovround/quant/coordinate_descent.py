@@ -31,13 +31,13 @@ def descended(weight: torch.Tensor, scheme: Scheme, start: Start, moments: torch
     groups = start.scale.shape[1]
     scale, zero = start.scale.view(rows, groups).clone(), start.zero.view(rows, groups)
     top = float((1 << scheme.bits) - 1)
-    latent = start.latent.reshape(rows, columns).clone()
+    latent = start.latent.view(rows, columns)
     levels = _levels(start.latent, start.zero, top).view(rows, columns)
     before = _row_errors(weight, levels, scale, moments)
     for number in range(ROUNDS):
         if number:
             scale = _fitted(weight, levels, scale, moments)
-        _round(weight, levels, latent, scale, zero, top, moments)
+        levels, latent = _round(weight, levels, scale, zero, top, moments)
     better = (_row_errors(weight, levels, scale, moments) < before).view(rows, 1, 1)
     return Start(
         torch.where(better, scale.unsqueeze(-1), start.scale),
@@ -47,29 +47,32 @@ def descended(weight: torch.Tensor, scheme: Scheme, start: Start, moments: torch
 
 
 def _round(
-    weight: torch.Tensor, levels: torch.Tensor, latent: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, top: float,
-    moments: torch.Tensor,
-) -> None:  # fmt: skip
-    """One round over all columns; `levels`, whole numbers from the zero point, and `latent` change in place."""
+    weight: torch.Tensor, levels: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, top: float, moments: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """One round over all columns: `levels` afterwards, whole numbers from the zero point, and what they were rounded from.
+
+    Everything lies column by column here: a column of many weights is what each operation is about.
+    """
     columns = weight.shape[1]
     width = columns // scale.shape[1]
-    error = _values(levels, scale) - weight
-    product = error @ moments
+    product = moments @ (_values(levels, scale) - weight).T
+    now, latent = levels.T.clone(memory_format=torch.contiguous_format), torch.empty_like(product)
+    scales, lowest, highest = (one.T.contiguous() for one in (scale, -zero, top - zero))
+    own = moments.diagonal().cpu().tolist()
+    changes = torch.empty_like(product[:_COLUMNS])
     for first in range(0, columns, _COLUMNS):
         end = min(first + _COLUMNS, columns)
-        here, near = product[:, first:end], moments[first:end, first:end]
-        changes = torch.zeros_like(here)
+        here, near = product[first:end], moments[first:end, first:end]
         for column in range(first, end):
-            group = column // width
-            own, at = moments[column, column], column - first
-            aim = levels[:, column] - here[:, at] / (own * scale[:, group])
-            latent[:, column] = aim
-            level = (aim.round() + zero[:, group]).clamp_(0, top).sub_(zero[:, group])
-            change = changes[:, at] = (level - levels[:, column]) * scale[:, group]
-            levels[:, column] = level
-            here.addr_(change, near[at])
+            group, at = column // width, column - first
+            aim = torch.addcdiv(now[column], here[at], scales[group], value=-1 / own[column], out=latent[column])
+            level = aim.round().clamp_(lowest[group], highest[group])
+            change = torch.sub(level, now[column], out=changes[at]).mul_(scales[group])
+            now[column] = level
+            here[at + 1 :].addr_(near[at, at + 1 :], change)
         if end < columns:
-            product[:, end:].addmm_(changes, moments[first:end, end:])
+            product[end:].addmm_(moments[end:, first:end], changes[: end - first])
+    return now.T.contiguous(), latent.T.contiguous()
 
 
 def _fitted(weight: torch.Tensor, levels: torch.Tensor, scale: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:

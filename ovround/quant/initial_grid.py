@@ -62,28 +62,31 @@ def compensated(weight: torch.Tensor, scheme: Scheme, factor: torch.Tensor) -> S
     group = columns if scheme.group_size == -1 else scheme.group_size
     top = float((1 << scheme.bits) - 1)
     diagonal = factor.diagonal()
-    current = weight.clone()  # the weights that are still to be rounded, with what they make up for
-    scales, zeros, latents = [], [], []
+    # Column by column, as each operation is about one: the weights that are still to be rounded, with what they make up for.
+    current = weight.T.clone(memory_format=torch.contiguous_format)
+    scales, zeros, latent = [], [], torch.empty_like(current)
+    errors = torch.empty_like(current[:group])
     for first in range(0, columns, group):
         end = first + group
-        part = current[:, first:end].clone()
-        scale, zero = _search(part.unsqueeze(1), scheme, diagonal[first:end].pow(-2).view(1, 1, -1))
+        part = current[first:end]
+        scale, zero = _search(part.T.contiguous().unsqueeze(1), scheme, diagonal[first:end].pow(-2).view(1, 1, -1))
         scale, zero = scale.view(rows), zero.view(rows)
-        errors, latent = torch.empty_like(part), torch.empty_like(part)
+        lowest, highest = -zero, top - zero
         for column in range(group):
             at = first + column
-            ratio = latent[:, column] = part[:, column] / scale
-            rounded = (ratio.round() + zero).clamp_(0, top).sub_(zero).mul_(scale)
-            error = errors[:, column] = (part[:, column] - rounded) / diagonal[at]
+            ratio = torch.div(part[column], scale, out=latent[at])
+            rounded = ratio.round().clamp_(lowest, highest).mul_(scale)
+            error = torch.sub(part[column], rounded, out=errors[column]).div_(diagonal[at])
             if column + 1 < group:
-                part[:, column + 1 :].addr_(error, factor[at, at + 1 : end], alpha=-1)
+                part[column + 1 :].addr_(factor[at, at + 1 : end], error, alpha=-1)
         if end < columns:
-            current[:, end:].addmm_(errors, factor[first:end, end:], alpha=-1)
+            current[end:].addmm_(factor[first:end, end:].T, errors, alpha=-1)
         scales.append(scale)
         zeros.append(zero)
-        latents.append(latent)
     return Start(
-        torch.stack(scales, 1).unsqueeze(-1), torch.stack(zeros, 1).unsqueeze(-1), torch.stack(latents, 1).contiguous()
+        torch.stack(scales, 1).unsqueeze(-1),
+        torch.stack(zeros, 1).unsqueeze(-1),
+        latent.T.reshape(rows, -1, group),
     )
 
 

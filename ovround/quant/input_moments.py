@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from ovround.models.torch_ops import TorchOps
@@ -10,7 +12,7 @@ from ovround.models.torch_ops import TorchOps
 class InputMoments(TorchOps):
     """Computes like TorchOps, and sums X^T X `[K, K]` of every linear layer's input; layers with one input share it."""
 
-    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+    def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
         super().__init__(weights)
         self.moments: dict[str, torch.Tensor] = {}
         self._input: torch.Tensor | None = None
@@ -23,7 +25,7 @@ class InputMoments(TorchOps):
     def _gather(self, x: torch.Tensor, at: str) -> None:
         if x is not self._input:
             self._input, self._at = x, at
-            rows = x.reshape(-1, x.shape[-1])
+            rows = x.reshape(-1, x.shape[-1]).float()
             product = rows.T @ rows
             if at in self.moments:
                 self.moments[at] += product
