@@ -41,6 +41,7 @@ from ovround.source_tokenizer import load_tokenizer
 # tuner has a row that changes it alone, against `blocks`, which is the default without its pass over all blocks.
 ARMS: dict[str, dict[str, Any]] = {
     "rtn": {"recipe": "rtn"},
+    "light": {"recipe": "light"},
     "signround": {},
     "blocks": {"end_to_end": 0},
     "paper": {"end_to_end": 0, "scales": "clipped", "robust_loss": False, "snapshot": "last"},

@@ -5,8 +5,8 @@ medians are compared. Two questions:
 
 1. Seconds a block at the same number of steps: from the first look at the calibration windows to the last tuned block,
    divided by the number of blocks; without our end-to-end pass. Beside it the perplexity that each side reaches.
-2. The fewest of our steps (of `--fewer`) whose perplexity on every text is at most auto-round's with all its steps, and
-   how many times fewer seconds that takes.
+2. The fewest of our steps (of `--fewer`, on `--fewer-nsamples` windows) whose perplexity on every text is at most
+   auto-round's with all its steps and windows, and how many times fewer seconds that takes.
 
     python benchmarks/tune_speed.py MODEL --text T.txt ... --calibration C.txt ... [--bits 4] [--rounds 3] [--threads 1]
 
@@ -60,11 +60,11 @@ def tune(task: dict[str, Any]) -> Figures:
     return {"tuning_s": moments["last"] - started, "perplexity": [score.perplexity for score in scores]}
 
 
-def ours(arguments: argparse.Namespace, iters: int) -> Figures:
+def ours(arguments: argparse.Namespace, iters: int, nsamples: int) -> Figures:
     task = {
         "model": str(arguments.model), "texts": [str(path) for path in arguments.text],
         "calibration": [str(path) for path in arguments.calibration], "context": arguments.context,
-        "nsamples": arguments.nsamples, "iters": iters, "bits": arguments.bits, "group_size": arguments.group_size,
+        "nsamples": nsamples, "iters": iters, "bits": arguments.bits, "group_size": arguments.group_size,
         "sym": arguments.grid == "sym",
     }  # fmt: skip
     return peers.measured([sys.executable, __file__, "--task", json.dumps(task)], arguments.threads)
@@ -93,6 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--nsamples", type=int, default=128)
     parser.add_argument("--iters", type=int, default=200)
     parser.add_argument("--fewer", type=int, nargs="*", default=[2, 5, 10, 20, 50, 100])
+    parser.add_argument("--fewer-nsamples", type=int, help="windows of those runs (default: as many as all others)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
@@ -111,7 +112,7 @@ def main() -> None:
     blocks = from_config(open_checkpoint(arguments.model).config).config.num_hidden_layers
     mine, peer = [], []
     for number in range(arguments.rounds):
-        mine.append(ours(arguments, arguments.iters))
+        mine.append(ours(arguments, arguments.iters, arguments.nsamples))
         peer.append(theirs(arguments, setup))
         a, b = mine[-1], peer[-1]
         print(
@@ -123,11 +124,16 @@ def main() -> None:
     result = {"times_faster_a_block": ratio, "ours": mine, "auto_round": peer, "fewest": None}
     peer_s = statistics.median(b["tuning_s"] for b in peer)
     for iters in arguments.fewer:
-        one = ours(arguments, iters)
+        one = ours(arguments, iters, arguments.fewer_nsamples or arguments.nsamples)
         reached = all(a <= b for a, b in zip(one["perplexity"], peer[0]["perplexity"], strict=True))
         print(f"{iters} steps: {one['tuning_s']:.1f} s, perplexity {_shown(one)}{' reached' * reached}", flush=True)
         if reached:
-            result["fewest"] = {"iters": iters, "tuning_s": one["tuning_s"], "times_fewer": peer_s / one["tuning_s"]}
+            result["fewest"] = {
+                "iters": iters,
+                "nsamples": arguments.fewer_nsamples or arguments.nsamples,
+                "tuning_s": one["tuning_s"],
+                "times_fewer": peer_s / one["tuning_s"],
+            }
             break
     print(json.dumps(result))
 

@@ -29,7 +29,8 @@ class _RmsNorm(torch.autograd.Function):
         inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         normed = wide * inverse if wide is x else wide.mul_(inverse)
         ctx.save_for_backward(normed, inverse, weight)
-        return (normed * weight).to(x.dtype)
+        ctx.dtype = x.dtype
+        return (normed * weight).to(weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -39,16 +40,16 @@ class _RmsNorm(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
         if ctx.needs_input_grad[0]:
-            grad = grad * weight
+            grad = grad * weight  # never in place: where nothing was converted it is another's
             along = (grad * normed).mean(-1, keepdim=True)
-            grad_x = grad.addcmul_(normed, along, value=-1).mul_(inverse).to(grads[0].dtype)
+            grad_x = grad.addcmul_(normed, along, value=-1).mul_(inverse).to(ctx.dtype)
         return grad_x, grad_weight, None
 
 
 turn: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = _Turn.apply
 """`x * cos + swapped(x) * sin`: features `[..., dim]`, the halves of the last axis swapped, tables that broadcast over them."""
 rms_norm: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = _RmsNorm.apply
-"""`x * weight` over the root mean square of the last axis, computed in float32, given in the type of `x`."""
+"""`x * weight` over the root mean square of the last axis, computed in float32, given in the type of `weight`."""
 
 
 def _swapped(x: torch.Tensor) -> torch.Tensor:

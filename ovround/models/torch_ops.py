@@ -16,7 +16,7 @@ _QUERIES = 128  # queries at a time
 
 
 class TorchOps:
-    """Computes on the weights it is given, in their own floating-point type.
+    """Computes on the weights it is given, in their own floating-point type; a residual stream of another stays in that.
 
     Positions start at 0 for every row; `keep_cache` keeps keys and values so that the next call continues behind them.
     `activation_groups` names the linear layers whose input an engine rounds to 8 bits, and how many features share a scale.
@@ -42,7 +42,7 @@ class TorchOps:
         weight, bias = self.weights[f"{at}.weight"], self.weights.get(f"{at}.bias")
         if at in self.activation_groups:
             x = round_to_8_bits(x, self.activation_groups[at])
-        return F.linear(x, weight, bias)
+        return F.linear(x.to(weight.dtype), weight, bias)
 
     def position_embedding(self, ids: torch.Tensor, at: str) -> torch.Tensor:
         past, tokens = self._past(0), ids.shape[1]
@@ -51,12 +51,13 @@ class TorchOps:
 
     def rms_norm(self, x: torch.Tensor, at: str, eps: float, heads: int = 1) -> torch.Tensor:
         parts, weight = x.unflatten(-1, (heads, -1)), self.weights[f"{at}.weight"]
-        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        if weight.dtype == torch.bfloat16:
             return rms_norm(parts, weight, eps).flatten(-2)
         return F.rms_norm(parts, (parts.shape[-1],), weight, eps).flatten(-2)
 
     def layer_norm(self, x: torch.Tensor, at: str, eps: float) -> torch.Tensor:
-        return F.layer_norm(x, (x.shape[-1],), self.weights[f"{at}.weight"], self.weights.get(f"{at}.bias"), eps)
+        weight = self.weights[f"{at}.weight"]
+        return F.layer_norm(x.to(weight.dtype), (x.shape[-1],), weight, self.weights.get(f"{at}.bias"), eps)
 
     def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, spec: Attention) -> torch.Tensor:
         batch, tokens, _ = q.shape

@@ -8,7 +8,7 @@ of that: `run` gives it out as it is made.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from ovround.qtensor import QTensor
 from ovround.quant.block_store import END_TO_END, TUNED, BlockStore, Emitted, FinishedBlock
 from ovround.quant.calibration import Calibration
 from ovround.quant.chains import Chains
-from ovround.quant.codebook_weight import CodebookWeight, TunedNorm
+from ovround.quant.codebook_weight import CodebookWeight
 from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
 from ovround.quant.end_to_end import Original, tune_end_to_end
@@ -41,7 +41,7 @@ from ovround.quant.rtn import round_to_nearest
 from ovround.quant.signround import Schedule, TunedBlock, in_type, threads_for, tune_block
 from ovround.quant.tables import TUNED_BITS, begin_table
 from ovround.quant.tuned_weight import FreeWeight, TunedWeight
-from ovround.quant.window_start import begin_window, step_dtype
+from ovround.quant.window_start import begin_window, product_dtype
 
 __all__ = ["BlockQuantizer", "Emitted", "Event"]
 
@@ -117,7 +117,7 @@ class BlockQuantizer:
                 blocks = self._group.from_first(partial(self._stored, store, window))
                 stored = blocks is not None
                 for layer in window if stored else ():
-                    chains.advance(chains.original, self._source(layer), layer)
+                    chains.advance(chains.original, self._source(layer), layer, None, self._dtype((layer,)))
                 for layer, block in zip(window, blocks or self._tuned(window, chains, self._calibration), strict=True):
                     if stored:
                         self._on_progress(Progress("resume", layer + 1, self._blocks))
@@ -156,7 +156,7 @@ class BlockQuantizer:
             vectors = {name: fixed.pop(name) for name in moving}
             blocks: list[FinishedBlock] = []
             for layer in range(self._blocks):
-                chains.advance(chains.original, self._source(layer), layer)
+                chains.advance(chains.original, self._source(layer), layer, None, self._dtype((layer,)))
                 blocks.append(self._group.from_first(partial(store.read, layer, source)))
                 for tensor in blocks[-1].tensors:
                     if not isinstance(tensor.weight, FloatTensor):
@@ -177,7 +177,7 @@ class BlockQuantizer:
                     calibration.held_out,
                     steps,
                     self._batch_size,
-                    step_dtype([one.bits for one in tuned], self._device),
+                    product_dtype([one.bits for one in tuned], self._device),
                     self._activation_groups,
                     torch.Generator().manual_seed(self._options.seed),
                     lambda step, loss: self._on_progress(Progress(stage, 0, 1, step, steps, None, loss)),
@@ -314,6 +314,15 @@ class BlockQuantizer:
             yield self._round(name, self._checkpoint.read(name), name.removesuffix(".weight"))
         self._on_progress(Progress("quantise", layer + 1, self._blocks))
 
+    def _dtype(self, layers: Iterable[int], *, steps: bool = False) -> torch.dtype | None:
+        """What products of these blocks are computed in, in the gradient `steps` or in the chains, where no router may choose
+        other experts for the rounding of bfloat16."""
+        if self._decoder.config.experts is not None and not steps:
+            return None
+        grids = [self._plan.get(name) for layer in layers for name in self._decoder.linears(layer)]
+        bits = [grid.code_bits if isinstance(grid, Codebooks) else grid.bits for grid in grids if grid is not None]
+        return product_dtype(bits, self._device)
+
     def _windows(self) -> list[range]:
         """The blocks that are tuned together."""
         size = self._options.window
@@ -322,12 +331,16 @@ class BlockQuantizer:
     def _tuned(self, window: range, chains: Chains, calibration: Calibration) -> list[FinishedBlock]:
         """Tune the blocks of a window; the original chain then stands behind them, the quantised one still in front."""
         sources = {layer: self._source(layer) for layer in window}
-        unreached = {layer: chains.advance(chains.original, source, layer) for layer, source in sources.items()}
+        unreached = {
+            layer: chains.advance(chains.original, source, layer, None, self._dtype((layer,)))
+            for layer, source in sources.items()
+        }
         weights = {name: weight for source in sources.values() for name, weight in source.items()}
         names = [name for layer in window for name in self._decoder.linears(layer)]
         dtypes = {name: self._read(name).dtype for name, value in weights.items() if value.dim() == 1}
         tuned = begin_window(
             window, names, weights, dtypes, self._plan, self._options, chains, self._device,
+            self._dtype(window),
             lambda done, of: self._on_progress(Progress("codebooks", window[0], self._blocks, done, of)),
         )  # fmt: skip
         result = self._tune(window, chains, calibration, weights, tuned) if tuned else None
@@ -371,12 +384,11 @@ class BlockQuantizer:
             batch_size=self._batch_size,
             robust=bits <= FEW_BITS if options.robust_loss is None else options.robust_loss,
             choose=options.snapshot == "held-out",
-            step_dtype=step_dtype([one.bits for one in tuned if not isinstance(one, TunedNorm)], self._device),
+            step_dtype=self._dtype(window, steps=True),
         )
 
         def forward(current: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
             ops = TorchOps(in_type(current, dtype), activation_groups=self._activation_groups)
-            x = x if dtype is None else x.to(dtype)
             for layer in window:
                 x = self._decoder.block(ops, x, layer)
             return x.float()
@@ -421,7 +433,7 @@ class BlockQuantizer:
     def _behind(self, layer: int, chains: Chains, block: FinishedBlock) -> None:
         """Bring the quantised chain behind a finished block."""
         weights = {tensor.name: _float32(tensor.weight) for tensor in block.tensors}
-        chains.advance(chains.quantized, weights, layer, self._activation_groups)
+        chains.advance(chains.quantized, weights, layer, self._activation_groups, self._dtype((layer,)))
 
     def _quality(self, chains: Chains, outside: Sequence[Emitted]) -> Quality:
         names = self._decoder.head_tensors()

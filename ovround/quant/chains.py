@@ -45,6 +45,7 @@ class Chains:
         self._device, self._group = device, group
         count, length = calibration.windows.shape
         self._length: int = length
+        self._train: int = count - calibration.held_out
         shape = (count, length, decoder.config.hidden_size)
         self.original = Activations(shape, folder and folder / "original.activations")
         self.quantized = Activations(shape, folder and folder / "quantised.activations")
@@ -69,21 +70,30 @@ class Chains:
 
     @torch.no_grad()
     def advance(
-        self, states: Activations, weights: Weights, layer: int, activation_groups: Mapping[str, int] | None = None
+        self,
+        states: Activations,
+        weights: Weights,
+        layer: int,
+        activation_groups: Mapping[str, int] | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[str, ...]:
         """Replace a chain's states by what block `layer` gives for them; `activation_groups` as in TorchOps.
 
-        The experts that no token of the windows that are tuned on chose.
+        Products are computed in `dtype` (None: float32), but those of the held-out windows, by which everything is judged, in
+        float32, as states are. The experts that no token of the windows that are tuned on chose.
         """
-        ops = ExpertTokens(self._put(weights), activation_groups)
-        train = len(states) - self._calibration.held_out
+        exact = self._put(weights)
+        seen, judges = (
+            ExpertTokens(in_type(exact, dtype), activation_groups),
+            TorchOps(exact, activation_groups=activation_groups),
+        )
         with threads_for(self.work(weights)):
             for part in self._batches():
-                ops.rows = max(0, train - part.start)
+                ops = seen if part.start < self._train else judges
                 states[part] = self._decoder.block(ops, self._device.put(states[part]), layer)
                 states.release()
-        self._group.sum_(list(ops.tokens.values()))
-        return ops.unreached()
+        self._group.sum_(list(seen.tokens.values()))
+        return seen.unreached()
 
     @torch.no_grad()
     def moments(
@@ -95,12 +105,10 @@ class Chains:
         `dtype` (None: float32). Moments are float32.
         """
         ops = InputMoments(in_type(self._put(weights), dtype))
-        train = len(self.quantized) - self._calibration.held_out
         with threads_for(self.work(weights)):
             for part in self._batches():
-                if part.start < train:
-                    rows = self._device.put(self.quantized[part.start : min(part.stop, train)])
-                    rows = rows if dtype is None else rows.to(dtype)
+                if part.start < self._train:
+                    rows = self._device.put(self.quantized[part])
                     for layer in window:
                         rows = self._decoder.block(ops, rows, layer)
                     self.quantized.release()
@@ -114,11 +122,10 @@ class Chains:
         The quantised chain, which must stand behind the last block; `weights` are those of the final norm.
         """
         ops = HeadMoments(self._put(weights))
-        train = len(self.quantized) - self._calibration.held_out
-        for start in range(0, train, self._batch_size):
-            rows = self.quantized[start : min(start + self._batch_size, train)]
-            self._decoder.head(ops, self._device.put(rows))
-            self.quantized.release()
+        for part in self._batches():
+            if part.start < self._train:
+                self._decoder.head(ops, self._device.put(self.quantized[part]))
+                self.quantized.release()
         moments = ops.moments[self._decoder.head_at]
         self._group.sum_([moments])
         return moments.cpu()
@@ -161,5 +168,9 @@ class Chains:
         )
 
     def _batches(self) -> list[slice]:
-        size = self._batch_size
-        return [slice(start, start + size) for start in range(0, len(self.original), size)]
+        """All windows, those that are tuned on and the held-out ones apart."""
+        size, train, every = self._batch_size, self._train, len(self.original)
+        parts = [(first, train) for first in range(0, train, size)] + [
+            (first, every) for first in range(train, every, size)
+        ]
+        return [slice(first, min(first + size, end)) for first, end in parts]

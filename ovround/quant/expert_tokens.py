@@ -11,16 +11,15 @@ from ovround.models.torch_ops import TorchOps
 
 
 class ExpertTokens(TorchOps):
-    """Computes like TorchOps, and counts in `tokens` `[E]`, by module, what the first `rows` of a batch send to each expert."""
+    """Computes like TorchOps, and counts in `tokens` `[E]`, by module, what is sent to each expert."""
 
     def __init__(self, weights: Mapping[str, torch.Tensor], activation_groups: Mapping[str, int] | None = None) -> None:
         super().__init__(weights, activation_groups=activation_groups)
         self.tokens: dict[str, torch.Tensor] = {}
-        self.rows = 0
 
     def routed(self, x: torch.Tensor, at: str, spec: Experts) -> tuple[torch.Tensor, torch.Tensor]:
         weights, chosen = super().routed(x, at, spec)
-        count = torch.bincount(chosen[: self.rows].flatten(), minlength=spec.count).float()  # processes add up float32
+        count = torch.bincount(chosen.flatten(), minlength=spec.count).float()  # processes add up float32
         self.tokens[at] = self.tokens[at] + count if at in self.tokens else count
         return weights, chosen
 

@@ -25,8 +25,7 @@ class InputMoments(TorchOps):
     def _gather(self, x: torch.Tensor, at: str) -> None:
         if x is not self._input:
             self._input, self._at = x, at
-            rows = x.reshape(-1, x.shape[-1]).float()
-            product = rows.T @ rows
+            product = _second_moments(x.reshape(-1, x.shape[-1]))
             if at in self.moments:
                 self.moments[at] += product
             else:
@@ -41,3 +40,15 @@ class HeadMoments(InputMoments):
     def linear(self, x: torch.Tensor, at: str) -> torch.Tensor:
         self._gather(x, at)
         return x
+
+
+def _second_moments(rows: torch.Tensor) -> torch.Tensor:
+    """X^T X `[K, K]` float32, of rows in bfloat16 too: their products, which float32 holds, by instructions for bfloat16."""
+    wide = rows.float()
+    before = torch.get_float32_matmul_precision()
+    if rows.dtype == torch.bfloat16 and rows.device.type == "cpu":
+        torch.set_float32_matmul_precision("medium")  # takes float32 for bfloat16 on its way in: here it is
+    try:
+        return wide.T @ wide
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -39,8 +39,8 @@ OUTLIERS = 0.001
 _SAMPLE = 1 << 16
 
 BlockForward = Callable[[Mapping[str, torch.Tensor], torch.Tensor, torch.dtype | None], torch.Tensor]
-"""Weights by name, hidden states `[B, T, hidden]`, type to compute in (None: float32) -> the block's output
-in float32, same shape."""
+"""Weights by name, hidden states `[B, T, hidden]`, type of products (None: float32) -> the block's output in float32,
+same shape."""
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def threads_for(work: int) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and on what a block is tuned; `step_dtype` is what gradient steps compute in, None for float32.
+    """How long and on what a block is tuned; `step_dtype` is what products of gradient steps are computed in, None for float32.
 
     `batch_size` windows a step are this process's own. `robust` leaves the largest errors of a batch out of its loss.
     `choose` compares candidates on the held-out windows; without it the last step's parameters are taken.

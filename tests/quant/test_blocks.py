@@ -42,7 +42,7 @@ def job(tiny_source: Path, text_file: Path, tmp_path: Path) -> Job:
 @pytest.mark.parametrize("symmetric", [True, False], ids=["sym", "asym"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_a_few_steps_lower_the_held_out_loss_of_the_demo_model(tmp_path: Path, bits: int, symmetric: bool) -> None:
-    steps = 100 if bits == 8 else 20  # a step of 1/20 is coarse beside what 8 bits leave to gain
+    steps = 100 if bits == 8 else 50  # a long step is coarse beside what 8 bits leave to gain
     options = ConvertOptions(bits=bits, group_size=64, sym=symmetric, iters=steps, nsamples=16, seqlen=64, batch_size=4)
     first_block = takewhile(
         lambda event: not (isinstance(event, BlockRecord) and event.index > 0),

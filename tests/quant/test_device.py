@@ -26,7 +26,7 @@ from ovround.quant import device as device_module
 from ovround.quant.block_store import END_TO_END, TUNED, block_store
 from ovround.quant.blocks import BlockQuantizer
 from ovround.quant.device import CPU, Device, open_device, resolve
-from ovround.quant.window_start import step_dtype
+from ovround.quant.window_start import product_dtype
 
 Machine = Callable[..., list[int]]
 
@@ -129,8 +129,8 @@ def test_the_cpu_moves_nothing() -> None:
 def test_accelerators_take_bfloat16_steps_up_to_four_bits() -> None:
     for kind in device_module.ACCELERATORS:
         device = Device(torch.device(kind, 0))
-        assert [step_dtype([bits], device) for bits in (2, 4, 8)] == [torch.bfloat16, torch.bfloat16, None]
-    assert step_dtype([8, 4]) is None
+        assert [product_dtype([bits], device) for bits in (2, 4, 8)] == [torch.bfloat16, torch.bfloat16, None]
+    assert product_dtype([8, 4]) is None
 
 
 def test_auto_is_written_down_as_what_was_used(
