@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
@@ -86,14 +86,12 @@ def tune_end_to_end(
         """Sum over the tokens of `rows`."""
         ops = TorchOps(in_type(weights, dtype), activation_groups=activation_groups)
         tokens = device.put(windows[rows])
-        ours = F.log_softmax(decoder.logits(ops, tokens).flatten(0, 1).float(), -1)
+        ours = decoder.logits(ops, tokens).float()
         with torch.no_grad():
             hidden = device.put(original.hidden[rows])
             hidden = hidden if dtype is None else hidden.to(dtype)
-            logits = decoder.head(TorchOps(in_type(original.weights, dtype)), hidden)
-            theirs = F.log_softmax(logits.flatten(0, 1).float(), -1)
-        soft = F.kl_div(ours, theirs, reduction="sum", log_target=True)
-        return soft if label_share == 0 else soft.lerp(_less_likely(ours, theirs, tokens), label_share)
+            theirs = decoder.head(TorchOps(in_type(original.weights, dtype)), hidden).float()
+        return _divergence(ours, theirs, tokens, label_share)
 
     @torch.no_grad()
     def held_out_divergence() -> float:
@@ -173,14 +171,38 @@ def _smooth(weight: Tuned) -> list[tuple[torch.Tensor, float]]:
     return [(weight.factor, SCALE_TRAVEL / weight.reach)]
 
 
-def _less_likely(ours: torch.Tensor, theirs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """By how many nats, summed, the successors within `tokens` `[S, T]` are less likely to `ours` than to `theirs`.
+class _Divergence(torch.autograd.Function):
+    """KL(theirs || ours) over logits `[S, T, V]`, summed, its gradient written out: what q = softmax(ours) has too much of.
 
-    Both are logarithms of probabilities, `[S * T, vocabulary]`.
+    A share of it asks for the successors within `tokens` `[S, T]` instead: by how many nats they are less likely to ours.
     """
-    at = (theirs - ours).unflatten(0, tokens.shape)[:, :-1]
-    total: torch.Tensor = at.gather(-1, tokens[:, 1:, None].long()).sum()
-    return total
+
+    @staticmethod
+    def forward(
+        ctx: Any, ours: torch.Tensor, theirs: torch.Tensor, tokens: torch.Tensor, label_share: float
+    ) -> torch.Tensor:
+        log_q, log_p = ours.log_softmax(-1), theirs.log_softmax(-1)
+        successors, p = tokens[:, 1:, None].long(), log_p.exp()
+        less = log_p.sub_(log_q)
+        total = (1 - label_share) * p.flatten().dot(less.flatten())
+        if label_share:
+            total += label_share * less[:, :-1].gather(-1, successors).sum()
+        ctx.label_share = label_share
+        ctx.save_for_backward(log_q, p, successors)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        log_q, p, successors = ctx.saved_tensors
+        q, share = log_q.exp(), ctx.label_share
+        grad = (q - p).mul_(1 - share)
+        if share:
+            hard = q.mul_(share)[:, :-1]
+            grad[:, :-1] += hard.scatter_add_(-1, successors, torch.full_like(hard[..., :1], -share))
+        return grad.mul_(grads[0]), None, None, None
+
+
+_divergence: Callable[..., torch.Tensor] = _Divergence.apply  # torch leaves `apply` untyped
 
 
 def _gradient(leaf: torch.Tensor) -> torch.Tensor:

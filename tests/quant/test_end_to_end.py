@@ -13,7 +13,7 @@ from ovround.config import ConvertOptions
 from ovround.conversion import Job, convert, prepare
 from ovround.errors import UsageError
 from ovround.progress import Progress
-from ovround.quant.end_to_end import _less_likely
+from ovround.quant.end_to_end import _divergence
 from ovround.quant.plan import end_to_end_steps
 
 TUNED = ConvertOptions(
@@ -38,15 +38,25 @@ def test_labels_cost_likeness_to_the_original(tmp_path: Path) -> None:
     assert kl_nats(tmp_path / "soft", TUNED) < kl_nats(tmp_path / "hard", replace(TUNED, label_share=1.0))
 
 
-def test_labels_are_the_successors_within_a_window() -> None:
-    ours, theirs = (torch.randn(2 * 5, 7).log_softmax(-1) for _ in range(2))
-    tokens = torch.randint(7, (2, 5))
-    ends = [entropy(side, tokens) for side in (ours, theirs)]
-    torch.testing.assert_close(_less_likely(ours, theirs, tokens), ends[0] - ends[1])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_what_is_followed_and_its_gradient(share: float) -> None:
+    """The divergence of all tokens, and by how much less likely their successors within a window are."""
+    draw = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(2, 5, 7, generator=draw, dtype=torch.float64) for _ in range(2))
+    tokens = torch.randint(7, (2, 5), generator=draw)
+    mine, plain = (ours.clone().requires_grad_() for _ in range(2))
+    log_q, log_p = plain.log_softmax(-1), theirs.log_softmax(-1)
+    soft = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+    expected = (1 - share) * soft + share * (entropy(log_q, tokens) - entropy(log_p, tokens))
+    found = _divergence(mine, theirs, tokens, share)
+    torch.testing.assert_close(found, expected)
+    (2 * found).backward()
+    (2 * expected).backward()
+    torch.testing.assert_close(mine.grad, plain.grad)
 
 
 def entropy(logarithms: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    return F.nll_loss(logarithms.reshape(2, 5, 7)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
+    return F.nll_loss(logarithms[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
 
 
 def test_what_it_tells_is_what_it_reached(tmp_path: Path) -> None:
