@@ -143,22 +143,28 @@ def test_stopped_anywhere_it_continues_to_the_same_bytes(
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
 
 
-def test_pv_moves_integers_too(tmp_path: Path, tiny_source: Path, text_file: Path) -> None:
-    # Of 64 windows 8 judge the steps; 2, of 16, did not see on every processor what ten steps win.
+def test_pv_moves_integers_too(tmp_path: Path) -> None:
+    # The built-in model: what random weights gain by other levels is less than what judges it can tell.
     tuned = ConvertOptions(
-        formats=("auto_round",), bits=2, group_size=32, sym=False, iters=4, nsamples=64, seqlen=32, batch_size=8,
-        end_to_end=0, calibration=(text_file,),
-    )  # fmt: skip
+        formats=("auto_round",),
+        bits=2,
+        group_size=32,
+        sym=False,
+        iters=4,
+        nsamples=64,
+        seqlen=32,
+        batch_size=8,
+        end_to_end=0,
+    )
     with_pv = replace(tuned, pv=True, pv_steps=10)
-    qualities = [
-        convert(tiny_source, tmp_path / str(bool(one.pv)), one).manifests[0].quality for one in (tuned, with_pv)
-    ]
-    assert qualities[1].kl_nats < qualities[0].kl_nats  # type: ignore[union-attr]
-    decoder, changed = from_config(tiny_config()), []
-    for name in decoder.linears(0):
-        shape = decoder.tensors(0)[f"{name}.weight"]
-        parts = [open_source(tmp_path / one).read(f"{name}.weight", shape) for one in ("False", "True")]  # type: ignore[call-arg]
-        changed.append((parts[0].codes != parts[1].codes).mean())  # type: ignore[union-attr]
+    manifests = [convert("demo", tmp_path / str(bool(one.pv)), one).manifests[0] for one in (tuned, with_pv)]
+    assert manifests[1].quality.kl_nats < manifests[0].quality.kl_nats  # type: ignore[union-attr]
+    changed = []
+    for weight in manifests[0].weights:
+        if weight.group_size and weight.bits == 2:
+            sources = [open_source(tmp_path / name) for name in ("False", "True")]
+            parts = [source.read(weight.name, weight.shape) for source in sources]  # type: ignore[call-arg]
+            changed.append((parts[0].codes != parts[1].codes).mean())  # type: ignore[union-attr]
     assert max(changed) > 0
     assert max(changed) <= 0.01 * 10  # steps
 

@@ -58,11 +58,13 @@ class DiscreteSteps:
         self._squares = [0.0 for _ in values]
         self._copies = values if changes.straight_through else None
         self._count = 0
+        self._changed = 0
 
     @torch.no_grad()
     def step(self, grads: Sequence[torch.Tensor], rate: float, left: float) -> None:
         """One step along `grads` `[N, K]`, one a weight; `rate` sums to 1 over all steps, `left` falls from 1 to 0."""
         self._count += 1
+        self._changed = 0
         self._before = [_codes(weight).detach().clone() for weight in self._weights]
         for number, (weight, grad, mean) in enumerate(zip(self._weights, grads, self._means, strict=True)):
             mean.mul_(_BETA).add_(grad, alpha=1 - _BETA)
@@ -75,11 +77,13 @@ class DiscreteSteps:
                 point = weight.fake_quantized() - direction.mul_(sizes(weight)).mul_(PLAIN_STEP * left)
             else:
                 point = self._copies[number].sub_(direction.mul_(sizes(weight)), alpha=BUFFER_TRAVEL * rate)
-            move(weight, point, self._share)
+            self._changed += move(weight, point, self._share)
 
     @torch.no_grad()
     def judge(self, better: bool) -> None:
-        """Keep the last step, or take it back, the float copy half of the way too."""
+        """Keep the last step, or take it back, the float copy half of the way too; one that changed nothing has no judge."""
+        if not self._changed:
+            return
         asked = self._changes.share
         if better:
             self._share = min(asked, self._share * _GROWTH)

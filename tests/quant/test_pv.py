@@ -87,3 +87,18 @@ def test_steps_follow_a_gradient_to_another_weight(kind: str, straight_through: 
     for number in range(40):
         steps.step([value(weight) - target], 2 * (1 - number / 40) / 40, 1 - number / 40)
     assert float((value(weight) - target).square().sum()) < 0.9 * first
+
+
+def test_a_step_that_changed_nothing_is_not_taken_back() -> None:
+    """Its copies would be drawn back half of the way for nothing, again and again, and none of them ever reach another level."""
+    weight = make("symmetric")
+    steps = DiscreteSteps([weight], Changes(0.01, straight_through=True))
+    grad = torch.ones(ROWS, COLUMNS)
+    assert steps._copies is not None
+    before, begun, travelled = value(weight), steps._copies[0].clone(), []
+    for _ in range(3):
+        steps.step([grad], 0.1, 1.0)
+        steps.judge(False)
+        assert torch.equal(value(weight), before)
+        travelled.append(float((steps._copies[0] - begun).abs().min()))
+    assert travelled[2] == pytest.approx(3 * travelled[0], rel=1e-3)
