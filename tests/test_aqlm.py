@@ -146,16 +146,9 @@ def test_stopped_anywhere_it_continues_to_the_same_bytes(
 def test_pv_moves_integers_too(tmp_path: Path) -> None:
     # The built-in model: what random weights gain by other levels is less than what judges it can tell.
     tuned = ConvertOptions(
-        formats=("auto_round",),
-        bits=2,
-        group_size=32,
-        sym=False,
-        iters=4,
-        nsamples=64,
-        seqlen=32,
-        batch_size=8,
+        formats=("auto_round",), bits=2, group_size=32, sym=False, iters=4, nsamples=64, seqlen=32, batch_size=8,
         end_to_end=0,
-    )
+    )  # fmt: skip
     with_pv = replace(tuned, pv=True, pv_steps=10)
     manifests = [convert("demo", tmp_path / str(bool(one.pv)), one).manifests[0] for one in (tuned, with_pv)]
     assert manifests[1].quality.kl_nats < manifests[0].quality.kl_nats  # type: ignore[union-attr]

@@ -117,7 +117,7 @@ class BlockQuantizer:
                 blocks = self._group.from_first(partial(self._stored, store, window))
                 stored = blocks is not None
                 for layer in window if stored else ():
-                    chains.advance(chains.original, self._source(layer), layer, None, self._dtype((layer,)))
+                    chains.advance(chains.original, self._source(layer), layer, dtype=self._dtype((layer,)))
                 for layer, block in zip(window, blocks or self._tuned(window, chains, self._calibration), strict=True):
                     if stored:
                         self._on_progress(Progress("resume", layer + 1, self._blocks))
@@ -156,7 +156,7 @@ class BlockQuantizer:
             vectors = {name: fixed.pop(name) for name in moving}
             blocks: list[FinishedBlock] = []
             for layer in range(self._blocks):
-                chains.advance(chains.original, self._source(layer), layer, None, self._dtype((layer,)))
+                chains.advance(chains.original, self._source(layer), layer, dtype=self._dtype((layer,)))
                 blocks.append(self._group.from_first(partial(store.read, layer, source)))
                 for tensor in blocks[-1].tensors:
                     if not isinstance(tensor.weight, FloatTensor):
@@ -332,7 +332,7 @@ class BlockQuantizer:
         """Tune the blocks of a window; the original chain then stands behind them, the quantised one still in front."""
         sources = {layer: self._source(layer) for layer in window}
         unreached = {
-            layer: chains.advance(chains.original, source, layer, None, self._dtype((layer,)))
+            layer: chains.advance(chains.original, source, layer, dtype=self._dtype((layer,)))
             for layer, source in sources.items()
         }
         weights = {name: weight for source in sources.values() for name, weight in source.items()}

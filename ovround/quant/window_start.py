@@ -20,7 +20,7 @@ from ovround.quant.tuned_weight import ClippedWeight, FreeWeight, TunedWeight
 
 Weights = Mapping[str, torch.Tensor]
 
-_STACKED = 1 << 22  # weights; larger ones gain nothing
+_STACKED = 1 << 22  # weights: with more, operations are no longer dearer to call than to do, and a copy takes memory
 
 
 def begin_window(
@@ -104,8 +104,8 @@ def _norms(weights: Weights, dtypes: Mapping[str, FloatType], device: Device) ->
 def product_dtype(bits: Iterable[float], device: Device = CPU) -> torch.dtype | None:
     """bfloat16 for the products of blocks with grids of so many `bits`, None for float32.
 
-    Where the device has instructions for it and each grid is far coarser than its rounding. The residual stream stays in
-    float32, so what a block adds to it is off by some thousandths, where four bits are off by a tenth.
+    Where the device has instructions for it and each grid is far coarser than its rounding to 8 bits. The residual stream
+    stays in float32, so that only what a block adds to it is rounded.
     """
     coarse = max(bits, default=16) <= 4
     if device.kind != "cpu":
