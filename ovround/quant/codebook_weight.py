@@ -119,14 +119,14 @@ class CodebookWeight:
         """`[N, 1]`, likewise."""
         return _half(self.scale * self.factor)
 
-    def fake_quantized(self) -> torch.Tensor:
+    def fake_quantized(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         vectors = [
             torch.nn.functional.embedding(self.codes[..., number], book) for number, book in enumerate(self.entries())
         ]
         unscaled = sum(vectors[1:], vectors[0]).flatten(1)
         if self.offset is not None:
             unscaled = unscaled + (self.offset - self.offset.detach())  # worth nothing, but for the gradient
-        return unscaled * self.scales()
+        return (unscaled * self.scales()).to(dtype)
 
     def latent(self) -> torch.Tensor:
         """The points `[N, K]` that the codes are the nearest to."""
@@ -219,8 +219,8 @@ class TunedNorm:
     def state(self) -> tuple[torch.Tensor, ...]:
         return (self.values,)
 
-    def fake_quantized(self) -> torch.Tensor:
-        return self.values
+    def fake_quantized(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return self.values.to(dtype)
 
     def step(self, rate: float) -> None:
         self._adam.step(rate)

@@ -105,12 +105,13 @@ def tune_block(
     steps, batch_size = schedule.steps, schedule.batch_size
     train = inputs.shape[0] - held_out
 
-    def weights() -> dict[str, torch.Tensor]:
-        return {**fixed, **{f"{weight.name}.weight": weight.fake_quantized() for weight in tuned}}
+    def weights(dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+        values = (weight.fake_quantized(dtype or torch.float32) for weight in tuned)
+        return {**fixed, **{f"{weight.name}.weight": value for weight, value in zip(tuned, values, strict=True)}}
 
     @torch.no_grad()
     def held_out_loss() -> float:
-        current, total = weights(), 0.0
+        current, total = weights(None), 0.0
         for start in range(train, inputs.shape[0], batch_size):
             part = slice(start, min(start + batch_size, inputs.shape[0]))
             output = forward(current, device.put(inputs[part]), None)
@@ -122,7 +123,8 @@ def tune_block(
     chosen = snapshot(tuned) if schedule.choose else []
     every = max(1, steps // CANDIDATES)
     for step, rows in enumerate(batches(train, batch_size, steps, generator)):
-        output, target = forward(weights(), device.put(inputs[rows]), schedule.step_dtype), device.put(targets[rows])
+        current, target = weights(schedule.step_dtype), device.put(targets[rows])
+        output = forward(current, device.put(inputs[rows]), schedule.step_dtype)
         loss = _trimmed_error(output, target, schedule.robust)
         (loss * 1000.0).backward()  # only ratios count: scaled away from underflow
         group.sum_(gradients(tuned))

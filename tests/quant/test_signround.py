@@ -60,7 +60,7 @@ def plain_fake_quantize(tuned: ClippedWeight) -> torch.Tensor:
 def test_gradients_are_those_of_plain_autograd(scheme: Scheme) -> None:
     tuned = disturbed(random_weight(1, torch.float64), scheme, 2)
     direction = random_weight(3, torch.float64)
-    value, plain = tuned.fake_quantized(), plain_fake_quantize(tuned)
+    value, plain = tuned.fake_quantized(torch.float64), plain_fake_quantize(tuned)
     assert torch.equal(value, plain)
     found = torch.autograd.grad((value * direction).sum(), tuned.parameters)
     expected = torch.autograd.grad((plain * direction).sum(), tuned.parameters)

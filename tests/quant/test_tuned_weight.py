@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ovround.config import Scheme
+from ovround.quant import tuned_weight
 from ovround.quant.grid import grouped
 from ovround.quant.initial_grid import Start, from_extremes
 from ovround.quant.tuned_weight import LATENT_RATE, OFFSET_STEPS, FreeWeight
@@ -35,7 +36,7 @@ def straight_through(x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
 def test_gradients_are_those_of_plain_autograd(scheme: Scheme) -> None:
     free = disturbed(scheme, torch.float64)
     direction = torch.randn(free.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-    (free.fake_quantized() * direction).sum().backward()
+    (free.fake_quantized(torch.float64) * direction).sum().backward()
     found = [parameter.grad for parameter in free.parameters]
     for parameter in free.parameters:
         parameter.grad = None
@@ -49,13 +50,28 @@ def test_gradients_are_those_of_plain_autograd(scheme: Scheme) -> None:
         zero = straight_through(moved, moved.round()).clamp(0, top)
     level = (straight_through(free.latent, free.latent.round()) + zero).clamp(0, top)
     plain = ((level - zero) * scale).view(free.shape)
-    assert torch.equal(plain, free.fake_quantized())
+    assert torch.equal(plain, free.fake_quantized(torch.float64))
     (plain * direction).sum().backward()
     for parameter, grad in zip(free.parameters, found, strict=True):
         assert grad is not None
         assert parameter.grad is not None
         # the same sums in another order, in float64
         assert torch.allclose(grad, parameter.grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
+def test_rows_at_a_time_change_nothing(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
+    direction = torch.randn(6, 32, generator=torch.Generator().manual_seed(6))
+    found = []
+    for elements in (1, 2 * 32, 1 << 16):  # a row, two rows, all of them
+        monkeypatch.setattr(tuned_weight, "_PART", elements)
+        free = disturbed(scheme)
+        value = free.fake_quantized(torch.bfloat16)
+        value.backward(direction.to(torch.bfloat16))
+        found.append([value.detach(), *(parameter.grad for parameter in free.parameters)])
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+    assert torch.equal(found[0][0], disturbed(scheme).fake_quantized().detach().to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
