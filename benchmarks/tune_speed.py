@@ -1,7 +1,7 @@
 """How fast is our tuner beside auto-round's, block for block, and how soon is it as good?
 
-Same model, grid, calibration windows, batch size and threads; the two sides take turns, each as a process of its own, and
-medians are compared. Two questions:
+Same model, grid, calibration windows, batch size and threads, both compiled by torch or neither; the two sides take turns,
+each as a process of its own, and medians are compared. Two questions:
 
 1. Seconds a block at the same number of steps: from the first look at the calibration windows to the last tuned block,
    divided by the number of blocks; without our end-to-end pass. Beside it the perplexity that each side reaches.
@@ -46,7 +46,7 @@ def tune(task: dict[str, Any]) -> Figures:
     model = Path(task["model"])
     general = quality.options_for(model, task["bits"], task["group_size"], task["sym"], "signround", setup)
     fields = {name: getattr(general, name) for name in ConvertOptions.__dataclass_fields__}
-    options = ConvertOptions(**{**fields, "end_to_end": 0})
+    options = ConvertOptions(**{**fields, "end_to_end": 0, "compile": task["compile"]})
     moments: dict[str, float] = {}
 
     def watch(progress: Progress) -> None:
@@ -65,7 +65,7 @@ def ours(arguments: argparse.Namespace, iters: int, nsamples: int) -> Figures:
         "model": str(arguments.model), "texts": [str(path) for path in arguments.text],
         "calibration": [str(path) for path in arguments.calibration], "context": arguments.context,
         "nsamples": nsamples, "iters": iters, "bits": arguments.bits, "group_size": arguments.group_size,
-        "sym": arguments.grid == "sym",
+        "sym": arguments.grid == "sym", "compile": arguments.compile,
     }  # fmt: skip
     return peers.measured([sys.executable, __file__, "--task", json.dumps(task)], arguments.threads)
 
@@ -76,7 +76,8 @@ def theirs(arguments: argparse.Namespace, setup: quality.Setup) -> Figures:
     options = quality.options_for(arguments.model, arguments.bits, arguments.group_size, sym, "auto-round", setup)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
-        answer = quality.auto_round(arguments.model, out, options, setup, arguments.threads)
+        compiles = arguments.compile == "on"
+        answer = quality.auto_round(arguments.model, out, options, setup, arguments.threads, compiles=compiles)
         scores = evaluate_model(str(out), setup.texts, context=setup.context)
     return {"tuning_s": answer["tuning_s"], "perplexity": [score.perplexity for score in scores]}
 
@@ -95,6 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fewer", type=int, nargs="*", default=[2, 5, 10, 20, 50, 100])
     parser.add_argument("--fewer-nsamples", type=int, help="windows of those runs (default: as many as all others)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", choices=("on", "off"), default="off", help="torch.compile, on both sides")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
     return parser.parse_args()

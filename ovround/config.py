@@ -43,6 +43,7 @@ SNAPSHOTS = ("held-out", "last")
 TABLES = ("tuned", "rounded")
 ENGINES = ("none", *TARGETS)
 DEVICES = ("auto", "cpu", "cuda", "xpu", "hpu")
+COMPILE = ("auto", "on", "off")
 END_TO_END_WEIGHTS = 120_000_000  # the largest model that recipes tune end to end: about 10 GB by estimate
 FEW_BITS = 3  # up to so many, rounding alone is the weak link, and a few large errors decide a block's loss
 
@@ -179,6 +180,7 @@ class ConvertOptions:
     native_weights: bool = False
     engine: str = "none"
     device: str = "cpu"
+    compile: str = "auto"
     verify: bool = True
 
     def __post_init__(self) -> None:
@@ -199,6 +201,7 @@ class ConvertOptions:
         _one_of("tables", self.tables, TABLES)
         _one_of("target", self.engine, ENGINES)
         _one_of("device", self.device, DEVICES)
+        _one_of("compile", self.compile, COMPILE)
         if self.optimizer is not None:
             _one_of("optimizer", self.optimizer, OPTIMIZERS)
         if self.initial_grid is not None:

@@ -15,7 +15,7 @@ _DEFAULTS = ConvertOptions()
 
 _PLAIN = (
     "iters", "nsamples", "seqlen", "batch_size", "lm_head_bits", "embedding_bits", "initial_grid", "optimizer", "scales", "snapshot",
-    "end_to_end", "window", "tables", "engine", "device", "method", "codebooks", "codebook_bits", "vector_size", "pv_steps",
+    "end_to_end", "window", "tables", "engine", "device", "compile", "method", "codebooks", "codebook_bits", "vector_size", "pv_steps",
     "pv_changes",
 )  # fmt: skip
 _FLAGS = {"engine": "target"}

@@ -19,6 +19,7 @@ from ovround.models import from_config
 from ovround.models.decoder import Decoder
 from ovround.output_folder import check_space, check_target
 from ovround.quant.calibration import Calibration, calibrate
+from ovround.quant.compile_choice import choose
 from ovround.quant.launch import Launch
 from ovround.quant.memory import maps_activations, memory_need
 from ovround.quant.plan import Plan, make_plan, weight_shapes
@@ -104,6 +105,8 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(module, extra)
     options = replace(options, device=_device(options, tunes))
+    tokens = calibration.windows.shape[1] * (options.batch_size // launch.size) if calibration is not None else 0
+    options = replace(options, compile=choose(options, decoder, tokens))
     problem = pose(checkpoint, decoder, tokenizer, plan, options)
     in_files, chains = False, 0
     if quantised is None:

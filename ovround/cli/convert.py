@@ -88,6 +88,10 @@ def command(
     device: Annotated[
         str, typer.Option(help="Where tuning computes: cpu, cuda, xpu, hpu, or auto for the first accelerator found.")
     ] = DEFAULTS.device,
+    compile: Annotated[  # noqa: A002  the flag's own name
+        str,
+        typer.Option(help="Compile the tuning steps by torch.compile: on, off, or auto where it saves time."),
+    ] = DEFAULTS.compile,
     initial_grid: Annotated[
         str | None, typer.Option(help="Where tuning begins: extremes, search, compensated or descent; default descent.")
     ] = None,
@@ -161,8 +165,8 @@ def command(
         formats=tuple(format), method=method, bits=bits, group_size=group_size, sym=sym, recipe=recipe, iters=iters, nsamples=nsamples,
         seqlen=seqlen, batch_size=batch_size, calibration=tuple(calibration or ()), seed=seed, lm_head_bits=lm_head_bits,
         embedding_bits=embedding_bits, layers=tuple(LayerRule.parse(rule) for rule in layer or ()), verify=verify,
-        engine=engine, device=device, initial_grid=initial_grid, optimizer=optimizer, scales=scales, snapshot=snapshot,
-        robust_loss=robust_loss, end_to_end=end_to_end,
+        engine=engine, device=device, compile=compile, initial_grid=initial_grid, optimizer=optimizer, scales=scales,
+        snapshot=snapshot, robust_loss=robust_loss, end_to_end=end_to_end,
         codebooks=codebooks, codebook_bits=codebook_bits, vector_size=vector_size,
         learn_codes=learn_codes, pv=pv, pv_steps=pv_steps,
         pv_changes=pv_changes, straight_through=straight_through,

@@ -150,11 +150,17 @@ class TorchOps:
         """cos and sin `[T, dim / 2]` of positions past .. past + tokens."""
         at, known = (past, tokens), self._tables.get(rope)
         if known is None or known[0] != at:
-            length = past + tokens
-            cos, sin = (torch.from_numpy(table[past:]) for table in rope.tables(length, length))
+            cos, sin = _turns(rope, past, past + tokens)
             known = at, (cos.to(like.device, like.dtype), sin.to(like.device, like.dtype))
             self._tables[rope] = known
         return known[1]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # numpy is no part of a compiled graph
+def _turns(rope: Rope, past: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin `[T, dim / 2]` of positions past .. length."""
+    cos, sin = rope.tables(length, length)
+    return torch.from_numpy(cos[past:]), torch.from_numpy(sin[past:])
 
 
 def _mask(spec: Attention, past: int, tokens: int, like: torch.Tensor) -> torch.Tensor:

@@ -385,6 +385,7 @@ class BlockQuantizer:
             robust=bits <= FEW_BITS if options.robust_loss is None else options.robust_loss,
             choose=options.snapshot == "held-out",
             step_dtype=self._dtype(window, steps=True),
+            compile=options.compile == "on",
         )
 
         def forward(current: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

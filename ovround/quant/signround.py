@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ovround.codebooktensor import CodebookTensor
 from ovround.floattensor import FloatTensor
 from ovround.qtensor import QTensor
+from ovround.quant.compilation import differentiated
 from ovround.quant.device import CPU, Device
 from ovround.quant.distributed import ALONE, Group
 from ovround.quant.tuned_weight import TunedWeight, gradients, restore, snapshot, update
@@ -60,7 +61,8 @@ class Schedule:
     """How long and on what a block is tuned; `step_dtype` is what products of gradient steps are computed in, None for float32.
 
     `batch_size` windows a step are this process's own. `robust` leaves the largest errors of a batch out of its loss.
-    `choose` compares candidates on the held-out windows; without it the last step's parameters are taken.
+    `choose` compares candidates on the held-out windows; without it the last step's parameters are taken. `compile` has torch
+    compile the steps.
     """
 
     steps: int
@@ -68,6 +70,7 @@ class Schedule:
     robust: bool = False
     choose: bool = True
     step_dtype: torch.dtype | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,25 +122,27 @@ def tune_block(
         total, count = group.totals((total, targets[train:].numel()))
         return total / count
 
+    def loss(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        output = forward(weights(schedule.step_dtype), x, schedule.step_dtype)
+        return _trimmed_error(output, target, schedule.robust)
+
     best = before = held_out_loss()
     chosen = snapshot(tuned) if schedule.choose else []
     every = max(1, steps // CANDIDATES)
-    for step, rows in enumerate(batches(train, batch_size, steps, generator)):
-        current, target = weights(schedule.step_dtype), device.put(targets[rows])
-        output = forward(current, device.put(inputs[rows]), schedule.step_dtype)
-        loss = _trimmed_error(output, target, schedule.robust)
-        (loss * 1000.0).backward()  # only ratios count: scaled away from underflow
-        group.sum_(gradients(tuned))
-        rate = (1 - step / steps) / max(steps, FEWEST)
-        for weight in tuned:
-            weight.step(rate)
-        device.end_step()
-        if schedule.choose and step + 1 > steps // 2 and ((step + 1) % every == 0 or step + 1 == steps):
-            now = held_out_loss()
-            if now < best:
-                best = now
-                update(chosen, tuned)
-        on_step(step + 1, best)
+    with differentiated(loss, schedule.compile) as differentiate:
+        for step, rows in enumerate(batches(train, batch_size, steps, generator)):
+            differentiate(device.put(inputs[rows]), device.put(targets[rows]))
+            group.sum_(gradients(tuned))
+            rate = (1 - step / steps) / max(steps, FEWEST)
+            for weight in tuned:
+                weight.step(rate)
+            device.end_step()
+            if schedule.choose and step + 1 > steps // 2 and ((step + 1) % every == 0 or step + 1 == steps):
+                now = held_out_loss()
+                if now < best:
+                    best = now
+                    update(chosen, tuned)
+            on_step(step + 1, best)
     if schedule.choose:
         restore(chosen, tuned)
     elif steps:

@@ -138,8 +138,13 @@ class _FreeFakeQuantize(torch.autograd.Function):
 
 
 def _parts(groups: torch.Tensor) -> list[slice]:
-    """Rows of `[N, G, group]`, about `_PART` elements for each thread at a time; all of them where there is no such cache."""
-    count = max(1, _PART * torch.get_num_threads() // groups[0].numel()) if groups.device.type == "cpu" else len(groups)
+    """Rows of `[N, G, group]`, about `_PART` elements for each thread at a time.
+
+    All of them where there is no such cache, or where a compiler fuses the operations anyway.
+    """
+    if groups.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(0, len(groups))]
+    count = max(1, _PART * torch.get_num_threads() // groups[0].numel())
     return [slice(first, first + count) for first in range(0, len(groups), count)]
 
 
