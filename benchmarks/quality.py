@@ -160,7 +160,9 @@ def bits_a_weight(manifest: Manifest) -> float:
     return 8 * sum(one.size_bytes for one in weights) / sum(math.prod(one.shape) for one in weights)
 
 
-def auto_round(model: Path, out: Path, options: ConvertOptions, setup: Setup, threads: int = 1) -> dict[str, Any]:
+def auto_round(
+    model: Path, out: Path, options: ConvertOptions, setup: Setup, threads: int = 1, compiles: bool = False
+) -> dict[str, Any]:
     """auto-round 0.16.1 with the same windows, those that we hold out included; what its worker answers."""
     decoder = from_config(open_checkpoint(model).config)
     config = decoder.config
@@ -170,7 +172,7 @@ def auto_round(model: Path, out: Path, options: ConvertOptions, setup: Setup, th
     return peers.run(
         "auto-round", "auto_round_tune", cache=setup.cache, threads=threads, model=str(model.resolve()), out=str(out),
         tokens_file=str(tokens), bits=options.bits, group_size=options.group_size, sym=options.sym, iters=options.steps,
-        batch_size=options.batch_size, seed=options.seed, torch_compile=False,
+        batch_size=options.batch_size, seed=options.seed, torch_compile=compiles,
     )  # fmt: skip
 
 
@@ -278,7 +280,7 @@ def print_rows(row: dict[str, Cell], setup: Setup) -> None:
 
 
 def losses(cells: Sequence[Cell], method: str) -> dict[tuple[str, int, int, bool, str], float]:
-    """Rise of log-perplexity over the original's by (model, bits, group, grid, text)."""
+    """Rise of log-perplexity over the original's by (model, bits, group, grid, text), where that one was measured."""
     originals = {
         (cell.model, text): value for cell in cells for text, value in cell.perplexity.items() if not cell.bits
     }
@@ -287,6 +289,7 @@ def losses(cells: Sequence[Cell], method: str) -> dict[tuple[str, int, int, bool
         for cell in cells
         if cell.method == method
         for text, value in cell.perplexity.items()
+        if (cell.model, text) in originals
     }
 
 
