@@ -17,7 +17,7 @@ ROUNDS = 4  # what more of them gain is lost again in tuning (docs/log.md)
 _COLUMNS = 64  # in a block: within it products follow each change, behind it they follow the block's changes at once
 _RIDGE = 1e-4  # of the mean diagonal, added to the normal equations of a row's scales
 _FURTHEST = 2.0  # a scale may be fitted to so many times what it was, and to one over it
-_FIT_ELEMENTS = 1 << 24  # of the products that fitting scales needs at a time: 64 MB
+_FIT_ELEMENTS = 1 << 20  # of the products that fitting scales needs at a time: 4 MB
 _SOLVING = ("cpu", "cuda")
 
 
@@ -33,12 +33,17 @@ def descended(weight: torch.Tensor, scheme: Scheme, start: Start, moments: torch
     top = float((1 << scheme.bits) - 1)
     latent = start.latent.view(rows, columns)
     levels = _levels(start.latent, start.zero, top).view(rows, columns)
-    before = _row_errors(weight, levels, scale, moments)
+    before, wanted = torch.zeros(rows, device=weight.device), weight @ moments
     for number in range(ROUNDS):
         if number:
-            scale = _fitted(weight, levels, scale, moments)
-        levels, latent = _round(weight, levels, scale, zero, top, moments)
-    better = (_row_errors(weight, levels, scale, moments) < before).view(rows, 1, 1)
+            scale = _fitted(levels, scale, moments, wanted)
+        error = _values(levels, scale) - weight
+        product = moments @ error.T
+        if not number:
+            before = (product.T * error).sum(1)
+        levels, latent = _round(product, levels, scale, zero, top, moments)
+    error = _values(levels, scale) - weight
+    better = (((error @ moments) * error).sum(1) < before).view(rows, 1, 1)
     return Start(
         torch.where(better, scale.unsqueeze(-1), start.scale),
         start.zero,
@@ -47,15 +52,15 @@ def descended(weight: torch.Tensor, scheme: Scheme, start: Start, moments: torch
 
 
 def _round(
-    weight: torch.Tensor, levels: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, top: float, moments: torch.Tensor
+    product: torch.Tensor, levels: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, top: float, moments: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """One round over all columns: `levels` afterwards, whole numbers from the zero point, and what they were rounded from.
 
-    Everything lies column by column here: a column of many weights is what each operation is about.
+    `product` `[K, N]`, H E^T, is used up. Everything lies column by column here: a column of many weights is what each
+    operation is about.
     """
-    columns = weight.shape[1]
+    columns = levels.shape[1]
     width = columns // scale.shape[1]
-    product = moments @ (_values(levels, scale) - weight).T
     now, latent = levels.T.clone(memory_format=torch.contiguous_format), torch.empty_like(product)
     scales, lowest, highest = (one.T.contiguous() for one in (scale, -zero, top - zero))
     own = moments.diagonal().cpu().tolist()
@@ -75,23 +80,32 @@ def _round(
     return now.T.contiguous(), latent.T.contiguous()
 
 
-def _fitted(weight: torch.Tensor, levels: torch.Tensor, scale: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
-    """The scales `[N, G]`, float16 values, with the least error for the levels as they are: a row's G equations at a time."""
+def _fitted(levels: torch.Tensor, scale: torch.Tensor, moments: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The scales `[N, G]`, float16 values, with the least error for the levels as they are; `wanted` `[N, K]` is W H.
+
+    Each row has G equations, a group's levels by H by another's; those of a pair are the same for either of the two.
+    """
     rows, groups = scale.shape
-    width = weight.shape[1] // groups
-    by_group = moments.view(groups, width, -1)
+    columns = levels.shape[1]
+    width = columns // groups
     found = torch.empty_like(scale)
-    size = max(1, _FIT_ELEMENTS // (weight.shape[1] * groups))
+    size = max(1, _FIT_ELEMENTS // columns)
     for first in range(0, rows, size):
         part = slice(first, min(first + size, rows))
-        own = levels[part].view(-1, groups, width)
-        products = torch.bmm(own.transpose(0, 1), by_group)  # [G, n, K]
-        matrix = (products.unflatten(-1, (groups, width)) * own).sum(-1).transpose(0, 1)
-        right = (products * weight[part]).sum(-1).T
-        ridge = matrix.diagonal(dim1=1, dim2=2).mean(-1).clamp_min(torch.finfo(torch.float32).tiny) * _RIDGE
-        matrix = matrix + ridge[:, None, None] * torch.eye(groups, device=matrix.device)
-        at = matrix.device if matrix.device.type in _SOLVING else torch.device("cpu")
-        solved = torch.linalg.solve(matrix.to(at), right.to(at).unsqueeze(-1)).squeeze(-1)
+        own = levels[part]
+        upper = own.new_zeros(len(own), groups, groups)
+        for group in range(groups):
+            at = group * width
+            products = (own[:, at : at + width] @ moments[at : at + width, at:]).mul_(own[:, at:])
+            upper[:, group, group:] = products.unflatten(-1, (-1, width)).sum(-1)
+        diagonal = upper.diagonal(dim1=1, dim2=2)
+        matrix = upper + upper.triu(1).mT
+        matrix.diagonal(dim1=1, dim2=2).add_(
+            diagonal.mean(-1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny), alpha=_RIDGE
+        )
+        right = (wanted[part] * own).unflatten(-1, (groups, width)).sum(-1)
+        where = matrix.device if matrix.device.type in _SOLVING else torch.device("cpu")
+        solved = torch.linalg.solve(matrix.to(where), right.to(where).unsqueeze(-1)).squeeze(-1)
         found[part] = solved.to(matrix.device)
     found = to_float16(found)
     ratio = found / scale
@@ -104,8 +118,3 @@ def _levels(latent: torch.Tensor, zero: torch.Tensor, top: float) -> torch.Tenso
 
 def _values(levels: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return (levels.view(*scale.shape, -1) * scale.unsqueeze(-1)).view(levels.shape)
-
-
-def _row_errors(weight: torch.Tensor, levels: torch.Tensor, scale: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
-    error = _values(levels, scale) - weight
-    return ((error @ moments) * error).sum(1)

@@ -46,10 +46,11 @@ def begin_window(
         return [ClippedWeight(name, matrices[name], scheme, options.moves_by) for name, scheme in schemes.items()]
     moments = chains.moments(weights, window, dtype) if schemes and options.starts_at != "extremes" else {}
     begun: dict[str, Start] = {}
+    factors = _Factors()
     for together in _stacks(schemes, matrices, moments):
         rows = [len(matrices[name]) for name in together]
         matrix = torch.cat([matrices[name] for name in together]) if len(together) > 1 else matrices[together[0]]
-        start = _begin(matrix, schemes[together[0]], moments.get(together[0]), options.starts_at)
+        start = _begin(matrix, schemes[together[0]], moments.get(together[0]), options.starts_at, factors)
         parts = zip(start.scale.split(rows), start.zero.split(rows), start.latent.split(rows), strict=True)
         begun |= {name: Start(*map(torch.Tensor.contiguous, part)) for name, part in zip(together, parts, strict=True)}
     return [
@@ -71,12 +72,32 @@ def _stacks(schemes: Mapping[str, Scheme], matrices: Weights, moments: Weights) 
     return stacks
 
 
-def _begin(matrix: torch.Tensor, scheme: Scheme, moments: torch.Tensor | None, starts: str) -> Start:
+class _Factors:
+    """The inverse factor of the second moments that were asked for last: several weights may see one input."""
+
+    def __init__(self) -> None:
+        self._of: torch.Tensor | None = None
+        self._factor: torch.Tensor | None = None
+
+    def __call__(self, moments: torch.Tensor) -> torch.Tensor:
+        if self._factor is None or moments is not self._of:
+            self._factor = None  # not two at once
+            self._of, self._factor = moments, inverse_factor(moments)
+        return self._factor
+
+
+def _begin(
+    matrix: torch.Tensor,
+    scheme: Scheme,
+    moments: torch.Tensor | None,
+    starts: str,
+    factor: Callable[[torch.Tensor], torch.Tensor] = inverse_factor,
+) -> Start:
     if moments is None or not bool(moments.diagonal().any()):  # an expert may see nothing at all
         return from_extremes(matrix, scheme)
     if starts == "search":
         return searched(matrix, scheme, moments.diagonal())
-    start = compensated(matrix, scheme, inverse_factor(moments))
+    start = compensated(matrix, scheme, factor(moments))
     return descended(matrix, scheme, start, damped(moments)) if starts == "descent" else start
 
 

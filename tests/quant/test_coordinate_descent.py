@@ -66,7 +66,7 @@ def test_a_damaged_start_is_left_behind_and_a_good_one_kept(monkeypatch: pytest.
 def test_in_the_end_no_single_level_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the scales as they are then, every other level of every weight costs at least as much."""
     monkeypatch.setattr(coordinate_descent, "ROUNDS", 60)
-    monkeypatch.setattr(coordinate_descent, "_fitted", lambda weight, levels, scale, moments: scale)
+    monkeypatch.setattr(coordinate_descent, "_fitted", lambda levels, scale, moments, wanted: scale)
     weight, moments = problem(4, 16)
     scheme = Scheme(2, 8, False)
     found = descended(weight, scheme, compensated(weight, scheme, inverse_factor(moments)), moments)
@@ -87,10 +87,10 @@ def test_scales_are_those_of_least_squares() -> None:
         columns = torch.stack([levels[row] * (torch.arange(32) // 8 == group) for group in range(4)], 1).double()
         expected = torch.linalg.lstsq(root @ columns, root @ weight[row].double()).solution
         guess = expected.float().view(1, 4) * 1.2
-        fitted = coordinate_descent._fitted(weight[row : row + 1], levels[row : row + 1], guess, moments)
+        fitted = coordinate_descent._fitted(levels[row : row + 1], guess, moments, weight[row : row + 1] @ moments)
         # float16, and a ridge of 1e-4
         assert fitted.flatten().tolist() == pytest.approx(expected.tolist(), rel=5e-3, abs=2e-3)
-        far = coordinate_descent._fitted(weight[row : row + 1], levels[row : row + 1], guess * 10, moments)
+        far = coordinate_descent._fitted(levels[row : row + 1], guess * 10, moments, weight[row : row + 1] @ moments)
         assert torch.equal(far, guess * 10)  # no scale runs away from where it was
 
 
