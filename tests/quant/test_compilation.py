@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config as inductor
 from checkpoint_writer import write_checkpoint
 from command_server import CommandServer
 from random_model import CONFIGS, FIRST
@@ -187,10 +188,10 @@ def test_what_torch_cannot_compile_is_told() -> None:
     def loss(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return (weight * x - target).square().sum()
 
-    with pytest.MonkeyPatch.context() as patch, differentiated(loss, True) as differentiate:
+    # torch's own patch: pytest's cannot put back a setting that torch keeps under a second name.
+    settings = {"cpp.cxx": ("/nowhere/a-compiler",), "force_disable_caches": True}
+    with inductor.patch(settings), pytest.MonkeyPatch.context() as patch, differentiated(loss, True) as differentiate:
         patch.setenv("CXX", "/nowhere/a-compiler")
-        patch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/a-compiler",))
-        patch.setattr("torch._inductor.config.force_disable_caches", True)
         with pytest.raises(EngineError, match="torch could not compile a tuning step: ") as caught:
             differentiate(torch.ones(2), torch.zeros(2))
     assert caught.value.hint is not None
