@@ -46,7 +46,7 @@ def tune(task: dict[str, Any]) -> Figures | None:
     quality = manifest.quality
     assert quality is not None
     length = task["options"]["seqlen"]
-    tokens = sum(block.steps for block in manifest.blocks) * options.batch_size * length
+    tokens = sum(block.steps for block in manifest.blocks) * options.batch * length
     tuning_s, cpu_s = (end - start for start, end in zip(moments["check"], moments["quantise"], strict=True))
     return {
         "tuning_s": tuning_s,

@@ -60,6 +60,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "labels-50": {"label_share": 0.5},
     "tables-rounded": {"lm_head_bits": 4, "embedding_bits": 4, "tables": "rounded"},
     "tables-tuned": {"lm_head_bits": 4, "embedding_bits": 4},
+    "batch-8": {"batch_size": 8},
     "openvino-aware": {"engine": "openvino"},
     "onnx-aware": {"engine": "onnx"},
     "best": {"recipe": "best", "nsamples": 512},
@@ -163,7 +164,7 @@ def bits_a_weight(manifest: Manifest) -> float:
 def auto_round(
     model: Path, out: Path, options: ConvertOptions, setup: Setup, threads: int = 1, compiles: bool = False
 ) -> dict[str, Any]:
-    """auto-round 0.16.1 with the same windows, those that we hold out included; what its worker answers."""
+    """auto-round 0.16.1 with the same windows, those that we hold out included, 8 a step as it has them; its worker's answer."""
     decoder = from_config(open_checkpoint(model).config)
     config = decoder.config
     windows = calibrate(load_tokenizer(model), options, config.max_position_embeddings, config.vocab_size).windows
@@ -172,7 +173,7 @@ def auto_round(
     return peers.run(
         "auto-round", "auto_round_tune", cache=setup.cache, threads=threads, model=str(model.resolve()), out=str(out),
         tokens_file=str(tokens), bits=options.bits, group_size=options.group_size, sym=options.sym, iters=options.steps,
-        batch_size=options.batch_size, seed=options.seed, torch_compile=compiles,
+        seed=options.seed, torch_compile=compiles,
     )  # fmt: skip
 
 

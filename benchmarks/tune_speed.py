@@ -1,10 +1,12 @@
 """How fast is our tuner beside auto-round's, block for block, and how soon is it as good?
 
-Same model, grid, calibration windows, batch size and threads, both compiled by torch or neither; the two sides take turns,
-each as a process of its own, and medians are compared. Two questions:
+Same model, grid, calibration windows and threads, both compiled by torch or neither, each with as many windows a step as it
+takes by itself (auto-round 8, ours by recipe or `--batch-size`); the two sides take turns, each as a process of its own, and
+medians are compared. Two questions:
 
-1. Seconds a block at the same number of steps: from the first look at the calibration windows to the last tuned block,
-   divided by the number of blocks; without our end-to-end pass. Beside it the perplexity that each side reaches.
+1. Seconds a block at the same number of steps: from the calibration windows to the last tuned block, divided by the number
+   of blocks; libraries are loaded and texts are tokens by then, on both sides; without our end-to-end pass. Beside it the
+   perplexity that each side reaches.
 2. The fewest of our steps (of `--fewer`, on `--fewer-nsamples` windows) whose perplexity on every text is at most
    auto-round's with all its steps and windows, and how many times fewer seconds that takes.
 
@@ -16,6 +18,7 @@ The last line printed is one JSON document.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import statistics
 import sys
@@ -39,6 +42,8 @@ Figures = dict[str, Any]
 
 def tune(task: dict[str, Any]) -> Figures:
     """One conversion of ours, in a process of its own: seconds until the last block is tuned, and perplexities."""
+    for library in ("ovround.exporters.openvino", "ovround.quant.blocks"):  # that `convert` loads as it goes
+        importlib.import_module(library)
     setup = quality.Setup(
         tuple(map(Path, task["texts"])), tuple(map(Path, task["calibration"])), task["context"], task["nsamples"],
         task["iters"], None,
@@ -46,18 +51,19 @@ def tune(task: dict[str, Any]) -> Figures:
     model = Path(task["model"])
     general = quality.options_for(model, task["bits"], task["group_size"], task["sym"], "signround", setup)
     fields = {name: getattr(general, name) for name in ConvertOptions.__dataclass_fields__}
-    options = ConvertOptions(**{**fields, "end_to_end": 0, "compile": task["compile"]})
+    options = ConvertOptions(
+        **{**fields, "end_to_end": 0, "compile": task["compile"], "batch_size": task["batch_size"]}
+    )
     moments: dict[str, float] = {}
 
     def watch(progress: Progress) -> None:
-        if progress.stage == "quantise" and progress.step == 0:
-            moments["last"] = time.perf_counter()
+        if progress.stage == "check" or (progress.stage == "quantise" and progress.step == 0):
+            moments[progress.stage] = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as scratch:
-        started = time.perf_counter()
         convert(model, f"{scratch}/out", options, watch)
         scores = evaluate_model(f"{scratch}/out", setup.texts, context=setup.context)
-    return {"tuning_s": moments["last"] - started, "perplexity": [score.perplexity for score in scores]}
+    return {"tuning_s": moments["quantise"] - moments["check"], "perplexity": [score.perplexity for score in scores]}
 
 
 def ours(arguments: argparse.Namespace, iters: int, nsamples: int) -> Figures:
@@ -65,7 +71,7 @@ def ours(arguments: argparse.Namespace, iters: int, nsamples: int) -> Figures:
         "model": str(arguments.model), "texts": [str(path) for path in arguments.text],
         "calibration": [str(path) for path in arguments.calibration], "context": arguments.context,
         "nsamples": nsamples, "iters": iters, "bits": arguments.bits, "group_size": arguments.group_size,
-        "sym": arguments.grid == "sym", "compile": arguments.compile,
+        "sym": arguments.grid == "sym", "compile": arguments.compile, "batch_size": arguments.batch_size,
     }  # fmt: skip
     return peers.measured([sys.executable, __file__, "--task", json.dumps(task)], arguments.threads)
 
@@ -96,6 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fewer", type=int, nargs="*", default=[2, 5, 10, 20, 50, 100])
     parser.add_argument("--fewer-nsamples", type=int, help="windows of those runs (default: as many as all others)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, help="windows a step of ours (default: the recipe's)")
     parser.add_argument("--compile", choices=("on", "off"), default="off", help="torch.compile, on both sides")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")

@@ -20,19 +20,22 @@ HEAD_BITS = 8  # what optimum-intel writes for head and embedding too: half the 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long to tune: steps a block, calibration windows, steps over all blocks for each of a block's; `rtn` reads no text."""
+    """How long to tune: steps a block, calibration windows, how many of them a step sees, steps over all blocks for each of a
+    block's; `rtn` reads no text."""
 
     iters: int
     nsamples: int
+    batch_size: int
     end_to_end: float
 
 
 RECIPES = {
-    "rtn": Recipe(0, 0, 0),
-    "light": Recipe(50, 128, 0),
-    "default": Recipe(200, 128, 0.5),
-    "best": Recipe(1000, 512, 1),
+    "rtn": Recipe(0, 0, 1, 0),
+    "light": Recipe(50, 128, 8, 0),
+    "default": Recipe(200, 128, 4, 0.5),
+    "best": Recipe(1000, 512, 8, 1),
 }
+CODES_BATCH_SIZE = 8  # at least, where codes are learned or PV-Tuning moves levels: noise must not choose what changes
 METHODS = ("signround", "aqlm")
 MOST_CODEBOOKS, CODEBOOK_BITS, VECTOR_SIZES = 16, range(1, 17), (2, 4, 8, 16, 32)
 CODEBOOK_VALUE_BITS = 16  # entries and scales are float16
@@ -132,7 +135,7 @@ class LayerRule:
 class ConvertOptions:
     """Everything that decides the bytes of a conversion, checked here before anything is read.
 
-    None means: taken from the recipe (`iters`, `nsamples`; `end_to_end` too, unless the model is too large for that pass),
+    None means: taken from the recipe (`iters`, `nsamples`, `batch_size`; `end_to_end` too, unless the model is too large),
     from the model (`seqlen`: its context, at most 2048), 8 bits, or 16 for a model that is not quantised or is written as a
     checkpoint (`lm_head_bits`, `embedding_bits`), on at 2 and 3 bits (`robust_loss`), descent unless scales are clipped
     (`initial_grid`), adam likewise (`optimizer`), aqlm for that format and else signround (`method`), as many as steps a
@@ -148,7 +151,7 @@ class ConvertOptions:
     iters: int | None = None
     nsamples: int | None = None
     seqlen: int | None = None
-    batch_size: int = 8
+    batch_size: int | None = None
     calibration: tuple[Path, ...] = ()
     seed: int = 42
     lm_head_bits: int | None = None
@@ -351,6 +354,14 @@ class ConvertOptions:
     def windows(self) -> int:
         """Calibration windows that gradients are taken on."""
         return RECIPES[self.recipe].nsamples if self.nsamples is None else self.nsamples
+
+    @property
+    def batch(self) -> int:
+        """Windows a tuning step, all processes together."""
+        if self.batch_size is not None:
+            return self.batch_size
+        batch = RECIPES[self.recipe].batch_size
+        return max(batch, CODES_BATCH_SIZE) if self.pv or self.tuner == "aqlm" else batch
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the manifest; paths by their last part, so that the folder's place does not change the bytes."""

@@ -105,13 +105,13 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(module, extra)
     options = replace(options, device=_device(options, tunes))
-    tokens = calibration.windows.shape[1] * (options.batch_size // launch.size) if calibration is not None else 0
+    tokens = calibration.windows.shape[1] * (options.batch // launch.size) if calibration is not None else 0
     options = replace(options, compile=choose(options, decoder, tokens))
     problem = pose(checkpoint, decoder, tokenizer, plan, options)
     in_files, chains = False, 0
     if quantised is None:
         mine = calibration and calibration.part(launch.rank, launch.size)
-        batch_size = max(1, options.batch_size // launch.size)
+        batch_size = max(1, options.batch // launch.size)
         need = memory_need(checkpoint, decoder, plan, replace(options, batch_size=batch_size), mine)
         in_files = maps_activations(need, memory_limit_bytes)
         chains = need.chains if in_files else 0
@@ -135,10 +135,10 @@ def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibrat
         return
     if calibration is None:
         raise UsageError(f"{launch.size} processes were started, yet nothing is tuned", hint="run it without torchrun")
-    if options.batch_size % launch.size:
-        fitting = -(-options.batch_size // launch.size) * launch.size
+    if options.batch % launch.size:
+        fitting = -(-options.batch // launch.size) * launch.size
         raise UsageError(
-            f"batch-size is {options.batch_size}; {launch.size} processes share a batch, which must be a multiple of that",
+            f"batch-size is {options.batch}; {launch.size} processes share a batch, which must be a multiple of that",
             hint=f"--batch-size {fitting}",
         )
     windows = len(calibration.windows) - calibration.held_out

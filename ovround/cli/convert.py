@@ -41,7 +41,7 @@ def command(
     seqlen: Annotated[
         int | None, typer.Option(help="Tokens a window; default: the model's context, at most 2048.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Windows a tuning step.")] = DEFAULTS.batch_size,
+    batch_size: Annotated[int | None, typer.Option(help="Windows a tuning step, instead of the recipe's.")] = None,
     calibration: Annotated[
         list[Path] | None,
         typer.Option(help="Text to tune on, .txt or .jsonl with `text`; repeatable. Default: built in."),

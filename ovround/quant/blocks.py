@@ -75,7 +75,7 @@ class BlockQuantizer:
         self._tied_to = decoder.head_at
         self._calibration = calibration and calibration.part(group.rank, group.size)
         self._on_progress, self._activations_in = on_progress, activations_in
-        self._device, self._group, self._batch_size = device, group, max(1, options.batch_size // group.size)
+        self._device, self._group, self._batch_size = device, group, max(1, options.batch // group.size)
         self._blocks = decoder.config.num_hidden_layers
         self._refines = end_to_end_steps(decoder, plan, options) > 0 or options.pv
         shapes = {name: shape for layer in range(self._blocks) for name, shape in decoder.tensors(layer).items()}

@@ -68,7 +68,7 @@ def memory_need(
         return MemoryNeed(LIBRARIES_BYTES, weights * ROUNDING_BYTES, table * ROUNDING_BYTES, 0)
     count, length = calibration.windows.shape
     window = min(options.window, config.num_hidden_layers)
-    tokens = min(options.batch_size, count) * length
+    tokens = min(options.batch, count) * length
     attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     inner = config.intermediate_size
     if config.experts is not None:

@@ -195,3 +195,6 @@ def test_recipes_say_what_is_not_given() -> None:
     assert (ConvertOptions(recipe="best").steps, ConvertOptions(recipe="best").windows) == (1000, 512)
     assert (ConvertOptions(iters=0).steps, ConvertOptions(recipe="rtn").steps) == (0, 0)
     assert (ConvertOptions(iters=7, nsamples=9).steps, ConvertOptions(nsamples=9).windows) == (7, 9)
+    assert [ConvertOptions(recipe=recipe).batch for recipe in ("light", "default", "best")] == [8, 4, 8]
+    assert [ConvertOptions(recipe=recipe, pv=True).batch for recipe in ("light", "best")] == [8, 8]
+    assert (ConvertOptions(formats=("aqlm",)).batch, ConvertOptions(formats=("aqlm",), batch_size=2).batch) == (8, 2)
