@@ -24,6 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ import peers
 import quality
 
 from ovround.checkpoint import open_checkpoint
-from ovround.config import ConvertOptions
 from ovround.conversion import convert
 from ovround.evaluation import evaluate_model
 from ovround.models import from_config
@@ -50,10 +50,7 @@ def tune(task: dict[str, Any]) -> Figures:
     )  # fmt: skip
     model = Path(task["model"])
     general = quality.options_for(model, task["bits"], task["group_size"], task["sym"], "signround", setup)
-    fields = {name: getattr(general, name) for name in ConvertOptions.__dataclass_fields__}
-    options = ConvertOptions(
-        **{**fields, "end_to_end": 0, "compile": task["compile"], "batch_size": task["batch_size"]}
-    )
+    options = replace(general, end_to_end=0, compile=task["compile"], batch_size=task["batch_size"])
     moments: dict[str, float] = {}
 
     def watch(progress: Progress) -> None:

@@ -20,8 +20,7 @@ HEAD_BITS = 8  # what optimum-intel writes for head and embedding too: half the 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long to tune: steps a block, calibration windows, how many of them a step sees, steps over all blocks for each of a
-    block's; `rtn` reads no text."""
+    """Steps a block, calibration windows and how many a step sees, steps over all blocks for each of a block's; `rtn`: no text."""
 
     iters: int
     nsamples: int

@@ -68,7 +68,7 @@ def options_page() -> str:
     )
     meanings = {field.name: _flag_help(field.name) for field in fields(ConvertOptions)}
     recipes = [
-        [f"`{name}`", str(recipe.iters), str(recipe.nsamples), str(recipe.end_to_end)]
+        [f"`{name}`", str(recipe.iters), str(recipe.nsamples), str(recipe.batch_size), str(recipe.end_to_end)]
         for name, recipe in RECIPES.items()
     ]
     parts = [
@@ -82,7 +82,7 @@ def options_page() -> str:
         f"## ConvertOptions\n\n{options} {_after_first(ConvertOptions)}\n",
         _record_table(ConvertOptions, meanings),
         f"### Recipes\n\n{_first_line(Recipe)}\n",
-        _table(["recipe", "iters", "nsamples", "end_to_end"], recipes),
+        _table(["recipe", "iters", "nsamples", "batch_size", "end_to_end"], recipes),
         _record(LayerRule, level=3),
         _record(SamplingOptions),
         _record(Grammar, level=3),
