@@ -27,11 +27,12 @@ import numpy as np
 import peers
 import random_aqlm
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
-from ovround.runtime.bandwidth import available_cores, measure_read_bandwidth
-from ovround.runtime.benchmark import weight_bytes_per_token
-from ovround.runtime.peers.comparison import Contender, Runner
+from ovround.conversion.convert import convert
+from ovround.measure.bandwidth import measure_read_bandwidth
+from ovround.measure.benchmark import weight_bytes_per_token
+from ovround.measure.peers.comparison import Contender, Runner
+from ovround.options.convert_options import ConvertOptions
+from ovround.runtime.devices import available_cores
 
 GROUP = 128
 FEWEST_ROUNDS = 3
@@ -39,7 +40,7 @@ FEWEST_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What is measured: a worker of `ovround.runtime.peers.worker`, and how its model is made from the checkpoint."""
+    """What is measured: a worker of `ovround.measure.peers.worker`, and how its model is made from the checkpoint."""
 
     worker: str
     make: Callable[[Path, Path, Path | None], None]

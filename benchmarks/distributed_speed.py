@@ -22,8 +22,8 @@ import tempfile
 import time
 from typing import Any
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
+from ovround.options.convert_options import ConvertOptions
 from ovround.progress import Progress
 
 Figures = dict[str, Any]

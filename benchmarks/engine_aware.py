@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
-from ovround.evaluation import evaluate_model
+from ovround.conversion.convert import convert
+from ovround.measure.evaluation import evaluate_model
+from ovround.options.convert_options import ConvertOptions
 
 ENGINES = ("openvino", "onnx")
 OUTLIERS = 4  # features of each norm

@@ -27,10 +27,10 @@ import numpy as np
 import peers
 from numpy.typing import NDArray
 
-from ovround.config import ConvertOptions
-from ovround.conversion import Conversion, convert
-from ovround.qtensor import QTensor
+from ovround.conversion.convert import Conversion, convert
+from ovround.options.convert_options import ConvertOptions
 from ovround.runtime.engines import open_engine
+from ovround.tensors.qtensor import QTensor
 
 FORMATS = ("auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel", "auto_round:auto_awq", "auto_gptq", "auto_awq")
 BACK = {"auto_gptq": "gptq", "auto_awq": "awq"}  # the format of ours that answers one of auto-round's

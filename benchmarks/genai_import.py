@@ -21,9 +21,9 @@ import onnx
 import peers
 from numpy.typing import NDArray
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.exporters.onnx.external_data import read_entries
+from ovround.options.convert_options import ConvertOptions
 
 GROUP = 32
 

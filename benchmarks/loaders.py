@@ -24,8 +24,8 @@ import numpy as np
 import peers
 from formats import engine_logits
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
+from ovround.options.convert_options import ConvertOptions
 
 PEERS = {"gptq": "gptqmodel", "awq": "gptqmodel", "compressed-tensors": "compressed-tensors"}
 WIDTHS = {"gptq": (2, 3, 4, 8), "awq": (4,), "compressed-tensors": (4, 8)}

@@ -24,8 +24,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
 
-from ovround import native_layout as layout
-from ovround.quantized_linear import QuantizedLinear
+from ovround.tensors import native_layout as layout
+from ovround.tensors.quantized_linear_node import QuantizedLinear
 
 SHAPES = [(5632, 2048), (2048, 5632)]
 PAIRS, GROUP = 8, 128

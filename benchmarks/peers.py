@@ -30,7 +30,7 @@ Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | Non
 WORKERS = Path(__file__).resolve().parent / "peer_workers"
 
 
-class PeerError(RuntimeError):
+class RankError(RuntimeError):
     """An environment could not be built, or a worker failed; the message names the command."""
 
 
@@ -111,10 +111,10 @@ def cache_folder() -> Path:
 def python(peer: str, cache: Path | None = None) -> Path:
     """The interpreter of a peer's environment, which is built first where it does not stand yet.
 
-    `cache` holds the environments (default: `cache_folder()`). Raises PeerError on an unknown name or a failed build.
+    `cache` holds the environments (default: `cache_folder()`). Raises RankError on an unknown name or a failed build.
     """
     if peer not in PEERS:
-        raise PeerError(f"unknown peer {peer!r}\nhint: choose from {', '.join(PEERS)}")
+        raise RankError(f"unknown peer {peer!r}\nhint: choose from {', '.join(PEERS)}")
     home = (cache or cache_folder()).resolve() / PEERS[peer].key
     if not home.is_dir():
         _build(PEERS[peer], home)
@@ -127,21 +127,21 @@ def run(peer: str, worker: str, *, cache: Path | None = None, threads: int = 1, 
     Runs `peer_workers/<worker>.py` with `arguments` as one JSON argument; its other output is passed on to stderr.
     `elapsed_s` is wall time from start to exit, imports included. `peak_rss_bytes` is the largest process,
     `peak_tree_rss_bytes` the sampled sum over all processes alive at once. `threads` bounds the usual thread pools and
-    the CPUs that the process may be scheduled on. Raises PeerError when the worker fails or its last line is no JSON.
+    the CPUs that the process may be scheduled on. Raises RankError when the worker fails or its last line is no JSON.
     """
     if threads < 1:
-        raise PeerError(f"threads is {threads}, at least 1 is needed")
+        raise RankError(f"threads is {threads}, at least 1 is needed")
     script = WORKERS / f"{worker}.py"
     if not script.is_file():
         known = ", ".join(sorted(path.stem for path in WORKERS.glob("*_*.py")))
-        raise PeerError(f"unknown worker {worker!r}\nhint: choose from {known}")
+        raise RankError(f"unknown worker {worker!r}\nhint: choose from {known}")
     return measured([str(python(peer, cache)), "-I", str(script), json.dumps(arguments)], threads)
 
 
 def measured(command: list[str], threads: int) -> dict[str, Any]:
     """What `command` printed as its last line, one JSON object, with the figures of `run`; ours is measured like a peer.
 
-    Raises PeerError when it fails or its last line is no JSON.
+    Raises RankError when it fails or its last line is no JSON.
     """
     weigher = [sys.executable, "-I", str(WORKERS / "measure.py"), str(threads), *command]
     talk = deque[str](maxlen=2)  # in the end: the command's answer, then what measure.py weighed
@@ -151,12 +151,12 @@ def measured(command: list[str], threads: int) -> dict[str, Any]:
                 sys.stderr.write(talk[0])
             talk.append(line)
     if process.returncode != 0 or len(talk) != talk.maxlen:
-        raise PeerError(f"ended with {process.returncode}: {shlex.join(command)}")
+        raise RankError(f"ended with {process.returncode}: {shlex.join(command)}")
     answer, weighed = talk
     try:
         return {**json.loads(answer), **json.loads(weighed)}
     except json.JSONDecodeError as error:
-        raise PeerError(f"ended with a line that is no JSON: {answer!r}: {shlex.join(command)}") from error
+        raise RankError(f"ended with a line that is no JSON: {answer!r}: {shlex.join(command)}") from error
 
 
 def _build(peer: Peer, home: Path) -> None:
@@ -182,7 +182,7 @@ def _build(peer: Peer, home: Path) -> None:
 
 def _call(command: list[str]) -> None:
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
-        raise PeerError(f"failed: {shlex.join(command)}")
+        raise RankError(f"failed: {shlex.join(command)}")
 
 
 def _interpreter(home: Path) -> Path:
@@ -227,5 +227,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except PeerError as error:
+    except RankError as error:
         sys.exit(f"error: {error}")

@@ -28,13 +28,13 @@ import numpy as np
 import peers
 import torch
 
-from ovround.artifact import Manifest
+from ovround.artifact.manifest import Manifest
 from ovround.checkpoint import open_checkpoint
-from ovround.config import ConvertOptions, LayerRule
-from ovround.conversion import convert
-from ovround.evaluation import evaluate_model
+from ovround.conversion.convert import convert
+from ovround.measure.evaluation import evaluate_model
 from ovround.models import from_config
-from ovround.quant.calibration import calibrate
+from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.quant.calibration.samples import calibrate
 from ovround.source_tokenizer import load_tokenizer
 
 # What is measured beside the original: options of ours that differ from the default recipe's, or a peer. Each part of the

@@ -102,8 +102,8 @@ def one_load(folder: Path, threads: int, *, verify: bool, cold: bool) -> tuple[f
 
 def tuned(model: str, options: dict[str, str]) -> dict[str, Any]:
     """Seconds in the store by what it did, and the share of all."""
-    from ovround.config import ConvertOptions
-    from ovround.conversion import convert
+    from ovround.conversion.convert import convert
+    from ovround.options.convert_options import ConvertOptions
     from ovround.quant.block_store import BlockStore
 
     spent: dict[str, float] = {}

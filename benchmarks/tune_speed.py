@@ -32,8 +32,8 @@ import peers
 import quality
 
 from ovround.checkpoint import open_checkpoint
-from ovround.conversion import convert
-from ovround.evaluation import evaluate_model
+from ovround.conversion.convert import convert
+from ovround.measure.evaluation import evaluate_model
 from ovround.models import from_config
 from ovround.progress import Progress
 
@@ -42,7 +42,7 @@ Figures = dict[str, Any]
 
 def tune(task: dict[str, Any]) -> Figures:
     """One conversion of ours, in a process of its own: seconds until the last block is tuned, and perplexities."""
-    for library in ("ovround.exporters.openvino", "ovround.quant.blocks"):  # that `convert` loads as it goes
+    for library in ("ovround.exporters.openvino", "ovround.quant.passes.blocks"):  # that `convert` loads as it goes
         importlib.import_module(library)
     setup = quality.Setup(
         tuple(map(Path, task["texts"])), tuple(map(Path, task["calibration"])), task["context"], task["nsamples"],

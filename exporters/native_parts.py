@@ -1,7 +1,7 @@
 """A weight's parts for the native operator, whoever stores them: codebooks, and integers of 2, 3 and 4 bits.
 
 Beside `name` with the codes lie `name/codebooks` and `name/scale`, or `name/scale` and `name/zero_point`, all of bytes; the
-layout is that of `ovround.native_layout`.
+layout is that of `ovround.tensors.native_layout`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Protocol, TypeGuard
 
 import numpy as np
 
-from ovround import native_layout as layout
-from ovround.codebooktensor import CodebookTensor
 from ovround.exporters.target import Weight
-from ovround.native_layout import CODEBOOK, INTEGERS, Bytes
-from ovround.qtensor import QTensor
+from ovround.tensors import native_layout as layout
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.native_layout import CODEBOOK, INTEGERS, Bytes
+from ovround.tensors.qtensor import QTensor
 
 CODEBOOKS, SCALE, ZERO_POINT = "/codebooks", "/scale", "/zero_point"
 

@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 
-from ovround.config import Scheme
 from ovround.exporters.onnx.external_data import CACHE_LINE, LARGE_BYTES, PAGE
 from ovround.exporters.onnx.matmul_nbits import layout_of
 from ovround.models.decoder import Decoder
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.qtensor import QTensor
 
 
-def weight_bytes(shape: tuple[int, ...], scheme: Scheme | None, item_bytes: int, *, table: bool) -> int:
+def weight_bytes(shape: tuple[int, ...], scheme: QuantScheme | None, item_bytes: int, *, table: bool) -> int:
     """Bytes of a weight, with the most padding that its parts can need; `item_bytes` an element where `scheme` is None.
 
     A `table` takes as much as any other weight.

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 
-from ovround.config import Scheme
 from ovround.models.decoder import Decoder
+from ovround.options.convert_options import QuantScheme
 
 ALIGNMENT = 64
 _CONSTANTS = 128  # axes, shapes and epsilons that the graph holds once, and again in each block: more than there are
 _CONSTANTS_PER_BLOCK = 32
 
 
-def weight_bytes(shape: tuple[int, ...], scheme: Scheme | None, item_bytes: int, *, table: bool) -> int:
+def weight_bytes(shape: tuple[int, ...], scheme: QuantScheme | None, item_bytes: int, *, table: bool) -> int:
     """Bytes of a weight with the padding behind each of its parts; `item_bytes` an element where `scheme` is None.
 
     `table` says that a Gather reads it.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from ovround.codebooktensor import CodebookTensor
-from ovround.floattensor import FloatTensor
-from ovround.qtensor import QTensor
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
 Weight = QTensor | FloatTensor | CodebookTensor
 

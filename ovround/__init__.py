@@ -15,11 +15,12 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ovround.config import ConvertOptions, LayerRule
-    from ovround.conversion import Conversion, convert
+    from ovround.conversion.convert import Conversion, convert
     from ovround.errors import OvroundError
-    from ovround.evaluation import evaluate_model
-    from ovround.runtime import LLM, SamplingOptions, bench
+    from ovround.measure.benchmark import bench
+    from ovround.measure.evaluation import evaluate_model
+    from ovround.options.convert_options import ConvertOptions, LayerRule
+    from ovround.runtime import LLM, SamplingOptions
 
 __version__ = "0.1.0"
 
@@ -28,15 +29,15 @@ if (_root / "pyproject.toml").is_file() and str(_root) not in __path__:
     __path__.append(str(_root))  # a checkout keeps exporters/ and runtime/ beside this package; a wheel has them inside
 
 _HOMES = {
-    "ConvertOptions": "ovround.config",
-    "LayerRule": "ovround.config",
-    "Conversion": "ovround.conversion",
-    "convert": "ovround.conversion",
+    "ConvertOptions": "ovround.options.convert_options",
+    "LayerRule": "ovround.options.convert_options",
+    "Conversion": "ovround.conversion.convert",
+    "convert": "ovround.conversion.convert",
     "OvroundError": "ovround.errors",
-    "evaluate_model": "ovround.evaluation",
+    "evaluate_model": "ovround.measure.evaluation",
     "LLM": "ovround.runtime",
     "SamplingOptions": "ovround.runtime",
-    "bench": "ovround.runtime",
+    "bench": "ovround.measure.benchmark",
 }
 __all__ = [
     "LLM", "Conversion", "ConvertOptions", "LayerRule", "OvroundError", "SamplingOptions", "bench", "convert",

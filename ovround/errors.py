@@ -9,7 +9,7 @@
     ├── CalibrationError      calibration or evaluation text that is missing or too short
     ├── OutputError           the output folder: taken, full, or not writable
     ├── ResumeError           what an interrupted conversion left cannot be continued
-    ├── PeerError             another process of the same conversion: gone, silent, or at odds with this one
+    ├── RankError             another process of the same conversion: gone, silent, or at odds with this one
     ├── VerifyError           what was read back is not what was meant to be written
     ├── ArtifactError         an output folder that the runtime cannot read
     ├── EngineError           an engine or device that is missing or refuses the model
@@ -74,7 +74,7 @@ class ResumeError(OvroundError):
     pass
 
 
-class PeerError(OvroundError):
+class RankError(OvroundError):
     pass
 
 

@@ -1,6 +1,6 @@
 """The tokenizer of a checkpoint, as transformers and our runtime read it: a model is tuned and scored on the ids that it will see.
 
-Not every tokenizer.json says it all, see `ovround.runtime.tokenizer_file`.
+Not every tokenizer.json says it all, see `ovround.runtime.text.tokenizer_file`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ovround.errors import ArtifactError, CheckpointError
-from ovround.runtime.tokenizer_file import load_backend
+from ovround.runtime.text.tokenizer_file import load_backend
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

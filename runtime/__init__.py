@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from ovround.runtime.benchmark import BenchResult, bench
-from ovround.runtime.completion import Completion, Piece, Timings, Usage
-from ovround.runtime.grammar import Grammar
+from ovround.runtime.decoding.completion import Completion, Piece, Timings, Usage
+from ovround.runtime.decoding.grammar import Grammar
+from ovround.runtime.decoding.logprobs import TokenLogprobs
+from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.llm import LLM
-from ovround.runtime.logprobs import TokenLogprobs
-from ovround.runtime.sampling import SamplingOptions
-from ovround.runtime.tokenizer import Tokenizer
+from ovround.runtime.text.tokenizer import Tokenizer
 
 __all__ = [
-    "LLM", "BenchResult", "Completion", "Grammar", "Piece", "SamplingOptions", "Timings", "TokenLogprobs", "Tokenizer",
-    "Usage", "bench",
+    "LLM", "Completion", "Grammar", "Piece", "SamplingOptions", "Timings", "TokenLogprobs", "Tokenizer",
+    "Usage",
 ]  # fmt: skip

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ovround.runtime.bandwidth import available_cores, last_cache_bytes
-
 LIBRARIES = ("ovround", "openvino", "openvino-tokenizers", "onnxruntime", "tokenizers", "numpy")
 # Instructions that the engines choose kernels by, in /proc/cpuinfo's words: Intel and AMD, then ARM.
 _CPU_FLAGS = (
@@ -66,6 +64,22 @@ def machine() -> Machine:
         memory_bytes=_memory_bytes(),
         versions={name: text for name in LIBRARIES if (text := _version(name))},
     )
+
+
+def available_cores() -> int:
+    """Logical cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def last_cache_bytes() -> int:
+    """Size of the last-level cache as Linux tells it; 0 where nobody does."""
+    sizes = [0]
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text(encoding="ascii").strip()
+        unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
+        digits = text.rstrip("KM")
+        sizes.append(int(digits) * unit if digits.isdigit() else 0)
+    return max(sizes)
 
 
 def _openvino_devices() -> list[Device]:

@@ -17,25 +17,25 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from ovround.errors import GenerationError, UsageError
-from ovround.runtime.answer import Answer
-from ovround.runtime.beam_search import beam_search
-from ovround.runtime.cached_row import CachedRow
-from ovround.runtime.chat_template import Message
-from ovround.runtime.completion import Completion, Piece
+from ovround.runtime.decoding.answer import Answer
+from ovround.runtime.decoding.beam_search import beam_search
+from ovround.runtime.decoding.completion import Completion, Piece
+from ovround.runtime.decoding.generation import admit, run_batch, run_row
+from ovround.runtime.decoding.grammar import GrammarCompiler
+from ovround.runtime.decoding.kv_cache_slot import KVCacheSlot
+from ovround.runtime.decoding.logprobs import TokenLogprobs
+from ovround.runtime.decoding.sampling import SamplingOptions, override
+from ovround.runtime.decoding.speculation import DRAFT_TOKENS, DraftModel, PromptLookup, Proposer
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_room
 from ovround.runtime.engines import open_engine, verified
-from ovround.runtime.generation import admit, run_batch, run_row
-from ovround.runtime.grammar import GrammarCompiler
-from ovround.runtime.logprobs import TokenLogprobs
 from ovround.runtime.model_info import read_model_info
-from ovround.runtime.sampling import SamplingOptions, override
-from ovround.runtime.speculation import DRAFT_TOKENS, DraftModel, PromptLookup, Proposer
-from ovround.runtime.tokenizer import Tokenizer
+from ovround.runtime.text.chat_template import Message
+from ovround.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11 on
 
-    from ovround.runtime.sampling import SamplingKeywords
+    from ovround.runtime.decoding.sampling import SamplingKeywords
 
 
 class LLM:
@@ -74,10 +74,10 @@ class LLM:
                 path, device, exact=exact, threads=threads, verify=False, on_missing_kernel=on_missing_kernel,
                 kernel=kernel,
             )  # fmt: skip
-        self._row = CachedRow(self._engine)
+        self._row = KVCacheSlot(self._engine)
         self._prefix_cache = prefix_cache
         self._draft_tokens = draft_tokens
-        self._draft: CachedRow | None = None
+        self._draft: KVCacheSlot | None = None
         self._proposer: Proposer | None = PromptLookup() if prompt_lookup else None
         if draft_model is not None:
             draft = Path(draft_model)
@@ -90,7 +90,7 @@ class LLM:
                     draft, device, exact=exact, threads=threads, verify=False, on_missing_kernel=on_missing_kernel,
                     kernel=kernel,
                 )  # fmt: skip
-                self._draft = CachedRow(engine)
+                self._draft = KVCacheSlot(engine)
             self._proposer = DraftModel(self._draft, self.vocab_size)
         self._grammars: GrammarCompiler | None = None
         self._lock = threading.RLock()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from ovround.artifact import Manifest, check_file, check_files
+from ovround.artifact.manifest import Manifest, check_file, check_files
 from ovround.errors import ArtifactError
 
 _LARGE_BYTES = 32 << 20

@@ -13,15 +13,17 @@ from command_server import CommandServer, Result
 from cpp_build import ROOT, SOURCE, built, need_compiler
 from damaged_checkpoint import Case
 
-from ovround.artifact import TARGETS
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.artifact.manifest import TARGETS
+from ovround.conversion.convert import convert
+from ovround.options.convert_options import ConvertOptions
+
+pytest_plugins = ["tiny_model"]
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the forks of the tests
 torch.set_num_threads(1)
 
 # Files of few tests that take minutes: they begin, so that no worker waits for another in the end.
-LONG = ("test_cpp_sanitizers.py", "test_cpp_package.py", "test_cpp.py", "test_harness.py", "test_resume.py")
+LONG = ("test_cpp_sanitizers.py", "test_cpp_package.py", "test_cpp.py", "test_lm_eval_harness.py", "test_resume.py")
 CALIBRATION = Path(__file__).resolve().parents[1] / "ovround" / "calibration.txt"
 
 
@@ -81,7 +83,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]
     """The command line in a process that has not imported torch."""
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork")
-    with CommandServer(tmp_path_factory.mktemp("commands"), ["ovround.conversion"]) as server:
+    with CommandServer(tmp_path_factory.mktemp("commands"), ["ovround.conversion.convert"]) as server:
         yield server
 
 
@@ -90,7 +92,7 @@ def loaded_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command
     """The command line in a process that has imported torch and both engines: conversions start at once."""
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork")
-    modules = ["ovround.exporters.openvino", "ovround.exporters.onnx", "ovround.quant.blocks", "ovround.runtime"]
+    modules = ["ovround.exporters.openvino", "ovround.exporters.onnx", "ovround.quant.passes.blocks", "ovround.runtime"]
     with CommandServer(tmp_path_factory.mktemp("commands"), modules) as server:
         yield server
 

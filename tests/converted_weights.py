@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ovround.artifact import WeightRecord, read_manifest
+from ovround.artifact.manifest import WeightRecord, read_manifest
 from ovround.exporters.onnx import external_data, matmul_nbits
 from ovround.exporters.openvino import compressed, constants
-from ovround.floattensor import FloatTensor
-from ovround.qtensor import QTensor
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
 Weight = QTensor | FloatTensor
 DATA_FILES = {"openvino": "openvino_model.bin", "onnx": "model.onnx.data"}

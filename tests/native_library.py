@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ovround import native_layout as layout
-from ovround.codebooktensor import CodebookTensor
-from ovround.qtensor import QTensor
+from ovround.tensors import native_layout as layout
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.qtensor import QTensor
 
 ROOT = Path(__file__).resolve().parents[1]
 ISAS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi", "amx")

@@ -21,7 +21,7 @@ from typing import Any
 
 import onnx
 
-from ovround.artifact import MANIFEST
+from ovround.artifact.manifest import MANIFEST
 
 PRIVATE = "what another user keeps to himself"
 

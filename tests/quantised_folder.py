@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from ovround.checkpoint import open_source
 from ovround.checkpoint.quantised import QuantisedCheckpoint
-from ovround.config import Scheme
 from ovround.exporters.checkpoints import CheckpointExporter
 from ovround.exporters.checkpoints.shards import ShardWriter
-from ovround.floattensor import FloatTensor
 from ovround.models import from_config
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import QuantScheme
 from ovround.quant.plan import weight_shapes
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
 MODULE = "model.layers.0.mlp.up_proj"
 
@@ -33,7 +33,7 @@ def quantised_folder(tmp_path: Path, changes: dict[str, Any], order: NDArray[np.
     folder.mkdir()
     rng = np.random.default_rng(1)
     linears = [name for layer in range(config["num_hidden_layers"]) for name in decoder.linears(layer)]
-    plan: dict[str, Scheme | None] = dict.fromkeys(linears, Scheme(4, 32, False))
+    plan: dict[str, QuantScheme | None] = dict.fromkeys(linears, QuantScheme(4, 32, False))
     shapes = weight_shapes(decoder)
     exporter = CheckpointExporter("gptq", folder, decoder, source, plan, shapes)
     floats = random_weights(config)

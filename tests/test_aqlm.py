@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from checkpoint_writer import tiny_config
 
-from ovround.artifact import read_manifest
+from ovround.artifact.manifest import read_manifest
 from ovround.checkpoint import open_source
-from ovround.codebooktensor import CodebookTensor
-from ovround.config import Codebooks, ConvertOptions, LayerRule
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import UsageError
-from ovround.evaluation import open_logits
 from ovround.exporters.checkpoints import CheckpointExporter
+from ovround.measure.evaluation import open_logits
 from ovround.models import from_config
+from ovround.options.convert_options import Codebooks, ConvertOptions, LayerRule
 from ovround.progress import Progress
 from ovround.quant.plan import weight_shapes
+from ovround.tensors.codebook_tensor import CodebookTensor
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 

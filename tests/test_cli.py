@@ -16,7 +16,7 @@ from checkpoint_writer import write_checkpoint
 from command_server import CommandServer, Result, succeeded
 
 import ovround
-from ovround.artifact import TARGETS, read_manifest
+from ovround.artifact.manifest import TARGETS, read_manifest
 from ovround.cli import app
 
 COMMANDS = (
@@ -118,7 +118,7 @@ def test_every_option_of_convert_is_an_option_in_python() -> None:
     import inspect
 
     from ovround.cli import convert
-    from ovround.config import ConvertOptions
+    from ovround.options.convert_options import ConvertOptions
 
     parameters = set(inspect.signature(convert.command).parameters) - {
         "model",

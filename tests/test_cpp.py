@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from cpp_build import ROOT, replay, run
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import GenerationError
+from ovround.measure.benchmark import BenchResult
+from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
-from ovround.runtime.benchmark import BenchResult
-from ovround.runtime.chat_template import ChatTemplate
+from ovround.runtime.text.chat_template import ChatTemplate
 
 MODELS = ["demo", "tales-7m", "stories3M", "TinyStories-656K", "stories260K"]
 PROMPTS = [

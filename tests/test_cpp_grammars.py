@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from cpp_build import replay, run
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import GenerationError, UsageError
+from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM, Grammar
 
 llguidance = pytest.importorskip("llguidance")

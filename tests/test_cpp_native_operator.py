@@ -12,9 +12,10 @@ from native_library import built as built_native
 from random_model import CONFIGS
 from test_native_operator import write_aqlm
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
-from ovround.runtime import LLM, native_operator
+from ovround.conversion.convert import convert
+from ovround.options.convert_options import ConvertOptions
+from ovround.runtime import LLM
+from ovround.runtime.engines.native import operator as native_operator
 
 pytestmark = pytest.mark.timeout(900)  # the first test builds
 
@@ -50,7 +51,7 @@ def test_by_the_library_tokens_are_those_of_python(
     tokens_are_those_of_python(programs, folder, {"operator_library": str(library)}, 0.9)
 
 
-@pytest.mark.filterwarnings("ignore::ovround.runtime.native_operator.ExpandedWeightsWarning")
+@pytest.mark.filterwarnings("ignore::ovround.runtime.engines.native.operator.ExpandedWeightsWarning")
 def test_expanded_weights_give_the_tokens_of_python(
     programs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

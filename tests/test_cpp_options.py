@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from cpp_build import replay, run
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import UsageError
+from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM, Completion
-from ovround.runtime.logprobs import TokenLogprobs
+from ovround.runtime.decoding.logprobs import TokenLogprobs
 
 MODELS = ["demo", "stories260K"]
 PROMPTS = ["Once upon a time, there was a little girl. Once upon a time, there was a", "Return the number of", "A"]

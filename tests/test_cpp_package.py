@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from cpp_build import ROOT, SOURCE, built, need_compiler, run
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
+from ovround.options.convert_options import ConvertOptions
 
 pytestmark = pytest.mark.timeout(1800)  # the first test builds
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cpp_build import ROOT, SOURCE, built, clang_has_sanitizers, need_compiler, replay, run
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
+from ovround.options.convert_options import ConvertOptions
 
 READERS = {"m": "ovround.json", "c": "config.json", "g": "generation_config.json"}
 FUZZ_S = 10  # .ci/run goes on for a minute

@@ -16,8 +16,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer
 
 from ovround.exporters.openvino.tokenizer import write_tokenizer
-from ovround.runtime.text_stream import StreamDecoder
-from ovround.runtime.tokenizer import Tokenizer as PythonTokenizer
+from ovround.runtime.text.text_stream import StreamDecoder
+from ovround.runtime.text.tokenizer import Tokenizer as PythonTokenizer
 
 CASES = 300
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")

@@ -18,12 +18,12 @@ import pytest
 from command_server import CommandServer, Result
 from failing_steps import contents
 
-from ovround.artifact import Manifest, check_files, read_manifest
-from ovround.config import ConvertOptions
-from ovround.conversion import convert, prepare
+from ovround.artifact.manifest import Manifest, check_files, read_manifest
+from ovround.conversion.convert import convert, prepare
 from ovround.errors import ResumeError, UsageError
-from ovround.quant.calibration import Calibration
-from ovround.quant.launch import Launch
+from ovround.options.convert_options import ConvertOptions
+from ovround.quant.calibration.samples import Calibration
+from ovround.quant.distributed.launch import Launch
 from ovround.quant.memory import MemoryNeed, memory_need
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -77,16 +77,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 class Pair:
-    """Two processes that torchrun could have started; `mishap` is what happens to the second."""
+    """Two processes that torchrun could have started; `fault` is what happens to the second."""
 
-    def __init__(self, servers: list[CommandServer], mishap: Path) -> None:
-        self._servers, self._mishap = servers, mishap
+    def __init__(self, servers: list[CommandServer], fault: Path) -> None:
+        self._servers, self._fault = servers, fault
 
-    def __call__(self, *arguments: object, second: tuple[str, ...] = (), mishap: str = "") -> list[Result]:
+    def __call__(self, *arguments: object, second: tuple[str, ...] = (), fault: str = "") -> list[Result]:
         """Run a command in both, `second` behind the arguments of the second; their results."""
-        self._mishap.unlink(missing_ok=True)
-        if mishap:
-            self._mishap.write_text(mishap, encoding="utf-8")
+        self._fault.unlink(missing_ok=True)
+        if fault:
+            self._fault.write_text(fault, encoding="utf-8")
         with ThreadPoolExecutor(2) as threads:
             words = ((), second)
             running = [threads.submit(one, *arguments, *more) for one, more in zip(self._servers, words, strict=True)]
@@ -98,16 +98,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     place = tmp_path_factory.mktemp("pair")
     common = {
         "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent), "OVROUND_TEST_MISHAP": str(place / "mishap"),
+        "PYTHONPATH": str(Path(__file__).parent), "OVROUND_TEST_FAULT": str(place / "fault"),
     }  # fmt: skip
     servers = []
     with ExitStack() as stack:
         for rank in range(2):
-            modules = ["ovround.exporters.onnx", "ovround.quant.blocks", *(["mishap"] if rank else [])]
+            modules = ["ovround.exporters.onnx", "ovround.quant.passes.blocks", *(["fault_injection"] if rank else [])]
             (place / str(rank)).mkdir()
             environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             servers.append(stack.enter_context(CommandServer(place / str(rank), modules, environment)))
-        yield Pair(servers, place / "mishap")
+        yield Pair(servers, place / "fault")
 
 
 def test_two_processes_end_near_one(torchrun: Path, alone: Manifest) -> None:
@@ -142,7 +142,7 @@ def test_a_process_that_dies_ends_both_and_the_same_command_continues(
     torchrun: Path, pair: Pair, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    first, second = pair("convert", "demo", out, *TUNING, "--quiet", mishap="die 1")
+    first, second = pair("convert", "demo", out, *TUNING, "--quiet", fault="die 1")
     assert (first.status, second.status) == (1, -signal.SIGKILL)
     error, hint, note = first.stderr.splitlines()
     assert error.startswith("error: process 1 ended: ")
@@ -160,7 +160,7 @@ def test_a_process_that_dies_ends_both_and_the_same_command_continues(
 
 
 def test_other_integers_in_one_process_are_noticed(pair: Pair, tmp_path: Path) -> None:
-    first, second = pair("convert", "demo", tmp_path / "out", *TUNING, "--quiet", mishap="differ 1")
+    first, second = pair("convert", "demo", tmp_path / "out", *TUNING, "--quiet", fault="differ 1")
     assert (first.status, second.status) == (1, 1)
     assert first.stderr.splitlines()[0] == "error: process 1 found other integers for block 1 than process 0"
     assert f"1 of {BLOCKS} blocks are kept" in first.stderr

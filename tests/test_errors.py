@@ -16,7 +16,7 @@ from checkpoint_writer import (
 from command_server import CommandServer
 from damaged_checkpoint import Case
 
-from ovround.artifact import FORMATS
+from ovround.artifact.manifest import FORMATS
 from ovround.errors import MESSAGE_CHARACTERS, OvroundError
 from ovround.models import families
 
@@ -49,7 +49,9 @@ def test_no_such_folder(case: Case) -> None:
 
 
 def test_a_hub_name_without_a_hub(case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with CommandServer(tmp_path, ["ovround.conversion"], {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}) as offline:
+    with CommandServer(
+        tmp_path, ["ovround.conversion.convert"], {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    ) as offline:
         result = offline("convert", "ovround-tests/no-such-model", case.place / "out")
     first, hint = result.stderr.splitlines()
     assert first.startswith("error: `ovround-tests/no-such-model` is no local folder, and the hub did not give it: ")

@@ -16,15 +16,15 @@ from random_model import CONFIGS, relative_rms, write_random_model
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from ovround.artifact import TARGETS, read_manifest
+from ovround.artifact.manifest import TARGETS, read_manifest
 from ovround.checkpoint import mapped, open_checkpoint
 from ovround.cli.app import app
-from ovround.config import ConvertOptions, LayerRule
-from ovround.conversion import convert, prepare
+from ovround.conversion.convert import convert, prepare
 from ovround.errors import ArchitectureError, UsageError
-from ovround.evaluate.torch_model import CheckpointWeights
+from ovround.measure.torch_model import CheckpointWeights
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
+from ovround.options.convert_options import ConvertOptions, LayerRule
 from ovround.progress import Progress
 from ovround.runtime.engines import open_engine
 

@@ -27,14 +27,14 @@ from random_model import (
 )  # fmt: skip
 from transformers import AutoConfig
 
-from ovround.artifact import TARGETS
+from ovround.artifact.manifest import TARGETS
 from ovround.checkpoint import mapped, open_checkpoint
-from ovround.config import ConvertOptions
-from ovround.conversion import convert, prepare
+from ovround.conversion.convert import convert, prepare
 from ovround.errors import ArchitectureError, TensorError
-from ovround.evaluate.torch_model import CheckpointWeights
+from ovround.measure.torch_model import CheckpointWeights
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
+from ovround.options.convert_options import ConvertOptions
 from ovround.runtime.engines import open_engine
 
 TOLERANCE = 2e-5  # float32 sums in another order: 2e-7 to 2e-6 measured; a window one token too long is 1e-2 (below)

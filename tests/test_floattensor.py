@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovround.floattensor import FloatTensor, FloatType
+from ovround.tensors.float_tensor import FloatTensor, FloatType
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from command_server import CommandServer
 
-from ovround.artifact import check_files, read_manifest
+from ovround.artifact.manifest import check_files, read_manifest
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 

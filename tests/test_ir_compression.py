@@ -11,12 +11,12 @@ import pytest
 import torch
 from random_model import CONFIGS, relative_rms, write_random_model
 
-from ovround.artifact import check_files, read_manifest
-from ovround.config import ConvertOptions, LayerRule
-from ovround.conversion import convert
+from ovround.artifact.manifest import check_files, read_manifest
+from ovround.conversion.convert import convert
 from ovround.errors import ArchitectureError, CheckpointError, MissingExtraError, OvroundError, UsageError, VerifyError
-from ovround.evaluation import evaluate_model
+from ovround.measure.evaluation import evaluate_model
 from ovround.models import from_config
+from ovround.options.convert_options import ConvertOptions, LayerRule
 from ovround.runtime import LLM
 from ovround.runtime.engines import open_engine
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_server import CommandServer
 
-from ovround.artifact import MANIFEST, check_files, read_manifest
+from ovround.artifact.manifest import MANIFEST, check_files, read_manifest
 from ovround.errors import ArtifactError
 
 

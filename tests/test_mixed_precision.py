@@ -14,14 +14,14 @@ from checkpoint_writer import tiny_config, write_checkpoint
 from command_server import CommandServer, succeeded
 from converted_weights import DATA_FILES
 
-from ovround.artifact import TARGETS, read_manifest
-from ovround.config import ConvertOptions, LayerRule, Scheme, parse_milliseconds
-from ovround.conversion import Conversion, Job, convert, prepare
+from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.conversion.bit_budget import widest
+from ovround.conversion.convert import Conversion, Job, convert, prepare
+from ovround.conversion.latency_table import LatencyRow, LatencyTable, write_table
 from ovround.errors import UsageError
 from ovround.exporters import sizes_openvino
 from ovround.exporters.openvino import compressed, constants
-from ovround.mixed_precision import widest
-from ovround.profiling.table import LatencyRow, LatencyTable, write_table
+from ovround.options.convert_options import ConvertOptions, LayerRule, QuantScheme, parse_milliseconds
 from ovround.quant.plan import weight_shapes
 from ovround.quant.plan_file import PLAN_FILE, read_plan
 
@@ -78,7 +78,7 @@ def test_rules_are_kept(tiny_source: Path, tmp_path: Path, options: ConvertOptio
     rules = (LayerRule("0.*o_proj", bits=16), LayerRule("k_proj", bits=8), LayerRule("down_proj", group_size=16))
     plan = convert(tiny_source, tmp_path / "out", replace(options, target_bits=4.5, layers=rules)).plan
     assert plan["model.layers.0.self_attn.o_proj"] is None
-    assert {plan[f"model.layers.{n}.self_attn.k_proj"] for n in (0, 1)} == {Scheme(8, 32, True)}
+    assert {plan[f"model.layers.{n}.self_attn.k_proj"] for n in (0, 1)} == {QuantScheme(8, 32, True)}
     down = plan["model.layers.1.mlp.down_proj"]
     assert down is not None
     assert down.group_size == 16

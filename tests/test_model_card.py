@@ -10,7 +10,7 @@ import pytest
 from checkpoint_writer import write_checkpoint
 from command_server import CommandServer, Result, succeeded
 
-from ovround.artifact import TARGETS, read_manifest
+from ovround.artifact.manifest import TARGETS, read_manifest
 
 
 def test_the_card_says_what_was_measured_and_how_to_make_it_again(converted: tuple[Path, Result]) -> None:

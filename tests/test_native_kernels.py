@@ -12,10 +12,10 @@ import pytest
 from native_library import ISAS, Kernels, built, load_kernels, random_codebooks, random_integers
 from numpy.typing import NDArray
 
-from ovround import native_layout as layout
-from ovround.activation_rounding import openvino_group
-from ovround.codebooktensor import CodebookTensor
-from ovround.qtensor import QTensor
+from ovround.tensors import native_layout as layout
+from ovround.tensors.activation_rounding import openvino_group
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.qtensor import QTensor
 
 pytestmark = pytest.mark.timeout(600)  # the first test builds
 EXACT, TABLES = 2e-6, 0.03

@@ -17,16 +17,17 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import ovround
-from ovround.artifact import read_manifest
+from ovround.artifact.manifest import read_manifest
 from ovround.checkpoint import open_source
 from ovround.cli.app import app
-from ovround.codebooktensor import CodebookTensor
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import ArtifactError, CheckpointError, EngineError, UsageError
 from ovround.exporters.openvino.reading import Reader
-from ovround.runtime import LLM, native_operator
-from ovround.runtime.native_operator import ExpandedWeightsWarning
+from ovround.options.convert_options import ConvertOptions
+from ovround.runtime import LLM
+from ovround.runtime.engines.native import operator as native_operator
+from ovround.runtime.engines.native.operator import ExpandedWeightsWarning
+from ovround.tensors.codebook_tensor import CodebookTensor
 
 pytestmark = pytest.mark.timeout(600)  # the first test builds
 CONFIG = CONFIGS["llama-0"]

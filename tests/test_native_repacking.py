@@ -11,14 +11,15 @@ import pytest
 from native_library import built
 from random_model import CONFIGS, relative_rms, write_random_model
 
-from ovround import native_layout as layout
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import EngineError, UsageError
-from ovround.evaluation import evaluate_model
-from ovround.packing import pack_rows
-from ovround.runtime import LLM, native_operator
-from ovround.runtime.native_repacking import is_faster, repack
+from ovround.measure.evaluation import evaluate_model
+from ovround.options.convert_options import ConvertOptions
+from ovround.runtime import LLM
+from ovround.runtime.engines.native import operator as native_operator
+from ovround.runtime.engines.native.repacking import is_faster, repack
+from ovround.tensors import native_layout as layout
+from ovround.tensors.packing import pack_rows
 
 pytestmark = pytest.mark.timeout(600)  # the first test builds
 CONFIG = {

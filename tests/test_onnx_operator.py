@@ -16,19 +16,20 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, Runtime
 from random_model import CONFIGS, logits_of, relative_rms, write_random_model
 from test_native_operator import EXACT, FLOAT16, IDS, TABLES, write_aqlm
 
-from ovround.artifact import read_manifest
-from ovround.codebooktensor import CodebookTensor
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.artifact.manifest import read_manifest
+from ovround.conversion.convert import convert
 from ovround.errors import ArtifactError, EngineError, UsageError, VerifyError
 from ovround.exporters.native_parts import parts_of
 from ovround.exporters.onnx.reading import Reader
-from ovround.native_layout import CODEBOOK, INTEGERS
-from ovround.qtensor import QTensor
-from ovround.runtime import LLM, native_operator
+from ovround.options.convert_options import ConvertOptions
+from ovround.runtime import LLM
 from ovround.runtime.engines import onnx_operator
+from ovround.runtime.engines.native import operator as native_operator
+from ovround.runtime.engines.native.library import ExpandedWeightsWarning
 from ovround.runtime.engines.onnx_expansion import expand
-from ovround.runtime.native_library import ExpandedWeightsWarning
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.native_layout import CODEBOOK, INTEGERS
+from ovround.tensors.qtensor import QTensor
 
 pytestmark = pytest.mark.timeout(600)  # the first test builds
 Weight = QTensor | CodebookTensor
@@ -183,7 +184,7 @@ def tokens(folder: Path) -> tuple[int, ...]:
         return llm.generate("Return the number", max_new_tokens=24, ignore_eos=True).token_ids
 
 
-@pytest.mark.filterwarnings("ignore::ovround.runtime.native_library.ExpandedWeightsWarning")
+@pytest.mark.filterwarnings("ignore::ovround.runtime.engines.native.library.ExpandedWeightsWarning")
 @pytest.mark.parametrize("how", ["by the libraries", "expanded"])
 def test_three_bits_give_the_tokens_of_openvino(
     demo: dict[str, Path], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, how: str

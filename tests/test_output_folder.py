@@ -15,11 +15,11 @@ from command_server import CommandServer
 from failing_steps import FailAt, broken, contents, forbidden, full, interrupted
 from mutations import SCALE
 
-from ovround.artifact import MANIFEST, check_files, read_manifest
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.artifact.manifest import MANIFEST, check_files, read_manifest
+from ovround.artifact.output_folder import atomic_folder
+from ovround.conversion.convert import convert
 from ovround.errors import OutputError
-from ovround.output_folder import atomic_folder
+from ovround.options.convert_options import ConvertOptions
 from ovround.progress import Progress
 
 ROUNDED = ConvertOptions(formats=("onnx",), recipe="rtn", group_size=32)

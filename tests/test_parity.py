@@ -23,18 +23,18 @@ from converted_weights import as_torch, read_weights, weight_offset
 from numpy.typing import NDArray
 from transformers import AutoConfig, LlamaForCausalLM
 
-from ovround.artifact import TARGETS, read_manifest
+from ovround.artifact.manifest import TARGETS, read_manifest
 from ovround.checkpoint import locate
-from ovround.config import ConvertOptions, LayerRule
-from ovround.conversion import convert, prepare
+from ovround.conversion.convert import convert, prepare
 from ovround.errors import VerifyError
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
+from ovround.options.convert_options import ConvertOptions, LayerRule
 from ovround.progress import silent
-from ovround.qtensor import QTensor
-from ovround.quant.blocks import BlockQuantizer, Emitted
+from ovround.quant.passes.blocks import BlockQuantizer, Emitted
 from ovround.runtime import LLM
 from ovround.runtime.engines import open_engine
+from ovround.tensors.qtensor import QTensor
 
 TOLERANCE = 1e-5  # float32 sums in another order: 2e-7 to 3e-6 measured; one wrong nibble is 1e-3 (test below)
 PREFILL, STEPS = 5, 6

@@ -21,13 +21,13 @@ from failing_steps import FailAt, broken, contents, full, interrupted
 from mutations import SCALE
 
 import ovround
-from ovround import conversion
-from ovround.config import ConvertOptions, LayerRule, parse_size
-from ovround.conversion import convert
+from ovround.artifact.output_folder import output_lock
+from ovround.conversion import convert as conversion
+from ovround.conversion.convert import convert
 from ovround.errors import OutputError, ResumeError, UsageError
-from ovround.output_folder import output_lock
+from ovround.options.convert_options import ConvertOptions, LayerRule, parse_size
 from ovround.progress import Progress
-from ovround.quant.activations import Activations
+from ovround.quant.calibration.activation_file import Activations
 from ovround.quant.memory import memory_need
 
 KILLS = int(os.environ.get("OVROUND_TEST_KILLS", str(2 + min(SCALE, 20))))  # how many random moments, nothing else
@@ -389,7 +389,7 @@ def test_a_second_process_is_refused(source: Path, place: Path, command: Command
 HOLD = """
 import sys, time
 from pathlib import Path
-from ovround.output_folder import output_lock
+from ovround.artifact.output_folder import output_lock
 with output_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

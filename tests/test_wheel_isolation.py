@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ovround.artifact import TARGETS
+from ovround.artifact.manifest import TARGETS
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLCHAIN = ("torch", "transformers", "onnx", "huggingface_hub")
@@ -66,7 +66,7 @@ def test_only_the_engine_of_the_folder_is_imported(demo_folders: dict[str, Path]
     modules = document["modules"]
     assert isinstance(modules, list)
     assert {"openvino", "onnxruntime"} & set(modules) == {"openvino" if target == "openvino" else "onnxruntime"}
-    assert not {*TOOLCHAIN, "ovround.conversion", "ovround.quant", "ovround.models"} & set(modules)
+    assert not {*TOOLCHAIN, "ovround.conversion.convert", "ovround.quant", "ovround.models"} & set(modules)
 
 
 def pip(*words: object) -> None:

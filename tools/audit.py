@@ -18,19 +18,19 @@ OURS = "ovround"
 
 
 def main() -> int:
-    """Ask, print what is known, and judge."""
+    """Ask, print what is known, and assess."""
     words = [sys.executable, "-m", "pip_audit", "--local", "--skip-editable", "--progress-spinner", "off"]
     try:
         asked = subprocess.run(
             [*words, "--format", "json", "--timeout", "15"],
             capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False,
         )  # fmt: skip
-        return judge(asked.stdout, asked.stderr)
+        return assess(asked.stdout, asked.stderr)
     except subprocess.TimeoutExpired:
-        return judge("", f"no answer in {TIME_LIMIT_S} s")
+        return assess("", f"no answer in {TIME_LIMIT_S} s")
 
 
-def judge(answer: str, said: str) -> int:
+def assess(answer: str, said: str) -> int:
     """1 when pip-audit's JSON lists a weakness, 0 when it lists none or there is no answer, which is then said."""
     try:
         packages: list[dict[str, Any]] = json.loads(answer)["dependencies"]

@@ -22,21 +22,21 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import ovround
 import ovround.errors
-from ovround.artifact import BlockRecord, FileRecord, Manifest, Quality, WeightRecord
+from ovround.artifact.manifest import BlockRecord, FileRecord, Manifest, Quality, WeightRecord
 from ovround.cli.app import app
 from ovround.cli.convert import command as convert_command
-from ovround.config import RECIPES, ConvertOptions, LayerRule, Recipe
-from ovround.conversion import Conversion
-from ovround.evaluate.perplexity import Evaluation
+from ovround.conversion.convert import Conversion
+from ovround.measure.benchmark import BenchResult
+from ovround.measure.perplexity import Evaluation
 from ovround.models import families
 from ovround.models.rope import VARIANTS
 from ovround.models.standard import ACTIVATIONS
-from ovround.runtime.benchmark import BenchResult
-from ovround.runtime.completion import Completion, Piece, Timings, Usage
+from ovround.options.convert_options import RECIPES, ConvertOptions, LayerRule, Recipe
+from ovround.runtime.decoding.completion import Completion, Piece, Timings, Usage
+from ovround.runtime.decoding.grammar import Grammar
+from ovround.runtime.decoding.logprobs import TokenLogprobs
+from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.devices import Device, Machine
-from ovround.runtime.grammar import Grammar
-from ovround.runtime.logprobs import TokenLogprobs
-from ovround.runtime.sampling import SamplingOptions
 from ovround.runtime.server.settings import ServerSettings
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ovround.codebooktensor import CodebookTensor
-from ovround.config import Codebooks, Scheme
 from ovround.errors import UsageError
 from ovround.exporters.checkpoints.layout import Array, Plan, Shapes, quantised
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import Codebooks, QuantScheme
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.qtensor import QTensor
 
 _BYTE_BITS = 8
 
@@ -39,7 +39,7 @@ class Format:
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()
 
-    def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
+    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
         layout = self._layout
         if layout is None:
             return {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ovround.config import Scheme
 from ovround.exporters.checkpoints.gptq import stream_codes, stream_zeros, transposed
 from ovround.exporters.checkpoints.layout import (
     Array,
@@ -21,7 +20,8 @@ from ovround.exporters.checkpoints.layout import (
     refuse_order,
 )
 from ovround.models.decoder import EMBEDDING, HEAD
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.qtensor import QTensor
 
 
 class Format:
@@ -45,7 +45,7 @@ class Format:
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()
 
-    def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
+    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
         general = most_common(grids)
         exceptions: dict[str, dict[str, Any]] = {module: {"bits": 16} for module in floats if module != HEAD}
         exceptions |= {module: _plain(grid) for module, grid in grids.items() if grid != general or module == HEAD}
@@ -57,5 +57,5 @@ class Format:
         }  # fmt: skip
 
 
-def _plain(grid: Scheme) -> dict[str, Any]:
+def _plain(grid: QuantScheme) -> dict[str, Any]:
     return {"bits": grid.bits, "group_size": grid.group_size, "sym": grid.symmetric, "data_type": "int"}

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ovround.config import Scheme
 from ovround.errors import UsageError
 from ovround.exporters.checkpoints.gptq import transposed
 from ovround.exporters.checkpoints.layout import (
@@ -23,9 +22,10 @@ from ovround.exporters.checkpoints.layout import (
     refuse_order,
 )
 from ovround.models.decoder import EMBEDDING, HEAD
-from ovround.packing import pack_awq
-from ovround.qtensor import QTensor
-from ovround.regrid import split, widened, with_zero_points
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.packing import pack_awq
+from ovround.tensors.qtensor import QTensor
+from ovround.tensors.regrid import split, widened, with_zero_points
 
 BITS, SMALLEST_GROUP = 4, 16
 
@@ -66,7 +66,7 @@ class Format:
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()
 
-    def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
+    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
         return {
             "quant_method": "awq", "bits": BITS, "group_size": self._group_size, "zero_point": True, "version": "gemm",
             "modules_to_not_convert": [*floats],

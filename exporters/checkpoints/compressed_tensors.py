@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ovround.config import Scheme
 from ovround.exporters.checkpoints.gptq import transposed
 from ovround.exporters.checkpoints.layout import Array, Plan, Shapes, in_input_order, refuse_tables
 from ovround.models.decoder import EMBEDDING
-from ovround.packing import pack_words
-from ovround.qtensor import QTensor
-from ovround.regrid import widened
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.packing import pack_words
+from ovround.tensors.qtensor import QTensor
+from ovround.tensors.regrid import widened
 
 
 class Format:
@@ -46,8 +46,8 @@ class Format:
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()
 
-    def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
-        kinds: dict[tuple[Scheme, bool], list[str]] = {}
+    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
+        kinds: dict[tuple[QuantScheme, bool], list[str]] = {}
         for module, grid in grids.items():
             kinds.setdefault((grid, module in self._ordered), []).append(module)
         general = max(kinds, key=lambda kind: len(kinds[kind]))
@@ -63,7 +63,7 @@ class Format:
         }  # fmt: skip
 
 
-def _group(grid: Scheme, ordered: bool, targets: list[str]) -> dict[str, Any]:
+def _group(grid: QuantScheme, ordered: bool, targets: list[str]) -> dict[str, Any]:
     whole = grid.group_size == -1
     weights = {
         "num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "dynamic": False, "observer": "minmax",

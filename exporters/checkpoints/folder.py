@@ -10,19 +10,19 @@ import json
 from pathlib import Path
 
 from ovround.checkpoint import Checkpoint, PackedCheckpoint, open_source
-from ovround.codebooktensor import CodebookTensor
-from ovround.config import Scheme
 from ovround.errors import OvroundError, UsageError, VerifyError
 from ovround.exporters.checkpoints.aqlm import encode_codebooks
 from ovround.exporters.checkpoints.layout import Format, Plan, Shapes, grid_of
 from ovround.exporters.checkpoints.shards import ShardWriter
 from ovround.exporters.source_files import copy_model_files, write_config
 from ovround.exporters.target import Weight
-from ovround.floattensor import FloatTensor
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.models.layout import BLOCKS
-from ovround.qtensor import QTensor
-from ovround.regrid import restored
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
+from ovround.tensors.regrid import restored
 
 _BLOCKS = f"{BLOCKS}."
 
@@ -60,9 +60,9 @@ class CheckpointExporter:
         self._shards = ShardWriter(folder)
         self._names = {name: source.name for name, source in decoder.sources().items()}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._grids: dict[str, Scheme] = {}
+        self._grids: dict[str, QuantScheme] = {}
         self._coded: set[str] = set()
-        self._tuned: dict[str, Scheme] = {}
+        self._tuned: dict[str, QuantScheme] = {}
         self._written: Checkpoint | PackedCheckpoint | None = None
 
     def write(self, name: str, weight: Weight) -> None:
@@ -78,7 +78,7 @@ class CheckpointExporter:
                 self._shards.write(f"{module}.{suffix}", data)
             return
         stored = self._format.stored(weight)
-        self._tuned[name] = Scheme(weight.bits, weight.group_size, weight.symmetric)
+        self._tuned[name] = QuantScheme(weight.bits, weight.group_size, weight.symmetric)
         self._grids[module] = grid_of(stored)
         for suffix, data in self._format.encode(module, stored).items():
             self._shards.write(f"{module}.{suffix}", data)

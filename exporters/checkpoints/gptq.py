@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ovround.config import Scheme
 from ovround.exporters.checkpoints.layout import (
     Array,
     Plan,
@@ -22,8 +21,9 @@ from ovround.exporters.checkpoints.layout import (
     most_common,
 )
 from ovround.models.decoder import EMBEDDING, HEAD
-from ovround.packing import pack_words
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.packing import pack_words
+from ovround.tensors.qtensor import QTensor
 
 
 class Format:
@@ -48,7 +48,7 @@ class Format:
         for module, tensor in self._zeros.items():
             yield f"{module}.qzeros", stream_zeros(tensor, version)
 
-    def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
+    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
         general = most_common(grids)
         dynamic: dict[str, dict[str, Any]] = {f"-:{pattern(module)}": {} for module in floats if module != HEAD}
         dynamic |= {f"+:{pattern(module)}": _plain(grid) for module, grid in grids.items() if grid != general}
@@ -88,5 +88,5 @@ def _zeros_only(tensor: QTensor) -> QTensor:
     return QTensor(np.zeros(tensor.scales.shape, np.uint8), tensor.scales, tensor.zero_points, tensor.bits)
 
 
-def _plain(grid: Scheme) -> dict[str, Any]:
+def _plain(grid: QuantScheme) -> dict[str, Any]:
     return {"bits": grid.bits, "group_size": grid.group_size, "sym": grid.symmetric}

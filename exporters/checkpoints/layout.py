@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.config import Grid, Scheme
 from ovround.errors import UsageError
 from ovround.models.decoder import EMBEDDING, HEAD
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import QuantScheme, WeightScheme
+from ovround.tensors.qtensor import QTensor
 
 Array = NDArray[Any]
-Plan = Mapping[str, Grid | None]
+Plan = Mapping[str, WeightScheme | None]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -23,7 +23,7 @@ class Format(Protocol):
     """A format, opened for one plan; opening raises UsageError for what it cannot hold."""
 
     def stored(self, tensor: QTensor) -> QTensor:
-        """`tensor` in a container that the format has, exactly (`ovround.regrid`)."""
+        """`tensor` in a container that the format has, exactly (`ovround.tensors.regrid`)."""
         ...
 
     def encode(self, module: str, tensor: QTensor) -> Mapping[str, Array]:
@@ -34,25 +34,25 @@ class Format(Protocol):
         """Tensors that had to wait until every weight was known, by name."""
         ...
 
-    def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
+    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
         """`quantization_config`: `grids` has each quantised module's grid as stored, `floats` the linear ones left in float."""
         ...
 
 
-def grid_of(tensor: QTensor) -> Scheme:
+def grid_of(tensor: QTensor) -> QuantScheme:
     """The grid of a weight; group size -1 where one scale serves a whole row."""
     whole = tensor.group_size == tensor.shape[1]
-    return Scheme(tensor.bits, -1 if whole else tensor.group_size, tensor.symmetric)
+    return QuantScheme(tensor.bits, -1 if whole else tensor.group_size, tensor.symmetric)
 
 
-def most_common(grids: Mapping[str, Scheme]) -> Scheme:
+def most_common(grids: Mapping[str, QuantScheme]) -> QuantScheme:
     """The grid that most modules have, the first of several."""
     return Counter(grids.values()).most_common(1)[0][0]
 
 
-def quantised(plan: Plan) -> dict[str, Scheme]:
+def quantised(plan: Plan) -> dict[str, QuantScheme]:
     """The modules of a plan that have a grid."""
-    return {module: scheme for module, scheme in plan.items() if isinstance(scheme, Scheme)}
+    return {module: scheme for module, scheme in plan.items() if isinstance(scheme, QuantScheme)}
 
 
 def refuse_tables(target: str, plan: Plan, *modules: str) -> None:
@@ -60,7 +60,7 @@ def refuse_tables(target: str, plan: Plan, *modules: str) -> None:
     flags = {EMBEDDING: "embedding-bits", HEAD: "lm-head-bits"}
     for module in modules:
         scheme = plan.get(module)
-        if isinstance(scheme, Scheme):
+        if isinstance(scheme, QuantScheme):
             raise UsageError(
                 f"{target} holds no quantised `{module}`, which has {scheme.bits} bits",
                 hint=f"--{flags[module]} 16, or a format that holds it: olive",

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ovround.config import Scheme
 from ovround.errors import UsageError
 from ovround.exporters.checkpoints.layout import Array, Plan, Shapes, most_common, quantised, refuse_order
 from ovround.models.decoder import EMBEDDING, HEAD
-from ovround.packing import pack_rows
-from ovround.qtensor import QTensor
-from ovround.regrid import split, widened
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.packing import pack_rows
+from ovround.tensors.qtensor import QTensor
+from ovround.tensors.regrid import split, widened
 
 BLOCKS = (16, 32, 64, 128, 256)
 _SPLITS = (128, 64, 32, 16)
@@ -44,7 +44,7 @@ class Format:
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()
 
-    def settings(self, grids: Mapping[str, Scheme], floats: Iterable[str]) -> dict[str, Any]:
+    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
         general = most_common(grids)
         overrides = {module: _plain(grid) for module, grid in grids.items() if grid != general}
         return {
@@ -66,5 +66,5 @@ def _block(group_size: int, module: str) -> int:
     return block
 
 
-def _plain(grid: Scheme) -> dict[str, Any]:
+def _plain(grid: QuantScheme) -> dict[str, Any]:
     return {"bits": grid.bits, "group_size": grid.group_size, "symmetric": grid.symmetric}

@@ -1,6 +1,6 @@
 """How a `QTensor` lies in the initializers of com.microsoft MatMulNBits and GatherBlockQuantized.
 
-    codes        uint8 [N, blocks, block_size * bits / 8]   a little-endian bit stream in each block (`ovround.packing`)
+    codes        uint8 [N, blocks, block_size * bits / 8]   a little-endian bit stream in each block (`ovround.tensors.packing`)
     /scales      float32 [N, blocks]                        exactly the float16 values
     /zero_points uint8 [N, ceil(blocks * bits / 8)]         packed like the codes; absent means 2^(bits-1)
     /order       int32 [K]                                  the input of each column, for a Gather in front; mostly absent
@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 
 from ovround.errors import VerifyError
 from ovround.exporters.onnx.external_data import DataFile, Entry
-from ovround.floattensor import FloatTensor, FloatType
-from ovround.packing import pack_rows, unpack_rows
-from ovround.qtensor import QTensor
+from ovround.tensors.float_tensor import FloatTensor, FloatType
+from ovround.tensors.packing import pack_rows, unpack_rows
+from ovround.tensors.qtensor import QTensor
 
 SCALES, ZERO_POINTS, ORDER = "/scales", "/zero_points", "/order"
 BLOCK_SIZES = {2: (32, 64, 128), 4: (16, 32, 64, 128, 256), 8: (16, 32, 64, 128, 256)}

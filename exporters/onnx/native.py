@@ -8,11 +8,11 @@ from typing import BinaryIO
 
 import onnx
 
-from ovround.codebooktensor import CodebookTensor
 from ovround.errors import VerifyError
 from ovround.exporters.native_parts import parts_of, read_native
 from ovround.exporters.onnx.external_data import DataFile, Entry
-from ovround.qtensor import QTensor
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.qtensor import QTensor
 
 _UINT8 = int(onnx.TensorProto.UINT8)
 

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 
 from ovround.exporters.native_parts import inputs_of
 from ovround.exporters.onnx.external_data import DataFile
-from ovround.exporters.onnx.joint import Joint
+from ovround.exporters.onnx.fused import FusedWeight
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
 from ovround.models.decoder import DecoderConfig
 from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
-from ovround.native_layout import OPERATOR
-from ovround.native_layout import OPSET as OVROUND
+from ovround.tensors.native_layout import OPERATOR
+from ovround.tensors.native_layout import OPSET as OVROUND
 
 IR_VERSION, OPSET = 10, 21  # those of ONNX 1.16; nothing here needs newer ones
 MICROSOFT = "com.microsoft"
@@ -48,7 +48,7 @@ class OnnxOps:
     """Emits nodes; a value is its name. Weights are looked up by name in the data file, `native` ones `[N, K]` for our operator."""
 
     def __init__(
-        self, file: DataFile, layouts: Mapping[str, Layout], config: DecoderConfig, joints: Sequence[Joint] = (),
+        self, file: DataFile, layouts: Mapping[str, Layout], config: DecoderConfig, joints: Sequence[FusedWeight] = (),
         native: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.file = file
@@ -104,7 +104,7 @@ class OnnxOps:
         outputs, inputs = self._native[f"{at}.weight"]
         return self._node(OPERATOR, [x, *parts], at, OVROUND, weights=weights, outputs=outputs, inputs=inputs, exact=0)
 
-    def _part(self, x: str, at: str, joint: Joint) -> str:
+    def _part(self, x: str, at: str, joint: FusedWeight) -> str:
         """The product with one part of a joint weight: all parts' when the first is asked for."""
         if at not in self._emitted:
             whole = joint.name.removesuffix(".weight")

@@ -6,18 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from ovround import __version__
-from ovround.codebooktensor import CodebookTensor
 from ovround.errors import ArchitectureError
 from ovround.exporters.native_parts import fits_operator
 from ovround.exporters.onnx.external_data import JOINT, DataFile, Entry, read_entries
+from ovround.exporters.onnx.fused import FusedWeight, joined, joints_of, to_metadata
 from ovround.exporters.onnx.genai_config import write_genai_config
-from ovround.exporters.onnx.joint import Joint, joined, joints_of, to_metadata
 from ovround.exporters.onnx.matmul_nbits import Layout, read_weight, write_weight
 from ovround.exporters.onnx.native import NativeLayout, read_native_weight, write_native
 from ovround.exporters.onnx.ops import HEAD_MULTIPLE, OnnxOps
 from ovround.exporters.source_files import copy_model_files
 from ovround.exporters.target import Weight
 from ovround.models.decoder import Decoder
+from ovround.tensors.codebook_tensor import CodebookTensor
 
 MODEL = "model.onnx"
 
@@ -46,7 +46,7 @@ class OnnxExporter:
         self._native_weights = native_weights
         self._native: dict[str, NativeLayout] = {}
         self._held: dict[str, dict[str, Weight]] = {}  # parts of a joint weight of which some are still to come
-        self._joined: list[Joint] = []
+        self._joined: list[FusedWeight] = []
         self._entries: dict[str, Entry] = {}
 
     def write(self, name: str, weight: Weight) -> None:
@@ -59,7 +59,7 @@ class OnnxExporter:
         if len(parts) == len(joint.rows):
             self._write_joint(joint, self._held.pop(joint.name))
 
-    def _write_joint(self, joint: Joint, parts: dict[str, Weight]) -> None:
+    def _write_joint(self, joint: FusedWeight, parts: dict[str, Weight]) -> None:
         native = self._native_weights and any(fits_operator(weight, name) for name, weight in parts.items())
         whole = None if native else joined([parts[name] for name in joint.rows])  # of codebooks nothing is joined
         if whole is None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ovround.artifact import WeightRecord
+from ovround.artifact.manifest import WeightRecord
 from ovround.exporters.native_parts import SCALE
 from ovround.exporters.onnx.external_data import read_entries
 from ovround.exporters.onnx.matmul_nbits import layout_for, read_weight
 from ovround.exporters.onnx.native import NativeLayout, read_native_weight
 from ovround.exporters.target import Weight
-from ovround.qtensor import BITS
+from ovround.tensors.qtensor import BITS
 
 
 class Reader:

@@ -28,13 +28,13 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as opset
 
-from ovround.codebooktensor import CodebookTensor
 from ovround.errors import VerifyError
 from ovround.exporters.native_parts import read_native
 from ovround.exporters.openvino.constants import ConstantFile, Entry
-from ovround.floattensor import FloatTensor, FloatType
-from ovround.packing import pack_rows, signed_nibbles, unpack_rows, unsigned_nibbles
-from ovround.qtensor import QTensor
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.float_tensor import FloatTensor, FloatType
+from ovround.tensors.packing import pack_rows, signed_nibbles, unpack_rows, unsigned_nibbles
+from ovround.tensors.qtensor import QTensor
 
 SCALE, ZERO_POINT, ORDER = "/scale", "/zero_point", "/order"
 _FLOAT_TYPES: dict[FloatType, str] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import openvino as ov
 
-from ovround.codebooktensor import CodebookTensor
 from ovround.exporters.native_parts import inputs_of, parts_of
 from ovround.exporters.openvino.constants import ConstantFile
-from ovround.qtensor import QTensor
-from ovround.quantized_linear import QuantizedLinear
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.qtensor import QTensor
+from ovround.tensors.quantized_linear_node import QuantizedLinear
 
 
 def write_native(file: ConstantFile, name: str, weight: QTensor | CodebookTensor) -> None:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import openvino as ov
 
-from ovround.activation_rounding import openvino_group
-from ovround.codebooktensor import CodebookTensor
 from ovround.exporters.native_parts import fits_operator
 from ovround.exporters.openvino.compressed import Stored, read_weight, write_weight
 from ovround.exporters.openvino.constants import ConstantFile, Entry, read_entries
@@ -18,7 +16,9 @@ from ovround.exporters.openvino.tokenizer import write_tokenizer
 from ovround.exporters.source_files import copy_model_files
 from ovround.exporters.target import Weight
 from ovround.models.decoder import Decoder
-from ovround.qtensor import QTensor
+from ovround.tensors.activation_rounding import openvino_group
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.qtensor import QTensor
 
 MODEL = "openvino_model"
 # What optimum-intel writes for every decoder: float16 GPUs overflow in deep layers without it.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ovround.artifact import WeightRecord
+from ovround.artifact.manifest import WeightRecord
 from ovround.exporters.openvino.compressed import Stored, read_weight
 from ovround.exporters.openvino.constants import read_entries
 from ovround.exporters.target import Weight
-from ovround.qtensor import BITS
+from ovround.tensors.qtensor import BITS
 
 
 class Reader:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ovround.checkpoint.packed import Array, Part, float16_exactly
-from ovround.codebooktensor import CodebookTensor
-from ovround.config import Scheme
 from ovround.errors import CheckpointError
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.codebook_tensor import CodebookTensor
 
 _SIZES = {"in_group_size": 1024, "out_group_size": 1024, "num_codebooks": 64, "nbits_per_codebook": 16}
 
@@ -31,7 +31,7 @@ class Format:
                 raise CheckpointError(f"quantization_config: {key} is {value!r:.40}; 1 to {most} can be read")
         self._inputs, self._outputs, self._books, self._bits = (int(quantization[key]) for key in _SIZES)
 
-    def scheme(self, module: str) -> Scheme | None:
+    def scheme(self, module: str) -> QuantScheme | None:
         return None  # codebooks are no grid
 
     def parts(self, module: str, shape: tuple[int, int]) -> Mapping[str, Part]:

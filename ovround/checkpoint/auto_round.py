@@ -17,9 +17,9 @@ from typing import Any
 from ovround.checkpoint.awq import AWQ_BITS, awq_parts, decode_awq
 from ovround.checkpoint.gptq import decode_stream, stream_parts
 from ovround.checkpoint.packed import Array, Part, Rule, compiled, read_scheme
-from ovround.config import Scheme
 from ovround.errors import CheckpointError
-from ovround.qtensor import BITS, QTensor
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.qtensor import BITS, QTensor
 
 AWQ = 0
 PACKINGS = {  # the version of GPTQ's layout, or AWQ
@@ -50,7 +50,7 @@ class Format:
         self._rules = [Rule(compiled(key), value) for key, value in extra.items() if value]
         self._check(self._general, "the model")
 
-    def scheme(self, module: str) -> Scheme | None:
+    def scheme(self, module: str) -> QuantScheme | None:
         settings = self._exact.get(module)
         if settings is None:
             rule = next((rule for rule in self._rules if rule.pattern.search(module)), None)

@@ -1,6 +1,6 @@
 """AWQ checkpoints (AutoAWQ, GEMM version), and the layout that auto_round shares with them.
 
-qweight int32 [K, N / 8]   eight outputs a word, in the order `ovround.packing.AWQ_ORDER`
+qweight int32 [K, N / 8]   eight outputs a word, in the order `ovround.tensors.packing.AWQ_ORDER`
 qzeros  int32 [G, N / 8]   the same           scales float [G, N]
 """
 
@@ -21,10 +21,10 @@ from ovround.checkpoint.packed import (
     quantised_by,
     read_scheme,
 )
-from ovround.config import Scheme
 from ovround.errors import CheckpointError
-from ovround.packing import unpack_awq
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.packing import unpack_awq
+from ovround.tensors.qtensor import QTensor
 
 AWQ_BITS = (4,)
 
@@ -53,7 +53,7 @@ class Format:
             raise CheckpointError(f"quantization_config: modules_to_not_convert is {kept!r:.40}; a list is needed")
         self._kept = tuple(str(name) for name in kept)
 
-    def scheme(self, module: str) -> Scheme | None:
+    def scheme(self, module: str) -> QuantScheme | None:
         return None if any(name in module for name in self._kept) else self._scheme
 
     def parts(self, module: str, shape: tuple[int, int]) -> Mapping[str, Part]:
@@ -63,7 +63,7 @@ class Format:
         return decode_awq(self.scheme(module), shape, arrays)
 
 
-def awq_parts(scheme: Scheme | None, shape: tuple[int, int]) -> dict[str, Part]:
+def awq_parts(scheme: QuantScheme | None, shape: tuple[int, int]) -> dict[str, Part]:
     """The tensors of a weight `[N, K]` in this layout."""
     if scheme is None:
         return {}
@@ -76,7 +76,7 @@ def awq_parts(scheme: Scheme | None, shape: tuple[int, int]) -> dict[str, Part]:
     }
 
 
-def decode_awq(scheme: Scheme | None, shape: tuple[int, int], arrays: Mapping[str, Array]) -> QTensor:
+def decode_awq(scheme: QuantScheme | None, shape: tuple[int, int], arrays: Mapping[str, Array]) -> QTensor:
     """The weight `[N, K]` in these tensors; raises ValueError for what `assembled` refuses."""
     scheme = quantised_by(scheme)
     codes = np.ascontiguousarray(unpack_awq(arrays["qweight"], shape[0]).T)

@@ -28,10 +28,10 @@ from ovround.checkpoint.packed import (
     row_parts,
 )
 from ovround.checkpoint.pattern import Pattern
-from ovround.config import Scheme
 from ovround.errors import CheckpointError
-from ovround.packing import unpack_words
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.packing import unpack_words
+from ovround.tensors.qtensor import QTensor
 
 CT_BITS = (4, 8)
 PACKED_FORMAT = "pack-quantized"
@@ -53,7 +53,7 @@ class Format:
         self._ignore = _targets(quantization.get("ignore") or [], "ignore")
         self._groups = [_group(name, group) for name, group in groups.items()]
 
-    def scheme(self, module: str) -> Scheme | None:
+    def scheme(self, module: str) -> QuantScheme | None:
         kind = "Embedding" if module.endswith("embed_tokens") else "Linear"
         if any(_names(target, module, kind) for target in self._ignore):
             return None
@@ -100,7 +100,7 @@ def _require(stated: object) -> None:
         )
 
 
-def _group(name: str, group: object) -> tuple[list[str | Pattern], Scheme]:
+def _group(name: str, group: object) -> tuple[list[str | Pattern], QuantScheme]:
     weights = group.get("weights") if isinstance(group, Mapping) else None
     if not isinstance(group, Mapping) or not isinstance(weights, Mapping):
         raise CheckpointError(f"quantization_config: config_groups `{name:.40}` says nothing of weights")

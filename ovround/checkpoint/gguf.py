@@ -26,20 +26,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.checkpoint.hf import Checkpoint, read_json
-from ovround.config import Scheme
 from ovround.errors import CheckpointError, MissingExtraError, TensorError
-from ovround.floattensor import FloatTensor
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
 if TYPE_CHECKING:
     from gguf import ReaderTensor
 
 Bytes = NDArray[np.uint8]
-Grid = tuple[Bytes, NDArray[np.float32], NDArray[np.float32]]  # codes [N, K], scales [N, G], zero points [N, G]
+WeightScheme = tuple[Bytes, NDArray[np.float32], NDArray[np.float32]]  # codes [N, K], scales [N, G], zero points [N, G]
 
 _SCHEMES = {
-    "Q4_0": Scheme(4, 32, True), "Q8_0": Scheme(8, 32, True), "Q4_1": Scheme(4, 32, False),
-    "Q6_K": Scheme(8, 16, True), "Q4_K": Scheme(4, 32, False), "Q2_K": Scheme(2, 16, False),
+    "Q4_0": QuantScheme(4, 32, True), "Q8_0": QuantScheme(8, 32, True), "Q4_1": QuantScheme(4, 32, False),
+    "Q6_K": QuantScheme(8, 16, True), "Q4_K": QuantScheme(4, 32, False), "Q2_K": QuantScheme(2, 16, False),
 }  # fmt: skip
 _FLOATS = ("F32", "F16", "BF16")
 _TABLES = ("model.embed_tokens", "lm_head")
@@ -76,7 +76,7 @@ class GgufCheckpoint:
             return False
         return not (module in _TABLES and tensor.tensor_type.name.endswith("_K"))
 
-    def scheme(self, module: str) -> Scheme | None:
+    def scheme(self, module: str) -> QuantScheme | None:
         return _SCHEMES.get(self._type(f"{module}.weight")) if self.packed(module) else None
 
     def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
@@ -245,25 +245,25 @@ def _joined(codes: Bytes) -> Bytes:
     return np.ascontiguousarray(codes.reshape(len(codes), -1))
 
 
-def _q4_0(rows: Bytes) -> Grid:
+def _q4_0(rows: Bytes) -> WeightScheme:
     blocks = _blocks(rows, 18)
     scales = _halves(blocks, 0)
     return _joined(_nibbles(blocks[..., 2:])), scales, np.full_like(scales, 8)
 
 
-def _q8_0(rows: Bytes) -> Grid:
+def _q8_0(rows: Bytes) -> WeightScheme:
     blocks = _blocks(rows, 34)
     scales = _halves(blocks, 0)
     return _joined(blocks[..., 2:] + np.uint8(128)), scales, np.full_like(scales, 128)
 
 
-def _q4_1(rows: Bytes) -> Grid:
+def _q4_1(rows: Bytes) -> WeightScheme:
     blocks = _blocks(rows, 20)
     scales = _halves(blocks, 0)
     return _joined(_nibbles(blocks[..., 4:])), scales, _steps(-_halves(blocks, 2), scales)
 
 
-def _q6_k(rows: Bytes) -> Grid:
+def _q6_k(rows: Bytes) -> WeightScheme:
     """256 weights: 128 bytes of low nibbles, 64 of high bit pairs, 16 int8 scales, d; each half in four runs of 32."""
     blocks = _blocks(rows, 210)
     low = _nibbles(blocks[..., :128].reshape(*blocks.shape[:2], 2, 64)).reshape(*blocks.shape[:2], 2, 4, 32)
@@ -283,7 +283,7 @@ def _q4_k_scales(blocks: Bytes) -> tuple[Bytes, Bytes]:
     return scales, minima
 
 
-def _q4_k(rows: Bytes) -> Grid:
+def _q4_k(rows: Bytes) -> WeightScheme:
     """256 weights: d, e, packed scales and minima, four times 32 bytes of which low nibbles come first."""
     blocks = _blocks(rows, 144)
     factors, _ = _q4_k_scales(blocks)
@@ -292,7 +292,7 @@ def _q4_k(rows: Bytes) -> Grid:
     return _joined(codes), scales, _steps(_minimum(rows, "Q4_K"), scales)
 
 
-def _q2_k(rows: Bytes) -> Grid:
+def _q2_k(rows: Bytes) -> WeightScheme:
     """256 weights: 16 bytes of scale and minimum nibbles, twice 32 bytes of four bit pairs each, d, e."""
     blocks = _blocks(rows, 84)
     scales = ((blocks[..., :16] & 15) * _halves(blocks, 80)[..., None]).reshape(len(rows), -1)
@@ -321,6 +321,6 @@ def _steps(minimum: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray
     return np.where(minimum == 0, 0.0, np.where(exact, whole, np.nan)).astype(np.float32)
 
 
-_DECODERS: dict[str, Callable[[Bytes], Grid]] = {
+_DECODERS: dict[str, Callable[[Bytes], WeightScheme]] = {
     "Q4_0": _q4_0, "Q8_0": _q8_0, "Q4_1": _q4_1, "Q6_K": _q6_k, "Q4_K": _q4_k, "Q2_K": _q2_k,
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """GPTQ checkpoints (AutoGPTQ, GPTQModel), version 1 and 2, and the layout that auto_round shares with them.
 
-    qweight int32 [K * bits / 32, N]   each column's codes as one stream along K (`ovround.packing.pack_words`)
+    qweight int32 [K * bits / 32, N]   each column's codes as one stream along K (`ovround.tensors.packing.pack_words`)
     qzeros  int32 [G, N * bits / 32]   each group's zero points along N; version 1 holds them less 1
     scales  float [G, N]               g_idx int32 [K], optional: the group of each input (activation order)
 
@@ -29,10 +29,10 @@ from ovround.checkpoint.packed import (
     quantised_by,
     read_scheme,
 )
-from ovround.config import Scheme
 from ovround.errors import CheckpointError
-from ovround.packing import unpack_words
-from ovround.qtensor import BITS, QTensor
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.packing import unpack_words
+from ovround.tensors.qtensor import BITS, QTensor
 
 WORD = 32
 VERSIONS = {"gptq": 1, "gptq_v2": 2}
@@ -55,7 +55,7 @@ class Format:
         self._lm_head = bool(quantization.get("lm_head", False))
         self._rules = _dynamic_rules(quantization.get("dynamic"))
 
-    def scheme(self, module: str) -> Scheme | None:
+    def scheme(self, module: str) -> QuantScheme | None:
         settings = self._general
         rule = next((rule for rule in self._rules if rule.pattern.match(module)), None)
         if rule is not None:
@@ -87,7 +87,7 @@ def _dynamic_rules(dynamic: object) -> list[Rule]:
     return rules
 
 
-def stream_parts(scheme: Scheme | None, shape: tuple[int, int]) -> dict[str, Part]:
+def stream_parts(scheme: QuantScheme | None, shape: tuple[int, int]) -> dict[str, Part]:
     """The tensors of a weight `[N, K]` in this layout."""
     if scheme is None:
         return {}
@@ -102,7 +102,7 @@ def stream_parts(scheme: Scheme | None, shape: tuple[int, int]) -> dict[str, Par
 
 
 def decode_stream(
-    scheme: Scheme | None, shape: tuple[int, int], arrays: Mapping[str, Array], *, version: int, wraps: bool
+    scheme: QuantScheme | None, shape: tuple[int, int], arrays: Mapping[str, Array], *, version: int, wraps: bool
 ) -> QTensor:
     """The weight `[N, K]` in these tensors; `wraps`: a stored zero point of `2^bits - 1` means `2^bits` in version 1.
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact import CHECKPOINT_FORMATS, MANIFEST, check_files, read_manifest
+from ovround.artifact.manifest import CHECKPOINT_FORMATS, MANIFEST, check_files, read_manifest
 from ovround.checkpoint.safetensors_file import SafetensorsFile, TensorInfo, open_safetensors
 from ovround.errors import CheckpointError, TensorError
-from ovround.floattensor import FloatTensor
 from ovround.limits import LIMITS
 from ovround.record import load_json
+from ovround.tensors.float_tensor import FloatTensor
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOAT_TYPES = ("F32", "F16", "BF16")

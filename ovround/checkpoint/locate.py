@@ -6,7 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from ovround.artifact import MANIFEST
+from ovround.artifact.manifest import MANIFEST
 from ovround.errors import CheckpointError, MissingExtraError
 
 DEMO = "demo"

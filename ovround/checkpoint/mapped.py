@@ -11,11 +11,11 @@ from ovround.checkpoint.hf import Checkpoint
 from ovround.checkpoint.packed import Packed
 from ovround.checkpoint.quantised import PackedCheckpoint
 from ovround.checkpoint.safetensors_file import TensorInfo
-from ovround.config import Scheme
 from ovround.errors import CheckpointError, TensorError
-from ovround.floattensor import FloatTensor
-from ovround.qtensor import QTensor
-from ovround.tensor_source import TensorSource
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
+from ovround.tensors.tensor_source import TensorSource
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
@@ -81,7 +81,7 @@ class MappedPackedCheckpoint:
     def packed(self, module: str) -> bool:
         return self.inner.packed(self._module(module))
 
-    def scheme(self, module: str) -> Scheme | None:
+    def scheme(self, module: str) -> QuantScheme | None:
         return self.inner.scheme(self._module(module))
 
     def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ovround.checkpoint.hf import Checkpoint
 from ovround.checkpoint.safetensors_file import SafetensorsFile, TensorInfo
 from ovround.errors import TensorError
-from ovround.floattensor import FloatTensor
+from ovround.tensors.float_tensor import FloatTensor
 
 BLOCKS, SCALES = "_blocks", "_scales"
 _LEVELS = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)

@@ -1,6 +1,6 @@
 """Olive checkpoints, the layout of ONNX Runtime in a Hugging Face folder.
 
-qweight uint8 [N, K * bits / 8]          little-endian streams along K (`ovround.packing.pack_rows`)
+qweight uint8 [N, K * bits / 8]          little-endian streams along K (`ovround.tensors.packing.pack_rows`)
 scales  float [N, G]                     qzeros uint8 [N, ceil(G * bits / 8)], may be absent where symmetric
 """
 
@@ -21,10 +21,10 @@ from ovround.checkpoint.packed import (
     read_scheme,
     row_parts,
 )
-from ovround.config import Scheme
 from ovround.errors import CheckpointError
-from ovround.packing import unpack_rows
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.packing import unpack_rows
+from ovround.tensors.qtensor import QTensor
 
 OLIVE_BITS = (2, 4, 8)
 
@@ -44,7 +44,7 @@ class Format:
             name: bool(quantization.get(flag)) for name, flag in (("lm_head", "lm_head"), ("embed_tokens", "embeds"))
         }
 
-    def scheme(self, module: str) -> Scheme | None:
+    def scheme(self, module: str) -> QuantScheme | None:
         if not self._takes_part.get(module.rpartition(".")[2], True):
             return None
         settings = {**self._general, **self._overrides.get(module, {})}

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.checkpoint.pattern import Pattern
-from ovround.codebooktensor import CodebookTensor
-from ovround.config import Scheme
 from ovround.errors import CheckpointError
-from ovround.floattensor import FloatTensor, FloatType
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.float_tensor import FloatTensor, FloatType
+from ovround.tensors.qtensor import QTensor
 
 Array = NDArray[Any]
 Packed = QTensor | CodebookTensor
@@ -41,7 +41,7 @@ class Format(Protocol):
     mark: str
     """The suffix of the tensor that shows a module to be packed, such as `qweight`."""
 
-    def scheme(self, module: str) -> Scheme | None:
+    def scheme(self, module: str) -> QuantScheme | None:
         """The grid that the configuration gives `module`; None: left in float."""
         ...
 
@@ -68,7 +68,9 @@ def compiled(pattern: object) -> Pattern:
     return Pattern(str(pattern))
 
 
-def read_scheme(settings: Mapping[str, Any], allowed: Sequence[int], *, symmetric: str, where: str) -> Scheme | None:
+def read_scheme(
+    settings: Mapping[str, Any], allowed: Sequence[int], *, symmetric: str, where: str
+) -> QuantScheme | None:
     """The grid in `settings`, `symmetric` its key for symmetry; None for 16 bits and more.
 
     Raises CheckpointError for values that are no grid.
@@ -84,17 +86,17 @@ def read_scheme(settings: Mapping[str, Any], allowed: Sequence[int], *, symmetri
         raise CheckpointError(f"quantization_config: group_size of {where} is {group_size!r:.40}; -1 or more is needed")
     if not isinstance(sym, bool):
         raise CheckpointError(f"quantization_config: {symmetric} of {where} is {sym!r:.40}; true or false is needed")
-    return Scheme(bits, group_size, sym)
+    return QuantScheme(bits, group_size, sym)
 
 
-def quantised_by(scheme: Scheme | None) -> Scheme:
+def quantised_by(scheme: QuantScheme | None) -> QuantScheme:
     """The grid of a packed weight; raises ValueError where the configuration gives it none."""
     if scheme is None:
         raise ValueError("it is packed, yet its configuration leaves it in float")
     return scheme
 
 
-def row_parts(scheme: Scheme, shape: tuple[int, int], codes: str, scales: str, word: str) -> dict[str, Part]:
+def row_parts(scheme: QuantScheme, shape: tuple[int, int], codes: str, scales: str, word: str) -> dict[str, Part]:
     """Each row's codes as a stream along K in words of type `word`, and its scales `[N, G]`, under these names."""
     rows, columns = shape
     width = {"U8": 8, "I32": 32}[word]
@@ -104,12 +106,12 @@ def row_parts(scheme: Scheme, shape: tuple[int, int], codes: str, scales: str, w
     }
 
 
-def group_of(scheme: Scheme, columns: int) -> int:
+def group_of(scheme: QuantScheme, columns: int) -> int:
     """Inputs a group: all of them for -1, and for a group size beyond them."""
     return columns if scheme.group_size == -1 else min(scheme.group_size, columns)
 
 
-def groups_of(scheme: Scheme, columns: int) -> int:
+def groups_of(scheme: QuantScheme, columns: int) -> int:
     """Groups a row; the last one may be short."""
     return -(-columns // group_of(scheme, columns))
 
@@ -128,7 +130,7 @@ def float16_exactly(values: Array) -> NDArray[np.float16]:
 
 
 def assembled(
-    codes: NDArray[np.uint8], scales: NDArray[np.float16], zero_points: NDArray[Any], scheme: Scheme
+    codes: NDArray[np.uint8], scales: NDArray[np.float16], zero_points: NDArray[Any], scheme: QuantScheme
 ) -> QTensor:
     """A weight from codes `[N, K]`, scales `[N, G]` and zero points `[N, G]` of any integer type.
 
@@ -155,7 +157,7 @@ def assembled(
 
 
 def grouped_columns(
-    codes: NDArray[np.uint8], group_of_column: NDArray[np.integer[Any]], scheme: Scheme
+    codes: NDArray[np.uint8], group_of_column: NDArray[np.integer[Any]], scheme: QuantScheme
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
     """Codes with the columns of each group together, and the order that they were brought into (None: they were).
 

@@ -16,9 +16,9 @@ from ovround.checkpoint.gguf import GgufCheckpoint, find_gguf, open_gguf
 from ovround.checkpoint.hf import Checkpoint, open_folder, read_json
 from ovround.checkpoint.mxfp4 import open_mxfp4
 from ovround.checkpoint.packed import Array, Format, Packed
-from ovround.config import Scheme
 from ovround.errors import CheckpointError, TensorError
-from ovround.floattensor import FloatTensor
+from ovround.options.convert_options import QuantScheme
+from ovround.tensors.float_tensor import FloatTensor
 
 _SHARED = {"gguf", "hf", "locate", "mapped", "packed", "pattern", "quantised", "safetensors_file"}
 _ALIASES = {"intel/auto-round": "auto-round"}
@@ -56,7 +56,7 @@ class PackedCheckpoint(Protocol):
         """Whether `module`'s weight is quantised."""
         ...
 
-    def scheme(self, module: str) -> Scheme | None:
+    def scheme(self, module: str) -> QuantScheme | None:
         """The grid of `module`'s weight as it is stored; None: in float, or of codebooks."""
         ...
 
@@ -93,7 +93,7 @@ class QuantisedCheckpoint:
         """Whether `module`'s weight is quantised."""
         return any(f"{module}.{self.format.mark}" in file.tensors for file in self.stored.files)
 
-    def scheme(self, module: str) -> Scheme | None:
+    def scheme(self, module: str) -> QuantScheme | None:
         """The grid of `module`'s weight as it is stored; None: in float, or of codebooks."""
         return self.format.scheme(module) if self.packed(module) else None
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from ovround.errors import HeaderError, TensorError
-from ovround.floattensor import FloatTensor, FloatType
+from ovround.tensors.float_tensor import FloatTensor, FloatType
 
 _CHUNK_BYTES = 1 << 24
 _FLOATS: dict[str, tuple[FloatType, type[np.generic]]] = {

@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """Measure how fast the model in FOLDER answers."""
     from ovround.cli.printing import megabytes, print_json, print_table
-    from ovround.runtime import bench
+    from ovround.measure.benchmark import bench
 
     settings: dict[str, Any] = {
         "prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeat": repeat, "device": device, "exact": exact,
@@ -92,7 +92,7 @@ def command(
 
 def _compare(folder: Path, peer: str, json: bool, repeat: int, **settings: Any) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
-    from ovround.runtime.peers import Side, compare
+    from ovround.measure.peers import Side, compare
 
     def show(number: int, first: float, later: float) -> None:
         typer.echo(f"round {number + 1}: first token x {first:.2f}, each further one x {later:.2f}", err=True)
@@ -130,7 +130,7 @@ def _compare(folder: Path, peer: str, json: bool, repeat: int, **settings: Any) 
 def _plot(folder: Path, path: Path, json: bool, **settings: Any) -> None:
     from ovround.cli.plot import check_plot, plot
     from ovround.cli.printing import print_json
-    from ovround.runtime.sweep import Point, sweep
+    from ovround.measure.sweep import Point, sweep
 
     def show(point: Point) -> None:
         first, later = _ms(point.time_to_first_token_s), _ms(point.time_per_output_token_s)

@@ -21,10 +21,10 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Look for what makes PATH slow, wrong or unreadable on an engine; exit status 1 where something fails or is wrong."""
+    from ovround.check import ENGINES, check_folder
     from ovround.checkpoint import locate
     from ovround.cli.printing import print_json
     from ovround.errors import UsageError
-    from ovround.lint import ENGINES, check_folder
 
     if engine is not None and engine not in ENGINES:
         raise UsageError(f"engine is `{engine}`; allowed: {', '.join(ENGINES)}")

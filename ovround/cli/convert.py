@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ovround.artifact import FORMATS
-from ovround.config import RECIPES, ConvertOptions, LayerRule, parse_milliseconds, parse_size
+from ovround.artifact.manifest import FORMATS
+from ovround.options.convert_options import RECIPES, ConvertOptions, LayerRule, parse_milliseconds, parse_size
 
 NAME = "convert"
 DEFAULTS = ConvertOptions()
@@ -178,12 +178,12 @@ def command(
     from ovround.cli.plan_table import print_plan
     from ovround.cli.printing import megabytes, print_json
     from ovround.cli.progress import ProgressDisplay
-    from ovround.conversion import convert
-    from ovround.quant.launch import Launch
+    from ovround.conversion.convert import convert
+    from ovround.quant.distributed.launch import Launch
     from ovround.quant.plan_file import plan_as_json
 
     started = time.monotonic()
-    with ProgressDisplay(quiet=quiet or not Launch.from_environment().first) as display:
+    with ProgressDisplay(quiet=quiet or not Launch.from_environment().is_main) as display:
         conversion = convert(model, out, options, display, fresh=fresh, memory_limit=memory_limit)
     elapsed_s = time.monotonic() - started
     if not conversion.folders:

@@ -24,10 +24,11 @@ def command(
     from ovround.checkpoint.locate import DEMO_FOLDER
     from ovround.cli.printing import print_json, print_table
     from ovround.cli.progress import ProgressDisplay
-    from ovround.config import ConvertOptions
-    from ovround.conversion import convert
-    from ovround.evaluation import evaluate_model
-    from ovround.runtime import LLM, bench
+    from ovround.conversion.convert import convert
+    from ovround.measure.benchmark import bench
+    from ovround.measure.evaluation import evaluate_model
+    from ovround.options.convert_options import ConvertOptions
+    from ovround.runtime import LLM
 
     held_out = (DEMO_FOLDER / "heldout.txt",)
     original = ConvertOptions(formats=("openvino", "onnx"), bits=16)

@@ -58,7 +58,7 @@ def command(
             raise UsageError("--reference and --context go with --text, not with --tasks")
         _score_tasks(model, tasks.split(","), device, exact, limit, num_fewshot, task_folder, json)
         return
-    from ovround.evaluation import evaluate_model
+    from ovround.measure.evaluation import evaluate_model
 
     text = text or []
     rows = evaluate_model(
@@ -103,7 +103,7 @@ def _score_tasks(
     as_json: bool,
 ) -> None:
     from ovround.cli.printing import print_json, print_table
-    from ovround.harness import evaluate_tasks
+    from ovround.measure.lm_eval_harness import evaluate_tasks
 
     scores = evaluate_tasks(
         model, tasks, device=device, exact=exact, limit=limit, fewshot=fewshot, task_folder=folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ovround.artifact import Manifest
+    from ovround.artifact.manifest import Manifest
     from ovround.checkpoint import Checkpoint
 
 NAME = "inspect"
@@ -21,7 +21,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List layers, bits and sizes of what is in PATH."""
-    from ovround.artifact import MANIFEST, check_files, read_manifest
+    from ovround.artifact.manifest import MANIFEST, check_files, read_manifest
     from ovround.checkpoint import Checkpoint, locate, open_source
     from ovround.errors import UsageError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ovround.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from ovround.runtime.sweep import Sweep
+    from ovround.measure.sweep import Sweep
 
 TYPES = (".png", ".svg", ".pdf")
 

@@ -28,8 +28,8 @@ def command(
 ) -> None:
     """Measure the linear layers of MODEL on this device, one token at a time, into TABLE."""
     from ovround.cli.printing import print_json, print_table
-    from ovround.profiling.measure import Shape, measure
-    from ovround.profiling.table import check_table_path, write_table
+    from ovround.conversion.latency_table import check_table_path, write_table
+    from ovround.measure.profiling.measure import Shape, measure
 
     def on_shape(shape: Shape, number: int, count: int) -> None:
         if not quiet:

@@ -13,7 +13,7 @@ from typing import Literal
 from ovround.errors import ArchitectureError
 from ovround.models.layout import BLOCKS, Layout
 from ovround.models.ops import Activation, Attention, Experts, Ops, T
-from ovround.tensor_source import TensorSource
+from ovround.tensors.tensor_source import TensorSource
 
 EMBEDDING = "model.embed_tokens"
 POSITIONS = "model.embed_positions"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ovround.tensor_source import Rows, TensorSource
+from ovround.tensors.tensor_source import Rows, TensorSource
 
 BLOCKS = "model.layers"
 _EXPERT = re.compile(r"mlp\.experts\.(\d+)\.(\w+)")

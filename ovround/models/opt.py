@@ -10,7 +10,7 @@ from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Fused, Layout
 from ovround.models.standard import decoder, read_config
-from ovround.tensor_source import Rows
+from ovround.tensors.tensor_source import Rows
 
 _OFFSET = 2  # rows in front of the table's position 0
 _MODULES = {

@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ovround.artifact import BlockRecord, Quality
+from ovround.artifact.manifest import BlockRecord, Quality
+from ovround.artifact.output_folder import make_folder, nothing_kept, output_error, remove_folder, write_atomically
 from ovround.checkpoint import Checkpoint
-from ovround.codebooktensor import CodebookTensor
 from ovround.errors import OutputError, ResumeError
-from ovround.floattensor import FloatTensor
-from ovround.output_folder import make_folder, nothing_kept, output_error, remove_folder, write_atomically
-from ovround.packing import PACKED_BITS, pack_rows, unpack_rows
-from ovround.qtensor import QTensor
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.packing import PACKED_BITS, pack_rows, unpack_rows
+from ovround.tensors.qtensor import QTensor
 
 TUNED = "tuned"  # the first generation: every block tuned by itself
 END_TO_END = "end-to-end"  # the second: all blocks tuned together

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ovround.activation_rounding import openvino_group
-from ovround.config import Scheme
+from ovround.options.convert_options import QuantScheme
 from ovround.quant.plan import Plan
+from ovround.tensors.activation_rounding import openvino_group
 
 _ONNX_BLOCKS = (16, 32, 64, 128, 256)
 _ONNX_SPLITS = (128, 64, 32, 16)
@@ -26,7 +26,7 @@ def activation_groups(plan: Plan, shapes: Mapping[str, tuple[int, ...]], engine:
     openvino = openvino_group(weight_groups(plan, shapes))
     for name, scheme in plan.items():
         shape = shapes.get(f"{name}.weight")
-        if not isinstance(scheme, Scheme) or shape is None or engine == "none":
+        if not isinstance(scheme, QuantScheme) or shape is None or engine == "none":
             continue
         group = _openvino_group(scheme, openvino) if engine == "openvino" else _onnx_group(scheme, shape[1])
         if group is not None:
@@ -39,15 +39,15 @@ def weight_groups(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> list[int
     return [
         shapes[f"{name}.weight"][1] if scheme.group_size == -1 else scheme.group_size
         for name, scheme in plan.items()
-        if isinstance(scheme, Scheme) and f"{name}.weight" in shapes
+        if isinstance(scheme, QuantScheme) and f"{name}.weight" in shapes
     ]
 
 
-def _openvino_group(scheme: Scheme, group: int) -> int | None:
+def _openvino_group(scheme: QuantScheme, group: int) -> int | None:
     return None if scheme.bits == 2 else group
 
 
-def _onnx_group(scheme: Scheme, columns: int) -> int:
+def _onnx_group(scheme: QuantScheme, columns: int) -> int:
     """The block that MatMulNBits is given for this weight (`ovround.exporters.onnx.matmul_nbits` says why)."""
     if scheme.group_size in _ONNX_BLOCKS and not (scheme.bits == 2 and scheme.group_size == 256):
         return scheme.group_size

@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 
 from ovround.checkpoint import Checkpoint
-from ovround.config import ConvertOptions
 from ovround.errors import UsageError
 from ovround.models.decoder import Decoder
-from ovround.quant.calibration import Calibration
+from ovround.options.convert_options import ConvertOptions
+from ovround.quant.calibration.samples import Calibration
 from ovround.quant.plan import END_TO_END_TOKENS, Plan, end_to_end_steps
 
 COMPILER_BYTES = 170_000_000  # torch's compiler once it has worked: 0.64 -> 0.80 GB on a model of 7 million parameters

@@ -6,13 +6,22 @@ import math
 import re
 from dataclasses import replace
 
-from ovround.artifact import CHECKPOINT_FORMATS
-from ovround.config import END_TO_END_WEIGHTS, FLOAT_BITS, HEAD_BITS, RECIPES, Codebooks, ConvertOptions, Grid, Scheme
+from ovround.artifact.manifest import CHECKPOINT_FORMATS
 from ovround.errors import UsageError
 from ovround.models.decoder import EXPERTS, HEAD, Decoder
-from ovround.qtensor import GROUP_SIZES
+from ovround.options.convert_options import (
+    END_TO_END_WEIGHTS,
+    FLOAT_BITS,
+    HEAD_BITS,
+    RECIPES,
+    Codebooks,
+    ConvertOptions,
+    QuantScheme,
+    WeightScheme,
+)
+from ovround.tensors.qtensor import GROUP_SIZES
 
-Plan = dict[str, Grid | None]
+Plan = dict[str, WeightScheme | None]
 END_TO_END_TOKENS = (
     2048  # a batch of the end-to-end pass is computed in parts of about so many: memory does not grow with it
 )
@@ -48,7 +57,7 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
         if options.tuner == "aqlm" and name in linears and not stated:
             plan[name] = options.layout
         else:
-            plan[name] = None if chosen == FLOAT_BITS else Scheme(chosen, group_size, sym)
+            plan[name] = None if chosen == FLOAT_BITS else QuantScheme(chosen, group_size, sym)
     if unused:
         raise UsageError(
             f"layer rule `{sorted(unused)[0]}` matches no module", hint=f"modules are named like `{next(iter(bits))}`"
@@ -85,7 +94,7 @@ def check_groups(decoder: Decoder, plan: Plan) -> None:
     """Raise UsageError when a group size does not divide the inputs of the weight that it is meant for."""
     shapes = weight_shapes(decoder)
     for name, scheme in plan.items():
-        if not isinstance(scheme, Scheme) or scheme.group_size == -1:
+        if not isinstance(scheme, QuantScheme) or scheme.group_size == -1:
             continue
         inputs = shapes[f"{name}.weight"][1]
         if inputs % scheme.group_size:

@@ -11,11 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ovround.config import FLOAT_BITS, Scheme
 from ovround.errors import UsageError
 from ovround.models.decoder import HEAD, Decoder
-from ovround.qtensor import BITS, GROUP_SIZES
+from ovround.options.convert_options import FLOAT_BITS, QuantScheme
 from ovround.quant.plan import Plan, check_experts, check_groups
+from ovround.tensors.qtensor import BITS, GROUP_SIZES
 
 PLAN_FILE = "ovround-plan.json"
 FORMAT_VERSION = 1
@@ -25,7 +25,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
     """Plain values, modules in the model's order."""
     modules = {
         name: {"bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.symmetric}
-        if isinstance(scheme, Scheme)
+        if isinstance(scheme, QuantScheme)
         else {"bits": FLOAT_BITS}
         if scheme is None
         else {"codebooks": str(scheme), "vector_size": scheme.vector_size}
@@ -71,13 +71,13 @@ def read_plan(path: Path, decoder: Decoder) -> Plan:
     return plan
 
 
-def _scheme(path: Path, name: str, grid: Any) -> Scheme | None:
+def _scheme(path: Path, name: str, grid: Any) -> QuantScheme | None:
     if grid == {"bits": FLOAT_BITS}:
         return None
     match grid:
         case {"bits": int(bits), "group_size": int(group_size), "sym": bool(sym), **rest} if not rest:
             if bits in BITS and group_size in GROUP_SIZES:
-                return Scheme(bits, group_size, sym)
+                return QuantScheme(bits, group_size, sym)
     raise UsageError(
         f"plan `{path}`: `{name}` has the grid {json.dumps(grid)[:80]}",
         hint=f"bits: {', '.join(map(str, BITS))}, or {FLOAT_BITS} alone; "

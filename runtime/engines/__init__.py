@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ovround.artifact import MANIFEST, TARGETS, Manifest, check_files, read_manifest
+from ovround.artifact.manifest import MANIFEST, TARGETS, Manifest, check_files, read_manifest
 from ovround.errors import ArtifactError, EngineError, MissingExtraError, UsageError
 from ovround.runtime.engine import Engine
 from ovround.runtime.verification import verification

@@ -14,7 +14,6 @@ import torch
 
 from ovround.errors import EngineError, GenerationError, UsageError
 from ovround.models.decoder import EMBEDDING
-from ovround.qtensor import QTensor
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.hpu.buckets import Buckets, Shape
 from ovround.runtime.hpu.cache import Cache
@@ -22,6 +21,7 @@ from ovround.runtime.hpu.device import open_backend
 from ovround.runtime.hpu.source import open_weights
 from ovround.runtime.hpu.step import Run, Step, greedy
 from ovround.runtime.hpu.weights import Packer, Stored
+from ovround.tensors.qtensor import QTensor
 
 
 class HpuEngine:

@@ -24,10 +24,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from ovround.errors import ArtifactError, EngineError, GenerationError
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.engines import onnx_operator
+from ovround.runtime.engines.native.library import check_expandable, warn_expanded
 from ovround.runtime.json_object import read_object
 from ovround.runtime.memory import check_memory
 from ovround.runtime.model_info import read_model_info
-from ovround.runtime.native_library import check_expandable, warn_expanded
 
 MODEL_FILE = "model.onnx"
 CONFIG_FILE = "genai_config.json"

@@ -17,10 +17,10 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from ovround import native_layout as layout
 from ovround.errors import ArtifactError
-from ovround.native_layout import CODEBOOK, INTEGERS, OPERATOR, OPSET, RUN
 from ovround.runtime.engines.onnx_messages import EXTERNAL, FLOAT, FLOAT16, INT, UINT8, Model, Node, Tensor
+from ovround.tensors import native_layout as layout
+from ovround.tensors.native_layout import CODEBOOK, INTEGERS, OPERATOR, OPSET, RUN
 
 _MICROSOFT = "com.microsoft"
 _TYPES = {"uint8": UINT8, "float16": FLOAT16, "float32": FLOAT}

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from openvino import opset13 as opset
 
 from ovround.errors import ArtifactError, EngineError, GenerationError
-from ovround.native_layout import OPERATOR
-from ovround.runtime import native_operator
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
+from ovround.runtime.engines.native import operator as native_operator
 from ovround.runtime.engines.openvino_devices import profile_of
 from ovround.runtime.memory import check_memory
 from ovround.runtime.model_info import read_model_info
+from ovround.tensors.native_layout import OPERATOR
 
 MODEL_FILE = "openvino_model.xml"
 _MAX_PADDING = 256  # columns of the cache that no row has a token in, before they are cut out

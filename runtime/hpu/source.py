@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovround.artifact import read_manifest
+from ovround.artifact.manifest import read_manifest
 from ovround.checkpoint import Checkpoint, mapped, mapped_packed, open_source, read_json
 from ovround.errors import EngineError
-from ovround.floattensor import FloatTensor
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
-from ovround.qtensor import QTensor
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
 Weight = QTensor | FloatTensor
 _FILES = {"openvino": "openvino_model.xml", "onnx": "model.onnx"}

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from ovround.qtensor import QTensor
 from ovround.runtime.hpu.operator import NUMBERS, Convert, pack
+from ovround.tensors.qtensor import QTensor
 
 _NIBBLE = 4
 

@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t kTilesATask = 4;
 constexpr int64_t kDotTokens[] = {16, 8, 4, 3, 2, 1};
 
-// Inputs that share a scale: the largest of 128, 64 and 32 that divides a group (ovround/activation_rounding.py).
+// Inputs that share a scale: the largest of 128, 64 and 32 that divides a group (ovround/tensors/activation_rounding.py).
 int64_t span_inputs(const IntegerWeight& weight) {
     const int64_t group = weight.inputs / weight.groups;
     return group % 128 == 0 ? 128 : group % 64 == 0 ? 64 : kIntegerRun;

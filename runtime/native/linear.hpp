@@ -2,7 +2,7 @@
 // engine's types.
 //
 // y[t, n] = sum over k of x[t, k] * W[n, k], for x float32 [tokens, inputs] and y float32 [tokens, outputs]. The
-// layouts of the weights are those of ovround/native_layout.py, which writes and reads them.
+// layouts of the weights are those of ovround/tensors/native_layout.py, which writes and reads them.
 #pragma once
 
 #include <cstdint>

@@ -49,7 +49,7 @@ void pack_run(int64_t bits, const uint8_t* from, uint32_t flip, uint8_t* to) {
 }  // namespace
 }  // namespace ovround::native
 
-// 1 where the operator is the faster one: see `chosen` of runtime/native_operator.py.
+// 1 where the operator is the faster one: see `chosen` of runtime/engines/native/operator.py.
 extern "C" OVROUND_EXPORT int ovround_is_faster() {
     using namespace ovround::native;
     const Isa best = best_isa();

@@ -20,10 +20,10 @@ from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
 
 import ovround
-from ovround.artifact import MANIFEST, read_manifest
+from ovround.artifact.manifest import MANIFEST, read_manifest
 from ovround.errors import OvroundError
-from ovround.runtime.completion import Piece
-from ovround.runtime.sampling import SamplingOptions
+from ovround.runtime.decoding.completion import Piece
+from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.server import responses
 from ovround.runtime.server.dispatch import Dispatcher, RequestCancelledError
 from ovround.runtime.server.failures import UnknownModelError, failure

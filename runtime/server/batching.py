@@ -14,9 +14,9 @@ import numpy as np
 import openvino as ov
 
 from ovround.errors import BusyError, EngineError, MissingExtraError
+from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.engines import check_folder
 from ovround.runtime.engines.openvino_devices import EXACT
-from ovround.runtime.sampling import SamplingOptions
 from ovround.runtime.server.engine_link import EngineLink
 from ovround.runtime.server.wire import EngineSettings, Order
 

@@ -11,19 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact import MANIFEST, read_manifest
+from ovround.artifact.manifest import MANIFEST, read_manifest
 from ovround.errors import ArtifactError, BusyError, GenerationError, OvroundError
-from ovround.runtime.completion import Piece
+from ovround.runtime.decoding.completion import Piece
+from ovround.runtime.decoding.generation import admit
+from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.engines import OPENVINO_FILE, verified
-from ovround.runtime.generation import admit
 from ovround.runtime.model_info import read_model_info
-from ovround.runtime.sampling import SamplingOptions
 from ovround.runtime.server.engine_process import SILENT_S, EngineProcess
 from ovround.runtime.server.job import Job
 from ovround.runtime.server.metrics import Metrics
 from ovround.runtime.server.settings import ServerSettings
 from ovround.runtime.server.wire import EngineSettings
-from ovround.runtime.tokenizer import Tokenizer
+from ovround.runtime.text.tokenizer import Tokenizer
 
 
 class TimeLimitError(OvroundError):

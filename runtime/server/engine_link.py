@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Protocol
 
-from ovround.runtime.completion import Piece
+from ovround.runtime.decoding.completion import Piece
 from ovround.runtime.server.wire import Json, Order, error_to_json, order_from_json, piece_to_json
 
 

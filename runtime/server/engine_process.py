@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 from ovround.errors import EngineError, OvroundError
-from ovround.runtime.answer import Answer
-from ovround.runtime.generation import admit
+from ovround.runtime.decoding.answer import Answer
+from ovround.runtime.decoding.generation import admit
 from ovround.runtime.server.engine_child import EngineChild
 from ovround.runtime.server.job import Job
 from ovround.runtime.server.wire import (
@@ -28,7 +28,7 @@ from ovround.runtime.server.wire import (
     order_to_json,
     piece_from_json,
 )
-from ovround.runtime.tokenizer import Tokenizer
+from ovround.runtime.text.tokenizer import Tokenizer
 
 QUIET_S = 5.0
 """An engine's process says every second that it runs; after so long without, the server is not ready."""

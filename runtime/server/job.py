@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ovround.runtime.completion import Piece
-from ovround.runtime.sampling import SamplingOptions
+from ovround.runtime.decoding.completion import Piece
+from ovround.runtime.decoding.sampling import SamplingOptions
 
 
 @dataclass(eq=False, slots=True)

@@ -8,7 +8,7 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
-from ovround.runtime.completion import Usage
+from ovround.runtime.decoding.completion import Usage
 from ovround.runtime.server.job import Job
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

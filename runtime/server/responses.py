@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ovround.runtime.completion import Piece, Timings, Usage
-from ovround.runtime.logprobs import TokenLogprobs
+from ovround.runtime.decoding.completion import Piece, Timings, Usage
+from ovround.runtime.decoding.logprobs import TokenLogprobs
 from ovround.runtime.server.tool_calls import Call
-from ovround.runtime.tokenizer import Tokenizer
+from ovround.runtime.text.tokenizer import Tokenizer
 
 Json = dict[str, Any]
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from ovround.limits import LIMITS
-from ovround.runtime.grammar import ANY_JSON_OBJECT, Grammar
-from ovround.runtime.sampling import MAX_LOGIT_BIAS, MAX_STOP_STRINGS, SamplingOptions
+from ovround.runtime.decoding.grammar import ANY_JSON_OBJECT, Grammar
+from ovround.runtime.decoding.sampling import MAX_LOGIT_BIAS, MAX_STOP_STRINGS, SamplingOptions
 
 MAX_CHOICES = 16
 MAX_MESSAGES = 4096

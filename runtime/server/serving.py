@@ -57,7 +57,7 @@ def _native_library(folder: Path, device: str, on_missing_kernel: str, *, batchi
     path = folder / OPENVINO_FILE
     if not path.is_file():
         return None, batching
-    from ovround.runtime.native_operator import needs_operator, usable_library  # OpenVINO, only for its folders
+    from ovround.runtime.engines.native.operator import needs_operator, usable_library  # OpenVINO, only for its folders
 
     if not needs_operator(path):
         return None, batching

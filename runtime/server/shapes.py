@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ovround.runtime.completion import Piece
+from ovround.runtime.decoding.completion import Piece
 from ovround.runtime.server import responses
 from ovround.runtime.server.job import Job
 from ovround.runtime.server.responses import Collected, Json
 from ovround.runtime.server.tool_calls import parse_calls
-from ovround.runtime.tokenizer import Tokenizer
+from ovround.runtime.text.tokenizer import Tokenizer
 
 
 class Shape(Protocol):

@@ -18,10 +18,10 @@ from typing import Any
 
 from ovround import errors
 from ovround.errors import EngineError, OvroundError
-from ovround.runtime.completion import Piece, Timings, Usage
-from ovround.runtime.grammar import Grammar
-from ovround.runtime.logprobs import TokenLogprobs
-from ovround.runtime.sampling import SamplingOptions
+from ovround.runtime.decoding.completion import Piece, Timings, Usage
+from ovround.runtime.decoding.grammar import Grammar
+from ovround.runtime.decoding.logprobs import TokenLogprobs
+from ovround.runtime.decoding.sampling import SamplingOptions
 
 Json = dict[str, Any]
 

@@ -11,9 +11,9 @@ import pytest
 from quantised_folder import MODULE, quantised_folder, rewrite
 
 from ovround.checkpoint import open_source
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import CheckpointError, OvroundError
+from ovround.options.convert_options import ConvertOptions
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from quantised_folder import MODULE, quantised_folder, rewrite
 
-from ovround.artifact import CHECKPOINT_FORMATS, CODEBOOK_FORMATS
+from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS
 from ovround.checkpoint import open_source
 from ovround.checkpoint.quantised import QuantisedCheckpoint, methods
-from ovround.codebooktensor import CodebookTensor
-from ovround.config import ConvertOptions, LayerRule, Scheme
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import CheckpointError, OvroundError, TensorError, UsageError
 from ovround.exporters.checkpoints import open_format
 from ovround.exporters.checkpoints.aqlm import encode_codebooks
@@ -30,10 +28,12 @@ from ovround.exporters.checkpoints.layout import grid_of
 from ovround.exporters.checkpoints.shards import ShardWriter
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
-from ovround.packing import AWQ_ORDER, pack_awq, pack_words, unpack_awq, unpack_words
-from ovround.qtensor import BITS, QTensor
-from ovround.regrid import restored, split, widened, with_zero_points
+from ovround.options.convert_options import ConvertOptions, LayerRule, QuantScheme
 from ovround.runtime.engines import open_engine
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.packing import AWQ_ORDER, pack_awq, pack_words, unpack_awq, unpack_words
+from ovround.tensors.qtensor import BITS, QTensor
+from ovround.tensors.regrid import restored, split, widened, with_zero_points
 
 GRID_FORMATS = [name for name in CHECKPOINT_FORMATS if name not in CODEBOOK_FORMATS]
 TOLERANCE = 1e-5  # float32 sums in another order; a nibble moves the output by 1e-3 (tests/test_parity.py)
@@ -110,7 +110,7 @@ def test_golden_awq_olive_and_compressed_tensors() -> None:
     codes = np.tile(np.arange(16, dtype=np.uint8), (8, 1))
     tensor = QTensor(codes, np.full((8, 1), 0.5, np.float16), np.arange(8, dtype=np.uint8)[:, None], 4)
     shapes = {f"{MODULE}.weight": (32, 32)}
-    plan: dict[str, Scheme | None] = {MODULE: Scheme(4, 16, False)}
+    plan: dict[str, QuantScheme | None] = {MODULE: QuantScheme(4, 16, False)}
     awq = open_format("awq", plan, shapes).encode(MODULE, tensor)
     assert (as_hex(awq["qweight"][3]), as_hex(awq["qzeros"])) == ("33333333", "75316420")
     olive = open_format("olive", plan, shapes).encode(MODULE, tensor)
@@ -371,10 +371,10 @@ def test_exceptions_by_name_and_by_expression() -> None:
     general = {"quant_method": "auto-round", "bits": 4, "group_size": 128, "sym": True}
     extra = {".*k_proj.*": {"bits": 16}, "model.layers.3.mlp.down_proj": {"bits": 8}, "down": {"bits": 2, "sym": False}}
     reader = reader_of({**general, "extra_config": extra})
-    assert reader.scheme("model.layers.0.self_attn.q_proj") == Scheme(4, 128, True)
+    assert reader.scheme("model.layers.0.self_attn.q_proj") == QuantScheme(4, 128, True)
     assert reader.scheme("model.layers.0.self_attn.k_proj") is None
-    assert reader.scheme("model.layers.3.mlp.down_proj") == Scheme(8, 128, True)
-    assert reader.scheme("model.layers.4.mlp.down_proj") == Scheme(2, 128, False)
+    assert reader.scheme("model.layers.3.mlp.down_proj") == QuantScheme(8, 128, True)
+    assert reader.scheme("model.layers.4.mlp.down_proj") == QuantScheme(2, 128, False)
 
 
 def test_a_zero_point_of_2_to_the_bits_gets_a_wider_container() -> None:

@@ -13,10 +13,10 @@ from converted_weights import read_weights
 from numpy.typing import NDArray
 
 from ovround.checkpoint import gguf, open_source
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import CheckpointError, TensorError
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import ConvertOptions
+from ovround.tensors.qtensor import QTensor
 
 package = pytest.importorskip("gguf")
 HALVES = {

@@ -10,19 +10,19 @@ import pytest
 import torch
 from random_model import CONFIGS, logits_of, relative_rms, write_random_model
 
-from ovround.artifact import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, TARGETS
+from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, TARGETS
 from ovround.checkpoint import open_checkpoint, open_source
-from ovround.config import ConvertOptions, Scheme
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import CheckpointError, UsageError
 from ovround.exporters.checkpoints import open_format
 from ovround.exporters.checkpoints.shards import ShardWriter
-from ovround.floattensor import FloatTensor
-from ovround.quant.rtn import round_to_nearest
+from ovround.options.convert_options import ConvertOptions, QuantScheme
+from ovround.quant.integers.rtn import round_to_nearest
 from ovround.runtime.engines import open_engine
+from ovround.tensors.float_tensor import FloatTensor
 
 TOLERANCE = 2e-5  # as for float weights (tests/test_families.py)
-SCHEME = Scheme(4, 16, False)
+SCHEME = QuantScheme(4, 16, False)
 
 
 def write_quantised(place: Path, config: str) -> torch.nn.Module:

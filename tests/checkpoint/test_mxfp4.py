@@ -13,11 +13,11 @@ from random_model import CONFIGS, logits_of, relative_rms, write_random_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Mxfp4Config
 
-from ovround.artifact import TARGETS
+from ovround.artifact.manifest import TARGETS
 from ovround.checkpoint import mxfp4, open_source
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import TensorError, UsageError
+from ovround.options.convert_options import ConvertOptions
 from ovround.runtime.engines import open_engine
 
 TOLERANCE = 2e-5  # as in test_families

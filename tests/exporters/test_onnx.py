@@ -20,17 +20,17 @@ from ovround.errors import ArchitectureError, CheckpointError, VerifyError
 from ovround.exporters.onnx import Exporter
 from ovround.exporters.onnx.external_data import read_entries
 from ovround.exporters.onnx.genai_config import genai_config, write_genai_config
-from ovround.floattensor import FloatTensor
 from ovround.models import smallest_configs
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
-from ovround.qtensor import QTensor
 from ovround.runtime.engines.onnx_exact import exact_model
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
 TOLERANCE = 1e-5  # float32 sums in another order: 3e-7 measured
 INT8_TOLERANCE = 5e-2  # activations rounded to int8 before each product: 1e-2 measured
-Scheme = tuple[int, int, bool]  # bits, group size, symmetric
-MIXED: list[Scheme] = [(b, g, s) for b in (2, 3, 4, 8) for g in (16, 32, -1) for s in (False, True)]
+QuantScheme = tuple[int, int, bool]  # bits, group size, symmetric
+MIXED: list[QuantScheme] = [(b, g, s) for b in (2, 3, 4, 8) for g in (16, 32, -1) for s in (False, True)]
 Cache = list[NDArray[np.float32]]
 
 
@@ -45,7 +45,7 @@ class Exported:
         return self.decoder.logits(TorchOps(self.weights), torch.tensor([ids]))[0].numpy()
 
 
-def quantised(rng: np.random.Generator, shape: tuple[int, int], scheme: Scheme) -> QTensor:
+def quantised(rng: np.random.Generator, shape: tuple[int, int], scheme: QuantScheme) -> QTensor:
     bits, group, symmetric = scheme
     rows, columns = shape
     groups = columns // group if group > 0 and columns % group == 0 else 1
@@ -65,7 +65,12 @@ def floating(rng: np.random.Generator, name: str, shape: tuple[int, ...], dtype:
 
 
 def export(
-    folder: Path, config: dict[str, Any], schemes: list[Scheme], *, dtype: str = "float32", float_ends: bool = False
+    folder: Path,
+    config: dict[str, Any],
+    schemes: list[QuantScheme],
+    *,
+    dtype: str = "float32",
+    float_ends: bool = False,
 ) -> Exported:
     """Random weights, the schemes dealt out in turn; embedding and head in floating point when `float_ends`."""
     source, out = folder / "source", folder / "out"

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from checkpoint_writer import write_checkpoint
 
-from ovround.config import ConvertOptions, LayerRule
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import VerifyError
 from ovround.exporters.onnx.external_data import JOINT, read_entries
+from ovround.options.convert_options import ConvertOptions, LayerRule
 
 
 def exported(tmp_path: Path, *rules: LayerRule) -> onnx.ModelProto:

@@ -10,8 +10,8 @@ import pytest
 from ovround.errors import VerifyError
 from ovround.exporters.onnx.external_data import CACHE_LINE, PAGE, DataFile
 from ovround.exporters.onnx.matmul_nbits import Layout, layout_of, read_weight, write_weight
-from ovround.floattensor import FloatTensor
-from ovround.qtensor import QTensor
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
 GROUPS = (16, 32, 64, 128, 256, -1)
 

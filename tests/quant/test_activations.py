@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovround.quant.activations import Activations
+from ovround.quant.calibration.activation_file import Activations
 
 SHAPE = (5, 3, 4)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovround.quant.allocate import LOSS_BITS, Choice, allocate
+from ovround.quant.allocation.knapsack import LOSS_BITS, Choice, allocate
 
 Classes = Sequence[Sequence[Choice]]
 

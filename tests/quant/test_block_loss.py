@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ovround.quant.signround import OUTLIERS, _stride, _trimmed_error
+from ovround.quant.passes.signround import OUTLIERS, _stride, _trimmed_error
 
 
 def outputs(features: int = 48) -> tuple[torch.Tensor, torch.Tensor]:

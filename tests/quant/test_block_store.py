@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovround.artifact import BlockRecord, Quality
+from ovround.artifact.manifest import BlockRecord, Quality
 from ovround.checkpoint import Checkpoint, open_checkpoint
 from ovround.errors import ResumeError
-from ovround.floattensor import FloatTensor
-from ovround.qtensor import QTensor
 from ovround.quant.block_store import BlockStore, Emitted, block_store, working_folder
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
 NORM = "model.layers.0.input_layernorm.weight"
 FACTS = {"bits": "4"}

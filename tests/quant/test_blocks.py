@@ -12,14 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovround.artifact import BlockRecord, Quality
-from ovround.config import ConvertOptions, LayerRule
-from ovround.conversion import Job, prepare
-from ovround.evaluate.torch_model import CheckpointWeights
+from ovround.artifact.manifest import BlockRecord, Quality
+from ovround.conversion.convert import Job, prepare
+from ovround.measure.torch_model import CheckpointWeights
 from ovround.models.torch_ops import TorchOps
+from ovround.options.convert_options import ConvertOptions, LayerRule
 from ovround.progress import Progress, silent
-from ovround.qtensor import QTensor
-from ovround.quant.blocks import BlockQuantizer, Emitted, Event
+from ovround.quant.passes.blocks import BlockQuantizer, Emitted, Event
+from ovround.tensors.qtensor import QTensor
 
 TINY = ConvertOptions(group_size=32, iters=4, nsamples=8, seqlen=32, batch_size=4)
 

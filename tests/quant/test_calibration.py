@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ovround.config import RECIPES, ConvertOptions
 from ovround.errors import CalibrationError
-from ovround.quant.calibration import DEFAULT_TEXT, Calibration, calibrate, held_out_windows, token_stream
+from ovround.options.convert_options import RECIPES, ConvertOptions
+from ovround.quant.calibration.samples import DEFAULT_TEXT, Calibration, calibrate, held_out_windows, token_stream
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_texts
 

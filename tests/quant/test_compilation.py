@@ -16,17 +16,17 @@ from command_server import CommandServer
 from random_model import CONFIGS, FIRST
 
 from ovround.checkpoint import open_checkpoint
-from ovround.config import ConvertOptions, Scheme
-from ovround.conversion import convert, prepare
+from ovround.conversion.convert import convert, prepare
 from ovround.errors import EngineError, UsageError
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
-from ovround.quant.compilation import differentiated
-from ovround.quant.compile_choice import choose, lacking
-from ovround.quant.initial_grid import from_extremes
-from ovround.quant.signround import in_type
-from ovround.quant.tuned_weight import FreeWeight
+from ovround.options.convert_options import ConvertOptions, QuantScheme
+from ovround.quant.integers.initial_grid import from_extremes
+from ovround.quant.integers.tuned_weight import LearnedScaleWeight
+from ovround.quant.passes.compilation import differentiated
+from ovround.quant.passes.compile_choice import choose, lacking
+from ovround.quant.passes.signround import in_type
 
 ONE_BILLION = {
     "model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
@@ -39,18 +39,18 @@ needs_compiler = pytest.mark.skipif(lacking() is not None, reason=f"compiling ne
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def block_loss(decoder: Decoder, layer: int, dtype: torch.dtype) -> tuple[list[FreeWeight], Loss]:
+def block_loss(decoder: Decoder, layer: int, dtype: torch.dtype) -> tuple[list[LearnedScaleWeight], Loss]:
     """A random block whose linear layers are tuned at 4 bits, and its error."""
     generator = torch.Generator().manual_seed(3)
     values = {
         name: torch.randn(shape, generator=generator) * 0.2 + (name.endswith("norm.weight") and len(shape) == 1)
         for name, shape in decoder.tensors(layer).items()
     }
-    scheme = Scheme(4, -1, True)
+    scheme = QuantScheme(4, -1, True)
     tuned = []
     for module in decoder.linears(layer):
         weight = values.pop(f"{module}.weight")
-        tuned.append(FreeWeight(module, from_extremes(weight, scheme), weight.shape, scheme))
+        tuned.append(LearnedScaleWeight(module, from_extremes(weight, scheme), weight.shape, scheme))
 
     def loss(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         weights = {**values, **{f"{one.name}.weight": one.fake_quantized(dtype) for one in tuned}}
@@ -59,7 +59,7 @@ def block_loss(decoder: Decoder, layer: int, dtype: torch.dtype) -> tuple[list[F
     return tuned, loss
 
 
-def taken(tuned: list[FreeWeight]) -> list[torch.Tensor]:
+def taken(tuned: list[LearnedScaleWeight]) -> list[torch.Tensor]:
     """The gradients of all parameters, which forget them."""
     found = []
     for parameter in (parameter for one in tuned for parameter in one.parameters):

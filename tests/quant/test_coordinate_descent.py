@@ -7,14 +7,16 @@ import itertools
 import pytest
 import torch
 
-from ovround.config import Scheme
-from ovround.quant import coordinate_descent
-from ovround.quant.coordinate_descent import descended
-from ovround.quant.initial_grid import Start, compensated, damped, inverse_factor
-from ovround.quant.tuned_weight import FreeWeight
+from ovround.options.convert_options import QuantScheme
+from ovround.quant.integers import coordinate_descent
+from ovround.quant.integers.coordinate_descent import descended
+from ovround.quant.integers.initial_grid import Start, compensated, damped, inverse_factor
+from ovround.quant.integers.tuned_weight import LearnedScaleWeight
 
 ROWS, COLUMNS = 12, 96
-SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 3, 4) for group in (16, -1) for symmetric in (True, False)]
+SCHEMES = [
+    QuantScheme(bits, group, symmetric) for bits in (2, 3, 4) for group in (16, -1) for symmetric in (True, False)
+]
 IDS = [f"{s.bits} bits, {s.group_size}, {'sym' if s.symmetric else 'asym'}" for s in SCHEMES]
 
 
@@ -27,15 +29,15 @@ def problem(rows: int = ROWS, columns: int = COLUMNS) -> tuple[torch.Tensor, tor
     return weight, damped(inputs.T @ inputs / columns)
 
 
-def error(weight: torch.Tensor, start: Start, scheme: Scheme, moments: torch.Tensor) -> torch.Tensor:
+def error(weight: torch.Tensor, start: Start, scheme: QuantScheme, moments: torch.Tensor) -> torch.Tensor:
     """tr(E H E^T) by row, in float64."""
-    value = FreeWeight("w", start, weight.shape, scheme).fake_quantized().detach()
+    value = LearnedScaleWeight("w", start, weight.shape, scheme).fake_quantized().detach()
     difference = (value - weight).double()
     return ((difference @ moments.double()) * difference).sum(1)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_no_row_loses_and_the_layer_wins(scheme: Scheme) -> None:
+def test_no_row_loses_and_the_layer_wins(scheme: QuantScheme) -> None:
     weight, moments = problem()
     start = compensated(weight, scheme, inverse_factor(moments))
     found = descended(weight, scheme, start, moments)
@@ -47,7 +49,7 @@ def test_no_row_loses_and_the_layer_wins(scheme: Scheme) -> None:
 
 def test_a_damaged_start_is_left_behind_and_a_good_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, moments = problem()
-    scheme = Scheme(3, 16, True)
+    scheme = QuantScheme(3, 16, True)
     start = compensated(weight, scheme, inverse_factor(moments))
     shaken = Start(
         start.scale,
@@ -68,7 +70,7 @@ def test_in_the_end_no_single_level_is_better(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(coordinate_descent, "ROUNDS", 60)
     monkeypatch.setattr(coordinate_descent, "_fitted", lambda levels, scale, moments, wanted: scale)
     weight, moments = problem(4, 16)
-    scheme = Scheme(2, 8, False)
+    scheme = QuantScheme(2, 8, False)
     found = descended(weight, scheme, compensated(weight, scheme, inverse_factor(moments)), moments)
     least = error(weight, found, scheme, moments)
     codes = found.latent.round() + found.zero
@@ -96,7 +98,7 @@ def test_scales_are_those_of_least_squares() -> None:
 
 def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, moments = problem()
-    scheme = Scheme(3, 32, True)
+    scheme = QuantScheme(3, 32, True)
     start = compensated(weight, scheme, inverse_factor(moments))
     found = []
     for columns in (7, 64, 1000):

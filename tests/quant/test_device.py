@@ -1,6 +1,6 @@
 """Which device tunes: how it is found, what is said when it is not there, and that the CPU's results stay the CPU's.
 
-No accelerator is needed: what torch says about them is replaced, and `elsewhere` stands in for one.
+No accelerator is needed: what torch says about them is replaced, and `fake_device` stands in for one.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from command_server import CommandServer
-from elsewhere import AT, elsewhere
 from failing_steps import contents
+from fake_device import AT, fake_device
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert, prepare
+from ovround.conversion.convert import convert, prepare
 from ovround.errors import EngineError, UsageError
+from ovround.options.convert_options import ConvertOptions
 from ovround.progress import silent
 from ovround.quant import device as device_module
 from ovround.quant.block_store import END_TO_END, TUNED, block_store
-from ovround.quant.blocks import BlockQuantizer
 from ovround.quant.device import CPU, Device, open_device, resolve
-from ovround.quant.window_start import product_dtype
+from ovround.quant.passes.blocks import BlockQuantizer
+from ovround.quant.passes.init_weights import product_dtype
 
 Machine = Callable[..., list[int]]
 
@@ -190,7 +190,7 @@ def test_tensors_of_two_devices_never_meet(
                 job.checkpoint, job.decoder, job.plan, job.options, job.calibration, silent, None, device
             )
             stage = TUNED
-            with contextlib.nullcontext() if device is CPU else elsewhere():
+            with contextlib.nullcontext() if device is CPU else fake_device():
                 quantizer.tune(store)
                 if base.end_to_end and job.options.end_to_end:
                     stage = END_TO_END
@@ -211,5 +211,5 @@ def test_tensors_of_two_devices_never_meet(
 
 def test_a_tensor_that_was_not_moved_is_noticed() -> None:
     """The smallest fault that the test above must see."""
-    with elsewhere(), pytest.raises(AssertionError, match="tensors on two devices"):
+    with fake_device(), pytest.raises(AssertionError, match="tensors on two devices"):
         Device(AT).put(torch.zeros(2)) + torch.zeros(2)

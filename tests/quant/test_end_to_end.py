@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovround.config import ConvertOptions
-from ovround.conversion import Job, convert, prepare
+from ovround.conversion.convert import Job, convert, prepare
 from ovround.errors import UsageError
+from ovround.options.convert_options import ConvertOptions
 from ovround.progress import Progress
-from ovround.quant.end_to_end import _divergence
+from ovround.quant.passes.end_to_end import _divergence
 from ovround.quant.plan import end_to_end_steps
 
 TUNED = ConvertOptions(

@@ -12,13 +12,13 @@ from converted_weights import read_weights
 from openvino import opset13 as opset
 
 from ovround.checkpoint import locate, open_checkpoint
-from ovround.config import ConvertOptions, Scheme
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps, round_to_8_bits
-from ovround.packing import pack_rows
+from ovround.options.convert_options import ConvertOptions, QuantScheme
 from ovround.quant.engine_arithmetic import activation_groups
 from ovround.quant.plan import make_plan
 from ovround.runtime import LLM
+from ovround.tensors.packing import pack_rows
 
 OPTIONS = ConvertOptions(group_size=64, recipe="rtn")  # as the folders were made
 
@@ -103,17 +103,17 @@ def test_one_layer_of_openvino(group: int) -> None:
 @pytest.mark.parametrize(
     ("scheme", "columns", "engine", "group"),
     [
-        (Scheme(4, 64, True), 128, "onnx", 64),
-        (Scheme(4, -1, True), 192, "onnx", 64),
-        (Scheme(4, -1, True), 200, "onnx", 128),
-        (Scheme(2, 256, False), 512, "onnx", 128),
-        (Scheme(4, 128, False), 128, "openvino", 128),
-        (Scheme(4, 96, False), 192, "openvino", 32),
-        (Scheme(4, -1, False), 192, "openvino", 64),
-        (Scheme(2, 64, True), 128, "openvino", None),
-        (Scheme(4, 64, True), 128, "none", None),
+        (QuantScheme(4, 64, True), 128, "onnx", 64),
+        (QuantScheme(4, -1, True), 192, "onnx", 64),
+        (QuantScheme(4, -1, True), 200, "onnx", 128),
+        (QuantScheme(2, 256, False), 512, "onnx", 128),
+        (QuantScheme(4, 128, False), 128, "openvino", 128),
+        (QuantScheme(4, 96, False), 192, "openvino", 32),
+        (QuantScheme(4, -1, False), 192, "openvino", 64),
+        (QuantScheme(2, 64, True), 128, "openvino", None),
+        (QuantScheme(4, 64, True), 128, "none", None),
     ],
 )
-def test_groups(scheme: Scheme, columns: int, engine: str, group: int | None) -> None:
+def test_groups(scheme: QuantScheme, columns: int, engine: str, group: int | None) -> None:
     groups = activation_groups({"layer": scheme, "float": None}, {"layer.weight": (8, columns)}, engine)
     assert groups == ({} if group is None else {"layer": group})

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from checkpoint_writer import random_weights, tiny_config
 
-from ovround.config import Scheme
 from ovround.models import from_config
-from ovround.quant.calibration import Calibration
-from ovround.quant.chains import Chains
+from ovround.options.convert_options import QuantScheme
+from ovround.quant.calibration.calibration_activations import CalibrationActivations
+from ovround.quant.calibration.samples import Calibration
 from ovround.quant.device import CPU
-from ovround.quant.distributed import Group
-from ovround.quant.signround import Schedule, TunedBlock, tune_block
-from ovround.quant.tuned_weight import ClippedWeight
+from ovround.quant.distributed.group import Group
+from ovround.quant.integers.tuned_weight import SignRoundWeight
+from ovround.quant.passes.signround import Schedule, TunedBlock, tune_block
 
 SIZE = 3
 
@@ -77,7 +77,7 @@ def tuned(group: Group, *, whole: bool) -> TunedBlock:
         inputs, targets = inputs[mine], targets[mine]
     held_out = 3 if whole else 1
     return tune_block(
-        forward, {}, [ClippedWeight("w", weight, Scheme(3, 16, False))], inputs, targets, held_out,
+        forward, {}, [SignRoundWeight("w", weight, QuantScheme(3, 16, False))], inputs, targets, held_out,
         Schedule(40, 12 if whole else 4), torch.Generator().manual_seed(0), lambda *_: None, CPU, group,
     )  # fmt: skip
 
@@ -111,7 +111,7 @@ def test_moments_and_quality_are_those_of_all_windows() -> None:
     calibration = Calibration(windows, 2)  # fewer held out than threads: one has none
 
     def measure(group: Group) -> tuple[dict[str, torch.Tensor], tuple[float, ...]]:
-        chains = Chains(decoder, calibration.part(group.rank, group.size), 2, None, CPU, group)
+        chains = CalibrationActivations(decoder, calibration.part(group.rank, group.size), 2, None, CPU, group)
         for states in (chains.original, chains.quantized):
             chains.embed(states, weights)
         moments = chains.moments({name: weights[name] for name in decoder.tensors(0)}, range(1))

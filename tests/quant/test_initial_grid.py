@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.config import Scheme
-from ovround.quant.initial_grid import Start, compensated, from_extremes, inverse_factor, searched
-from ovround.quant.tuned_weight import FreeWeight
+from ovround.options.convert_options import QuantScheme
+from ovround.quant.integers.initial_grid import Start, compensated, from_extremes, inverse_factor, searched
+from ovround.quant.integers.tuned_weight import LearnedScaleWeight
 
-SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, 32) for symmetric in (True, False)]
-SCHEMES.append(Scheme(3, -1, False))
+SCHEMES = [
+    QuantScheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, 32) for symmetric in (True, False)
+]
+SCHEMES.append(QuantScheme(3, -1, False))
 IDS = [f"{s.bits} bits, {s.group_size}, {'sym' if s.symmetric else 'asym'}" for s in SCHEMES]
 ROWS, COLUMNS = 24, 64
 
@@ -26,18 +28,18 @@ def problem() -> tuple[torch.Tensor, torch.Tensor]:
     return weight, inputs.T @ inputs
 
 
-def quantized(weight: torch.Tensor, start: Start, scheme: Scheme) -> torch.Tensor:
-    return FreeWeight("w", start, weight.shape, scheme).fake_quantized().detach()
+def quantized(weight: torch.Tensor, start: Start, scheme: QuantScheme) -> torch.Tensor:
+    return LearnedScaleWeight("w", start, weight.shape, scheme).fake_quantized().detach()
 
 
-def output_error(weight: torch.Tensor, start: Start, scheme: Scheme, moments: torch.Tensor) -> float:
+def output_error(weight: torch.Tensor, start: Start, scheme: QuantScheme, moments: torch.Tensor) -> float:
     """Sum of squared output errors over the inputs: tr(D H D^T)."""
     difference = quantized(weight, start, scheme) - weight
     return float(((difference @ moments) * difference).sum())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_each_way_is_better_than_the_one_before(scheme: Scheme) -> None:
+def test_each_way_is_better_than_the_one_before(scheme: QuantScheme) -> None:
     weight, moments = problem()
     importance = moments.diagonal()
     plain, found = from_extremes(weight, scheme), searched(weight, scheme, importance)
@@ -55,7 +57,7 @@ def test_each_way_is_better_than_the_one_before(scheme: Scheme) -> None:
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_without_correlation_there_is_nothing_to_make_up_for(symmetric: bool) -> None:
     weight, _ = problem()
-    scheme = Scheme(3, 16, symmetric)
+    scheme = QuantScheme(3, 16, symmetric)
     found = searched(weight, scheme, torch.ones(COLUMNS))
     alone = compensated(weight, scheme, inverse_factor(torch.eye(COLUMNS)))
     assert torch.equal(quantized(weight, alone, scheme), quantized(weight, found, scheme))
@@ -67,7 +69,7 @@ def test_compensation_is_that_of_the_textbook() -> None:
     weight = torch.randn(1, 8, generator=generator)
     inputs = torch.randn(64, 8, generator=generator) @ (torch.randn(8, 8, generator=generator) + 2 * torch.eye(8))
     moments = inputs.T @ inputs
-    scheme = Scheme(4, -1, True)
+    scheme = QuantScheme(4, -1, True)
     start = compensated(weight, scheme, inverse_factor(moments))
     scale = float(start.scale)
     damped = moments.double() + 0.01 * moments.double().diagonal().mean() * torch.eye(8, dtype=torch.float64)

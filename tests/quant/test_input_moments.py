@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.quant.input_moments import InputMoments
+from ovround.quant.calibration.hessian import InputMoments
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

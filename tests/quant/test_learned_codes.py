@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.config import Codebooks
-from ovround.quant.codebook_fit import fit_codebooks
-from ovround.quant.codebook_weight import OFFSET_STEPS, CodebookWeight
+from ovround.options.convert_options import Codebooks
+from ovround.quant.codebooks.fit import fit_codebooks
+from ovround.quant.codebooks.tuned_weight import OFFSET_STEPS, CodebookWeight
 
 LAYOUT = Codebooks(1, 4, 4)
 
@@ -68,7 +68,7 @@ def test_tuning_follows_a_target_further_than_fixed_codes_can(layout: Codebooks)
 def test_leaning_changes_no_code_and_points_to_a_lower_error() -> None:
     weight = make()
     before = weight.codes.clone()
-    weight.lean(matrix(), moments())
+    weight.init_offsets(matrix(), moments())
     assert torch.equal(weight.codes, before)
     assert weight.offset is not None
     error(weight).backward()
@@ -80,7 +80,7 @@ def test_leaning_changes_no_code_and_points_to_a_lower_error() -> None:
 
 def test_points_are_taken_up_and_moving_entries_change_no_code() -> None:
     weight = make()
-    weight.lean(matrix(), moments())
+    weight.init_offsets(matrix(), moments())
     again = CodebookWeight.resumed("w", weight.result(), weight.offsets(), LAYOUT)
     torch.testing.assert_close(
         again.latent(), weight.latent(), rtol=0, atol=float(weight.scales().detach().max()) * weight.unit / OFFSET_STEPS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ovround.quant.optimizer import Adam, SignDescent
+from ovround.quant.passes.optimizer import Adam, SignDescent
 
 
 def gradients(shape: tuple[int, ...], count: int, seed: int) -> list[torch.Tensor]:

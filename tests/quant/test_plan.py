@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from checkpoint_writer import tiny_config
 
-from ovround.artifact import FORMATS
-from ovround.config import RECIPES, ConvertOptions, LayerRule, Scheme
+from ovround.artifact.manifest import FORMATS
 from ovround.errors import UsageError
 from ovround.models import from_config
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
+from ovround.options.convert_options import RECIPES, ConvertOptions, LayerRule, QuantScheme
 from ovround.quant.plan import Plan, make_plan
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -38,42 +38,42 @@ def test_blocks_get_the_general_options_and_both_ends_eight_bits() -> None:
     names = list(found)
     assert (names[0], names[-1], len(names)) == (EMBEDDING, HEAD, 16)
     assert [name.rpartition(".")[2] for name in names[1:8]] == list(PROJECTIONS)
-    assert set(found.values()) == {Scheme(3, 32, False), Scheme(8, 32, False)}
-    assert found[EMBEDDING] == found[HEAD] == Scheme(8, 32, False)
+    assert set(found.values()) == {QuantScheme(3, 32, False), QuantScheme(8, 32, False)}
+    assert found[EMBEDDING] == found[HEAD] == QuantScheme(8, 32, False)
 
 
 def test_sixteen_bits_leave_everything_in_float() -> None:
     assert set(plan(bits=16).values()) == {None}
-    assert plan(bits=16, lm_head_bits=4)[HEAD] == Scheme(4, 32, True)
+    assert plan(bits=16, lm_head_bits=4)[HEAD] == QuantScheme(4, 32, True)
 
 
 def test_the_ends_have_options_of_their_own() -> None:
     found = plan(lm_head_bits=16, embedding_bits=2)
-    assert (found[HEAD], found[EMBEDDING]) == (None, Scheme(2, 32, True))
+    assert (found[HEAD], found[EMBEDDING]) == (None, QuantScheme(2, 32, True))
 
 
 def test_a_rule_changes_what_it_names_and_nothing_else() -> None:
     found = plan("down_proj=bits:8,group_size:16,sym:false")
     for name, scheme in found.items():
         if name.endswith("down_proj"):
-            assert scheme == Scheme(8, 16, False)
+            assert scheme == QuantScheme(8, 16, False)
         elif name not in (EMBEDDING, HEAD):
-            assert scheme == Scheme(4, 32, True)
+            assert scheme == QuantScheme(4, 32, True)
 
 
 def test_rules_are_searched_for_and_the_last_match_wins_setting_by_setting() -> None:
     found = plan(r"layers\.1\.=bits:8,group_size:16", "o_proj=sym:false", r"1\.self_attn\.o_proj$=bits:2")
-    assert found["model.layers.0.self_attn.o_proj"] == Scheme(4, 32, False)
-    assert found["model.layers.1.self_attn.o_proj"] == Scheme(2, 16, False)
-    assert found["model.layers.1.mlp.up_proj"] == Scheme(8, 16, True)
-    assert found["model.layers.0.mlp.up_proj"] == Scheme(4, 32, True)
+    assert found["model.layers.0.self_attn.o_proj"] == QuantScheme(4, 32, False)
+    assert found["model.layers.1.self_attn.o_proj"] == QuantScheme(2, 16, False)
+    assert found["model.layers.1.mlp.up_proj"] == QuantScheme(8, 16, True)
+    assert found["model.layers.0.mlp.up_proj"] == QuantScheme(4, 32, True)
 
 
 def test_sixteen_bits_in_a_rule_mean_float_and_a_later_rule_takes_it_back() -> None:
     assert plan("v_proj=bits:16")["model.layers.0.self_attn.v_proj"] is None
     found = plan("v_proj=bits:16", r"1.*v_proj=bits:4")
     assert found["model.layers.0.self_attn.v_proj"] is None
-    assert found["model.layers.1.self_attn.v_proj"] == Scheme(4, 32, True)
+    assert found["model.layers.1.self_attn.v_proj"] == QuantScheme(4, 32, True)
 
 
 def test_a_rule_that_matches_nothing_is_refused() -> None:
@@ -91,15 +91,15 @@ def test_a_tied_head_on_the_embeddings_grid_is_the_embedding() -> None:
 @pytest.mark.parametrize(
     ("rules", "options", "head"),
     [
-        ((), {"lm_head_bits": 4}, Scheme(4, 32, True)),
-        ((), {"embedding_bits": 16}, Scheme(8, 32, True)),
+        ((), {"lm_head_bits": 4}, QuantScheme(4, 32, True)),
+        ((), {"embedding_bits": 16}, QuantScheme(8, 32, True)),
         ((), {"lm_head_bits": 16}, None),
-        (("lm_head=group_size:64",), {}, Scheme(8, 64, True)),
-        (("embed_tokens=sym:false",), {}, Scheme(8, 32, True)),
+        (("lm_head=group_size:64",), {}, QuantScheme(8, 64, True)),
+        (("embed_tokens=sym:false",), {}, QuantScheme(8, 32, True)),
     ],
 )
 def test_a_tied_head_on_another_grid_is_a_weight_of_its_own(
-    rules: tuple[str, ...], options: dict[str, Any], head: Scheme | None
+    rules: tuple[str, ...], options: dict[str, Any], head: QuantScheme | None
 ) -> None:
     found = plan(*rules, tied=True, **options)
     assert found[HEAD] == head
@@ -114,7 +114,7 @@ def test_a_group_size_that_does_not_divide_is_refused_with_one_that_does() -> No
     message, hint = refusal(plan, group_size=64)
     assert message == "group size 64 does not divide the 96 inputs of `model.layers.0.mlp.down_proj`"
     assert hint == "--group-size 32 divides it, or --layer 'down_proj=group_size:-1' gives each of its rows one scale"
-    assert plan("down_proj=group_size:-1", group_size=64)["model.layers.1.mlp.down_proj"] == Scheme(4, -1, True)
+    assert plan("down_proj=group_size:-1", group_size=64)["model.layers.1.mlp.down_proj"] == QuantScheme(4, -1, True)
     assert plan("down_proj=bits:16", group_size=64)["model.layers.1.mlp.down_proj"] is None
 
 

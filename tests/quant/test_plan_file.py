@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from checkpoint_writer import tiny_config
 
-from ovround.config import ConvertOptions, LayerRule, Scheme
 from ovround.errors import UsageError
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
+from ovround.options.convert_options import ConvertOptions, LayerRule, QuantScheme
 from ovround.quant.plan import choosable, make_plan
 from ovround.quant.plan_file import plan_as_json, plan_digest, read_plan, write_plan
 
@@ -47,7 +47,7 @@ def test_the_files_order_means_nothing(decoder: Decoder, tmp_path: Path) -> None
     (tmp_path / "plan.json").write_text(json.dumps(document))
     read = read_plan(tmp_path / "plan.json", decoder)
     assert list(read) == list(plan)
-    assert plan_digest(read) == plan_digest(plan) != plan_digest({**plan, O_PROJ: Scheme(4, 32, True)})
+    assert plan_digest(read) == plan_digest(plan) != plan_digest({**plan, O_PROJ: QuantScheme(4, 32, True)})
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.config import Codebooks, Scheme
-from ovround.quant.codebook_fit import fit_codebooks
-from ovround.quant.codebook_weight import CodebookWeight
-from ovround.quant.initial_grid import from_extremes
-from ovround.quant.pv import Changes, DiscreteSteps, move
-from ovround.quant.tuned_weight import FreeWeight
+from ovround.options.convert_options import Codebooks, QuantScheme
+from ovround.quant.codebooks.fit import fit_codebooks
+from ovround.quant.codebooks.tuned_weight import CodebookWeight
+from ovround.quant.integers.initial_grid import from_extremes
+from ovround.quant.integers.tuned_weight import LearnedScaleWeight
+from ovround.quant.passes.pv import Changes, DiscreteSteps, move
 
-Weight = FreeWeight | CodebookWeight
+Weight = LearnedScaleWeight | CodebookWeight
 KINDS = ["codebooks", "symmetric", "asymmetric"]
 ROWS, COLUMNS = 24, 32
 
@@ -22,8 +22,8 @@ def make(kind: str, seed: int = 0) -> Weight:
     if kind == "codebooks":
         layout = Codebooks(2, 3, 4)
         return CodebookWeight("w", fit_codebooks(matrix, None, layout, torch.Generator().manual_seed(seed)), layout)
-    scheme = Scheme(3, 16, kind == "symmetric")
-    weight = FreeWeight("w", from_extremes(matrix, scheme), matrix.shape, scheme)
+    scheme = QuantScheme(3, 16, kind == "symmetric")
+    weight = LearnedScaleWeight("w", from_extremes(matrix, scheme), matrix.shape, scheme)
     with torch.no_grad():
         weight.latent.round_()
     return weight
@@ -98,7 +98,7 @@ def test_a_step_that_changed_nothing_is_not_taken_back() -> None:
     before, begun, travelled = value(weight), steps._copies[0].clone(), []
     for _ in range(3):
         steps.step([grad], 0.1, 1.0)
-        steps.judge(False)
+        steps.accept_or_revert(False)
         assert torch.equal(value(weight), before)
         travelled.append(float((steps._copies[0] - begun).abs().min()))
     assert travelled[2] == pytest.approx(3 * travelled[0], rel=1e-3)

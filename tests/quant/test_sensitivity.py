@@ -11,16 +11,16 @@ from checkpoint_writer import random_weights, tiny_config, write_checkpoint
 from numpy.typing import NDArray
 
 from ovround.checkpoint import Checkpoint, open_checkpoint
-from ovround.config import ConvertOptions, Scheme
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
-from ovround.quant.calibration import calibrate
-from ovround.quant.rtn import round_to_nearest
-from ovround.quant.sensitivity import LinearGradient, fisher_diagonal, linear_gradients, loss_rises
+from ovround.options.convert_options import ConvertOptions, QuantScheme
+from ovround.quant.allocation.sensitivity import LinearGradient, fisher_diagonal, linear_gradients, loss_rises
+from ovround.quant.calibration.samples import calibrate
+from ovround.quant.integers.rtn import round_to_nearest
 from ovround.source_tokenizer import load_tokenizer
 
-GRID = Scheme(4, 32, True)
+GRID = QuantScheme(4, 32, True)
 
 
 def opened(folder: Path) -> tuple[Checkpoint, Decoder]:
@@ -131,13 +131,13 @@ def test_the_estimate_is_the_divergence_of_a_trained_model(shared: Path, bits: i
     vocab = decoder.config.vocab_size
     windows = calibrate(load_tokenizer(folder), options, 512, vocab).windows[:8]
     names = decoder.linears(2)
-    rises = loss_rises(checkpoint, decoder, windows, dict.fromkeys(names, Scheme(bits, 64, True)), (bits,), 0)
+    rises = loss_rises(checkpoint, decoder, windows, dict.fromkeys(names, QuantScheme(bits, 64, True)), (bits,), 0)
     weights, ids = weights_of(checkpoint), torch.from_numpy(windows)
     with torch.no_grad():
         original = torch.log_softmax(decoder.logits(TorchOps(weights), ids), -1)
         truth = {}
         for name in names:
-            rounded, _ = round_to_nearest(name, checkpoint.read(f"{name}.weight"), Scheme(bits, 64, True))
+            rounded, _ = round_to_nearest(name, checkpoint.read(f"{name}.weight"), QuantScheme(bits, 64, True))
             moved = {**weights, f"{name}.weight": torch.from_numpy(rounded.dequantize())}
             log_p = torch.log_softmax(decoder.logits(TorchOps(moved), ids), -1)
             truth[name] = float((original.exp() * (original - log_p)).sum(-1).mean())

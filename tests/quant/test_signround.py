@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovround.config import Scheme
 from ovround.errors import TensorError
-from ovround.quant.signround import Schedule, TunedBlock, tune_block
-from ovround.quant.tuned_weight import ClippedWeight, restore
+from ovround.options.convert_options import QuantScheme
+from ovround.quant.integers.tuned_weight import SignRoundWeight, restore
+from ovround.quant.passes.signround import Schedule, TunedBlock, tune_block
 
-SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)]
+SCHEMES = [
+    QuantScheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)
+]
 IDS = [f"{s.bits} bits, {s.group_size}, {'sym' if s.symmetric else 'asym'}" for s in SCHEMES]
 ROWS, COLUMNS = 12, 32
 
@@ -23,9 +25,9 @@ def random_weight(seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor
     return torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def disturbed(weight: torch.Tensor, scheme: Scheme, seed: int) -> ClippedWeight:
+def disturbed(weight: torch.Tensor, scheme: QuantScheme, seed: int) -> SignRoundWeight:
     """A weight in the middle of its tuning: V up to a whole level, clipping factors that really clip."""
-    tuned = ClippedWeight("w", weight, scheme)
+    tuned = SignRoundWeight("w", weight, scheme)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         tuned.shift.copy_(torch.rand(tuned.shift.shape, generator=generator, dtype=weight.dtype) * 2 - 1)
@@ -39,7 +41,7 @@ def straight_through(x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     return x + (rounded - x).detach()
 
 
-def plain_fake_quantize(tuned: ClippedWeight) -> torch.Tensor:
+def plain_fake_quantize(tuned: SignRoundWeight) -> torch.Tensor:
     """The grid of the paper as ordinary differentiable torch, gradients by autograd through straight-through roundings."""
     bits, symmetric = tuned.scheme.bits, tuned.scheme.symmetric
     low, high = tuned.low * tuned.low_factor, tuned.high * tuned.high_factor
@@ -57,7 +59,7 @@ def plain_fake_quantize(tuned: ClippedWeight) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_gradients_are_those_of_plain_autograd(scheme: Scheme) -> None:
+def test_gradients_are_those_of_plain_autograd(scheme: QuantScheme) -> None:
     tuned = disturbed(random_weight(1, torch.float64), scheme, 2)
     direction = random_weight(3, torch.float64)
     value, plain = tuned.fake_quantized(torch.float64), plain_fake_quantize(tuned)
@@ -73,7 +75,7 @@ def test_gradients_are_those_of_plain_autograd(scheme: Scheme) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_the_result_is_what_was_tuned_to_the_last_bit(scheme: Scheme) -> None:
+def test_the_result_is_what_was_tuned_to_the_last_bit(scheme: QuantScheme) -> None:
     for seed in range(3):
         tuned = disturbed(random_weight(seed) * 10.0 ** (seed - 1), scheme, seed)
         result = tuned.result().dequantize()
@@ -82,7 +84,7 @@ def test_the_result_is_what_was_tuned_to_the_last_bit(scheme: Scheme) -> None:
 
 
 def test_factors_stay_between_zero_and_one_and_steps_follow_the_sign() -> None:
-    tuned = ClippedWeight("w", random_weight(0), Scheme(4, 16, False))
+    tuned = SignRoundWeight("w", random_weight(0), QuantScheme(4, 16, False))
     for parameter in tuned.parameters:
         parameter.grad = torch.ones_like(parameter)
     tuned.high_factor.grad = -torch.ones_like(tuned.high_factor)
@@ -98,7 +100,7 @@ def test_factors_stay_between_zero_and_one_and_steps_follow_the_sign() -> None:
 
 def test_a_range_clipped_to_nothing_still_gives_a_grid() -> None:
     for symmetric in (True, False):
-        tuned = ClippedWeight("w", random_weight(0), Scheme(4, 16, symmetric))
+        tuned = SignRoundWeight("w", random_weight(0), QuantScheme(4, 16, symmetric))
         restore([[tuned.shift, torch.zeros_like(tuned.low_factor), torch.zeros_like(tuned.high_factor)]], [tuned])
         values = tuned.result().dequantize()
         assert np.isfinite(values).all()
@@ -106,7 +108,7 @@ def test_a_range_clipped_to_nothing_still_gives_a_grid() -> None:
 
 
 def test_a_scale_that_overflows_is_refused_with_the_weights_name() -> None:
-    tuned = ClippedWeight("model.layers.0.mlp.up_proj", random_weight(0) * 1e7, Scheme(2, 16, True))
+    tuned = SignRoundWeight("model.layers.0.mlp.up_proj", random_weight(0) * 1e7, QuantScheme(2, 16, True))
     with pytest.raises(TensorError, match=r"`model\.layers\.0\.mlp\.up_proj` has values so large"):
         tuned.result()
 
@@ -120,7 +122,7 @@ def two_layers(weights: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torc
 
 
 def tune(
-    scheme: Scheme,
+    scheme: QuantScheme,
     *,
     seed: int = 0,
     steps: int = 30,
@@ -137,7 +139,7 @@ def tune(
     fixed = {"bias": torch.randn(12, generator=generator)}
     inputs = torch.randn(windows, 5, 32, generator=generator)
     targets = two_layers({**fixed, "up.weight": up, "down.weight": down}, inputs, None)
-    weights = [ClippedWeight("up", up, scheme), ClippedWeight("down", down, scheme)]
+    weights = [SignRoundWeight("up", up, scheme), SignRoundWeight("down", down, scheme)]
     seen: list[tuple[int, float]] = [] if told is None else told
     result = tune_block(
         forward, fixed, weights, inputs, targets, held_out, Schedule(steps, batch_size),
@@ -156,7 +158,7 @@ def as_tensors(block: TunedBlock) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_the_held_out_loss_never_gets_worse_and_is_told_as_it_is(scheme: Scheme) -> None:
+def test_the_held_out_loss_never_gets_worse_and_is_told_as_it_is(scheme: QuantScheme) -> None:
     for seed in range(3):
         told: list[tuple[int, float]] = []
         block, loss = tune(scheme, seed=seed, told=told)
@@ -178,7 +180,7 @@ def test_harmful_steps_are_undone() -> None:
         out = two_layers(weights, x, dtype)
         return out.detach() * 2 - out if out.requires_grad else out  # the gradient points away from the target
 
-    scheme = Scheme(4, 16, False)
+    scheme = QuantScheme(4, 16, False)
     block, _ = tune(scheme, forward=backwards)
     rounded, _ = tune(scheme, steps=0)
     assert block.loss_after == block.loss_before
@@ -192,7 +194,7 @@ def digests(block: TunedBlock) -> list[str]:
 
 
 def test_the_same_order_of_windows_gives_the_same_integers_and_another_order_others() -> None:
-    scheme = Scheme(2, 16, False)
+    scheme = QuantScheme(2, 16, False)
     one, two, other = tune(scheme, batch_size=2)[0], tune(scheme, batch_size=2)[0], tune(scheme, batch_size=4)[0]
     assert digests(one) == digests(two)
     assert (one.loss_before, one.loss_after) == (two.loss_before, two.loss_after)
@@ -201,7 +203,7 @@ def test_the_same_order_of_windows_gives_the_same_integers_and_another_order_oth
 
 def batches_of(windows: int, held_out: int, batch_size: int, steps: int) -> list[list[int]]:
     """The windows of each training step, told apart by their first value."""
-    weight = ClippedWeight("w", random_weight(0), Scheme(4, 16, True))
+    weight = SignRoundWeight("w", random_weight(0), QuantScheme(4, 16, True))
     inputs = torch.zeros(windows, 2, COLUMNS)
     inputs[:, 0, 0] = torch.arange(windows)
     seen: list[list[int]] = []
@@ -246,6 +248,6 @@ def test_candidates_are_compared_at_a_bounded_number_of_steps() -> None:
         evaluations += not torch.is_grad_enabled()
         return two_layers(weights, x, dtype)
 
-    told: Sequence[object] = tune(Scheme(4, 16, True), steps=100, held_out=3, batch_size=3, forward=counting)
+    told: Sequence[object] = tune(QuantScheme(4, 16, True), steps=100, held_out=3, batch_size=3, forward=counting)
     assert told
     assert evaluations == 6  # the beginning and five candidates, one batch each

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from ovround.artifact import Manifest
-from ovround.config import ConvertOptions, Scheme
-from ovround.conversion import convert
-from ovround.floattensor import FloatTensor
-from ovround.qtensor import QTensor
-from ovround.quant.initial_grid import compensated, inverse_factor, searched
-from ovround.quant.tables import begin_table
+from ovround.artifact.manifest import Manifest
+from ovround.conversion.convert import convert
+from ovround.options.convert_options import ConvertOptions, QuantScheme
+from ovround.quant.integers.embeddings import begin_table
+from ovround.quant.integers.initial_grid import compensated, inverse_factor, searched
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
 FEW = ConvertOptions(
     formats=("onnx",), bits=4, group_size=64, iters=20, nsamples=32, seqlen=64, batch_size=8, end_to_end=0,
@@ -35,8 +35,8 @@ def digests(manifest: Manifest) -> dict[str, str]:
 def test_a_table_in_parts_is_the_table_as_a_whole(monkeypatch: pytest.MonkeyPatch, symmetric: bool) -> None:
     draw = torch.Generator().manual_seed(1)
     table, inputs = torch.randn(50, 64, generator=draw), torch.randn(200, 64, generator=draw)
-    scheme, moments = Scheme(3, 32, symmetric), inputs.T @ inputs
-    monkeypatch.setattr("ovround.quant.tables._ROWS_ELEMENTS", 64 * 7)
+    scheme, moments = QuantScheme(3, 32, symmetric), inputs.T @ inputs
+    monkeypatch.setattr("ovround.quant.integers.embeddings._ROWS_ELEMENTS", 64 * 7)
     stored = FloatTensor(table.numpy(), "float32")
     for given, start in (
         (None, searched(table, scheme, torch.ones(64))),

@@ -5,23 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.config import Scheme
-from ovround.quant import tuned_weight
-from ovround.quant.grid import grouped
-from ovround.quant.initial_grid import Start, from_extremes
-from ovround.quant.tuned_weight import LATENT_RATE, OFFSET_STEPS, FreeWeight
+from ovround.options.convert_options import QuantScheme
+from ovround.quant.integers import tuned_weight
+from ovround.quant.integers.initial_grid import Start, from_extremes
+from ovround.quant.integers.levels import grouped
+from ovround.quant.integers.tuned_weight import LATENT_RATE, OFFSET_STEPS, LearnedScaleWeight
 
-SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)]
+SCHEMES = [
+    QuantScheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)
+]
 IDS = [f"{s.bits} bits, {s.group_size}, {'sym' if s.symmetric else 'asym'}" for s in SCHEMES]
 
 
-def disturbed(scheme: Scheme, dtype: torch.dtype = torch.float32, optimizer: str = "adam") -> FreeWeight:
+def disturbed(scheme: QuantScheme, dtype: torch.dtype = torch.float32, optimizer: str = "adam") -> LearnedScaleWeight:
     """In the middle of its tuning: levels beyond the grid, scales and zero points moved."""
     generator = torch.Generator().manual_seed(5)
     weight = torch.randn(6, 32, generator=generator, dtype=dtype)
     start = from_extremes(weight, scheme)
     latent = start.latent + torch.rand(start.latent.shape, generator=generator, dtype=dtype) * 3 - 1.5
-    free = FreeWeight("w", Start(start.scale, start.zero, latent), weight.shape, scheme, optimizer)
+    free = LearnedScaleWeight("w", Start(start.scale, start.zero, latent), weight.shape, scheme, optimizer)
     with torch.no_grad():
         free.factor += torch.rand(free.factor.shape, generator=generator, dtype=dtype) * 0.4 - 0.2
         free.zero_shift += torch.rand(free.factor.shape, generator=generator, dtype=dtype) * 1.4 - 0.7
@@ -33,7 +35,7 @@ def straight_through(x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_gradients_are_those_of_plain_autograd(scheme: Scheme) -> None:
+def test_gradients_are_those_of_plain_autograd(scheme: QuantScheme) -> None:
     free = disturbed(scheme, torch.float64)
     direction = torch.randn(free.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     (free.fake_quantized(torch.float64) * direction).sum().backward()
@@ -60,7 +62,7 @@ def test_gradients_are_those_of_plain_autograd(scheme: Scheme) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_rows_at_a_time_change_nothing(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_at_a_time_change_nothing(scheme: QuantScheme, monkeypatch: pytest.MonkeyPatch) -> None:
     direction = torch.randn(6, 32, generator=torch.Generator().manual_seed(6))
     found = []
     for elements in (1, 2 * 32, 1 << 16):  # a row, two rows, all of them
@@ -75,16 +77,16 @@ def test_rows_at_a_time_change_nothing(scheme: Scheme, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_the_result_is_what_was_tuned_to_the_last_bit(scheme: Scheme) -> None:
+def test_the_result_is_what_was_tuned_to_the_last_bit(scheme: QuantScheme) -> None:
     free = disturbed(scheme)
     assert torch.equal(torch.from_numpy(free.result().dequantize()), free.fake_quantized().detach())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_a_finished_weight_is_taken_up_as_it_was(scheme: Scheme) -> None:
+def test_a_finished_weight_is_taken_up_as_it_was(scheme: QuantScheme) -> None:
     free = disturbed(scheme)
     finished = free.result()
-    resumed = FreeWeight.resumed("w", finished, free.offsets(), scheme)
+    resumed = LearnedScaleWeight.resumed("w", finished, free.offsets(), scheme)
     assert resumed.result().digest() == finished.digest()
     assert torch.equal(resumed.fake_quantized().detach(), free.fake_quantized().detach())
     codes = grouped(torch.from_numpy(finished.codes).float(), scheme)
@@ -96,7 +98,7 @@ def test_a_finished_weight_is_taken_up_as_it_was(scheme: Scheme) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "sign"])
 def test_a_step_goes_against_the_gradient_and_scales_keep_their_sign(optimizer: str) -> None:
-    free = disturbed(Scheme(4, 16, True), optimizer=optimizer)
+    free = disturbed(QuantScheme(4, 16, True), optimizer=optimizer)
     before = free.latent.detach().clone()
     free.fake_quantized().sum().backward()
     assert free.latent.grad is not None

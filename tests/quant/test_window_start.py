@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.config import Scheme
-from ovround.quant import window_start
-from ovround.quant.window_start import _begin, _stacks
+from ovround.options.convert_options import QuantScheme
+from ovround.quant.passes import init_weights as window_start
+from ovround.quant.passes.init_weights import _begin, _stacks
 
 
 def drawn(*shape: int, seed: int) -> torch.Tensor:
@@ -15,7 +15,7 @@ def drawn(*shape: int, seed: int) -> torch.Tensor:
 
 
 def test_small_weights_with_one_input_and_one_grid_are_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    four, two = Scheme(4, 16, True), Scheme(2, 16, True)
+    four, two = QuantScheme(4, 16, True), QuantScheme(2, 16, True)
     shared, other = torch.eye(16), torch.eye(16)
     moments = {"q": shared, "k": shared, "v": shared, "o": other, "gate": shared}
     schemes = {"q": four, "k": four, "v": two, "o": two, "gate": two, "unseen": two, "unseen too": two}
@@ -28,7 +28,7 @@ def test_small_weights_with_one_input_and_one_grid_are_stacked(monkeypatch: pyte
 @pytest.mark.parametrize("starts", ["search", "compensated", "descent"])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_stacked_rows_begin_as_each_alone(starts: str, symmetric: bool) -> None:
-    scheme = Scheme(3, 16, symmetric)
+    scheme = QuantScheme(3, 16, symmetric)
     inputs = drawn(256, 64, seed=0) @ (torch.eye(64) + 0.1)
     moments = inputs.T @ inputs
     parts = [drawn(24, 64, seed=1), drawn(8, 64, seed=2)]

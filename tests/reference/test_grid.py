@@ -8,22 +8,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from reference.twins import Group, quantise
+from reference.reference_impl import Group, quantise
 
-from ovround.config import Scheme
 from ovround.errors import TensorError
-from ovround.floattensor import FloatTensor
-from ovround.qtensor import QTensor
-from ovround.quant import rtn
-from ovround.quant.grid import extremes, grouped, levels, scale_and_zero
-from ovround.quant.rtn import round_to_nearest
+from ovround.options.convert_options import QuantScheme
+from ovround.quant.integers import rtn
+from ovround.quant.integers.levels import extremes, grouped, levels, scale_and_zero
+from ovround.quant.integers.rtn import round_to_nearest
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
-SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)]
+SCHEMES = [
+    QuantScheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)
+]
 IDS = [f"{s.bits} bits, {s.group_size}, {'sym' if s.symmetric else 'asym'}" for s in SCHEMES]
 Floats = NDArray[np.float32]
 
 
-def rounded(weight: Floats, scheme: Scheme) -> QTensor:
+def rounded(weight: Floats, scheme: QuantScheme) -> QTensor:
     return round_to_nearest("w", FloatTensor(weight, "float32"), scheme)[0]
 
 
@@ -50,7 +52,7 @@ def special_rows() -> Floats:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_rounding_is_the_twins(scheme: Scheme) -> None:
+def test_rounding_is_the_twins(scheme: QuantScheme) -> None:
     random = np.random.default_rng(0).standard_normal((24, 32)).astype(np.float32)
     for weight in (random, special_rows()):
         assert_same(rounded(weight, scheme), quantise(weight, scheme.bits, scheme.group_size, scheme.symmetric))
@@ -58,7 +60,7 @@ def test_rounding_is_the_twins(scheme: Scheme) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(SCHEMES), st.lists(st.floats(-1000, 1000, width=32), min_size=32, max_size=32))
-def test_rounding_is_the_twins_for_any_values(scheme: Scheme, values: list[float]) -> None:
+def test_rounding_is_the_twins_for_any_values(scheme: QuantScheme, values: list[float]) -> None:
     weight = np.array([values], np.float32)
     assert_same(rounded(weight, scheme), quantise(weight, scheme.bits, scheme.group_size, scheme.symmetric))
 
@@ -66,17 +68,17 @@ def test_rounding_is_the_twins_for_any_values(scheme: Scheme, values: list[float
 def test_golden_levels() -> None:
     """By hand: group of 4 values, 2 bits."""
     weight = np.array([[-1.0, -0.5, 0.25, 0.5] * 4], np.float32)
-    symmetric = rounded(weight, Scheme(2, 16, True))
+    symmetric = rounded(weight, QuantScheme(2, 16, True))
     assert (symmetric.codes[0, :4].tolist(), symmetric.scales.tolist()) == ([0, 1, 2, 3], [[0.5]])  # 0.25 / 0.5 to even
-    flipped = rounded(-weight, Scheme(2, 16, True))
+    flipped = rounded(-weight, QuantScheme(2, 16, True))
     assert (flipped.codes[0, :4].tolist(), flipped.scales.tolist()) == ([0, 1, 2, 3], [[-0.5]])
-    asymmetric = rounded(weight, Scheme(2, 16, False))
+    asymmetric = rounded(weight, QuantScheme(2, 16, False))
     assert (asymmetric.codes[0, :4].tolist(), asymmetric.scales.tolist()) == ([0, 1, 2, 3], [[0.5]])
     assert asymmetric.zeros().tolist() == [[2]]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_no_value_moves_further_than_the_grid_allows(scheme: Scheme) -> None:
+def test_no_value_moves_further_than_the_grid_allows(scheme: QuantScheme) -> None:
     """Half a step for a value within the grid; a step and a half where the float16 scale or the zero point cuts it off."""
     weight = np.random.default_rng(1).standard_normal((16, 64)).astype(np.float32)
     tensor = rounded(weight, scheme)
@@ -103,15 +105,15 @@ def test_half_precision_weights_are_rounded_by_their_exact_values(dtype: str) ->
     values = np.random.default_rng(3).standard_normal((4, 32)).astype(np.float32)
     bits = (values.view(np.uint32) >> 16).astype(np.uint16)
     half = FloatTensor(bits, "bfloat16") if dtype == "bfloat16" else FloatTensor(values.astype(np.float16), "float16")
-    scheme = Scheme(4, 16, False)
+    scheme = QuantScheme(4, 16, False)
     assert round_to_nearest("w", half, scheme)[0].digest() == rounded(half.float32(), scheme).digest()
 
 
 def test_rows_are_rounded_in_pieces_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = np.random.default_rng(4).standard_normal((37, 32)).astype(np.float32)
-    whole, whole_error = round_to_nearest("w", FloatTensor(weight, "float32"), Scheme(4, 16, False))
+    whole, whole_error = round_to_nearest("w", FloatTensor(weight, "float32"), QuantScheme(4, 16, False))
     monkeypatch.setattr(rtn, "_ROWS_ELEMENTS", 5 * 32)
-    pieces, error = round_to_nearest("w", FloatTensor(weight, "float32"), Scheme(4, 16, False))
+    pieces, error = round_to_nearest("w", FloatTensor(weight, "float32"), QuantScheme(4, 16, False))
     assert pieces.digest() == whole.digest()
     assert error == pytest.approx(whole_error, rel=1e-6)  # float32 sums of other lengths
     exact = np.linalg.norm(weight - whole.dequantize()) / np.linalg.norm(weight)
@@ -121,8 +123,10 @@ def test_rows_are_rounded_in_pieces_without_a_seam(monkeypatch: pytest.MonkeyPat
 def test_a_scale_beyond_float16_is_refused() -> None:
     weight = np.full((2, 16), 1e6, np.float32)
     with pytest.raises(TensorError, match=r"`model\.q` has values so large") as caught:
-        round_to_nearest("model.q", FloatTensor(weight, "float32"), Scheme(2, 16, True))
+        round_to_nearest("model.q", FloatTensor(weight, "float32"), QuantScheme(2, 16, True))
     assert caught.value.hint == "--layer 'model.q=bits:16' leaves it in float"
     with pytest.raises(TensorError):
-        round_to_nearest("model.q", FloatTensor(-weight, "float32"), Scheme(2, 16, True))
-    assert rounded(weight, Scheme(8, 16, True)).scales[0, 0] == np.float16(-1e6 / 128)  # more levels, smaller steps
+        round_to_nearest("model.q", FloatTensor(-weight, "float32"), QuantScheme(2, 16, True))
+    assert rounded(weight, QuantScheme(8, 16, True)).scales[0, 0] == np.float16(
+        -1e6 / 128
+    )  # more levels, smaller steps

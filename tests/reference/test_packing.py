@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.twins import bit_stream, codes_of
+from reference.reference_impl import bit_stream, codes_of
 
 from ovround.errors import VerifyError
 from ovround.exporters.openvino.compressed import SCALE, ZERO_POINT, Stored, element_type, read_weight, write_weight
 from ovround.exporters.openvino.constants import ALIGNMENT, ConstantFile
-from ovround.floattensor import FloatTensor
-from ovround.packing import PACKED_BITS, pack_rows, signed_nibbles, unpack_rows, unsigned_nibbles
-from ovround.qtensor import BITS, GROUP_SIZES, QTensor
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.packing import PACKED_BITS, pack_rows, signed_nibbles, unpack_rows, unsigned_nibbles
+from ovround.tensors.qtensor import BITS, GROUP_SIZES, QTensor
 
 
 @st.composite

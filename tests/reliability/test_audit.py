@@ -28,5 +28,5 @@ def test_judgement(answer: object, status: int, said: str, capsys: pytest.Captur
     audit = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(audit)
     text = answer if isinstance(answer, str) else json.dumps(answer)
-    assert audit.judge(text, "connection refused") == status
+    assert audit.assess(text, "connection refused") == status
     assert said in capsys.readouterr().out

@@ -12,10 +12,10 @@ from mutations import damaged_copy, damages
 from quantised_folder import quantised_folder
 
 from ovround.checkpoint import Checkpoint, open_source
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
+from ovround.conversion.preparation import prepare
 from ovround.errors import CheckpointError, OvroundError
-from ovround.preparation import prepare
+from ovround.options.convert_options import ConvertOptions
 
 CASES = 150
 NAMED = re.compile(

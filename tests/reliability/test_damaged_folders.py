@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mutations import Damage, damaged_copy, damages
 
-from ovround.artifact import MANIFEST, TARGETS
+from ovround.artifact.manifest import MANIFEST, TARGETS
 from ovround.errors import ArtifactError
 from ovround.runtime import LLM, verification
 from ovround.runtime.engines import check_folder, verified

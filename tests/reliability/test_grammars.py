@@ -11,8 +11,8 @@ import pytest
 
 from ovround.checkpoint.locate import DEMO_FOLDER
 from ovround.errors import GenerationError, UsageError
-from ovround.runtime.grammar import Grammar, GrammarCompiler, Kind
-from ovround.runtime.tokenizer import Tokenizer
+from ovround.runtime.decoding.grammar import Grammar, GrammarCompiler, Kind
+from ovround.runtime.text.tokenizer import Tokenizer
 
 pytest.importorskip("llguidance")
 

@@ -29,13 +29,13 @@ TUNING = (
 class Processes:
     """What torchrun would have started, as `--nproc-per-node 4`."""
 
-    def __init__(self, servers: list[CommandServer], mishaps: list[Path]) -> None:
-        self._servers, self._mishaps = servers, mishaps
+    def __init__(self, servers: list[CommandServer], faults: list[Path]) -> None:
+        self._servers, self._faults = servers, faults
 
     def __call__(self, *arguments: object, die: tuple[int, int] | None = None) -> tuple[list[Result], list[float]]:
         """Results of all, and when each ended; with `die` one is killed as it finishes a block: its rank, the block."""
-        for rank, mishap in enumerate(self._mishaps):
-            mishap.write_text(f"die {die[1]}" if die is not None and rank == die[0] else "nothing 0", encoding="utf-8")
+        for rank, fault in enumerate(self._faults):
+            fault.write_text(f"die {die[1]}" if die is not None and rank == die[0] else "nothing 0", encoding="utf-8")
 
         def one(server: CommandServer) -> tuple[Result, float]:
             return server(*arguments), time.monotonic()
@@ -55,15 +55,15 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
         "WORLD_SIZE": str(SIZE), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }  # fmt: skip
-    mishaps = [place / f"mishap-{rank}" for rank in range(SIZE)]
+    faults = [place / f"fault-{rank}" for rank in range(SIZE)]
     with ExitStack() as stack:
         servers = []
-        for rank, mishap in enumerate(mishaps):
+        for rank, fault in enumerate(faults):
             (place / str(rank)).mkdir()
-            environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OVROUND_TEST_MISHAP": str(mishap)}
-            modules = ["ovround.exporters.onnx", "mishap"]
+            environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OVROUND_TEST_FAULT": str(fault)}
+            modules = ["ovround.exporters.onnx", "fault_injection"]
             servers.append(stack.enter_context(CommandServer(place / str(rank), modules, environment)))
-        yield Processes(servers, mishaps)
+        yield Processes(servers, faults)
 
 
 def test_each_process_is_killed_once(processes: Processes, text_file: Path, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ovround.floattensor import FloatTensor
 from ovround.models.decoder import DecoderConfig
 from ovround.models.ops import Attention, sinks_name
 from ovround.models.rope import Rope
+from ovround.tensors.float_tensor import FloatTensor
 
 TOKENS, EPS = 40, 1e-5
 Rows = NDArray[np.float64]

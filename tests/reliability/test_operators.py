@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ovround.floattensor import FloatTensor
-from ovround.qtensor import QTensor
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
 EXACT = 1e-11  # float32 sums in another order: 1e-14 measured on whole models
 FAST = 2.5e-3  # activations rounded to 8 bits in groups, products in bfloat16 where the processor has them
@@ -72,7 +72,7 @@ def products() -> list[Product]:
 def openvino(folder: Path, cases: list[Product], *, exact: bool) -> list[Rows]:
     import openvino as ov
 
-    from ovround.profiling.openvino import compiled
+    from ovround.measure.profiling.openvino import compiled
     from ovround.runtime.engines.openvino_devices import EXACT as EXACT_OPTIONS
 
     compiled(folder, [case.weight for case in cases], "CPU", 1)
@@ -87,7 +87,7 @@ def openvino(folder: Path, cases: list[Product], *, exact: bool) -> list[Rows]:
 def onnx(folder: Path, cases: list[Product], *, exact: bool) -> list[Rows]:
     import onnxruntime as ort
 
-    from ovround.profiling.onnx import compiled
+    from ovround.measure.profiling.onnx import compiled
     from ovround.runtime.engines.onnx_exact import exact_model
 
     compiled(folder, [case.weight for case in cases], "CPU", 1)

@@ -61,9 +61,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }  # fmt: skip
     modules = [  # what commands import, once for all of them
-        "ovround.conversion", "ovround.exporters.onnx", "ovround.exporters.openvino.tokenizer", "ovround.lint",
-        "ovround.model_card", "ovround.quant.blocks", "ovround.runtime.engines.onnx", "ovround.runtime.engines.openvino",
-        "ovround.runtime.speculation", "rich.console", "sympy", "openvino_tokenizers.hf_parser",
+        "ovround.conversion.convert", "ovround.exporters.onnx", "ovround.exporters.openvino.tokenizer", "ovround.check",
+        "ovround.conversion.model_card", "ovround.quant.passes.blocks",
+        "ovround.runtime.engines.onnx", "ovround.runtime.engines.openvino",
+        "ovround.runtime.decoding.speculation", "rich.console", "sympy", "openvino_tokenizers.hf_parser",
         "transformers.modeling_utils", "audit_hook",
     ]  # fmt: skip
     with CommandServer(place / "commands", modules, environment) as server:

@@ -18,10 +18,10 @@ from failing_steps import contents
 from mutations import SCALE
 from power_cut import ROOT, Bytes, Event, Names, Record, Recorder, Sync, lay_out, states
 
-from ovround.artifact import MANIFEST
-from ovround.config import ConvertOptions
-from ovround.conversion import convert, prepare
+from ovround.artifact.manifest import MANIFEST
+from ovround.conversion.convert import convert, prepare
 from ovround.errors import ArtifactError, OvroundError, ResumeError
+from ovround.options.convert_options import ConvertOptions
 from ovround.quant.block_store import BlockStore, working_folder
 from ovround.runtime.engines import verified
 

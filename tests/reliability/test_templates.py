@@ -10,7 +10,7 @@ import pytest
 
 from ovround.errors import ArtifactError, GenerationError, UsageError
 from ovround.limits import LIMITS
-from ovround.runtime.chat_template import ChatTemplate
+from ovround.runtime.text.chat_template import ChatTemplate
 
 CHAT = [{"role": "user", "content": "hi"}]
 DOUBLE = "{% set n = namespace(x=START) %}{% for i in range(64) %}{% set n.x = STEP %}{% endfor %}{{ n.x }}"

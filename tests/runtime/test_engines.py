@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ovround.artifact import Manifest, write_manifest
+from ovround.artifact.manifest import Manifest, write_manifest
 from ovround.errors import ArtifactError, EngineError, GenerationError, UsageError
-from ovround.qtensor import QTensor
 from ovround.runtime.engine import Engine
 from ovround.runtime.engines import open_engine
+from ovround.tensors.qtensor import QTensor
 
 TOLERANCE = 1e-4  # logits of size 10 in float32, summed in another order: 2e-6 measured
 Reference = Callable[[list[int]], NDArray[np.float32]]

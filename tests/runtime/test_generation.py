@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ovround.errors import GenerationError
-from ovround.runtime.generation import Request, admit, run_batch
-from ovround.runtime.sampling import SamplingOptions
+from ovround.runtime.decoding.generation import Request, admit, run_batch
+from ovround.runtime.decoding.sampling import SamplingOptions
 
 
 def finish(engine: Any, *requests: Request) -> list[list[int]]:

@@ -13,7 +13,7 @@ import pytest
 
 from ovround.errors import GenerationError, MissingExtraError, UsageError
 from ovround.runtime import LLM, Grammar
-from ovround.runtime.grammar import ANY_JSON_OBJECT
+from ovround.runtime.decoding.grammar import ANY_JSON_OBJECT
 
 pytest.importorskip("llguidance")
 SCHEMA = {

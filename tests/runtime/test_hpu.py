@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 import ovround
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
 from ovround.errors import EngineError, GenerationError, UsageError
 from ovround.models import families, from_config, smallest_configs
 from ovround.models.torch_ops import TorchOps
-from ovround.qtensor import QTensor
+from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
 from ovround.runtime.engines import open_engine
 from ovround.runtime.engines.hpu import HpuEngine
@@ -33,6 +32,7 @@ from ovround.runtime.hpu import buckets, device, operator
 from ovround.runtime.hpu.cache import Cache
 from ovround.runtime.hpu.step import Step
 from ovround.runtime.hpu.weights import Packer
+from ovround.tensors.qtensor import QTensor
 
 EMULATED = "hpu-emulated"
 TOLERANCE = 1e-4  # logits of size 10 in float32, summed in another order: 1e-5 measured
@@ -282,7 +282,7 @@ def test_tokens_are_those_of_other_engines(
         assert llm.generate(PROMPT, max_new_tokens=30, stop=[stop]).text == plain[0].text[: plain[0].text.index(stop)]
 
 
-def elsewhere(program: str, *arguments: object) -> Any:
+def in_process(program: str, *arguments: object) -> Any:
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(Path(ovround.__file__).parent.parent)},
@@ -303,7 +303,7 @@ stub.is_initialized = lambda: True
 stub.is_available = lambda: True
 torch._register_device_module("hpu", stub)
 from ovround.models import from_config, smallest_configs
-from ovround.qtensor import QTensor
+from ovround.tensors.qtensor import QTensor
 from ovround.runtime.hpu import operator, step as steps
 from ovround.runtime.hpu.cache import Cache
 from ovround.runtime.hpu.static_ops import Constants
@@ -348,7 +348,7 @@ print(json.dumps(done))
 
 def test_the_greedy_loop_never_looks_at_a_value() -> None:
     """Tensors without values on a device of that name: a host look or a tensor left on the CPU raises."""
-    assert elsewhere(DEVICE_LOOP)[-1] == "a look is found"
+    assert in_process(DEVICE_LOOP)[-1] == "a look is found"
 
 
 SCHEMAS = """
@@ -367,11 +367,11 @@ FOUR = "Tensor input, Tensor scale, Tensor? zero_point, ScalarType out_dtype"
 
 @pytest.mark.parametrize("more", ["", ", Tensor? group_index, bool disable_fp8_clipping", ", Tensor? group_index=None"])
 def test_the_operator_is_called_as_its_schema_asks(more: str) -> None:
-    assert elsewhere(SCHEMAS, FOUR + more) == []
+    assert in_process(SCHEMAS, FOUR + more) == []
 
 
 def test_an_operator_that_asks_for_more_is_refused() -> None:
-    assert "asks for `mode`" in elsewhere(SCHEMAS, f"{FOUR}, int mode")
+    assert "asks for `mode`" in in_process(SCHEMAS, f"{FOUR}, int mode")
 
 
 PLUGIN = """
@@ -394,4 +394,4 @@ def test_a_plugin_without_a_device_is_no_device(tmp_path: Path, content: str, mi
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package / "core.py").write_text(content)
-    assert missing in elsewhere(PLUGIN, tmp_path)[1]
+    assert missing in in_process(PLUGIN, tmp_path)[1]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ovround.errors import GenerationError, UsageError
 from ovround.runtime import LLM
-from ovround.runtime.logprobs import token_logprobs
+from ovround.runtime.decoding.logprobs import token_logprobs
 
 TOLERANCE = 1e-4  # of float32 logits of size 10, as in test_engines
 Reference = Callable[[list[int]], NDArray[np.float32]]

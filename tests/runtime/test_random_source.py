@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovround.runtime.random_source import Xoshiro256, splitmix64
+from ovround.runtime.decoding.random_source import Xoshiro256, splitmix64
 
 
 def test_splitmix64_gives_the_published_numbers() -> None:

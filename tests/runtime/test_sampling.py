@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from ovround.errors import GenerationError, UsageError
-from ovround.runtime.random_source import Xoshiro256
-from ovround.runtime.sampling import SamplingOptions, adjust, override, sample
+from ovround.runtime.decoding.random_source import Xoshiro256
+from ovround.runtime.decoding.sampling import SamplingOptions, adjust, override, sample
 
 LOGITS = np.array([1.0, 3.0, 2.0, 3.0, -1.0, 0.5], np.float32)
 

@@ -11,10 +11,10 @@ import pytest
 
 from ovround.errors import EngineError, UsageError
 from ovround.runtime import LLM, Completion, SamplingOptions
-from ovround.runtime.cached_row import CachedRow
+from ovround.runtime.decoding.generation import admit, run_row
+from ovround.runtime.decoding.kv_cache_slot import KVCacheSlot
+from ovround.runtime.decoding.speculation import PromptLookup
 from ovround.runtime.engines import open_engine
-from ovround.runtime.generation import admit, run_row
-from ovround.runtime.speculation import PromptLookup
 
 PROMPTS = ["the cat sat on the mat and the cat sat on the", "once upon a time", "", "日本"]
 OPTIONS = [
@@ -98,7 +98,7 @@ def test_fewer_steps_than_tokens(fake_engine: Any) -> None:
     ids = list(range(32)) * 2
     fake_engine.context_length = 200
     request = admit(ids, SamplingOptions(max_new_tokens=60), 200, ())
-    steps = len(list(run_row(CachedRow(fake_engine), request, PromptLookup(), 5)))
+    steps = len(list(run_row(KVCacheSlot(fake_engine), request, PromptLookup(), 5)))
     assert steps == 60
     assert request.token_ids == [place % 32 for place in range(60)]
     assert (request.drafted_tokens, request.accepted_tokens) == (49, 49)
@@ -150,7 +150,7 @@ def test_without_the_option_nothing_is_kept(folder: Path) -> None:
 
 def test_after_an_error_nothing_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine(folder, exact=True, threads=1)
-    row = CachedRow(engine)
+    row = KVCacheSlot(engine)
     expected, _ = row.start([1, 2, 3])
 
     def fail(*arguments: object) -> Any:

@@ -16,14 +16,15 @@ import sys
 absent = ["torch", "transformers", "onnx", "openvino_genai", "onnxruntime_genai", "huggingface_hub"] + sys.argv[2:]
 for name in absent:
     sys.modules[name] = None
-from ovround.runtime import LLM, bench
+from ovround.measure.benchmark import bench
+from ovround.runtime import LLM
 from ovround.runtime.devices import devices, machine
 assert devices() and machine().cores and bench
 with LLM(sys.argv[1]) as llm:
     assert len(llm.generate("the cat", max_new_tokens=4).token_ids) == 4
     assert llm.chat([{"role": "user", "content": "hi"}], max_new_tokens=2).text is not None
 loaded = set(sys.modules)
-assert not loaded & {"ovround.models", "ovround.exporters", "ovround.quant", "ovround.checkpoint", "ovround.conversion"}
+assert not loaded & {"ovround.models", "ovround.exporters", "ovround.quant", "ovround.checkpoint", "ovround.conversion.convert"}
 """
 
 

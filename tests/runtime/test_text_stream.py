@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ovround.runtime.text_stream import StopStrings, StreamDecoder, TextStream
-from ovround.runtime.tokenizer import Tokenizer
+from ovround.runtime.text.text_stream import StopStrings, StreamDecoder, TextStream
+from ovround.runtime.text.tokenizer import Tokenizer
 
 SCRIPTS = [
     "The quick brown fox.", "Größe, naïve, Ångström", "Съешь ещё этих булок", "いろはにほへと ちりぬるを", "中文字符与标点。",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ovround.errors import ArtifactError, GenerationError, UsageError
-from ovround.runtime.tokenizer import Tokenizer
+from ovround.runtime.text.tokenizer import Tokenizer
 
 SNIPPETS = [
     "Hello world", "  two", "   ", "\n", "\t", "日本", "☕", "é", "e\u0301", "<s>", "</s>", "<unk>", "<|user|>", " <s> ", "\u2581",

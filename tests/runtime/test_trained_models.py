@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ovround.config import ConvertOptions
-from ovround.conversion import convert
+from ovround.conversion.convert import convert
+from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
 
 MODELS = ["demo", "tales-7m", "stories3M", "TinyStories-656K", "stories260K"]

@@ -1,5 +1,5 @@
-// Weights for the native operator as plain constants, where its library is missing; runtime/native_operator.py does the
-// same, and ovround/native_layout.py says how they lie in memory.
+// Weights for the native operator as plain constants, where its library is missing; runtime/engines/native/operator.py does the
+// same, and ovround/tensors/native_layout.py says how they lie in memory.
 #pragma once
 
 #include <openvino/openvino.hpp>

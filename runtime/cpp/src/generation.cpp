@@ -22,7 +22,7 @@ void note_time(Request& request, double work_s) {
 }
 
 // Logits [V] of what follows the prompt.
-const float* prompt_logits(CachedRow& row, Request& request) {
+const float* prompt_logits(KVCacheSlot& row, Request& request) {
     if (request.prompt_logprobs_count) {
         return row.start_scored(request.prompt_ids, request.max_new_tokens, *request.prompt_logprobs_count,
                                 request.prompt_logprobs);
@@ -175,7 +175,7 @@ void run_batch(Engine& engine, const std::vector<Request*>& requests, const std:
     }
 }
 
-void run_row(CachedRow& row, Request& request, const std::atomic<bool>& cancelled, const OnPiece& on_piece,
+void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancelled, const OnPiece& on_piece,
              Proposer* proposer, std::size_t draft_tokens) {
     auto started = Clock::now();
     double work_s = 0.0;

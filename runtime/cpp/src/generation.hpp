@@ -62,7 +62,7 @@ void run_batch(Engine& engine, const std::vector<Request*>& requests, const std:
 
 // Run one request on `row`, which keeps its tokens. What the row already holds of the prompt is not computed again,
 // unless its logits are asked for. `proposer` may be null.
-void run_row(CachedRow& row, Request& request, const std::atomic<bool>& cancelled, const OnPiece& on_piece,
+void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancelled, const OnPiece& on_piece,
              Proposer* proposer, std::size_t draft_tokens);
 
 Completion completion(const Request& request);

@@ -143,7 +143,7 @@ struct LLM::State {
     ov::Core core;  // outlives what was made with it
     ModelInfo info;
     std::unique_ptr<Engine> engine;
-    CachedRow row;
+    KVCacheSlot row;
     std::filesystem::path folder;
     Tokenizer tokenizer;
     std::unique_ptr<Proposer> proposer;

@@ -4,7 +4,7 @@
 // without guesses, greedy or drawn from a seed: guesses change how long it takes, nothing else.
 #pragma once
 
-#include "cached_row.hpp"
+#include "kv_cache_slot.hpp"
 
 namespace ovround {
 
@@ -34,7 +34,7 @@ public:
 
 private:
     std::unique_ptr<Engine> engine_;
-    CachedRow row_;
+    KVCacheSlot row_;
     std::size_t context_length_;
     std::size_t vocab_size_;
     std::vector<int64_t> step_;

@@ -1,4 +1,4 @@
-// tokenizer.json as transformers 5 reads it; runtime/tokenizer_file.py does the same, where the reasons stand.
+// tokenizer.json as transformers 5 reads it; runtime/text/tokenizer_file.py does the same, where the reasons stand.
 #pragma once
 
 #include <filesystem>

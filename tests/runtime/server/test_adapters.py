@@ -54,7 +54,7 @@ def test_the_harness_over_http(serve_with: Any, demo_folders: dict[str, Path], t
     pytest.importorskip("lm_eval")
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-    from ovround.harness import evaluate_tasks, score_tasks
+    from ovround.measure.lm_eval_harness import evaluate_tasks, score_tasks
 
     file = tmp_path / "words.jsonl"
     words = PROMPT.split()

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from ovround.errors import EngineError, MissingExtraError, UsageError
-from ovround.runtime.completion import Piece, Timings, Usage
-from ovround.runtime.grammar import Grammar
-from ovround.runtime.logprobs import TokenLogprobs
-from ovround.runtime.sampling import SamplingOptions
+from ovround.runtime.decoding.completion import Piece, Timings, Usage
+from ovround.runtime.decoding.grammar import Grammar
+from ovround.runtime.decoding.logprobs import TokenLogprobs
+from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.server import wire
 from ovround.runtime.server.engine_link import EngineLink
 
@@ -166,7 +166,7 @@ def _runs(pid: int) -> bool:
 def test_whose_kernels(demo_folders: dict[str, Path]) -> None:
     """The batch has OpenVINO's; our own loop is told."""
     pytest.importorskip("openvino_genai")
-    from ovround.runtime.native_operator import library_path
+    from ovround.runtime.engines.native.operator import library_path
     from ovround.runtime.server.serving import open_dispatcher
     from ovround.runtime.server.settings import ServerSettings
 

@@ -1,0 +1,59 @@
+"""Projections of one input as one MatMulNBits: query, key and value; gate and up.
+
+One node instead of three gives ONNX Runtime's threads one long piece of work where they had three short ones with a wait after
+each. Rows of codes, scales and zero points lie behind one another, so each projection is still there, bit for bit: a slice of
+rows, which `ovround.joint` in the model's metadata names (`external_data.JOINT`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ovround.exporters.onnx.matmul_nbits import layout_of
+from ovround.exporters.target import Weight
+from ovround.models.decoder import Decoder
+from ovround.tensors.qtensor import QTensor
+
+
+@dataclass(frozen=True, slots=True)
+class FusedWeight:
+    """The weight `name` `[N, K]`, made of others: `rows` says how many of N each has, in order."""
+
+    name: str
+    rows: Mapping[str, int]
+
+
+def joints_of(decoder: Decoder) -> dict[str, FusedWeight]:
+    """Each weight that can be part of a joint one, and that joint."""
+    found: dict[str, FusedWeight] = {}
+    for layer in range(decoder.config.num_hidden_layers):
+        shapes = decoder.tensors(layer)
+        for group in decoder.same_input(layer):
+            rows = {f"{name}.weight": shapes[f"{name}.weight"][0] for name in group}
+            parent = group[0].rpartition(".")[0]
+            whole = "qkv_proj" if group[0].endswith("q_proj") else "gate_up_proj"
+            found |= dict.fromkeys(rows, FusedWeight(f"{parent}.{whole}.weight", rows))
+    return found
+
+
+def joined(weights: Sequence[Weight]) -> QTensor | None:
+    """All rows as one tensor; None where they are not on one grid, or their columns stand in an order of their own."""
+    quantised = [weight for weight in weights if isinstance(weight, QTensor) and weight.order is None]
+    kinds = {(layout_of(w).stored_bits, w.bits, w.symmetric, w.group_size) for w in quantised}
+    if len(quantised) < len(weights) or len(kinds) > 1:
+        return None
+    zero_points = [weight.zero_points for weight in quantised if weight.zero_points is not None]
+    return QTensor(
+        np.concatenate([weight.codes for weight in quantised]),
+        np.concatenate([weight.scales for weight in quantised]),
+        np.concatenate(zero_points) if zero_points else None,
+        quantised[0].bits,
+    )
+
+
+def to_metadata(joints: Sequence[FusedWeight]) -> str:
+    return json.dumps({joint.name: dict(joint.rows) for joint in joints}, sort_keys=False)

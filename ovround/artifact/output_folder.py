@@ -1,0 +1,284 @@
+"""How an output folder comes into being: all at once or not at all, by one process, and never over what is not ours."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ovround.artifact.manifest import FORMATS, MANIFEST, read_manifest
+from ovround.errors import ArtifactError, OutputError
+
+_LOCKED_BYTE = 1 << 30  # far behind the text: on Windows nobody can read a byte that is locked
+
+
+def foreign_entry(folder: Path) -> str | None:
+    """The first entry of `folder` that `ovround convert` did not write, None when all is ours.
+
+    Ours are the files that a manifest lists, and the manifest itself: in `folder`, or in one folder a target.
+    """
+    if (folder / MANIFEST).is_file():
+        return _unlisted_file(folder)
+    for entry in sorted(folder.iterdir()):
+        unlisted = _unlisted_file(entry) if entry.name in FORMATS and (entry / MANIFEST).is_file() else ""
+        if unlisted is not None:
+            return f"{entry.name}/{unlisted}".rstrip("/")
+    return None
+
+
+def _unlisted_file(folder: Path) -> str | None:
+    try:
+        listed = {*read_manifest(folder).files, MANIFEST}
+    except ArtifactError:
+        return MANIFEST
+    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return next((name for name in found if name not in listed), None)
+
+
+def check_target(out: Path) -> None:
+    """Raise OutputError when `out` may not be written: it holds something that is not ours, or no folder can be made there."""
+    try:
+        if out.is_symlink() or (out.exists() and not out.is_dir()):
+            raise OutputError(f"`{out}` exists and is no folder", hint="choose another output folder")
+        foreign = foreign_entry(out) if out.is_dir() else None
+        parent = next(parent for parent in out.absolute().parents if parent.exists())
+    except OSError as error:
+        raise output_error(error, out) from error
+    if foreign is not None:
+        raise OutputError(
+            f"`{out}` holds `{foreign}`, which ovround did not write", hint="choose another output folder, or remove it"
+        )
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(f"`{parent}` cannot be written to", hint="choose another output folder")
+
+
+def check_space(out: Path, needed_bytes: int) -> None:
+    """Raise OutputError when the disk that will hold `out` has fewer than `needed_bytes` free."""
+    parent, free = _disk_of(out)
+    if free < needed_bytes:
+        raise OutputError(
+            f"`{parent}` has {free / 1e6:.0f} MB free; about {needed_bytes / 1e6:.0f} MB are needed",
+            hint="free some space, or choose an output folder on another disk",
+        )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `path` whole or not at all: beside it, flushed to the disk, renamed. Raises OSError."""
+    scratch = path.with_name(f"{path.name}.partial")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+        _sync_path(path.parent)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what is missing above it, names flushed: else a power cut may take all that is written in it later."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync_path(path.parent)
+
+
+@contextlib.contextmanager
+def output_lock(out: Path) -> Iterator[None]:
+    """Hold `out` against every other process that takes this lock, and remove what a killed one left beside it.
+
+    Raises OutputError naming the process that holds it. The system lets go of the lock when a process dies.
+    """
+    out = out.absolute()
+    missing = [parent for parent in out.parents if not parent.exists()]
+    path = out.parent / f".{out.name}.ovround-lock"
+    handle: int | None = None
+    try:
+        try:
+            make_folder(out.parent)
+            handle = _locked(path, out)
+            _clear_killed(out)
+        except OSError as error:
+            raise output_error(error, out) from error
+        yield
+    finally:
+        if handle is not None:
+            _unlock(handle, path)
+        _remove_empty(missing)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(handle: int) -> None:
+        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _try_lock(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _locked(path: Path, out: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _try_lock(handle)
+            if os.name == "nt" or _is_open_at(handle, path):
+                os.lseek(handle, 0, os.SEEK_SET)
+                os.write(handle, f"{os.getpid():<20}\n".encode())
+                return handle
+        except (BlockingIOError, PermissionError):
+            os.lseek(handle, 0, os.SEEK_SET)
+            holder = os.read(handle, 20).decode(errors="replace").strip()
+            os.close(handle)
+            raise OutputError(
+                f"`{out}` is being written by another process{f' ({holder})' if holder else ''}",
+                hint="wait for it, or choose another output folder",
+            ) from None
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its owner removed the file between our opening and locking it
+
+
+def _is_open_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _unlock(handle: int, path: Path) -> None:
+    """Remove the file while it is locked, so that nobody can lock one that is about to go; Windows allows that only after."""
+    if os.name == "nt":
+        os.close(handle)
+        with contextlib.suppress(OSError):  # another process has opened it by now
+            path.unlink(missing_ok=True)
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except BaseException:  # a signal, perhaps before anything was done
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+
+
+def _clear_killed(out: Path) -> None:
+    """Remove scratch folders of processes that were killed, having put an `out` back that was on its way to be replaced."""
+    scratch = re.compile(re.escape(f".{out.name}.") + r"[0-9a-f]{8}\.partial")
+    for folder in [path for path in out.parent.iterdir() if scratch.fullmatch(path.name)]:
+        if (folder / "replaced").exists() and not out.exists():
+            (folder / "replaced").rename(out)
+        remove_folder(folder)
+
+
+def nothing_kept() -> str:
+    """What messages say where no part of the work is left."""
+    return "nothing was kept"
+
+
+@contextlib.contextmanager
+def atomic_folder(out: Path, kept: Callable[[], str] = nothing_kept, needed_bytes: int = 0) -> Iterator[Path]:
+    """A working folder beside `out` that becomes `out` when the block ends well and vanishes when it does not.
+
+    A folder of ours at `out` is replaced in the same moment. Raises OutputError for a full or read-only disk; the message
+    of a full one says what `kept` says is left, and `needed_bytes` where that is known.
+    """
+    check_target(out)
+    out = out.absolute()
+    missing = [parent for parent in out.parents if not parent.exists()]
+    scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"  # named before it is made: nothing can be lost
+    work = scratch / out.name
+    try:
+        make_folder(out.parent)
+        work.mkdir(parents=True)
+        yield work
+        _sync(work)
+        _replace(work, out, scratch / "replaced")
+    except OSError as error:
+        raise output_error(error, out, kept, needed_bytes) from error
+    finally:
+        remove_folder(scratch)
+        _remove_empty(missing)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove `folders`, the innermost first, up to the first that holds something."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, also when a signal comes in the middle; a second signal is obeyed."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _replace(work: Path, out: Path, old: Path) -> None:
+    if out.exists():
+        check_target(out)
+        try:
+            out.rename(old)
+            work.rename(out)
+        except BaseException:
+            if old.exists() and not out.exists():
+                old.rename(out)
+            raise
+    else:
+        work.rename(out)
+    _sync_path(out.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Flush files and folders, so that a power cut after the rename cannot leave an empty file behind a full name."""
+    for path in [folder, *folder.rglob("*")]:
+        _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle on a folder to flush
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def output_error(
+    error: OSError, out: Path, kept: Callable[[], str] = nothing_kept, needed_bytes: int = 0
+) -> OutputError:
+    """What the system said while `out` was written, in our words."""
+    if error.errno == errno.EFBIG:
+        return OutputError(
+            f"`{out}` needs a file larger than may be written here; {kept()}",
+            hint="raise the limit on the size of files (`ulimit -f`), or choose another disk",
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        needed = f", about {needed_bytes / 1e6:.0f} MB are needed in all" if needed_bytes else ""
+        return OutputError(
+            f"the disk is full while writing `{out}`: {_disk_of(out)[1] / 1e6:.0f} MB are free{needed}; {kept()}",
+            hint="free some space and run again",
+        )
+    return OutputError(f"`{out}` cannot be written: {error}")
+
+
+def _disk_of(out: Path) -> tuple[Path, int]:
+    """The folder that holds or will hold `out`, and how many bytes its disk has free."""
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    return parent, shutil.disk_usage(parent).free

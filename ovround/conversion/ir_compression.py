@@ -1,0 +1,223 @@
+"""Any architecture without a file of ours: an OpenVINO IR folder, as optimum-intel exports, whose weights NNCF compresses.
+
+The output is the artifact that `convert` writes, with manifest and verification. With the recipe `rtn` no text is needed;
+every other recipe runs NNCF's AWQ and scale estimation on the calibration windows. Embedding and head get 8 bits, as NNCF
+does by default. NNCF holds the whole model in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import shutil
+import sys
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+import ovround
+from ovround.artifact.manifest import Manifest, WeightRecord, sha256_file, write_manifest
+from ovround.artifact.output_folder import atomic_folder, check_space, check_target, output_lock
+from ovround.checkpoint import read_json
+from ovround.conversion.model_card import model_card
+from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
+from ovround.exporters.source_files import MODEL_FILES, check_links
+from ovround.options.convert_options import ConvertOptions
+from ovround.progress import OnProgress, Progress
+from ovround.quant.calibration.samples import calibrate
+from ovround.runtime.model_info import read_model_info
+from ovround.source_tokenizer import load_tokenizer
+
+MODEL = "openvino_model.xml"
+BITS = (4, 8)
+# What NNCF has no counterpart for keeps its default, or the conversion is refused.
+_TAKEN = {"formats", "bits", "group_size", "sym", "recipe", "nsamples", "seqlen", "calibration", "seed", "verify"}
+_TOKENIZERS = tuple(f"openvino_{kind}.{end}" for kind in ("tokenizer", "detokenizer") for end in ("xml", "bin"))
+_LOW_BITS = {"u4": 4, "i4": 4, "u8": 8, "i8": 8}
+_MOST_WINDOWS, _MOST_TOKENS = 128, 512  # NNCF's subset_size by default; statistics, not gradients
+
+Constants = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Compressed:
+    """One compressed weight: codes, scale and zero point as the IR holds them, and as numbers that broadcast."""
+
+    codes: Any
+    scale: Any
+    zero_point: Any | None
+
+    def digest(self) -> str:
+        """sha256 of types, shapes and bytes."""
+        found = hashlib.sha256()
+        for part in (self.codes, self.scale, self.zero_point):
+            if part is not None:
+                found.update(f"{part.get_element_type()} {list(part.get_output_shape(0))}".encode())
+                found.update(np.ascontiguousarray(part.data).data)
+        return found.hexdigest()
+
+    def values(self) -> NDArray[np.float32]:
+        """What the codes stand for, in their own shape."""
+        codes = self.codes.get_data(dtype=np.float32)
+        zero = 0.0 if self.zero_point is None else self.zero_point.get_data(dtype=np.float32)
+        found: NDArray[np.float32] = (codes - zero) * self.scale.get_data(dtype=np.float32)
+        return found
+
+
+def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_progress: OnProgress) -> Manifest:
+    """Compress the IR `folder`, called `name`, into `out`; `out` appears whole or not at all.
+
+    Raises UsageError for options that NNCF has no counterpart for, CheckpointError for a folder that is no stateful language
+    model or is compressed already, VerifyError when what was written is not what was compressed.
+    """
+    _check_options(options)
+    if importlib.util.find_spec("nncf") is None:
+        raise MissingExtraError("nncf", "nncf")
+    check_target(out)
+    check_links(folder)
+    config, weights_file = read_json(folder / "config.json"), folder / MODEL.replace(".xml", ".bin")
+    tokenizer, context = load_tokenizer(folder), read_model_info(folder).context_length
+    try:
+        model = ov.Core().read_model(folder / MODEL)
+    except RuntimeError as error:
+        raise CheckpointError(f"`{folder / MODEL}` cannot be read", hint="export it again") from error
+    inputs = {port.any_name for port in model.inputs}
+    if not {"input_ids", "attention_mask", "beam_idx"} <= inputs or not model.get_sinks():
+        raise CheckpointError(
+            f"`{folder}` is no stateful language model: its inputs are {', '.join(sorted(inputs))}",
+            hint="optimum-cli export openvino --task text-generation-with-past --model MODEL FOLDER",
+        )
+    if _compressed(model):
+        raise CheckpointError(f"`{folder}` is compressed already", hint="export it with --weight-format fp16")
+    windows = None
+    if options.steps:
+        limited = options if options.seqlen else replace(options, seqlen=min(context, _MOST_TOKENS))
+        vocab_size = model.output("logits").get_partial_shape()[2].get_length()
+        windows = calibrate(tokenizer, limited, context, vocab_size).windows[:_MOST_WINDOWS]
+    with output_lock(out):
+        on_progress(Progress("check"))
+        check_space(out, needed := weights_file.stat().st_size)
+        sources = {one.name: sha256_file(one) for one in (folder / MODEL, weights_file, folder / "config.json")}
+        originals = {node.get_friendly_name(): node for node in model.clone().get_ops() if _is_constant(node)}
+        on_progress(Progress("quantise", 0, 1))
+        model = _nncf(model, options, windows, inputs)
+        records = _records(_compressed(model), originals)
+        del originals
+        with atomic_folder(out, needed_bytes=needed) as work:
+            on_progress(Progress("write", 0, 1))
+            ov.save_model(model, work / MODEL, compress_to_fp16=False)
+            for file in (*MODEL_FILES, *_TOKENIZERS):
+                if (folder / file).is_file():
+                    shutil.copyfile(folder / file, work / file)
+            if options.verify:
+                on_progress(Progress("verify", 0, 1))
+                _verify(work, records)
+            manifest = Manifest(
+                ovround_version=ovround.__version__,
+                target="openvino",
+                source_name=Path(name).resolve().name if Path(name).is_dir() else name,
+                model_type=str(config.get("model_type", "unknown")),
+                source_files=sources,
+                options=options.as_json(),
+                versions={one: version(one) for one in ("openvino", "nncf", "numpy")},
+                weights=records,
+            )
+            (work / "README.md").write_text(model_card(manifest, folder), encoding="utf-8")
+            return write_manifest(work, manifest)
+
+
+def _check_options(options: ConvertOptions) -> None:
+    defaults = ConvertOptions()
+    if options.formats != ("openvino",):
+        raise UsageError(f"an OpenVINO IR cannot become {', '.join(options.formats)}", hint="--format openvino")
+    if options.bits not in BITS:
+        raise UsageError(f"bits is {options.bits}; NNCF compresses an OpenVINO IR to 4 or 8", hint="--bits 4")
+    for field in fields(options):
+        if field.name not in _TAKEN and getattr(options, field.name) != getattr(defaults, field.name):
+            raise UsageError(
+                f"{field.name.replace('_', '-')} has no meaning for an OpenVINO IR, which NNCF compresses",
+                hint=f"what it takes: {', '.join(sorted(_TAKEN))}",
+            )
+
+
+def _nncf(model: ov.Model, options: ConvertOptions, windows: NDArray[np.int64] | None, inputs: set[str]) -> ov.Model:
+    with contextlib.redirect_stdout(sys.stderr):  # where NNCF would draw its tables and bars
+        import nncf
+
+        nncf.set_log_level(logging.WARNING)
+        kind = "SYM" if options.sym else "ASYM"
+        settings: dict[str, Any] = {"mode": nncf.CompressWeightsMode[f"INT{options.bits}_{kind}"]}
+        if options.bits == 4:
+            settings |= {"group_size": options.group_size, "ratio": 1.0}
+            if windows is not None:
+                dataset = nncf.Dataset(list(windows), partial(_inputs, inputs=inputs))
+                settings |= {"dataset": dataset, "subset_size": len(windows), "awq": True, "scale_estimation": True}
+        try:
+            return nncf.compress_weights(model, **settings)
+        except (nncf.errors.InternalError, nncf.errors.ValidationError, nncf.errors.InvalidGroupSizeError) as error:
+            raise UsageError(f"NNCF cannot compress this model so: {error}", hint="--group-size 32, or -1") from error
+
+
+def _inputs(row: NDArray[np.int64], inputs: set[str]) -> dict[str, NDArray[Any]]:
+    """What the model is given for one window `[T]`."""
+    ids = row[None]
+    every: dict[str, NDArray[Any]] = {
+        "input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(len(row))[None],
+        "beam_idx": np.zeros(1, np.int32),
+    }  # fmt: skip
+    return {name: value for name, value in every.items() if name in inputs}
+
+
+def _is_constant(node: ov.Node) -> bool:
+    return bool(node.get_type_name() == "Constant")
+
+
+def _compressed(model: ov.Model) -> dict[str, _Compressed]:
+    """The compressed weights by name: constants of few bits that have a scale."""
+    constants: Constants = {node.get_friendly_name(): node for node in model.get_ordered_ops() if _is_constant(node)}
+    return {
+        name: _Compressed(node, constants[f"{name}/scale"], constants.get(f"{name}/zero_point"))
+        for name, node in constants.items()
+        if node.get_element_type().get_type_name() in _LOW_BITS and f"{name}/scale" in constants
+    }
+
+
+def _records(compressed: dict[str, _Compressed], originals: Constants) -> tuple[WeightRecord, ...]:
+    records = []
+    for name, weight in compressed.items():
+        original = originals[name].get_data(dtype=np.float32)
+        values = weight.values().reshape(original.shape)
+        norm = float(np.linalg.norm(original))
+        parts = [one for one in (weight.codes, weight.scale, weight.zero_point) if one is not None]
+        kind = weight.codes.get_element_type().get_type_name()
+        records.append(
+            WeightRecord(
+                name,
+                original.shape,
+                _LOW_BITS[kind],
+                values.size // int(np.prod(weight.scale.get_output_shape(0))),
+                weight.zero_point is None,
+                sum(one.data.nbytes for one in parts),
+                weight.digest(),
+                float(np.linalg.norm(original - values)) / norm if norm else 0.0,
+            )
+        )
+    return tuple(records)
+
+
+def _verify(folder: Path, records: tuple[WeightRecord, ...]) -> None:
+    written = _compressed(ov.Core().read_model(folder / MODEL))
+    for record in records:
+        if record.name not in written or written[record.name].digest() != record.sha256:
+            raise VerifyError(
+                f"`{record.name}` read back is not what was written",
+                hint="this is a defect of ovround or of the disk: nothing was kept; please report it",
+            )

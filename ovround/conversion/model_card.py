@@ -1,0 +1,244 @@
+"""The README.md of an output folder: what it is, what was measured, the command that made it, how to load it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter
+from pathlib import Path
+
+from ovround.artifact.manifest import TARGETS, Manifest
+from ovround.options.convert_options import ConvertOptions
+
+_DEFAULTS = ConvertOptions()
+
+_PLAIN = (
+    "iters", "nsamples", "seqlen", "batch_size", "lm_head_bits", "embedding_bits", "initial_grid", "optimizer", "scales", "snapshot",
+    "end_to_end", "window", "tables", "engine", "device", "compile", "method", "codebooks", "codebook_bits", "vector_size", "pv_steps",
+    "pv_changes",
+)  # fmt: skip
+_FLAGS = {"engine": "target"}
+_CHOOSING = (
+    ("target_bits", "--target-bits", ""),
+    ("target_size_bytes", "--target-size", ""),
+    ("target_latency_ms", "--target-latency", "ms"),
+    ("plan", "--plan", ""),
+)
+_TRANSFORMERS = (
+    "model = AutoModelForCausalLM.from_pretrained({folder!r}, device_map='auto')  # with {library} installed",
+    "from transformers import AutoModelForCausalLM",
+)
+_LIBRARIES = {  # that transformers loads a checkpoint format with
+    "auto_round": "auto-round",
+    "gptq": "gptqmodel",
+    "awq": "gptqmodel",
+    "compressed-tensors": "compressed-tensors",
+    "aqlm": "aqlm[cpu,gpu]",
+}
+_USES = {
+    True: '```python\nfrom ovround import LLM\n\nprint(LLM("FOLDER").generate("Hello", max_new_tokens=50).text)\n```\n',
+    False: "```\novround convert FOLDER OUT --format openvino\n```\n",
+}
+_ENGINES = {
+    "openvino": (
+        "OpenVINO",
+        "openvino_genai.LLMPipeline({folder!r}, 'CPU').generate('Hello', max_new_tokens=50)",
+        "import openvino_genai",
+    ),
+    "onnx": (
+        "ONNX Runtime",
+        "model = onnxruntime_genai.Model({folder!r})  # then onnxruntime_genai.Generator over it",
+        "import onnxruntime_genai",
+    ),
+    "olive": (
+        "onnxruntime-genai's builder",
+        "create_model({folder!r}, None, 'OUT', 'int4', 'cpu', 'CACHE')",
+        "from onnxruntime_genai.models.builder import create_model",
+    ),
+    **{
+        name: (f"engines that read {name}", _TRANSFORMERS[0].replace("{library}", library), _TRANSFORMERS[1])
+        for name, library in _LIBRARIES.items()
+    },
+}
+
+
+def model_card(manifest: Manifest, source: Path) -> str:
+    """The card as Markdown; the licence is the source card's own, when that names one."""
+    engine, snippet, import_line = _ENGINES[manifest.target]
+    parts = [
+        _front_matter(manifest, source),
+        f"# {manifest.source_name}, {_grid(manifest)}, for {engine}\n",
+        f"Converted from `{manifest.source_name}` by [ovround](https://pypi.org/project/ovround/) "
+        f"{manifest.ovround_version}{_method(manifest)}.\n",
+        "## Measured\n\n" + _measured(manifest),
+        "## Weights\n\n" + _weights(manifest),
+        f"## Made by\n\n```\n{command_line(manifest)}\n```\n",
+        "## Use\n\n" + _USES[manifest.target in TARGETS],
+        f"The folder is also read by others:\n\n```python\n{import_line}\n\n{snippet.format(folder='FOLDER')}\n```\n",
+    ]
+    return "\n".join(parts)
+
+
+def command_line(manifest: Manifest) -> str:
+    """The `ovround convert` line that gives this folder again, options at their defaults left out."""
+    options = manifest.options
+    several = ["torchrun", "--nproc-per-node", manifest.processes, "-m"] if manifest.processes > 1 else []
+    words = [*several, "ovround", "convert", manifest.source_name, "OUT", "--format", manifest.target]
+    if manifest.source_method:
+        kept = ("lm_head_bits", "embedding_bits")
+        stated = [name for name in (*kept, "group_size", "sym") if options[name] != getattr(_DEFAULTS, name)]
+        for name in stated if any(options[name] is not None for name in kept) else []:
+            words += ["--asym"] if name == "sym" else [f"--{name.replace('_', '-')}", options[name]]
+        return shlex.join(str(word) for word in words)
+    if not any(options[name] is not None for name, _, _ in _CHOOSING) and not _coded(manifest):
+        words += ["--bits", options["bits"]]
+    if _quantised(manifest) and options["plan"] is None:
+        words += ["--group-size", options["group_size"], "--sym" if options["sym"] else "--asym"]
+    words += ["--recipe", options["recipe"]]
+    for name in _PLAIN:
+        if options[name] != getattr(_DEFAULTS, name):
+            words += [f"--{_FLAGS.get(name, name.replace('_', '-'))}", options[name]]
+    if options["robust_loss"] is not None:
+        words.append("--robust-loss" if options["robust_loss"] else "--plain-loss")
+    if options["pv"]:
+        words.append("--pv")
+    if not options["straight_through"]:
+        words.append("--plain-steps")
+    if not options["norms"]:
+        words.append("--keep-norms")
+    for name, flag, unit in (*_CHOOSING, ("profile", "--profile", "")):
+        if options[name] is not None:
+            words += [flag, f"{options[name]}{unit}"]
+    for name in options["calibration"]:
+        words += ["--calibration", name]
+    for rule in options["layers"]:
+        settings = ",".join(
+            f"{key}:{str(value).lower()}" for key, value in rule.items() if key != "pattern" and value is not None
+        )
+        words += ["--layer", f"{rule['pattern']}={settings}"]
+    return shlex.join(str(word) for word in [*words, "--seed", options["seed"]])
+
+
+def _coded(manifest: Manifest) -> str:
+    """The codebooks of the weights, such as 2x8, and their vectors; empty where there are none."""
+    coded = Counter((one.codebooks, one.group_size) for one in manifest.weights if one.codebooks)
+    if not coded:
+        return ""
+    (codebooks, size), _ = coded.most_common(1)[0]
+    return f"codebooks {codebooks} of vectors of {size}"
+
+
+def _quantised(manifest: Manifest) -> bool:
+    return any(weight.group_size for weight in manifest.weights)
+
+
+def _method(manifest: Manifest) -> str:
+    kept = (
+        f", the integers of its {manifest.source_method} checkpoint kept as they are" if manifest.source_method else ""
+    )
+    if manifest.blocks:
+        pv = " and PV-Tuning" if manifest.options.get("pv") else ""
+        return f" with {'AQLM' if _coded(manifest) else 'SignRound'} tuning{pv}{kept}"
+    if kept:
+        return kept
+    if "nncf" in manifest.versions:
+        awq = (
+            ", AWQ and scale estimation"
+            if manifest.options["recipe"] != "rtn" and manifest.options["bits"] == 4
+            else ""
+        )
+        return f" from an OpenVINO IR, by NNCF {manifest.versions['nncf']}{awq}"
+    return ", rounded to nearest" if _quantised(manifest) else ""
+
+
+def _grid(manifest: Manifest) -> str:
+    options = manifest.options
+    if _coded(manifest):
+        return _coded(manifest)
+    if manifest.source_method:
+        grids = Counter((one.bits, one.symmetric) for one in manifest.weights if one.group_size)
+        (bits, symmetric), _ = grids.most_common(1)[0]
+        return f"{bits} bits, {'symmetric' if symmetric else 'asymmetric'}"
+    if options["bits"] == 16:
+        return "not quantised"
+    if any(options[name] is not None for name, _, _ in _CHOOSING):
+        return "mixed precision"
+    group = "one group a row" if options["group_size"] == -1 else f"group {options['group_size']}"
+    return f"{options['bits']} bits, {group}, {'symmetric' if options['sym'] else 'asymmetric'}"
+
+
+def _front_matter(manifest: Manifest, source: Path) -> str:
+    lines = [
+        "---",
+        f"base_model: {json.dumps(manifest.source_name)}",
+        "pipeline_tag: text-generation",
+        "library_name: ovround",
+    ]
+    licence = _licence(source)
+    if licence:
+        lines.append(f"license: {licence}")
+    lines += ["tags:", "- ovround", f"- {manifest.target}", f"- {manifest.model_type}", "---\n"]
+    return "\n".join(lines)
+
+
+def _licence(source: Path) -> str | None:
+    card = source / "README.md"
+    if not card.is_file():
+        return None
+    found = re.search(
+        r"\A---\n.*?^license:\s*([\w.-]+)\s*$.*?^---$", card.read_text(encoding="utf-8", errors="replace"), re.M | re.S
+    )
+    return found[1] if found else None
+
+
+def _measured(manifest: Manifest) -> str:
+    rows = []
+    quality = manifest.quality
+    if quality is not None:
+        change = quality.perplexity_quantised / quality.perplexity_original - 1
+        rows += [
+            f"- perplexity on {quality.tokens} held-out calibration tokens: {quality.perplexity_original:.4f} original, "
+            f"{quality.perplexity_quantised:.4f} quantised ({change:+.2%})",
+            f"- divergence from the original (KL) on the same tokens: {quality.kl_nats:.5f} nats",
+        ]
+    if manifest.blocks:
+        before = sum(block.loss_before for block in manifest.blocks)
+        after = sum(block.loss_after for block in manifest.blocks)
+        gone = f" ({1 - after / before:.0%} less)" if before else ""
+        rows.append(
+            f"- output error summed over {len(manifest.blocks)} blocks: {before:.4g} where tuning began, {after:.4g} tuned{gone}"
+        )
+    size = sum(weight.size_bytes for weight in manifest.weights)
+    count = sum(_count(weight.shape) for weight in manifest.weights)
+    rows.append(
+        f"- weights: {size / 1e6:.2f} MB for {count / 1e6:.2f} million parameters, {8 * size / count:.2f} bits each"
+    )
+    if quality is None:
+        rows.append(
+            "- quality was not measured while converting; `ovround eval FOLDER --text FILE --reference MODEL` measures it"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _weights(manifest: Manifest) -> str:
+    kinds: Counter[tuple[int, int, str]] = Counter()
+    sizes: Counter[tuple[int, int, str]] = Counter()
+    for weight in manifest.weights:
+        grid = "float" if weight.group_size == 0 else "symmetric" if weight.symmetric else "asymmetric"
+        kind = (weight.bits, weight.group_size, weight.codebooks or grid)
+        kinds[kind] += 1
+        sizes[kind] += weight.size_bytes
+    lines = ["| bits | group | grid | tensors | MB |", "|---|---|---|---|---|"]
+    for (bits, group_size, grid), number in sorted(kinds.items()):
+        lines.append(
+            f"| {bits} | {group_size or '-'} | {grid} | {number} | {sizes[bits, group_size, grid] / 1e6:.2f} |"
+        )
+    return "\n".join(lines) + "\n"

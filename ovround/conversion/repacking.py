@@ -1,0 +1,173 @@
+"""A quantised checkpoint's own integers as a conversion's tensors: nothing is tuned, and nothing that is quantised is rounded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ovround.artifact.manifest import CODEBOOK_FORMATS, MANIFEST, BlockRecord, Quality, read_manifest
+from ovround.checkpoint import PackedCheckpoint
+from ovround.errors import CheckpointError, UsageError
+from ovround.models.decoder import EXPERTS, HEAD, Decoder
+from ovround.options.convert_options import FLOAT_BITS, ConvertOptions, QuantScheme
+from ovround.progress import OnProgress, Progress
+from ovround.quant.block_store import Emitted
+from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
+from ovround.tensors.float_tensor import FloatTensor
+
+_ONNX_BLOCK, _OPENVINO_GROUP = 16, 4  # MatMulNBits' smallest block; what OpenVINO's CPU plugin fuses
+_DEFAULTS = ConvertOptions()
+_GRID = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # option -> field of a QuantScheme
+_FREE = (*_GRID, "formats", "native_weights", "recipe", "seed", "device", "verify", "lm_head_bits", "embedding_bits")
+
+
+def with_stored_head(source: PackedCheckpoint, decoder: Decoder) -> Decoder:
+    """`decoder` with a head of its own where the checkpoint holds one that is quantised, tied or not."""
+    return replace(decoder, head_at=HEAD) if source.packed(HEAD) else decoder
+
+
+def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOptions) -> Plan:
+    """The grid of each module as it is stored; what of embedding and head is in float gets the bits that the options ask for.
+
+    Raises UsageError for options that would tune, or that contradict what is stored, and CheckpointError for codebooks.
+    """
+    linears = [name for layer in range(decoder.config.num_hidden_layers) for name in decoder.linears(layer)]
+    shapes = weight_shapes(decoder)
+    modules = [decoder.embedding_at, *linears, *([HEAD] if decoder.head_at == HEAD else [])]
+    plan: Plan = {name: _held(source.scheme(name), shapes[f"{name}.weight"]) for name in modules}
+    coded = [name for name in plan if source.packed(name) and plan[name] is None]
+    _check_codebooks(source, coded, decoder, options)
+    stored = {name: scheme for name, scheme in plan.items() if isinstance(scheme, QuantScheme)}
+    _check_options(source, stored, options)
+    _check_groups_of_engines(stored, shapes, options)
+    asked = {decoder.embedding_at: options.embedding_bits, HEAD: options.lm_head_bits}
+    rounded: Plan = {}
+    for module, bits in asked.items():
+        if bits is None:
+            continue
+        scheme = None if bits == FLOAT_BITS else QuantScheme(bits, options.group_size, options.sym)
+        if module in stored:
+            if stored[module].bits != bits:
+                raise _contradiction(
+                    source, f"{'lm-head' if module == HEAD else 'embedding'}-bits is {bits}", module, stored
+                )
+            continue
+        rounded[module] = plan[module] = scheme
+    if decoder.head_at != HEAD and HEAD in plan and plan[HEAD] == plan[decoder.embedding_at]:
+        del plan[HEAD]  # tied, and the same grid: one tensor serves both
+    check_groups(decoder, rounded)
+    check_experts(decoder, plan)
+    return plan
+
+
+def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decoder, options: ConvertOptions) -> None:
+    """Raise CheckpointError for codebooks that a target cannot hold, UsageError for a grid beside them."""
+    if not coded:
+        return
+    unfit = next((name for name in options.formats if name not in CODEBOOK_FORMATS), None)
+    if unfit is not None:
+        raise CheckpointError(
+            f"`{coded[0]}` is made of codebooks ({source.method}), which {unfit} cannot hold",
+            hint="--format openvino or onnx holds them; for others start from the original, unquantised checkpoint",
+        )
+    for name in coded:
+        if name == decoder.embedding_at or f".{EXPERTS}." in name:
+            kind = "embedding" if name == decoder.embedding_at else "expert"
+            raise CheckpointError(
+                f"`{name}` is an {kind} made of codebooks ({source.method}): only linear layers may be"
+            )
+    rounds = any(bits not in (None, FLOAT_BITS) for bits in (options.embedding_bits, options.lm_head_bits))
+    for option in _GRID:
+        value = getattr(options, option)
+        if value != getattr(_DEFAULTS, option) and (option == "bits" or not rounds):
+            raise UsageError(
+                f"{option.replace('_', '-')} is {value}, yet `{coded[0]}` of `{source.folder}` is made of codebooks",
+                hint="codes are kept as they are: leave it out, or start from the original, unquantised checkpoint",
+            )
+
+
+def _held(scheme: QuantScheme | None, shape: tuple[int, ...]) -> QuantScheme | None:
+    """The grid as a `QTensor` holds it: a last group that is short makes the others as short as divides both."""
+    if scheme is None or scheme.group_size == -1 or scheme.group_size >= shape[1]:
+        return scheme and replace(scheme, group_size=-1)
+    return replace(scheme, group_size=math.gcd(scheme.group_size, shape[1]))
+
+
+def _check_groups_of_engines(
+    stored: dict[str, QuantScheme], shapes: dict[str, tuple[int, ...]], options: ConvertOptions
+) -> None:
+    """Raise UsageError for groups that a target cannot hold, nor their parts."""
+    least = {"onnx": _ONNX_BLOCK, "openvino": _OPENVINO_GROUP}
+    for target in options.formats:
+        for name, scheme in stored.items():
+            size = scheme.group_size
+            if target in least and size != -1 and (size < least[target] or (target == "onnx" and size % _ONNX_BLOCK)):
+                raise UsageError(
+                    f"`{name}` {list(shapes[f'{name}.weight'])} is in groups of {size}, {target} takes {least[target]} or more"
+                    f"{', in multiples of that' if target == 'onnx' else ''}",
+                    hint="--format openvino takes groups of 4"
+                    if target == "onnx"
+                    else "start from the original checkpoint",
+                )
+
+
+def _check_options(source: PackedCheckpoint, stored: dict[str, QuantScheme], options: ConvertOptions) -> None:
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name not in _FREE and value != field.default:
+            flag = field.name.replace("_", "-")
+            raise UsageError(
+                f"{flag} is given, yet `{source.folder}` is quantised already ({source.method}): nothing is tuned",
+                hint="leave it out, or start from the original, unquantised checkpoint",
+            )
+    rounds = any(bits not in (None, FLOAT_BITS) for bits in (options.embedding_bits, options.lm_head_bits))
+    for option, grid in _GRID.items():
+        value = getattr(options, option)
+        default = getattr(_DEFAULTS, option)
+        if value == default or (rounds and option != "bits"):
+            continue
+        other = next((name for name, scheme in stored.items() if getattr(scheme, grid) != value), None)
+        if other is not None:
+            raise _contradiction(source, f"{option.replace('_', '-')} is {value}", other, stored)
+
+
+def _contradiction(source: PackedCheckpoint, said: str, module: str, stored: dict[str, QuantScheme]) -> UsageError:
+    scheme = stored[module]
+    grid = f"{scheme.bits} bits, group size {scheme.group_size}, {'symmetric' if scheme.symmetric else 'asymmetric'}"
+    return UsageError(
+        f"{said}, yet `{module}` of `{source.folder}` has {grid}",
+        hint="integers are kept as they are: leave it out, or start from the original, unquantised checkpoint",
+    )
+
+
+def repacked(source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress: OnProgress) -> Iterator[Emitted]:
+    """Every tensor in the model's order. `relative_error` is against what is stored: 0 but for what is rounded here."""
+    shapes, blocks = weight_shapes(decoder), decoder.config.num_hidden_layers
+
+    def emitted(name: str, stored: str | None = None) -> Emitted:
+        weight = source.read(stored or name, shapes[name])
+        scheme = plan.get(name.removesuffix(".weight"))
+        if not isinstance(weight, FloatTensor) or not isinstance(scheme, QuantScheme) or not name.endswith(".weight"):
+            return Emitted(name, weight, 0.0)
+        from ovround.quant.integers.rtn import round_to_nearest  # torch: only where something is rounded
+
+        return Emitted(name, *round_to_nearest(name, weight, scheme))
+
+    head = f"{HEAD}.weight"
+    yield from map(emitted, decoder.first_tensors())
+    for layer in range(blocks):
+        yield from map(emitted, decoder.tensors(layer))
+        on_progress(Progress("quantise", layer + 1, blocks))
+    yield from (emitted(name) for name in decoder.last_tensors() if name != head)
+    if HEAD in plan:
+        yield emitted(head, None if decoder.head_at == HEAD else f"{decoder.head_at}.weight")
+
+
+def tuning_records(source: PackedCheckpoint) -> tuple[tuple[BlockRecord, ...], Quality | None]:
+    """What was measured when these integers were tuned, where ovround did it: blocks and quality of the source's manifest."""
+    if not (source.folder / MANIFEST).is_file():
+        return (), None
+    manifest = read_manifest(source.folder)
+    return manifest.blocks, manifest.quality

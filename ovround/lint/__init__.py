@@ -1,6 +1,0 @@
-"""Looks for what makes a folder slow, wrong or unreadable on an engine, before anybody waits for it or believes it."""
-
-from ovround.lint.finding import Finding
-from ovround.lint.folder import ENGINES, check_folder
-
-__all__ = ["ENGINES", "Finding", "check_folder"]

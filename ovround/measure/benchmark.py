@@ -1,0 +1,152 @@
+"""`bench`: how fast a folder answers, and how much of the machine's memory bandwidth that uses."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from ovround.artifact.manifest import MANIFEST, read_manifest
+from ovround.errors import UsageError
+from ovround.measure.bandwidth import measure_read_bandwidth
+from ovround.runtime.decoding.generation import admit
+from ovround.runtime.decoding.sampling import SamplingOptions
+from ovround.runtime.engine import Engine
+from ovround.runtime.engines import check_folder, open_engine
+
+WARM_UP_RUNS = 1
+_TABLE = "embed_tokens.weight"
+_HEAD = "lm_head.weight"
+_WEIGHT_FILES = ("openvino_model.bin", "model.onnx", "model.onnx.data")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """One benchmark: batch 1, greedy, a random prompt; one run before the measured ones warms up. Times in seconds."""
+
+    device: str
+    prompt_tokens: int
+    new_tokens: int
+    repeat: int
+    warm_up_runs: int
+    load_s: float
+    time_to_first_token_median_s: float
+    time_to_first_token_p90_s: float
+    time_per_output_token_median_s: float
+    time_per_output_token_p90_s: float
+    tokens_per_s: float
+    """Tokens after the first, over the time that they took, all runs together."""
+    peak_memory_bytes: int | None
+    """Most resident memory of this process so far, None on Windows; in a fresh process it is the model's own."""
+    weight_bytes_per_token: int
+    """Bytes of the weights that a decoding step reads, as stored; without a manifest, of all weight files."""
+    read_bandwidth_bytes_per_s: float
+    bandwidth_share: float
+    """Weight bytes per token over its median time, as a share of the read bandwidth; caches can lift it above 1."""
+
+
+def bench(
+    folder: str | Path,
+    *,
+    prompt_tokens: int = 128,
+    new_tokens: int = 64,
+    repeat: int = 5,
+    device: str = "CPU",
+    exact: bool = False,
+    threads: int | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    on_missing_kernel: str = "expand",
+    kernel: str = "auto",
+) -> BenchResult:
+    """Measure the model in `folder`; the prompt is drawn from `seed`, end tokens are ignored.
+
+    Raises UsageError for a count below 1 (2 for new_tokens: the time per token needs a second one), GenerationError
+    when prompt and answer do not fit the context, and what `open_engine` raises.
+    """
+    for name, value, least in (
+        ("prompt_tokens", prompt_tokens, 1),
+        ("new_tokens", new_tokens, 2),
+        ("repeat", repeat, 1),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"{name} is {value!r}; a whole number of {least} or more is needed")
+    path = Path(folder)
+    check_folder(path, device)
+    start = time.perf_counter()
+    engine = open_engine(
+        path, device, exact=exact, threads=threads, verify=verify, on_missing_kernel=on_missing_kernel, kernel=kernel
+    )
+    load_s = time.perf_counter() - start
+    prompt = np.random.default_rng(seed).integers(0, engine.vocab_size, prompt_tokens).tolist()
+    admit(prompt, SamplingOptions(max_new_tokens=new_tokens), engine.context_length, ())
+    runs = [_timed_run(engine, prompt, new_tokens) for _ in range(WARM_UP_RUNS + repeat)][WARM_UP_RUNS:]
+    first = np.array([times[0] for times in runs])
+    later = np.array([times[1:] for times in runs])
+    peak = peak_memory_bytes()  # before the bandwidth test, which needs memory of its own
+    label = engine.device
+    engine.close()
+    weight_bytes, bandwidth = weight_bytes_per_token(path), measure_read_bandwidth(threads)
+    per_token = float(np.median(later))
+    return BenchResult(
+        device=label,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        repeat=repeat,
+        warm_up_runs=WARM_UP_RUNS,
+        load_s=load_s,
+        time_to_first_token_median_s=float(np.median(first)),
+        time_to_first_token_p90_s=float(np.percentile(first, 90)),
+        time_per_output_token_median_s=per_token,
+        time_per_output_token_p90_s=float(np.percentile(later, 90)),
+        tokens_per_s=later.size / float(later.sum()),
+        peak_memory_bytes=peak,
+        weight_bytes_per_token=weight_bytes,
+        read_bandwidth_bytes_per_s=bandwidth,
+        bandwidth_share=weight_bytes / per_token / bandwidth,
+    )
+
+
+def weight_bytes_per_token(folder: Path) -> int:
+    """Bytes of the weights that one decoding step reads.
+
+    From the manifest: every weight as stored, but of an embedding table that is not also the head only one row. Without
+    a manifest: the size of the weight files, which counts that table in full.
+    """
+    if not (folder / MANIFEST).is_file():
+        return sum((folder / name).stat().st_size for name in _WEIGHT_FILES if (folder / name).is_file())
+    weights = read_manifest(folder).weights
+    has_head = any(weight.name.endswith(_HEAD) for weight in weights)
+    gathered = {weight.name for weight in weights if has_head and weight.name.endswith(_TABLE)}
+    return sum(w.size_bytes // w.shape[0] if w.name in gathered else w.size_bytes for w in weights)
+
+
+def peak_memory_bytes() -> int | None:
+    """Most resident memory that this process has had."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _timed_run(engine: Engine, prompt: list[int], new_tokens: int) -> list[float]:
+    """Seconds that each of `new_tokens` tokens took, the first with its prefill."""
+    return [after - before for before, after in pairwise(time_stamps(engine, prompt, new_tokens))]
+
+
+def time_stamps(engine: Engine, prompt: list[int], new_tokens: int) -> list[float]:
+    """Seconds of `time.perf_counter` before the prompt and after each of `new_tokens` tokens, greedy, end tokens ignored."""
+    times = [time.perf_counter()]
+    engine.reset()
+    token = int(engine.prefill([prompt])[0].argmax())
+    times.append(time.perf_counter())
+    for _ in range(new_tokens - 1):
+        token = int(engine.decode([token])[0].argmax())
+        times.append(time.perf_counter())
+    return times

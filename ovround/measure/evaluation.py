@@ -1,0 +1,123 @@
+"""Evaluate what a name stands for: a converted folder through its engine, a checkpoint through torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed, open_source
+from ovround.conversion.repacking import with_stored_head
+from ovround.errors import CalibrationError, MissingExtraError, UsageError
+from ovround.measure.perplexity import Evaluation, Logits, OnWindows, cut_windows, evaluate
+from ovround.models import from_config
+from ovround.source_tokenizer import load_tokenizer
+from ovround.texts import read_texts
+
+LONGEST_DEFAULT = 2048  # tokens a window when no context is given
+
+
+def evaluate_model(
+    model: str,
+    texts: Sequence[Path],
+    *,
+    reference: str | None = None,
+    context: int | None = None,
+    exact: bool = True,
+    device: str = "CPU",
+    on_missing_kernel: str = "expand",
+    kernel: str = "auto",
+    on_windows: OnWindows | None = None,
+) -> list[Evaluation]:
+    """One `Evaluation` a text. The documents of a .jsonl file are joined by blank lines; each file is tokenised once.
+
+    Raises OvroundError when a folder or text cannot be read, and UsageError for a context that the model does not have.
+    """
+    from ovround.runtime.engines import check_kernels
+
+    check_kernels(on_missing_kernel, kernel)
+    folder = locate(model)
+    read = {path: "\n\n".join(read_texts(path)) for path in texts}
+    with ExitStack() as stack:
+        logits, vocab_size, longest = _open(folder, stack, exact, device, on_missing_kernel, kernel)
+        compared = _open_reference(reference, vocab_size)
+        length = min(LONGEST_DEFAULT, longest) if context is None else context
+        if not 2 <= length <= longest:
+            raise UsageError(f"context is {length}; the model allows 2 to {longest}")
+        tokenizer = load_tokenizer(folder)
+        results = []
+        for path, text in read.items():
+            tokens = np.asarray(tokenizer.encode(text).ids, np.int64)
+            if tokens.max(initial=0) >= vocab_size:
+                raise CalibrationError(
+                    f"the tokenizer gives token {tokens.max()}; the model has {vocab_size}",
+                    hint="tokenizer.json belongs to another model",
+                )
+            results.append(evaluate(cut_windows(tokens, length, str(path)), logits, vocab_size, compared, on_windows))
+        return results
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether an engine reads `folder`, rather than torch."""
+    return any((folder / name).is_file() for name in ("openvino_model.xml", "model.onnx"))
+
+
+def open_logits(folder: Path) -> Logits:
+    """A checkpoint folder, quantised or not, computed by torch in float32: token ids `[B, T]` -> logits `[B, T, V]`."""
+    return _open_checkpoint(folder)[0]
+
+
+def _open(
+    folder: Path, stack: ExitStack, exact: bool, device: str, on_missing_kernel: str, kernel: str
+) -> tuple[Logits, int, int]:
+    """The logits function of a folder, its vocabulary and its context length."""
+    if not is_converted(folder):
+        return _open_checkpoint(folder)
+    from ovround.runtime import LLM
+
+    llm = stack.enter_context(
+        LLM(folder, device=device, exact=exact, on_missing_kernel=on_missing_kernel, kernel=kernel)
+    )
+
+    def logits(ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return llm.logits(ids)
+
+    return logits, llm.vocab_size, llm.context_length
+
+
+def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
+    """Likewise, of a checkpoint: by torch in float32, on what its integers say where it is quantised."""
+    try:
+        from ovround.measure.torch_model import CheckpointWeights, PackedWeights, ReadWeights, TorchModel
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "convert") from error
+    source = open_source(folder)
+    decoder = from_config(source.config)
+    weights: ReadWeights
+    if isinstance(source, Checkpoint):
+        expected = decoder.every_tensor()
+        checkpoint = mapped(source, decoder.sources(), expected)
+        checkpoint.check(expected, decoder.unused_tensors())
+        weights = CheckpointWeights(checkpoint)
+    else:
+        decoder = with_stored_head(source, decoder)
+        expected = decoder.every_tensor()
+        packed = mapped_packed(source, decoder.sources())
+        packed.check(expected, decoder.unused_tensors())
+        weights = PackedWeights(packed, expected)
+    return TorchModel(decoder, weights), decoder.config.vocab_size, decoder.config.max_position_embeddings
+
+
+def _open_reference(reference: str | None, vocab_size: int) -> Logits | None:
+    if reference is None:
+        return None
+    logits, reference_vocab, _ = _open_checkpoint(locate(reference))
+    if reference_vocab != vocab_size:
+        raise CalibrationError(
+            f"reference `{reference}` has {reference_vocab} tokens, the model {vocab_size}",
+            hint="the reference is the checkpoint that the model was converted from",
+        )
+    return logits

@@ -1,0 +1,171 @@
+"""`measure`: the latency table of a model's linear layers on this device, from graphs that hold nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from ovround.artifact.manifest import TARGETS
+from ovround.checkpoint import Checkpoint, locate, mapped, open_checkpoint
+from ovround.conversion.latency_table import LatencyRow, LatencyTable
+from ovround.errors import MissingExtraError, UsageError
+from ovround.models import from_config
+from ovround.models.decoder import Decoder
+from ovround.options.convert_options import FLOAT_BITS, QuantScheme
+from ovround.runtime.devices import last_cache_bytes
+from ovround.tensors.float_tensor import FloatTensor, FloatType
+from ovround.tensors.qtensor import BITS, GROUP_SIZES, QTensor
+
+Shape = tuple[int, int]
+OnShape = Callable[[Shape, int, int], None]
+"""Told the shape that is about to be measured, its number, and the number of shapes."""
+
+_LEAST_COPIES, _MOST_COPIES = 4, 256
+_MOST_BYTES = 512 << 20  # of the copies of one weight
+_WARM_UP_RUNS = 2
+_LIBRARIES = {"openvino": "openvino", "onnx": "onnxruntime"}
+_FLOAT_TYPES: dict[str, FloatType] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def measure(
+    model: str,
+    *,
+    format: str = "openvino",  # noqa: A002  the flag's own name
+    device: str = "CPU",
+    group_size: int = 128,
+    sym: bool = True,
+    threads: int | None = None,
+    repeat: int = 15,
+    on_shape: OnShape | None = None,
+) -> LatencyTable:
+    """Median milliseconds of one token through each shape of linear layer of `model`, the head included, at each of the bits.
+
+    A single weight would stay in the cache, where decoding never finds it: each graph holds distinct copies of it, as many
+    bytes as decoding reads before it comes back (all linear layers at these bits), but no more than twice the last cache.
+    Runs at different bits alternate, so that a disturbance meets all of them. Widths that the format stores alike are
+    measured once. Raises UsageError, EngineError, and what opening a checkpoint raises.
+    """
+    if format not in TARGETS:
+        raise UsageError(f"format is `{format}`; allowed: {', '.join(TARGETS)}")
+    if group_size not in GROUP_SIZES:
+        raise UsageError(f"group-size is `{group_size}`; allowed: {', '.join(map(str, GROUP_SIZES))}")
+    for name, value in (("repeat", repeat), ("threads", threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}; a whole number of 1 or more is needed")
+    checkpoint = open_checkpoint(locate(model))
+    decoder = from_config(checkpoint.config)
+    checkpoint = mapped(checkpoint, decoder.sources(), decoder.every_tensor())
+    shapes = linear_shapes(decoder)
+    for shape in shapes:
+        if group_size > 0 and shape[1] % group_size:
+            raise UsageError(
+                f"group size {group_size} does not divide the {shape[1]} inputs of a {shape[0]} x {shape[1]} weight"
+            )
+    try:
+        probe = importlib.import_module(f"ovround.measure.profiling.{format}")
+        sizes = importlib.import_module(f"ovround.exporters.sizes_{format}")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or format, "convert") from error
+    full_name = str(probe.device_name(device))
+    dtype = _float_type(checkpoint, decoder)
+    schemes = {bits: None if bits == FLOAT_BITS else QuantScheme(bits, group_size, sym) for bits in (*BITS, FLOAT_BITS)}
+    item_bytes = 4 if dtype == "float32" else 2
+    stored = {
+        (shape, bits): int(sizes.weight_bytes(shape, scheme, item_bytes, table=False))
+        for shape in shapes
+        for bits, scheme in schemes.items()
+    }
+    rows = []
+    for number, shape in enumerate(shapes):
+        if on_shape is not None:
+            on_shape(shape, number, len(shapes))
+        alike = {stored[shape, bits]: bits for bits in schemes}  # the widest of those that take the same bytes
+        weights = {bits: _weight(shape, schemes[bits], dtype) for bits in alike.values()}
+        copies = {
+            bits: _copies(stored[shape, bits], sum(stored[one, bits] * count for one, count in shapes.items()))
+            for bits in weights
+        }
+        medians = _medians(probe, weights, copies, device, threads, repeat)
+        rows += [LatencyRow(*shape, bits, round(medians[alike[stored[shape, bits]]], 6)) for bits in schemes]
+    library = _LIBRARIES[format]
+    return LatencyTable(
+        format, device, full_name, threads, group_size, sym, {library: version(library)}, tuple(rows)
+    )  # fmt: skip
+
+
+def linear_shapes(decoder: Decoder) -> dict[Shape, int]:
+    """The shapes `[N, K]` of what a decoded token is multiplied by, the head last, and how often each occurs."""
+    found: Counter[Shape] = Counter()
+    for layer in range(decoder.config.num_hidden_layers):
+        tensors = decoder.tensors(layer)
+        for name in decoder.linears(layer):
+            rows, columns = tensors[f"{name}.weight"]
+            found[rows, columns] += 1
+    rows, columns = decoder.tensors()[f"{decoder.head_at}.weight"]
+    found[rows, columns] += 1
+    return dict(found)
+
+
+def _copies(size_bytes: int, model_bytes: int) -> int:
+    wanted = min(model_bytes, 2 * last_cache_bytes() or model_bytes, _MOST_BYTES)
+    return min(max(-(-wanted // size_bytes), _LEAST_COPIES), _MOST_COPIES)
+
+
+def _medians(
+    probe: ModuleType,
+    weights: dict[int, QTensor | FloatTensor],
+    copies: dict[int, int],
+    device: str,
+    threads: int | None,
+    repeat: int,
+) -> dict[int, float]:
+    """Milliseconds a product by bits."""
+    seconds: dict[int, list[float]] = {bits: [] for bits in weights}
+    with ExitStack() as stack:
+        runs = {}
+        for bits, weight in weights.items():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            distinct = [_rolled(weight, number) for number in range(copies[bits])]
+            runs[bits] = probe.compiled(folder, distinct, device, threads)
+        for _ in range(_WARM_UP_RUNS + repeat):
+            for bits, run in runs.items():
+                start = time.perf_counter()
+                run()
+                seconds[bits].append(time.perf_counter() - start)
+        runs.clear()
+    return {bits: statistics.median(times[_WARM_UP_RUNS:]) / copies[bits] * 1e3 for bits, times in seconds.items()}
+
+
+def _weight(shape: Shape, scheme: QuantScheme | None, dtype: FloatType) -> QTensor | FloatTensor:
+    """Random levels; what they are worth does not change how long they take."""
+    rng = np.random.default_rng(0)
+    rows, columns = shape
+    if scheme is None:
+        if dtype == "bfloat16":  # bit patterns of numbers between 1 and 2
+            return FloatTensor(rng.integers(0x3F80, 0x4000, shape, np.uint16), dtype)
+        return FloatTensor(rng.random(shape, np.float32).astype(dtype), dtype)
+    groups = 1 if scheme.group_size == -1 else columns // scheme.group_size
+    zero_points = None if scheme.symmetric else np.full((rows, groups), 1 << (scheme.bits - 1), np.uint8)
+    codes = rng.integers(0, 1 << scheme.bits, shape, np.uint8)
+    return QTensor(codes, np.full((rows, groups), 1e-3, np.float16), zero_points, scheme.bits)
+
+
+def _rolled(weight: QTensor | FloatTensor, number: int) -> QTensor | FloatTensor:
+    """The same weight with its rows moved by `number`: other bytes, so that engines cannot keep one for all."""
+    if isinstance(weight, FloatTensor):
+        return FloatTensor(np.roll(weight.data, number, axis=0), weight.dtype)
+    return QTensor(np.roll(weight.codes, number, axis=0), weight.scales, weight.zero_points, weight.bits)
+
+
+def _float_type(checkpoint: Checkpoint, decoder: Decoder) -> FloatType:
+    return _FLOAT_TYPES[checkpoint.tensors()[f"{decoder.linears(0)[0]}.weight"].dtype]

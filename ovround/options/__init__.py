@@ -1,0 +1,1 @@
+"""What a user may say: each option is declared once."""

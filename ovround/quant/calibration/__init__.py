@@ -1,0 +1,1 @@
+"""Calibration: samples of text, and the activations that a model computes on them."""

@@ -1,0 +1,1 @@
+"""Several processes that tune one model together."""

@@ -1,0 +1,1 @@
+"""Passes over the model: round to nearest, block by block, end to end."""

@@ -1,0 +1,1 @@
+"""Weights as they are stored: integers with scales, floats, codebooks, and every byte layout of them."""

@@ -1,0 +1,66 @@
+"""Exact re-expression of a `QTensor`: another container for the same values, and the way back.
+
+A format that lacks a width takes a wider one, a format that lacks a group size takes a divisor with scales repeated, and a
+format without an implied zero point takes it stored. None of these changes `dequantize()` by a bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovround.tensors.qtensor import QTensor
+
+S = TypeVar("S", bound=np.generic)
+
+
+def widened(tensor: QTensor, bits: int) -> QTensor:
+    """`tensor` in `bits` bits, at least its own; symmetric codes move with the implied zero point."""
+    if bits < tensor.bits:
+        raise ValueError(f"{tensor.bits} bits do not fit {bits}")
+    shift = _shift(tensor.bits, bits) if tensor.symmetric else 0
+    return replace(tensor, codes=tensor.codes + np.uint8(shift), bits=bits)
+
+
+def split(tensor: QTensor, group_size: int) -> QTensor:
+    """`tensor` in groups of `group_size`, a divisor of its own: scales and zero points are repeated."""
+    times, rest = divmod(tensor.group_size, group_size)
+    if rest or not times:
+        raise ValueError(f"groups of {group_size} do not divide groups of {tensor.group_size}")
+    zero_points = None if tensor.zero_points is None else np.repeat(tensor.zero_points, times, axis=1)
+    return replace(tensor, scales=np.repeat(tensor.scales, times, axis=1), zero_points=zero_points)
+
+
+def with_zero_points(tensor: QTensor) -> QTensor:
+    """`tensor` with its zero points stored, implied ones too."""
+    return replace(tensor, zero_points=tensor.zeros())
+
+
+def restored(tensor: QTensor, bits: int, group_size: int, symmetric: bool) -> QTensor:
+    """Undo the above: `tensor` on the grid that it came from; raises ValueError where it does not lie on that grid."""
+    if tensor.zero_points is None and not symmetric:
+        tensor = with_zero_points(tensor)
+    zero_points = None if tensor.zero_points is None else _once(tensor.zero_points, tensor, group_size)
+    scales = _once(tensor.scales, tensor, group_size)
+    shift = 0
+    if symmetric:
+        if zero_points is not None and (zero_points != 1 << (tensor.bits - 1)).any():
+            raise ValueError("zero points are not those of a symmetric grid")
+        zero_points, shift = None, _shift(bits, tensor.bits)
+    return QTensor(tensor.codes - np.uint8(shift), scales, zero_points, bits, tensor.order)
+
+
+def _shift(narrow: int, wide: int) -> int:
+    return (1 << (wide - 1)) - (1 << (narrow - 1))
+
+
+def _once(values: NDArray[S], tensor: QTensor, group_size: int) -> NDArray[S]:
+    """Values `[N, G]` of `tensor`'s groups as one for each group of `group_size`; raises ValueError where they differ."""
+    grouped = values.reshape(len(values), tensor.shape[1] // group_size, -1)
+    first = np.ascontiguousarray(grouped[:, :, 0])
+    if (grouped != first[:, :, None]).any():
+        raise ValueError("parts of one group have different scales or zero points")
+    return first

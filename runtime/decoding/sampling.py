@@ -1,0 +1,250 @@
+"""How the next token is chosen from logits. docs/concepts/sampling.md is the specification."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovround.errors import GenerationError, UsageError
+from ovround.runtime.decoding.grammar import Grammar
+from ovround.runtime.decoding.random_source import Xoshiro256
+from ovround.runtime.engine import Logits
+
+MAX_STOP_STRINGS = 64
+MAX_LOGPROBS = 100
+MAX_LOGIT_BIAS = 1024
+MAX_BEAMS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """One request's options; raises UsageError naming the field, its value, and what is allowed."""
+
+    max_new_tokens: int | None = None
+    """Most tokens to generate, at least 1; None: until an end token or the end of the context."""
+    temperature: float = 0.0
+    """0: always the likeliest token (greedy). Up to 100."""
+    top_k: int = 0
+    """Draw among the k likeliest tokens; 0: no limit."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens whose probabilities add up to this; above 0, 1: no limit."""
+    min_p: float = 0.0
+    """Draw among tokens at least this times as likely as the likeliest; 0 to 1."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that the prompt or the answer already has less likely; above 0, up to 10."""
+    seed: int | None = None
+    """0 to 2**64 - 1; None: a new one for each request."""
+    stop: tuple[str, ...] = ()
+    """End before the first of these strings would appear in the answer."""
+    stop_token_ids: tuple[int, ...] = ()
+    """End after one of these tokens, besides the model's own end tokens."""
+    ignore_eos: bool = False
+    """Go on after the model's end tokens; for benchmarks."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of each token that the answer already has; -10 to 10."""
+    frequency_penalty: float = 0.0
+    """Taken off the logit of a token as often as the answer already has it; -10 to 10."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids and what is added to their logits, -100 to 100; a mapping may be given as a keyword."""
+    logprobs: int | None = None
+    """Log-probabilities of the answer's tokens, and of so many likeliest ones at each; 0 to 100, None: none."""
+    prompt_logprobs: int | None = None
+    """The same of the prompt's tokens after the first."""
+    grammar: Grammar | None = None
+    """The form that the answer must have; needs the extra `grammar`."""
+    num_beams: int = 1
+    """Beam search over so many answers at once, 1: none. Greedy, and only at the end is the answer known."""
+    length_penalty: float = 1.0
+    """With beams: sums of log-probabilities are divided by the length to this power; -10 to 10."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None:
+            _check_integer("max_new_tokens", self.max_new_tokens, 1, None)
+        _check_number("temperature", self.temperature, 0.0, 100.0)
+        _check_integer("top_k", self.top_k, 0, None)
+        _check_number("top_p", self.top_p, 0.0, 1.0, above=True)
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.0, 10.0, above=True)
+        if self.seed is not None:
+            _check_integer("seed", self.seed, 0, 2**64 - 1)
+        _check_stop(self.stop)
+        if not isinstance(self.stop_token_ids, tuple):
+            raise UsageError(f"stop_token_ids is {self.stop_token_ids!r}; a tuple of token ids is needed")
+        for token in self.stop_token_ids:
+            _check_integer("stop_token_ids", token, 0, None)
+        if not isinstance(self.ignore_eos, bool):
+            raise UsageError(f"ignore_eos is {self.ignore_eos!r}; true or false is needed")
+        for name in ("presence_penalty", "frequency_penalty", "length_penalty"):
+            _check_number(name, getattr(self, name), -10.0, 10.0)
+        _check_bias(self.logit_bias)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _check_integer(name, getattr(self, name), 0, MAX_LOGPROBS)
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise UsageError(f"grammar is a {type(self.grammar).__name__}; a Grammar is needed")
+        _check_integer("num_beams", self.num_beams, 1, MAX_BEAMS)
+        if self.num_beams > 1:
+            self._check_beams()
+
+    def _check_beams(self) -> None:
+        alone = ("num_beams", "length_penalty", "max_new_tokens", "stop_token_ids", "ignore_eos", "seed")
+        defaults = {field.name: field.default for field in fields(self) if field.name not in alone}
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; with num_beams it can only be {default!r}")
+
+    def random_source(self) -> Xoshiro256:
+        """The stream of random numbers of one request."""
+        return Xoshiro256(secrets.randbits(64) if self.seed is None else self.seed)
+
+
+class SamplingKeywords(TypedDict, total=False):
+    """The fields of `SamplingOptions` as keywords; None leaves a field as it is."""
+
+    max_new_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    ignore_eos: bool | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None
+    logprobs: int | None
+    prompt_logprobs: int | None
+    grammar: Grammar | None
+    num_beams: int | None
+    length_penalty: float | None
+
+
+def override(options: SamplingOptions | None, **given: object) -> SamplingOptions:
+    """`options`, or the defaults, with those of the `given` fields that are not None; `stop` may be one string."""
+    base = options or SamplingOptions()
+    values = {field.name: getattr(base, field.name) for field in fields(SamplingOptions)}
+    values |= {name: value for name, value in given.items() if value is not None}
+    for name in ("stop", "stop_token_ids", "logit_bias"):
+        if isinstance(values[name], str):
+            values[name] = (values[name],)
+        elif isinstance(values[name], Mapping):
+            values[name] = tuple(values[name].items())
+        elif isinstance(values[name], list):
+            values[name] = tuple(values[name])
+    return SamplingOptions(**values)
+
+
+def adjust(logits: Logits, answer: Sequence[int], options: SamplingOptions) -> Logits:
+    """Logits `[V]` with bias and penalties of the tokens `answer`, in float32; the same array when there are none.
+
+    A bias of a token beyond the vocabulary has no effect. The penalties are OpenAI's: presence once a distinct token,
+    frequency once an occurrence.
+    """
+    if not options.logit_bias and not options.presence_penalty and not options.frequency_penalty:
+        return logits
+    changed = logits.copy()
+    for token, bias in options.logit_bias:
+        if token < len(changed):
+            changed[token] += np.float32(bias)
+    if len(answer):
+        ids, counts = np.unique(np.asarray(answer, np.int64), return_counts=True)
+        changed[ids] -= np.float32(options.presence_penalty) + np.float32(options.frequency_penalty) * counts
+    return changed
+
+
+def sample(logits: Logits, seen: Sequence[int], options: SamplingOptions, source: Xoshiro256) -> int:
+    """The next token id from logits `[V]` after the tokens `seen`, prompt and answer. In float64, in this order:
+
+    1. repetition penalty: the logit of each distinct token in `seen` is divided by it when positive, else multiplied;
+    2. temperature: at 0 the largest logit wins, the lowest id among equals, and no number is drawn; else each logit is
+       divided by it;
+    3. top-k: the k largest stay, lower ids first among equals;
+    4. top-p: weights exp(logit - largest logit); sorted downwards by logit, lower ids first among equals, the shortest
+       head stays whose sum reaches top_p times the sum of all, which is added up by ascending token id;
+    5. min-p: weights of at least min_p times the largest stay;
+    6. draw: the weights that stayed are added up by ascending token id; the first running sum above uniform() times
+       the whole sum names the token.
+
+    Raises GenerationError when the largest logit is not finite.
+    """
+    scores: NDArray[np.float64] = logits.astype(np.float64)
+    if options.repetition_penalty != 1.0 and len(seen):
+        ids = np.unique(np.asarray(seen, np.int64))
+        old = scores[ids]
+        scores[ids] = np.where(old > 0, old / options.repetition_penalty, old * options.repetition_penalty)
+    best = int(scores.argmax())
+    if not math.isfinite(scores[best]):
+        raise GenerationError("the model's logits are not finite", hint="try exact mode, or convert with more bits")
+    if options.temperature == 0.0:
+        return best
+    scores /= options.temperature
+    kept = _top_k(scores, options.top_k)
+    weights = np.exp(scores[kept] - scores[best])
+    if options.top_p < 1.0:
+        head = _top_p(scores[kept], weights, options.top_p)
+        kept, weights = kept[head], weights[head]
+    if options.min_p > 0.0:
+        likely = weights >= options.min_p * weights.max()
+        kept, weights = kept[likely], weights[likely]
+    sums = np.cumsum(weights)
+    place = int(np.searchsorted(sums, source.uniform() * sums[-1], side="right"))
+    return int(kept[min(place, len(kept) - 1)])
+
+
+def _top_k(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """Ids of the k largest, ascending; all ids for 0."""
+    size = len(scores)
+    if k == 0 or k >= size:
+        return np.arange(size, dtype=np.int64)
+    least = np.partition(scores, size - k)[size - k]
+    above = np.flatnonzero(scores > least)
+    equal = np.flatnonzero(scores == least)[: k - len(above)]
+    return np.sort(np.concatenate([above, equal])).astype(np.int64)
+
+
+def _top_p(scores: NDArray[np.float64], weights: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
+    """Places of the head, ascending."""
+    total = np.cumsum(weights)[-1]
+    # All weights below half of (1 - top_p) * mean together are too few for the head to reach them: they need no sorting.
+    least = (1.0 - top_p) * total / len(weights) / 2 if top_p < 1.0 - 1e-6 else 0.0
+    likely = np.flatnonzero(weights >= least)
+    order = likely[np.argsort(-scores[likely], kind="stable")]
+    count = int(np.searchsorted(np.cumsum(weights[order]), top_p * total)) + 1
+    return np.sort(order[:count])
+
+
+def _check_integer(name: str, value: object, low: int, high: int | None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+        allowed = f"{low} or more" if high is None else f"{low} to {high}"
+        raise UsageError(f"{name} is {value!r}; a whole number of {allowed} is needed")
+
+
+def _check_number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    if not good or (above and value == low):
+        raise UsageError(f"{name} is {value!r}; a number {'above' if above else 'from'} {low:g} to {high:g} is needed")
+
+
+def _check_bias(bias: object) -> None:
+    if not isinstance(bias, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in bias):
+        raise UsageError(f"logit_bias is {bias!r:.80}; a mapping of token ids to numbers is needed")
+    if len(bias) > MAX_LOGIT_BIAS:
+        raise UsageError(f"logit_bias names {len(bias)} tokens; at most {MAX_LOGIT_BIAS} are allowed")
+    for token, value in bias:
+        _check_integer("logit_bias", token, 0, None)
+        _check_number("logit_bias", value, -100.0, 100.0)
+
+
+def _check_stop(stop: object) -> None:
+    if not isinstance(stop, tuple) or not all(isinstance(text, str) and text for text in stop):
+        raise UsageError(f"stop is {stop!r}; a tuple of strings of at least one character is needed")
+    if len(stop) > MAX_STOP_STRINGS:
+        raise UsageError(f"{len(stop)} stop strings; at most {MAX_STOP_STRINGS} are allowed")

@@ -1,0 +1,175 @@
+"""Models with `QuantizedLinear` nodes: by the native library, or expanded when they are loaded; and whose products it takes.
+
+The library, `OVROUND_NATIVE=1 pip install ovround`, computes on the weights as they are stored. Without it, and on devices
+other than CPU, the nodes become products with plain constants: codebooks as float16, integers as the same integers in
+4 bits. Both cost memory, which a warning states.
+
+Ordinary folders need no library. Where it is installed, `apply` hands it their products too, unless `chosen` says that the
+engine's own are the better choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as opset
+
+from ovround.errors import ArtifactError, EngineError
+from ovround.runtime.engines.native.library import ExpandedWeightsWarning as ExpandedWeightsWarning  # for callers
+from ovround.runtime.engines.native.library import check_expandable, file_name, installed, warn_expanded
+from ovround.runtime.engines.native.repacking import is_faster, repack
+from ovround.tensors import native_layout as layout
+from ovround.tensors.native_layout import CODEBOOK, INTEGERS, OPERATOR, OPSET
+from ovround.tensors.quantized_linear_node import QuantizedLinear
+
+_LIBRARY = file_name("ovround_operator")
+_MARK = f'type="{OPERATOR}" version="{OPSET}"'.encode()
+_ENGINES_OWN = {"DYNAMIC_QUANTIZATION_GROUP_SIZE", "CACHE_DIR"}
+_REINSTALL = "it belongs to the OpenVINO that it was built with: OVROUND_NATIVE=1 pip install --force-reinstall ovround"
+_INSTALL = "OVROUND_NATIVE=1 pip install ovround builds it; it needs a C++ compiler and CMake"
+
+
+def library_path() -> Path | None:
+    """Where the native library was installed; None where it was not."""
+    return installed(_LIBRARY)
+
+
+def needs_operator(path: Path) -> bool:
+    """Whether the model at `path` has nodes of the native operator."""
+    with path.open("rb") as file:
+        return any(_MARK in line for line in file)
+
+
+def usable_library(path: Path, device: str, on_missing_kernel: str) -> Path | None:
+    """The library for the model at `path`, None where it has to be expanded; raises EngineError where that is not wanted."""
+    library = library_path() if device == "CPU" else None
+    if library is None:
+        check_expandable(path.parent, device, on_missing_kernel, _INSTALL)
+    return library
+
+
+def read_model(core: Any, path: Path, device: str, *, exact: bool, on_missing_kernel: str) -> Any:
+    """Read a model that `needs_operator`, ready for `device`; OpenVINO's own errors are the caller's."""
+    library = usable_library(path, device, on_missing_kernel)
+    if library is None:
+        core.add_extension(QuantizedLinear)
+        model = core.read_model(path)
+        count, before, after = expand(model, path)
+        but = ", or twice that where the device computes in float32"
+        warn_expanded(path.parent, device, _INSTALL, count, before, after, but)
+        return model
+    try:
+        core.add_extension(str(library))
+    except RuntimeError as error:
+        raise EngineError(
+            f"`{library}` cannot be loaded by OpenVINO {ov.__version__}: {str(error).strip().splitlines()[-1]}",
+            hint=_REINSTALL,
+        ) from error
+    model = core.read_model(path)
+    if exact:
+        for node in _nodes(model):
+            node.set_attribute("exact", True)
+    return model
+
+
+def apply(model: Any, kernel: str, device: str, *, exact: bool, properties: Mapping[str, str]) -> None:
+    """Give the products of an ordinary model to the operator where it is `chosen`; raises EngineError where it cannot be."""
+    try:
+        library = chosen(kernel, device, exact=exact, properties=properties)
+        if library is not None:
+            repack(model, library, exact=exact)
+    except (RuntimeError, OSError) as error:
+        raise EngineError(
+            f"`{library_path()}` cannot be loaded by OpenVINO {ov.__version__}: {str(error).strip().splitlines()[-1]}",
+            hint=f"{_REINSTALL}; or --kernel engine",
+        ) from error
+
+
+def chosen(kernel: str, device: str, *, exact: bool, properties: Mapping[str, str]) -> Path | None:
+    """The library that computes products of ordinary folders, None for the engine.
+
+    `auto` takes it on CPU where it is installed and was the faster one: on processors with dot products of 8 bits. Exact
+    mode, and properties that ask for another arithmetic or for a cache of compiled models, are the engine's.
+    """
+    library = library_path() if device == "CPU" else None
+    if kernel == "native":
+        if library is None:
+            why = (
+                "the native operator is not installed"
+                if device == "CPU"
+                else f"{device} cannot run the native operator"
+            )
+            raise EngineError(f"kernel is `native`, yet {why}", hint=_INSTALL if device == "CPU" else "choose CPU")
+        return library
+    if kernel == "engine" or exact or _ENGINES_OWN & set(properties) or library is None:
+        return None
+    return library if is_faster(library) else None
+
+
+def expand(model: Any, path: Path) -> tuple[int, int, int]:
+    """Replace each native node by a product with constants; how many there were, their bytes, and what they take now.
+
+    Raises ArtifactError for a weight that is damaged.
+    """
+    nodes = _nodes(model)
+    before = after = 0
+    for node in nodes:
+        parts = [node.input_value(place).get_node().data for place in (1, 2, 3)]
+        attributes = node.get_attributes()
+        outputs, inputs = int(attributes["outputs"]), int(attributes["inputs"])
+        before += sum(part.nbytes for part in parts)
+        try:
+            if attributes["weights"] == CODEBOOK:
+                weight, size = _float16(layout.expand_codebook(*parts))
+            else:
+                bits = next(bits for bits, name in INTEGERS.items() if name == attributes["weights"])
+                codes, scales, zeros = parts
+                weight, size = _four_bits(bits, codes, scales, zeros, outputs, inputs)
+        except (ValueError, IndexError) as error:
+            raise ArtifactError(f"`{path}`: `{node.get_friendly_name()}` is damaged: {error}") from error
+        after += size
+        product = opset.matmul(node.input_value(0), weight, False, True)
+        product.set_friendly_name(node.get_friendly_name())
+        product.output(0).set_names(node.output(0).get_names())
+        for consumer in node.output(0).get_target_inputs():
+            consumer.replace_source_output(product.output(0))
+    model.validate_nodes_and_infer_types()
+    return len(nodes), before, after
+
+
+def _nodes(model: Any) -> list[Any]:
+    return [node for node in model.get_ordered_ops() if node.get_type_name() == OPERATOR]
+
+
+def _float16(weight: Any) -> tuple[Any, int]:
+    return opset.convert(opset.constant(weight), "f32"), weight.nbytes
+
+
+def _four_bits(bits: int, codes: Any, scales: Any, zero_points: Any, outputs: int, inputs: int) -> tuple[Any, int]:
+    """The chain of a 4-bit weight, as `convert` writes it without native weights: the same integers."""
+    levels = layout.unpack_integers(codes, bits, outputs, inputs)
+    factors = layout.unpack_grid(layout.bytes_as_halves(scales), outputs)[:, :, None]
+    groups = factors.shape[1]
+    shape = [outputs, groups, inputs // groups]
+    zeros = (
+        np.full((outputs, groups), zero_points[0])
+        if zero_points.size == 1
+        else layout.unpack_grid(zero_points, outputs)
+    )
+    value = opset.convert(_nibbles(levels, shape), "f16")
+    value = opset.subtract(value, opset.convert(_nibbles(zeros, [outputs, groups, 1]), "f16"))
+    value = opset.multiply(value, opset.constant(factors))
+    flat = opset.reshape(value, opset.constant(np.array([outputs, inputs], np.int64)), False)
+    return opset.convert(flat, "f32"), levels.size // 2 + factors.nbytes + zeros.size // 2
+
+
+def _nibbles(values: Any, shape: list[int]) -> Any:
+    flat = values.reshape(-1)
+    flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
+    tensor = ov.Tensor(ov.Type.u4, ov.Shape(shape))
+    tensor.data.reshape(-1)[:] = flat[0::2] | (flat[1::2] << 4)
+    return opset.constant(tensor)

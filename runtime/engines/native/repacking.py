@@ -1,0 +1,284 @@
+"""Weights of an ordinary OpenVINO model in the native operator's layout, made when the model is loaded.
+
+Where the native library is installed, products with weights of 2, 4 and 8 bits go to the operator: the decoding chain
+(`ovround.exporters.openvino.compressed` states it, NNCF writes the same) becomes its bytes, the same integers and scales.
+Products of one input become one node with several outputs; nodes of the operator that a folder has are joined alike. The
+folder stays as it is, so that any engine reads it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from openvino import opset13 as opset
+from openvino.utils.node_factory import NodeFactory
+
+from ovround.tensors import native_layout as layout
+from ovround.tensors.native_layout import INTEGERS, OPERATOR, RUN, Bytes
+
+_BITS = {"u2": 2, "i4": 4, "u4": 4, "i8": 8, "u8": 8}
+_MOST_WEIGHTS = 8  # of a node
+_LINE = 64  # bytes of a cache line
+Pack = Callable[[int, Any, bool, tuple[int, int], Bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """The constants of a product's weight `[N, K]`: codes, scales `[N, G]`, zero points `[N, G]` or one."""
+
+    product: Any
+    codes: Any
+    bits: int
+    signed: bool | None  # None: packed already
+    shape: tuple[int, int]
+    scales: NDArray[np.float16]
+    zero_points: NDArray[np.uint8]
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What products must share to be one node: input, bits, inputs, groups."""
+        source = self.product.input_value(0)
+        at = source.get_node().get_friendly_name(), source.get_index()
+        return *at, self.bits, self.shape[1], self.scales.shape[1], self.symmetric
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether one zero point serves all groups."""
+        return self.zero_points.ndim == 1
+
+
+def repack(model: Any, library: Path, *, exact: bool) -> int:
+    """Give the model's products of quantised weights to the operator in `library`; how many."""
+    factory = NodeFactory()
+    factory.add_extension(str(library))
+    sets: dict[tuple[object, ...], list[Weight]] = defaultdict(list)
+    for node in model.get_ordered_ops():
+        weight = _packed(node) if node.get_type_name() == OPERATOR else _weight(node)
+        if weight is not None:
+            sets[weight.alike].append(weight)
+    joint = [
+        alike[start : start + _MOST_WEIGHTS] for alike in sets.values() for start in range(0, len(alike), _MOST_WEIGHTS)
+    ]
+    if not joint:
+        return 0
+    gates = [_gate(weights) for weights in joint]
+    rooms = _rooms([sum(map(_size, weights)) for weights in joint])
+    pack = _packer(library)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+        list(pool.map(lambda weights, room: _fill(weights, room, pack), joint, rooms))
+    for weights, room, gate in zip(joint, rooms, gates, strict=True):
+        _replace(factory, weights, room, gate, exact=exact)
+    model.validate_nodes_and_infer_types()
+    return sum(map(len, joint))
+
+
+def _replace(factory: Any, weights: list[Weight], room: Bytes, gate: Any, *, exact: bool) -> None:
+    """`gate`: the node whose place the answer takes, where the operator multiplies the two answers itself."""
+    first = weights[0]
+    attributes = {
+        "weights": INTEGERS[first.bits], "outputs": [weight.shape[0] for weight in weights], "inputs": first.shape[1],
+        "groups": first.scales.shape[1], "symmetric": first.symmetric, "gated": gate is not None, "exact": exact,
+    }  # fmt: skip
+    sources = [first.product.input_value(0), opset.constant(room, shared_memory=True)]
+    node = factory.create(OPERATOR, sources, attributes)
+    node.set_friendly_name(first.product.get_friendly_name())
+    for place, replaced in enumerate([weight.product for weight in weights] if gate is None else [gate]):
+        new, old = node.output(place), replaced.output(0)
+        new.set_names(old.get_names())
+        for consumer in old.get_target_inputs():
+            consumer.replace_source_output(new)
+
+
+def _gate(weights: list[Weight]) -> Any:
+    """The Multiply of silu(first answer) and second answer; orders `weights` so. None where that is not what follows."""
+    if len(weights) != 2 or weights[0].shape != weights[1].shape:
+        return None
+    followers = [_only_consumer(weight.product) for weight in weights]
+    if followers[0] is not None and followers[0].get_type_name() == "Multiply":
+        weights.reverse()
+        followers.reverse()
+    swish, product = followers
+    if swish is None or product is None or swish.get_type_name() != "Swish" or product.get_type_name() != "Multiply":
+        return None
+    gated = _only_consumer(swish)
+    same = gated is not None and gated.get_friendly_name() == product.get_friendly_name()
+    return product if same and _is_plain(swish) else None
+
+
+def _is_plain(swish: Any) -> bool:
+    """Whether it is x * sigmoid(x), without a factor in the sigmoid."""
+    factor = _constant(swish.input_value(1).get_node()) if swish.get_input_size() == 2 else None
+    return swish.get_input_size() == 1 or (factor is not None and bool((factor.data == 1).all()))
+
+
+def _only_consumer(node: Any) -> Any:
+    consumers = list(node.output(0).get_target_inputs())
+    return consumers[0].get_node() if len(consumers) == 1 else None
+
+
+def _sizes(weight: Weight) -> list[int]:
+    """Bytes of codes, scales and zero points, each filled up to lines."""
+    *sizes, points = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
+    return [-(-size // _LINE) * _LINE for size in (*sizes, 1 if weight.symmetric else points)]
+
+
+def _size(weight: Weight) -> int:
+    return sum(_sizes(weight))
+
+
+def _rooms(sizes: list[int]) -> list[Bytes]:
+    """Memory of so many bytes each, all of it together.
+
+    Huge pages are asked for: with pages of 4 KiB a core read half as much in a second (docs/log.md).
+    """
+    total = sum(sizes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        room = np.frombuffer(memory, np.uint8)
+    else:
+        room = np.empty(total, np.uint8)
+    return np.split(room, np.cumsum(sizes)[:-1])
+
+
+def _fill(weights: list[Weight], room: Bytes, pack: Pack) -> None:
+    start = 0
+    for weight in weights:
+        codes, scales, _ = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
+        places = np.cumsum([start, *_sizes(weight)]).tolist()
+        to = room[places[0] : places[0] + codes]
+        if weight.signed is None:
+            to[:] = weight.codes.data.reshape(-1)
+        else:
+            pack(weight.bits, weight.codes.data, weight.signed, weight.shape, to)
+        grid = layout.halves_as_bytes(layout.pack_grid(weight.scales))
+        room[places[1] : places[1] + scales] = grid.reshape(-1)
+        zeros = weight.zero_points if weight.symmetric else layout.pack_grid(weight.zero_points)
+        room[places[2] : places[2] + zeros.size] = zeros.reshape(-1)
+        start = places[3]
+
+
+def _packer(library: Path) -> Pack:
+    function = ctypes.CDLL(str(library)).ovround_pack_integers
+    function.restype = None
+
+    def pack(bits: int, codes: Any, signed: bool, shape: tuple[int, int], to: Bytes) -> None:
+        source = np.ascontiguousarray(codes)
+        function(
+            ctypes.c_int64(bits), source.ctypes.data_as(ctypes.c_void_p), ctypes.c_int(signed), ctypes.c_int64(shape[0]),
+            ctypes.c_int64(shape[1]), to.ctypes.data_as(ctypes.c_void_p),
+        )  # fmt: skip
+
+    return pack
+
+
+def is_faster(library: Path) -> bool:
+    """Whether the operator is the faster choice on this processor; raises OSError for a library that cannot be loaded."""
+    return bool(ctypes.CDLL(str(library)).ovround_is_faster())
+
+
+def _packed(node: Any) -> Weight | None:
+    """The weight of the operator's node, where it is one of integers."""
+    attributes = node.get_attributes()
+    bits = next((bits for bits, name in INTEGERS.items() if name == attributes["weights"]), None)
+    if bits is None or attributes["groups"] or attributes["inputs"] % RUN or node.get_output_size() != 1:
+        return None
+    codes, scales, zeros = (node.input_value(place).get_node() for place in (1, 2, 3))
+    shape = int(node.get_output_partial_shape(0)[-1].get_length()), int(attributes["inputs"])
+    points = np.array(zeros.data)
+    return Weight(
+        node, codes, bits, None, shape, layout.unpack_grid(layout.bytes_as_halves(scales.data), shape[0]),
+        points if points.size == 1 else layout.unpack_grid(points, shape[0]),
+    )  # fmt: skip
+
+
+def _weight(product: Any) -> Weight | None:
+    """The weight of a MatMul, where it is one that the operator holds."""
+    if product.get_type_name() != "MatMul":
+        return None
+    attributes = product.get_attributes()
+    node = _through(product.input_value(1).get_node(), "Convert", "Reshape")
+    if attributes["transpose_a"] or not attributes["transpose_b"] or node.get_type_name() != "Multiply":
+        return None
+    value, scales = node.input_value(0).get_node(), _constant(node.input_value(1).get_node())
+    zeros = None
+    if value.get_type_name() == "Subtract":
+        zeros = _constant(_through(value.input_value(1).get_node(), "Convert"))
+        if zeros is None:
+            return None
+        value = value.input_value(0).get_node()
+    codes = _constant(_through(value, "Convert"))
+    if codes is None or scales is None or codes is value:
+        return None
+    return _checked(product, codes, scales, zeros)
+
+
+def _checked(product: Any, codes: Any, scales: Any, zeros: Any) -> Weight | None:
+    kind = codes.get_element_type().get_type_name()
+    shape = [int(size) for size in codes.get_output_shape(0)]
+    if kind not in _BITS or len(shape) not in (2, 3) or scales.get_element_type().get_type_name() != "f16":
+        return None
+    rows, columns = shape[0], int(np.prod(shape[1:]))
+    groups = shape[1] if len(shape) == 3 else 1
+    alone = len(codes.output(0).get_target_inputs()) == 1
+    own = len(_through(product.input_value(1).get_node()).output(0).get_target_inputs()) == 1
+    if (
+        columns % RUN
+        or not layout.group_fits(columns // groups, columns)
+        or scales.data.size != rows * groups
+        or not (alone and own)
+    ):
+        return None  # a head that is the embedding too would be held twice
+    bits, signed = _BITS[kind], kind.startswith("i")
+    points = _zero_points(zeros, bits, signed, rows * groups)
+    if points is None:
+        return None
+    grid = (rows, groups)
+    return Weight(
+        product,
+        codes,
+        bits,
+        signed,
+        (rows, columns),
+        scales.data.reshape(grid),
+        points if points.size == 1 else points.reshape(grid),
+    )
+
+
+def _zero_points(zeros: Any, bits: int, signed: bool, count: int) -> NDArray[np.uint8] | None:
+    """As the unsigned codes have them, `[count]` or `[1]`; None for those that are no whole numbers of 8 bits."""
+    if zeros is None:
+        return np.array([1 << (bits - 1) if signed else 0], np.uint8)
+    kind = zeros.get_element_type().get_type_name()
+    if signed or kind not in ("u2", "u4", "u8", "i8"):
+        return None
+    values = np.asarray(zeros.data).view(np.uint8).reshape(-1)
+    width = _BITS[kind]
+    if width < 8:
+        shifts = np.arange(0, 8, width, dtype=np.uint8)
+        values = ((values[:, None] >> shifts) & np.uint8((1 << width) - 1)).reshape(-1)[
+            : int(np.prod(zeros.get_output_shape(0)))
+        ]
+    elif kind == "i8" and (values > 127).any():
+        return None
+    return np.array(values) if values.size in (1, count) else None
+
+
+def _through(node: Any, *kinds: str) -> Any:
+    while node.get_type_name() in kinds:
+        node = node.input_value(0).get_node()
+    return node
+
+
+def _constant(node: Any) -> Any:
+    return node if node.get_type_name() == "Constant" else None

@@ -1,0 +1,100 @@
+"""The tokenizer of a model folder: text to token ids and back. Nothing else in the runtime knows text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ovround.errors import GenerationError, UsageError
+from ovround.runtime.text.chat_template import ChatTemplate, Message, read_template
+from ovround.runtime.text.tokenizer_file import load_backend, special_tokens
+
+_SPACE = "\u2581"  # SentencePiece's visible space
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+class Tokenizer:
+    """The `tokenizers` library on the folder's tokenizer.json; ids are those that transformers' AutoTokenizer gives."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._backend = load_backend(folder)
+        self._special_ids = {key for key, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        self._byte_ids = {key for token, key in self._backend.get_vocab().items() if _BYTE_TOKEN.fullmatch(token)}
+        self._template: ChatTemplate | None = None
+        self.special_tokens = special_tokens(folder)
+        self.vocab_size = self._backend.get_vocab_size()
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`, with the special tokens that the model's tokenizer puts around one by default."""
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError:
+            raise UsageError(f"{text!r:.80} is no text that UTF-8 can write") from None
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of `ids`; ids beyond the vocabulary have none."""
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt that the model's chat template makes of `messages`; GenerationError when it has no template."""
+        if self._template is None:
+            source = read_template(self._folder)
+            if source is None:
+                raise GenerationError(
+                    f"`{self._folder}` has no chat template: the model was not made for chats",
+                    hint="give plain text instead: `ovround run`, or LLM.generate",
+                )
+            self._template = ChatTemplate(source, self.special_tokens)
+        return self._template.render(messages, add_generation_prompt=add_generation_prompt, variables=variables)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Token ids of `render_chat`; the template writes its special tokens itself."""
+        prompt = self.render_chat(messages, add_generation_prompt=add_generation_prompt, variables=variables)
+        return self.encode(prompt, add_special_tokens=False)
+
+    def token_text(self, token_id: int) -> str:
+        """How one token is shown where tokens are listed: its text, or its name where it is no whole character."""
+        name = self._backend.id_to_token(token_id)
+        if name is None or token_id in self._special_ids or token_id in self._byte_ids:
+            return name or ""
+        if _SPACE in name:
+            return name.replace(_SPACE, " ")
+        text = self._backend.decode([token_id])
+        return name if "\ufffd" in text else text
+
+    def to_json(self) -> str:
+        """The tokenizer as the text of a tokenizer.json: as it is used, which is not always as the file has it."""
+        return self._backend.to_str()
+
+    def vocabulary(self) -> dict[str, int]:
+        """Token ids by their texts, added tokens among them."""
+        return self._backend.get_vocab()
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the token is left out of decoded text."""
+        return token_id in self._special_ids
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the token stands for one byte of a character, `<0xE2>`."""
+        return token_id in self._byte_ids
+
+    def special_id(self, token: str) -> int | None:
+        """The id of `token` where it is a special one, which no decoded text ever shows."""
+        token_id = self._backend.token_to_id(token)
+        return token_id if token_id is not None and token_id in self._special_ids else None
