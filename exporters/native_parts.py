@@ -1,7 +1,7 @@
-"""A weight's parts for the native operator, whoever stores them: codebooks, and integers of 2, 3 and 4 bits.
+"""The parts of a weight for the native operator, in any format: codebooks, and integers of 2, 3 and 4 bits.
 
-Beside `name` with the codes lie `name/codebooks` and `name/scale`, or `name/scale` and `name/zero_point`, all of bytes; the
-layout is that of `ovround.tensors.native_layout`.
+`name` holds the codes. Codebooks add `name/codebooks` and `name/scale`, integers `name/scale` and `name/zero_point`. All are
+bytes, laid out as `ovround.tensors.native_layout` says.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Protocol, TypeGuard
 
 import numpy as np
 
-from ovround.exporters.target import Weight
+from ovround.artifact.manifest import WeightRecord
+from ovround.exporters.exporter import Weight
 from ovround.tensors import native_layout as layout
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.native_layout import CODEBOOK, INTEGERS, Bytes
@@ -20,17 +21,17 @@ from ovround.tensors.qtensor import QTensor
 CODEBOOKS, SCALE, ZERO_POINT = "/codebooks", "/scale", "/zero_point"
 
 
-class Stored(Protocol):
-    """What a file says of a part."""
+class Part(Protocol):
+    """What a file says of a part of a weight."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
 
 def fits_operator(weight: Weight, name: str) -> TypeGuard[QTensor]:
-    """Whether the operator takes weight `name`: a block's linear layer of 2 to 4 bits.
+    """Whether the operator takes weight `name`: a linear layer of a block, of 2 to 4 bits, without activation order.
 
-    Its columns stand as the inputs do, its groups are whole runs.
+    Its groups must be whole runs of inputs.
     """
     if not isinstance(weight, QTensor) or ".layers." not in name or ".experts." in name:
         return False
@@ -50,28 +51,26 @@ def parts_of(name: str, weight: QTensor | CodebookTensor) -> Iterator[tuple[str,
     yield name + ZERO_POINT, middle if weight.symmetric else layout.pack_grid(weight.zeros())
 
 
-def inputs_of(entries: Mapping[str, Stored], name: str) -> tuple[str, list[str]]:
+def inputs_of(entries: Mapping[str, Part], name: str) -> tuple[str, list[str]]:
     """The operator's attribute `weights` for a weight that was written, and the names of its constants."""
     if name + CODEBOOKS in entries:
         return CODEBOOK, [name, name + CODEBOOKS, name + SCALE]
     return INTEGERS[entries[name].shape[-1] // 64], [name, name + SCALE, name + ZERO_POINT]
 
 
-def read_native(
-    read: Callable[[str], Bytes], name: str, shape: tuple[int, int], *, bits: int, symmetric: bool
-) -> QTensor | CodebookTensor:
-    """Weight `name` `[N, K]`, from `read`, which gives the array of a part; `bits` 0: of codebooks.
+def read_native(read: Callable[[str], Bytes], record: WeightRecord) -> QTensor | CodebookTensor:
+    """The weight of `record`, from `read`, which gives the array of a part by name.
 
-    Raises ValueError for parts that contradict it.
+    Raises ValueError for parts that contradict the record.
     """
+    name, bits, rows, columns = record.name, record.bits, record.shape[0], record.shape[-1]
     scales = layout.bytes_as_halves(read(name + SCALE))
-    if bits == 0:
+    if record.codebooks:
         books = layout.bytes_as_halves(read(name + CODEBOOKS))
-        codes = layout.unpack_codes(read(name), books.shape[1], len(scales))
-        return CodebookTensor(codes, books, scales)
-    codes8 = layout.unpack_integers(read(name), bits, *shape)
+        return CodebookTensor(layout.unpack_codes(read(name), books.shape[1], len(scales)), books, scales)
+    codes = layout.unpack_integers(read(name), bits, rows, columns)
     points = read(name + ZERO_POINT)
-    if symmetric and (points != 1 << (bits - 1)).any():
+    if record.symmetric and (points != 1 << (bits - 1)).any():
         raise ValueError(f"symmetric, yet with zero points {points.reshape(-1)[:4]}")
-    zeros = None if symmetric else layout.unpack_grid(points, shape[0])
-    return QTensor(codes8, layout.unpack_grid(scales, shape[0]), zeros, bits)
+    zero_points = None if record.symmetric else layout.unpack_grid(points, rows)
+    return QTensor(codes, layout.unpack_grid(scales, rows), zero_points, bits)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ovround.artifact.manifest import WeightRecord, read_manifest
-from ovround.exporters.onnx import external_data, matmul_nbits
-from ovround.exporters.openvino import compressed, constants
+from ovround.artifact.manifest import read_manifest
+from ovround.exporters.formats import open_reader
+from ovround.exporters.onnx import external_data
+from ovround.exporters.openvino import storage
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
@@ -20,28 +20,13 @@ DATA_FILES = {"openvino": "openvino_model.bin", "onnx": "model.onnx.data"}
 def read_weights(folder: Path) -> dict[str, Weight]:
     """Every weight that the manifest of `folder` names, from the engine's own files."""
     manifest = read_manifest(folder)
-    data = folder / DATA_FILES[manifest.target]
-    found: dict[str, Weight] = {}
-    with data.open("rb") as source:
-        if manifest.target == "openvino":
-            entries = constants.read_entries(folder / "openvino_model.xml")
-            for record in manifest.weights:
-                stored = compressed.Stored(record.bits, record.symmetric) if record.group_size else None
-                found[record.name] = compressed.read_weight(source, entries, record.name, stored)
-        else:
-            initializers = external_data.read_entries(folder / "model.onnx", data.name)
-            for record in manifest.weights:
-                layout = matmul_nbits.layout_of(blank(record)) if record.group_size else None
-                found[record.name] = matmul_nbits.read_weight(source, initializers, record.name, layout)
-    return found
-
-
-def blank(record: WeightRecord) -> QTensor:
-    """A weight of the record's shape and grid, all zeros."""
-    rows, columns = record.shape
-    groups = columns // record.group_size
-    zero_points = None if record.symmetric else np.zeros((rows, groups), np.uint8)
-    return QTensor(np.zeros((rows, columns), np.uint8), np.ones((rows, groups), np.float16), zero_points, record.bits)
+    reader = open_reader(manifest.target, folder, {record.name: record for record in manifest.weights})
+    weights: dict[str, Weight] = {}
+    for record in manifest.weights:
+        weight = reader.read(record.name)
+        assert isinstance(weight, Weight)
+        weights[record.name] = weight
+    return weights
 
 
 def weight_offset(folder: Path, name: str) -> tuple[Path, int]:
@@ -49,7 +34,7 @@ def weight_offset(folder: Path, name: str) -> tuple[Path, int]:
     target = read_manifest(folder).target
     data = folder / DATA_FILES[target]
     if target == "openvino":
-        return data, constants.read_entries(folder / "openvino_model.xml")[name].offset
+        return data, storage.read_entries(folder / "openvino_model.xml")[name].offset
     return data, external_data.read_entries(folder / "model.onnx", data.name)[name].offset
 
 

@@ -35,7 +35,7 @@ def quantised_folder(tmp_path: Path, changes: dict[str, Any], order: NDArray[np.
     linears = [name for layer in range(config["num_hidden_layers"]) for name in decoder.linears(layer)]
     plan: dict[str, QuantScheme | None] = dict.fromkeys(linears, QuantScheme(4, 32, False))
     shapes = weight_shapes(decoder)
-    exporter = CheckpointExporter("gptq", folder, decoder, source, plan, shapes)
+    exporter = CheckpointExporter("gptq", folder, decoder, source, plan)
     floats = random_weights(config)
     for name in floats:
         if name.removesuffix(".weight") not in plan:

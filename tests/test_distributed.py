@@ -103,7 +103,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     servers = []
     with ExitStack() as stack:
         for rank in range(2):
-            modules = ["ovround.exporters.onnx", "ovround.quant.passes.blocks", *(["fault_injection"] if rank else [])]
+            modules = [
+                "ovround.exporters.onnx.package",
+                "ovround.quant.passes.blocks",
+                *(["fault_injection"] if rank else []),
+            ]
             (place / str(rank)).mkdir()
             environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             servers.append(stack.enter_context(CommandServer(place / str(rank), modules, environment)))

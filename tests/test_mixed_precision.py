@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from checkpoint_writer import tiny_config, write_checkpoint
 from command_server import CommandServer, succeeded
@@ -19,11 +20,18 @@ from ovround.conversion.bit_budget import widest
 from ovround.conversion.convert import Conversion, Job, convert, prepare
 from ovround.conversion.latency_table import LatencyRow, LatencyTable, write_table
 from ovround.errors import UsageError
-from ovround.exporters import sizes_openvino
-from ovround.exporters.openvino import compressed, constants
+from ovround.exporters.exporter import record_of
+from ovround.exporters.formats import sizes_of
+from ovround.exporters.onnx import matmul_nbits
+from ovround.exporters.onnx.external_data import DataFile
+from ovround.exporters.openvino import compressed
+from ovround.exporters.openvino.constants import ConstantFile
+from ovround.exporters.sizes import exact_bits
 from ovround.options.convert_options import ConvertOptions, LayerRule, QuantScheme, parse_milliseconds
 from ovround.quant.plan import weight_shapes
 from ovround.quant.plan_file import PLAN_FILE, read_plan
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 
 TINY = ConvertOptions(recipe="rtn", group_size=32, nsamples=8, seqlen=32, formats=("onnx",))
 
@@ -151,14 +159,29 @@ def test_no_weights_file_is_larger_than_was_counted(
             assert data_bytes(conversion)[0] <= conversion.mix.reached <= size_bytes
 
 
-@pytest.mark.parametrize("table", [False, True])
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("table", [False, True], ids=["linear", "table"])
+@pytest.mark.parametrize("symmetric", [False, True], ids=["asym", "sym"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_widths_are_counted_as_openvinos_element_types(bits: int, symmetric: bool, table: bool) -> None:
-    assert (
-        f"{sizes_openvino.stored_bits(bits, table=table)}" == compressed.element_type(bits, symmetric, table=table)[1:]
-    )
-    assert sizes_openvino.ALIGNMENT == constants.ALIGNMENT
+def test_sizes_are_those_of_the_written_file(tmp_path: Path, bits: int, symmetric: bool, table: bool) -> None:
+    name = "model.embed_tokens.weight" if table else "w.weight"
+    rng, (rows, columns) = np.random.default_rng(bits), (24, 192)
+    for group in (32, 64, -1):
+        groups = columns // (columns if group == -1 else group)
+        codes = rng.integers(0, 1 << bits, (rows, columns), np.uint8)
+        zero_points = None if symmetric else rng.integers(0, 1 << bits, (rows, groups), np.uint8)
+        weight = QTensor(codes, np.ones((rows, groups), np.float16), zero_points, bits)
+        scheme = QuantScheme(bits, group, symmetric)
+        for file, write in (
+            (ConstantFile(tmp_path / "openvino"), compressed.write_weight),
+            (DataFile(tmp_path / "onnx"), matmul_nbits.write_weight),
+        ):
+            write(file, name, weight, table=table)  # type: ignore[operator]
+            write(file, "next", FloatTensor(np.ones(1, np.float32), "float32"), table=False)  # type: ignore[operator]
+            file.close()
+            counted = sizes_of(file.path.name).weight_bytes(name, (rows, columns), scheme, 4)
+            assert counted == file.entries["next"].offset, (file.path.name, group)
+        assert sizes_of("gptq").weight_bytes(name, (rows, columns), scheme, 4) >= weight.size_bytes
+        assert exact_bits((rows, columns), scheme) == 8 * record_of(name, weight).size_bytes
 
 
 def test_space_is_looked_for_as_if_every_choice_were_the_widest(

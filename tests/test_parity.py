@@ -27,6 +27,10 @@ from ovround.artifact.manifest import TARGETS, read_manifest
 from ovround.checkpoint import locate
 from ovround.conversion.convert import convert, prepare
 from ovround.errors import VerifyError
+from ovround.exporters.onnx import external_data
+from ovround.exporters.onnx.package import OnnxExporter
+from ovround.exporters.openvino import storage
+from ovround.exporters.openvino.package import OpenVINOExporter
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
 from ovround.options.convert_options import ConvertOptions, LayerRule
@@ -270,14 +274,19 @@ def test_verify_refuses_one_wrong_nibble_and_keeps_nothing(
     tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, name: str
 ) -> None:
     """The disk changes a nibble between writing and reading back."""
-    exporter = exporter_class(target)
+    exporter = {"openvino": OpenVINOExporter, "onnx": OnnxExporter}[target]
     finish: Callable[[Any], None] = exporter.finish
 
     def damaging(self: Any) -> None:
         finish(self)
-        data = self._file.path
+        if target == "openvino":
+            data, entries = self.folder / storage.WEIGHTS_FILE, storage.read_entries(self.folder / storage.GRAPH_FILE)
+            offset = entries[name].offset
+        else:
+            data = self.folder / external_data.WEIGHTS_FILE
+            offset = external_data.read_entries(self.folder / external_data.GRAPH_FILE, data.name)[name].offset
         content = bytearray(data.read_bytes())
-        content[self._entries[name].offset] ^= 0x08
+        content[offset] ^= 0x08
         data.write_bytes(content)
 
     monkeypatch.setattr(exporter, "finish", damaging)
@@ -287,13 +296,3 @@ def test_verify_refuses_one_wrong_nibble_and_keeps_nothing(
     assert caught.value.hint is not None
     assert "nothing was kept" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
-
-
-def exporter_class(target: str) -> Any:
-    if target == "openvino":
-        from ovround.exporters.openvino import Exporter
-
-        return Exporter
-    from ovround.exporters.onnx import Exporter as OnnxExporter
-
-    return OnnxExporter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from ovround.exporters.formats import open_exporter
 from ovround.models import from_config, smallest_configs
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
@@ -65,8 +65,8 @@ def write_source(folder: Path) -> Weights:
 def export(target: str, source: Path, weights: Mapping[str, NDArray[np.float32] | QTensor], folder: Path) -> Path:
     """The checkpoint as the target's exporter writes it, arrays in float32."""
     folder.mkdir()
-    exporter = importlib.import_module(f"ovround.exporters.{target}").Exporter
-    writer = exporter(folder, from_config(json.loads((source / "config.json").read_text())), source)
+    decoder = from_config(json.loads((source / "config.json").read_text()))
+    writer = open_exporter(target, folder, decoder, source, {})
     for name, values in weights.items():
         writer.write(name, values if isinstance(values, QTensor) else FloatTensor(values, "float32"))
     writer.finish()

@@ -24,7 +24,7 @@ IN_SDIST = (
     "README.md",
     "LICENSE",
     "Makefile",
-    "exporters/target.py",
+    "exporters/exporter.py",
     "runtime/llm.py",
     "tests",
     "docs",

@@ -1,37 +1,24 @@
-"""A quantised Hugging Face folder in the making: shards, config.json with its quantization_config, the tokenizer's files.
-
-It is read back by the reader that reads everybody's checkpoints (`ovround.checkpoint`), from config.json on.
-"""
+"""Writes a quantised Hugging Face folder: shards, config.json with its quantization_config, the tokenizer's files."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
-from ovround.checkpoint import Checkpoint, PackedCheckpoint, open_source
-from ovround.errors import OvroundError, UsageError, VerifyError
+from ovround.errors import UsageError
 from ovround.exporters.checkpoints.aqlm import encode_codebooks
-from ovround.exporters.checkpoints.layout import Format, Plan, Shapes, grid_of
+from ovround.exporters.checkpoints.formats import open_format
+from ovround.exporters.checkpoints.layout import Plan, grid_of
 from ovround.exporters.checkpoints.shards import ShardWriter
+from ovround.exporters.exporter import Weight
 from ovround.exporters.source_files import copy_model_files, write_config
-from ovround.exporters.target import Weight
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.models.layout import BLOCKS
 from ovround.options.convert_options import QuantScheme
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.qtensor import QTensor
-from ovround.tensors.regrid import restored
 
 _BLOCKS = f"{BLOCKS}."
-
-
-def open_format(name: str, plan: Plan, shapes: Shapes) -> Format:
-    """The format called `name`, for a model of this plan; raises UsageError for what it cannot hold. Imports no torch."""
-    module = importlib.import_module(f"ovround.exporters.checkpoints.{name.replace('-', '_')}")
-    opened: Format = module.Format(plan, shapes)
-    return opened
 
 
 def check_layout(name: str, decoder: Decoder) -> None:
@@ -50,20 +37,18 @@ def check_layout(name: str, decoder: Decoder) -> None:
 
 
 class CheckpointExporter:
-    """Writes weights as they arrive and config.json at the end; see `exporters.target.Exporter`."""
+    """Writes weights as they arrive and config.json at the end; see `exporters.exporter.Exporter`."""
 
-    def __init__(self, name: str, folder: Path, decoder: Decoder, source: Path, plan: Plan, shapes: Shapes) -> None:
+    def __init__(self, name: str, folder: Path, decoder: Decoder, source: Path, plan: Plan) -> None:
         self.folder = folder
         self._decoder = decoder
-        self._format = open_format(name, plan, shapes)
+        self._format = open_format(name, plan, decoder.every_tensor())
         copy_model_files(source, folder, decoder.config.max_position_embeddings)
         self._shards = ShardWriter(folder)
         self._names = {name: source.name for name, source in decoder.sources().items()}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._grids: dict[str, QuantScheme] = {}
-        self._coded: set[str] = set()
-        self._tuned: dict[str, QuantScheme] = {}
-        self._written: Checkpoint | PackedCheckpoint | None = None
+        self._schemes: dict[str, QuantScheme] = {}  # as stored
+        self._coded: set[str] = set()  # modules made of codebooks
 
     def write(self, name: str, weight: Weight) -> None:
         name = self._names.get(name, name)  # as the family's checkpoints call it
@@ -78,8 +63,7 @@ class CheckpointExporter:
                 self._shards.write(f"{module}.{suffix}", data)
             return
         stored = self._format.stored(weight)
-        self._tuned[name] = QuantScheme(weight.bits, weight.group_size, weight.symmetric)
-        self._grids[module] = grid_of(stored)
+        self._schemes[module] = grid_of(stored)
         for suffix, data in self._format.encode(module, stored).items():
             self._shards.write(f"{module}.{suffix}", data)
 
@@ -89,8 +73,8 @@ class CheckpointExporter:
         self._shards.finish()
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         if self._decoder.head_at == HEAD:
-            config["tie_word_embeddings"] = False  # a head on a grid of its own unties it
-        packed = {*self._grids, *self._coded}
+            config["tie_word_embeddings"] = False  # a head with a scheme of its own unties it
+        packed = {*self._schemes, *self._coded}
         if packed:
             linears = [
                 name.removesuffix(".weight")
@@ -99,25 +83,8 @@ class CheckpointExporter:
             ]
             tied = [HEAD] if self._decoder.head_at != HEAD else []
             floats = [module for module in (*linears, *tied) if module not in packed]
-            config["quantization_config"] = self._format.settings(self._grids, floats)
+            config["quantization_config"] = self._format.settings(self._schemes, floats)
         write_config(self.folder, config)
-
-    def read(self, name: str) -> Weight:
-        name = self._names.get(name, name)
-        try:
-            if self._written is None:
-                self._written = open_source(self.folder)
-            if isinstance(self._written, Checkpoint):
-                return self._written.read(name)
-            weight = self._written.read(name, self._shapes[name])
-            tuned = self._tuned.get(name)
-            if isinstance(weight, QTensor) != (tuned is not None):
-                raise ValueError(f"it is a {type(weight).__name__}")
-            if not isinstance(weight, QTensor) or tuned is None:
-                return weight
-            return restored(weight, tuned.bits, tuned.group_size, tuned.symmetric)
-        except (OvroundError, ValueError) as error:
-            raise VerifyError(f"weight `{name}` cannot be read back: {error}") from error
 
     def close(self) -> None:
         self._shards.close()

@@ -19,7 +19,9 @@ import onnx
 from numpy.typing import NDArray
 
 from ovround.errors import VerifyError
+from ovround.tensors.float_tensor import FloatType
 
+GRAPH_FILE, WEIGHTS_FILE = "model.onnx", "model.onnx.data"
 CACHE_LINE, PAGE = 64, 4096
 JOINT = "ovround.joint"  # metadata: weights of which others are rows, {joint: {part: number of rows}}
 LARGE_BYTES = 1 << 20  # from here on a tensor starts on a page, so that ONNX Runtime can map it
@@ -29,6 +31,11 @@ ITEM_BYTES: dict[int, int] = {
     onnx.TensorProto.BFLOAT16: 2,
     onnx.TensorProto.FLOAT: 4,
     onnx.TensorProto.INT32: 4,
+}
+FLOAT_TYPES: dict[FloatType, int] = {
+    "float32": int(onnx.TensorProto.FLOAT),
+    "float16": int(onnx.TensorProto.FLOAT16),
+    "bfloat16": int(onnx.TensorProto.BFLOAT16),
 }
 
 
@@ -64,7 +71,7 @@ class Entry:
 
 
 class DataFile:
-    """Appends tensors to the weights file; `entries` maps each initializer's name to its place."""
+    """Appends tensors to the weights file; `entries` says where each initializer lies, by name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -108,7 +115,7 @@ def _initializer(name: str, entry: Entry, location: str) -> onnx.TensorProto:
 
 
 def read_entries(model_path: Path, location: str) -> dict[str, Entry]:
-    """Every external initializer of a model by name, as the file states it, and each part of a joint one: for reading back.
+    """Every external initializer of a model by name, as the file states it, and each part of a joint one.
 
     Raises VerifyError for one that lies in another file than `location` or whose length does not fit its shape.
     """
@@ -117,11 +124,11 @@ def read_entries(model_path: Path, location: str) -> dict[str, Entry]:
     for tensor in model.graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
-        place = {item.key: item.value for item in tensor.external_data}
+        fields = {item.key: item.value for item in tensor.external_data}
         try:
-            if place["location"] != location:
-                raise ValueError(f"it lies in `{place['location']}`")
-            entry = Entry(tensor.data_type, tuple(tensor.dims), int(place["offset"]), int(place["length"]))
+            if fields["location"] != location:
+                raise ValueError(f"it lies in `{fields['location']}`")
+            entry = Entry(tensor.data_type, tuple(tensor.dims), int(fields["offset"]), int(fields["length"]))
         except (KeyError, ValueError) as error:
             raise VerifyError(f"{model_path.name}: initializer `{tensor.name}` cannot be read: {error}") from error
         entries[tensor.name] = entry
@@ -135,11 +142,12 @@ def read_entries(model_path: Path, location: str) -> dict[str, Entry]:
 
 
 def _parts(entries: dict[str, Entry], joints: dict[str, dict[str, int]]) -> dict[str, Entry]:
-    found: dict[str, Entry] = {}
+    """The entries of the weights that `joints` says are rows of others."""
+    parts: dict[str, Entry] = {}
     for whole, rows in joints.items():
         for name in [name for name in entries if name == whole or name.startswith(f"{whole}/")]:
             first = 0
             for part, count in rows.items():
-                found[part + name.removeprefix(whole)] = entries[name].rows(first, first + count)
+                parts[part + name.removeprefix(whole)] = entries[name].rows(first, first + count)
                 first += count
-    return found
+    return parts

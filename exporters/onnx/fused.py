@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ovround.exporters.exporter import Weight
 from ovround.exporters.onnx.matmul_nbits import layout_of
-from ovround.exporters.target import Weight
 from ovround.models.decoder import Decoder
 from ovround.tensors.qtensor import QTensor
 

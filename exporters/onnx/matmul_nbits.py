@@ -25,28 +25,20 @@ becomes several blocks has its scale and zero point repeated.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from ovround.errors import VerifyError
-from ovround.exporters.onnx.external_data import DataFile, Entry
-from ovround.tensors.float_tensor import FloatTensor, FloatType
-from ovround.tensors.packing import pack_rows, unpack_rows
+from ovround.exporters.onnx.external_data import FLOAT_TYPES, DataFile
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.packing import pack_rows
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.regrid import symmetric_shift
 
 SCALES, ZERO_POINTS, ORDER = "/scales", "/zero_points", "/order"
 BLOCK_SIZES = {2: (32, 64, 128), 4: (16, 32, 64, 128, 256), 8: (16, 32, 64, 128, 256)}
 _SPLIT_SIZES = (128, 64, 32, 16)  # for groups that are no block size: smaller blocks give activations finer scales too
-S = TypeVar("S", bound=np.generic)
 _UINT8, _INT32, _FLOAT = int(onnx.TensorProto.UINT8), int(onnx.TensorProto.INT32), int(onnx.TensorProto.FLOAT)
-_FLOAT_TYPES: dict[FloatType, int] = {
-    "float32": _FLOAT,
-    "float16": int(onnx.TensorProto.FLOAT16),
-    "bfloat16": int(onnx.TensorProto.BFLOAT16),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +72,8 @@ class Layout:
 
     @property
     def shift(self) -> int:
-        """What is added to a code when it is stored: symmetric codes move with the implied zero point."""
-        return (1 << (self.stored_bits - 1)) - (1 << (self.bits - 1)) if self.symmetric else 0
+        """What is added to a code when it is stored."""
+        return symmetric_shift(self.bits, self.stored_bits) if self.symmetric else 0
 
 
 def layout_of(tensor: QTensor) -> Layout:
@@ -111,7 +103,7 @@ def write_weight(file: DataFile, name: str, weight: QTensor | FloatTensor, *, ta
     `table` joins each row's blocks, as a Gather reads them. Returns the layout of a QTensor.
     """
     if isinstance(weight, FloatTensor):
-        file.write(name, _FLOAT_TYPES[weight.dtype], weight.shape, weight.data)
+        file.write(name, FLOAT_TYPES[weight.dtype], weight.shape, weight.data)
         return None
     layout = layout_of(weight)
     (rows, columns), blocks = layout.shape, layout.blocks
@@ -128,50 +120,3 @@ def write_weight(file: DataFile, name: str, weight: QTensor | FloatTensor, *, ta
     if weight.order is not None:
         file.write(name + ORDER, _INT32, weight.order.shape, weight.order)
     return layout
-
-
-def read_weight(source: BinaryIO, entries: dict[str, Entry], name: str, layout: Layout | None) -> QTensor | FloatTensor:
-    """Read weight `name` back from a written model, exactly as it was tuned; `layout` is None for a float one.
-
-    Raises VerifyError when its initializers are missing or cannot be such a weight, for instance when the blocks of one
-    group have different scales.
-    """
-    try:
-        entry = entries[name]
-        data = entry.read(source)
-        if layout is None:
-            dtype = next(dtype for dtype, data_type in _FLOAT_TYPES.items() if data_type == entry.data_type)
-            storage = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}[dtype]
-            return FloatTensor(data.view(storage).reshape(entry.shape), dtype)
-        return _read_quantised(data, source, entries, name, layout)
-    except (KeyError, ValueError, StopIteration) as error:
-        raise VerifyError(f"weight `{name}` cannot be read back: {error!r}") from error
-
-
-def _read_quantised(
-    data: NDArray[np.uint8], source: BinaryIO, entries: dict[str, Entry], name: str, layout: Layout
-) -> QTensor:
-    (rows, columns), bits = layout.shape, layout.stored_bits
-    codes = unpack_rows(data.reshape(rows, -1), bits, layout.blocks * layout.block_size)[:, :columns]
-    wide = entries[name + SCALES].read(source).view(np.float32).reshape(rows, layout.blocks)
-    scales = wide.astype(np.float16)
-    if not np.array_equal(scales.astype(np.float32).view(np.uint32), wide.view(np.uint32)):
-        raise ValueError("its scales are no float16 values")
-    zero_points = None
-    if (name + ZERO_POINTS in entries) == layout.symmetric:
-        raise ValueError(f"symmetric is {layout.symmetric}, which its zero points contradict")
-    if not layout.symmetric:
-        packed = entries[name + ZERO_POINTS].read(source).reshape(rows, -1)
-        zero_points = _once(unpack_rows(packed, bits, layout.blocks), layout)
-    # A code below the shift wraps around to one that QTensor refuses.
-    order = entries[name + ORDER].read(source).view(np.int32) if name + ORDER in entries else None
-    return QTensor(codes - np.uint8(layout.shift), _once(scales, layout), zero_points, layout.bits, order)
-
-
-def _once(blocks: NDArray[S], layout: Layout) -> NDArray[S]:
-    """Per-block values `[N, blocks]` as one a group `[N, G]`; raises ValueError when the blocks of a group differ."""
-    grouped = blocks.reshape(len(blocks), layout.shape[1] // layout.group_size, -1)
-    first = np.ascontiguousarray(grouped[:, :, 0])
-    if (grouped != first[:, :, None]).any():
-        raise ValueError("the blocks of one group have different scales or zero points")
-    return first

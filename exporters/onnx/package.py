@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from ovround import __version__
 from ovround.errors import ArchitectureError
+from ovround.exporters.exporter import Weight
 from ovround.exporters.native_parts import fits_operator
-from ovround.exporters.onnx.external_data import JOINT, DataFile, Entry, read_entries
+from ovround.exporters.onnx.external_data import GRAPH_FILE, JOINT, WEIGHTS_FILE, DataFile
 from ovround.exporters.onnx.fused import FusedWeight, joined, joints_of, to_metadata
 from ovround.exporters.onnx.genai_config import write_genai_config
-from ovround.exporters.onnx.matmul_nbits import Layout, read_weight, write_weight
-from ovround.exporters.onnx.native import NativeLayout, read_native_weight, write_native
+from ovround.exporters.onnx.matmul_nbits import Layout, write_weight
+from ovround.exporters.onnx.native import write_native
 from ovround.exporters.onnx.ops import HEAD_MULTIPLE, OnnxOps
 from ovround.exporters.source_files import copy_model_files
-from ovround.exporters.target import Weight
 from ovround.models.decoder import Decoder
 from ovround.tensors.codebook_tensor import CodebookTensor
 
-MODEL = "model.onnx"
-
 
 class OnnxExporter:
-    """Writes `model.onnx.data` as weights arrive and `model.onnx` at the end; see `exporters.target.Exporter`.
+    """Writes `model.onnx.data` as weights arrive and `model.onnx` at the end; see `exporters.exporter.Exporter`.
 
-    `native_weights`: linear layers of the blocks of 2, 3 and 4 bits as the native operator reads them. Codebooks are for it always.
+    `native_weights`: linear layers of 2, 3 and 4 bits are written for the native operator. Codebooks always are.
 
     Raises ArchitectureError, before anything is written, for heads that ONNX Runtime cannot attend with.
     """
@@ -40,14 +37,13 @@ class OnnxExporter:
         self.folder = folder
         self._decoder = decoder
         self._source = source
-        self._file = DataFile(folder / f"{MODEL}.data")
+        self._file = DataFile(folder / WEIGHTS_FILE)
         self._layouts: dict[str, Layout] = {}
         self._joints = joints_of(decoder)
         self._native_weights = native_weights
-        self._native: dict[str, NativeLayout] = {}
+        self._native: dict[str, tuple[int, int]] = {}  # the shapes of the native operator's weights
         self._held: dict[str, dict[str, Weight]] = {}  # parts of a joint weight of which some are still to come
         self._joined: list[FusedWeight] = []
-        self._entries: dict[str, Entry] = {}
 
     def write(self, name: str, weight: Weight) -> None:
         joint = self._joints.get(name)
@@ -67,37 +63,26 @@ class OnnxExporter:
                 self._write(name, weight)
             return
         self._write(joint.name, whole)
-        layout = self._layouts[joint.name]
-        self._layouts |= {name: replace(layout, shape=(rows, layout.shape[1])) for name, rows in joint.rows.items()}
         self._joined.append(joint)
 
     def _write(self, name: str, weight: Weight) -> None:
         if isinstance(weight, CodebookTensor) or (self._native_weights and fits_operator(weight, name)):
-            self._native[name] = write_native(self._file, name, weight)
+            self._native[name] = weight.shape
+            write_native(self._file, name, weight)
             return
         layout = write_weight(self._file, name, weight, table=name == f"{self._decoder.embedding_at}.weight")
         if layout is not None:
             self._layouts[name] = layout
 
     def finish(self) -> None:
-        native = {name: layout.shape for name, layout in self._native.items()}
-        ops = OnnxOps(self._file, self._layouts, self._decoder.config, self._joined, native)
+        ops = OnnxOps(self._file, self._layouts, self._decoder.config, self._joined, self._native)
         model = ops.model(self._decoder.logits(ops, ops.input_ids), __version__)
         if self._joined:
             model.metadata_props.add(key=JOINT, value=to_metadata(self._joined))
         self._file.close()
-        path = self.folder / MODEL
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        (self.folder / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
         copy_model_files(self._source, self.folder, self._decoder.config.max_position_embeddings)
-        write_genai_config(self._source, self.folder, self._decoder.config, MODEL)
-        self._entries = read_entries(path, self._file.path.name)
-
-    def read(self, name: str) -> Weight:
-        native = self._native.get(name)
-        with self._file.path.open("rb") as file:
-            if native is not None:
-                return read_native_weight(file, self._entries, name, native)
-            return read_weight(file, self._entries, name, self._layouts.get(name))
+        write_genai_config(self._source, self.folder, self._decoder.config, GRAPH_FILE)
 
     def close(self) -> None:
         self._file.close()

@@ -1,5 +1,1 @@
-"""OpenVINO IR, emitted straight from opset operations with compressed constants."""
-
-from ovround.exporters.openvino.package import OpenVINOExporter as Exporter
-
-__all__ = ["Exporter"]
+"""OpenVINO IR, emitted as opset operations with compressed constants."""

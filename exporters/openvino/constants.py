@@ -1,22 +1,17 @@
 """The weights file of an OpenVINO model, written as tensors arrive, and the constants that stand for them in the graph.
 
 OpenVINO's own serialiser wants every constant in memory at once. Here the bytes are appended to `openvino_model.bin` the
-moment a tensor is finished; in the graph the constant is a placeholder over untouched zero pages, and when the graph has
-been serialised `redirect` writes each constant's true offset into the XML. So peak memory does not grow with the model.
+moment a tensor is finished. In the graph the constant is a placeholder over untouched zero pages. Once the graph has been
+serialised, `redirect` writes each constant's true offset into the XML. So peak memory does not grow with the model.
 
-The experts of a layer arrive one by one and lie behind one another: the graph reads `mlp.experts.*.up_proj.weight`, which is
-all of them, `[E, ...]`.
-
-IR version 11: `<layer type="Const"><data element_type shape offset size/>`, offsets into one flat file.
+The experts of a layer arrive one by one. Their bytes follow each other, so that the graph can read all of them as one
+constant, `mlp.experts.*.up_proj.weight` of shape `[E, ...]`. The format itself is described in `storage.py`.
 """
 
 from __future__ import annotations
 
-import math
-import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,35 +21,16 @@ from numpy.typing import NDArray
 from openvino import opset13 as opset
 
 from ovround.errors import VerifyError
+from ovround.exporters.openvino.storage import ALIGNMENT, ELEMENT_BITS, EXPERT, Entry, stored_bytes
 
-ALIGNMENT = 64  # a cache line; OpenVINO maps the file and computes on it in place
-_BITS = {"u2": 2, "u4": 4, "i4": 4, "u8": 8, "i8": 8, "f16": 16, "bf16": 16, "f32": 32, "i32": 32, "i64": 64}
 _NUMPY = {"f32": np.float32, "i32": np.int32, "i64": np.int64}
-_OV_TYPES = {name: getattr(ov.Type, name) for name in _BITS}
-
-
-_EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One constant: its IR element type, its shape in elements, and where its bytes lie in the weights file."""
-
-    element_type: str
-    shape: tuple[int, ...]
-    offset: int
-    size_bytes: int
-
-    def part(self, place: int) -> Entry:
-        """What lies at `place` of the first axis."""
-        size = self.size_bytes // self.shape[0]
-        return Entry(self.element_type, self.shape[1:], self.offset + place * size, size)
+_OV_TYPES = {name: getattr(ov.Type, name) for name in ELEMENT_BITS}
 
 
 class ConstantFile:
-    """Appends constants to the weights file and remembers where each one went; `entries` maps its name to its place.
+    """Appends constants to the weights file; `entries` says where each one lies, by name.
 
-    `experts` is how many of them a layer has: room for all is made when the first comes.
+    `experts` is the number of experts a layer has: the first one reserves room for all of them.
     """
 
     def __init__(self, path: Path, experts: int = 0) -> None:
@@ -68,7 +44,7 @@ class ConstantFile:
     def write(self, name: str, element_type: str, shape: Sequence[int], data: NDArray[Any]) -> None:
         """Append the bytes of `data` as the constant `name`; `shape` counts elements, which may be smaller than a byte."""
         payload = np.ascontiguousarray(data)
-        expected = _size_bytes(element_type, shape)
+        expected = stored_bytes(element_type, shape)
         if payload.nbytes != expected or name in self.entries:
             raise ValueError(
                 f"constant {name}: {payload.nbytes} bytes for {element_type} {tuple(shape)}, or a second one"
@@ -78,17 +54,17 @@ class ConstantFile:
         self._file.write(payload.data)
 
     def _room(self, name: str, element_type: str, shape: tuple[int, ...]) -> Entry:
-        """Room at the end of the file; for an expert's, its place among those of all experts."""
-        expert = _EXPERT.search(name)
+        """The next free place in the file; for an expert's constant, its part of the constant of all experts."""
+        expert = EXPERT.search(name)
         if expert is not None:
-            every = _EXPERT.sub("*", name)
-            if every not in self.entries:
-                self.entries[every] = self._room(every, element_type, (self._experts, *shape))
-            if self.entries[every].shape[1:] != shape or self.entries[every].element_type != element_type:
-                raise ValueError(f"constant {name}: {element_type} {shape}, unlike {self.entries[every]}")
-            return self.entries[every].part(int(expert[0]))
+            stack = EXPERT.sub("*", name)
+            if stack not in self.entries:
+                self.entries[stack] = self._room(stack, element_type, (self._experts, *shape))
+            if self.entries[stack].shape[1:] != shape or self.entries[stack].element_type != element_type:
+                raise ValueError(f"constant {name}: {element_type} {shape}, unlike {self.entries[stack]}")
+            return self.entries[stack].part(int(expert[0]))
         offset = self._end + -self._end % ALIGNMENT
-        self._end = offset + _size_bytes(element_type, shape)
+        self._end = offset + stored_bytes(element_type, shape)
         return Entry(element_type, shape, offset, self._end - offset)
 
     def node(self, name: str) -> ov.Node:
@@ -103,7 +79,7 @@ class ConstantFile:
         return self._nodes[name]
 
     def small(self, name: str, element_type: str, values: Any) -> ov.Node:
-        """A scalar or short vector of the graph itself (an axis, an epsilon): a true constant, since shapes are inferred from it."""
+        """A scalar or short vector of the graph itself (an axis, an epsilon); its values are real, since shapes follow from them."""
         if name not in self._nodes:
             array = np.asarray(values, _NUMPY[element_type])
             self.write(name, element_type, array.shape, array)
@@ -122,7 +98,7 @@ class ConstantFile:
 
         Raises VerifyError when the graph holds a constant that is not one of `entries`, or holds it with another type.
         """
-        tree = ElementTree.parse(xml_path)  # noqa: S314  the file was written a moment ago by this process
+        tree = ElementTree.parse(xml_path)  # noqa: S314  this process wrote the file a moment ago
         for layer in tree.iterfind("./layers/layer[@type='Const']"):
             name, data = layer.get("name", ""), layer.find("data")
             entry = self.entries.get(name)
@@ -131,25 +107,3 @@ class ConstantFile:
             data.set("offset", str(entry.offset))
             data.set("size", str(entry.size_bytes))
         tree.write(xml_path, encoding="utf-8", xml_declaration=True)
-
-
-def _size_bytes(element_type: str, shape: Sequence[int]) -> int:
-    return (math.prod(shape) * _BITS[element_type] + 7) // 8
-
-
-def read_entries(xml_path: Path) -> dict[str, Entry]:
-    """Every constant of an IR by name, as the XML states it, and each expert's by its own: how an exported model is read back."""
-    entries: dict[str, Entry] = {}
-    tree = ElementTree.parse(xml_path)  # noqa: S314  written by this process, as above
-    for layer in tree.iterfind("./layers/layer[@type='Const']"):
-        data = layer.find("data")
-        if data is None:
-            raise VerifyError(f"{xml_path.name}: constant `{layer.get('name')}` has no data")
-        shape = tuple(int(size) for size in data.get("shape", "").split(",") if size)
-        name = layer.get("name", "")
-        entries[name] = entry = Entry(
-            data.get("element_type", ""), shape, int(data.get("offset", "-1")), int(data.get("size", "-1"))
-        )
-        if ".experts.*." in name and not name.endswith("/shape"):
-            entries |= {name.replace("*", str(place), 1): entry.part(place) for place in range(shape[0])}
-    return entries

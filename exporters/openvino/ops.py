@@ -18,8 +18,9 @@ import openvino as ov
 from openvino import opset13 as opset
 from openvino.utils.node_factory import NodeFactory
 
-from ovround.exporters.openvino.compressed import ORDER, decode_node
+from ovround.exporters.openvino.compressed import ORDER
 from ovround.exporters.openvino.constants import ConstantFile
+from ovround.exporters.openvino.decompression import decode_node
 from ovround.exporters.openvino.native import product as native_product
 from ovround.exporters.openvino.routing import chosen_experts, clamped_gate
 from ovround.models.ops import Activation, Attention, Experts, sinks_name

@@ -1,36 +1,86 @@
-"""A written OpenVINO folder's weights, by the names and grids that its manifest states."""
+"""Reads the weights of a written OpenVINO folder, by the names, bits and shapes that its manifest states."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ovround.artifact.manifest import WeightRecord
-from ovround.exporters.openvino.compressed import Stored, read_weight
-from ovround.exporters.openvino.constants import read_entries
-from ovround.exporters.target import Weight
-from ovround.tensors.qtensor import BITS
+from ovround.errors import VerifyError
+from ovround.exporters.exporter import Weight
+from ovround.exporters.native_parts import read_native
+from ovround.exporters.openvino.compressed import ORDER, SCALE, ZERO_POINT
+from ovround.exporters.openvino.storage import FLOAT_TYPES, GRAPH_FILE, WEIGHTS_FILE, Entry, read_entries
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.packing import unpack_rows, unsigned_nibbles
+from ovround.tensors.qtensor import BITS, QTensor
+
+Entries = Mapping[str, Entry]
 
 
 class Reader:
-    """Reads one weight at a time; raises VerifyError for one that is not as `records` say."""
+    """Reads one weight at a time; `exporters.exporter.Reader` is the protocol."""
 
     def __init__(self, folder: Path, records: Mapping[str, WeightRecord]) -> None:
-        self._path = folder / "openvino_model.bin"
-        self._entries = read_entries(folder / "openvino_model.xml")
-        self._stored = {
-            name: self._grid(record) for name, record in records.items() if record.codebooks or record.bits in BITS
-        }
-
-    def _grid(self, record: WeightRecord) -> Stored:
-        """What the manifest says of a weight; for the native operator: of codebooks, or up to 4 bits in bytes of their own."""
-        shape = (record.shape[0], record.shape[-1])
-        if record.codebooks:
-            return Stored(0, False, shape)
-        entry = self._entries.get(record.name)
-        native = record.bits in (2, 3, 4) and entry is not None and entry.element_type == "u8"
-        return Stored(record.bits, record.symmetric, shape if native else None)
+        self._path, self._records = folder / WEIGHTS_FILE, records
+        self._entries = read_entries(folder / GRAPH_FILE)
 
     def read(self, name: str) -> Weight:
-        with self._path.open("rb") as file:
-            return read_weight(file, self._entries, name, self._stored.get(name))
+        with self._path.open("rb") as source:
+            return read_weight(source, self._entries, self._records[name])
+
+
+def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Weight:
+    """The weight of `record`, from an open weights file and the entries of its graph.
+
+    Raises VerifyError when its constants are missing or cannot be such a weight.
+    """
+    try:
+        entry = entries[record.name]
+        if record.codebooks or (record.bits in (2, 3, 4) and entry.element_type == "u8"):  # for the native operator
+            return read_native(lambda part: entries[part].read(source).reshape(entries[part].shape), record)
+        if record.bits in BITS:
+            return _read_quantised(source, entries, record)
+        dtype = next(dtype for dtype, kind in FLOAT_TYPES.items() if kind == entry.element_type)
+        return FloatTensor.from_bytes(entry.read(source), dtype, entry.shape)
+    except (KeyError, ValueError, IndexError, StopIteration) as error:
+        raise VerifyError(f"weight `{record.name}` cannot be read back: {error!r}") from error
+
+
+def _read_quantised(source: BinaryIO, entries: Entries, record: WeightRecord) -> QTensor:
+    name, entry = record.name, entries[record.name]
+    rows, groups, group = entry.shape
+    codes = _decode(entry.read(source), entry, record.bits).reshape(rows, groups * group)
+    scales = entries[name + SCALE].read(source).view(np.float16).reshape(rows, groups)
+    zero_points = _read_zero_points(source, entries.get(name + ZERO_POINT), record, (rows, groups))
+    order = entries[name + ORDER].read(source).view(np.int32) if name + ORDER in entries else None
+    return QTensor(codes, scales, zero_points, record.bits, order)
+
+
+def _decode(data: NDArray[np.uint8], entry: Entry, bits: int) -> NDArray[np.uint8]:
+    kind, count = entry.element_type, int(np.prod(entry.shape))
+    if kind == "i8":
+        return data + np.uint8(1 << (bits - 1))
+    if kind == "u8":
+        return data
+    codes = unpack_rows(data, 2 if kind == "u2" else 4, count)
+    return unsigned_nibbles(codes, bits) if kind == "i4" else codes
+
+
+def _read_zero_points(
+    source: BinaryIO, entry: Entry | None, record: WeightRecord, shape: tuple[int, int]
+) -> NDArray[np.uint8] | None:
+    if entry is None:
+        if not record.symmetric:
+            raise ValueError("asymmetric, yet without zero points")
+        return None
+    data = entry.read(source)
+    if record.symmetric:
+        if data.tolist() != [1 << (record.bits - 1)]:
+            raise ValueError(f"symmetric, yet with zero points {data[:4]}")
+        return None
+    return unpack_rows(data, 4 if entry.element_type == "u4" else 8, shape[0] * shape[1]).reshape(shape)

@@ -41,7 +41,7 @@ def _unlisted_file(folder: Path) -> str | None:
     return next((name for name in found if name not in listed), None)
 
 
-def check_target(out: Path) -> None:
+def check_output(out: Path) -> None:
     """Raise OutputError when `out` may not be written: it holds something that is not ours, or no folder can be made there."""
     try:
         if out.is_symlink() or (out.exists() and not out.is_dir()):
@@ -195,7 +195,7 @@ def atomic_folder(out: Path, kept: Callable[[], str] = nothing_kept, needed_byte
     A folder of ours at `out` is replaced in the same moment. Raises OutputError for a full or read-only disk; the message
     of a full one says what `kept` says is left, and `needed_bytes` where that is known.
     """
-    check_target(out)
+    check_output(out)
     out = out.absolute()
     missing = [parent for parent in out.parents if not parent.exists()]
     scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"  # named before it is made: nothing can be lost
@@ -231,7 +231,7 @@ def remove_folder(folder: Path) -> None:
 
 def _replace(work: Path, out: Path, old: Path) -> None:
     if out.exists():
-        check_target(out)
+        check_output(out)
         try:
             out.rename(old)
             work.rename(out)

@@ -22,16 +22,16 @@ _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 @dataclass(frozen=True, slots=True)
 class MappedCheckpoint(Checkpoint):
-    """See `Checkpoint`; `sources` says of each tensor of the decoder where it lies in `inner`, `shapes` what comes of it."""
+    """See `Checkpoint`; `sources` says where each tensor of the decoder lies in `inner`, `shapes` which shape it has then."""
 
     inner: Checkpoint
     sources: Mapping[str, TensorSource]
     shapes: Mapping[str, tuple[int, ...]]
 
     def tensors(self) -> dict[str, TensorInfo]:
-        found = self.inner.tensors()
+        infos = self.inner.tensors()
         return {
-            name: self._info(name, found[source.name]) for name, source in self.sources.items() if source.name in found
+            name: self._info(name, infos[source.name]) for name, source in self.sources.items() if source.name in infos
         }
 
     def read(self, name: str, index: int | None = None) -> FloatTensor:
@@ -46,8 +46,11 @@ class MappedCheckpoint(Checkpoint):
         sources = [self.sources[name] for name in expected]
         self.inner.check({source.name: source.shape for source in sources}, ignored)
 
+    def scan(self) -> dict[str, str]:
+        return self.inner.scan()
+
     def _info(self, name: str, info: TensorInfo) -> TensorInfo:
-        """What the tensor will be once it is read; its offset is that of the tensor that it is taken from."""
+        """The tensor as it is read; the offset is that of the tensor that it is taken from."""
         shape, count = self.shapes[name], 1
         for size in shape:
             count *= size
@@ -129,7 +132,7 @@ def mapped(
 def mapped_packed(source: PackedCheckpoint, sources: Mapping[str, TensorSource]) -> PackedCheckpoint:
     """`source` under the names of `sources`, itself where every tensor is used as it lies."""
     sources = _found(sources, source.stored)
-    if all(one.is_plain and one.name == name for name, one in sources.items()):
+    if all(source_.is_plain and source_.name == name for name, source_ in sources.items()):
         return source
     return MappedPackedCheckpoint(source, sources)
 

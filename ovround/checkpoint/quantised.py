@@ -1,17 +1,16 @@
 """A checkpoint that is quantised already: its integers, read as they are, and what of it stayed in float.
 
-`quant_method` in config.json names the format, and the format is the file of that name beside this one.
+`quant_method` in config.json names the method; `_FORMATS` says which file beside this one reads it.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ovround.checkpoint import aqlm, auto_round, awq, compressed_tensors, gptq, olive
 from ovround.checkpoint.gguf import GgufCheckpoint, find_gguf, open_gguf
 from ovround.checkpoint.hf import Checkpoint, open_folder, read_json
 from ovround.checkpoint.mxfp4 import open_mxfp4
@@ -20,7 +19,11 @@ from ovround.errors import CheckpointError, TensorError
 from ovround.options.convert_options import QuantScheme
 from ovround.tensors.float_tensor import FloatTensor
 
-_SHARED = {"gguf", "hf", "locate", "mapped", "packed", "pattern", "quantised", "safetensors_file"}
+_FORMATS: dict[str, Callable[[Mapping[str, Any]], Format]] = {
+    "aqlm": aqlm.Format, "auto-round": auto_round.Format, "awq": awq.Format,
+    "compressed-tensors": compressed_tensors.Format, "gptq": gptq.Format, "olive": olive.Format,
+}  # fmt: skip
+_MXFP4 = "mxfp4"  # levels that are bfloat16 numbers, and are read as such
 _ALIASES = {"intel/auto-round": "auto-round"}
 _SETTINGS_FILES = {
     "quantize_config.json": "gptq",
@@ -99,7 +102,7 @@ class QuantisedCheckpoint:
 
     def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
         """As `Checkpoint.check`, each packed weight by its parts; raises TensorError for the first difference."""
-        found = self.stored.tensors()
+        infos = self.stored.tensors()
         plain = dict(expected)
         used: set[str] = set()
         for name, shape in expected.items():
@@ -107,7 +110,7 @@ class QuantisedCheckpoint:
             if module == name or len(shape) != 2 or not self.packed(module):
                 continue
             del plain[name]
-            if name in found:
+            if name in infos:
                 raise TensorError(f"`{module}` is there packed and in float", hint="the checkpoint is damaged")
             parts = self.format.parts(module, (shape[0], shape[1]))
             if not parts:
@@ -117,7 +120,7 @@ class QuantisedCheckpoint:
                 )
             for suffix, part in parts.items():
                 used.add(f"{module}.{suffix}")
-                info = found.get(f"{module}.{suffix}")
+                info = infos.get(f"{module}.{suffix}")
                 if info is None and part.optional:
                     continue
                 if info is None:
@@ -132,7 +135,7 @@ class QuantisedCheckpoint:
                         hint="quantization_config belongs to another model",
                     )
             bias = f"{module}.bias"
-            if bias in found and bias not in expected and not self.stored.read(bias).float32().any():
+            if bias in infos and bias not in expected and not self.stored.read(bias).float32().any():
                 used.add(bias)  # AutoGPTQ used to write zeros for layers without one
         self.stored.check(plain, (*ignored, *sorted(used)))
 
@@ -167,9 +170,7 @@ class QuantisedCheckpoint:
 
 def methods() -> list[str]:
     """The quantisation methods that can be read, as config.json names them, sorted."""
-    package = importlib.import_module(__package__ or "ovround.checkpoint")
-    names = (info.name for info in pkgutil.iter_modules(package.__path__) if info.name not in _SHARED)
-    return sorted({"auto_round": "auto-round"}.get(name, name.replace("_", "-")) for name in names)
+    return sorted((*_FORMATS, _MXFP4))
 
 
 def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoint:
@@ -194,10 +195,14 @@ def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoi
             f"`{folder}` is quantised by `{method:.40}` (quant_method), which cannot be read{reason}",
             hint=f"{', '.join(methods())} can be; or start from the original, unquantised checkpoint",
         )
-    if method == "mxfp4":  # no grid, but bfloat16 numbers
+    if method == _MXFP4:
         return open_mxfp4(checkpoint)
-    module = importlib.import_module(f"ovround.checkpoint.{method.replace('-', '_')}")
-    return QuantisedCheckpoint(checkpoint, method, module.Format(settings))
+    return QuantisedCheckpoint(checkpoint, method, open_format(method, settings))
+
+
+def open_format(method: str, settings: Mapping[str, Any]) -> Format:
+    """The format of a method, for the settings that a checkpoint's quantization_config states."""
+    return _FORMATS[method](settings)
 
 
 def quantization_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:

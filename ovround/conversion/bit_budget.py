@@ -7,11 +7,9 @@ All but the losses is known from headers, so a target that cannot be reached is 
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +18,17 @@ from tokenizers import Tokenizer
 from ovround.checkpoint import Checkpoint
 from ovround.conversion.latency_table import read_table
 from ovround.errors import UsageError
-from ovround.models.decoder import EXPERTS, HEAD, Decoder
+from ovround.exporters.formats import sizes_of
+from ovround.exporters.sizes import Sizes, exact_bits
+from ovround.models.decoder import EXPERTS, Decoder
 from ovround.options.convert_options import ConvertOptions, QuantScheme, WeightScheme
 from ovround.quant.allocation.knapsack import Choice, allocate
 from ovround.quant.calibration.samples import calibrate
-from ovround.quant.plan import Plan, choosable, weight_shapes
+from ovround.quant.plan import Plan, choosable
 from ovround.tensors.qtensor import BITS
 
 # What losses are estimated on, as in auto-round's AutoScheme; a smaller --nsamples or --seqlen holds for it too.
 WINDOWS, WINDOW_TOKENS = 16, 256
-SCALE_BITS = 16  # float16, as SignRound yields them; ONNX holds them in 32, which --target-size counts
 _NANOSECONDS = 1_000_000  # in a millisecond: costs are whole numbers
 
 Cost = Callable[[str, WeightScheme | None], int]
@@ -149,14 +148,10 @@ class _Account:
 
 def _bits(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: ConvertOptions) -> _Account:
     """Bits of codes, scales and zero points, an average over the weights of all quantised linear layers of the blocks."""
-    shapes = weight_shapes(decoder)
+    shapes = decoder.every_tensor()
 
     def cost(module: str, scheme: WeightScheme | None) -> int:
-        rows, columns = shapes[f"{module}.weight"]
-        if not isinstance(scheme, QuantScheme):
-            return 0
-        groups = rows if scheme.group_size == -1 else rows * columns // scheme.group_size
-        return rows * columns * scheme.bits + groups * (SCALE_BITS + (0 if scheme.symmetric else scheme.bits))
+        return int(exact_bits(shapes[f"{module}.weight"], scheme)) if isinstance(scheme, QuantScheme) else 0
 
     modules = tuple(name for name in _linears(decoder) if plan[name] is not None)
     return _Account(cost, modules, 0, sum(math.prod(shapes[f"{name}.weight"]) for name in modules))
@@ -164,24 +159,18 @@ def _bits(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: Convert
 
 def _bytes(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: ConvertOptions) -> _Account:
     """Bytes of the weights file, padding and the graph's constants included, in the format that needs most for each weight."""
-    formats = [importlib.import_module(f"ovround.exporters.sizes_{name}") for name in options.formats]
-    shapes, infos = weight_shapes(decoder), checkpoint.tensors()
+    formats = [sizes_of(name) for name in options.formats]
+    shapes, infos = decoder.every_tensor(), checkpoint.tensors()
 
-    def size(one: ModuleType, name: str, scheme: WeightScheme | None) -> int:
-        source = infos[name] if name in infos else infos[f"{decoder.embedding_at}.weight"]
-        item_bytes = source.size_bytes // math.prod(source.shape)
-        widened = one.__name__.endswith("openvino") and f".{EXPERTS}." in name  # as tables are
-        table = name == f"{decoder.embedding_at}.weight" or widened
-        return int(one.weight_bytes(shapes[name], scheme, item_bytes, table=table))
+    def size(sizes: Sizes, name: str, scheme: WeightScheme | None) -> int:
+        info = infos[name]
+        return sizes.weight_bytes(name, shapes[name], scheme, info.size_bytes // math.prod(info.shape))
 
     def cost(module: str, scheme: WeightScheme | None) -> int:
-        return max(size(one, f"{module}.weight", scheme) for one in formats)
+        return max(size(sizes, f"{module}.weight", scheme) for sizes in formats)
 
-    tied = decoder.head_at != HEAD
-    floats = [
-        name for name in shapes if name.removesuffix(".weight") not in plan and not (tied and name == f"{HEAD}.weight")
-    ]
-    constant = max(one.graph_bytes(decoder) + sum(size(one, name, None) for name in floats) for one in formats)
+    floats = [name for name in shapes if name.removesuffix(".weight") not in plan]
+    constant = max(sizes.graph_bytes(decoder) + sum(size(sizes, name, None) for name in floats) for sizes in formats)
     return _Account(cost, tuple(plan), constant, 1)
 
 
@@ -194,15 +183,14 @@ def _nanoseconds(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: 
             f"latency table `{source}` was measured for {table.format}; the format is {', '.join(options.formats)}",
             hint=f"--format {table.format}, or a table for the other",
         )
-    shapes, experts = weight_shapes(decoder), decoder.config.experts
+    shapes, experts = decoder.every_tensor(), decoder.config.experts
 
     def cost(module: str, scheme: WeightScheme | None) -> int:
         scheme = scheme if isinstance(scheme, QuantScheme) else None
         used = experts.top_k / experts.count if experts and f".{EXPERTS}." in module else 1
         return round(table.milliseconds(module, shapes[f"{module}.weight"], scheme, source) * used * _NANOSECONDS)
 
-    head = HEAD if HEAD in plan else decoder.head_at
-    return _Account(cost, (*_linears(decoder), head), 0, _NANOSECONDS)
+    return _Account(cost, (*_linears(decoder), decoder.head_at), 0, _NANOSECONDS)
 
 
 _ACCOUNTS = {"target-bits": _bits, "target-size": _bytes, "target-latency": _nanoseconds}

@@ -9,7 +9,6 @@ exporters once all are finished: a run that was stopped or killed continues.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import ovround
 from ovround.artifact.manifest import (
-    CHECKPOINT_FORMATS,
     BlockRecord,
     Manifest,
     Quality,
@@ -34,18 +32,16 @@ from ovround.conversion.bit_budget import BitAllocation, allocate_bits
 from ovround.conversion.preparation import Job, prepare
 from ovround.conversion.repacking import repacked, tuning_records
 from ovround.errors import VerifyError
-from ovround.models.decoder import HEAD, Decoder
+from ovround.exporters.exporter import Exporter, record_of
+from ovround.exporters.formats import open_exporter, open_reader
 from ovround.options.convert_options import ConvertOptions, parse_size
 from ovround.progress import OnProgress, Progress, silent
 from ovround.quant.block_store import END_TO_END, PV, TUNED, BlockStore, add_note, block_store, discard, working_folder
-from ovround.quant.plan import Plan, end_to_end_steps, weight_shapes
+from ovround.quant.plan import Plan, end_to_end_steps
 from ovround.quant.plan_file import PLAN_FILE, plan_digest, write_plan
-from ovround.tensors.codebook_tensor import CodebookTensor
-from ovround.tensors.qtensor import QTensor
 
 if TYPE_CHECKING:
-    from ovround.exporters.target import Exporter
-    from ovround.quant.passes.blocks import BlockQuantizer, Emitted, Event
+    from ovround.quant.passes.blocks import BlockQuantizer, Event
 
 _VERSIONS = ("torch", "transformers", "openvino", "openvino-tokenizers", "onnx", "onnxruntime", "numpy")
 
@@ -139,21 +135,21 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
             records, blocks, quality = _hand_over(events, list(exporters.values()))
             if job.quantised is not None:
                 blocks, quality = tuning_records(job.quantised)
-            for number, exporter in enumerate(exporters.values()):
+            for number, (format_name, exporter) in enumerate(exporters.items()):
                 on_progress(Progress("write", number, len(exporters)))
                 exporter.finish()
                 if options.verify:
                     on_progress(Progress("verify", number, len(exporters)))
-                    verify(exporter, records)
+                    verify(format_name, exporter.folder, records)
         manifests = []
-        for target, folder in folders.items():
+        for format_name, folder in folders.items():
             manifest = Manifest(
                 ovround_version=ovround.__version__,
-                target=target,
+                target=format_name,
                 source_name=_source_name(job.name),
                 model_type=str(job.checkpoint.config["model_type"]),
                 source_files=source_files,
-                options=replace(options, formats=(target,)).as_json(),
+                options=replace(options, formats=(format_name,)).as_json(),
                 versions=installed_versions(),
                 weights=records,
                 blocks=blocks,
@@ -169,12 +165,16 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
     return Conversion(written, tuple(manifests), job.plan, job.mix)
 
 
-def verify(exporter: Exporter, records: tuple[WeightRecord, ...]) -> None:
-    """Read every weight back from the written files and compare it bit for bit; raises VerifyError naming the first that differs."""
+def verify(format_name: str, folder: Path, records: tuple[WeightRecord, ...]) -> None:
+    """Read every weight of a written folder, as anyone would who has its manifest, and compare it bit for bit.
+
+    Raises VerifyError naming the first weight that differs from what was handed to the exporter.
+    """
+    reader = open_reader(format_name, folder, {record.name: record for record in records})
     for record in records:
-        if exporter.read(record.name).digest() != record.sha256:
+        if reader.read(record.name).digest() != record.sha256:
             raise VerifyError(
-                f"`{record.name}` read back from `{exporter.folder.name}` is not what was written",
+                f"`{record.name}` read back from `{folder.name}` is not what was written",
                 hint="this is a defect of ovround or of the disk: nothing was kept; please report it",
             )
 
@@ -190,28 +190,18 @@ def installed_versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _exporters(job: Job, folders: dict[str, Path]) -> Iterator[dict[str, Exporter]]:
-    # A tied head on a grid of its own is a weight of its own: in the written graph the model is no longer tied.
-    decoder = replace(job.decoder, head_at=HEAD) if HEAD in job.plan else job.decoder
+    source, native = job.checkpoint.folder, job.options.native_weights
     exporters: dict[str, Exporter] = {}
     try:
-        for name, folder in folders.items():
+        for format_name, folder in folders.items():
             folder.mkdir(exist_ok=True)
-            exporters[name] = _exporter(name, folder, decoder, job)
+            exporters[format_name] = open_exporter(
+                format_name, folder, job.decoder, source, job.plan, native_weights=native
+            )
         yield exporters
     finally:
         for exporter in exporters.values():
             exporter.close()
-
-
-def _exporter(name: str, folder: Path, decoder: Decoder, job: Job) -> Exporter:
-    if name in CHECKPOINT_FORMATS:
-        from ovround.exporters.checkpoints import CheckpointExporter
-
-        return CheckpointExporter(name, folder, decoder, job.checkpoint.folder, job.plan, weight_shapes(decoder))
-    module = importlib.import_module(f"ovround.exporters.{name}")
-    how = {"native_weights": True} if job.options.native_weights else {}
-    exporter: Exporter = module.Exporter(folder, decoder, job.checkpoint.folder, **how)
-    return exporter
 
 
 def _allocated(job: Job, on_progress: OnProgress) -> Job:
@@ -295,7 +285,7 @@ def _hand_over(
         else:
             for exporter in exporters:
                 exporter.write(event.name, event.weight)
-            records.append(_record(event))
+            records.append(record_of(event.name, event.weight, event.relative_error))
     return tuple(records), tuple(blocks), quality
 
 
@@ -303,29 +293,6 @@ def _source_name(model: str) -> str:
     """A folder by its own name, wherever it lies; anything else as it was typed."""
     folder = Path(model).expanduser()
     return folder.resolve().name if folder.is_dir() else model
-
-
-def _record(event: Emitted) -> WeightRecord:
-    weight = event.weight
-    codebooks = ""
-    if isinstance(weight, CodebookTensor):
-        count, _, _, group_size = weight.codebooks.shape
-        codebooks, bits, symmetric = f"{count}x{weight.code_bits}", -(-count * weight.code_bits // group_size), True
-    elif isinstance(weight, QTensor):
-        bits, group_size, symmetric = weight.bits, weight.group_size, weight.symmetric
-    else:
-        bits, group_size, symmetric = 8 * weight.data.itemsize, 0, True
-    return WeightRecord(
-        event.name,
-        weight.shape,
-        bits,
-        group_size,
-        symmetric,
-        weight.size_bytes,
-        weight.digest(),
-        event.relative_error,
-        codebooks,
-    )
 
 
 def _write_card(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:

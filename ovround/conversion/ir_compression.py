@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import ovround
 from ovround.artifact.manifest import Manifest, WeightRecord, sha256_file, write_manifest
-from ovround.artifact.output_folder import atomic_folder, check_space, check_target, output_lock
+from ovround.artifact.output_folder import atomic_folder, check_output, check_space, output_lock
 from ovround.checkpoint import read_json
 from ovround.conversion.model_card import model_card
 from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
@@ -81,7 +81,7 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
     _check_options(options)
     if importlib.util.find_spec("nncf") is None:
         raise MissingExtraError("nncf", "nncf")
-    check_target(out)
+    check_output(out)
     check_links(folder)
     config, weights_file = read_json(folder / "config.json"), folder / MODEL.replace(".xml", ".bin")
     tokenizer, context = load_tokenizer(folder), read_model_info(folder).context_length

@@ -8,28 +8,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS
-from ovround.artifact.output_folder import check_space, check_target
+from ovround.artifact.output_folder import check_output, check_space
 from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, mapped, mapped_packed, open_source, read_json
 from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget, widest
-from ovround.conversion.repacking import stored_plan, with_stored_head
+from ovround.conversion.repacking import stored_plan
 from ovround.errors import CheckpointError, MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
-from ovround.exporters.checkpoints.shards import SHARD_BYTES
+from ovround.exporters.checkpoints import sizes as safetensors_sizes
+from ovround.exporters.formats import sizes_of
+from ovround.exporters.sizes import Sizes
 from ovround.exporters.source_files import check_links
 from ovround.models import from_config
-from ovround.models.decoder import Decoder
-from ovround.options.convert_options import Codebooks, ConvertOptions
+from ovround.models.decoder import HEAD, Decoder
+from ovround.models.tied_head import sources_of_untied, with_own_head
+from ovround.options.convert_options import ConvertOptions
 from ovround.quant.calibration.samples import Calibration, calibrate
 from ovround.quant.distributed.launch import Launch
 from ovround.quant.memory import maps_activations, memory_need
 from ovround.quant.passes.compile_choice import choose
-from ovround.quant.plan import Plan, make_plan, weight_shapes
+from ovround.quant.plan import Plan, make_plan
 from ovround.quant.plan_file import read_plan
 from ovround.source_tokenizer import load_tokenizer
 
 # Copied as they are; a damaged one would only be noticed when the finished folder is loaded.
 CARRIED_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-_CODES_IN_BYTES = 2  # codes of few bits take whole bytes or two in files
 _SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights, generously
 
 
@@ -63,26 +65,13 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     """
     launch = Launch.from_environment()
     if launch.is_main:
-        check_target(out)
+        check_output(out)
     source = open_source(locate(model))
     folder = source.folder
-    decoder = from_config(source.config)
-    quantised: PackedCheckpoint | None = None if isinstance(source, Checkpoint) else source
-    checkpoint = source if isinstance(source, Checkpoint) else source.stored
-    if quantised is not None:
-        decoder = with_stored_head(quantised, decoder)
-    expected, unused = decoder.every_tensor(), decoder.unused_tensors()
-    if quantised is not None:
-        quantised = mapped_packed(quantised, decoder.sources())
-        quantised.check(expected, unused)
-        plan = stored_plan(quantised, decoder, options)
-    else:
-        checkpoint = mapped(checkpoint, decoder.sources(), expected)
-        checkpoint.check(expected, unused)
-        plan = make_plan(decoder, options) if options.plan is None else read_plan(options.plan, decoder)
+    checkpoint, quantised, decoder, plan = _planned(source, options)
     for name in options.formats:
         if name in CHECKPOINT_FORMATS:
-            open_format(name, plan, weight_shapes(decoder))
+            open_format(name, plan, decoder.every_tensor())
             check_layout(name, decoder)
     check_links(folder)
     for carried in CARRIED_SETTINGS:
@@ -115,18 +104,42 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         need = memory_need(checkpoint, decoder, plan, replace(options, batch_size=batch_size), mine)
         in_files = maps_activations(need, memory_limit_bytes)
         chains = need.chains if in_files else 0
-    sizes = _weight_sizes(checkpoint, expected, widest(problem, plan))
-    weights = sum(sizes.values())
-    working = (weights if calibration is not None else 0) + chains
     needed = 0
     if launch.is_main:
-        beside = max(_scratch_bytes(name, sizes) for name in options.formats)
-        needed = (weights + _SMALL_FILES_BYTES) * len(options.formats) + working + beside
+        needed = chains + _disk_bytes(checkpoint, decoder, widest(problem, plan), options.formats, tunes)
         check_space(out, needed)
     return Job(
         model, out, options, checkpoint, decoder, plan, calibration, in_files, launch, problem, quantised=quantised,
         needed_bytes=needed,
     )  # fmt: skip
+
+
+def _planned(
+    source: Checkpoint | PackedCheckpoint, options: ConvertOptions
+) -> tuple[Checkpoint, PackedCheckpoint | None, Decoder, Plan]:
+    """The source under the decoder's names, twice where it is quantised, the decoder, and the scheme of each module.
+
+    Whether the head is tied to the embedding is decided here, for the whole conversion: `Decoder.head_at` and
+    `lm_head.weight` of the source say it from now on.
+    """
+    decoder = from_config(source.config)
+    if isinstance(source, Checkpoint):
+        sources, expected = decoder.sources(), decoder.every_tensor()
+        checkpoint = mapped(source, sources, expected)
+        checkpoint.check(expected, decoder.unused_tensors())
+        plan = make_plan(decoder, options) if options.plan is None else read_plan(options.plan, decoder)
+        if HEAD in plan and decoder.head_at != HEAD:
+            sources, decoder = sources_of_untied(decoder), with_own_head(decoder)
+            checkpoint = mapped(source, sources, decoder.every_tensor())
+        return checkpoint, None, decoder, plan
+    if source.packed(HEAD):
+        decoder = with_own_head(decoder)
+    quantised = mapped_packed(source, decoder.sources())
+    quantised.check(decoder.every_tensor(), decoder.unused_tensors())
+    plan = stored_plan(quantised, decoder, options)
+    if HEAD in plan and decoder.head_at != HEAD:
+        quantised, decoder = mapped_packed(source, sources_of_untied(decoder)), with_own_head(decoder)
+    return source.stored, quantised, decoder, plan
 
 
 def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibration | None) -> None:
@@ -157,37 +170,24 @@ def _device(options: ConvertOptions, tunes: bool) -> str:
     return resolve(options.device)
 
 
-def _weight_sizes(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], plan: Plan) -> dict[str, int]:
-    """About how large each weight becomes: at its bits, scales and zero points of 3 bytes a group."""
+def _disk_bytes(
+    checkpoint: Checkpoint, decoder: Decoder, plan: Plan, formats: tuple[str, ...], with_working_folder: bool
+) -> int:
+    """About what the conversion takes on the output's disk at its peak: output, working folder, scratch of one exporter."""
     infos = checkpoint.tensors()
-    sizes = {}
-    for name, shape in expected.items():
-        scheme = plan.get(name.removesuffix(".weight"))
-        if scheme is None:
-            sizes[name] = infos[name].size_bytes if name in infos else 0
-            continue
-        if isinstance(scheme, Codebooks):
-            sizes[name] = int(scheme.size_bits(shape) / 8 * _CODES_IN_BYTES)
-            continue
-        count = math.prod(shape)
-        group = shape[-1] if scheme.group_size == -1 else scheme.group_size
-        sizes[name] = int(count * max(scheme.bits, 4) / 8 + count / group * 6)
-    return sizes
 
+    def weight_sizes(sizes: Sizes) -> dict[str, int]:
+        written: dict[str, int] = {}
+        for name, shape in decoder.every_tensor().items():
+            info = infos.get(name)
+            item_bytes = 0 if info is None else info.size_bytes // math.prod(info.shape)
+            written[name] = sizes.weight_bytes(name, shape, plan.get(name.removesuffix(".weight")), item_bytes)
+        return written
 
-def _scratch_bytes(target: str, sizes: dict[str, int]) -> int:
-    """What a format's writer holds on the disk beside its output, until that is whole.
-
-    Checkpoints: one shard twice. OpenVINO: its serialiser's own file of weights, all zeros, each length and type once,
-    and a layer's experts as one.
-    """
-    if target in CHECKPOINT_FORMATS:
-        return min(sum(sizes.values()), SHARD_BYTES)
-    if target != "openvino":
-        return 0
-    joined: dict[str, int] = {}
-    for name, size in sizes.items():
-        layers_experts, found, _ = name.partition(".experts.")
-        key = f"{layers_experts}.{name.rpartition('.experts.')[2].partition('.')[2]}" if found else name
-        joined[key] = joined.get(key, 0) + size
-    return sum(set(joined.values()))
+    needed, scratch = 0, 0
+    for sizes in map(sizes_of, formats):
+        written = weight_sizes(sizes)
+        needed += sum(written.values()) + sizes.graph_bytes(decoder) + _SMALL_FILES_BYTES
+        scratch = max(scratch, sizes.scratch_bytes(written))
+    working = sum(weight_sizes(safetensors_sizes).values()) if with_working_folder else 0
+    return needed + scratch + working

@@ -23,11 +23,6 @@ _GRID = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # opti
 _FREE = (*_GRID, "formats", "native_weights", "recipe", "seed", "device", "verify", "lm_head_bits", "embedding_bits")
 
 
-def with_stored_head(source: PackedCheckpoint, decoder: Decoder) -> Decoder:
-    """`decoder` with a head of its own where the checkpoint holds one that is quantised, tied or not."""
-    return replace(decoder, head_at=HEAD) if source.packed(HEAD) else decoder
-
-
 def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOptions) -> Plan:
     """The grid of each module as it is stored; what of embedding and head is in float gets the bits that the options ask for.
 
@@ -146,8 +141,8 @@ def repacked(source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress
     """Every tensor in the model's order. `relative_error` is against what is stored: 0 but for what is rounded here."""
     shapes, blocks = weight_shapes(decoder), decoder.config.num_hidden_layers
 
-    def emitted(name: str, stored: str | None = None) -> Emitted:
-        weight = source.read(stored or name, shapes[name])
+    def emitted(name: str) -> Emitted:
+        weight = source.read(name, shapes[name])
         scheme = plan.get(name.removesuffix(".weight"))
         if not isinstance(weight, FloatTensor) or not isinstance(scheme, QuantScheme) or not name.endswith(".weight"):
             return Emitted(name, weight, 0.0)
@@ -155,14 +150,11 @@ def repacked(source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress
 
         return Emitted(name, *round_to_nearest(name, weight, scheme))
 
-    head = f"{HEAD}.weight"
     yield from map(emitted, decoder.first_tensors())
     for layer in range(blocks):
         yield from map(emitted, decoder.tensors(layer))
         on_progress(Progress("quantise", layer + 1, blocks))
-    yield from (emitted(name) for name in decoder.last_tensors() if name != head)
-    if HEAD in plan:
-        yield emitted(head, None if decoder.head_at == HEAD else f"{decoder.head_at}.weight")
+    yield from map(emitted, sorted(decoder.last_tensors(), key=lambda name: name == f"{HEAD}.weight"))
 
 
 def tuning_records(source: PackedCheckpoint) -> tuple[tuple[BlockRecord, ...], Quality | None]:

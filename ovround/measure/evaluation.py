@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed, open_source
-from ovround.conversion.repacking import with_stored_head
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.measure.perplexity import Evaluation, Logits, OnWindows, cut_windows, evaluate
 from ovround.models import from_config
+from ovround.models.decoder import HEAD
+from ovround.models.tied_head import with_own_head
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_texts
 
@@ -103,7 +104,8 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
         checkpoint.check(expected, decoder.unused_tensors())
         weights = CheckpointWeights(checkpoint)
     else:
-        decoder = with_stored_head(source, decoder)
+        if source.packed(HEAD):
+            decoder = with_own_head(decoder)
         expected = decoder.every_tensor()
         packed = mapped_packed(source, decoder.sources())
         packed.check(expected, decoder.unused_tensors())

@@ -36,6 +36,11 @@ class FloatTensor:
         rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
         return cls((rounded >> np.uint32(16)).astype(np.uint16), dtype)
 
+    @classmethod
+    def from_bytes(cls, data: NDArray[np.uint8], dtype: FloatType, shape: tuple[int, ...]) -> FloatTensor:
+        """The tensor `shape` whose little-endian values are `data`."""
+        return cls(data.view(_STORAGE[dtype]).reshape(shape), dtype)
+
     @property
     def shape(self) -> tuple[int, ...]:
         return self.data.shape

@@ -1,4 +1,4 @@
-"""Exact re-expression of a `QTensor`: another container for the same values, and the way back.
+"""Exact re-expression of a `QTensor`: the same values in another container, and the way back.
 
 A format that lacks a width takes a wider one, a format that lacks a group size takes a divisor with scales repeated, and a
 format without an implied zero point takes it stored. None of these changes `dequantize()` by a bit.
@@ -21,7 +21,7 @@ def widened(tensor: QTensor, bits: int) -> QTensor:
     """`tensor` in `bits` bits, at least its own; symmetric codes move with the implied zero point."""
     if bits < tensor.bits:
         raise ValueError(f"{tensor.bits} bits do not fit {bits}")
-    shift = _shift(tensor.bits, bits) if tensor.symmetric else 0
+    shift = symmetric_shift(tensor.bits, bits) if tensor.symmetric else 0
     return replace(tensor, codes=tensor.codes + np.uint8(shift), bits=bits)
 
 
@@ -43,23 +43,28 @@ def restored(tensor: QTensor, bits: int, group_size: int, symmetric: bool) -> QT
     """Undo the above: `tensor` on the grid that it came from; raises ValueError where it does not lie on that grid."""
     if tensor.zero_points is None and not symmetric:
         tensor = with_zero_points(tensor)
-    zero_points = None if tensor.zero_points is None else _once(tensor.zero_points, tensor, group_size)
-    scales = _once(tensor.scales, tensor, group_size)
+    groups = tensor.shape[1] // group_size
+    zero_points = None if tensor.zero_points is None else merged_groups(tensor.zero_points, groups)
+    scales = merged_groups(tensor.scales, groups)
     shift = 0
     if symmetric:
         if zero_points is not None and (zero_points != 1 << (tensor.bits - 1)).any():
             raise ValueError("zero points are not those of a symmetric grid")
-        zero_points, shift = None, _shift(bits, tensor.bits)
+        zero_points, shift = None, symmetric_shift(bits, tensor.bits)
     return QTensor(tensor.codes - np.uint8(shift), scales, zero_points, bits, tensor.order)
 
 
-def _shift(narrow: int, wide: int) -> int:
+def symmetric_shift(narrow: int, wide: int) -> int:
+    """What is added to a symmetric code of `narrow` bits that is stored in `wide` bits: the implied zero point moves."""
     return (1 << (wide - 1)) - (1 << (narrow - 1))
 
 
-def _once(values: NDArray[S], tensor: QTensor, group_size: int) -> NDArray[S]:
-    """Values `[N, G]` of `tensor`'s groups as one for each group of `group_size`; raises ValueError where they differ."""
-    grouped = values.reshape(len(values), tensor.shape[1] // group_size, -1)
+def merged_groups(values: NDArray[S], groups: int) -> NDArray[S]:
+    """Values `[N, parts]`, several parts a group, as one value a group `[N, groups]`.
+
+    Raises ValueError when the parts of a group differ.
+    """
+    grouped = values.reshape(len(values), groups, -1)
     first = np.ascontiguousarray(grouped[:, :, 0])
     if (grouped != first[:, :, None]).any():
         raise ValueError("parts of one group have different scales or zero points")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ovround.artifact.manifest import read_manifest
 from ovround.checkpoint import Checkpoint, mapped, mapped_packed, open_source, read_json
 from ovround.errors import EngineError
+from ovround.exporters.formats import open_reader
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
+from ovround.models.tied_head import with_own_head
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
@@ -34,9 +35,9 @@ class Weights:
 
 def open_weights(folder: Path) -> Weights:
     """The model in `folder`; raises OvroundError for one that cannot be read, and EngineError for weights of codebooks."""
-    target = next((name for name, file in _FILES.items() if (folder / file).is_file()), None)
-    if target is not None:
-        return _open_converted(folder, target)
+    written = next((name for name, file in _FILES.items() if (folder / file).is_file()), None)
+    if written is not None:
+        return _open_converted(folder, written)
     source = open_source(folder)
     decoder = from_config(source.config)
     ignored = ("rotary_emb.inv_freq", *decoder.unused_tensors())
@@ -45,7 +46,7 @@ def open_weights(folder: Path) -> Weights:
         plain.check(decoder.every_tensor(), ignored)
         return Weights(decoder, lambda name, shape: plain.read(name))
     if source.packed(HEAD):
-        decoder = replace(decoder, head_at=HEAD)
+        decoder = with_own_head(decoder)
     quantised = mapped_packed(source, decoder.sources())
     quantised.check(decoder.every_tensor(), ignored)
 
@@ -58,13 +59,13 @@ def open_weights(folder: Path) -> Weights:
     return Weights(decoder, read)
 
 
-def _open_converted(folder: Path, target: str) -> Weights:
-    """A folder that `ovround convert` wrote for `target`: its manifest says what each weight is."""
+def _open_converted(folder: Path, format_name: str) -> Weights:
+    """A folder that `ovround convert` wrote in this format; its manifest says what each weight is."""
     records = {record.name: record for record in read_manifest(folder).weights}
     decoder = from_config(read_json(folder / "config.json"))
     if f"{HEAD}.weight" in records:
-        decoder = replace(decoder, head_at=HEAD)
-    reader = importlib.import_module(f"ovround.exporters.{target}.reading").Reader(folder, records)
+        decoder = with_own_head(decoder)
+    reader = open_reader(format_name, folder, records)
 
     def read(name: str, shape: tuple[int, ...]) -> Weight:
         if name not in records or records[name].shape != shape:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from quantised_folder import MODULE, quantised_folder, rewrite
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS
-from ovround.checkpoint import open_source
+from ovround.checkpoint import open_source, quantised
 from ovround.checkpoint.quantised import QuantisedCheckpoint, methods
 from ovround.conversion.convert import convert
 from ovround.errors import CheckpointError, OvroundError, TensorError, UsageError
@@ -40,10 +40,7 @@ TOLERANCE = 1e-5  # float32 sums in another order; a nibble moves the output by 
 
 
 def reader_of(config: Mapping[str, Any]) -> Any:
-    import importlib
-
-    name = {"auto-round": "auto_round"}.get(config["quant_method"], config["quant_method"].replace("-", "_"))
-    return importlib.import_module(f"ovround.checkpoint.{name}").Format(config)
+    return quantised.open_format(config["quant_method"], config)
 
 
 # Words

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from ovround import models
 from ovround.errors import ArchitectureError, CheckpointError, VerifyError
-from ovround.exporters.onnx import Exporter
+from ovround.exporters.exporter import record_of
+from ovround.exporters.formats import open_reader
 from ovround.exporters.onnx.external_data import read_entries
 from ovround.exporters.onnx.genai_config import genai_config, write_genai_config
+from ovround.exporters.onnx.package import OnnxExporter
 from ovround.models import smallest_configs
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
@@ -78,7 +80,7 @@ def export(
         path.mkdir(parents=True, exist_ok=True)
     (source / "config.json").write_text(json.dumps(config))
     decoder, rng, turn = models.from_config(config), np.random.default_rng(7), cycle(schemes)
-    exporter, weights, digests = Exporter(out, decoder, source), {}, {}
+    exporter, weights, records = OnnxExporter(out, decoder, source), {}, {}
     for part in (None, *range(decoder.config.num_hidden_layers)):
         for name, shape in decoder.tensors(part).items():
             weight: QTensor | FloatTensor
@@ -89,10 +91,11 @@ def export(
                 weight = floating(rng, name, shape, dtype)
                 weights[name] = torch.from_numpy(weight.float32())
             exporter.write(name, weight)
-            digests[name] = weight.digest()
+            records[name] = record_of(name, weight)
     exporter.finish()
-    assert {name: exporter.read(name).digest() for name in digests} == digests
     exporter.close()
+    reader = open_reader("onnx", out, records)
+    assert all(reader.read(name).digest() == record.sha256 for name, record in records.items())
     return Exported(out, decoder, weights)
 
 
@@ -233,7 +236,7 @@ def test_two_exports_are_equal_bytes(tmp_path: Path) -> None:
 
 def test_heads_that_onnx_runtime_refuses_are_refused_before_writing(tmp_path: Path) -> None:
     with pytest.raises(ArchitectureError, match="head_dim is 100"):
-        Exporter(tmp_path, models.from_config(tiny(head_dim=100)), tmp_path)
+        OnnxExporter(tmp_path, models.from_config(tiny(head_dim=100)), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from ovround.errors import VerifyError
+from ovround.exporters.exporter import Weight, record_of
 from ovround.exporters.onnx.external_data import CACHE_LINE, PAGE, DataFile
-from ovround.exporters.onnx.matmul_nbits import Layout, layout_of, read_weight, write_weight
+from ovround.exporters.onnx.matmul_nbits import layout_of, write_weight
+from ovround.exporters.onnx.reading import read_weight
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
@@ -28,16 +30,17 @@ def random_weight(rows: int, columns: int, bits: int, group: int, symmetric: boo
     )
 
 
-def stored(path: Path, weight: QTensor | FloatTensor, *, table: bool = False) -> tuple[DataFile, Layout | None]:
+def stored(path: Path, weight: QTensor | FloatTensor, *, table: bool = False) -> DataFile:
     file = DataFile(path / "data")
-    layout = write_weight(file, "w", weight, table=table)
+    write_weight(file, "w", weight, table=table)
     file.close()
-    return file, layout
+    return file
 
 
-def read_back(file: DataFile, layout: Layout | None) -> QTensor | FloatTensor:
+def read_back(file: DataFile, weight: QTensor | FloatTensor) -> Weight:
+    """What lies in `file`, by the record of `weight`."""
     with file.path.open("rb") as source:
-        return read_weight(source, file.entries, "w", layout)
+        return read_weight(source, file.entries, record_of("w", weight))
 
 
 @pytest.mark.parametrize("table", [False, True], ids=["matmul", "table"])
@@ -47,8 +50,8 @@ def test_what_is_written_is_read(tmp_path: Path, bits: int, symmetric: bool, tab
     for columns, groups in ((512, GROUPS), (172, (-1,)), (48, (16, -1))):
         for group in groups:
             weight = random_weight(33, columns, bits, group, symmetric)
-            file, layout = stored(tmp_path, weight, table=table)
-            assert read_back(file, layout).digest() == weight.digest(), (columns, group)
+            file = stored(tmp_path, weight, table=table)
+            assert read_back(file, weight).digest() == weight.digest(), (columns, group)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def test_golden_bytes(tmp_path: Path) -> None:
     scales = np.array([[-0.5, 2.0, 1.0]], np.float16)
     zero_points = np.array([[1, 2, 3]], np.uint8)
 
-    file, _ = stored(tmp_path, QTensor(np.tile(ramp, 3), scales, zero_points, 4))
+    file = stored(tmp_path, QTensor(np.tile(ramp, 3), scales, zero_points, 4))
     assert bytes_of(file, "w") == " ".join(["10 32 54 76 98 ba dc fe"] * 3)
     assert bytes_of(file, "w/scales") == "00 00 00 bf 00 00 00 40 00 00 80 3f"
     assert bytes_of(file, "w/zero_points") == "21 03"
@@ -99,18 +102,18 @@ def test_golden_bytes(tmp_path: Path) -> None:
     }  # fmt: skip
 
     # 3 bits in 4: symmetric codes u become u + 4, whose implied zero point is 8; asymmetric ones stay.
-    file, _ = stored(tmp_path, QTensor(ramp % 8, scales[:, :1], None, 3))
+    file = stored(tmp_path, QTensor(ramp % 8, scales[:, :1], None, 3))
     assert bytes_of(file, "w") == "54 76 98 ba 54 76 98 ba"
     assert list(file.entries) == ["w", "w/scales"]
-    file, _ = stored(tmp_path, QTensor(ramp % 8, scales[:, :1], zero_points[:, 2:], 3))
+    file = stored(tmp_path, QTensor(ramp % 8, scales[:, :1], zero_points[:, 2:], 3))
     assert bytes_of(file, "w") == "10 32 54 76 10 32 54 76"
 
     # 2 bits; the block of 32 is the group.
-    file, _ = stored(tmp_path, QTensor(np.tile(ramp % 4, 2), scales[:, :1], None, 2))
+    file = stored(tmp_path, QTensor(np.tile(ramp % 4, 2), scales[:, :1], None, 2))
     assert bytes_of(file, "w") == "e4 e4 e4 e4 e4 e4 e4 e4"
 
     # A row of 20 is padded to a block of 128 with its zero point.
-    file, _ = stored(tmp_path, QTensor(np.full((1, 20), 5, np.uint8), scales[:, :1], zero_points[:, 2:], 8))
+    file = stored(tmp_path, QTensor(np.full((1, 20), 5, np.uint8), scales[:, :1], zero_points[:, 2:], 8))
     assert bytes_of(file, "w") == " ".join(["05"] * 20 + ["03"] * 108)
 
 
@@ -133,7 +136,7 @@ def test_float_weights_keep_their_type(tmp_path: Path, dtype: str) -> None:
         "float16": FloatTensor(values.astype(np.float16), "float16"),
         "bfloat16": FloatTensor((values.view(np.uint32) >> 16).astype(np.uint16), "bfloat16"),
     }[dtype]
-    assert read_back(*stored(tmp_path, weight)).digest() == weight.digest()
+    assert read_back(stored(tmp_path, weight), weight).digest() == weight.digest()
 
 
 def patch(file: DataFile, name: str, at: int, data: bytes) -> None:
@@ -144,36 +147,36 @@ def patch(file: DataFile, name: str, at: int, data: bytes) -> None:
 
 def test_damage_is_refused_or_changes_the_digest(tmp_path: Path) -> None:
     weight = random_weight(3, 512, 3, -1, False)  # blocks of 128, four a group
-    file, layout = stored(tmp_path, weight)
+    file = stored(tmp_path, weight)
     patch(file, "w/scales", 4, np.float32(0.5).tobytes())
-    with pytest.raises(VerifyError, match="the blocks of one group"):
-        read_back(file, layout)
+    with pytest.raises(VerifyError, match="parts of one group"):
+        read_back(file, weight)
 
-    file, layout = stored(tmp_path, weight)
+    file = stored(tmp_path, weight)
     patch(file, "w/zero_points", 0, b"\x70")
-    with pytest.raises(VerifyError, match="the blocks of one group"):
-        read_back(file, layout)
+    with pytest.raises(VerifyError, match="parts of one group"):
+        read_back(file, weight)
 
-    file, layout = stored(tmp_path, weight)
+    file = stored(tmp_path, weight)
     patch(file, "w/scales", 0, np.array([0.1, 0.1], np.float32).tobytes())
     with pytest.raises(VerifyError, match="no float16"):
-        read_back(file, layout)
+        read_back(file, weight)
 
-    file, layout = stored(tmp_path, weight)
+    file = stored(tmp_path, weight)
     patch(file, "w", 0, b"\x0f")
     with pytest.raises(VerifyError, match="does not fit 3 bits"):
-        read_back(file, layout)
+        read_back(file, weight)
 
-    file, layout = stored(tmp_path, weight)
+    file = stored(tmp_path, weight)
     patch(file, "w", 0, bytes([(weight.codes[0, 0] ^ 1) | weight.codes[0, 1] << 4]))
-    assert read_back(file, layout).digest() != weight.digest()
+    assert read_back(file, weight).digest() != weight.digest()
 
-    file, layout = stored(tmp_path, weight)
+    file = stored(tmp_path, weight)
     file.path.write_bytes(file.path.read_bytes()[:-1])
     with pytest.raises(VerifyError, match="`w` cannot be read back"):
-        read_back(file, layout)
+        read_back(file, weight)
 
-    file, layout = stored(tmp_path, weight)
+    file = stored(tmp_path, weight)
     del file.entries["w/zero_points"]
     with pytest.raises(VerifyError, match="contradict"):
-        read_back(file, layout)
+        read_back(file, weight)

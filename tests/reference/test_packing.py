@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from reference.reference_impl import bit_stream, codes_of
 
 from ovround.errors import VerifyError
-from ovround.exporters.openvino.compressed import SCALE, ZERO_POINT, Stored, element_type, read_weight, write_weight
-from ovround.exporters.openvino.constants import ALIGNMENT, ConstantFile
+from ovround.exporters.exporter import Weight, record_of
+from ovround.exporters.openvino.compressed import SCALE, ZERO_POINT, write_weight
+from ovround.exporters.openvino.constants import ConstantFile
+from ovround.exporters.openvino.reading import read_weight
+from ovround.exporters.openvino.storage import ALIGNMENT, element_type
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.packing import PACKED_BITS, pack_rows, signed_nibbles, unpack_rows, unsigned_nibbles
 from ovround.tensors.qtensor import BITS, GROUP_SIZES, QTensor
@@ -90,13 +93,12 @@ def test_openvino_constants_round_trip(tmp_path_factory: pytest.TempPathFactory,
     np.testing.assert_array_equal(back.dequantize().view(np.uint32), tensor.dequantize().view(np.uint32))
 
 
-def written_and_read(folder: Path, weight: QTensor | FloatTensor, *, table: bool) -> QTensor | FloatTensor:
+def written_and_read(folder: Path, weight: QTensor | FloatTensor, *, table: bool) -> Weight:
     file = ConstantFile(folder / "weights.bin")
     write_weight(file, "w", weight, table=table)
     file.close()
     with file.path.open("rb") as source:
-        stored = Stored(weight.bits, weight.symmetric) if isinstance(weight, QTensor) else None
-        return read_weight(source, file.entries, "w", stored)
+        return read_weight(source, file.entries, record_of("w", weight))
 
 
 def stored_bytes(folder: Path, weight: QTensor, *, table: bool = False) -> dict[str, tuple[str, str]]:
@@ -181,7 +183,7 @@ def test_any_flipped_bit_is_noticed(
     file.path.write_bytes(content)
     with file.path.open("rb") as source:
         try:
-            back = read_weight(source, file.entries, "w", Stored(tensor.bits, tensor.symmetric))
+            back = read_weight(source, file.entries, record_of("w", tensor))
         except VerifyError:
             return
     assert back.digest() != tensor.digest()

@@ -61,7 +61,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
         for rank, fault in enumerate(faults):
             (place / str(rank)).mkdir()
             environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OVROUND_TEST_FAULT": str(fault)}
-            modules = ["ovround.exporters.onnx", "fault_injection"]
+            modules = ["ovround.exporters.onnx.package", "fault_injection"]
             servers.append(stack.enter_context(CommandServer(place / str(rank), modules, environment)))
         yield Processes(servers, faults)
 

@@ -19,6 +19,7 @@ from ovround.artifact.manifest import TARGETS
 from ovround.checkpoint import Checkpoint, locate, mapped, open_checkpoint
 from ovround.conversion.latency_table import LatencyRow, LatencyTable
 from ovround.errors import MissingExtraError, UsageError
+from ovround.exporters.formats import sizes_of
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
 from ovround.options.convert_options import FLOAT_BITS, QuantScheme
@@ -33,6 +34,7 @@ OnShape = Callable[[Shape, int, int], None]
 _LEAST_COPIES, _MOST_COPIES = 4, 256
 _MOST_BYTES = 512 << 20  # of the copies of one weight
 _WARM_UP_RUNS = 2
+_LINEAR = "linear.weight"  # the name for sizes: neither an embedding nor an expert
 _LIBRARIES = {"openvino": "openvino", "onnx": "onnxruntime"}
 _FLOAT_TYPES: dict[str, FloatType] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -73,7 +75,7 @@ def measure(
             )
     try:
         probe = importlib.import_module(f"ovround.measure.profiling.{format}")
-        sizes = importlib.import_module(f"ovround.exporters.sizes_{format}")
+        sizes = sizes_of(format)
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or format, "convert") from error
     full_name = str(probe.device_name(device))
@@ -81,7 +83,7 @@ def measure(
     schemes = {bits: None if bits == FLOAT_BITS else QuantScheme(bits, group_size, sym) for bits in (*BITS, FLOAT_BITS)}
     item_bytes = 4 if dtype == "float32" else 2
     stored = {
-        (shape, bits): int(sizes.weight_bytes(shape, scheme, item_bytes, table=False))
+        (shape, bits): sizes.weight_bytes(_LINEAR, shape, scheme, item_bytes)
         for shape in shapes
         for bits, scheme in schemes.items()
     }

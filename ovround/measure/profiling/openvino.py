@@ -11,8 +11,9 @@ import openvino as ov
 from openvino import opset13 as opset
 
 from ovround.errors import EngineError
-from ovround.exporters.openvino.compressed import decode_node, write_weight
+from ovround.exporters.openvino.compressed import write_weight
 from ovround.exporters.openvino.constants import ConstantFile
+from ovround.exporters.openvino.decompression import decode_node
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 

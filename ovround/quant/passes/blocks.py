@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -70,9 +69,7 @@ class BlockQuantizer:
     ) -> None:
         """For this process of the `group`: `calibration` is what all of them tune on together."""
         self._checkpoint, self._plan, self._options = checkpoint, plan, options
-        # A head that is tied but has a grid of its own is a table of its own.
-        self._decoder = replace(decoder, head_at=HEAD) if HEAD in plan else decoder
-        self._tied_to = decoder.head_at
+        self._decoder = decoder
         self._calibration = calibration and calibration.part(group.rank, group.size)
         self._on_progress, self._activations_in = on_progress, activations_in
         self._device, self._group, self._batch_size = device, group, max(1, options.batch // group.size)
@@ -232,8 +229,7 @@ class BlockQuantizer:
         return _float32(self._read(name))
 
     def _read(self, name: str) -> FloatTensor:
-        """The checkpoint's tensor of that name; the embedding for a head that is tied to it."""
-        return self._checkpoint.read(f"{self._tied_to}.weight" if name == f"{HEAD}.weight" else name)
+        return self._checkpoint.read(name)
 
     def _finish(
         self, store: BlockStore, chains: CalibrationActivations, outside: tuple[Emitted, ...], stage: str
