@@ -1,1 +1,1 @@
-"""Writers: one target a folder, each taking tensors as they are finished and leaving a folder that its engine reads."""
+"""Formats that `ovround convert` writes: one folder each, with the exporter and the reader that verifies its output."""

@@ -1,4 +1,4 @@
-"""The files of a checkpoint that every target carries along unchanged: configuration, tokenizer, chat template, licence."""
+"""The files of a checkpoint that every format copies unchanged: configuration, tokenizer, chat template, licence."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MODEL_FILES = (
 
 
 def check_links(source: Path) -> None:
-    """Raise CheckpointError for one of `MODEL_FILES` that is a link out of `source`: the output would show what lies there.
+    """Raise CheckpointError for one of `MODEL_FILES` that is a link out of `source`: the copy would reveal a foreign file.
 
-    A hub cache, where snapshots/REVISION/FILE links to blobs/HASH, is one place.
+    Links within a hub cache, from snapshots/REVISION/FILE to blobs/HASH, are allowed.
     """
     folder = source.resolve()
-    places = [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
+    allowed = [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
     for name in MODEL_FILES:
         target = (folder / name).resolve()
-        if (folder / name).is_symlink() and not any(place in target.parents for place in places):
+        if (folder / name).is_symlink() and not any(parent in target.parents for parent in allowed):
             raise CheckpointError(
                 f"`{source / name}` is a link out of its folder, to `{target}`",
                 hint="copy the file there, or remove the link",
@@ -33,10 +33,10 @@ def check_links(source: Path) -> None:
 
 
 def copy_model_files(source: Path, folder: Path, context_length: int) -> None:
-    """Copy those of `MODEL_FILES` that `source` has, contents only: a link of a hub cache becomes a file.
+    """Copy those of `MODEL_FILES` that `source` has; a link of a hub cache becomes a file.
 
-    What config.json says of the source's own quantisation is left out: it is not that of the folder. One that does not say
-    how long a text may be, or says it under a name of its family, gets `context_length`.
+    config.json loses the source's `quantization_config`, which does not describe the new folder. It gains `context_length`
+    where it does not state that length as `max_position_embeddings`.
     """
     for name in MODEL_FILES:
         if (source / name).is_file():

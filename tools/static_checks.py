@@ -2,15 +2,13 @@
 
     python tools/static_checks.py
 
-A checkout keeps `exporters/` and `runtime/` beside the package and extends its `__path__`. Type checkers and the graph
-behind import-linter do not follow that, so both run on a copy under `build/typing`. The contracts run in a Python without
-site hooks (`-S`): an editable install's import hook would lead the graph back to the checkout.
+Both run on a copy under `build/typing` (`package_layout.py` says why). The contracts run in a Python without site hooks
+(`-S`): an editable install's import hook would lead the graph back to the checkout.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,22 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYOUT = ROOT / "build" / "typing"
-ROOMS = {"ovround": "ovround", "exporters": "ovround/exporters", "runtime": "ovround/runtime", "tools": "tools"}
 CONFIG = str(ROOT / "pyproject.toml")
 
 
-def lay_out() -> None:
-    """Fresh copies of the Python files; native parts and data stay out."""
-    shutil.rmtree(LAYOUT, ignore_errors=True)
-    for source, target in ROOMS.items():
-        for path in sorted((ROOT / source).rglob("*.py")):
-            copy = LAYOUT / target / path.relative_to(ROOT / source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
-
-
 def main() -> int:
-    lay_out()
+    subprocess.run([sys.executable, str(ROOT / "tools/package_layout.py"), str(LAYOUT)], check=True)
     mypy = [
         "-m",
         "mypy",

@@ -1,4 +1,4 @@
-"""AQLM folders, as transformers reads them with the package `aqlm`; the layout is told in `checkpoint.aqlm`.
+"""AQLM folders, as transformers reads them with the package `aqlm`; the layout is described in `checkpoint.aqlm`.
 
 Codes of up to 8 bits are stored in int8, of up to 16 in int16, so that a folder of 6-bit codes is larger than its weights need.
 """
@@ -28,7 +28,7 @@ class Format:
                 f"aqlm holds no integer grids, yet `{module}` has {scheme.bits} bits",
                 hint="--method aqlm; 16 bits leave a module in float",
             )
-        self._layout = next((one for one in plan.values() if isinstance(one, Codebooks)), None)
+        self._layout = next((scheme for scheme in plan.values() if isinstance(scheme, Codebooks)), None)
 
     def stored(self, tensor: QTensor) -> QTensor:
         raise TypeError("aqlm holds no integer grids")
@@ -39,7 +39,7 @@ class Format:
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()
 
-    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
+    def settings(self, schemes: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
         layout = self._layout
         if layout is None:
             return {}

@@ -1,4 +1,4 @@
-"""AutoRound folders, as auto-round, vLLM and SGLang read them; the layouts are told in `checkpoint.auto_round`.
+"""AutoRound folders, as auto-round, vLLM and SGLang read them; the layouts are described in `checkpoint.auto_round`.
 
 Symmetric weights are packed as `auto_round:auto_gptq`, auto_round's own choice. Its readers take asymmetric ones in
 `auto_round:gptqmodel`, which holds every zero point, so a folder with any of them is packed so.
@@ -14,7 +14,7 @@ from ovround.exporters.checkpoints.layout import (
     Array,
     Plan,
     Shapes,
-    in_words,
+    check_words,
     most_common,
     quantised,
     refuse_order,
@@ -28,7 +28,7 @@ class Format:
     """Any bits, groups and symmetry, and a head; no embedding, no activation order."""
 
     def __init__(self, plan: Plan, shapes: Shapes) -> None:
-        in_words("auto_round", plan, shapes, EMBEDDING)
+        check_words("auto_round", plan, shapes, EMBEDDING)
         self._version = 1 if all(scheme.symmetric for scheme in quantised(plan).values()) else 2
 
     def stored(self, tensor: QTensor) -> QTensor:
@@ -45,10 +45,12 @@ class Format:
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()
 
-    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
-        general = most_common(grids)
+    def settings(self, schemes: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
+        general = most_common(schemes)
         exceptions: dict[str, dict[str, Any]] = {module: {"bits": 16} for module in floats if module != HEAD}
-        exceptions |= {module: _plain(grid) for module, grid in grids.items() if grid != general or module == HEAD}
+        exceptions |= {
+            module: _plain(scheme) for module, scheme in schemes.items() if scheme != general or module == HEAD
+        }
         return {
             "quant_method": "auto-round", **_plain(general),
             "packing_format": "auto_round:auto_gptq" if self._version == 1 else "auto_round:gptqmodel",
@@ -57,5 +59,5 @@ class Format:
         }  # fmt: skip
 
 
-def _plain(grid: QuantScheme) -> dict[str, Any]:
-    return {"bits": grid.bits, "group_size": grid.group_size, "sym": grid.symmetric, "data_type": "int"}
+def _plain(scheme: QuantScheme) -> dict[str, Any]:
+    return {"bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.symmetric, "data_type": "int"}

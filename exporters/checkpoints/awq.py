@@ -17,7 +17,7 @@ from ovround.exporters.checkpoints.layout import (
     Array,
     Plan,
     Shapes,
-    in_words,
+    check_words,
     quantised,
     refuse_order,
 )
@@ -34,7 +34,7 @@ class Format:
     """At most 4 bits; no head, no embedding, no activation order."""
 
     def __init__(self, plan: Plan, shapes: Shapes) -> None:
-        in_words("awq", plan, shapes, EMBEDDING, HEAD)
+        check_words("awq", plan, shapes, EMBEDDING, HEAD)
         sizes = set()
         for module, scheme in quantised(plan).items():
             if scheme.bits > BITS:
@@ -66,7 +66,7 @@ class Format:
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()
 
-    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
+    def settings(self, schemes: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
         return {
             "quant_method": "awq", "bits": BITS, "group_size": self._group_size, "zero_point": True, "version": "gemm",
             "modules_to_not_convert": [*floats],

@@ -1,4 +1,4 @@
-"""compressed-tensors folders, `pack-quantized`, as transformers and vLLM read them; layout in `checkpoint.compressed_tensors`.
+"""compressed-tensors folders, `pack-quantized`, as transformers and vLLM read them; layout: `checkpoint.compressed_tensors`.
 
 Widths are 4 and 8: fewer bits are widened.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ovround.exporters.checkpoints.gptq import transposed
-from ovround.exporters.checkpoints.layout import Array, Plan, Shapes, in_input_order, refuse_tables
+from ovround.exporters.checkpoints.layout import Array, Plan, Shapes, in_input_order, refuse_modules
 from ovround.models.decoder import EMBEDDING
 from ovround.options.convert_options import QuantScheme
 from ovround.tensors.packing import pack_words
@@ -23,7 +23,7 @@ class Format:
     """Any groups and symmetry, sizes that fill no word, a head, and activation order; no embedding."""
 
     def __init__(self, plan: Plan, shapes: Shapes) -> None:
-        refuse_tables("compressed-tensors", plan, EMBEDDING)
+        refuse_modules("compressed-tensors", plan, EMBEDDING)
         self._ordered: set[str] = set()
 
     def stored(self, tensor: QTensor) -> QTensor:
@@ -46,12 +46,12 @@ class Format:
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()
 
-    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
+    def settings(self, schemes: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
         kinds: dict[tuple[QuantScheme, bool], list[str]] = {}
-        for module, grid in grids.items():
-            kinds.setdefault((grid, module in self._ordered), []).append(module)
+        for module, scheme in schemes.items():
+            kinds.setdefault((scheme, module in self._ordered), []).append(module)
         general = max(kinds, key=lambda kind: len(kinds[kind]))
-        # the first group that names a module gives its grid: exceptions stand before the class of all
+        # the first group that names a module gives its scheme, so exceptions stand before the class of all
         ordered = sorted(kinds, key=lambda kind: kind == general)
         return {
             "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
@@ -63,11 +63,11 @@ class Format:
         }  # fmt: skip
 
 
-def _group(grid: QuantScheme, ordered: bool, targets: list[str]) -> dict[str, Any]:
-    whole = grid.group_size == -1
+def _group(scheme: QuantScheme, ordered: bool, targets: list[str]) -> dict[str, Any]:
+    whole = scheme.group_size == -1
     weights = {
-        "num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "dynamic": False, "observer": "minmax",
-        "strategy": "channel" if whole else "group", "group_size": None if whole else grid.group_size,
+        "num_bits": scheme.bits, "type": "int", "symmetric": scheme.symmetric, "dynamic": False, "observer": "minmax",
+        "strategy": "channel" if whole else "group", "group_size": None if whole else scheme.group_size,
         "actorder": "group" if ordered else None, "block_structure": None, "observer_kwargs": {},
     }  # fmt: skip
     return {"targets": targets, "weights": weights, "input_activations": None, "output_activations": None}

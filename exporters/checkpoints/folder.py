@@ -8,10 +8,11 @@ from pathlib import Path
 from ovround.errors import UsageError
 from ovround.exporters.checkpoints.aqlm import encode_codebooks
 from ovround.exporters.checkpoints.formats import open_format
-from ovround.exporters.checkpoints.layout import Plan, grid_of
+from ovround.exporters.checkpoints.layout import Plan, scheme_of
 from ovround.exporters.checkpoints.shards import ShardWriter
 from ovround.exporters.exporter import Weight
 from ovround.exporters.source_files import copy_model_files, write_config
+from ovround.models import from_config
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.models.layout import BLOCKS
 from ovround.options.convert_options import QuantScheme
@@ -22,9 +23,10 @@ _BLOCKS = f"{BLOCKS}."
 
 
 def check_layout(name: str, decoder: Decoder) -> None:
-    """Raise UsageError for a family whose checkpoints hold tensors joined or changed: they are not joined again.
+    """Raise UsageError for a family whose checkpoints hold tensors joined or changed: no exporter joins them again.
 
-    Other names are written as they are, but for embedding, head and blocks, which formats name in their configuration.
+    Tensors of other names are written under those. Embedding, head and blocks must have the usual names, which the
+    configuration of formats refers to.
     """
     for tensor, source in decoder.sources().items():
         moved = source.name != tensor and not (tensor.startswith(_BLOCKS) and source.name.startswith(_BLOCKS))
@@ -63,7 +65,7 @@ class CheckpointExporter:
                 self._shards.write(f"{module}.{suffix}", data)
             return
         stored = self._format.stored(weight)
-        self._schemes[module] = grid_of(stored)
+        self._schemes[module] = scheme_of(stored)
         for suffix, data in self._format.encode(module, stored).items():
             self._shards.write(f"{module}.{suffix}", data)
 
@@ -74,6 +76,8 @@ class CheckpointExporter:
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         if self._decoder.head_at == HEAD:
             config["tie_word_embeddings"] = False  # a head with a scheme of its own unties it
+        elif from_config(config).head_at == HEAD:
+            config["tie_word_embeddings"] = True  # a GGUF file without a head, whatever the original's config.json says
         packed = {*self._schemes, *self._coded}
         if packed:
             linears = [

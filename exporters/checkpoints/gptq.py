@@ -1,4 +1,4 @@
-"""GPTQ folders, as GPTQModel, vLLM and onnxruntime-genai's builder read them; the layout is told in `checkpoint.gptq`.
+"""GPTQ folders, as GPTQModel, vLLM and onnxruntime-genai's builder read them; the layout is described in `checkpoint.gptq`.
 
 Version 1 is written, which every reader knows, unless a zero point is 0: version 1 cannot hold that, and all of the folder is
 version 2. Zero points are small, and wait until all are known.
@@ -16,8 +16,8 @@ from ovround.exporters.checkpoints.layout import (
     Array,
     Plan,
     Shapes,
+    check_words,
     in_input_order,
-    in_words,
     most_common,
 )
 from ovround.models.decoder import EMBEDDING, HEAD
@@ -30,7 +30,7 @@ class Format:
     """Any bits, groups and symmetry, activation order, and a head; no embedding."""
 
     def __init__(self, plan: Plan, shapes: Shapes) -> None:
-        in_words("gptq", plan, shapes, EMBEDDING)
+        check_words("gptq", plan, shapes, EMBEDDING)
         self._zeros: dict[str, QTensor] = {}
         self._ordered = False
 
@@ -48,13 +48,13 @@ class Format:
         for module, tensor in self._zeros.items():
             yield f"{module}.qzeros", stream_zeros(tensor, version)
 
-    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
-        general = most_common(grids)
+    def settings(self, schemes: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
+        general = most_common(schemes)
         dynamic: dict[str, dict[str, Any]] = {f"-:{pattern(module)}": {} for module in floats if module != HEAD}
-        dynamic |= {f"+:{pattern(module)}": _plain(grid) for module, grid in grids.items() if grid != general}
+        dynamic |= {f"+:{pattern(module)}": _plain(scheme) for module, scheme in schemes.items() if scheme != general}
         return {
             "quant_method": "gptq", **_plain(general), "desc_act": self._ordered, "static_groups": False,
-            "lm_head": HEAD in grids, "true_sequential": False, "damp_percent": 0.01,
+            "lm_head": HEAD in schemes, "true_sequential": False, "damp_percent": 0.01,
             # no `meta`: transformers takes it for a sign of version 2 when auto-round is to load the folder
             "checkpoint_format": "gptq" if self._version() == 1 else "gptq_v2",
             **({"dynamic": dynamic} if dynamic else {}),
@@ -88,5 +88,5 @@ def _zeros_only(tensor: QTensor) -> QTensor:
     return QTensor(np.zeros(tensor.scales.shape, np.uint8), tensor.scales, tensor.zero_points, tensor.bits)
 
 
-def _plain(grid: QuantScheme) -> dict[str, Any]:
-    return {"bits": grid.bits, "group_size": grid.group_size, "sym": grid.symmetric}
+def _plain(scheme: QuantScheme) -> dict[str, Any]:
+    return {"bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.symmetric}

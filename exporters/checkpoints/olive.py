@@ -1,4 +1,4 @@
-"""Olive folders, which onnxruntime-genai's builder turns into ONNX for all of its families; layout in `checkpoint.olive`.
+"""Olive folders, which onnxruntime-genai's builder turns into ONNX for all of its families; layout: `checkpoint.olive`.
 
 Olive has the widths and blocks of ONNX Runtime: 3 bits lie in 4, and groups that are no block become several.
 """
@@ -44,11 +44,11 @@ class Format:
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()
 
-    def settings(self, grids: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
-        general = most_common(grids)
-        overrides = {module: _plain(grid) for module, grid in grids.items() if grid != general}
+    def settings(self, schemes: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
+        general = most_common(schemes)
+        overrides = {module: _plain(scheme) for module, scheme in schemes.items() if scheme != general}
         return {
-            "quant_method": "olive", **_plain(general), "lm_head": HEAD in grids, "embeds": EMBEDDING in grids,
+            "quant_method": "olive", **_plain(general), "lm_head": HEAD in schemes, "embeds": EMBEDDING in schemes,
             **({"overrides": overrides} if overrides else {}),
         }  # fmt: skip
 
@@ -66,5 +66,5 @@ def _block(group_size: int, module: str) -> int:
     return block
 
 
-def _plain(grid: QuantScheme) -> dict[str, Any]:
-    return {"bits": grid.bits, "group_size": grid.group_size, "symmetric": grid.symmetric}
+def _plain(scheme: QuantScheme) -> dict[str, Any]:
+    return {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric}

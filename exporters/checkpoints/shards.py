@@ -1,7 +1,7 @@
 """safetensors shards, written as tensors arrive: 8 bytes of header length, the header as JSON, the data.
 
-A header stands in front of data that is not known yet, so a shard's data goes to a scratch file, and behind its header when
-the shard is full. The disk holds one shard twice meanwhile, memory one tensor.
+A header stands before data that is not known yet. So the data goes to a scratch file first, and is copied after its header when
+the shard is full. Meanwhile the disk holds one shard twice, and memory one tensor.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.checkpoint.safetensors_file import ARRAY_TYPES
+
 SHARD_BYTES = 2_000_000_000
-_TYPES = {
-    "uint8": "U8", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64",
-    "float16": "F16", "float32": "F32", "bfloat16": "BF16",
-}  # fmt: skip
+_TYPES = {np.dtype(storage).name: kind for kind, storage in ARRAY_TYPES.items()} | {"bfloat16": "BF16"}
 _ALIGNMENT = 8
 
 

@@ -23,8 +23,8 @@ from ovround.tensors.float_tensor import FloatType
 
 GRAPH_FILE, WEIGHTS_FILE = "model.onnx", "model.onnx.data"
 CACHE_LINE, PAGE = 64, 4096
-JOINT = "ovround.joint"  # metadata: weights of which others are rows, {joint: {part: number of rows}}
-LARGE_BYTES = 1 << 20  # from here on a tensor starts on a page, so that ONNX Runtime can map it
+JOINT = "ovround.joint"  # metadata: fused weights, {name: {name of a part: its number of rows}}
+LARGE_BYTES = 1 << 20  # a tensor of this size or more starts on a page, so that ONNX Runtime can map it
 ITEM_BYTES: dict[int, int] = {
     onnx.TensorProto.UINT8: 1,
     onnx.TensorProto.FLOAT16: 2,
@@ -99,7 +99,7 @@ class DataFile:
         self.entries[name] = entry
 
     def initializers(self) -> list[onnx.TensorProto]:
-        """One TensorProto an entry, in the order of writing."""
+        """One TensorProto for each entry, in the order of writing."""
         return [_initializer(name, entry, self.path.name) for name, entry in self.entries.items()]
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ def _initializer(name: str, entry: Entry, location: str) -> onnx.TensorProto:
 
 
 def read_entries(model_path: Path, location: str) -> dict[str, Entry]:
-    """Every external initializer of a model by name, as the file states it, and each part of a joint one.
+    """Every external initializer of a model by name, as the file states it, and each part of a fused one.
 
     Raises VerifyError for one that lies in another file than `location` or whose length does not fit its shape.
     """
@@ -141,10 +141,10 @@ def read_entries(model_path: Path, location: str) -> dict[str, Entry]:
     return entries
 
 
-def _parts(entries: dict[str, Entry], joints: dict[str, dict[str, int]]) -> dict[str, Entry]:
-    """The entries of the weights that `joints` says are rows of others."""
+def _parts(entries: dict[str, Entry], fused: dict[str, dict[str, int]]) -> dict[str, Entry]:
+    """The entries of the parts of fused weights."""
     parts: dict[str, Entry] = {}
-    for whole, rows in joints.items():
+    for whole, rows in fused.items():
         for name in [name for name in entries if name == whole or name.startswith(f"{whole}/")]:
             first = 0
             for part, count in rows.items():

@@ -1,8 +1,8 @@
 """Projections of one input as one MatMulNBits: query, key and value; gate and up.
 
 One node instead of three gives ONNX Runtime's threads one long piece of work where they had three short ones with a wait after
-each. Rows of codes, scales and zero points lie behind one another, so each projection is still there, bit for bit: a slice of
-rows, which `ovround.joint` in the model's metadata names (`external_data.JOINT`).
+each. The rows of codes, scales and zero points follow each other. So each projection is still there, bit for bit, as a range of
+rows that `ovround.joint` in the model's metadata names (`external_data.JOINT`).
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class FusedWeight:
     rows: Mapping[str, int]
 
 
-def joints_of(decoder: Decoder) -> dict[str, FusedWeight]:
-    """Each weight that can be part of a joint one, and that joint."""
-    found: dict[str, FusedWeight] = {}
+def fused_weights(decoder: Decoder) -> dict[str, FusedWeight]:
+    """The fused weight of each weight that can be part of one, by the part's name."""
+    fused: dict[str, FusedWeight] = {}
     for layer in range(decoder.config.num_hidden_layers):
         shapes = decoder.tensors(layer)
         for group in decoder.same_input(layer):
             rows = {f"{name}.weight": shapes[f"{name}.weight"][0] for name in group}
             parent = group[0].rpartition(".")[0]
             whole = "qkv_proj" if group[0].endswith("q_proj") else "gate_up_proj"
-            found |= dict.fromkeys(rows, FusedWeight(f"{parent}.{whole}.weight", rows))
-    return found
+            fused |= dict.fromkeys(rows, FusedWeight(f"{parent}.{whole}.weight", rows))
+    return fused
 
 
-def joined(weights: Sequence[Weight]) -> QTensor | None:
-    """All rows as one tensor; None where they are not on one grid, or their columns stand in an order of their own."""
+def fuse(weights: Sequence[Weight]) -> QTensor | None:
+    """All rows as one tensor; None where the weights differ in their scheme, or one has an activation order."""
     quantised = [weight for weight in weights if isinstance(weight, QTensor) and weight.order is None]
     kinds = {(layout_of(w).stored_bits, w.bits, w.symmetric, w.group_size) for w in quantised}
     if len(quantised) < len(weights) or len(kinds) > 1:
@@ -55,5 +55,6 @@ def joined(weights: Sequence[Weight]) -> QTensor | None:
     )
 
 
-def to_metadata(joints: Sequence[FusedWeight]) -> str:
-    return json.dumps({joint.name: dict(joint.rows) for joint in joints}, sort_keys=False)
+def to_metadata(weights: Sequence[FusedWeight]) -> str:
+    """The value of `JOINT` in the model's metadata."""
+    return json.dumps({weight.name: dict(weight.rows) for weight in weights}, sort_keys=False)

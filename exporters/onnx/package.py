@@ -9,7 +9,7 @@ from ovround.errors import ArchitectureError
 from ovround.exporters.exporter import Weight
 from ovround.exporters.native_parts import fits_operator
 from ovround.exporters.onnx.external_data import GRAPH_FILE, JOINT, WEIGHTS_FILE, DataFile
-from ovround.exporters.onnx.fused import FusedWeight, joined, joints_of, to_metadata
+from ovround.exporters.onnx.fused import FusedWeight, fuse, fused_weights, to_metadata
 from ovround.exporters.onnx.genai_config import write_genai_config
 from ovround.exporters.onnx.matmul_nbits import Layout, write_weight
 from ovround.exporters.onnx.native import write_native
@@ -39,31 +39,31 @@ class OnnxExporter:
         self._source = source
         self._file = DataFile(folder / WEIGHTS_FILE)
         self._layouts: dict[str, Layout] = {}
-        self._joints = joints_of(decoder)
+        self._fused_by_part = fused_weights(decoder)
         self._native_weights = native_weights
         self._native: dict[str, tuple[int, int]] = {}  # the shapes of the native operator's weights
-        self._held: dict[str, dict[str, Weight]] = {}  # parts of a joint weight of which some are still to come
-        self._joined: list[FusedWeight] = []
+        self._held: dict[str, dict[str, Weight]] = {}  # parts of a fused weight that is not complete yet
+        self._fused: list[FusedWeight] = []  # that were written
 
     def write(self, name: str, weight: Weight) -> None:
-        joint = self._joints.get(name)
-        if joint is None:
+        fused = self._fused_by_part.get(name)
+        if fused is None:
             self._write(name, weight)
             return
-        parts = self._held.setdefault(joint.name, {})
+        parts = self._held.setdefault(fused.name, {})
         parts[name] = weight
-        if len(parts) == len(joint.rows):
-            self._write_joint(joint, self._held.pop(joint.name))
+        if len(parts) == len(fused.rows):
+            self._write_fused(fused, self._held.pop(fused.name))
 
-    def _write_joint(self, joint: FusedWeight, parts: dict[str, Weight]) -> None:
+    def _write_fused(self, fused: FusedWeight, parts: dict[str, Weight]) -> None:
         native = self._native_weights and any(fits_operator(weight, name) for name, weight in parts.items())
-        whole = None if native else joined([parts[name] for name in joint.rows])  # of codebooks nothing is joined
+        whole = None if native else fuse([parts[name] for name in fused.rows])
         if whole is None:
             for name, weight in parts.items():
                 self._write(name, weight)
             return
-        self._write(joint.name, whole)
-        self._joined.append(joint)
+        self._write(fused.name, whole)
+        self._fused.append(fused)
 
     def _write(self, name: str, weight: Weight) -> None:
         if isinstance(weight, CodebookTensor) or (self._native_weights and fits_operator(weight, name)):
@@ -75,10 +75,10 @@ class OnnxExporter:
             self._layouts[name] = layout
 
     def finish(self) -> None:
-        ops = OnnxOps(self._file, self._layouts, self._decoder.config, self._joined, self._native)
+        ops = OnnxOps(self._file, self._layouts, self._decoder.config, self._fused, self._native)
         model = ops.model(self._decoder.logits(ops, ops.input_ids), __version__)
-        if self._joined:
-            model.metadata_props.add(key=JOINT, value=to_metadata(self._joined))
+        if self._fused:
+            model.metadata_props.add(key=JOINT, value=to_metadata(self._fused))
         self._file.close()
         (self.folder / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
         copy_model_files(self._source, self.folder, self._decoder.config.max_position_embeddings)

@@ -1,4 +1,4 @@
-"""Weights for the native operator as constants of an OpenVINO model: their writing, and the operator's node."""
+"""Weights for the native operator as constants of an OpenVINO model, and the operator's node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What OpenVINO's own writers need around them: the same bytes for the same model, and an error that says what it is."""
+"""Calls of OpenVINO's own writers: equal models give equal bytes, and a failure becomes an OutputError."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import openvino as ov
 
 from ovround.errors import OutputError
 
-_MADE_UP = re.compile(r"[A-Za-z][A-Za-z0-9]*_\d+([.:]\d+)?")  # Multiply_1204, as OpenVINO names what nobody named
+_MADE_UP = re.compile(
+    r"[A-Za-z][A-Za-z0-9]*_\d+([.:]\d+)?"
+)  # Multiply_1204: the name that OpenVINO gives to an unnamed node
 
 
 def saved(path: Path, write: Callable[[], object]) -> None:
@@ -25,13 +27,13 @@ def saved(path: Path, write: Callable[[], object]) -> None:
 
 
 def count_names(model: ov.Model) -> None:
-    """Number the nodes without a name within their model: OpenVINO's own numbers go on from model to model in a process."""
+    """Rename unnamed nodes by their number in the model: OpenVINO counts through all models of a process."""
     for number, node in enumerate(model.get_ordered_ops()):
         if _MADE_UP.fullmatch(node.get_friendly_name()):
             node.set_friendly_name(f"{node.get_type_name()}_{number}")
-        for place, output in enumerate(node.outputs()):
+        for index, output in enumerate(node.outputs()):
             names = {
-                f"{node.get_type_name()}_{number}:{place}" if _MADE_UP.fullmatch(name) else name
+                f"{node.get_type_name()}_{number}:{index}" if _MADE_UP.fullmatch(name) else name
                 for name in output.get_names()
             }
             output.set_names(names)

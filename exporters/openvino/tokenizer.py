@@ -24,7 +24,7 @@ def write_tokenizer(source: Path, folder: Path) -> None:
     """
     shown = folder / "tokenizer.shown"
     try:
-        show_tokenizer(source, shown)  # what the disk says is said as it is
+        show_tokenizer(source, shown)  # its own errors are reported as they are
     except BaseException:
         shutil.rmtree(shown, ignore_errors=True)
         raise
@@ -46,7 +46,7 @@ def write_tokenizer(source: Path, folder: Path) -> None:
 
 
 def _raise_disk_error(error: Exception) -> None:
-    """Raise OSError for what the system said while the libraries wrote; Rust's put its number into a text."""
+    """Raise OSError where a library failed to write a file; Rust libraries put the error number into a text."""
     if isinstance(error, OSError) and error.errno is not None:
         raise error
     number = re.search(r"\(os error (\d+)\)", str(error))

@@ -1,8 +1,8 @@
-"""What of a checkpoint transformers is shown to build its tokenizer: known files, and in them known keys.
+"""The files and keys of a checkpoint from which transformers may build a tokenizer.
 
-transformers acts on keys that this tokenizer does not need: `auto_map` names Python files to run, `*_internal` keys have
-chosen implementations (CVE-2026-4372), nested ones have turned `trust_remote_code` on (CVE-2026-5241). A key that is not on
-the list never reaches it.
+transformers acts on keys that no tokenizer needs. `auto_map` names Python files to run, `*_internal` keys have chosen
+implementations (CVE-2026-4372), nested keys have turned `trust_remote_code` on (CVE-2026-5241). So it sees a copy of the
+checkpoint that has only the files and keys listed here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ovround.errors import CheckpointError
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja")
 _OBJECTS = {
-    # the class of tokenizer is chosen by these
+    # these choose the class of the tokenizer
     "config.json": ("model_type", "model_name", "tokenizer_class", "transformers_version"),
     "tokenizer_config.json": (
         "add_bos_token", "add_eos_token", "add_prefix_space", "added_tokens_decoder", "additional_special_tokens",
@@ -39,7 +39,7 @@ _NAME = re.compile(r"[\w.+-]{1,100}")
 
 
 def show_tokenizer(source: Path, folder: Path) -> None:
-    """Fill `folder` with what of the checkpoint `source` a tokenizer needs; raises CheckpointError for a name that is none."""
+    """Fill `folder` with the files of `source` that a tokenizer needs; raises CheckpointError for an invalid name."""
     folder.mkdir()
     for name in _FILES:
         if (source / name).is_file():

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ovround.checkpoint.packed import Array, Part, float16_exactly
+from ovround.checkpoint.packed import FLOATS, Array, Part, float16_exactly
 from ovround.errors import CheckpointError
 from ovround.options.convert_options import QuantScheme
 from ovround.tensors.codebook_tensor import CodebookTensor
@@ -42,11 +42,10 @@ class Format:
             )
         groups = rows // self._outputs
         codes = ("I8",) if self._bits <= 8 else ("I16",)
-        floats = ("F16", "BF16", "F32")
         return {
             "codes": Part(codes, (groups, columns // self._inputs, self._books)),
-            "codebooks": Part(floats, (self._books, 1 << self._bits, self._outputs, self._inputs)),
-            "scales": Part(floats, (groups, 1, 1, 1)),
+            "codebooks": Part(FLOATS, (self._books, 1 << self._bits, self._outputs, self._inputs)),
+            "scales": Part(FLOATS, (groups, 1, 1, 1)),
         }
 
     def decode(self, module: str, shape: tuple[int, int], arrays: Mapping[str, Array]) -> CodebookTensor:

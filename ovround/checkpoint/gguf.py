@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.checkpoint.hf import Checkpoint, read_json
+from ovround.checkpoint.safetensors_file import ARRAY_TYPES, FLOAT_TYPES
 from ovround.errors import CheckpointError, MissingExtraError, TensorError
 from ovround.options.convert_options import QuantScheme
 from ovround.tensors.float_tensor import FloatTensor
@@ -35,13 +36,14 @@ if TYPE_CHECKING:
     from gguf import ReaderTensor
 
 Bytes = NDArray[np.uint8]
-WeightScheme = tuple[Bytes, NDArray[np.float32], NDArray[np.float32]]  # codes [N, K], scales [N, G], zero points [N, G]
+GroupedLevels = tuple[
+    Bytes, NDArray[np.float32], NDArray[np.float32]
+]  # codes [N, K], scales [N, G], zero points [N, G]
 
 _SCHEMES = {
     "Q4_0": QuantScheme(4, 32, True), "Q8_0": QuantScheme(8, 32, True), "Q4_1": QuantScheme(4, 32, False),
     "Q6_K": QuantScheme(8, 16, True), "Q4_K": QuantScheme(4, 32, False), "Q2_K": QuantScheme(2, 16, False),
 }  # fmt: skip
-_FLOATS = ("F32", "F16", "BF16")
 _TABLES = ("model.embed_tokens", "lm_head")
 _NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
@@ -72,7 +74,7 @@ class GgufCheckpoint:
     def packed(self, module: str) -> bool:
         """Whether `module`'s weight is on a grid; an embedding or head in a K type is not."""
         tensor = self.tensors.get(_name(f"{module}.weight"))
-        if tensor is None or tensor.tensor_type.name in _FLOATS:
+        if tensor is None or tensor.tensor_type.name in FLOAT_TYPES:
             return False
         return not (module in _TABLES and tensor.tensor_type.name.endswith("_K"))
 
@@ -88,15 +90,15 @@ class GgufCheckpoint:
                     f"`{self.path}` has no tensor `{_name(name)}`, which its config.json calls for",
                     hint="config.json belongs to another model",
                 )
-            found = tuple(int(size) for size in reversed(tensor.shape))
-            if found != shape:
+            stored = tuple(int(size) for size in reversed(tensor.shape))
+            if stored != shape:
                 raise TensorError(
-                    f"tensor `{_name(name)}` has shape {list(found)}; its config.json calls for {list(shape)}",
+                    f"tensor `{_name(name)}` has shape {list(stored)}; its config.json calls for {list(shape)}",
                     hint="config.json belongs to another model",
                 )
-            if self._type(name) not in (*_FLOATS, *_SCHEMES):
+            if self._type(name) not in (*FLOAT_TYPES, *_SCHEMES):
                 raise TensorError(
-                    f"tensor `{_name(name)}` is {self._type(name)}; {', '.join((*_FLOATS, *_SCHEMES))} can be read",
+                    f"tensor `{_name(name)}` is {self._type(name)}; {', '.join((*FLOAT_TYPES, *_SCHEMES))} can be read",
                     hint="Q4_0 and Q8_0 files keep every integer",
                 )
         known = {_name(name) for name in expected}
@@ -112,8 +114,8 @@ class GgufCheckpoint:
         data = np.asarray(self.tensors[_name(name)].data)
         kind = self._type(name)
         rows = self._rows(name, shape)
-        if kind in _FLOATS:
-            return FloatTensor(np.ascontiguousarray(_floats(data, kind).reshape(shape)[rows]), _FLOAT_NAMES[kind])
+        if kind in FLOAT_TYPES:
+            return FloatTensor(np.ascontiguousarray(_floats(data, kind).reshape(shape)[rows]), FLOAT_TYPES[kind])
         blocks = np.ascontiguousarray(data.view(np.uint8).reshape(shape[0], -1)[rows])
         codes, scales, zero_points = _DECODERS[kind](blocks)
         if not self.packed(name.removesuffix(".weight")):
@@ -127,8 +129,8 @@ class GgufCheckpoint:
         """sha256 of the file, having looked at every float tensor; raises TensorError for NaN or infinity."""
         for name, tensor in self.tensors.items():
             kind = tensor.tensor_type.name
-            if kind in _FLOATS:
-                values = FloatTensor(_floats(np.asarray(tensor.data), kind).reshape(-1), _FLOAT_NAMES[kind])
+            if kind in FLOAT_TYPES:
+                values = FloatTensor(_floats(np.asarray(tensor.data), kind).reshape(-1), FLOAT_TYPES[kind])
                 if not np.isfinite(values.float32()).all():
                     raise TensorError(f"`{name}` in `{self.path}` holds NaN or infinity", hint="get the file again")
         digest = hashlib.sha256()
@@ -199,12 +201,8 @@ def _name(name: str) -> str:
     return f"{layer}{_NAMES.get(at, at)}.{part}"
 
 
-_FLOAT_NAMES: dict[str, Any] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
 def _floats(data: NDArray[Any], kind: str) -> NDArray[Any]:
-    storage = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}[kind]
-    return np.ascontiguousarray(data).view(storage)
+    return np.ascontiguousarray(data).view(ARRAY_TYPES[kind])
 
 
 def _exact(
@@ -245,25 +243,25 @@ def _joined(codes: Bytes) -> Bytes:
     return np.ascontiguousarray(codes.reshape(len(codes), -1))
 
 
-def _q4_0(rows: Bytes) -> WeightScheme:
+def _q4_0(rows: Bytes) -> GroupedLevels:
     blocks = _blocks(rows, 18)
     scales = _halves(blocks, 0)
     return _joined(_nibbles(blocks[..., 2:])), scales, np.full_like(scales, 8)
 
 
-def _q8_0(rows: Bytes) -> WeightScheme:
+def _q8_0(rows: Bytes) -> GroupedLevels:
     blocks = _blocks(rows, 34)
     scales = _halves(blocks, 0)
     return _joined(blocks[..., 2:] + np.uint8(128)), scales, np.full_like(scales, 128)
 
 
-def _q4_1(rows: Bytes) -> WeightScheme:
+def _q4_1(rows: Bytes) -> GroupedLevels:
     blocks = _blocks(rows, 20)
     scales = _halves(blocks, 0)
     return _joined(_nibbles(blocks[..., 4:])), scales, _steps(-_halves(blocks, 2), scales)
 
 
-def _q6_k(rows: Bytes) -> WeightScheme:
+def _q6_k(rows: Bytes) -> GroupedLevels:
     """256 weights: 128 bytes of low nibbles, 64 of high bit pairs, 16 int8 scales, d; each half in four runs of 32."""
     blocks = _blocks(rows, 210)
     low = _nibbles(blocks[..., :128].reshape(*blocks.shape[:2], 2, 64)).reshape(*blocks.shape[:2], 2, 4, 32)
@@ -283,7 +281,7 @@ def _q4_k_scales(blocks: Bytes) -> tuple[Bytes, Bytes]:
     return scales, minima
 
 
-def _q4_k(rows: Bytes) -> WeightScheme:
+def _q4_k(rows: Bytes) -> GroupedLevels:
     """256 weights: d, e, packed scales and minima, four times 32 bytes of which low nibbles come first."""
     blocks = _blocks(rows, 144)
     factors, _ = _q4_k_scales(blocks)
@@ -292,7 +290,7 @@ def _q4_k(rows: Bytes) -> WeightScheme:
     return _joined(codes), scales, _steps(_minimum(rows, "Q4_K"), scales)
 
 
-def _q2_k(rows: Bytes) -> WeightScheme:
+def _q2_k(rows: Bytes) -> GroupedLevels:
     """256 weights: 16 bytes of scale and minimum nibbles, twice 32 bytes of four bit pairs each, d, e."""
     blocks = _blocks(rows, 84)
     scales = ((blocks[..., :16] & 15) * _halves(blocks, 80)[..., None]).reshape(len(rows), -1)
@@ -321,6 +319,6 @@ def _steps(minimum: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray
     return np.where(minimum == 0, 0.0, np.where(exact, whole, np.nan)).astype(np.float32)
 
 
-_DECODERS: dict[str, Callable[[Bytes], WeightScheme]] = {
+_DECODERS: dict[str, Callable[[Bytes], GroupedLevels]] = {
     "Q4_0": _q4_0, "Q8_0": _q8_0, "Q4_1": _q4_1, "Q6_K": _q6_k, "Q4_K": _q4_k, "Q2_K": _q2_k,
 }  # fmt: skip

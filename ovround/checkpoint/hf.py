@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, MANIFEST, check_files, read_manifest
-from ovround.checkpoint.safetensors_file import SafetensorsFile, TensorInfo, open_safetensors
+from ovround.checkpoint.safetensors_file import FLOAT_TYPES, SafetensorsFile, TensorInfo, open_safetensors
 from ovround.errors import CheckpointError, TensorError
 from ovround.limits import LIMITS
 from ovround.record import load_json
 from ovround.tensors.float_tensor import FloatTensor
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_FLOAT_TYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +45,26 @@ class Checkpoint:
 
         `ignored` ends the names of tensors that may be there without being used.
         """
-        found = self.tensors()
+        infos = self.tensors()
         for name, shape in expected.items():
-            if name not in found:
+            if name not in infos:
                 raise TensorError(
                     f"`{self.folder}` has no tensor `{name}`, which its config.json calls for",
                     hint="a shard may be missing, or config.json belongs to another model",
                 )
-            info = found[name]
+            info = infos[name]
             if info.shape != shape:
                 raise TensorError(
                     f"tensor `{name}` has shape {list(info.shape)}; its config.json calls for {list(shape)}",
                     hint="config.json belongs to another model",
                 )
-            if info.dtype not in _FLOAT_TYPES:
+            if info.dtype not in FLOAT_TYPES:
                 raise TensorError(
-                    f"tensor `{name}` is {info.dtype}; {', '.join(_FLOAT_TYPES)} can be read",
+                    f"tensor `{name}` is {info.dtype}; {', '.join(FLOAT_TYPES)} can be read",
                     hint="a checkpoint that is quantised already cannot be tuned again: start from the original",
                 )
         endings = tuple(ignored)
-        extra = [name for name in found if name not in expected and not name.endswith(endings)]
+        extra = [name for name in infos if name not in expected and not name.endswith(endings)]
         if extra:
             raise TensorError(
                 f"`{self.folder}` has {len(extra)} tensor(s) that its config.json does not call for, such as `{extra[0]}`",
@@ -77,16 +76,16 @@ class Checkpoint:
 
         In a folder that ovround wrote, CheckpointError for a file that has changed since.
         """
-        found = {file.path.name: file.scan() for file in self.files}
+        digests = {file.path.name: file.scan() for file in self.files}
         if (self.folder / MANIFEST).is_file():
             records = read_manifest(self.folder).files
-            changed = [name for name, digest in found.items() if name in records and digest != records[name].sha256]
+            changed = [name for name, digest in digests.items() if name in records and digest != records[name].sha256]
             if changed:
                 raise CheckpointError(
                     f"`{self.folder / changed[0]}` has changed since it was written",
                     hint="convert again, or copy it again",
                 )
-        return found
+        return digests
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -131,12 +130,12 @@ def open_folder(folder: Path) -> Checkpoint:
         check_files(folder, manifest, contents=False)
     config = read_json(folder / "config.json")
     files = tuple(open_safetensors(path) for path in _weight_files(folder))
-    places: dict[str, Path] = {}
+    holders: dict[str, Path] = {}
     for file in files:
         for name in file.tensors:
-            if name in places:
-                raise TensorError(f"tensor `{name}` is in `{places[name].name}` and in `{file.path.name}`")
-            places[name] = file.path
+            if name in holders:
+                raise TensorError(f"tensor `{name}` is in `{holders[name].name}` and in `{file.path.name}`")
+            holders[name] = file.path
     return Checkpoint(folder, config, files)
 
 
@@ -146,8 +145,8 @@ def _weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         pickled = sorted(path.name for path in folder.glob("*.bin"))
         hint = "save the model with safetensors: model.save_pretrained(folder)" if pickled else None
-        found = f"; it has {pickled[0]}, and pickled weights are not read" if pickled else ""
-        raise CheckpointError(f"`{folder}` has neither {WEIGHTS} nor {INDEX}{found}", hint=hint)
+        rest = f"; it has {pickled[0]}, and pickled weights are not read" if pickled else ""
+        raise CheckpointError(f"`{folder}` has neither {WEIGHTS} nor {INDEX}{rest}", hint=hint)
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"`{folder / INDEX}` has no weight_map")

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ovround.checkpoint.hf import Checkpoint
 from ovround.checkpoint.packed import Packed
 from ovround.checkpoint.quantised import PackedCheckpoint
-from ovround.checkpoint.safetensors_file import TensorInfo
+from ovround.checkpoint.safetensors_file import ARRAY_TYPES, TensorInfo
 from ovround.errors import CheckpointError, TensorError
 from ovround.options.convert_options import QuantScheme
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.tensor_source import TensorSource
-
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,10 @@ class MappedCheckpoint(Checkpoint):
 
     def _info(self, name: str, info: TensorInfo) -> TensorInfo:
         """The tensor as it is read; the offset is that of the tensor that it is taken from."""
-        shape, count = self.shapes[name], 1
-        for size in shape:
-            count *= size
+        shape = self.shapes[name]
         dtype = "F32" if self.sources[name].add else info.dtype
-        return TensorInfo(dtype, shape, info.offset, count * _ITEM_BYTES.get(dtype, 1))
+        item_bytes = np.dtype(ARRAY_TYPES.get(dtype, np.uint8)).itemsize
+        return TensorInfo(dtype, shape, info.offset, math.prod(shape) * item_bytes)
 
 
 @dataclass(frozen=True, slots=True)

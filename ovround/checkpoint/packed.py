@@ -1,4 +1,4 @@
-"""What a quantised checkpoint format has to tell: which tensors make a weight, and how they become one.
+"""The protocol of a quantised checkpoint format that is read: which tensors make a weight, and how they become one.
 
 A format is a file beside this one with a class `Format`, made from the `quantization_config` of config.json. It never opens
 a file: the reader in `quantised.py` checks names, types and shapes against `parts`, and hands over the arrays.
@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.checkpoint.pattern import Pattern
+from ovround.checkpoint.safetensors_file import FLOAT_TYPES
 from ovround.errors import CheckpointError
 from ovround.options.convert_options import QuantScheme
 from ovround.tensors.codebook_tensor import CodebookTensor
-from ovround.tensors.float_tensor import FloatTensor, FloatType
+from ovround.tensors.float_tensor import STORAGE, FloatTensor
 from ovround.tensors.qtensor import QTensor
 
 Array = NDArray[Any]
 Packed = QTensor | CodebookTensor
-FLOATS = ("F16", "BF16", "F32")
-_TYPES: dict[str, FloatType] = {"float16": "float16", "float32": "float32", "uint16": "bfloat16"}
+FLOATS = tuple(FLOAT_TYPES)
+_FLOAT_TYPES = {np.dtype(storage).name: dtype for dtype, storage in STORAGE.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def groups_of(scheme: QuantScheme, columns: int) -> int:
 
 def float16_exactly(values: Array) -> NDArray[np.float16]:
     """Scales as float16; raises ValueError where that would round, or where one is not finite."""
-    wide = FloatTensor(values, _TYPES[values.dtype.name]).float32()
+    wide = FloatTensor(values, _FLOAT_TYPES[values.dtype.name]).float32()
     if not np.isfinite(wide).all():
         raise ValueError("scales hold NaN or infinity")
     with np.errstate(over="ignore"):

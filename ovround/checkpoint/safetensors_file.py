@@ -18,16 +18,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from ovround.errors import HeaderError, TensorError
-from ovround.tensors.float_tensor import FloatTensor, FloatType
+from ovround.tensors.float_tensor import STORAGE, FloatTensor, FloatType
 
 _CHUNK_BYTES = 1 << 24
-_FLOATS: dict[str, tuple[FloatType, type[np.generic]]] = {
-    "F32": ("float32", np.float32),
-    "F16": ("float16", np.float16),
-    "BF16": ("bfloat16", np.uint16),
-}
-_ARRAYS: dict[str, type[np.generic]] = {
-    **{name: storage for name, (_, storage) in _FLOATS.items()},
+FLOAT_TYPES: dict[str, FloatType] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+ARRAY_TYPES: dict[str, type[np.generic]] = {
+    **{name: STORAGE[dtype] for name, dtype in FLOAT_TYPES.items()},
     "I8": np.int8, "U8": np.uint8, "I16": np.int16, "I32": np.int32, "I64": np.int64,
 }  # fmt: skip
 # All exponent bits set means infinity or NaN.
@@ -59,23 +55,22 @@ class SafetensorsFile:
     def read(self, name: str, index: int | None = None) -> FloatTensor:
         """One floating-point tensor, or its part at `index` of the first axis; raises TensorError for any other type."""
         info = self.tensors[name]
-        if info.dtype not in _FLOATS:
+        if info.dtype not in FLOAT_TYPES:
             raise TensorError(
                 f"`{name}` in `{self.path.name}` is {info.dtype}; F32, F16 or BF16 is needed",
                 hint="checkpoints that are quantised already cannot be tuned again: start from the original",
             )
-        dtype, storage = _FLOATS[info.dtype]
-        return FloatTensor(self._part(info, storage, index), dtype)
+        return FloatTensor(self._part(info, ARRAY_TYPES[info.dtype], index), FLOAT_TYPES[info.dtype])
 
     def read_array(self, name: str, index: int | None = None) -> NDArray[Any]:
-        """One tensor of any type of `_ARRAYS`, BF16 as uint16 bit patterns, or its part at `index` of the first axis.
+        """One tensor of any type of `ARRAY_TYPES`, BF16 as uint16 bit patterns, or its part at `index` of the first axis.
 
         Raises TensorError for another type.
         """
         info = self.tensors[name]
-        if info.dtype not in _ARRAYS:
-            raise TensorError(f"`{name}` in `{self.path.name}` is {info.dtype}; {', '.join(_ARRAYS)} can be read")
-        return self._part(info, _ARRAYS[info.dtype], index)
+        if info.dtype not in ARRAY_TYPES:
+            raise TensorError(f"`{name}` in `{self.path.name}` is {info.dtype}; {', '.join(ARRAY_TYPES)} can be read")
+        return self._part(info, ARRAY_TYPES[info.dtype], index)
 
     def _part(self, info: TensorInfo, storage: type[np.generic], index: int | None) -> NDArray[Any]:
         shape = info.shape if index is None else info.shape[1:]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatType = Literal["float32", "float16", "bfloat16"]
-_STORAGE: dict[FloatType, type[np.generic]] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+STORAGE: dict[FloatType, type[np.generic]] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,14 +24,14 @@ class FloatTensor:
     dtype: FloatType
 
     def __post_init__(self) -> None:
-        if self.data.dtype != _STORAGE[self.dtype]:
-            raise ValueError(f"{self.dtype} is kept as {_STORAGE[self.dtype].__name__}, not {self.data.dtype}")
+        if self.data.dtype != STORAGE[self.dtype]:
+            raise ValueError(f"{self.dtype} is kept as {STORAGE[self.dtype].__name__}, not {self.data.dtype}")
 
     @classmethod
     def of(cls, values: NDArray[np.float32], dtype: FloatType) -> FloatTensor:
         """`values` rounded to `dtype`, to nearest and to even; NaN does not occur in a weight that passed its checks."""
         if dtype != "bfloat16":
-            return cls(values.astype(_STORAGE[dtype]), dtype)
+            return cls(values.astype(STORAGE[dtype]), dtype)
         bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
         rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
         return cls((rounded >> np.uint32(16)).astype(np.uint16), dtype)
@@ -39,7 +39,7 @@ class FloatTensor:
     @classmethod
     def from_bytes(cls, data: NDArray[np.uint8], dtype: FloatType, shape: tuple[int, ...]) -> FloatTensor:
         """The tensor `shape` whose little-endian values are `data`."""
-        return cls(data.view(_STORAGE[dtype]).reshape(shape), dtype)
+        return cls(data.view(STORAGE[dtype]).reshape(shape), dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from ovround.conversion.convert import convert
 from ovround.errors import CheckpointError, OvroundError, TensorError, UsageError
 from ovround.exporters.checkpoints import open_format
 from ovround.exporters.checkpoints.aqlm import encode_codebooks
-from ovround.exporters.checkpoints.layout import grid_of
+from ovround.exporters.checkpoints.layout import scheme_of
 from ovround.exporters.checkpoints.shards import ShardWriter
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
@@ -95,7 +95,7 @@ def small(bits: int, zero_points: list[int] | None) -> QTensor:
 )
 def test_golden_gptq(name: str, zero_points: list[int] | None, config: dict[str, str], golden: tuple[str, str]) -> None:
     tensor = small(4, zero_points)
-    plan = {MODULE: grid_of(tensor)}
+    plan = {MODULE: scheme_of(tensor)}
     writer = open_format(name, plan, {f"{MODULE}.weight": (32, 32)})
     parts = dict(writer.encode(MODULE, tensor)) | {name.rpartition(".")[2]: data for name, data in writer.rest()}
     assert (as_hex(parts["qweight"][0]), as_hex(parts["qzeros"])) == golden
@@ -157,7 +157,7 @@ def weights(draw: st.DrawFn, *, words: bool) -> QTensor:
 @given(data=st.data())
 def test_what_is_written_is_read(name: str, data: st.DataObject) -> None:
     tensor = data.draw(weights(words=name in ("auto_round", "gptq", "awq")))
-    plan, shapes = {MODULE: grid_of(tensor)}, {f"{MODULE}.weight": tensor.shape}
+    plan, shapes = {MODULE: scheme_of(tensor)}, {f"{MODULE}.weight": tensor.shape}
     if name == "awq" and tensor.bits == 8:
         with pytest.raises(UsageError, match="awq has 4 bits"):
             open_format(name, plan, shapes)
@@ -170,7 +170,7 @@ def test_what_is_written_is_read(name: str, data: st.DataObject) -> None:
             writer.encode(MODULE, stored)
         return
     arrays = dict(writer.encode(MODULE, stored)) | {name.rpartition(".")[2]: rest for name, rest in writer.rest()}
-    reader = reader_of(writer.settings({MODULE: grid_of(stored)}, []))
+    reader = reader_of(writer.settings({MODULE: scheme_of(stored)}, []))
     parts = reader.parts(MODULE, tensor.shape)
     types = {"I32": np.int32, "U8": np.uint8, "F16": np.float16, "I64": np.int64}
     for suffix, part in parts.items():
