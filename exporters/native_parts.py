@@ -46,9 +46,9 @@ def parts_of(name: str, weight: QTensor | CodebookTensor) -> Iterator[tuple[str,
         yield name + SCALE, layout.halves_as_bytes(weight.scales)
         return
     yield name, layout.pack_integers(weight.codes, weight.bits)
-    yield name + SCALE, layout.halves_as_bytes(layout.pack_grid(weight.scales))
+    yield name + SCALE, layout.halves_as_bytes(layout.pack_qparams(weight.scales))
     middle = np.array([1 << (weight.bits - 1)], np.uint8)
-    yield name + ZERO_POINT, middle if weight.symmetric else layout.pack_grid(weight.zeros())
+    yield name + ZERO_POINT, middle if weight.symmetric else layout.pack_qparams(weight.zeros())
 
 
 def inputs_of(entries: Mapping[str, Part], name: str) -> tuple[str, list[str]]:
@@ -72,5 +72,5 @@ def read_native(read: Callable[[str], Bytes], record: WeightRecord) -> QTensor |
     points = read(name + ZERO_POINT)
     if record.symmetric and (points != 1 << (bits - 1)).any():
         raise ValueError(f"symmetric, yet with zero points {points.reshape(-1)[:4]}")
-    zero_points = None if record.symmetric else layout.unpack_grid(points, rows)
-    return QTensor(codes, layout.unpack_grid(scales, rows), zero_points, bits)
+    zero_points = None if record.symmetric else layout.unpack_qparams(points, rows)
+    return QTensor(codes, layout.unpack_qparams(scales, rows), zero_points, bits)

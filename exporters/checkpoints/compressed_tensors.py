@@ -16,7 +16,7 @@ from ovround.models.decoder import EMBEDDING
 from ovround.options.convert_options import QuantScheme
 from ovround.tensors.packing import pack_words
 from ovround.tensors.qtensor import QTensor
-from ovround.tensors.regrid import widened
+from ovround.tensors.reexpression import widened
 
 
 class Format:

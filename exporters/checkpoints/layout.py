@@ -23,7 +23,7 @@ class Format(Protocol):
     """A format, opened for one plan; opening it raises UsageError for what it cannot hold."""
 
     def stored(self, tensor: QTensor) -> QTensor:
-        """`tensor` in a container that the format has, exactly (`ovround.tensors.regrid`)."""
+        """`tensor` in a container that the format has, exactly (`ovround.tensors.reexpression`)."""
         ...
 
     def encode(self, module: str, tensor: QTensor) -> Mapping[str, Array]:

@@ -14,7 +14,7 @@ from ovround.models.decoder import EMBEDDING, HEAD
 from ovround.options.convert_options import QuantScheme
 from ovround.tensors.packing import pack_rows
 from ovround.tensors.qtensor import QTensor
-from ovround.tensors.regrid import split, widened
+from ovround.tensors.reexpression import split, widened
 
 BLOCKS = (16, 32, 64, 128, 256)
 _SPLITS = (128, 64, 32, 16)

@@ -15,7 +15,7 @@ from ovround.errors import OvroundError, VerifyError
 from ovround.exporters.exporter import Weight
 from ovround.models import from_config
 from ovround.tensors.qtensor import BITS, QTensor
-from ovround.tensors.regrid import restored
+from ovround.tensors.reexpression import restored
 
 
 class Reader:

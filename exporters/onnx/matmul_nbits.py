@@ -33,7 +33,7 @@ from ovround.exporters.onnx.external_data import FLOAT_TYPES, DataFile
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.packing import pack_rows
 from ovround.tensors.qtensor import QTensor
-from ovround.tensors.regrid import symmetric_shift
+from ovround.tensors.reexpression import symmetric_shift
 
 SCALES, ZERO_POINTS, ORDER = "/scales", "/zero_points", "/order"
 BLOCK_SIZES = {2: (32, 64, 128), 4: (16, 32, 64, 128, 256), 8: (16, 32, 64, 128, 256)}

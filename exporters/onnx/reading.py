@@ -17,7 +17,7 @@ from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, layo
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.packing import unpack_rows
 from ovround.tensors.qtensor import BITS, QTensor
-from ovround.tensors.regrid import merged_groups
+from ovround.tensors.reexpression import merged_groups
 
 Entries = Mapping[str, Entry]
 

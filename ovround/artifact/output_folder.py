@@ -1,4 +1,4 @@
-"""How an output folder comes into being: all at once or not at all, by one process, and never over what is not ours."""
+"""Writes an output folder atomically, by one process at a time, and never over files that ovround did not write."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from ovround.artifact.manifest import FORMATS, MANIFEST, read_manifest
 from ovround.errors import ArtifactError, OutputError
 
-_LOCKED_BYTE = 1 << 30  # far behind the text: on Windows nobody can read a byte that is locked
+_LOCKED_BYTE = 1 << 30  # far after the text: on Windows nobody can read a locked byte
 
 
 def foreign_entry(folder: Path) -> str | None:
-    """The first entry of `folder` that `ovround convert` did not write, None when all is ours.
+    """The first entry of `folder` that `ovround convert` did not write; None when it wrote all of them.
 
-    Ours are the files that a manifest lists, and the manifest itself: in `folder`, or in one folder a target.
+    It wrote the files that a manifest lists, and the manifest itself, in `folder` or in a folder for each format.
     """
     if (folder / MANIFEST).is_file():
         return _unlisted_file(folder)
@@ -37,8 +37,8 @@ def _unlisted_file(folder: Path) -> str | None:
         listed = {*read_manifest(folder).files, MANIFEST}
     except ArtifactError:
         return MANIFEST
-    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
-    return next((name for name in found if name not in listed), None)
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return next((name for name in names if name not in listed), None)
 
 
 def check_output(out: Path) -> None:
@@ -83,7 +83,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and what is missing above it, names flushed: else a power cut may take all that is written in it later."""
+    """Make `folder` and its missing parents, and flush their names: a power cut could otherwise lose what is written later."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def _clear_killed(out: Path) -> None:
 
 
 def nothing_kept() -> str:
-    """What messages say where no part of the work is left."""
+    """The words of a message where no part of the work is left."""
     return "nothing was kept"
 
 
@@ -245,7 +245,7 @@ def _replace(work: Path, out: Path, old: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Flush files and folders, so that a power cut after the rename cannot leave an empty file behind a full name."""
+    """Flush files and folders, so that a power cut after the rename cannot leave an empty file under its final name."""
     for path in [folder, *folder.rglob("*")]:
         _sync_path(path)
 
@@ -263,7 +263,7 @@ def _sync_path(path: Path) -> None:
 def output_error(
     error: OSError, out: Path, kept: Callable[[], str] = nothing_kept, needed_bytes: int = 0
 ) -> OutputError:
-    """What the system said while `out` was written, in our words."""
+    """The OutputError for a system error that came while `out` was written."""
     if error.errno == errno.EFBIG:
         return OutputError(
             f"`{out}` needs a file larger than may be written here; {kept()}",

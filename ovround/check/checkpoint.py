@@ -1,4 +1,4 @@
-"""Traps in a quantised checkpoint: what other importers do with it, silently or not."""
+"""Traps in a quantised checkpoint: what other importers make of it, often silently."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ OVERFLOW = Rule(
 )  # fmt: skip
 APART = Rule(
     "separate-qkv", "note", (GENAI,),
-    "query, key and value differ in bits or groups: they become three products instead of one", "one grid for the three",
+    "query, key and value differ in bits or groups: they become three products instead of one", "one scheme for the three",
 )  # fmt: skip
 AUTOAWQ = Rule(
     "needs-autoawq", "note", (OPTIMUM,),
@@ -85,7 +85,7 @@ HEAD = Rule(
 
 
 def check_checkpoint(folder: Path) -> list[Finding]:
-    """What is found in a checkpoint; nothing in one that is not quantised. Raises CheckpointError for one that cannot be read."""
+    """The findings for a checkpoint; none for an unquantised one. Raises CheckpointError for one that cannot be read."""
     source = open_source(folder)
     if isinstance(source, GgufCheckpoint):
         kinds = {name: str(tensor.tensor_type.name) for name, tensor in source.tensors.items()}
@@ -100,27 +100,27 @@ def check_checkpoint(folder: Path) -> list[Finding]:
         if name.endswith(source.format.mark)
     ]
     schemes = {module: scheme for module in packed if (scheme := source.scheme(module))}
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for engine, methods in _READABLE.items():
         if source.method not in methods:
             what = f"{engine} does not read {source.method}; it reads {', '.join(methods)}"
-            found += Rule("method", "fails", (engine,), what, _CONVERT).at(["quantization_config"])
+            findings += Rule("method", "fails", (engine,), what, _CONVERT).at(["quantization_config"])
     ordered = [module for module in packed if _ordered(source, module)]
-    found += ORDER.at(ordered) + ORDER_ORT.at(ordered)
-    found += VERSION_2.at(["quantization_config"] if settings.get("checkpoint_format") == "gptq_v2" else [])
-    found += WIDTH.at(module for module, scheme in schemes.items() if scheme.bits != 4 and scheme.bits in BITS)
-    found += WIDTH_3.at(module for module, scheme in schemes.items() if scheme.bits == 3)
-    found += GROUPS.at(module for module, scheme in schemes.items() if scheme.group_size not in _BLOCKS)
-    found += CHANNEL.at(
+    findings += ORDER.at(ordered) + ORDER_ORT.at(ordered)
+    findings += VERSION_2.at(["quantization_config"] if settings.get("checkpoint_format") == "gptq_v2" else [])
+    findings += WIDTH.at(module for module, scheme in schemes.items() if scheme.bits != 4 and scheme.bits in BITS)
+    findings += WIDTH_3.at(module for module, scheme in schemes.items() if scheme.bits == 3)
+    findings += GROUPS.at(module for module, scheme in schemes.items() if scheme.group_size not in _BLOCKS)
+    findings += CHANNEL.at(
         module for module, scheme in schemes.items() if scheme.group_size == -1 and source.method == _CT
     )
-    found += MIXED.at(_mixed(schemes, source.method))
-    found += OVERFLOW.at(
+    findings += MIXED.at(_mixed(schemes, source.method))
+    findings += OVERFLOW.at(
         module for module in schemes if source.method == "gptq" and _overflows(source, module, settings)
     )
-    found += APART.at(_apart(schemes))
-    found += AUTOAWQ.at(["quantization_config"] if source.method == "awq" else [])
-    return found + HEAD.at([] if source.packed("lm_head") else ["lm_head"])
+    findings += APART.at(_apart(schemes))
+    findings += AUTOAWQ.at(["quantization_config"] if source.method == "awq" else [])
+    return findings + HEAD.at([] if source.packed("lm_head") else ["lm_head"])
 
 
 def _mixed(schemes: dict[str, QuantScheme], method: str) -> list[str]:
@@ -130,13 +130,13 @@ def _mixed(schemes: dict[str, QuantScheme], method: str) -> list[str]:
 
 
 def _apart(schemes: dict[str, QuantScheme]) -> list[str]:
-    """Attention modules whose query, key and value have grids of their own."""
-    grids: dict[str, set[QuantScheme | None]] = {}
+    """Attention modules whose query, key and value differ in their schemes."""
+    by_attention: dict[str, set[QuantScheme | None]] = {}
     for module, scheme in schemes.items():
         at, _, last = module.rpartition(".")
         if last in _QKV:
-            grids.setdefault(at, set()).add(scheme)
-    return [at for at, found in grids.items() if len(found) > 1]
+            by_attention.setdefault(at, set()).add(scheme)
+    return [at for at, kinds in by_attention.items() if len(kinds) > 1]
 
 
 def _overflows(source: QuantisedCheckpoint, module: str, settings: dict[str, Any]) -> bool:
@@ -147,7 +147,7 @@ def _overflows(source: QuantisedCheckpoint, module: str, settings: dict[str, Any
     for file in source.stored.files:
         if f"{module}.qzeros" in file.tensors:
             words = file.read_array(f"{module}.qzeros").astype(np.int64)
-            return bool(any(((words >> (4 * place)) & 15 == 15).any() for place in range(8)))
+            return bool(any(((words >> (4 * index)) & 15 == 15).any() for index in range(8)))
     return False
 
 

@@ -1,4 +1,4 @@
-"""One trap that was found: what it is, where, and the way out."""
+"""A finding of `ovround check`: the trap, where it is, and how to fix it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ SEVERITIES = ("fails", "wrong", "slow", "note")  # the gravest first
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`severity`: the engine refuses it (fails), computes something else (wrong), takes far more time or memory (slow), or note.
+    """`severity`: the engine refuses the file (fails), computes something else (wrong), takes far more time or memory (slow); or
+    it is a note.
 
-    `where` is the first of `count` places.
+    `where` is the first of `count` modules or nodes.
     """
 
     rule: str
@@ -30,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A trap: its name and severity, the engines that it is one on, and its words."""
+    """A trap: its name and severity, the engines that it affects, what it does, and how to fix it."""
 
     name: str
     severity: str
@@ -38,12 +39,12 @@ class Rule:
     what: str
     fix: str
 
-    def at(self, places: Iterable[str]) -> list[Finding]:
-        """A finding for each engine, where there is any place."""
-        found = list(places)
-        if not found:
+    def at(self, names: Iterable[str]) -> list[Finding]:
+        """A finding for each engine; none where `names`, the modules or nodes that it affects, are empty."""
+        affected = list(names)
+        if not affected:
             return []
         return [
-            Finding(self.name, self.severity, engine, self.what, found[0], len(found), self.fix)
+            Finding(self.name, self.severity, engine, self.what, affected[0], len(affected), self.fix)
             for engine in self.engines
         ]

@@ -1,4 +1,4 @@
-"""Which checks a folder gets: by what lies in it, and by the engine that is asked for."""
+"""Chooses the checks for a folder, by its files and by the engine in question."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ ENGINES = ("openvino", "openvino-gpu", "openvino-npu", "onnxruntime", "onnxrunti
 
 
 def check_folder(folder: Path, engine: str | None = None) -> list[Finding]:
-    """What is found in a converted folder or a checkpoint, the gravest first; of all engines where `engine` is None.
+    """All findings for a converted folder or a checkpoint, the gravest first; for all engines where `engine` is None.
 
     Raises CheckpointError for a folder that holds neither, and for files that cannot be read.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     known = False
     for path in sorted(folder.glob("*.xml")):
         if not path.name.endswith(("tokenizer.xml", "detokenizer.xml")):
             from ovround.check.openvino import check_openvino
 
             known = True
-            found += check_openvino(path)
+            findings += check_openvino(path)
     for path in sorted(folder.glob("*.onnx")):
         from ovround.check.onnx import check_onnx
 
         known = True
-        found += check_onnx(path)
+        findings += check_onnx(path)
     if not known and (folder.suffix == ".gguf" or (folder / "config.json").is_file()):
         from ovround.check.checkpoint import check_checkpoint
 
         known = True
-        found += check_checkpoint(folder)
+        findings += check_checkpoint(folder)
     if not known:
         raise CheckpointError(f"`{folder}` holds no model", hint="give a converted folder or a checkpoint")
-    wanted = [one for one in found if engine in (None, one.engine)]
-    return sorted(wanted, key=lambda one: (SEVERITIES.index(one.severity), one.rule, one.engine))
+    wanted = [finding for finding in findings if engine in (None, finding.engine)]
+    return sorted(wanted, key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule, finding.engine))

@@ -74,26 +74,26 @@ UNFUSED = Rule(
 
 
 def check_onnx(path: Path) -> list[Finding]:
-    """What is found in the model at `path`; raises CheckpointError for a file that is no ONNX model."""
+    """The findings for the model at `path`; raises CheckpointError for a file that is no ONNX model."""
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
         raise CheckpointError(f"`{path}` is no ONNX model: {error}") from error
-    floats = {one.name for one in model.graph.initializer if one.data_type != onnx.TensorProto.UINT8}
-    bf16 = {one.name for one in model.graph.initializer if one.data_type == onnx.TensorProto.BFLOAT16}
+    floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type != onnx.TensorProto.UINT8}
+    bf16 = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.BFLOAT16}
     transposed = {name for node in model.graph.node if node.op_type == "Transpose" for name in node.input}
     ours = (path.parent / MANIFEST).is_file()
-    named: dict[Rule, list[str]] = {}
+    affected: dict[Rule, list[str]] = {}
     for node in model.graph.node:
         for rule in _rules(node, floats, bf16, transposed, ours=ours):
-            named.setdefault(rule, []).append(node.name or node.op_type)
-    found = [finding for rule, places in named.items() for finding in rule.at(places)]
-    inline = [one.name for one in model.graph.initializer if len(one.raw_data) >= _INLINE_BYTES]
-    return found + INLINE.at(inline) + OUTSIDE.at(_outside(model))
+            affected.setdefault(rule, []).append(node.name or node.op_type)
+    findings = [finding for rule, nodes in affected.items() for finding in rule.at(nodes)]
+    inline = [tensor.name for tensor in model.graph.initializer if len(tensor.raw_data) >= _INLINE_BYTES]
+    return findings + INLINE.at(inline) + OUTSIDE.at(_outside(model))
 
 
 def _rules(node: Any, floats: set[str], bf16: set[str], transposed: set[str], *, ours: bool) -> list[Rule]:
-    values = {one.name: one.i for one in node.attribute if one.type == onnx.AttributeProto.INT}
+    values = {item.name: item.i for item in node.attribute if item.type == onnx.AttributeProto.INT}
     if node.op_type == "DequantizeLinear":
         return [UNFUSED] if set(node.output) & transposed and "block_size" in values else []
     if node.op_type == "GatherBlockQuantized":
@@ -103,7 +103,7 @@ def _rules(node: Any, floats: set[str], bf16: set[str], transposed: set[str], *,
     bits, block, level = values.get("bits", 4), values.get("block_size", 0), values.get("accuracy_level", 0)
     inputs = [*node.input, "", "", "", ""]
     float_zero = inputs[_ZERO_POINTS] in floats and inputs[_ZERO_POINTS] != ""
-    found = [
+    rules = [
         (WIDTH, bits not in (2, 4, 8)),
         (BLOCK, block not in BLOCKS),
         (LEVEL, bits in (2, 8) and level != 4),
@@ -115,7 +115,7 @@ def _rules(node: Any, floats: set[str], bf16: set[str], transposed: set[str], *,
         (PREPACKED, values.get("weight_prepacked", 0) != 0),
         (HEAD, not ours and "lm_head" in node.name and bits <= 4),
     ]
-    return [rule for rule, holds in found if holds]
+    return [rule for rule, holds in rules if holds]
 
 
 def _outside(model: Any) -> list[str]:

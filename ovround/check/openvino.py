@@ -1,6 +1,6 @@
 """Traps in an OpenVINO IR, read from its XML: what OpenVINO 2026.4's plugins do with each type of compressed weight.
 
-The CPU's rules were measured (docs/log.md tells where), those of GPU and NPU were read in the plugins' source.
+The CPU's rules were measured, those of GPU and NPU were read in the plugins' source.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ ZERO_TYPE = Rule(
 )  # fmt: skip
 FRACTION = Rule(
     "fractional-zero-point", "slow", (GPU, NPU),
-    "zero points are fractions, which compressed kernels do not take", "whole zero points: quantise with a min-max grid",
+    "zero points are fractions, which compressed kernels do not take", "whole zero points: quantise by minimum and maximum",
 )  # fmt: skip
 SMALL_GROUP = Rule(
     "small-groups",
@@ -119,26 +119,26 @@ class _Weight:
 
 
 def check_openvino(path: Path) -> list[Finding]:
-    """What is found in the model at `path`; raises CheckpointError for an XML that is none."""
+    """The findings for the model at `path`; raises CheckpointError for an XML that is none."""
     try:
         root = ElementTree.parse(path).getroot()  # noqa: S314  expat bounds how much entities may grow
         layers, edges = _layers(root), _edges(root)
     except (ElementTree.ParseError, ValueError, OSError) as error:
         raise CheckpointError(f"`{path}` is no OpenVINO model: {error}") from error
     weights = [weight for identity in layers if (weight := _weight(identity, layers, edges))]
-    named: dict[Rule, list[str]] = {}
+    affected: dict[Rule, list[str]] = {}
     for weight in weights:
         for rule in _rules(weight, path.with_suffix(".bin")):
-            named.setdefault(rule, []).append(weight.constant.name)
-    found = [finding for rule, places in named.items() for finding in rule.at(places)]
+            affected.setdefault(rule, []).append(weight.constant.name)
+    findings = [finding for rule, names in affected.items() for finding in rule.at(names)]
     options = root.find("./rt_info/runtime_options")
     if weights and (options is None or options.find("ACTIVATIONS_SCALE_FACTOR") is None):
-        found += SCALE_FACTOR.at([path.name])
-    return found
+        findings += SCALE_FACTOR.at([path.name])
+    return findings
 
 
 def _rules(weight: _Weight, data: Path) -> list[Rule]:
-    """The traps that one weight is in."""
+    """The rules that a weight breaks."""
     constant, zero = weight.constant, weight.zero_point
     kind, table = constant.element_type, weight.used_by == "Gather"
     zero_type = None if zero is None else zero.element_type
@@ -146,7 +146,7 @@ def _rules(weight: _Weight, data: Path) -> list[Rule]:
     group = constant.shape[-1] if len(constant.shape) == 3 or experts else 0
     rows = constant.shape[1 if experts else 0]
     symmetric = kind in ("i4", "i8") and zero is None
-    found = [
+    rules = [
         (FOLDED, kind in ("u1", "u3", "u6")),
         (U2_ZERO, kind == "u2" and not table and not experts and zero_type in (None, "u2", "u4", "u8")),
         (U2_GATHER, kind == "u2" and table),
@@ -164,7 +164,7 @@ def _rules(weight: _Weight, data: Path) -> list[Rule]:
         (BF16_CHAIN, "bf16" in weight.decoded_in and kind in _INTEGERS),
         (NPU_GRID, not table and not (symmetric and (kind == "i8" or group in (0, _NPU_GROUP, _inputs(constant))))),
     ]
-    return [rule for rule, holds in found if holds]
+    return [rule for rule, holds in rules if holds]
 
 
 def _inputs(constant: _Layer) -> int:
@@ -172,25 +172,25 @@ def _inputs(constant: _Layer) -> int:
 
 
 def _layers(root: ElementTree.Element) -> dict[str, _Layer]:
-    found = {}
+    described = {}
     for layer in root.iterfind("./layers/layer"):
         data = layer.find("data")
         fields = {} if data is None else data.attrib
         kind = fields.get("element_type", fields.get("destination_type", ""))
         shape = tuple(int(size) for size in fields.get("shape", "").split(",") if size.strip().isdigit())
         offset, size = int(fields.get("offset", "0")), int(fields.get("size", "0"))
-        found[layer.get("id", "")] = _Layer(layer.get("name", ""), layer.get("type", ""), kind, shape, offset, size)
-    return found
+        described[layer.get("id", "")] = _Layer(layer.get("name", ""), layer.get("type", ""), kind, shape, offset, size)
+    return described
 
 
 def _edges(root: ElementTree.Element) -> dict[str, list[tuple[str, int]]]:
     """The consumers of each layer, with the number of the input that they take it in."""
-    found: dict[str, list[tuple[str, int]]] = {}
+    consumers: dict[str, list[tuple[str, int]]] = {}
     for edge in root.iterfind("./edges/edge"):
-        found.setdefault(edge.get("from-layer", ""), []).append(
+        consumers.setdefault(edge.get("from-layer", ""), []).append(
             (edge.get("to-layer", ""), int(edge.get("to-port", "0")))
         )
-    return found
+    return consumers
 
 
 def _weight(identity: str, layers: dict[str, _Layer], edges: dict[str, list[tuple[str, int]]]) -> _Weight | None:
@@ -221,8 +221,8 @@ def _weight(identity: str, layers: dict[str, _Layer], edges: dict[str, list[tupl
 def _other_input(
     at: str, layers: dict[str, _Layer], edges: dict[str, list[tuple[str, int]]], port: int = 1
 ) -> _Layer | None:
-    """The constant behind input `port` of layer `at`, itself or by way of a Convert."""
-    source = next((one for one, consumers in edges.items() if (at, port) in consumers and one in layers), None)
+    """The constant that feeds input `port` of layer `at`, directly or through a Convert."""
+    source = next((layer for layer, uses in edges.items() if (at, port) in uses and layer in layers), None)
     if source is None or layers[source].kind not in ("Const", "Convert"):
         return None
     return layers[source] if layers[source].kind == "Const" else _other_input(source, layers, edges, 0)

@@ -32,7 +32,7 @@ class Format:
         self._inputs, self._outputs, self._books, self._bits = (int(quantization[key]) for key in _SIZES)
 
     def scheme(self, module: str) -> QuantScheme | None:
-        return None  # codebooks are no grid
+        return None  # codebooks have no integer scheme
 
     def parts(self, module: str, shape: tuple[int, int]) -> Mapping[str, Part]:
         rows, columns = shape

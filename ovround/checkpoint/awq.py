@@ -30,7 +30,7 @@ AWQ_BITS = (4,)
 
 
 class Format:
-    """AutoAWQ's own folders: one grid for all modules but those in `modules_to_not_convert`, and never the head."""
+    """AutoAWQ's own folders: one scheme for all modules except those in `modules_to_not_convert`, and never the head."""
 
     mark = "qweight"
 

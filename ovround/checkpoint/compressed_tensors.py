@@ -5,7 +5,7 @@
     weight_zero_point int32 [ceil(N * bits / 32), G]   asymmetric only; packed along N, shifted likewise
     weight_shape      int64 [2]                        N and K; weight_g_idx int32 [K], optional: activation order
 
-The first of `config_groups` whose `targets` name a module gives its grid: by its name, by `re:REGEX`, or by its class.
+The first of `config_groups` whose `targets` name a module gives its scheme. A target is a module's name, `re:REGEX`, or a class.
 """
 
 from __future__ import annotations

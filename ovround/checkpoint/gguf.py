@@ -1,6 +1,6 @@
 """GGUF files of the llama family (llama.cpp), beside the config.json and tokenizer of the model that they were made of.
 
-A block type becomes a `QTensor` where its values lie on one of our grids, float16 scales and whole zero points:
+A block type becomes a `QTensor` where its values fit one of our schemes, with float16 scales and whole zero points:
 
 | type | value | as |
 |---|---|---|
@@ -72,7 +72,7 @@ class GgufCheckpoint:
         return Checkpoint(self.folder, self.config, ())
 
     def packed(self, module: str) -> bool:
-        """Whether `module`'s weight is on a grid; an embedding or head in a K type is not."""
+        """Whether `module`'s weight is quantised here; an embedding or head in a K type is de-quantised."""
         tensor = self.tensors.get(_name(f"{module}.weight"))
         if tensor is None or tensor.tensor_type.name in FLOAT_TYPES:
             return False
@@ -110,7 +110,7 @@ class GgufCheckpoint:
             )
 
     def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | QTensor:
-        """A weight or float tensor of this shape; raises TensorError where a grid does not hold its values exactly."""
+        """A weight or float tensor of this shape; raises TensorError where no scheme holds its values exactly."""
         data = np.asarray(self.tensors[_name(name)].data)
         kind = self._type(name)
         rows = self._rows(name, shape)
@@ -208,7 +208,7 @@ def _floats(data: NDArray[Any], kind: str) -> NDArray[Any]:
 def _exact(
     name: str, kind: str, codes: Bytes, scales: NDArray[np.float32], zero_points: NDArray[np.float32]
 ) -> QTensor:
-    """The values on a grid of ours; raises TensorError saying how many groups do not lie on one."""
+    """The values on one of our schemes; raises TensorError with the number of groups that do not fit it."""
     scheme = _SCHEMES[kind]
     narrow = scales.astype(np.float16)
     off = (narrow.astype(np.float32) != scales) | ~np.isfinite(scales)
@@ -300,7 +300,7 @@ def _q2_k(rows: Bytes) -> GroupedLevels:
 
 
 def _minimum(rows: Bytes, kind: str) -> NDArray[np.float32]:
-    """What is subtracted from each group, `[N, G]`."""
+    """The value that is subtracted from each group, `[N, G]`."""
     if kind == "Q4_K":
         blocks = _blocks(rows, 144)
         lowest = _q4_k_scales(blocks)[1] * _halves(blocks, 2)[..., None]

@@ -1,4 +1,4 @@
-"""From what the user typed to a folder: a local path, `demo` for the model that ships with ovround, or a hub name."""
+"""The folder of a model that a user names: a local path, `demo` for the model that ships with ovround, or a hub name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint under the decoder's names: tensors that lie there renamed, joined or transposed are taken apart as they are read."""
+"""A checkpoint under the decoder's names: renamed, joined or transposed tensors are converted as they are read."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def mapped(
     checkpoint: Checkpoint, sources: Mapping[str, TensorSource], shapes: Mapping[str, tuple[int, ...]]
 ) -> Checkpoint:
     """`checkpoint` under the names of `sources`, itself where every tensor is used as it lies."""
-    sources = _found(sources, checkpoint)
+    sources = _located(sources, checkpoint)
     if all(source.is_plain and source.name == name for name, source in sources.items()):
         return checkpoint
     return MappedCheckpoint(checkpoint.folder, checkpoint.config, checkpoint.files, checkpoint, sources, shapes)
@@ -131,26 +131,26 @@ def mapped(
 
 def mapped_packed(source: PackedCheckpoint, sources: Mapping[str, TensorSource]) -> PackedCheckpoint:
     """`source` under the names of `sources`, itself where every tensor is used as it lies."""
-    sources = _found(sources, source.stored)
+    sources = _located(sources, source.stored)
     if all(source_.is_plain and source_.name == name for name, source_ in sources.items()):
         return source
     return MappedPackedCheckpoint(source, sources)
 
 
-def _found(sources: Mapping[str, TensorSource], checkpoint: Checkpoint) -> Mapping[str, TensorSource]:
-    """Where the tensors really lie: one that is not there under its own name is looked for where it may lie otherwise.
+def _located(sources: Mapping[str, TensorSource], checkpoint: Checkpoint) -> Mapping[str, TensorSource]:
+    """`sources` as this checkpoint has them: `TensorSource.otherwise` replaces a source that is missing.
 
     A checkpoint that was saved without its head has names without their first part (`h.0.ln_1` for `transformer.h.0.ln_1`).
     """
-    found = checkpoint.tensors()
-    sources = {name: _present(source, found) for name, source in sources.items()}
+    infos = checkpoint.tensors()
+    sources = {name: _present(source, infos) for name, source in sources.items()}
     first = next(iter(sources.values())).name
     prefix, _, rest = first.partition(".")
-    if first in found or rest not in found:
+    if first in infos or rest not in infos:
         return sources
     return {name: replace(source, name=source.name.removeprefix(f"{prefix}.")) for name, source in sources.items()}
 
 
-def _present(source: TensorSource, found: Mapping[str, TensorInfo]) -> TensorSource:
+def _present(source: TensorSource, infos: Mapping[str, TensorInfo]) -> TensorSource:
     other = source.otherwise
-    return other if other is not None and source.name not in found and other.name in found else source
+    return other if other is not None and source.name not in infos and other.name in infos else source

@@ -3,8 +3,8 @@
     NAME_blocks uint8 [E, N, K / 32, 16]   two levels a byte, the low nibble first: sign, two bits of exponent, one of mantissa
     NAME_scales uint8 [E, N, K / 32]       powers of two, less 127
 
-No grid of ours holds these levels. But each is exactly a bfloat16 number, so the folder is a checkpoint like any other, whose
-tensor NAME is bfloat16 `[E, K, N]`, as transformers names and de-quantises it; what is done then is up to the conversion.
+No integer scheme holds these levels, but each is exactly a bfloat16 number. So the folder is read as an unquantised checkpoint
+whose tensor NAME is bfloat16 `[E, K, N]`, as transformers names and de-quantises it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Mxfp4Checkpoint(Checkpoint):
     """See `Checkpoint`; packed tensors appear under their own name, with the shape that they have de-quantised."""
 
     def tensors(self) -> dict[str, TensorInfo]:
-        found = {name: info for file in self.files for name, info in file.tensors.items()}
-        for name in [name for name in found if name.endswith(BLOCKS)]:
+        infos = {name: info for file in self.files for name, info in file.tensors.items()}
+        for name in [name for name in infos if name.endswith(BLOCKS)]:
             joint = name.removesuffix(BLOCKS)
-            if joint + SCALES in found and joint not in found:
-                found[joint] = _unpacked(joint, found.pop(name), found.pop(joint + SCALES))
-        return found
+            if joint + SCALES in infos and joint not in infos:
+                infos[joint] = _unpacked(joint, infos.pop(name), infos.pop(joint + SCALES))
+        return infos
 
     def read(self, name: str, index: int | None = None) -> FloatTensor:
         packed = self._file(name + BLOCKS), self._file(name + SCALES)

@@ -43,7 +43,7 @@ class Format(Protocol):
     """The suffix of the tensor that shows a module to be packed, such as `qweight`."""
 
     def scheme(self, module: str) -> QuantScheme | None:
-        """The grid that the configuration gives `module`; None: left in float."""
+        """The scheme that the configuration gives `module`; None where it stays in float."""
         ...
 
     def parts(self, module: str, shape: tuple[int, int]) -> Mapping[str, Part]:
@@ -65,16 +65,16 @@ class Rule:
 
 
 def compiled(pattern: object) -> Pattern:
-    """A regular expression of a configuration; raises CheckpointError for one that is none."""
+    """A regular expression of a configuration; raises CheckpointError for invalid ones."""
     return Pattern(str(pattern))
 
 
 def read_scheme(
     settings: Mapping[str, Any], allowed: Sequence[int], *, symmetric: str, where: str
 ) -> QuantScheme | None:
-    """The grid in `settings`, `symmetric` its key for symmetry; None for 16 bits and more.
+    """The scheme in `settings`, whose key for symmetry is `symmetric`; None for 16 bits and more.
 
-    Raises CheckpointError for values that are no grid.
+    Raises CheckpointError for invalid values.
     """
     bits, group_size, sym = settings.get("bits"), settings.get("group_size", -1), settings.get(symmetric, True)
     if isinstance(bits, int) and not isinstance(bits, bool) and bits >= 16:
@@ -91,7 +91,7 @@ def read_scheme(
 
 
 def quantised_by(scheme: QuantScheme | None) -> QuantScheme:
-    """The grid of a packed weight; raises ValueError where the configuration gives it none."""
+    """The scheme of a packed weight; raises ValueError where the configuration gives it none."""
     if scheme is None:
         raise ValueError("it is packed, yet its configuration leaves it in float")
     return scheme
@@ -142,7 +142,7 @@ def assembled(
     if scheme.symmetric:
         wrong = int((zero_points != 1 << (bits - 1)).sum())
         if wrong:
-            raise ValueError(f"{wrong} zero points are not {1 << (bits - 1)}, which a symmetric {bits}-bit grid has")
+            raise ValueError(f"{wrong} zero points are not {1 << (bits - 1)}, which a symmetric {bits}-bit scheme has")
     common = int(np.gcd(group, columns))
     if common != group:
         times = group // common
@@ -160,7 +160,7 @@ def assembled(
 def grouped_columns(
     codes: NDArray[np.uint8], group_of_column: NDArray[np.integer[Any]], scheme: QuantScheme
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
-    """Codes with the columns of each group together, and the order that they were brought into (None: they were).
+    """Codes with the columns of each group together, and their new order; None where they were together already.
 
     Raises ValueError when the groups are not those of the configuration.
     """

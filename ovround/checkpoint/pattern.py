@@ -1,7 +1,7 @@
-"""Regular expressions of a checkpoint's configuration: from whoever made it, so their time and size are bounded.
+"""Regular expressions of a checkpoint's configuration, with bounded time and size: nobody vouches for their author.
 
-`(a|aa)+$` on a name of sixty letters takes Python's own `re` longer than anybody waits. The `regex` library reads the same
-language and can be told how long a search may take.
+`(a|aa)+$` on a name of sixty letters keeps Python's own `re` busy for years. The `regex` library reads the same language and
+takes a time limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Pattern:
     """One expression; its methods raise CheckpointError when all its searches together take too long."""
 
     def __init__(self, source: str) -> None:
-        """Raises CheckpointError for what is no expression, or too large a one; MissingExtraError without `regex`."""
+        """Raises CheckpointError for an invalid or too large expression, MissingExtraError without `regex`."""
         self._shown = f"`{source:.60}`"
         self._left_s = LIMITS.pattern_s
         if len(source) > LIMITS.pattern_characters or _repeats(source) > _REPEATS:

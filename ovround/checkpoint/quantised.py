@@ -1,4 +1,4 @@
-"""A checkpoint that is quantised already: its integers, read as they are, and what of it stayed in float.
+"""A checkpoint that is quantised already: its integers, read unchanged, and its float tensors.
 
 `quant_method` in config.json names the method; `_FORMATS` says which file beside this one reads it.
 """
@@ -37,7 +37,7 @@ _REASONS = {
 
 
 class PackedCheckpoint(Protocol):
-    """A source whose weights are quantised: what a conversion needs of it."""
+    """A source whose weights are quantised, as a conversion uses it."""
 
     @property
     def method(self) -> str:
@@ -60,7 +60,7 @@ class PackedCheckpoint(Protocol):
         ...
 
     def scheme(self, module: str) -> QuantScheme | None:
-        """The grid of `module`'s weight as it is stored; None: in float, or of codebooks."""
+        """The scheme of `module`'s weight as stored; None where it is in float or made of codebooks."""
         ...
 
     def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
@@ -97,7 +97,7 @@ class QuantisedCheckpoint:
         return any(f"{module}.{self.format.mark}" in file.tensors for file in self.stored.files)
 
     def scheme(self, module: str) -> QuantScheme | None:
-        """The grid of `module`'s weight as it is stored; None: in float, or of codebooks."""
+        """The scheme of `module`'s weight as stored; None where it is in float or made of codebooks."""
         return self.format.scheme(module) if self.packed(module) else None
 
     def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:

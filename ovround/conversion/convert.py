@@ -1,9 +1,9 @@
-"""The main job: open the checkpoint, check everything that can be checked, quantise block by block into every target, verify.
+"""The main job: open the checkpoint, check everything that can be checked, quantise block by block into every format, verify.
 
-checkpoint -> plan -> [embedding, block 0, block 1, ..., head] -> exporters -> read back -> one rename
+checkpoint -> plan -> [embedding, block 0, block 1, ..., head] -> exporters -> readers -> one rename
 
-Where blocks are tuned, each lies in a working folder beside the output before the next is begun, and goes from there to the
-exporters once all are finished: a run that was stopped or killed continues.
+Each tuned block is stored in a working folder beside the output before the next one begins. The exporters get the blocks once
+all are finished. So a run that was stopped or killed continues.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _VERSIONS = ("torch", "transformers", "openvino", "openvino-tokenizers", "onnx",
 class Conversion:
     """What `convert` did: one folder and manifest a format, in the order asked for.
 
-    `plan` is the grid of each module; `mix` says how near a target it came, and is None where none was given.
+    `plan` is the scheme of each module; `mix` compares the result with the budget, and is None without one.
     """
 
     folders: tuple[Path, ...]
@@ -181,11 +181,11 @@ def verify(format_name: str, folder: Path, records: tuple[WeightRecord, ...]) ->
 
 def installed_versions() -> dict[str, str]:
     """The libraries that a conversion's bytes depend on, and Python's own version."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _VERSIONS:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Everything about a conversion that a look at headers, options and text can find wrong, found before any work begins."""
+"""Checks a conversion before any work begins: everything that headers, options and text can show to be wrong."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ from ovround.quant.plan import Plan, make_plan
 from ovround.quant.plan_file import read_plan
 from ovround.source_tokenizer import load_tokenizer
 
-# Copied as they are; a damaged one would only be noticed when the finished folder is loaded.
+# Copied unchanged; a damaged one would only be noticed when the finished folder is loaded.
 CARRIED_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 _SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights, generously
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A conversion whose every precondition holds: nothing is left that a look at headers and text could have found.
+    """A conversion whose preconditions all hold.
 
-    `quantised` is the source whose integers are kept, where `checkpoint` is quantised already.
+    `decoder` is final: its head is tied, or has a weight of its own that the source gives like any other. `quantised` is the
+    source whose integers are kept, where `checkpoint` is quantised already.
     """
 
     name: str

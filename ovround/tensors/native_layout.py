@@ -14,11 +14,11 @@ Integers of 2, 3, 4 and 8 bits, in groups of a multiple of 32 inputs, or one gro
 
 Byte 4 * row + i of each 64 holds, lowest bits first: of 8 bits input 4 * j + i of the j-th 64; of 4 bits inputs 8 * j + i and
 8 * j + 4 + i; of 2 bits inputs 16 * j + i, and 4, 8, 12 further. Of 3 bits the lower two lie as those of 2 bits do, and of the
-third 64 byte 4 * row + i holds the upper bits of inputs i, 4 + i, ... 28 + i. So that four products of a row, and their sum, are
-one lane of a processor's dot product.
+third 64 byte 4 * row + i holds the upper bits of inputs i, 4 + i, ... 28 + i. Four products of a row and their sum are then one
+lane of a processor's dot product.
 
-Rows and inputs that fill up a tile are zero. Bytes, because OpenVINO's CPU plugin widens float16 and 16-bit integers when it
-compiles.
+Rows and inputs that fill up a tile are zero. All parts are bytes, because OpenVINO's CPU plugin widens float16 and 16-bit
+integers when it compiles.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def _joined(quads: NDArray[np.uint8], bits: int) -> Bytes:
     count = 8 // bits
     parts = quads.reshape(*quads.shape[:2], 8 // count, count, TILE_ROWS, 4)
     joined = np.zeros((*parts.shape[:3], TILE_ROWS, 4), np.uint8)
-    for place in range(count):
-        joined |= parts[:, :, :, place] << np.uint8(bits * place)
+    for index in range(count):
+        joined |= parts[:, :, :, index] << np.uint8(bits * index)
     return joined
 
 
@@ -115,13 +115,13 @@ def _parted(packed: Bytes, bits: int) -> NDArray[np.uint8]:
     return ((joined >> shifts) & np.uint8((1 << bits) - 1)).reshape(tiles, runs, 8, TILE_ROWS, 4)
 
 
-def pack_grid(values: NDArray[Any]) -> NDArray[Any]:
+def pack_qparams(values: NDArray[Any]) -> NDArray[Any]:
     """Scales or zero points `[N, G]` as `[ceil(N / 16), G, 16]`."""
     return np.ascontiguousarray(_tiled(values, TILE_ROWS).transpose(0, 2, 1))
 
 
-def unpack_grid(packed: NDArray[Any], rows: int) -> NDArray[Any]:
-    """Undo `pack_grid`."""
+def unpack_qparams(packed: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Undo `pack_qparams`."""
     return np.ascontiguousarray(packed.transpose(0, 2, 1).reshape(-1, packed.shape[1])[:rows])
 
 

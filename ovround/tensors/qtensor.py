@@ -1,11 +1,11 @@
-"""`QTensor`: the integers, scales and zero points that the tuner yields once and every exporter repacks.
+"""`QTensor`: integers, scales and zero points, which the tuner yields once and every exporter repacks.
 
 The conventions stated here hold everywhere else:
 
 - A weight is `[N, K]`: N outputs, K inputs; groups run along K, G = K / group_size of them a row.
 - `codes` are unsigned levels in `[0, 2^bits)`; the value is `(code - zero_point) * scale`.
 - Symmetric means no zero points stored: the zero point is `2^(bits-1)`. Scales may be negative
-  (SignRound's full-range symmetric grid puts the larger extreme on the lowest level).
+  (SignRound's full-range symmetric scheme puts the larger extreme on the lowest level).
 - `scales` are float16, because both engines hold them so; float32 arithmetic on them is exact enough to
   be the same number everywhere.
 - `order`, of GPTQ checkpoints with activation order: column j of the codes multiplies input `order[j]`, so that the columns

@@ -29,8 +29,8 @@ class Rows:
 class TensorSource:
     """The checkpoint's tensor `name` of `shape`, of which `rows` are taken, turned first where it lies `transposed`.
 
-    `add` is added to every value, in float32: norms that are stored as their distance from 1. `index` is the place along the
-    first axis of a tensor that holds the same of every expert. `otherwise` is where it lies in checkpoints without `name`.
+    `add` is added to every value, in float32: some norms are stored as their distance from 1. `index` is the position on the
+    first axis of a tensor that holds all experts. `otherwise` is the source in checkpoints without `name`.
     """
 
     name: str

@@ -33,7 +33,7 @@ from ovround.runtime.engines import open_engine
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.packing import AWQ_ORDER, pack_awq, pack_words, unpack_awq, unpack_words
 from ovround.tensors.qtensor import BITS, QTensor
-from ovround.tensors.regrid import restored, split, widened, with_zero_points
+from ovround.tensors.reexpression import restored, split, widened, with_zero_points
 
 GRID_FORMATS = [name for name in CHECKPOINT_FORMATS if name not in CODEBOOK_FORMATS]
 TOLERANCE = 1e-5  # float32 sums in another order; a nibble moves the output by 1e-3 (tests/test_parity.py)

@@ -1,7 +1,7 @@
 """Exact re-expression of a `QTensor`: the same values in another container, and the way back.
 
-A format that lacks a width takes a wider one, a format that lacks a group size takes a divisor with scales repeated, and a
-format without an implied zero point takes it stored. None of these changes `dequantize()` by a bit.
+A format that lacks a width gets a wider one. A format that lacks a group size gets a divisor of it, with scales repeated. A
+format without an implied zero point gets it stored. None of these changes `dequantize()` by a bit.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def with_zero_points(tensor: QTensor) -> QTensor:
 
 
 def restored(tensor: QTensor, bits: int, group_size: int, symmetric: bool) -> QTensor:
-    """Undo the above: `tensor` on the grid that it came from; raises ValueError where it does not lie on that grid."""
+    """Undo the above: `tensor` on its original scheme; raises ValueError where its levels do not fit that scheme."""
     if tensor.zero_points is None and not symmetric:
         tensor = with_zero_points(tensor)
     groups = tensor.shape[1] // group_size
@@ -49,7 +49,7 @@ def restored(tensor: QTensor, bits: int, group_size: int, symmetric: bool) -> QT
     shift = 0
     if symmetric:
         if zero_points is not None and (zero_points != 1 << (tensor.bits - 1)).any():
-            raise ValueError("zero points are not those of a symmetric grid")
+            raise ValueError("zero points are not those of a symmetric scheme")
         zero_points, shift = None, symmetric_shift(bits, tensor.bits)
     return QTensor(tensor.codes - np.uint8(shift), scales, zero_points, bits, tensor.order)
 
