@@ -20,7 +20,7 @@ from ovround.exporters.sizes import Sizes
 from ovround.exporters.source_files import check_links
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
-from ovround.models.tied_head import sources_of_untied, with_own_head
+from ovround.models.tied_head import sources_of_untied, with_head
 from ovround.options.convert_options import ConvertOptions
 from ovround.quant.calibration.samples import Calibration, calibrate
 from ovround.quant.distributed.launch import Launch
@@ -130,16 +130,16 @@ def _planned(
         checkpoint.check(expected, decoder.unused_tensors())
         plan = make_plan(decoder, options) if options.plan is None else read_plan(options.plan, decoder)
         if HEAD in plan and decoder.head_at != HEAD:
-            sources, decoder = sources_of_untied(decoder), with_own_head(decoder)
+            sources, decoder = sources_of_untied(decoder), with_head(decoder, own=True)
             checkpoint = mapped(source, sources, decoder.every_tensor())
         return checkpoint, None, decoder, plan
     if source.packed(HEAD):
-        decoder = with_own_head(decoder)
+        decoder = with_head(decoder, own=True)
     quantised = mapped_packed(source, decoder.sources())
     quantised.check(decoder.every_tensor(), decoder.unused_tensors())
     plan = stored_plan(quantised, decoder, options)
     if HEAD in plan and decoder.head_at != HEAD:
-        quantised, decoder = mapped_packed(source, sources_of_untied(decoder)), with_own_head(decoder)
+        quantised, decoder = mapped_packed(source, sources_of_untied(decoder)), with_head(decoder, own=True)
     return source.stored, quantised, decoder, plan
 
 

@@ -14,7 +14,7 @@ from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.measure.perplexity import Evaluation, Logits, OnWindows, cut_windows, evaluate
 from ovround.models import from_config
 from ovround.models.decoder import HEAD
-from ovround.models.tied_head import with_own_head
+from ovround.models.tied_head import with_head
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_texts
 
@@ -105,7 +105,7 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
         weights = CheckpointWeights(checkpoint)
     else:
         if source.packed(HEAD):
-            decoder = with_own_head(decoder)
+            decoder = with_head(decoder, own=True)
         expected = decoder.every_tensor()
         packed = mapped_packed(source, decoder.sources())
         packed.check(expected, decoder.unused_tensors())

@@ -10,7 +10,7 @@ from typing import Any
 from ovround.errors import ArchitectureError
 from ovround.models.decoder import Decoder
 
-_SHARED = {"config_reader", "decoder", "layout", "ops", "rope", "standard", "torch_functions", "torch_ops"}
+_SHARED = {"config_reader", "decoder", "layout", "ops", "rope", "standard", "tied_head", "torch_functions", "torch_ops"}
 
 
 def families() -> list[str]:

@@ -12,7 +12,7 @@ from ovround.errors import EngineError
 from ovround.exporters.formats import open_reader
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
-from ovround.models.tied_head import with_own_head
+from ovround.models.tied_head import with_head
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
@@ -46,7 +46,7 @@ def open_weights(folder: Path) -> Weights:
         plain.check(decoder.every_tensor(), ignored)
         return Weights(decoder, lambda name, shape: plain.read(name))
     if source.packed(HEAD):
-        decoder = with_own_head(decoder)
+        decoder = with_head(decoder, own=True)
     quantised = mapped_packed(source, decoder.sources())
     quantised.check(decoder.every_tensor(), ignored)
 
@@ -63,8 +63,7 @@ def _open_converted(folder: Path, format_name: str) -> Weights:
     """A folder that `ovround convert` wrote in this format; its manifest says what each weight is."""
     records = {record.name: record for record in read_manifest(folder).weights}
     decoder = from_config(read_json(folder / "config.json"))
-    if f"{HEAD}.weight" in records:
-        decoder = with_own_head(decoder)
+    decoder = with_head(decoder, own=f"{HEAD}.weight" in records)
     reader = open_reader(format_name, folder, records)
 
     def read(name: str, shape: tuple[int, ...]) -> Weight:

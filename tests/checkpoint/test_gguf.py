@@ -63,8 +63,13 @@ def permuted(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(folder: Path, kinds: dict[str, str], architecture: str = "llama") -> dict[str, NDArray[np.float32]]:
-    """A tiny Llama as llama.cpp writes it, Q4_0 but for `kinds`, by module; returns the weights as Hugging Face has them."""
+def write_gguf(
+    folder: Path, kinds: dict[str, str], architecture: str = "llama", left_out: str = ""
+) -> dict[str, NDArray[np.float32]]:
+    """A tiny Llama as llama.cpp writes it, Q4_0 but for `kinds`, by module; returns the weights as Hugging Face has them.
+
+    The module `left_out` is not written.
+    """
     config = tiny_config(**CONFIG)
     weights = random_weights(config)
     folder.mkdir()
@@ -75,6 +80,8 @@ def write_gguf(folder: Path, kinds: dict[str, str], architecture: str = "llama")
         module = name.rpartition(".")[0].rpartition(".")[2]
         heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(module)
         data = permuted(weight, heads) if heads else weight
+        if module == left_out:
+            continue
         kind = kinds.get(module, "F32" if "norm" in name else "Q4_0")
         raw: Any = data
         if kind == "Q6_K":
@@ -105,6 +112,14 @@ def test_a_file_keeps_every_integer(tmp_path: Path) -> None:
     assert grids["lm_head.weight"] == (4, 32)
     assert grids["model.layers.0.mlp.down_proj.weight"] == (8, 32)
     assert grids["model.embed_tokens.weight"] == (16, 0)
+
+
+@pytest.mark.parametrize("format_name", ["compressed-tensors", "openvino"])
+def test_a_file_without_a_head_is_tied_whatever_config_json_says(tmp_path: Path, format_name: str) -> None:
+    """Verification opens the written folder from its own config.json, which must then say so too."""
+    write_gguf(tmp_path / "g", {"embed_tokens": "F16"}, left_out="lm_head")
+    made = convert(tmp_path / "g" / "model.gguf", tmp_path / "out", ConvertOptions(formats=(format_name,)))
+    assert "lm_head.weight" not in {record.name for record in made.manifests[0].weights}
 
 
 def test_what_is_not_exact_is_refused(tmp_path: Path) -> None:
