@@ -33,7 +33,8 @@ from ovround.checkpoint import open_checkpoint
 from ovround.conversion.convert import convert
 from ovround.measure.evaluation import evaluate_model
 from ovround.models import from_config
-from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.quant.calibration.samples import calibrate
 from ovround.source_tokenizer import load_tokenizer
 

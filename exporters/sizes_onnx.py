@@ -9,8 +9,8 @@ import numpy as np
 from ovround.exporters.onnx.external_data import CACHE_LINE, LARGE_BYTES, PAGE
 from ovround.exporters.onnx.matmul_nbits import layout_of
 from ovround.models.decoder import Decoder
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 
 def weight_bytes(shape: tuple[int, ...], scheme: QuantScheme | None, item_bytes: int, *, table: bool) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from ovround.models.decoder import Decoder
-from ovround.options.convert_options import QuantScheme
+from ovround.tensors.scheme import QuantScheme
 
 ALIGNMENT = 64
 _CONSTANTS = 128  # axes, shapes and epsilons that the graph holds once, and again in each block: more than there are

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ovround.errors import OvroundError
     from ovround.measure.benchmark import bench
     from ovround.measure.evaluation import evaluate_model
-    from ovround.options.convert_options import ConvertOptions, LayerRule
+    from ovround.options.convert_options import ConvertOptions
+    from ovround.options.layer_rule import LayerRule
     from ovround.runtime import LLM, SamplingOptions
 
 __version__ = "0.1.0"
@@ -30,7 +31,7 @@ if (_root / "pyproject.toml").is_file() and str(_root) not in __path__:
 
 _HOMES = {
     "ConvertOptions": "ovround.options.convert_options",
-    "LayerRule": "ovround.options.convert_options",
+    "LayerRule": "ovround.options.layer_rule",
     "Conversion": "ovround.conversion.convert",
     "convert": "ovround.conversion.convert",
     "OvroundError": "ovround.errors",

@@ -20,10 +20,10 @@ DATA_FILES = {"openvino": "openvino_model.bin", "onnx": "model.onnx.data"}
 def read_weights(folder: Path) -> dict[str, Weight]:
     """Every weight that the manifest of `folder` names, from the engine's own files."""
     manifest = read_manifest(folder)
-    data = folder / DATA_FILES[manifest.target]
+    data = folder / DATA_FILES[manifest.format]
     found: dict[str, Weight] = {}
     with data.open("rb") as source:
-        if manifest.target == "openvino":
+        if manifest.format == "openvino":
             entries = constants.read_entries(folder / "openvino_model.xml")
             for record in manifest.weights:
                 stored = compressed.Stored(record.bits, record.symmetric) if record.group_size else None

@@ -22,10 +22,12 @@ from ovround.errors import UsageError
 from ovround.exporters.checkpoints import CheckpointExporter
 from ovround.measure.evaluation import open_logits
 from ovround.models import from_config
-from ovround.options.convert_options import Codebooks, ConvertOptions, LayerRule
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.progress import Progress
 from ovround.quant.plan import weight_shapes
 from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.scheme import Codebooks
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 

@@ -24,7 +24,8 @@ from ovround.errors import ArchitectureError, UsageError
 from ovround.measure.torch_model import CheckpointWeights
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.progress import Progress
 from ovround.runtime.engines import open_engine
 

@@ -21,9 +21,11 @@ from ovround.conversion.latency_table import LatencyRow, LatencyTable, write_tab
 from ovround.errors import UsageError
 from ovround.exporters import sizes_openvino
 from ovround.exporters.openvino import compressed, constants
-from ovround.options.convert_options import ConvertOptions, LayerRule, QuantScheme, parse_milliseconds
+from ovround.options.convert_options import ConvertOptions, parse_milliseconds
+from ovround.options.layer_rule import LayerRule
 from ovround.quant.plan import weight_shapes
 from ovround.quant.plan_file import PLAN_FILE, read_plan
+from ovround.tensors.scheme import QuantScheme
 
 TINY = ConvertOptions(recipe="rtn", group_size=32, nsamples=8, seqlen=32, formats=("onnx",))
 
@@ -36,7 +38,7 @@ def options(text_file: Path) -> ConvertOptions:
 def data_bytes(conversion: Conversion) -> list[int]:
     """The size of each weights file."""
     return [
-        (folder / DATA_FILES[manifest.target]).stat().st_size
+        (folder / DATA_FILES[manifest.format]).stat().st_size
         for folder, manifest in zip(conversion.folders, conversion.manifests, strict=True)
     ]
 
@@ -236,7 +238,7 @@ def test_a_plan_given_back_gives_the_same_weights(
     assert again.mix is None
     assert len({scheme.bits for scheme in first.plan.values() if scheme}) > 2
     for a, b, manifest in zip(first.folders, again.folders, first.manifests, strict=True):
-        for name in (DATA_FILES[manifest.target], PLAN_FILE):
+        for name in (DATA_FILES[manifest.format], PLAN_FILE):
             assert (a / name).read_bytes() == (b / name).read_bytes()
         assert PLAN_FILE in read_manifest(b).files
     assert [one.sha256 for one in again.manifests[0].weights] == [one.sha256 for one in first.manifests[0].weights]

@@ -29,7 +29,8 @@ from ovround.conversion.convert import convert, prepare
 from ovround.errors import VerifyError
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.progress import silent
 from ovround.quant.passes.blocks import BlockQuantizer, Emitted
 from ovround.runtime import LLM

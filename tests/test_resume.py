@@ -25,7 +25,9 @@ from ovround.artifact.output_folder import output_lock
 from ovround.conversion import convert as conversion
 from ovround.conversion.convert import convert
 from ovround.errors import OutputError, ResumeError, UsageError
-from ovround.options.convert_options import ConvertOptions, LayerRule, parse_size
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
+from ovround.options.units import parse_size
 from ovround.progress import Progress
 from ovround.quant.calibration.activation_file import Activations
 from ovround.quant.memory import memory_need
@@ -112,7 +114,7 @@ def test_other_formats_take_the_finished_blocks(
     source: Path, place: Path, options: ConvertOptions, undisturbed: dict[str, str]
 ) -> None:
     conversion = convert(source, place / "out", replace(options, formats=("openvino", "onnx"), verify=False))
-    weights = {manifest.target: manifest.weights for manifest in conversion.manifests}
+    weights = {manifest.format: manifest.weights for manifest in conversion.manifests}
     assert weights["onnx"] == weights["openvino"]
     changed = {name for name, sha256 in contents(place / "out" / "onnx").items() if undisturbed[name] != sha256}
     assert changed == {"ovround.json"}  # `verify` is one of its options

@@ -31,7 +31,9 @@ from ovround.measure.perplexity import Evaluation
 from ovround.models import families
 from ovround.models.rope import VARIANTS
 from ovround.models.standard import ACTIVATIONS
-from ovround.options.convert_options import RECIPES, ConvertOptions, LayerRule, Recipe
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
+from ovround.options.recipes import RECIPES, Recipe
 from ovround.runtime.decoding.completion import Completion, Piece, Timings, Usage
 from ovround.runtime.decoding.grammar import Grammar
 from ovround.runtime.decoding.logprobs import TokenLogprobs

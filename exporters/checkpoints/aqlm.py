@@ -12,9 +12,9 @@ import numpy as np
 
 from ovround.errors import UsageError
 from ovround.exporters.checkpoints.layout import Array, Plan, Shapes, quantised
-from ovround.options.convert_options import Codebooks, QuantScheme
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import Codebooks, QuantScheme
 
 _BYTE_BITS = 8
 

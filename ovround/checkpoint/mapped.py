@@ -12,9 +12,9 @@ from ovround.checkpoint.packed import Packed
 from ovround.checkpoint.quantised import PackedCheckpoint
 from ovround.checkpoint.safetensors_file import TensorInfo
 from ovround.errors import CheckpointError, TensorError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 from ovround.tensors.tensor_source import TensorSource
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from ovround.checkpoint.pattern import Pattern
 from ovround.errors import CheckpointError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor, FloatType
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 Array = NDArray[Any]
 Packed = QTensor | CodebookTensor

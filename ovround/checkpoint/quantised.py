@@ -17,8 +17,8 @@ from ovround.checkpoint.hf import Checkpoint, open_folder, read_json
 from ovround.checkpoint.mxfp4 import open_mxfp4
 from ovround.checkpoint.packed import Array, Format, Packed
 from ovround.errors import CheckpointError, TensorError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.scheme import QuantScheme
 
 _SHARED = {"gguf", "hf", "locate", "mapped", "packed", "pattern", "quantised", "safetensors_file"}
 _ALIASES = {"intel/auto-round": "auto-round"}

@@ -50,7 +50,7 @@ def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -
         return
     size = sum(weight.size_bytes for weight in manifest.weights)
     typer.echo(
-        f"{folder}: {manifest.model_type} from {manifest.source_name}, for {manifest.target}, ovround {manifest.ovround_version}"
+        f"{folder}: {manifest.model_type} from {manifest.source_name}, for {manifest.format}, ovround {manifest.ovround_version}"
     )
     rows = [
         [

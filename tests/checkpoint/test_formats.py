@@ -28,12 +28,14 @@ from ovround.exporters.checkpoints.layout import grid_of
 from ovround.exporters.checkpoints.shards import ShardWriter
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import ConvertOptions, LayerRule, QuantScheme
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.runtime.engines import open_engine
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.packing import AWQ_ORDER, pack_awq, pack_words, unpack_awq, unpack_words
 from ovround.tensors.qtensor import BITS, QTensor
 from ovround.tensors.regrid import restored, split, widened, with_zero_points
+from ovround.tensors.scheme import QuantScheme
 
 GRID_FORMATS = [name for name in CHECKPOINT_FORMATS if name not in CODEBOOK_FORMATS]
 TOLERANCE = 1e-5  # float32 sums in another order; a nibble moves the output by 1e-3 (tests/test_parity.py)

@@ -16,7 +16,8 @@ from ovround.artifact.manifest import BlockRecord, Quality
 from ovround.conversion.convert import Job, prepare
 from ovround.measure.torch_model import CheckpointWeights
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.progress import Progress, silent
 from ovround.quant.passes.blocks import BlockQuantizer, Emitted, Event
 from ovround.tensors.qtensor import QTensor

@@ -21,12 +21,13 @@ from ovround.errors import EngineError, UsageError
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import ConvertOptions, QuantScheme
+from ovround.options.convert_options import ConvertOptions
 from ovround.quant.integers.initial_grid import from_extremes
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight
 from ovround.quant.passes.compilation import differentiated
 from ovround.quant.passes.compile_choice import choose, lacking
 from ovround.quant.passes.signround import in_type
+from ovround.tensors.scheme import QuantScheme
 
 ONE_BILLION = {
     "model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,

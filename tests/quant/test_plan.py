@@ -11,8 +11,11 @@ from ovround.artifact.manifest import FORMATS
 from ovround.errors import UsageError
 from ovround.models import from_config
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
-from ovround.options.convert_options import RECIPES, ConvertOptions, LayerRule, QuantScheme
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
+from ovround.options.recipes import RECIPES
 from ovround.quant.plan import Plan, make_plan
+from ovround.tensors.scheme import QuantScheme
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -11,11 +11,12 @@ import torch
 
 from ovround.artifact.manifest import Manifest
 from ovround.conversion.convert import convert
-from ovround.options.convert_options import ConvertOptions, QuantScheme
+from ovround.options.convert_options import ConvertOptions
 from ovround.quant.integers.embeddings import begin_table
 from ovround.quant.integers.initial_grid import compensated, inverse_factor, searched
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 FEW = ConvertOptions(
     formats=("onnx",), bits=4, group_size=64, iters=20, nsamples=32, seqlen=64, batch_size=8, end_to_end=0,
