@@ -73,7 +73,7 @@ def measured(name: str, model: Path, arguments: argparse.Namespace, place: Path)
     }  # fmt: skip
     for target, formats in (("none", ENGINES), *((engine, (engine,)) for engine in ENGINES)):
         out = place / target
-        folders = convert(model, out, ConvertOptions(**general, formats=formats, engine=target)).folders
+        folders = convert(model, out, ConvertOptions(**general, formats=formats, activation_engine=target)).folders
         for engine, folder in zip(formats, folders, strict=True):
             scores = [
                 [
