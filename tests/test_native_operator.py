@@ -116,7 +116,7 @@ def test_without_the_library_weights_are_expanded_or_refused(source: tuple[Path,
         assert relative_rms(llm.logits(IDS), source[1]) < FLOAT16
     with pytest.raises(EngineError, match="native operator, which is not installed"):
         LLM(folder, on_missing_kernel="error")
-    result = CliRunner().invoke(app, ["run", str(folder), "Once", "--on-missing-kernel", "error"])
+    result = CliRunner().invoke(app, ["run", str(folder), "Once", "--kernel", "native"])
     assert isinstance(result.exception, EngineError)
     with pytest.raises(UsageError, match="on-missing-kernel is `ignore`; allowed: expand, error"):
         LLM(folder, on_missing_kernel="ignore")

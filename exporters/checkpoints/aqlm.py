@@ -26,7 +26,7 @@ class Format:
         for module, scheme in quantised(plan).items():
             raise UsageError(
                 f"aqlm holds no integer grids, yet `{module}` has {scheme.bits} bits",
-                hint="--method aqlm; 16 bits leave a module in float",
+                hint="--codebooks 2x8:8; 16 bits leave a module in float",
             )
         self._layout = next((one for one in plan.values() if isinstance(one, Codebooks)), None)
 

@@ -14,14 +14,14 @@ from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import DeclaredOption, declared
 
 
-def flag_parameters(record: type, without: Iterable[str] = ()) -> list[inspect.Parameter]:
-    """One keyword parameter an option of `record` that has a flag, annotated as Typer reads it."""
+def flag_parameters(record: type, only: Iterable[str] = ()) -> list[inspect.Parameter]:
+    """One keyword parameter an option of `record` that has a flag, annotated as Typer reads it; `only`: of these alone."""
     return [
         inspect.Parameter(
             entry.name, inspect.Parameter.KEYWORD_ONLY, default=_default(entry), annotation=_annotation(entry)
         )
         for entry in declared(record)
-        if entry.option.panel is not None and entry.name not in without
+        if entry.option.panel is not None and (not only or entry.name in only)
     ]
 
 

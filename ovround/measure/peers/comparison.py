@@ -102,7 +102,7 @@ def compare(
         raise UsageError(f"peer `{peer}` is not known", hint=f"choose from {', '.join(PEERS)}")
     package, reads_ours = PEERS[peer]
     if peer_model is None and not reads_ours:
-        raise UsageError(f"{peer} does not read `{folder}`", hint="give its model with --peer-model FILE")
+        raise UsageError(f"{peer} does not read `{folder}`", hint="give its model with --baseline-model FILE")
     for name, value, least in (
         ("prompt_tokens", prompt_tokens, 1),
         ("new_tokens", new_tokens, 2),
@@ -237,7 +237,7 @@ class Runner:
             missing = answer.get("missing") is not None and self._install is not None
             raise EngineError(
                 f"{name} cannot run `{self.contender.model}`: {answer['error'].splitlines()[0]}",
-                hint=f"pip install {self._install}, or name a Python that has it with --peer-python"
+                hint=f"pip install {self._install}, or name a Python that has it with --baseline-python"
                 if missing
                 else None,
             )
