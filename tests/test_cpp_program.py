@@ -16,7 +16,7 @@ GUIDE = ROOT / "docs" / "guides" / "cpp.md"
 ONLY_PYTHON = {
     "--kernel", "--baseline", "--peer", "--baseline-model", "--baseline-python", "--baseline-threads", "--plot",
 }  # fmt: skip
-ONLY_CPP = {"--bench", "--chat", "--llguidance", "--operator", "--tokenizers", "--version"}
+ONLY_CPP = {"--bench", "--chat", "--llguidance", "--on-missing-kernel", "--operator", "--tokenizers", "--version"}
 pytestmark = pytest.mark.timeout(900)  # the first test builds
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ovround.cli.shared_flags import Device, Exact, Json, Kernel, Threads, Verify, on_missing_kernel
+from ovround.cli.shared_flags import Device, Exact, Json, Kernel, Threads, Verify
 from ovround.errors import UsageError
 
 NAME = "bench"
@@ -56,7 +56,7 @@ def command(
 
     settings: dict[str, Any] = {
         "prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeat": repeat, "device": device, "exact": exact,
-        "threads": threads, "seed": seed, "verify": verify, "on_missing_kernel": on_missing_kernel(kernel), "kernel": kernel,
+        "threads": threads, "seed": seed, "verify": verify,  "kernel": kernel,
     }  # fmt: skip
     if baseline is None and (baseline_model or baseline_python or baseline_threads):
         raise UsageError("baseline-model, baseline-python and baseline-threads need --baseline")

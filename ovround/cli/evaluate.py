@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.shared_flags import Json, Kernel, on_missing_kernel
+from ovround.cli.shared_flags import Json, Kernel
 
 NAME = "eval"
 
@@ -67,7 +67,7 @@ def command(
     text = text or []
     rows = evaluate_model(
         model, tuple(text), reference=reference, context=context, exact=exact, device=device,
-        on_missing_kernel=on_missing_kernel(kernel), kernel=kernel,
+        kernel=kernel,
     )  # fmt: skip
     if json:
         print_json(

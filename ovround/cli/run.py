@@ -28,7 +28,6 @@ from ovround.cli.shared_flags import (
     TopK,
     TopP,
     Verify,
-    on_missing_kernel,
 )  # fmt: skip
 from ovround.errors import UsageError
 
@@ -71,7 +70,7 @@ def command(
     text = sys.stdin.read() if prompt == "-" else prompt
     with LLM(
         folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model,
-        on_missing_kernel=on_missing_kernel(kernel), kernel=kernel, verify=verify,
+        kernel=kernel, verify=verify,
     ) as llm:  # fmt: skip
         if json:
             import dataclasses

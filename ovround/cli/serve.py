@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.shared_flags import Device, DraftModel, Exact, Kernel, PromptLookup, Verify, on_missing_kernel
+from ovround.cli.shared_flags import Device, DraftModel, Exact, Kernel, PromptLookup, Verify
 from ovround.errors import MissingExtraError
 
 NAME = "serve"
@@ -62,7 +62,7 @@ def command(
         dispatcher = open_dispatcher(
             folder, settings, device, exact=exact, threads=threads, batching=batching, cache_gib=cache_gib,
             draft_model=draft_model, prompt_lookup=prompt_lookup, verify=verify,
-            on_missing_kernel=on_missing_kernel(kernel), kernel=kernel,
+            kernel=kernel,
         )  # fmt: skip
         name = f"[{host}]" if ":" in host else host
         how = f"up to {max_running} answers at once" if dispatcher.batches else "one answer at a time"

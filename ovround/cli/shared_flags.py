@@ -43,8 +43,3 @@ Regex = Annotated[str | None, typer.Option(help="Regular expression that the who
 JsonSchema = Annotated[Path | None, typer.Option(help="File with a JSON schema that the answer keeps; default: none.")]
 Json = Annotated[bool, typer.Option("--json", help="Result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
-
-
-def on_missing_kernel(kernel: str) -> str:
-    """What happens to weights for the native operator where it is not installed: an error where it was asked for."""
-    return "error" if kernel == "native" else "expand"
