@@ -24,6 +24,7 @@ from typing import Any
 
 from ovround.conversion.convert import convert
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_options import TuningOptions
 from ovround.progress import Progress
 
 Figures = dict[str, Any]
@@ -31,7 +32,8 @@ Figures = dict[str, Any]
 
 def tune(task: dict[str, Any]) -> Figures | None:
     """One conversion, in every process that was started; None in all but the first."""
-    options = ConvertOptions(**{**task["options"], "formats": ("onnx",), "end_to_end": 0, "verify": False})
+    tuning = TuningOptions(batch_size=task["batch_size"], end_to_end_steps=0)
+    options = ConvertOptions(**task["options"], formats=("onnx",), tuning=tuning)
     moments: dict[str, tuple[float, float]] = {}
 
     def watch(progress: Progress) -> None:
@@ -46,7 +48,7 @@ def tune(task: dict[str, Any]) -> Figures | None:
     quality = manifest.quality
     assert quality is not None
     length = task["options"]["seqlen"]
-    tokens = sum(block.steps for block in manifest.blocks) * options.batch * length
+    tokens = sum(block.steps for block in manifest.blocks) * task["batch_size"] * length
     tuning_s, cpu_s = (end - start for start, end in zip(moments["check"], moments["quantise"], strict=True))
     return {
         "tuning_s": tuning_s,
@@ -97,8 +99,9 @@ def main() -> None:
             print(json.dumps(figures))
         return
     arguments = parse()
-    names = ("bits", "group_size", "iters", "nsamples", "batch_size", "seqlen", "device")
-    task = {"model": arguments.model, "options": {name: getattr(arguments, name) for name in names}}
+    names = ("bits", "group_size", "iters", "nsamples", "seqlen", "device")
+    options = {name: getattr(arguments, name) for name in names}
+    task = {"model": arguments.model, "batch_size": arguments.batch_size, "options": options}
     one, several = [], []
     for number in range(arguments.rounds):
         one.append(measured(task, 1, arguments.threads))

@@ -1,6 +1,6 @@
 """What does tuning for the engine's 8-bit activations win? Perplexity in each engine's default mode, with and without.
 
-For each model: one conversion without (`--target none`) for both engines, and one for each engine with it. Every folder is
+For each model: one conversion without (`--activation-engine none`) for both engines, and one for each engine with it. Every folder is
 scored as the engine runs it by default, and exactly, which tells what the engine's arithmetic itself costs.
 
 `--outliers K` makes a few features of every norm K times larger and what reads them as much smaller. The model computes the
@@ -73,7 +73,7 @@ def measured(name: str, model: Path, arguments: argparse.Namespace, place: Path)
     }  # fmt: skip
     for target, formats in (("none", ENGINES), *((engine, (engine,)) for engine in ENGINES)):
         out = place / target
-        folders = convert(model, out, ConvertOptions(**general, formats=formats, engine=target)).folders
+        folders = convert(model, out, ConvertOptions(**general, formats=formats, activation_engine=target)).folders
         for engine, folder in zip(formats, folders, strict=True):
             scores = [
                 [

@@ -33,9 +33,12 @@ from ovround.checkpoint import open_checkpoint
 from ovround.conversion.convert import convert
 from ovround.measure.evaluation import evaluate_model
 from ovround.models import from_config
-from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.options.convert_options import DEFAULT_CODEBOOKS, ConvertOptions, resolved_recipe
+from ovround.options.layer_rule import LayerRule
+from ovround.options.tuning_options import TuningOptions
 from ovround.quant.calibration.samples import calibrate
 from ovround.source_tokenizer import load_tokenizer
+from ovround.tensors.scheme import Codebooks
 
 # What is measured beside the original: options of ours that differ from the default recipe's, or a peer. Each part of the
 # tuner has a row that changes it alone, against `blocks`, which is the default without its pass over all blocks.
@@ -43,30 +46,29 @@ ARMS: dict[str, dict[str, Any]] = {
     "rtn": {"recipe": "rtn"},
     "light": {"recipe": "light"},
     "signround": {},
-    "blocks": {"end_to_end": 0},
-    "paper": {"end_to_end": 0, "scales": "clipped", "robust_loss": False, "snapshot": "last"},
-    "clipped": {"end_to_end": 0, "scales": "clipped"},
-    "sign": {"end_to_end": 0, "optimizer": "sign"},
-    "compensated": {"end_to_end": 0, "initial_grid": "compensated"},
-    "extremes": {"end_to_end": 0, "initial_grid": "extremes"},
-    "search": {"end_to_end": 0, "initial_grid": "search"},
-    "plain-loss": {"end_to_end": 0, "robust_loss": False},
-    "robust-loss": {"end_to_end": 0, "robust_loss": True},
-    "last": {"end_to_end": 0, "snapshot": "last"},
-    "window-2": {"end_to_end": 0, "window": 2},
-    "keep-norms": {"norms": False},
-    "labels-10": {"label_share": 0.1},
-    "labels-20": {"label_share": 0.2},
-    "labels-50": {"label_share": 0.5},
-    "tables-rounded": {"lm_head_bits": 4, "embedding_bits": 4, "tables": "rounded"},
-    "tables-tuned": {"lm_head_bits": 4, "embedding_bits": 4},
-    "batch-8": {"batch_size": 8},
-    "openvino-aware": {"engine": "openvino"},
-    "onnx-aware": {"engine": "onnx"},
+    "blocks": {"tuning": TuningOptions(end_to_end_steps=0)},
+    "paper": {"tuning": TuningOptions(end_to_end_steps=0, scales="clipped", robust_loss=False)},
+    "clipped": {"tuning": TuningOptions(end_to_end_steps=0, scales="clipped")},
+    "sign": {"tuning": TuningOptions(end_to_end_steps=0, optimizer="sign")},
+    "compensated": {"tuning": TuningOptions(end_to_end_steps=0, initial_grid="compensated")},
+    "extremes": {"tuning": TuningOptions(end_to_end_steps=0, initial_grid="extremes")},
+    "search": {"tuning": TuningOptions(end_to_end_steps=0, initial_grid="search")},
+    "plain-loss": {"tuning": TuningOptions(end_to_end_steps=0, robust_loss=False)},
+    "robust-loss": {"tuning": TuningOptions(end_to_end_steps=0, robust_loss=True)},
+    "block-group-2": {"tuning": TuningOptions(end_to_end_steps=0, block_group_size=2)},
+    "keep-norms": {"tuning": TuningOptions(norms=False)},
+    "labels-10": {"tuning": TuningOptions(label_share=0.1)},
+    "labels-20": {"tuning": TuningOptions(label_share=0.2)},
+    "labels-50": {"tuning": TuningOptions(label_share=0.5)},
+    "embeddings-rounded": {"lm_head_bits": 4, "embedding_bits": 4, "tuning": TuningOptions(embeddings="rounded")},
+    "embeddings-tuned": {"lm_head_bits": 4, "embedding_bits": 4},
+    "batch-8": {"tuning": TuningOptions(batch_size=8)},
+    "openvino-aware": {"activation_engine": "openvino"},
+    "onnx-aware": {"activation_engine": "onnx"},
     "best": {"recipe": "best", "nsamples": 512},
     "signround-pv": {"pv": True},
     "aqlm": {"formats": ("aqlm",)},
-    "aqlm-fixed-codes": {"formats": ("aqlm",), "learn_codes": False},
+    "aqlm-fixed-codes": {"formats": ("aqlm",), "tuning": TuningOptions(learn_codes=False)},
     "aqlm-pv": {"formats": ("aqlm",), "pv": True},
 }
 PEER_ARMS = {"auto-round": (200, 128), "auto-round-best": (1000, 512)}  # steps and windows: its own recipes'
@@ -107,7 +109,7 @@ class Setup:
     iters: int
     cache: Path | None
     divergence: bool = False
-    layout: tuple[int, int, int] = (2, 8, 8)  # of arms with codebooks: how many, their bits, the vectors' size
+    codebooks: Codebooks = DEFAULT_CODEBOOKS  # of the arms aqlm
 
 
 def options_for(model: Path, bits: int, group_size: int, sym: bool, method: str, setup: Setup) -> ConvertOptions:
@@ -123,7 +125,7 @@ def options_for(model: Path, bits: int, group_size: int, sym: bool, method: str,
     }  # fmt: skip
     arm = ARMS.get(method, {})
     if "aqlm" in arm.get("formats", ()):
-        general |= dict(zip(("codebooks", "codebook_bits", "vector_size"), setup.layout, strict=True))
+        general["codebooks"] = setup.codebooks
         del general["bits"]
     return ConvertOptions(**{**general, **({} if "recipe" in arm else {"iters": iters}), **arm})
 
@@ -172,7 +174,8 @@ def auto_round(
     np.save(tokens, windows)
     return peers.run(
         "auto-round", "auto_round_tune", cache=setup.cache, threads=threads, model=str(model.resolve()), out=str(out),
-        tokens_file=str(tokens), bits=options.bits, group_size=options.group_size, sym=options.sym, iters=options.steps,
+        tokens_file=str(tokens), bits=options.bits, group_size=options.group_size,
+        sym=options.sym, iters=resolved_recipe(options).iters,
         seed=options.seed, torch_compile=compiles,
     )  # fmt: skip
 
@@ -200,8 +203,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=MAIN, help="what is measured in this run")
     parser.add_argument(
-        "--codebooks", type=int, nargs=3, default=(2, 8, 8), metavar=("COUNT", "BITS", "VECTOR"),
-        help="of the arms aqlm and aqlm-pv",
+        "--codebooks", type=Codebooks.parse, default=DEFAULT_CODEBOOKS, metavar="COUNTxBITS:VECTOR", help="of the arms aqlm",
     )  # fmt: skip
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
     parser.add_argument("--results", type=Path, help="a .jsonl file of finished cells to continue")
@@ -213,7 +215,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     setup = Setup(
         tuple(arguments.text), tuple(arguments.calibration), arguments.context, arguments.nsamples, arguments.iters,
-        arguments.cache, arguments.divergence, tuple(arguments.codebooks),
+        arguments.cache, arguments.divergence, arguments.codebooks,
     )  # fmt: skip
     done: dict[tuple[str, int, int, bool, str], Cell] = {}
     if arguments.results and arguments.results.is_file():

@@ -3,7 +3,7 @@
 Every linear layer of the blocks becomes codebooks whose values are as large as the layer's own; the rest is copied.
 
     python benchmarks/random_llama.py MODEL
-    python benchmarks/random_aqlm.py MODEL OUT [--codebooks 2] [--codebook-bits 8] [--vector-size 8]
+    python benchmarks/random_aqlm.py MODEL OUT [--codebooks 2x8:8]
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from ovround.tensors.scheme import Codebooks
 
 
 def coded(
@@ -71,12 +73,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--codebooks", type=int, default=2)
-    parser.add_argument("--codebook-bits", type=int, default=8)
-    parser.add_argument("--vector-size", type=int, default=8)
+    parser.add_argument("--codebooks", type=Codebooks.parse, default=Codebooks(2, 8, 8), metavar="COUNTxBITS:VECTOR")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    write(options.model, options.out, options.codebooks, options.codebook_bits, options.vector_size, options.seed)
+    books = options.codebooks
+    write(options.model, options.out, books.count, books.bits, books.vector_size, options.seed)
     size = sum(path.stat().st_size for path in options.out.glob("*.safetensors"))
     print(json.dumps({"size_bytes": size}))
 

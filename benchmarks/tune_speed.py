@@ -53,7 +53,10 @@ def tune(task: dict[str, Any]) -> Figures:
     )  # fmt: skip
     model = Path(task["model"])
     general = quality.options_for(model, task["bits"], task["group_size"], task["sym"], "signround", setup)
-    options = replace(general, end_to_end=0, compile=task["compile"], batch_size=task["batch_size"])
+    options = replace(
+        general,
+        tuning=replace(general.tuning, end_to_end_steps=0, compile=task["compile"], batch_size=task["batch_size"]),
+    )
     moments: dict[str, float] = {}
 
     def watch(progress: Progress) -> None:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from ovround.errors import OvroundError
     from ovround.measure.benchmark import bench
     from ovround.measure.evaluation import evaluate_model
-    from ovround.options.convert_options import ConvertOptions, LayerRule
+    from ovround.options.budget import Budget
+    from ovround.options.convert_options import ConvertOptions
+    from ovround.options.layer_rule import LayerRule
+    from ovround.options.tuning_options import TuningOptions
     from ovround.runtime import LLM, SamplingOptions
+    from ovround.tensors.scheme import Codebooks
 
 __version__ = "0.1.0"
 
@@ -29,8 +33,11 @@ if (_root / "pyproject.toml").is_file() and str(_root) not in __path__:
     __path__.append(str(_root))  # a checkout keeps exporters/ and runtime/ beside this package; a wheel has them inside
 
 _HOMES = {
+    "Budget": "ovround.options.budget",
+    "Codebooks": "ovround.tensors.scheme",
+    "TuningOptions": "ovround.options.tuning_options",
     "ConvertOptions": "ovround.options.convert_options",
-    "LayerRule": "ovround.options.convert_options",
+    "LayerRule": "ovround.options.layer_rule",
     "Conversion": "ovround.conversion.convert",
     "convert": "ovround.conversion.convert",
     "OvroundError": "ovround.errors",
@@ -40,8 +47,8 @@ _HOMES = {
     "bench": "ovround.measure.benchmark",
 }
 __all__ = [
-    "LLM", "Conversion", "ConvertOptions", "LayerRule", "OvroundError", "SamplingOptions", "bench", "convert",
-    "evaluate_model",
+    "LLM", "Budget", "Codebooks", "Conversion", "ConvertOptions", "LayerRule", "OvroundError", "SamplingOptions",
+    "TuningOptions", "bench", "convert", "evaluate_model",
 ]  # fmt: skip
 
 

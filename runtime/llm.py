@@ -52,7 +52,7 @@ class LLM:
     def __init__(
         self, folder: str | Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
         prefix_cache: bool = False, prompt_lookup: bool = False, draft_model: str | Path | None = None,
-        draft_tokens: int = DRAFT_TOKENS, verify: bool = True, on_missing_kernel: str = "expand", kernel: str = "auto",
+        draft_tokens: int = DRAFT_TOKENS, verify: bool = True, kernel: str = "auto",
     ) -> None:  # fmt: skip
         """Load `folder` on `device`; see `ovround.runtime.engines.open_engine` for these arguments and the errors.
 
@@ -71,8 +71,7 @@ class LLM:
             self.tokenizer = Tokenizer(path)
             self._end_token_ids = read_model_info(path).end_token_ids
             self._engine = open_engine(
-                path, device, exact=exact, threads=threads, verify=False, on_missing_kernel=on_missing_kernel,
-                kernel=kernel,
+                path, device, exact=exact, threads=threads, verify=False, kernel=kernel,
             )  # fmt: skip
         self._row = KVCacheSlot(self._engine)
         self._prefix_cache = prefix_cache
@@ -87,8 +86,7 @@ class LLM:
                         f"`{draft}` has another tokenizer than `{path}`", hint="a draft must share its tokens"
                     )
                 engine = open_engine(
-                    draft, device, exact=exact, threads=threads, verify=False, on_missing_kernel=on_missing_kernel,
-                    kernel=kernel,
+                    draft, device, exact=exact, threads=threads, verify=False, kernel=kernel,
                 )  # fmt: skip
                 self._draft = KVCacheSlot(engine)
             self._proposer = DraftModel(self._draft, self.vocab_size)

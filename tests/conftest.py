@@ -103,7 +103,7 @@ def loaded_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command
 @pytest.fixture(scope="session")
 def tuning() -> tuple[str, ...]:
     """Options of `convert` that tune the demo model in seconds, and enough to change weights."""
-    steps = ("--iters", "12", "--nsamples", "8", "--seqlen", "64", "--batch-size", "4")
+    steps = ("--iters", "12", "--nsamples", "8", "--seqlen", "64")
     return (*steps, "--group-size", "64", "--bits", "3", "--asym")
 
 

@@ -20,7 +20,7 @@ DATA_FILES = {"openvino": "openvino_model.bin", "onnx": "model.onnx.data"}
 def read_weights(folder: Path) -> dict[str, Weight]:
     """Every weight that the manifest of `folder` names, from the engine's own files."""
     manifest = read_manifest(folder)
-    reader = open_reader(manifest.target, folder, {record.name: record for record in manifest.weights})
+    reader = open_reader(manifest.format, folder, {record.name: record for record in manifest.weights})
     weights: dict[str, Weight] = {}
     for record in manifest.weights:
         weight = reader.read(record.name)

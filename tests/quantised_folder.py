@@ -15,10 +15,10 @@ from ovround.checkpoint.quantised import QuantisedCheckpoint
 from ovround.exporters.checkpoints import CheckpointExporter
 from ovround.exporters.checkpoints.shards import ShardWriter
 from ovround.models import from_config
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.plan import weight_shapes
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 MODULE = "model.layers.0.mlp.up_proj"
 

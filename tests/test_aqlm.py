@@ -22,10 +22,14 @@ from ovround.errors import UsageError
 from ovround.exporters.checkpoints import CheckpointExporter
 from ovround.measure.evaluation import open_logits
 from ovround.models import from_config
-from ovround.options.convert_options import Codebooks, ConvertOptions, LayerRule
+from ovround.options.budget import Budget
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
+from ovround.options.tuning_options import TuningOptions
 from ovround.progress import Progress
 from ovround.quant.plan import weight_shapes
 from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.scheme import Codebooks
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 
@@ -33,43 +37,64 @@ Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 @pytest.fixture
 def options(text_file: Path) -> ConvertOptions:
     return ConvertOptions(
-        formats=("aqlm",), codebooks=2, codebook_bits=3, vector_size=4, iters=4, nsamples=8, seqlen=32, batch_size=4,
-        end_to_end=2, pv=True, pv_steps=2, calibration=(text_file,),
-    )  # fmt: skip
+        formats=("aqlm",),
+        codebooks=Codebooks(2, 3, 4),
+        iters=4,
+        nsamples=8,
+        seqlen=32,
+        tuning=TuningOptions(batch_size=4, end_to_end_steps=2, pv_steps=2),
+        pv=True,
+        calibration=(text_file,),
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"formats": ("openvino",), "method": "aqlm", "codebooks": 0}, "codebooks is 0; 1 to 16 is allowed"),
-        ({"formats": ("auto_round",)}, "method aqlm makes codebooks, which format auto_round cannot hold"),
-        ({"formats": ("aqlm", "awq")}, "method aqlm makes codebooks, which format awq cannot hold"),
-        ({"vector_size": 5}, "vector-size is `5`; allowed: 2, 4, 8, 16, 32"),
-        ({"codebook_bits": 17}, "codebook-bits is 17; 1 to 16 is allowed"),
-        ({"bits": 2}, "bits is about integer grids, yet method is aqlm"),
-        ({"target_bits": 2.5}, "target-bits is about integer grids, yet method is aqlm"),
-        ({"recipe": "rtn", "pv": False}, "method aqlm learns codebooks from text, yet nothing is tuned"),
-        ({"method": "signround", "pv": False}, "codebook-bits is a setting of --method aqlm"),
-        ({"pv": False, "pv_steps": 3}, "pv-steps is a setting of --pv, which is not given"),
-        ({"pv_changes": 0.0}, "pv-changes is 0.0; a share above 0, at most 1, is allowed"),
+        ({"codebooks": Codebooks(0, 8, 8)}, "codebooks 0x8:8: count is 0; 1 to 16 is allowed"),
+        ({"codebooks": Codebooks(2, 8, 5)}, "codebooks 2x8:5: vector size is 5; allowed: 2, 4, 8, 16, 32"),
+        ({"codebooks": Codebooks(2, 17, 8)}, "codebooks 2x17:8: bits is 17; 1 to 16 is allowed"),
+        ({"formats": ("auto_round",)}, "codebooks are given, which format auto_round cannot hold"),
+        ({"formats": ("aqlm", "awq")}, "codebooks are given, which format awq cannot hold"),
+        ({"bits": 2}, "bits is about integers, yet weights become codebooks"),
+        ({"budget": Budget(2.5, "bits")}, "budget is about integers, yet weights become codebooks"),
+        ({"tuning": TuningOptions(scales="clipped")}, "scales is about integers, yet weights become codebooks"),
+        ({"recipe": "rtn", "pv": False}, "codebooks are learned from text, yet nothing is tuned"),
+        (
+            {"formats": ("onnx",), "codebooks": None, "tuning": TuningOptions(learn_codes=False)},
+            "learn_codes is about codebooks, yet weights become integers",
+        ),
+        ({"pv": False, "tuning": TuningOptions(pv_steps=3)}, "pv_steps is a setting of --pv, which is not given"),
     ],
 )
 def test_settings_that_contradict_each_other(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as caught:
-        ConvertOptions(**{"formats": ("aqlm",), "codebook_bits": 4, "method": "aqlm", "pv": True, **changes})
+        ConvertOptions(**{"formats": ("aqlm",), "codebooks": Codebooks(2, 4, 8), "pv": True, **changes})
     assert str(caught.value) == said
+
+
+def test_a_share_of_changes_is_above_zero() -> None:
+    with pytest.raises(UsageError, match=r"pv_changes is 0\.0; above 0, at most 1, is allowed"):
+        TuningOptions(pv_changes=0.0)
+
+
+@pytest.mark.parametrize("text", ["2x8", "2x8x8", "x8:8", "aqlm", ""])
+def test_codebooks_are_count_bits_and_vector_size(text: str) -> None:
+    assert Codebooks.parse("2x8:8") == Codebooks(2, 8, 8)
+    with pytest.raises(UsageError, match=f"codebooks is `{text}`; COUNTxBITS:VECTOR_SIZE is needed"):
+        Codebooks.parse(text)
 
 
 def test_codebooks_that_cost_more_than_they_serve_are_refused_with_the_sum(tmp_path: Path, tiny_source: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        convert(tiny_source, tmp_path / "out", ConvertOptions(formats=("aqlm",), codebooks=1, codebook_bits=16))
+        convert(tiny_source, tmp_path / "out", ConvertOptions(formats=("aqlm",), codebooks=Codebooks(1, 16, 8)))
     decoder = from_config(tiny_config())
     shapes = [decoder.tensors(0)[f"{name}.weight"] for name in decoder.linears(0)]
     count = sum(rows * columns for rows, columns in shapes)
     entries = len(shapes) * 65536 * 8 * 16 / count
     total = 2 + entries + 16 * sum(rows for rows, _ in shapes) / count
     assert f"{total:.2f} bits a weight: 2.00 for codes and {entries:.2f} for 65536 entries a layer" in str(caught.value)
-    assert caught.value.hint == "a smaller --vector-size, or an integer grid"
+    assert caught.value.hint == "smaller vectors, or integers with --bits"
     assert not (tmp_path / "out").exists()
 
 
@@ -110,7 +135,12 @@ def test_the_folder_holds_what_was_tuned(tmp_path: Path, tiny_source: Path, opti
 
 def test_tuning_lowers_the_losses_that_it_tells(tmp_path: Path, tiny_source: Path, options: ConvertOptions) -> None:
     told: list[Progress] = []
-    longer = replace(options, iters=10, nsamples=24, end_to_end=10, pv_steps=20, straight_through=False)
+    longer = replace(
+        options,
+        iters=10,
+        nsamples=24,
+        tuning=replace(options.tuning, end_to_end_steps=10, pv_steps=20, straight_through=False),
+    )
     manifest = convert(tiny_source, tmp_path / "q", longer, told.append).manifests[0]
     assert all(block.loss_after <= block.loss_before for block in manifest.blocks)
     assert any(block.loss_after < block.loss_before for block in manifest.blocks)
@@ -146,10 +176,16 @@ def test_stopped_anywhere_it_continues_to_the_same_bytes(
 def test_pv_moves_integers_too(tmp_path: Path) -> None:
     # The built-in model: what random weights gain by other levels is less than what judges it can tell.
     tuned = ConvertOptions(
-        formats=("auto_round",), bits=2, group_size=32, sym=False, iters=4, nsamples=64, seqlen=32, batch_size=8,
-        end_to_end=0,
-    )  # fmt: skip
-    with_pv = replace(tuned, pv=True, pv_steps=10)
+        formats=("auto_round",),
+        bits=2,
+        group_size=32,
+        sym=False,
+        iters=4,
+        nsamples=64,
+        seqlen=32,
+        tuning=TuningOptions(batch_size=8, end_to_end_steps=0),
+    )
+    with_pv = replace(tuned, pv=True, tuning=replace(tuned.tuning, pv_steps=10))
     manifests = [convert("demo", tmp_path / str(bool(one.pv)), one).manifests[0] for one in (tuned, with_pv)]
     assert manifests[1].quality.kl_nats < manifests[0].quality.kl_nats  # type: ignore[union-attr]
     changed = []

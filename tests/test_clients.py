@@ -12,7 +12,8 @@ from engine_support import LIMITS, OPENVINO_GENAI
 from random_model import CONFIGS, write_random_model
 
 from ovround.conversion.convert import convert
-from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.runtime import LLM
 from ovround.runtime.engines import open_engine
 from ovround.runtime.model_info import read_model_info

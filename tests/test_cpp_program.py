@@ -13,8 +13,10 @@ from cpp_build import ROOT, SOURCE, built, need_compiler, run
 from ovround.cli.app import app
 
 GUIDE = ROOT / "docs" / "guides" / "cpp.md"
-ONLY_PYTHON = {"--kernel", "--peer", "--peer-model", "--peer-python", "--peer-threads", "--plot"}
-ONLY_CPP = {"--bench", "--chat", "--llguidance", "--operator", "--tokenizers", "--version"}
+ONLY_PYTHON = {
+    "--kernel", "--baseline", "--peer", "--baseline-model", "--baseline-python", "--baseline-threads", "--plot",
+}  # fmt: skip
+ONLY_CPP = {"--bench", "--chat", "--llguidance", "--on-missing-kernel", "--operator", "--tokenizers", "--version"}
 pytestmark = pytest.mark.timeout(900)  # the first test builds
 
 

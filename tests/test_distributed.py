@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 from command_server import CommandServer, Result
 from failing_steps import contents
+from tuning_file import tuning_file
 
 from ovround.artifact.manifest import Manifest, check_files, read_manifest
 from ovround.conversion.convert import convert, prepare
 from ovround.errors import ResumeError, UsageError
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_options import TuningOptions
 from ovround.quant.calibration.samples import Calibration
 from ovround.quant.distributed.launch import Launch
 from ovround.quant.memory import MemoryNeed, memory_need
@@ -32,7 +34,7 @@ BLOCKS = 6
 WORK = ".out.ovround-work"
 TUNING = (
     "--format", "onnx", "--group-size", "64", "--bits", "3", "--nsamples", "48", "--seqlen", "32", "--iters", "8",
-    "--batch-size", "4", "--initial-grid", "search", "--end-to-end", "2",
+    "--tuning", str(Path(__file__).with_name("distributed.toml")),
 )  # fmt: skip
 OPTIONS = ConvertOptions(
     formats=("onnx",),
@@ -41,9 +43,7 @@ OPTIONS = ConvertOptions(
     nsamples=48,
     seqlen=32,
     iters=8,
-    batch_size=4,
-    initial_grid="search",
-    end_to_end=2,
+    tuning=TuningOptions(initial_grid="search", end_to_end_steps=2),
 )
 
 
@@ -138,7 +138,7 @@ def need_of_one(out: Path) -> MemoryNeed:
     """Memory of one of two processes: half of the windows, half of each batch."""
     job = prepare("demo", out, OPTIONS)
     assert job.calibration is not None
-    shared = replace(OPTIONS, batch_size=OPTIONS.batch_size // 2)
+    shared = replace(job.settings, batch_size=job.settings.batch_size // 2)
     return memory_need(job.checkpoint, job.decoder, job.plan, shared, job.calibration.part(0, 2))
 
 
@@ -172,10 +172,11 @@ def test_other_integers_in_one_process_are_noticed(pair: Pair, tmp_path: Path) -
 
 
 def test_other_inputs_in_one_process_are_named(pair: Pair, tmp_path: Path) -> None:
-    first, second = pair("convert", "demo", tmp_path / "out", *TUNING, "--quiet", second=("--robust-loss",))
+    other = tuning_file(tmp_path, initial_grid="search", end_to_end_steps=2, robust_loss=True)
+    first, second = pair("convert", "demo", tmp_path / "out", *TUNING, "--quiet", second=("--tuning", str(other)))
     assert (first.status, second.status) == (1, 1)
-    assert first.stderr.splitlines()[0] == "error: robust-loss is null in process 0, true in process 1"
-    assert list(tmp_path.iterdir()) == []
+    assert first.stderr.splitlines()[0] == "error: robust_loss is null in process 0, true in process 1"
+    assert list(tmp_path.iterdir()) == [other]
 
 
 # What is refused before anything is done
@@ -198,9 +199,9 @@ def test_how_a_process_was_started() -> None:
     ("options", "error", "hint"),
     [
         (
-            ConvertOptions(group_size=64, batch_size=8),
-            "batch-size is 8; 3 processes share a batch, which must be a multiple of that",
-            "--batch-size 9",
+            ConvertOptions(group_size=64, tuning=TuningOptions(batch_size=8)),
+            "batch_size is 8; 3 processes share a batch, which must be a multiple of that",
+            "--tuning FILE with the line `batch_size = 9`",
         ),
         (
             ConvertOptions(group_size=64, recipe="rtn"),
@@ -208,7 +209,7 @@ def test_how_a_process_was_started() -> None:
             "run it without torchrun",
         ),
         (
-            ConvertOptions(group_size=64, batch_size=3, nsamples=2, seqlen=32),
+            ConvertOptions(group_size=64, tuning=TuningOptions(batch_size=3), nsamples=2, seqlen=32),
             "2 windows to tune on are fewer than 3 processes",
             "start fewer",
         ),

@@ -14,6 +14,7 @@ import torch
 from converted_weights import as_torch, read_weights
 from random_model import CONFIGS, relative_rms, write_random_model
 from safetensors.torch import load_file, save_file
+from tuning_file import tuning_file
 from typer.testing import CliRunner
 
 from ovround.artifact.manifest import TARGETS, read_manifest
@@ -24,7 +25,10 @@ from ovround.errors import ArchitectureError, UsageError
 from ovround.measure.torch_model import CheckpointWeights
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.options.budget import Budget
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
+from ovround.options.tuning_options import TuningOptions
 from ovround.progress import Progress
 from ovround.runtime.engines import open_engine
 
@@ -109,16 +113,22 @@ def test_experts_that_no_token_reaches_are_told(tmp_path: Path, text_file: Path)
         "--nsamples",
         "4",
     ]
-    arguments += ["--seqlen", "32", "--batch-size", "2", "--end-to-end", "0", "--calibration", str(text_file)]
+    arguments += ["--seqlen", "32", "--calibration", str(text_file)]
+    arguments += ["--tuning", str(tuning_file(tmp_path, batch_size=2, end_to_end_steps=0))]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "no calibration token reached 1 expert(s), which are rounded" in result.stderr  # of each block
     assert "warning: no calibration token reached 2 expert(s)" in result.stderr
     for starts in ("compensated", "search"):
         options = ConvertOptions(
-            formats=("onnx",), initial_grid=starts, group_size=32, iters=2, end_to_end=0, nsamples=4, seqlen=32,
-            batch_size=2, calibration=(text_file,),
-        )  # fmt: skip
+            formats=("onnx",),
+            tuning=TuningOptions(initial_grid=starts, end_to_end_steps=0, batch_size=2),
+            group_size=32,
+            iters=2,
+            nsamples=4,
+            seqlen=32,
+            calibration=(text_file,),
+        )
         (folder,) = convert(tmp_path / "model", tmp_path / starts, options, told.append).folders
         blocks = read_manifest(folder).blocks
         assert blocks[0].unreached == ("model.layers.0.mlp.experts.2",)
@@ -135,7 +145,7 @@ def test_experts_that_no_token_reaches_are_told(tmp_path: Path, text_file: Path)
 
 def test_a_budget_gives_a_layers_experts_one_width(tmp_path: Path) -> None:
     write_random_model(tmp_path / "model", CONFIGS["qwen3_moe-0"])
-    options = ConvertOptions(formats=TARGETS, target_bits=5.5, group_size=32, recipe="rtn")
+    options = ConvertOptions(formats=TARGETS, budget=Budget(5.5, "bits"), group_size=32, recipe="rtn")
     conversion = convert(tmp_path / "model", tmp_path / "out", options)
     assert conversion.mix is not None
     assert 5 < conversion.mix.reached <= 5.5

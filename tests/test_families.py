@@ -35,6 +35,7 @@ from ovround.measure.torch_model import CheckpointWeights
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_options import TuningOptions
 from ovround.runtime.engines import open_engine
 
 TOLERANCE = 2e-5  # float32 sums in another order: 2e-7 to 2e-6 measured; a window one token too long is 1e-2 (below)
@@ -107,8 +108,14 @@ def tuned(
     place = tmp_path_factory.mktemp(f"tuned-{request.param}")
     write_random_model(place / "model", CONFIGS[request.param])
     options = ConvertOptions(
-        formats=TARGETS, group_size=32, iters=2, end_to_end=1, nsamples=4, seqlen=32, batch_size=2, calibration=(text_file,)
-    )  # fmt: skip
+        formats=TARGETS,
+        group_size=32,
+        iters=2,
+        tuning=TuningOptions(end_to_end_steps=1, batch_size=2),
+        nsamples=4,
+        seqlen=32,
+        calibration=(text_file,),
+    )
     return place / "model", dict(zip(TARGETS, convert(place / "model", place / "out", options).folders, strict=True))
 
 

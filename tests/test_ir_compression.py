@@ -16,7 +16,8 @@ from ovround.conversion.convert import convert
 from ovround.errors import ArchitectureError, CheckpointError, MissingExtraError, OvroundError, UsageError, VerifyError
 from ovround.measure.evaluation import evaluate_model
 from ovround.models import from_config
-from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.runtime import LLM
 from ovround.runtime.engines import open_engine
 

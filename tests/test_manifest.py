@@ -55,7 +55,7 @@ def manifest_json(**changes: object) -> str:
 
 RECORD = {"size_bytes": 1, "sha256": ""}
 WHOLE = {
-    "ovround_version": "0.1.0", "target": "onnx", "source_name": "x", "model_type": "llama", "source_files": {}, "options": {},
+    "ovround_version": "0.1.0", "format": "onnx", "source_name": "x", "model_type": "llama", "source_files": {}, "options": {},
     "versions": {},
 }  # fmt: skip
 WEIGHT = {

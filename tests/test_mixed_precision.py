@@ -27,11 +27,14 @@ from ovround.exporters.onnx.external_data import DataFile
 from ovround.exporters.openvino import compressed
 from ovround.exporters.openvino.constants import ConstantFile
 from ovround.exporters.sizes import exact_bits
-from ovround.options.convert_options import ConvertOptions, LayerRule, QuantScheme, parse_milliseconds
+from ovround.options.budget import Budget
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.quant.plan import weight_shapes
 from ovround.quant.plan_file import PLAN_FILE, read_plan
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 TINY = ConvertOptions(recipe="rtn", group_size=32, nsamples=8, seqlen=32, formats=("onnx",))
 
@@ -44,7 +47,7 @@ def options(text_file: Path) -> ConvertOptions:
 def data_bytes(conversion: Conversion) -> list[int]:
     """The size of each weights file."""
     return [
-        (folder / DATA_FILES[manifest.target]).stat().st_size
+        (folder / DATA_FILES[manifest.format]).stat().st_size
         for folder, manifest in zip(conversion.folders, conversion.manifests, strict=True)
     ]
 
@@ -62,20 +65,20 @@ def refused(call: Any, *arguments: Any, **keywords: Any) -> tuple[str, str | Non
 def test_the_average_counts_codes_scales_and_zero_points(
     tiny_source: Path, tmp_path: Path, options: ConvertOptions, symmetric: bool
 ) -> None:
-    given = replace(options, target_bits=4.0, sym=symmetric, formats=TARGETS)
+    given = replace(options, budget=Budget(4.0, "bits"), sym=symmetric, formats=TARGETS)
     conversion = convert(tiny_source, tmp_path / "out", given)
     inner = [one for one in conversion.manifests[0].weights if ".layers." in one.name and one.group_size]
     weights = sum(math.prod(one.shape) for one in inner)
     nominal = sum(math.prod(one.shape) * (one.bits + (16 + (0 if symmetric else one.bits)) / 32) for one in inner)
-    assert conversion.mix is not None
-    assert conversion.mix.reached == pytest.approx(nominal / weights, rel=1e-12)
-    assert 3.8 < conversion.mix.reached <= 4.0
+    assert conversion.allocation is not None
+    assert conversion.allocation.reached == pytest.approx(nominal / weights, rel=1e-12)
+    assert 3.8 < conversion.allocation.reached <= 4.0
     assert len({one.bits for one in inner}) > 1
-    assert conversion.mix.loss_rise_nats > 0
+    assert conversion.allocation.loss_rise_nats > 0
 
 
 def test_layers_that_engines_fuse_share_their_bits(tiny_source: Path, tmp_path: Path, options: ConvertOptions) -> None:
-    conversion = convert(tiny_source, tmp_path / "out", replace(options, target_bits=4.2))
+    conversion = convert(tiny_source, tmp_path / "out", replace(options, budget=Budget(4.2, "bits")))
     decoder = prepare(str(tiny_source), tmp_path / "other", options).decoder
     for layer in range(2):
         for group in decoder.fused(layer):
@@ -84,7 +87,7 @@ def test_layers_that_engines_fuse_share_their_bits(tiny_source: Path, tmp_path: 
 
 def test_rules_are_kept(tiny_source: Path, tmp_path: Path, options: ConvertOptions) -> None:
     rules = (LayerRule("0.*o_proj", bits=16), LayerRule("k_proj", bits=8), LayerRule("down_proj", group_size=16))
-    plan = convert(tiny_source, tmp_path / "out", replace(options, target_bits=4.5, layers=rules)).plan
+    plan = convert(tiny_source, tmp_path / "out", replace(options, budget=Budget(4.5, "bits"), layers=rules)).plan
     assert plan["model.layers.0.self_attn.o_proj"] is None
     assert {plan[f"model.layers.{n}.self_attn.k_proj"] for n in (0, 1)} == {QuantScheme(8, 32, True)}
     down = plan["model.layers.1.mlp.down_proj"]
@@ -96,20 +99,23 @@ def test_a_target_out_of_reach_names_what_can_be_reached(
     tiny_source: Path, tmp_path: Path, options: ConvertOptions
 ) -> None:
     out = tmp_path / "out"
-    message, hint = refused(prepare, str(tiny_source), out, replace(options, target_bits=2.0))
-    assert message == "target-bits is 2; 2.5 to 8.5 can be reached"
+    message, hint = refused(prepare, str(tiny_source), out, replace(options, budget=Budget(2.0, "bits")))
+    assert message == "budget is 2 bits; 2.5 bits to 8.5 bits can be reached"
     assert hint == "larger groups, --sym, or fewer layers that --layer fixes lower it"
-    message, hint = refused(prepare, str(tiny_source), out, replace(options, target_bits=9.0))
-    assert (message, hint) == ("target-bits is 9; 2.5 to 8.5 can be reached", "--bits 8 takes no more than that")
+    message, hint = refused(prepare, str(tiny_source), out, replace(options, budget=Budget(9.0, "bits")))
+    assert (message, hint) == (
+        "budget is 9 bits; 2.5 bits to 8.5 bits can be reached",
+        "--bits 8 takes no more than that",
+    )
     rules = (LayerRule("proj", bits=4),)
-    message, _ = refused(prepare, str(tiny_source), out, replace(options, target_bits=4.0, layers=rules))
-    assert message == "target-bits has nothing to choose: layer rules state the bits of every linear layer"
+    message, _ = refused(prepare, str(tiny_source), out, replace(options, budget=Budget(4.0, "bits"), layers=rules))
+    assert message == "budget has nothing to choose: layer rules state the bits of every linear layer"
     assert not out.exists()
 
 
 def test_the_lowest_and_the_highest_can_be_reached(tiny_source: Path, tmp_path: Path, options: ConvertOptions) -> None:
     for bits, target in ((2, 2.5), (8, 8.5)):
-        conversion = convert(tiny_source, tmp_path / str(bits), replace(options, target_bits=target))
+        conversion = convert(tiny_source, tmp_path / str(bits), replace(options, budget=Budget(target, "bits")))
         found = {scheme.bits for name, scheme in conversion.plan.items() if ".layers." in name and scheme}
         assert found == {bits}
 
@@ -119,8 +125,8 @@ def test_the_lowest_and_the_highest_can_be_reached(tiny_source: Path, tmp_path: 
 
 def reachable(source: Path | str, out: Path, options: ConvertOptions) -> tuple[int, int]:
     """The lowest and the highest size, from the message of one that cannot be reached."""
-    message, _ = refused(prepare, str(source), out, replace(options, target_size_bytes=1))
-    found = re.fullmatch(r"target-size is 1 bytes; (\d+) bytes to (\d+) bytes can be reached", message)
+    message, _ = refused(prepare, str(source), out, replace(options, budget=Budget(1, "bytes")))
+    found = re.fullmatch(r"budget is 1 bytes; (\d+) bytes to (\d+) bytes can be reached", message)
     assert found
     return int(found[1]), int(found[2])
 
@@ -130,12 +136,12 @@ def test_the_weights_file_of_the_demo_model_is_as_small_as_was_asked(tmp_path: P
     base = ConvertOptions(recipe="rtn", group_size=64, nsamples=8, seqlen=64, formats=formats)
     lowest, highest = reachable("demo", tmp_path / "out", base)
     target = lowest + (highest - lowest) // 3
-    conversion = convert("demo", tmp_path / "out", replace(base, target_size_bytes=target))
-    assert conversion.mix is not None
-    assert conversion.mix.reached <= target
+    conversion = convert("demo", tmp_path / "out", replace(base, budget=Budget(target, "bytes")))
+    assert conversion.allocation is not None
+    assert conversion.allocation.reached <= target
     largest = max(data_bytes(conversion))
     # OpenVINO's small constants are counted with some room
-    assert 0.97 * conversion.mix.reached < largest <= conversion.mix.reached
+    assert 0.97 * conversion.allocation.reached < largest <= conversion.allocation.reached
 
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["sym", "asym"])
@@ -154,9 +160,9 @@ def test_no_weights_file_is_larger_than_was_counted(
         base = replace(TINY, calibration=(text_file,), group_size=group_size, sym=symmetric, formats=(target,), **ends)  # type: ignore[arg-type]
         lowest, highest = reachable(source, tmp_path / "out", base)
         for size_bytes in (lowest, (lowest + highest) // 2):
-            conversion = convert(source, tmp_path / "out", replace(base, target_size_bytes=size_bytes))
-            assert conversion.mix is not None
-            assert data_bytes(conversion)[0] <= conversion.mix.reached <= size_bytes
+            conversion = convert(source, tmp_path / "out", replace(base, budget=Budget(size_bytes, "bytes")))
+            assert conversion.allocation is not None
+            assert data_bytes(conversion)[0] <= conversion.allocation.reached <= size_bytes
 
 
 @pytest.mark.parametrize("table", [False, True], ids=["linear", "table"])
@@ -187,8 +193,8 @@ def test_sizes_are_those_of_the_written_file(tmp_path: Path, bits: int, symmetri
 def test_space_is_looked_for_as_if_every_choice_were_the_widest(
     tiny_source: Path, tmp_path: Path, options: ConvertOptions
 ) -> None:
-    job = prepare(str(tiny_source), tmp_path / "out", replace(options, target_bits=4.0))
-    assert {scheme.bits for scheme in widest(job.problem, job.plan).values() if scheme} == {8}
+    job = prepare(str(tiny_source), tmp_path / "out", replace(options, budget=Budget(4.0, "bits")))
+    assert {scheme.bits for scheme in widest(job.budget, job.plan).values() if scheme} == {8}
     assert widest(None, job.plan) == job.plan
 
 
@@ -213,15 +219,15 @@ def table_file(tiny_source: Path, tmp_path: Path, options: ConvertOptions) -> Pa
 def test_a_latency_is_the_tables_sum_over_linear_layers_and_head(
     tiny_source: Path, tmp_path: Path, options: ConvertOptions, table_file: Path
 ) -> None:
-    given = replace(options, target_latency_ms=0.08, profile=table_file)
+    given = replace(options, budget=Budget(0.08, "ms"), profile=table_file)
     conversion = convert(tiny_source, tmp_path / "out", given)
     read_once = [one for one in conversion.manifests[0].weights if one.group_size and "embed" not in one.name]
     expected = sum(math.prod(one.shape) * one.bits / 8e6 for one in read_once)
-    assert conversion.mix is not None
-    assert conversion.mix.reached == pytest.approx(expected, abs=1e-5)  # of whole nanoseconds
-    assert 0.07 < conversion.mix.reached <= 0.08
-    message, hint = refused(prepare, str(tiny_source), tmp_path / "out", replace(given, target_latency_ms=0.001))
-    assert message.startswith("target-latency is 0.001 ms; 0.0")
+    assert conversion.allocation is not None
+    assert conversion.allocation.reached == pytest.approx(expected, abs=1e-5)  # of whole nanoseconds
+    assert 0.07 < conversion.allocation.reached <= 0.08
+    message, hint = refused(prepare, str(tiny_source), tmp_path / "out", replace(given, budget=Budget(0.001, "ms")))
+    assert message.startswith("budget is 0.001 ms; 0.0")
     assert message.endswith(" ms can be reached")
     assert hint == "--lm-head-bits, or fewer layers that --layer fixes lower it"
 
@@ -240,7 +246,7 @@ def test_a_table_that_does_not_fit_is_refused(
 ) -> None:
     path = tmp_path / "table.json"
     write_table(path, table_of(prepare(str(tiny_source), tmp_path / "out", options), **changes))
-    given = replace(options, target_latency_ms=1.0, profile=path)
+    given = replace(options, budget=Budget(1.0, "ms"), profile=path)
     assert refused(prepare, str(tiny_source), tmp_path / "out", given)[0] == f"latency table `{path}` {message}"
 
 
@@ -252,21 +258,21 @@ def test_a_plan_given_back_gives_the_same_weights(
     tiny_source: Path, tmp_path: Path, options: ConvertOptions, tuned: bool
 ) -> None:
     base = replace(options, formats=TARGETS, **({"recipe": "light", "iters": 3} if tuned else {}))  # type: ignore[arg-type]
-    first = convert(tiny_source, tmp_path / "a", replace(base, target_bits=3.7))
+    first = convert(tiny_source, tmp_path / "a", replace(base, budget=Budget(3.7, "bits")))
     file = first.folders[0] / PLAN_FILE
     again = convert(tiny_source, tmp_path / "b", replace(base, plan=file, group_size=128))
     assert again.plan == first.plan
-    assert again.mix is None
+    assert again.allocation is None
     assert len({scheme.bits for scheme in first.plan.values() if scheme}) > 2
     for a, b, manifest in zip(first.folders, again.folders, first.manifests, strict=True):
-        for name in (DATA_FILES[manifest.target], PLAN_FILE):
+        for name in (DATA_FILES[manifest.format], PLAN_FILE):
             assert (a / name).read_bytes() == (b / name).read_bytes()
         assert PLAN_FILE in read_manifest(b).files
     assert [one.sha256 for one in again.manifests[0].weights] == [one.sha256 for one in first.manifests[0].weights]
 
 
 def test_the_same_target_gives_the_same_plan(tiny_source: Path, tmp_path: Path, options: ConvertOptions) -> None:
-    given = replace(options, target_bits=3.7)
+    given = replace(options, budget=Budget(3.7, "bits"))
     plans = [convert(tiny_source, tmp_path / name, given).plan for name in "ab"]
     assert plans[0] == plans[1]
     assert not (convert(tiny_source, tmp_path / "c", options).folders[0] / PLAN_FILE).exists()
@@ -278,28 +284,42 @@ def test_the_same_target_gives_the_same_plan(tiny_source: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target_bits": 0.0}, "target-bits is 0.0; a number above 0 is needed"),
-        ({"target_bits": math.nan}, "target-bits is nan; a number above 0 is needed"),
-        ({"target_size_bytes": 0}, "target-size is 0; a number above 0 is needed"),
-        ({"target_bits": 3.0, "target_size_bytes": 9}, "target-bits and target-size are both given"),
-        ({"target_bits": 3.0, "plan": Path("p")}, "target-bits and plan are both given"),
-        ({"target_latency_ms": 3.0}, "target-latency is given without profile"),
-        ({"profile": Path("p")}, "profile is given without target-latency"),
-        ({"target_bits": 3.0, "profile": Path("p")}, "profile is given without target-latency"),
-        ({"target_bits": 3.0, "bits": 2}, "target-bits chooses the bits, yet bits is given"),
-        ({"plan": Path("p"), "sym": False}, "plan states every grid, yet sym is given"),
-        ({"plan": Path("p"), "lm_head_bits": 4}, "plan states every grid, yet lm-head-bits is given"),
-        ({"plan": Path("p"), "layers": (LayerRule("x", bits=2),)}, "plan states every grid, yet layer is given"),
+        ({"budget": Budget(3.0, "bits"), "plan": Path("p")}, "budget and plan are both given"),
+        ({"budget": Budget(3.0, "ms")}, "a budget in ms is given without profile"),
+        ({"profile": Path("p")}, "profile is given without a budget in ms"),
+        ({"budget": Budget(3.0, "bits"), "profile": Path("p")}, "profile is given without a budget in ms"),
+        ({"budget": Budget(3.0, "bits"), "bits": 2}, "budget chooses the bits, yet bits is given"),
+        ({"plan": Path("p"), "sym": False}, "plan states every scheme, yet sym is given"),
+        ({"plan": Path("p"), "lm_head_bits": 4}, "plan states every scheme, yet lm-head-bits is given"),
+        ({"plan": Path("p"), "layers": (LayerRule("x", bits=2),)}, "plan states every scheme, yet layer is given"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
     assert refused(ConvertOptions, **changes)[0] == message
 
 
-def test_times_are_read() -> None:
-    assert [parse_milliseconds("x", text) for text in ("12ms", "0.5 s", "800us")] == [12.0, 500.0, 0.8]
-    for text in ("12", "ms", "-1ms", "1e3ms", "12 min"):
-        assert refused(parse_milliseconds, "target-latency", text)[0] == f"target-latency is `{text}`, which is no time"
+def test_a_budget_is_bits_a_size_or_a_time() -> None:
+    texts = ("4.2bits", "3 bits", "900MB", "1.5 GiB", "12ms", "0.5 s", "800us")
+    expected = [
+        (4.2, "bits"), (3.0, "bits"), (900_000_000, "bytes"), (3 << 29, "bytes"), (12.0, "ms"), (500.0, "ms"), (0.8, "ms"),
+    ]  # fmt: skip
+    budgets = [Budget.parse(text) for text in texts]
+    assert [(budget.value, budget.unit) for budget in budgets] == expected
+    assert [Budget.parse(budget.spec) for budget in budgets] == budgets
+
+
+@pytest.mark.parametrize(
+    "text", ["4.2", "900", "ms", "-1ms", "1e3ms", "12 min", "12m", "900 apples", "soon", "bits", "MB", ""]
+)
+def test_a_budget_without_a_unit_is_refused(text: str) -> None:
+    message, hint = refused(Budget.parse, text)
+    assert message == f"budget is `{text}`; bits, a size or a time is needed"
+    assert hint == "examples: --budget 4.2bits (average of a weight), 900MB (weights file) or 12ms (time a token)"
+
+
+@pytest.mark.parametrize(("value", "unit"), [(0.0, "bits"), (math.nan, "bits"), (0, "bytes"), (math.inf, "ms")])
+def test_a_budget_is_above_zero(value: float, unit: Any) -> None:
+    assert refused(Budget, value, unit)[0] == f"budget is {value} {unit}; a number above 0 is needed"
 
 
 # The command
@@ -308,16 +328,13 @@ def test_times_are_read() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--target-size", "900 apples"), "target-size is `900 apples`, which is no size"),
-        (("--target-latency", "soon"), "target-latency is `soon`, which is no time"),
-        (("--target-bits", "3", "--target-size", "1MB"), "target-bits and target-size are both given"),
-        (("--target-bits", "1", "--group-size", "64"), "target-bits is 1; 2.25 to 8.25 can be reached"),
-        (
-            ("--target-size", "1kB", "--group-size", "64"),
-            "target-size is 1000 bytes; ",
-        ),
+        (("--budget", "900 apples"), "budget is `900 apples`; bits, a size or a time is needed"),
+        (("--budget", "0bits"), "budget is 0.0 bits; a number above 0 is needed"),
+        (("--budget", "3bits", "--plan", "p"), "budget and plan are both given"),
+        (("--budget", "1bits", "--group-size", "64"), "budget is 1 bits; 2.25 bits to 8.25 bits can be reached"),
+        (("--budget", "1kB", "--group-size", "64"), "budget is 1000 bytes; "),
         (("--plan", "nothing.json"), "plan `nothing.json` does not exist"),
-        (("--target-latency", "1ms", "--profile", "nothing.json"), "latency table `nothing.json` does not exist"),
+        (("--budget", "1ms", "--profile", "nothing.json"), "latency table `nothing.json` does not exist"),
     ],
 )
 def test_what_cannot_be_is_wrong_usage_before_torch(
@@ -331,18 +348,18 @@ def test_what_cannot_be_is_wrong_usage_before_torch(
 
 def test_the_command_shows_the_plan(loaded_command: CommandServer, tiny_source: Path, tmp_path: Path) -> None:
     common = ("--recipe", "rtn", "--group-size", "32", "--nsamples", "8", "--seqlen", "32", "--format", "onnx")
-    result = loaded_command("convert", tiny_source, tmp_path / "a", *common, "--target-bits", "4")
+    result = loaded_command("convert", tiny_source, tmp_path / "a", *common, "--budget", "4bits")
     lines = succeeded(result).splitlines()
     assert lines[1].split() == ["block", "q", "k", "v", "o", "gate", "up", "down"]
     assert len(lines) == 6
-    assert lines[-1].startswith("target-bits 4: ")
+    assert lines[-1].startswith("budget 4 bits: ")
     assert "allocat" in result.stderr
     document = json.loads(
-        succeeded(loaded_command("convert", tiny_source, tmp_path / "b", *common, "--json", "--target-bits", "4"))
+        succeeded(loaded_command("convert", tiny_source, tmp_path / "b", *common, "--json", "--budget", "4bits"))
     )
     written = json.loads((tmp_path / "a" / PLAN_FILE).read_text())
     assert document["plan"] == written["modules"]
-    assert document["target"]["target"] == "target-bits"
+    assert document["budget"]["unit"] == "bits"
     row = written["modules"]["model.layers.1.self_attn.q_proj"]["bits"]
     assert lines[4].split()[:2] == ["1", str(row)]
     decoder = prepare(str(tiny_source), tmp_path / "c", TINY).decoder

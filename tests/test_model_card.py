@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from checkpoint_writer import write_checkpoint
 from command_server import CommandServer, Result, succeeded
+from tuning_file import tuning_file
 
 from ovround.artifact.manifest import TARGETS, read_manifest
 
@@ -36,7 +37,7 @@ def test_the_card_says_what_was_measured_and_how_to_make_it_again(converted: tup
         ("--recipe", "rtn", "--group-size", "32"),
         ("--bits", "16"),
         ("--bits", "2", "--asym", "--group-size", "16", "--recipe", "rtn", "--seed", "7", "--lm-head-bits", "4"),
-        ("--iters", "2", "--nsamples", "8", "--seqlen", "32", "--batch-size", "3", "--group-size", "32"),
+        ("--iters", "2", "--nsamples", "8", "--seqlen", "32", "--tuning", "tuning.toml", "--group-size", "32"),
         ("--recipe", "rtn", "--group-size", "32", "--layer", "0.*(up|down)_proj=bits:8,sym:false", "--layer", "o_proj=bits:16"),
         ("--bits", "16", "--lm-head-bits", "4", "--group-size", "32", "--recipe", "rtn"),
         ("--iters", "2", "--nsamples", "8", "--seqlen", "32", "--group-size", "32", "--calibration", "some words.txt"),
@@ -48,8 +49,11 @@ def test_the_cards_command_gives_the_same_folder_again(
 ) -> None:
     write_checkpoint(tmp_path / "my model")
     (tmp_path / "some words.txt").write_bytes(text_file.read_bytes())
+    tuning_file(tmp_path, batch_size=3)
     succeeded(loaded_command("convert", "my model", "first", "--format", "onnx", *options, cwd=tmp_path))
     card = (tmp_path / "first" / "README.md").read_text(encoding="utf-8")
+    stated = "\n```toml\nbatch_size = 3\n```\n" in card
+    assert stated == ("--tuning" in options)
     words = shlex.split(card.partition("## Made by\n\n```\n")[2].partition("\n```")[0])
     assert words[:4] == ["ovround", "convert", "my model", "OUT"]
     succeeded(loaded_command(*words[1:], cwd=tmp_path))

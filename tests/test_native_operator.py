@@ -100,7 +100,7 @@ def test_codes_are_kept_and_the_manifest_names_them(source: tuple[Path, Any], fo
 @pytest.mark.usefixtures("library")
 def test_library_computes_what_the_codes_stand_for(source: tuple[Path, Any], folder: Path) -> None:
     for exact, most in ((True, EXACT), (False, TABLES)):
-        with LLM(folder, exact=exact, on_missing_kernel="error") as llm:
+        with LLM(folder, exact=exact, kernel="native") as llm:
             assert relative_rms(llm.logits(IDS), source[1]) < most
     with LLM(folder, exact=True, threads=2) as llm:  # prompt and steps go through different kernels
         assert llm.generate("Once", max_new_tokens=8, ignore_eos=True).token_ids == tuple(
@@ -115,11 +115,11 @@ def test_without_the_library_weights_are_expanded_or_refused(source: tuple[Path,
     with llm:
         assert relative_rms(llm.logits(IDS), source[1]) < FLOAT16
     with pytest.raises(EngineError, match="native operator, which is not installed"):
-        LLM(folder, on_missing_kernel="error")
-    result = CliRunner().invoke(app, ["run", str(folder), "Once", "--on-missing-kernel", "error"])
+        LLM(folder, kernel="native")
+    result = CliRunner().invoke(app, ["run", str(folder), "Once", "--kernel", "native"])
     assert isinstance(result.exception, EngineError)
-    with pytest.raises(UsageError, match="on-missing-kernel is `ignore`; allowed: expand, error"):
-        LLM(folder, on_missing_kernel="ignore")
+    with pytest.raises(UsageError, match="kernel is `ignore`; allowed: auto, native, engine"):
+        LLM(folder, kernel="ignore")
 
 
 @pytest.mark.usefixtures("no_library")

@@ -165,7 +165,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.usefixtures("with_library")
 def test_the_library_computes_what_the_codes_stand_for(codebooks: tuple[Path, Any]) -> None:
     for exact, most in ((True, EXACT), (False, TABLES)):
-        with LLM(codebooks[0], exact=exact, on_missing_kernel="error") as llm:
+        with LLM(codebooks[0], exact=exact, kernel="native") as llm:
             assert relative_rms(llm.logits(IDS), codebooks[1]) < most
 
 
@@ -176,7 +176,7 @@ def test_without_the_library_codebooks_are_expanded_or_refused(codebooks: tuple[
     with llm:
         assert relative_rms(llm.logits(IDS), codebooks[1]) < FLOAT16
     with pytest.raises(EngineError, match="native operator, which is not installed"):
-        LLM(codebooks[0], on_missing_kernel="error")
+        LLM(codebooks[0], kernel="native")
 
 
 def tokens(folder: Path) -> tuple[int, ...]:

@@ -33,7 +33,9 @@ from ovround.exporters.openvino import storage
 from ovround.exporters.openvino.package import OpenVINOExporter
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
+from ovround.options.tuning_options import TuningOptions
 from ovround.progress import silent
 from ovround.quant.passes.blocks import BlockQuantizer, Emitted
 from ovround.runtime import LLM
@@ -172,16 +174,24 @@ def test_a_mixture_of_every_grid(tmp_path: Path) -> None:
 
 
 def tuned_options(text_file: Path) -> dict[str, Any]:
-    return {"recipe": "default", "iters": 6, "nsamples": 8, "seqlen": 32, "batch_size": 4, "calibration": (text_file,)}
+    return {
+        "recipe": "default",
+        "iters": 6,
+        "nsamples": 8,
+        "seqlen": 32,
+        "tuning": TuningOptions(batch_size=4),
+        "calibration": (text_file,),
+    }
 
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["sym", "asym"])
 def test_both_outputs_hold_the_tuners_integers(tmp_path: Path, text_file: Path, symmetric: bool) -> None:
     """Every code, scale and zero point, compared with what the tuner itself gives for the same options."""
-    options = {**tuned_options(text_file), "sym": symmetric, "bits": 3, "group_size": 64, "end_to_end": 0}
+    options = {**tuned_options(text_file), "sym": symmetric, "bits": 3, "group_size": 64}
+    options["tuning"] = TuningOptions(end_to_end_steps=0)
     chain = converted("demo", tmp_path / "out", **options)
     job = prepare("demo", tmp_path / "other", ConvertOptions(**options))
-    quantizer = BlockQuantizer(job.checkpoint, job.decoder, job.plan, job.options, job.calibration, silent)
+    quantizer = BlockQuantizer(job.checkpoint, job.decoder, job.plan, job.settings, job.calibration, silent)
     given = {event.name: event.weight for event in quantizer.run() if isinstance(event, Emitted)}
     for target, folder in chain.folders.items():
         found = read_weights(folder)

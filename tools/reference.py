@@ -1,21 +1,23 @@
-"""Writes docs/reference/ from the code: the command line, the options and records, the errors, the families.
+"""Writes docs/reference/ from the code: command line, options and records, errors, families.
 
     python tools/reference.py            write the pages
     python tools/reference.py --check    exit status 1, naming the page, when one of them is not what the code says
 
-The words are those of the code: the help texts of the commands, the docstrings of the dataclasses and of their fields. The
-pages depend on nothing else, so that another version of Typer does not make them stale.
+The words are those of the code: declarations of options, help texts of commands, docstrings of dataclasses and of their
+fields. The pages depend on nothing else, so that another version of Typer does not make them stale.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
+import re
 import runpy
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -23,21 +25,27 @@ from typing import Any, get_args, get_origin, get_type_hints
 import ovround
 import ovround.errors
 from ovround.artifact.manifest import BlockRecord, FileRecord, Manifest, Quality, WeightRecord
+from ovround.cli import shared_flags
 from ovround.cli.app import app
-from ovround.cli.convert import command as convert_command
 from ovround.conversion.convert import Conversion
 from ovround.measure.benchmark import BenchResult
 from ovround.measure.perplexity import Evaluation
 from ovround.models import families
 from ovround.models.rope import VARIANTS
 from ovround.models.standard import ACTIVATIONS
-from ovround.options.convert_options import RECIPES, ConvertOptions, LayerRule, Recipe
+from ovround.options.budget import Budget
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
+from ovround.options.option import DeclaredOption, declared
+from ovround.options.recipes import RECIPES, Recipe
+from ovround.options.tuning_options import TuningOptions
 from ovround.runtime.decoding.completion import Completion, Piece, Timings, Usage
 from ovround.runtime.decoding.grammar import Grammar
 from ovround.runtime.decoding.logprobs import TokenLogprobs
 from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.devices import Device, Machine
 from ovround.runtime.server.settings import ServerSettings
+from ovround.tensors.scheme import Codebooks
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/reference.py from the code; `make reference` writes it again. -->\n"
@@ -55,18 +63,21 @@ def cli_page() -> str:
     parts = [
         "# Command line\n",
         NOTE,
-        "Results go to stdout, talk to stderr. Exit status: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated. "
-        "`ovround --debug COMMAND ...` shows the traceback of an error.\n",
+        "Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, "
+        "143 terminated. `ovround --debug COMMAND ...` shows the traceback of an error.\n",
     ]
-    parts += [_command(one.name or "", one.callback) for one in app.registered_commands if one.callback]
+    commands = {one.name or "": one.callback for one in app.registered_commands if one.callback}
+    parts += [_command(name, function) for name, function in commands.items()]
+    parts.append(_shared_flags(list(commands.values())))
     return "\n".join(parts)
 
 
 def options_page() -> str:
     options = (
-        "The fields of a conversion: each is a flag of `ovround convert`, a keyword, and an entry of the manifest."
+        "Each option of a conversion is declared once: the flag of `ovround convert`, the keyword, the entry of the manifest. "
+        "The last column says from what sources a conversion takes it: a checkpoint in float, a quantised checkpoint, or an "
+        "OpenVINO IR folder. Options marked *resume* must stay the same when an interrupted conversion continues."
     )
-    meanings = {field.name: _flag_help(field.name) for field in fields(ConvertOptions)}
     recipes = [
         [f"`{name}`", str(recipe.iters), str(recipe.nsamples), str(recipe.batch_size), str(recipe.end_to_end)]
         for name, recipe in RECIPES.items()
@@ -79,15 +90,20 @@ def options_page() -> str:
             ["name", "what it is"],
             [[f"`ovround.{name}`", _first_line(getattr(ovround, name))] for name in ovround.__all__],
         ),
-        f"## ConvertOptions\n\n{options} {_after_first(ConvertOptions)}\n",
-        _record_table(ConvertOptions, meanings),
+        f"## ConvertOptions\n\n{options}\n\n{_after_first(ConvertOptions)}\n",
+        _options_table(ConvertOptions),
+        f"### TuningOptions\n\n{_first_line(TuningOptions)} As a TOML file for `--tuning`, "
+        "or as `ConvertOptions(tuning=...)`; [tuning settings](../guides/tuning-settings.md) says more.\n",
+        _options_table(TuningOptions),
+        _record(Budget, level=3),
+        _record(Codebooks, level=3),
         f"### Recipes\n\n{_first_line(Recipe)}\n",
         _table(["recipe", "iters", "nsamples", "batch_size", "end_to_end"], recipes),
         _record(LayerRule, level=3),
         _record(SamplingOptions),
         _record(Grammar, level=3),
         _record(ServerSettings),
-        "## Manifest: `ovround.json`\n\nWhat the fields are for is told in [the artifact](../concepts/artifact.md).\n",
+        "## Manifest: `ovround.json`\n\nThe fields are explained in [the artifact](../concepts/artifact.md).\n",
         _record_table(Manifest),
     ]
     records = (WeightRecord, BlockRecord, Quality, FileRecord)
@@ -139,27 +155,66 @@ def families_page() -> str:
 
 
 def _command(name: str, function: Callable[..., None]) -> str:
-    arguments, rows = [], []
+    if name == "quantize":
+        return f"## ovround {name}\n\n{_first_line(function)}\n\nIts flags are those of `ovround convert` without `--format`.\n"
+    arguments, rows, shared = [], [], []
     hints = get_type_hints(function, include_extras=True)
     for parameter in inspect.signature(function).parameters.values():
-        kind, info = get_args(hints[parameter.name])[:2]
-        required = parameter.default is inspect.Parameter.empty
+        info = get_args(hints[parameter.name])[1]
         if type(info).__name__ == "ArgumentInfo":
             word = parameter.name.upper()
+            required = parameter.default is inspect.Parameter.empty
             arguments.append(word if required else f"[{word}]")
             rows.append([f"`{word}`", "required" if required else "", "", info.help or ""])
+        elif parameter.name in _shared(info):
+            shared.append(f"`{_flags(parameter.name, info)}`")
         else:
-            default = "required" if required else _shown(parameter.default)
-            rows.append(
-                [
-                    f"`{_flags(parameter.name, info)}`",
-                    _value(kind),
-                    "" if kind is bool and default == "no" else default,
-                    info.help or "",
-                ]
-            )
+            rows.append(_row(parameter, hints[parameter.name]))
     usage = " ".join(["ovround", name, *arguments, "[OPTIONS]"])
-    return f"## ovround {name}\n\n{_first_line(function)}\n\n    {usage}\n\n{_table(OPTION_TABLE, rows)}"
+    more = f"\nAnd the [shared flags](#shared-flags) {', '.join(shared)}.\n" if shared else ""
+    return f"## ovround {name}\n\n{_first_line(function)}\n\n    {usage}\n\n{_table(OPTION_TABLE, rows)}{more}"
+
+
+def _row(parameter: inspect.Parameter, hint: Any) -> list[str]:
+    """The row of a flag: spellings, value, default, help."""
+    kind, info = get_args(hint)[:2]
+    default = "required" if parameter.default is inspect.Parameter.empty else _shown(parameter.default)
+    default = "" if kind is bool and default == "no" else default
+    return [f"`{_flags(parameter.name, info)}`", _value(kind), default, info.help or ""]
+
+
+def _shared(info: Any) -> list[str]:
+    """The parameter names of a flag of `shared_flags`; none for another flag."""
+    names = [name for name, hint in vars(shared_flags).items() if get_args(hint)[1:] and get_args(hint)[1] is info]
+    return [re.sub(r"(?<=.)([A-Z])", r"_\1", name).lower() for name in names]
+
+
+def _shared_flags(commands: Sequence[Callable[..., None]]) -> str:
+    rows: dict[str, list[str]] = {}
+    for function in commands:
+        hints = get_type_hints(function, include_extras=True)
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.name in _shared(get_args(hints[parameter.name])[1]):
+                rows.setdefault(parameter.name, _row(parameter, hints[parameter.name]))
+    return f"## Shared flags\n\n{_table(OPTION_TABLE, list(rows.values()))}"
+
+
+def _options_table(record: type) -> str:
+    """Every declared option of a record: its field, flag, type, default, help, and where it counts; keys of a file have no flag."""
+    head = ["field", "flag", "type", "default", "meaning", "sources"]
+    rows = [_option_row(entry) for entry in declared(record)]
+    if any(row[1] for row in rows):
+        return _table(head, rows)
+    return _table([head[0], *head[2:5]], [[row[0], *row[2:5]] for row in rows])
+
+
+def _option_row(entry: DeclaredOption) -> list[str]:
+    flag = f"`{entry.flag}`" if entry.option.panel is not None else ""
+    default = "" if dataclasses.is_dataclass(entry.default) else _shown(entry.default)
+    kind = entry.inner.__name__ + (", several" if entry.repeatable else "")
+    where = [*entry.option.sources, *(["*resume*"] if entry.option.fingerprint != "none" else [])]
+    choices = f" One of {_shown(entry.choices)}." if entry.choices and entry.option.panel is None else ""
+    return [f"`{entry.name}`", flag, f"`{kind}`", default, f"{entry.option.help}{choices}", ", ".join(where)]
 
 
 def _flags(name: str, info: Any) -> str:
@@ -169,21 +224,11 @@ def _flags(name: str, info: Any) -> str:
 
 
 def _value(kind: Any) -> str:
-    """How a flag's value is told: `number`, `text, repeatable`, nothing for a switch."""
+    """The word for a flag's value: `number`, `text, repeatable`, nothing for a switch."""
     inner = [one for one in get_args(kind) if one is not type(None)]
     if get_origin(kind) is list:
         return f"{WORDS[inner[0]]}, repeatable"
     return _value(inner[0]) if inner else WORDS[kind]
-
-
-def _flag_help(field: str) -> str:
-    """The flag of `ovround convert` that sets a field, and its help text; `formats` is set by `--format`."""
-    hints = get_type_hints(convert_command, include_extras=True)
-    for name in (field, field.removesuffix("s")):
-        if name in hints:
-            info = get_args(hints[name])[1]
-            return f"`{_flags(name, info)}`: {info.help}"
-    raise KeyError(f"ConvertOptions.{field} has no flag")
 
 
 def _record(record: type, level: int = 2) -> str:

@@ -12,9 +12,9 @@ import numpy as np
 
 from ovround.errors import UsageError
 from ovround.exporters.checkpoints.layout import Array, Plan, Shapes, quantised
-from ovround.options.convert_options import Codebooks, QuantScheme
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import Codebooks, QuantScheme
 
 _BYTE_BITS = 8
 
@@ -26,7 +26,7 @@ class Format:
         for module, scheme in quantised(plan).items():
             raise UsageError(
                 f"aqlm holds no integer grids, yet `{module}` has {scheme.bits} bits",
-                hint="--method aqlm; 16 bits leave a module in float",
+                hint="--codebooks 2x8:8; 16 bits leave a module in float",
             )
         self._layout = next((scheme for scheme in plan.values() if isinstance(scheme, Codebooks)), None)
 

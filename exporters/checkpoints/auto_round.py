@@ -20,8 +20,8 @@ from ovround.exporters.checkpoints.layout import (
     refuse_order,
 )
 from ovround.models.decoder import EMBEDDING, HEAD
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 
 class Format:

@@ -22,10 +22,10 @@ from ovround.exporters.checkpoints.layout import (
     refuse_order,
 )
 from ovround.models.decoder import EMBEDDING, HEAD
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.packing import pack_awq
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.reexpression import split, widened, with_zero_points
+from ovround.tensors.scheme import QuantScheme
 
 BITS, SMALLEST_GROUP = 4, 16
 

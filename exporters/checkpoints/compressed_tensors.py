@@ -13,10 +13,10 @@ import numpy as np
 from ovround.exporters.checkpoints.gptq import transposed
 from ovround.exporters.checkpoints.layout import Array, Plan, Shapes, in_input_order, refuse_modules
 from ovround.models.decoder import EMBEDDING
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.packing import pack_words
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.reexpression import widened
+from ovround.tensors.scheme import QuantScheme
 
 
 class Format:

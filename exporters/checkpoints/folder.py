@@ -15,9 +15,9 @@ from ovround.exporters.source_files import copy_model_files, write_config
 from ovround.models import from_config
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.models.layout import BLOCKS
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.scheme import QuantScheme
 
 _BLOCKS = f"{BLOCKS}."
 

@@ -21,9 +21,9 @@ from ovround.exporters.checkpoints.layout import (
     most_common,
 )
 from ovround.models.decoder import EMBEDDING, HEAD
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.packing import pack_words
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 
 class Format:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ovround.errors import UsageError
 from ovround.models.decoder import EMBEDDING, HEAD
-from ovround.options.convert_options import QuantScheme, WeightScheme
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme, WeightScheme
 
 Array = NDArray[Any]
 Plan = Mapping[str, WeightScheme | None]

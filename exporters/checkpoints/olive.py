@@ -11,10 +11,10 @@ from typing import Any
 from ovround.errors import UsageError
 from ovround.exporters.checkpoints.layout import Array, Plan, Shapes, most_common, quantised, refuse_order
 from ovround.models.decoder import EMBEDDING, HEAD
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.packing import pack_rows
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.reexpression import split, widened
+from ovround.tensors.scheme import QuantScheme
 
 BLOCKS = (16, 32, 64, 128, 256)
 _SPLITS = (128, 64, 32, 16)

@@ -85,7 +85,7 @@ class Manifest:
     """Everything that `ovround.json` says."""
 
     ovround_version: str
-    target: str
+    format: str
     source_name: str
     model_type: str
     source_files: dict[str, str]
@@ -96,6 +96,7 @@ class Manifest:
     quality: Quality | None = None
     files: dict[str, FileRecord] = field(default_factory=dict)
     processes: int = 1  # that tuned it together
+    compiled: bool = False  # steps, by torch
     source_method: str = ""  # what the source was quantised by, where its integers were kept
     format_version: int = FORMAT_VERSION
 

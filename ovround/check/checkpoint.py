@@ -11,8 +11,8 @@ from ovround.check.finding import Finding, Rule
 from ovround.checkpoint import QuantisedCheckpoint, open_source
 from ovround.checkpoint.gguf import GgufCheckpoint
 from ovround.checkpoint.quantised import quantization_config
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.qtensor import BITS
+from ovround.tensors.scheme import QuantScheme
 
 GENAI, OPTIMUM = "onnxruntime-genai", "optimum-intel"
 _CT, _NIBBLE = "compressed-tensors", 4

@@ -13,8 +13,8 @@ import numpy as np
 
 from ovround.checkpoint.packed import FLOATS, Array, Part, float16_exactly
 from ovround.errors import CheckpointError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.scheme import QuantScheme
 
 _SIZES = {"in_group_size": 1024, "out_group_size": 1024, "num_codebooks": 64, "nbits_per_codebook": 16}
 

@@ -18,8 +18,8 @@ from ovround.checkpoint.awq import AWQ_BITS, awq_parts, decode_awq
 from ovround.checkpoint.gptq import decode_stream, stream_parts
 from ovround.checkpoint.packed import Array, Part, Rule, compiled, read_scheme
 from ovround.errors import CheckpointError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.qtensor import BITS, QTensor
+from ovround.tensors.scheme import QuantScheme
 
 AWQ = 0
 PACKINGS = {  # the version of GPTQ's layout, or AWQ

@@ -22,9 +22,9 @@ from ovround.checkpoint.packed import (
     read_scheme,
 )
 from ovround.errors import CheckpointError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.packing import unpack_awq
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 AWQ_BITS = (4,)
 

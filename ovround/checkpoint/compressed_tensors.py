@@ -29,9 +29,9 @@ from ovround.checkpoint.packed import (
 )
 from ovround.checkpoint.pattern import Pattern
 from ovround.errors import CheckpointError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.packing import unpack_words
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 CT_BITS = (4, 8)
 PACKED_FORMAT = "pack-quantized"

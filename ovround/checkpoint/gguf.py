@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from ovround.checkpoint.hf import Checkpoint, read_json
 from ovround.checkpoint.safetensors_file import ARRAY_TYPES, FLOAT_TYPES
 from ovround.errors import CheckpointError, MissingExtraError, TensorError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 if TYPE_CHECKING:
     from gguf import ReaderTensor

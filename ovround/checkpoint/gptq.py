@@ -30,9 +30,9 @@ from ovround.checkpoint.packed import (
     read_scheme,
 )
 from ovround.errors import CheckpointError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.packing import unpack_words
 from ovround.tensors.qtensor import BITS, QTensor
+from ovround.tensors.scheme import QuantScheme
 
 WORD = 32
 VERSIONS = {"gptq": 1, "gptq_v2": 2}

@@ -123,9 +123,9 @@ def open_folder(folder: Path) -> Checkpoint:
         )
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
-        if manifest.target not in CHECKPOINT_FORMATS:
+        if manifest.format not in CHECKPOINT_FORMATS:
             raise CheckpointError(
-                f"`{folder}` was written by ovround for {manifest.target}", hint="start from the original checkpoint"
+                f"`{folder}` was written by ovround for {manifest.format}", hint="start from the original checkpoint"
             )
         check_files(folder, manifest, contents=False)
     config = read_json(folder / "config.json")

@@ -15,9 +15,9 @@ from ovround.checkpoint.packed import Packed
 from ovround.checkpoint.quantised import PackedCheckpoint
 from ovround.checkpoint.safetensors_file import ARRAY_TYPES, TensorInfo
 from ovround.errors import CheckpointError, TensorError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 from ovround.tensors.tensor_source import TensorSource
 
 

@@ -22,9 +22,9 @@ from ovround.checkpoint.packed import (
     row_parts,
 )
 from ovround.errors import CheckpointError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.packing import unpack_rows
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 OLIVE_BITS = (2, 4, 8)
 

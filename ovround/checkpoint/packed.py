@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ovround.checkpoint.pattern import Pattern
 from ovround.checkpoint.safetensors_file import FLOAT_TYPES
 from ovround.errors import CheckpointError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import STORAGE, FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 Array = NDArray[Any]
 Packed = QTensor | CodebookTensor

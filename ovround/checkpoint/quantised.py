@@ -16,8 +16,8 @@ from ovround.checkpoint.hf import Checkpoint, open_folder, read_json
 from ovround.checkpoint.mxfp4 import open_mxfp4
 from ovround.checkpoint.packed import Array, Format, Packed
 from ovround.errors import CheckpointError, TensorError
-from ovround.options.convert_options import QuantScheme
 from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.scheme import QuantScheme
 
 _FORMATS: dict[str, Callable[[Mapping[str, Any]], Format]] = {
     "aqlm": aqlm.Format, "auto-round": auto_round.Format, "awq": awq.Format,

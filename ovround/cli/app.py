@@ -30,6 +30,7 @@ from ovround.cli import (
     selftest,
     serve,
 )
+from ovround.cli.option_flags import PanelCommand
 from ovround.cli.stopping import raise_signals, signalled
 from ovround.errors import OvroundError
 from ovround.telemetry import without_telemetry
@@ -45,7 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (convert, quantize, check, run, chat, serve, evaluate, bench, profile, inspect, devices, selftest, demo):
-    app.command(module.NAME)(module.command)
+    app.command(module.NAME, cls=PanelCommand)(module.command)
 
 
 _READERS = {module.NAME for module in (check, run, chat, serve, evaluate, bench, inspect, devices, selftest)}

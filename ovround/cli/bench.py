@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ovround.cli.sampling_options import Device, Exact, Kernel, OnMissingKernel, Verify
+from ovround.cli.shared_flags import Device, Exact, Json, Kernel, Threads, Verify
 from ovround.errors import UsageError
 
 NAME = "bench"
@@ -16,32 +16,39 @@ NAME = "bench"
 
 def command(
     folder: Annotated[Path, typer.Argument(help="A folder that `ovround convert` wrote.")],
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prompt, drawn at random.")] = 128,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 64,
-    repeat: Annotated[int, typer.Option(help="Measured runs, after one to warm up.")] = 5,
+    prompt_tokens: Annotated[int, typer.Option(help="Number of prompt tokens, drawn at random.")] = 128,
+    new_tokens: Annotated[int, typer.Option(help="Number of tokens to generate.")] = 64,
+    repeat: Annotated[int, typer.Option(help="Number of measured runs, after one to warm up.")] = 5,
     device: Device = "CPU",
     exact: Exact = False,
-    on_missing_kernel: OnMissingKernel = "expand",
     kernel: Kernel = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")] = None,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of the prompt.")] = 0,
-    peer: Annotated[
+    baseline: Annotated[
         str | None,
-        typer.Option(help="Measure beside openvino-genai, onnxruntime-genai, llama.cpp or optimum, in turn."),
+        typer.Option(
+            "--baseline",
+            "--peer",
+            help="Other runtime to measure in turn: openvino-genai, onnxruntime-genai, llama.cpp or optimum; default: none.",
+        ),
     ] = None,
-    peer_model: Annotated[
-        Path | None, typer.Option(help="What the peer loads; default: FOLDER, where it can read it.")
+    baseline_model: Annotated[
+        Path | None, typer.Option(help="Model that the baseline loads; default: FOLDER, where it can read it.")
     ] = None,
-    peer_python: Annotated[
-        Path | None, typer.Option(help="Python that has the peer installed; default: this one.")
+    baseline_python: Annotated[
+        Path | None, typer.Option(help="Python that has the baseline installed; default: this one.")
     ] = None,
-    peer_threads: Annotated[int | None, typer.Option(help="The peer's threads; default: as --threads.")] = None,
+    baseline_threads: Annotated[
+        int | None, typer.Option(help="CPU threads of the baseline; default: those of --threads.")
+    ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw latency against context and throughput against batch into this file (extra `plot`)."),
+        typer.Option(
+            help="File for a plot of latency by context and throughput by batch (extra `plot`); default: none."
+        ),
     ] = None,
     verify: Verify = True,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Measure how fast the model in FOLDER answers."""
     from ovround.cli.printing import megabytes, print_json, print_table
@@ -49,16 +56,17 @@ def command(
 
     settings: dict[str, Any] = {
         "prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeat": repeat, "device": device, "exact": exact,
-        "threads": threads, "seed": seed, "verify": verify, "on_missing_kernel": on_missing_kernel, "kernel": kernel,
+        "threads": threads, "seed": seed, "verify": verify,  "kernel": kernel,
     }  # fmt: skip
-    if peer is None and (peer_model or peer_python or peer_threads):
-        raise UsageError("peer-model, peer-python and peer-threads say how a peer is run; --peer says which")
-    if peer is not None and plot is not None:
-        raise UsageError("peer and plot are two measurements: ask for one at a time")
-    if peer is not None:
+    if baseline is None and (baseline_model or baseline_python or baseline_threads):
+        raise UsageError("baseline-model, baseline-python and baseline-threads need --baseline")
+    if baseline is not None and plot is not None:
+        raise UsageError("baseline and plot are two measurements: ask for one at a time")
+    if baseline is not None:
         _compare(
-            folder, peer, json, peer_model=peer_model, peer_python=peer_python, peer_threads=peer_threads, **settings
-        )
+            folder, baseline, json, peer_model=baseline_model, peer_python=baseline_python,
+            peer_threads=baseline_threads, **settings,
+        )  # fmt: skip
         return
     if plot is not None:
         _plot(folder, plot, json, **settings)
@@ -90,14 +98,14 @@ def command(
     )
 
 
-def _compare(folder: Path, peer: str, json: bool, repeat: int, **settings: Any) -> None:
+def _compare(folder: Path, baseline: str, json: bool, repeat: int, **settings: Any) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
     from ovround.measure.peers import Side, compare
 
     def show(number: int, first: float, later: float) -> None:
         typer.echo(f"round {number + 1}: first token x {first:.2f}, each further one x {later:.2f}", err=True)
 
-    result = compare(folder, peer, rounds=repeat, on_round=show, **settings)
+    result = compare(folder, baseline, rounds=repeat, on_round=show, **settings)
     if json:
         print_json(dataclasses.asdict(result))
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovround.cli.printing import print_statistics
-from ovround.cli.sampling_options import (
+from ovround.cli.shared_flags import (
     Device,
     DraftModel,
     Exact,
@@ -46,7 +46,9 @@ Ctrl-C while an answer is written ends the answer."""
 
 def command(
     folder: Annotated[Path, typer.Argument(help="A folder that `ovround convert` wrote.")],
-    system_prompt: Annotated[str | None, typer.Option(help="Instruction before the first message.")] = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="System message before the first one; default: none.")
+    ] = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
@@ -61,9 +63,9 @@ def command(
     prompt_lookup: PromptLookup = False,
     draft_model: DraftModel = None,
     verify: Verify = True,
-    show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Show the rendered template on stderr.")] = False,
+    show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Rendered template on stderr.")] = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown/--plain", help="In a terminal: answers laid out, or as they are.")
+        bool, typer.Option("--markdown/--plain", help="Answers in a terminal as laid-out Markdown, or as plain text.")
     ] = True,
 ) -> None:
     """Talk with the model in FOLDER; /help lists what else can be said, /exit or end of input ends."""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ovround.cli.shared_flags import Json
+
 NAME = "check"
 
 
@@ -15,10 +17,10 @@ def command(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="Only what matters to openvino, openvino-gpu, openvino-npu, onnxruntime, onnxruntime-genai or optimum-intel."
+            help="Engine of the findings: openvino, openvino-gpu, openvino-npu, onnxruntime, onnxruntime-genai or optimum-intel."
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Look for what makes PATH slow, wrong or unreadable on an engine; exit status 1 where something fails or is wrong."""
     from ovround.check import ENGINES, check_folder

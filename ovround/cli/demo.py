@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from ovround.cli.shared_flags import Json
+
 NAME = "demo"
 _BITS, _GROUP_SIZE, _WINDOWS, _SEQLEN = 4, 64, 64, 128
 _PROMPT = "The with statement is used to"
@@ -17,8 +19,8 @@ _PROMPT = "The with statement is used to"
 
 def command(
     out: Annotated[Path | None, typer.Argument(help="Folder for the tuned models; default: a temporary one.")] = None,
-    bits: Annotated[int, typer.Option(help="2, 3, 4 or 8.")] = _BITS,
-    json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    bits: Annotated[int, typer.Option(help="Bits of a weight: 2, 3, 4 or 8.")] = _BITS,
+    json: Json = False,
 ) -> None:
     """Convert the built-in model to OpenVINO and ONNX, run both, and print what was measured. No network; a minute or two."""
     from ovround.checkpoint.locate import DEMO_FOLDER

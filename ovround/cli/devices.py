@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
 
 import typer
+
+from ovround.cli.shared_flags import Json
 
 NAME = "devices"
 
 
-def command(json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+def command(json: Json = False) -> None:
     """List devices, libraries and what the processor offers."""
     import ovround
     from ovround.cli.printing import print_json, print_table

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.sampling_options import Kernel, OnMissingKernel
+from ovround.cli.shared_flags import Json, Kernel
 
 NAME = "eval"
 
@@ -18,7 +18,7 @@ def command(
         str, typer.Argument(help="Converted folder, or a checkpoint, quantised or not (computed by torch), or `demo`.")
     ],
     text: Annotated[
-        list[Path] | None, typer.Option(help="Text to score, .txt or .jsonl with `text`; repeatable.")
+        list[Path] | None, typer.Option(help="Text file to score, .txt or .jsonl with `text`; repeatable.")
     ] = None,
     tasks: Annotated[
         str | None,
@@ -26,26 +26,30 @@ def command(
             help="Tasks of lm-eval instead of texts, by commas: NAME=FILE.jsonl for a local file, or a name of its own."
         ),
     ] = None,
-    task_folder: Annotated[Path | None, typer.Option(help="Folder of further tasks, as lm-eval's YAML files.")] = None,
-    limit: Annotated[int | None, typer.Option(help="With --tasks: only so many items of each.")] = None,
-    num_fewshot: Annotated[int, typer.Option(min=0, help="With --tasks: examples in front of each item.")] = 0,
+    task_folder: Annotated[
+        Path | None, typer.Option(help="Folder of further tasks as YAML files of lm-eval; default: none.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of items of each task; default: all.")] = None,
+    num_fewshot: Annotated[int, typer.Option(min=0, help="Number of examples before each item of a task.")] = 0,
     reference: Annotated[
-        str | None, typer.Option(help="Unquantised checkpoint to compare with: adds KL and top-1 agreement.")
+        str | None,
+        typer.Option(help="Unquantised checkpoint to compare with by KL and top-1 agreement; default: none."),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Tokens a window; default: the model's context, at most 2048.")
+        int | None, typer.Option(help="Tokens of a text window; default: the model's context, at most 2048.")
     ] = None,
     exact: Annotated[
         bool,
         typer.Option(
             "--exact/--default",
-            help="Float32 arithmetic, no activation or cache quantisation; or the engine as it runs.",
+            help="Float32 arithmetic without quantised activations or cache, or the engine's defaults.",
         ),
     ] = True,
-    device: Annotated[str, typer.Option("--device", "-d", help="CPU, GPU, NPU ... for a converted folder.")] = "CPU",
-    on_missing_kernel: OnMissingKernel = "expand",
+    device: Annotated[
+        str, typer.Option("--device", "-d", help="Device for a converted folder: CPU, GPU, NPU ...")
+    ] = "CPU",
     kernel: Kernel = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Score a model on text: perplexity, and divergence from the original with --reference."""
     from ovround.cli.printing import print_json, print_table
@@ -63,7 +67,7 @@ def command(
     text = text or []
     rows = evaluate_model(
         model, tuple(text), reference=reference, context=context, exact=exact, device=device,
-        on_missing_kernel=on_missing_kernel, kernel=kernel,
+        kernel=kernel,
     )  # fmt: skip
     if json:
         print_json(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ovround.cli.shared_flags import Json
+
 if TYPE_CHECKING:
     from ovround.artifact.manifest import Manifest
     from ovround.checkpoint import Checkpoint
@@ -17,8 +19,10 @@ NAME = "inspect"
 
 def command(
     path: Annotated[str, typer.Argument(help="A checkpoint, a converted folder, or `demo`.")],
-    check: Annotated[bool, typer.Option("--check", help="Compare every file with the manifest's sha256.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Comparison of every file with the sha256 in the manifest.")
+    ] = False,
+    json: Json = False,
 ) -> None:
     """List layers, bits and sizes of what is in PATH."""
     from ovround.artifact.manifest import MANIFEST, check_files, read_manifest
@@ -50,7 +54,7 @@ def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -
         return
     size = sum(weight.size_bytes for weight in manifest.weights)
     typer.echo(
-        f"{folder}: {manifest.model_type} from {manifest.source_name}, for {manifest.target}, ovround {manifest.ovround_version}"
+        f"{folder}: {manifest.model_type} from {manifest.source_name}, for {manifest.format}, ovround {manifest.ovround_version}"
     )
     rows = [
         [

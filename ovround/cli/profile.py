@@ -5,26 +5,27 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from ovround.cli.option_flags import flag_parameters, with_flags
+from ovround.cli.shared_flags import Json, Quiet, Threads
+from ovround.options.convert_options import ConvertOptions
 
 NAME = "profile"
 
 
 def command(
     model: Annotated[str, typer.Argument(help="Model folder, hub name, or `demo`: whose shapes are measured.")],
-    table: Annotated[Path, typer.Argument(help="File to write, for `ovround convert --target-latency ... --profile`.")],
-    format: Annotated[str, typer.Option("--format", help="openvino or onnx.")] = "openvino",  # noqa: A002  the flag's own name
-    device: Annotated[str, typer.Option(help="CPU; with OpenVINO also GPU, NPU, GPU.1 and so on.")] = "CPU",
-    group_size: Annotated[
-        int, typer.Option(help="Inputs that share a scale: 16, 32, 64, 128, 256, or -1 for a whole row.")
-    ] = 128,
-    sym: Annotated[bool, typer.Option("--sym/--asym", help="Symmetric, or with zero points.")] = True,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")] = None,
-    repeat: Annotated[int, typer.Option(help="Measured runs at each width, after two to warm up.")] = 15,
-    json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    table: Annotated[Path, typer.Argument(help="File to write, for `ovround convert --budget 12ms --profile`.")],
+    format: Annotated[str, typer.Option("--format", help="Format: openvino or onnx.")] = "openvino",  # noqa: A002  the flag's own name
+    device: Annotated[str, typer.Option(help="Device: CPU; with OpenVINO also GPU, NPU, GPU.1 and so on.")] = "CPU",
+    threads: Threads = None,
+    repeat: Annotated[int, typer.Option(help="Number of measured runs at each width, after two to warm up.")] = 15,
+    json: Json = False,
+    quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Measure the linear layers of MODEL on this device, one token at a time, into TABLE."""
     from ovround.cli.printing import print_json, print_table
@@ -36,19 +37,24 @@ def command(
             print(f"shape {number + 1}/{count}  {shape[0]} x {shape[1]}", file=sys.stderr, flush=True)
 
     check_table_path(table)
-    found = measure(
-        model, format=format, device=device, group_size=group_size, sym=sym, threads=threads, repeat=repeat,
+    latencies = measure(
+        model, format=format, device=device, group_size=given["group_size"], sym=given["sym"], threads=threads, repeat=repeat,
         on_shape=on_shape,
     )  # fmt: skip
-    write_table(table, found)
+    write_table(table, latencies)
     if json:
-        print_json(dataclasses.asdict(found))
+        print_json(dataclasses.asdict(latencies))
         return
-    typer.echo(f"{table}: {found.format} on {found.device_name}, groups of {group_size}, milliseconds a token")
-    bits = list(dict.fromkeys(row.bits for row in found.rows))
-    shapes = list(dict.fromkeys((row.outputs, row.inputs) for row in found.rows))
-    cells = {(row.outputs, row.inputs, row.bits): f"{row.ms:.4f}" for row in found.rows}
-    print_table(
-        ["outputs", "inputs", *(f"{one} bits" for one in bits)],
-        [[*shape, *(cells[(*shape, one)] for one in bits)] for shape in shapes],
+    typer.echo(
+        f"{table}: {latencies.format} on {latencies.device_name}, groups of {latencies.group_size}, milliseconds a token"
     )
+    bits = list(dict.fromkeys(row.bits for row in latencies.rows))
+    shapes = list(dict.fromkeys((row.outputs, row.inputs) for row in latencies.rows))
+    cells = {(row.outputs, row.inputs, row.bits): f"{row.ms:.4f}" for row in latencies.rows}
+    print_table(
+        ["outputs", "inputs", *(f"{width} bits" for width in bits)],
+        [[*shape, *(cells[(*shape, width)] for width in bits)] for shape in shapes],
+    )
+
+
+with_flags(command, flag_parameters(ConvertOptions, only=("group_size", "sym")))

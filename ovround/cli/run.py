@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovround.cli.printing import print_json, print_statistics
-from ovround.cli.sampling_options import (
+from ovround.cli.shared_flags import (
     Device,
     DraftModel,
     Exact,
+    Json,
     JsonSchema,
     Kernel,
     MaxNewTokens,
     MinP,
-    OnMissingKernel,
     PromptLookup,
     Regex,
     RepetitionPenalty,
@@ -51,15 +51,14 @@ def command(
     stop_token_id: StopTokenId = None,
     device: Device = "CPU",
     exact: Exact = False,
-    on_missing_kernel: OnMissingKernel = "expand",
     kernel: Kernel = "auto",
-    num_beams: Annotated[int, typer.Option(help="Beam search over so many answers; 1: none.")] = 1,
+    num_beams: Annotated[int, typer.Option(help="Number of beams of a beam search; 1: none.")] = 1,
     regex: Regex = None,
     json_schema: JsonSchema = None,
     prompt_lookup: PromptLookup = False,
     draft_model: DraftModel = None,
     verify: Verify = True,
-    json: Annotated[bool, typer.Option("--json", help="Print the answer, usage and timings as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Continue PROMPT with the model in FOLDER."""
     from ovround.runtime import LLM, SamplingOptions
@@ -71,7 +70,7 @@ def command(
     text = sys.stdin.read() if prompt == "-" else prompt
     with LLM(
         folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model,
-        on_missing_kernel=on_missing_kernel, kernel=kernel, verify=verify,
+        kernel=kernel, verify=verify,
     ) as llm:  # fmt: skip
         if json:
             import dataclasses

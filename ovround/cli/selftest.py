@@ -8,15 +8,17 @@ from typing import Annotated
 
 import typer
 
+from ovround.cli.shared_flags import Json
+
 NAME = "selftest"
 
 
 def command(
     folder: Annotated[Path, typer.Argument(help="A small converted folder or checkpoint.")],
     device: Annotated[
-        str, typer.Option("--device", "-d", help="hpu, or hpu-emulated, which should pass anywhere.")
+        str, typer.Option("--device", "-d", help="Device: hpu, or hpu-emulated, which should pass anywhere.")
     ] = "hpu",
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Check everything that the Gaudi path assumes of the device; exit status 1 where something does not hold."""
     from ovround.cli.printing import print_json

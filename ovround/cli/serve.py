@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.sampling_options import Device, DraftModel, Exact, Kernel, OnMissingKernel, PromptLookup, Verify
+from ovround.cli.shared_flags import Device, DraftModel, Exact, Kernel, PromptLookup, Verify
 from ovround.errors import MissingExtraError
 
 NAME = "serve"
@@ -29,7 +29,6 @@ def command(
     ] = None,
     device: Device = "CPU",
     exact: Exact = False,
-    on_missing_kernel: OnMissingKernel = "expand",
     kernel: Kernel = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")] = None,
     batching: Annotated[
@@ -63,7 +62,7 @@ def command(
         dispatcher = open_dispatcher(
             folder, settings, device, exact=exact, threads=threads, batching=batching, cache_gib=cache_gib,
             draft_model=draft_model, prompt_lookup=prompt_lookup, verify=verify,
-            on_missing_kernel=on_missing_kernel, kernel=kernel,
+            kernel=kernel,
         )  # fmt: skip
         name = f"[{host}]" if ":" in host else host
         how = f"up to {max_running} answers at once" if dispatcher.batches else "one answer at a time"

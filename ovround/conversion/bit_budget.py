@@ -21,47 +21,49 @@ from ovround.errors import UsageError
 from ovround.exporters.formats import sizes_of
 from ovround.exporters.sizes import Sizes, exact_bits
 from ovround.models.decoder import EXPERTS, Decoder
-from ovround.options.convert_options import ConvertOptions, QuantScheme, WeightScheme
+from ovround.options.budget import Budget, Unit
+from ovround.options.convert_options import ConvertOptions
 from ovround.quant.allocation.knapsack import Choice, allocate
 from ovround.quant.calibration.samples import calibrate
 from ovround.quant.plan import Plan, choosable
 from ovround.tensors.qtensor import BITS
+from ovround.tensors.scheme import QuantScheme, WeightScheme
 
 # What losses are estimated on, as in auto-round's AutoScheme; a smaller --nsamples or --seqlen holds for it too.
-WINDOWS, WINDOW_TOKENS = 16, 256
+SAMPLES, SAMPLE_TOKENS = 16, 256
 _NANOSECONDS = 1_000_000  # in a millisecond: costs are whole numbers
 
 Cost = Callable[[str, WeightScheme | None], int]
-"""What a module takes of the budget on a grid."""
+"""Cost of a module with a scheme."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BitBudget:
-    """A target that can be reached: what is to be chosen, what each choice costs, and the text to estimate losses on.
+    """A budget that can be kept: what is to be chosen, the cost of each choice, and the text to estimate losses on.
 
-    `groups` are modules that get the same width; `costs` has one entry a group, by bits; `fixed` is what everything else
-    costs; all of them and `budget` are whole numbers, and `scale` of them are one unit of the target.
+    `groups` are modules that get the same width; `costs` has one entry a group, by bits; `fixed` is the cost of everything else.
+    These and `limit` are whole numbers, and `scale` of them are one unit of the budget.
     """
 
-    target: str
+    wanted: Budget
     groups: tuple[tuple[str, ...], ...]
     costs: tuple[dict[int, int], ...]
     fixed: int
-    budget: int
+    limit: int
     scale: float
-    windows: NDArray[np.int64]
+    samples: NDArray[np.int64]
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class BitAllocation:
-    """What was chosen: `reached` is in the target's unit (bits a weight, bytes, or ms a token).
+    """The budget, and what the chosen bits come to, both in `unit`: bits a weight, bytes, or ms a token.
 
     `loss_rise_nats` is the estimated divergence from the original, a token, of the layers that were chosen for, were they
     rounded to nearest.
     """
 
-    target: str
+    unit: Unit
     wanted: float
     reached: float
     loss_rise_nats: float
@@ -70,75 +72,72 @@ class BitAllocation:
 def build_budget(
     checkpoint: Checkpoint, decoder: Decoder, tokenizer: Tokenizer, plan: Plan, options: ConvertOptions
 ) -> BitBudget | None:
-    """The problem that the options' target poses, None without one; imports no torch.
+    """The budget of the options, None without one; imports no torch.
 
-    Raises UsageError, naming the lowest and highest value, for a target out of reach, and CalibrationError for too little text.
+    Raises UsageError, naming the lowest and highest value, for a budget out of reach, and CalibrationError for too little text.
     """
-    if options.target is None:
+    wanted = options.budget
+    if wanted is None:
         return None
-    name, wanted = options.target
     groups = choosable(decoder, plan, options)
     if not groups:
-        raise UsageError(f"{name} has nothing to choose: layer rules state the bits of every linear layer")
-    account = _ACCOUNTS[name](checkpoint, decoder, plan, options)
+        raise UsageError("budget has nothing to choose: layer rules state the bits of every linear layer")
+    account = _COSTS[wanted.unit](checkpoint, decoder, plan, options)
     free = {module for group in groups for module in group}
-    fixed = account.constant + sum(account.cost(one, plan[one]) for one in account.modules if one not in free)
+    fixed = account.constant + sum(
+        account.cost(module, plan[module]) for module in account.modules if module not in free
+    )
     costs = tuple(
         {bits: sum(account.cost(module, _with_bits(plan[module], bits)) for module in group) for bits in BITS}
         for group in groups
     )
-    lowest, highest = (fixed + sum(pick(one.values()) for one in costs) for pick in (min, max))
-    budget = math.floor(wanted * account.scale)
-    if not lowest <= budget <= highest:
-        least, most = (
-            _shown(name, lowest / account.scale, math.ceil),
-            _shown(name, highest / account.scale, math.floor),
-        )
+    lowest, highest = (fixed + sum(pick(cost.values()) for cost in costs) for pick in (min, max))
+    limit = math.floor(wanted.value * account.scale)
+    if not lowest <= limit <= highest:
+        least = wanted.shown(lowest / account.scale, math.ceil)
+        most = wanted.shown(highest / account.scale, math.floor)
         raise UsageError(
-            f"{name} is {_shown(name, wanted, round)}; {least} to {most} can be reached",
-            hint="--bits 8 takes no more than that" if budget > highest else _LOWER[name],
+            f"budget is {wanted.shown(wanted.value)}; {least} to {most} can be reached",
+            hint="--bits 8 takes no more than that" if limit > highest else _LOWER[wanted.unit],
         )
-    return BitBudget(
-        name, groups, costs, fixed, budget, account.scale, _windows(decoder, tokenizer, options), options.seed
-    )
+    samples = _samples(decoder, tokenizer, options)
+    return BitBudget(wanted, groups, costs, fixed, limit, account.scale, samples, options.seed)
 
 
-def widest(problem: BitBudget | None, plan: Plan) -> Plan:
+def widest(budget: BitBudget | None, plan: Plan) -> Plan:
     """`plan` with what is to be chosen at its most bits."""
-    free = set() if problem is None else {name for group in problem.groups for name in group}
+    free = set() if budget is None else {name for group in budget.groups for name in group}
     return {name: _with_bits(scheme, max(BITS)) if name in free else scheme for name, scheme in plan.items()}
 
 
 def allocate_bits(
-    problem: BitBudget, checkpoint: Checkpoint, decoder: Decoder, plan: Plan
+    budget: BitBudget, checkpoint: Checkpoint, decoder: Decoder, plan: Plan
 ) -> tuple[Plan, BitAllocation]:
     """The plan with the least estimated loss within the budget; the same one for the same input. Computes with torch."""
-    from ovround.quant.allocation.sensitivity import loss_rises  # torch: only where a target asks for it
+    from ovround.quant.allocation.sensitivity import loss_rises  # torch: only where a budget asks for it
 
     schemes = {
-        name: scheme for group in problem.groups for name in group if isinstance(scheme := plan[name], QuantScheme)
+        name: scheme for group in budget.groups for name in group if isinstance(scheme := plan[name], QuantScheme)
     }
-    rises = loss_rises(checkpoint, decoder, problem.windows, schemes, BITS, problem.seed)
+    rises = loss_rises(checkpoint, decoder, budget.samples, schemes, BITS, budget.seed)
     classes = [
         [Choice(costs[bits], sum(rises[name][bits] for name in group)) for bits in BITS]
-        for group, costs in zip(problem.groups, problem.costs, strict=True)
+        for group, costs in zip(budget.groups, budget.costs, strict=True)
     ]
-    chosen = allocate(classes, problem.budget - problem.fixed)
+    chosen = allocate(classes, budget.limit - budget.fixed)
     picked = [choices[index] for choices, index in zip(classes, chosen, strict=True)]
-    widths = {name: BITS[index] for group, index in zip(problem.groups, chosen, strict=True) for name in group}
+    widths = {name: BITS[index] for group, index in zip(budget.groups, chosen, strict=True) for name in group}
     mixed: Plan = {
         name: _with_bits(scheme, widths[name]) if name in widths else scheme for name, scheme in plan.items()
     }
-    reached = (problem.fixed + sum(choice.cost for choice in picked)) / problem.scale
-    mix = BitAllocation(
-        problem.target, problem.budget / problem.scale, reached, math.fsum(choice.loss for choice in picked)
-    )
-    return mixed, mix
+    reached = (budget.fixed + sum(choice.cost for choice in picked)) / budget.scale
+    rise = math.fsum(choice.loss for choice in picked)
+    return mixed, BitAllocation(budget.wanted.unit, budget.limit / budget.scale, reached, rise)
 
 
 @dataclass(frozen=True, slots=True)
-class _Account:
-    """How a target is added up: `cost` of each of `modules`, and a constant; `scale` whole numbers are one unit of the target."""
+class BudgetCosts:
+    """Costs in whole numbers, of which `scale` are one unit of the budget: of each of `modules`, and a constant."""
 
     cost: Cost
     modules: tuple[str, ...]
@@ -146,7 +145,7 @@ class _Account:
     scale: float
 
 
-def _bits(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: ConvertOptions) -> _Account:
+def _bits(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: ConvertOptions) -> BudgetCosts:
     """Bits of codes, scales and zero points, an average over the weights of all quantised linear layers of the blocks."""
     shapes = decoder.every_tensor()
 
@@ -154,10 +153,10 @@ def _bits(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: Convert
         return int(exact_bits(shapes[f"{module}.weight"], scheme)) if isinstance(scheme, QuantScheme) else 0
 
     modules = tuple(name for name in _linears(decoder) if plan[name] is not None)
-    return _Account(cost, modules, 0, sum(math.prod(shapes[f"{name}.weight"]) for name in modules))
+    return BudgetCosts(cost, modules, 0, sum(math.prod(shapes[f"{name}.weight"]) for name in modules))
 
 
-def _bytes(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: ConvertOptions) -> _Account:
+def _bytes(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: ConvertOptions) -> BudgetCosts:
     """Bytes of the weights file, padding and the graph's constants included, in the format that needs most for each weight."""
     formats = [sizes_of(name) for name in options.formats]
     shapes, infos = decoder.every_tensor(), checkpoint.tensors()
@@ -171,10 +170,10 @@ def _bytes(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: Conver
 
     floats = [name for name in shapes if name.removesuffix(".weight") not in plan]
     constant = max(sizes.graph_bytes(decoder) + sum(size(sizes, name, None) for name in floats) for sizes in formats)
-    return _Account(cost, tuple(plan), constant, 1)
+    return BudgetCosts(cost, tuple(plan), constant, 1)
 
 
-def _nanoseconds(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: ConvertOptions) -> _Account:
+def _nanoseconds(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: ConvertOptions) -> BudgetCosts:
     """What the linear layers and the head take by the latency table."""
     assert options.profile is not None  # noqa: S101  for the type checker: ConvertOptions sees to it
     table, source = read_table(options.profile), options.profile
@@ -190,27 +189,21 @@ def _nanoseconds(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: 
         used = experts.top_k / experts.count if experts and f".{EXPERTS}." in module else 1
         return round(table.milliseconds(module, shapes[f"{module}.weight"], scheme, source) * used * _NANOSECONDS)
 
-    return _Account(cost, (*_linears(decoder), decoder.head_at), 0, _NANOSECONDS)
+    return BudgetCosts(cost, (*_linears(decoder), decoder.head_at), 0, _NANOSECONDS)
 
 
-_ACCOUNTS = {"target-bits": _bits, "target-size": _bytes, "target-latency": _nanoseconds}
+_COSTS = {"bits": _bits, "bytes": _bytes, "ms": _nanoseconds}
 _LOWER = {
-    "target-bits": "larger groups, --sym, or fewer layers that --layer fixes lower it",
-    "target-size": "larger groups, --sym, --embedding-bits and --lm-head-bits lower it",
-    "target-latency": "--lm-head-bits, or fewer layers that --layer fixes lower it",
+    "bits": "larger groups, --sym, or fewer layers that --layer fixes lower it",
+    "bytes": "larger groups, --sym, --embedding-bits and --lm-head-bits lower it",
+    "ms": "--lm-head-bits, or fewer layers that --layer fixes lower it",
 }
 
 
-def _shown(name: str, value: float, rounding: Callable[[float], int]) -> str:
-    if name == "target-size":
-        return f"{value:.0f} bytes"
-    return f"{rounding(value * 1000) / 1000:g}{' ms' if name == 'target-latency' else ''}"
-
-
-def _windows(decoder: Decoder, tokenizer: Tokenizer, options: ConvertOptions) -> NDArray[np.int64]:
+def _samples(decoder: Decoder, tokenizer: Tokenizer, options: ConvertOptions) -> NDArray[np.int64]:
     context = decoder.config.max_position_embeddings
-    count = min(WINDOWS, WINDOWS if options.nsamples is None else options.nsamples)
-    length = min(WINDOW_TOKENS, context, WINDOW_TOKENS if options.seqlen is None else options.seqlen)
+    count = min(SAMPLES, SAMPLES if options.nsamples is None else options.nsamples)
+    length = min(SAMPLE_TOKENS, context, SAMPLE_TOKENS if options.seqlen is None else options.seqlen)
     fewer = replace(options, nsamples=count, seqlen=length)
     return calibrate(tokenizer, fewer, context, decoder.config.vocab_size).windows[:count]
 

@@ -34,10 +34,11 @@ from ovround.conversion.repacking import repacked, tuning_records
 from ovround.errors import VerifyError
 from ovround.exporters.exporter import Exporter, record_of
 from ovround.exporters.formats import open_exporter, open_reader
-from ovround.options.convert_options import ConvertOptions, parse_size
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.units import parse_size
 from ovround.progress import OnProgress, Progress, silent
 from ovround.quant.block_store import END_TO_END, PV, TUNED, BlockStore, add_note, block_store, discard, working_folder
-from ovround.quant.plan import Plan, end_to_end_steps
+from ovround.quant.plan import Plan
 from ovround.quant.plan_file import PLAN_FILE, plan_digest, write_plan
 
 if TYPE_CHECKING:
@@ -50,13 +51,13 @@ _VERSIONS = ("torch", "transformers", "openvino", "openvino-tokenizers", "onnx",
 class Conversion:
     """What `convert` did: one folder and manifest a format, in the order asked for.
 
-    `plan` is the scheme of each module; `mix` compares the result with the budget, and is None without one.
+    `plan` is the scheme of each module; `allocation` compares the result with the budget, and is None without one.
     """
 
     folders: tuple[Path, ...]
     manifests: tuple[Manifest, ...]
     plan: Plan
-    mix: BitAllocation | None = None
+    allocation: BitAllocation | None = None
 
 
 def convert(
@@ -116,7 +117,7 @@ def run_worker_rank(job: Job) -> Conversion:
     except BaseException as error:
         add_note(error, "the first process keeps the blocks that are finished")
         raise
-    return Conversion((), (), job.plan, job.mix)
+    return Conversion((), (), job.plan, job.allocation)
 
 
 def _scan(checkpoint: Checkpoint | PackedCheckpoint) -> dict[str, str]:
@@ -138,14 +139,13 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
             for number, (format_name, exporter) in enumerate(exporters.items()):
                 on_progress(Progress("write", number, len(exporters)))
                 exporter.finish()
-                if options.verify:
-                    on_progress(Progress("verify", number, len(exporters)))
-                    verify(format_name, exporter.folder, records)
+                on_progress(Progress("verify", number, len(exporters)))
+                verify(format_name, exporter.folder, records)
         manifests = []
         for format_name, folder in folders.items():
             manifest = Manifest(
                 ovround_version=ovround.__version__,
-                target=format_name,
+                format=format_name,
                 source_name=_source_name(job.name),
                 model_type=str(job.checkpoint.config["model_type"]),
                 source_files=source_files,
@@ -155,14 +155,15 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
                 blocks=blocks,
                 quality=quality,
                 processes=job.launch.size,
+                compiled=job.settings.compile,
                 source_method="" if job.quantised is None else job.quantised.method,
             )
             _write_card(folder, manifest, job.checkpoint)
-            if options.target or options.plan:
+            if options.budget or options.plan:
                 write_plan(folder / PLAN_FILE, job.plan)
             manifests.append(write_manifest(folder, manifest))
     written = tuple(job.out if single else job.out / name for name in options.formats)
-    return Conversion(written, tuple(manifests), job.plan, job.mix)
+    return Conversion(written, tuple(manifests), job.plan, job.allocation)
 
 
 def verify(format_name: str, folder: Path, records: tuple[WeightRecord, ...]) -> None:
@@ -205,12 +206,12 @@ def _exporters(job: Job, folders: dict[str, Path]) -> Iterator[dict[str, Exporte
 
 
 def _allocated(job: Job, on_progress: OnProgress) -> Job:
-    """The job with bits chosen for its target, where it has one."""
-    if job.problem is None:
+    """The job with bits chosen for its budget, where it has one."""
+    if job.budget is None:
         return job
     on_progress(Progress("allocate"))
-    plan, mix = allocate_bits(job.problem, job.checkpoint, job.decoder, job.plan)
-    return replace(job, plan=plan, mix=mix)
+    plan, allocation = allocate_bits(job.budget, job.checkpoint, job.decoder, job.plan)
+    return replace(job, plan=plan, allocation=allocation)
 
 
 def _quantized(
@@ -222,7 +223,7 @@ def _quantized(
     from ovround.quant.passes.blocks import BlockQuantizer  # torch: only once everything else is known to be right
 
     if store is None:
-        return BlockQuantizer(job.checkpoint, job.decoder, job.plan, job.options, None, on_progress).run()
+        return BlockQuantizer(job.checkpoint, job.decoder, job.plan, job.settings, None, on_progress).run()
     quantizer, stage = _tuned(job, source_files, on_progress, store, store.folder if job.activations_in_files else None)
     return quantizer.emit(store, stage)
 
@@ -233,7 +234,7 @@ def _tuned(
     """Tune every block into the first process's store; the stage that is complete then."""
     from ovround.quant.device import open_device
     from ovround.quant.distributed.group import open_group
-    from ovround.quant.fingerprint import fingerprint_of
+    from ovround.quant.fingerprint import fingerprint
     from ovround.quant.passes.blocks import BlockQuantizer
     from ovround.quant.passes.pv import Changes
 
@@ -241,17 +242,19 @@ def _tuned(
         raise ValueError("without calibration nothing is tuned")
     device = open_device(job.options.device, job.launch.local_rank)
     with open_group(job.launch, job.options.device) as group:
-        facts = fingerprint_of(job.options, source_files, job.calibration, installed_versions(), group.size, device)
-        if job.options.target or job.options.plan:
-            facts["plan"] = plan_digest(job.plan)
-        group.check_fingerprint(facts)
+        prints = fingerprint(
+            job.options, job.settings, source_files, job.calibration, installed_versions(), group.size, device
+        )
+        if job.options.budget or job.options.plan:
+            prints["plan"] = plan_digest(job.plan)
+        group.check_fingerprint(prints)
         if group.is_main:
-            store.begin(facts)
+            store.begin(prints)
         quantizer = BlockQuantizer(
             job.checkpoint,
             job.decoder,
             job.plan,
-            job.options,
+            job.settings,
             job.calibration,
             on_progress,
             activations_in,
@@ -259,13 +262,13 @@ def _tuned(
             group,
         )
         quantizer.tune(store)
-        stage, steps = TUNED, end_to_end_steps(job.decoder, job.plan, job.options)
-        if steps:
-            quantizer.refine(store, steps)
+        stage, settings = TUNED, job.settings
+        if settings.end_to_end_steps:
+            quantizer.refine(store, settings.end_to_end_steps)
             stage = END_TO_END
-        if job.options.pv:
-            changes = Changes(job.options.pv_changes, job.options.straight_through)
-            quantizer.refine(store, job.options.steps_of_pv, stage, PV, changes)
+        if settings.pv_steps:
+            changes = Changes(settings.pv_changes, settings.straight_through)
+            quantizer.refine(store, settings.pv_steps, stage, PV, changes)
             stage = PV
     return quantizer, stage
 

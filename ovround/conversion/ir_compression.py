@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import shutil
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ from ovround.conversion.model_card import model_card
 from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
 from ovround.exporters.source_files import MODEL_FILES, check_links
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.option import changed, declared
 from ovround.progress import OnProgress, Progress
 from ovround.quant.calibration.samples import calibrate
 from ovround.runtime.model_info import read_model_info
@@ -38,8 +39,6 @@ from ovround.source_tokenizer import load_tokenizer
 
 MODEL = "openvino_model.xml"
 BITS = (4, 8)
-# What NNCF has no counterpart for keeps its default, or the conversion is refused.
-_TAKEN = {"formats", "bits", "group_size", "sym", "recipe", "nsamples", "seqlen", "calibration", "seed", "verify"}
 _TOKENIZERS = tuple(f"openvino_{kind}.{end}" for kind in ("tokenizer", "detokenizer") for end in ("xml", "bin"))
 _LOW_BITS = {"u4": 4, "i4": 4, "u8": 8, "i8": 8}
 _MOST_WINDOWS, _MOST_TOKENS = 128, 512  # NNCF's subset_size by default; statistics, not gradients
@@ -98,7 +97,7 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
     if _compressed(model):
         raise CheckpointError(f"`{folder}` is compressed already", hint="export it with --weight-format fp16")
     windows = None
-    if options.steps:
+    if options.tunes:
         limited = options if options.seqlen else replace(options, seqlen=min(context, _MOST_TOKENS))
         vocab_size = model.output("logits").get_partial_shape()[2].get_length()
         windows = calibrate(tokenizer, limited, context, vocab_size).windows[:_MOST_WINDOWS]
@@ -117,12 +116,11 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
             for file in (*MODEL_FILES, *_TOKENIZERS):
                 if (folder / file).is_file():
                     shutil.copyfile(folder / file, work / file)
-            if options.verify:
-                on_progress(Progress("verify", 0, 1))
-                _verify(work, records)
+            on_progress(Progress("verify", 0, 1))
+            _verify(work, records)
             manifest = Manifest(
                 ovround_version=ovround.__version__,
-                target="openvino",
+                format="openvino",
                 source_name=Path(name).resolve().name if Path(name).is_dir() else name,
                 model_type=str(config.get("model_type", "unknown")),
                 source_files=sources,
@@ -135,16 +133,16 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
 
 
 def _check_options(options: ConvertOptions) -> None:
-    defaults = ConvertOptions()
     if options.formats != ("openvino",):
         raise UsageError(f"an OpenVINO IR cannot become {', '.join(options.formats)}", hint="--format openvino")
     if options.bits not in BITS:
         raise UsageError(f"bits is {options.bits}; NNCF compresses an OpenVINO IR to 4 or 8", hint="--bits 4")
-    for field in fields(options):
-        if field.name not in _TAKEN and getattr(options, field.name) != getattr(defaults, field.name):
+    for entry in changed(options):
+        if "ir" not in entry.option.sources:
+            taken = [one.label for one in declared(ConvertOptions) if "ir" in one.option.sources]
             raise UsageError(
-                f"{field.name.replace('_', '-')} has no meaning for an OpenVINO IR, which NNCF compresses",
-                hint=f"what it takes: {', '.join(sorted(_TAKEN))}",
+                f"{entry.label} has no meaning for an OpenVINO IR, which NNCF compresses",
+                hint=f"allowed: {', '.join(taken)}",
             )
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from ovround.artifact.manifest import TARGETS
 from ovround.artifact.output_folder import write_atomically
 from ovround.errors import OutputError, UsageError
-from ovround.options.convert_options import FLOAT_BITS, QuantScheme
 from ovround.tensors.qtensor import BITS, GROUP_SIZES
+from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
 
 FORMAT_VERSION = 1
 _HINT = "`ovround profile MODEL FILE` measures one"

@@ -1,4 +1,4 @@
-"""The README.md of an output folder: what it is, what was measured, the command that made it, how to load it."""
+"""The README.md of an output folder: its content, its measurements, the command that made it, how to load it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,15 @@ import re
 import shlex
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from ovround.artifact.manifest import TARGETS, Manifest
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.option import DeclaredOption, declared, plain
+from ovround.options.tuning_options import TuningOptions
 
-_DEFAULTS = ConvertOptions()
-
-_PLAIN = (
-    "iters", "nsamples", "seqlen", "batch_size", "lm_head_bits", "embedding_bits", "initial_grid", "optimizer", "scales", "snapshot",
-    "end_to_end", "window", "tables", "engine", "device", "compile", "method", "codebooks", "codebook_bits", "vector_size", "pv_steps",
-    "pv_changes",
-)  # fmt: skip
-_FLAGS = {"engine": "target"}
-_CHOOSING = (
-    ("target_bits", "--target-bits", ""),
-    ("target_size_bytes", "--target-size", ""),
-    ("target_latency_ms", "--target-latency", "ms"),
-    ("plan", "--plan", ""),
-)
+_STATED = ("bits", "group_size", "sym", "recipe", "seed")  # in the command line even at their defaults
+_TUNING_FILE = "tuning.toml"
 _TRANSFORMERS = (
     "model = AutoModelForCausalLM.from_pretrained({folder!r}, device_map='auto')  # with {library} installed",
     "from transformers import AutoModelForCausalLM",
@@ -65,7 +56,7 @@ _ENGINES = {
 
 def model_card(manifest: Manifest, source: Path) -> str:
     """The card as Markdown; the licence is the source card's own, when that names one."""
-    engine, snippet, import_line = _ENGINES[manifest.target]
+    engine, snippet, import_line = _ENGINES[manifest.format]
     parts = [
         _front_matter(manifest, source),
         f"# {manifest.source_name}, {_grid(manifest)}, for {engine}\n",
@@ -73,8 +64,8 @@ def model_card(manifest: Manifest, source: Path) -> str:
         f"{manifest.ovround_version}{_method(manifest)}.\n",
         "## Measured\n\n" + _measured(manifest),
         "## Weights\n\n" + _weights(manifest),
-        f"## Made by\n\n```\n{command_line(manifest)}\n```\n",
-        "## Use\n\n" + _USES[manifest.target in TARGETS],
+        _made_by(manifest),
+        "## Use\n\n" + _USES[manifest.format in TARGETS],
         f"The folder is also read by others:\n\n```python\n{import_line}\n\n{snippet.format(folder='FOLDER')}\n```\n",
     ]
     return "\n".join(parts)
@@ -84,40 +75,49 @@ def command_line(manifest: Manifest) -> str:
     """The `ovround convert` line that gives this folder again, options at their defaults left out."""
     options = manifest.options
     several = ["torchrun", "--nproc-per-node", manifest.processes, "-m"] if manifest.processes > 1 else []
-    words = [*several, "ovround", "convert", manifest.source_name, "OUT", "--format", manifest.target]
+    words = [*several, "ovround", "convert", manifest.source_name, "OUT", "--format", manifest.format]
+    for entry in declared(ConvertOptions):
+        if entry.name != "formats" and _is_stated(entry, manifest):
+            words += _words(entry, _TUNING_FILE if entry.name == "tuning" else options[entry.name])
+    return shlex.join(str(word) for word in words)
+
+
+def _is_stated(entry: DeclaredOption, manifest: Manifest) -> bool:
+    """Whether the command line names an option."""
+    options, name = manifest.options, entry.name
+    if name == "tuning":
+        return bool(_tuning_lines(manifest))
+    changed = options[name] != plain(ConvertOptions())[name]
     if manifest.source_method:
-        kept = ("lm_head_bits", "embedding_bits")
-        stated = [name for name in (*kept, "group_size", "sym") if options[name] != getattr(_DEFAULTS, name)]
-        for name in stated if any(options[name] is not None for name in kept) else []:
-            words += ["--asym"] if name == "sym" else [f"--{name.replace('_', '-')}", options[name]]
-        return shlex.join(str(word) for word in words)
-    if not any(options[name] is not None for name, _, _ in _CHOOSING) and not _coded(manifest):
-        words += ["--bits", options["bits"]]
-    if _quantised(manifest) and options["plan"] is None:
-        words += ["--group-size", options["group_size"], "--sym" if options["sym"] else "--asym"]
-    words += ["--recipe", options["recipe"]]
-    for name in _PLAIN:
-        if options[name] != getattr(_DEFAULTS, name):
-            words += [f"--{_FLAGS.get(name, name.replace('_', '-'))}", options[name]]
-    if options["robust_loss"] is not None:
-        words.append("--robust-loss" if options["robust_loss"] else "--plain-loss")
-    if options["pv"]:
-        words.append("--pv")
-    if not options["straight_through"]:
-        words.append("--plain-steps")
-    if not options["norms"]:
-        words.append("--keep-norms")
-    for name, flag, unit in (*_CHOOSING, ("profile", "--profile", "")):
-        if options[name] is not None:
-            words += [flag, f"{options[name]}{unit}"]
-    for name in options["calibration"]:
-        words += ["--calibration", name]
-    for rule in options["layers"]:
-        settings = ",".join(
-            f"{key}:{str(value).lower()}" for key, value in rule.items() if key != "pattern" and value is not None
-        )
-        words += ["--layer", f"{rule['pattern']}={settings}"]
-    return shlex.join(str(word) for word in [*words, "--seed", options["seed"]])
+        rounded = [bits for bits in ("lm_head_bits", "embedding_bits") if options[bits] is not None]
+        kept = (*rounded, "group_size", "sym") if rounded else ()
+        return changed and name in (*kept, "native_weights")
+    if name not in _STATED:
+        return bool(changed)
+    if name == "bits":
+        return options["budget"] is None and options["plan"] is None and not _coded(manifest)
+    return name in ("recipe", "seed") or (_quantised(manifest) and options["plan"] is None)
+
+
+def _words(entry: DeclaredOption, value: Any) -> list[Any]:
+    """The flag and its value as they are typed; a switch by the half that says so."""
+    if entry.switch:
+        return [entry.flag.split("/")[0 if value else 1]]
+    if entry.repeatable:
+        return [word for one in value for word in (entry.flag, one)]
+    return [entry.flag, value]
+
+
+def _tuning_lines(manifest: Manifest) -> list[str]:
+    """The lines of a tuning file with the switches that are not at their defaults."""
+    values, defaults = manifest.options["tuning"], plain(TuningOptions())
+    return [f"{key} = {json.dumps(value)}" for key, value in values.items() if value != defaults[key]]
+
+
+def _made_by(manifest: Manifest) -> str:
+    lines = _tuning_lines(manifest)
+    file = "\nwith these lines in `{}`:\n\n```toml\n{}\n```\n".format(_TUNING_FILE, "\n".join(lines)) if lines else ""
+    return f"## Made by\n\n```\n{command_line(manifest)}\n```\n{file}"
 
 
 def _coded(manifest: Manifest) -> str:
@@ -162,7 +162,7 @@ def _grid(manifest: Manifest) -> str:
         return f"{bits} bits, {'symmetric' if symmetric else 'asymmetric'}"
     if options["bits"] == 16:
         return "not quantised"
-    if any(options[name] is not None for name, _, _ in _CHOOSING):
+    if options["budget"] is not None or options["plan"] is not None:
         return "mixed precision"
     group = "one group a row" if options["group_size"] == -1 else f"group {options['group_size']}"
     return f"{options['bits']} bits, {group}, {'symmetric' if options['sym'] else 'asymmetric'}"
@@ -178,7 +178,7 @@ def _front_matter(manifest: Manifest, source: Path) -> str:
     licence = _licence(source)
     if licence:
         lines.append(f"license: {licence}")
-    lines += ["tags:", "- ovround", f"- {manifest.target}", f"- {manifest.model_type}", "---\n"]
+    lines += ["tags:", "- ovround", f"- {manifest.format}", f"- {manifest.model_type}", "---\n"]
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from ovround.artifact.output_folder import check_output, check_space
 from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, mapped, mapped_packed, open_source, read_json
 from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget, widest
 from ovround.conversion.repacking import stored_plan
+from ovround.conversion.tuning import resolve, with_choices
 from ovround.errors import CheckpointError, MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
 from ovround.exporters.checkpoints import sizes as safetensors_sizes
@@ -21,11 +22,11 @@ from ovround.exporters.source_files import check_links
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
 from ovround.models.tied_head import sources_of_untied, with_head
-from ovround.options.convert_options import ConvertOptions
+from ovround.options.convert_options import ConvertOptions, resolved_recipe
+from ovround.options.tuning_settings import TuningSettings
 from ovround.quant.calibration.samples import Calibration, calibrate
 from ovround.quant.distributed.launch import Launch
 from ovround.quant.memory import maps_activations, memory_need
-from ovround.quant.passes.compile_choice import choose
 from ovround.quant.plan import Plan, make_plan
 from ovround.quant.plan_file import read_plan
 from ovround.source_tokenizer import load_tokenizer
@@ -39,30 +40,32 @@ _SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights,
 class Job:
     """A conversion whose preconditions all hold.
 
-    `decoder` is final: its head is tied, or has a weight of its own that the source gives like any other. `quantised` is the
-    source whose integers are kept, where `checkpoint` is quantised already.
+    `decoder` is final: its head is tied, or has a weight of its own that the source gives like any other. `options` name the
+    device and the codebooks that are used; `settings` say how the model is tuned. `quantised` is the source whose integers are
+    kept, where `checkpoint` is quantised already. `needed_bytes` on the disk of `out` include working files, and are 0 for a
+    process that writes nothing.
     """
 
     name: str
     out: Path
     options: ConvertOptions
+    settings: TuningSettings
     checkpoint: Checkpoint
     decoder: Decoder
     plan: Plan
     calibration: Calibration | None
     activations_in_files: bool
     launch: Launch
-    problem: BitBudget | None = None
-    mix: BitAllocation | None = None
+    budget: BitBudget | None = None
+    allocation: BitAllocation | None = None
     quantised: PackedCheckpoint | None = None
-    needed_bytes: int = 0  # on the disk of `out`, working files included; 0 for a process that writes nothing
+    needed_bytes: int = 0
 
 
 def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: int | None = None) -> Job:
     """Open and check source, options, text, output and memory; takes well under a second and imports no torch.
 
-    Torch is imported where a device other than the CPU is asked for, which only it can find. The options that the job has
-    name the device that is used.
+    Torch is imported where a device other than the CPU is asked for, which only it can find.
     """
     launch = Launch.from_environment()
     if launch.is_main:
@@ -85,7 +88,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
             hint="tokenizer.json belongs to another model",
         )
     blocks = range(decoder.config.num_hidden_layers)
-    tunes = quantised is None and options.steps > 0
+    tunes = quantised is None and options.tunes
     tunes = tunes and any(plan[name] for layer in blocks for name in decoder.linears(layer))
     calibration = None
     if tunes:
@@ -94,24 +97,24 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     for module, extra in (("torch", "convert"), ("transformers", "convert"), ("onnx", "convert")):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(module, extra)
-    options = replace(options, device=_device(options, tunes))
-    tokens = calibration.windows.shape[1] * (options.batch // launch.size) if calibration is not None else 0
-    options = replace(options, compile=choose(options, decoder, tokens))
-    problem = build_budget(checkpoint, decoder, tokenizer, plan, options)
-    in_files, chains = False, 0
+    options = with_choices(options, _device(options, tunes))
+    batch_size = max(1, resolved_recipe(options).batch_size // launch.size)
+    tokens = calibration.windows.shape[1] * batch_size if calibration is not None else 0
+    settings = resolve(options, decoder, plan, tokens)
+    budget = build_budget(checkpoint, decoder, tokenizer, plan, options)
+    in_files, activations = False, 0
     if quantised is None:
         mine = calibration and calibration.part(launch.rank, launch.size)
-        batch_size = max(1, options.batch // launch.size)
-        need = memory_need(checkpoint, decoder, plan, replace(options, batch_size=batch_size), mine)
+        need = memory_need(checkpoint, decoder, plan, replace(settings, batch_size=batch_size), mine)
         in_files = maps_activations(need, memory_limit_bytes)
-        chains = need.chains if in_files else 0
+        activations = need.chains if in_files else 0
     needed = 0
     if launch.is_main:
-        needed = chains + _disk_bytes(checkpoint, decoder, widest(problem, plan), options.formats, tunes)
+        needed = activations + _disk_bytes(checkpoint, decoder, widest(budget, plan), options.formats, tunes)
         check_space(out, needed)
     return Job(
-        model, out, options, checkpoint, decoder, plan, calibration, in_files, launch, problem, quantised=quantised,
-        needed_bytes=needed,
+        model, out, options, settings, checkpoint, decoder, plan, calibration, in_files, launch, budget,
+        quantised=quantised, needed_bytes=needed,
     )  # fmt: skip
 
 
@@ -149,11 +152,12 @@ def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibrat
         return
     if calibration is None:
         raise UsageError(f"{launch.size} processes were started, yet nothing is tuned", hint="run it without torchrun")
-    if options.batch % launch.size:
-        fitting = -(-options.batch // launch.size) * launch.size
+    batch_size = resolved_recipe(options).batch_size
+    if batch_size % launch.size:
+        fitting = -(-batch_size // launch.size) * launch.size
         raise UsageError(
-            f"batch-size is {options.batch}; {launch.size} processes share a batch, which must be a multiple of that",
-            hint=f"--batch-size {fitting}",
+            f"batch_size is {batch_size}; {launch.size} processes share a batch, which must be a multiple of that",
+            hint=f"--tuning FILE with the line `batch_size = {fitting}`",
         )
     windows = len(calibration.windows) - calibration.held_out
     if windows < launch.size:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,16 +10,16 @@ from ovround.artifact.manifest import CODEBOOK_FORMATS, MANIFEST, BlockRecord, Q
 from ovround.checkpoint import PackedCheckpoint
 from ovround.errors import CheckpointError, UsageError
 from ovround.models.decoder import EXPERTS, HEAD, Decoder
-from ovround.options.convert_options import FLOAT_BITS, ConvertOptions, QuantScheme
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.option import changed
 from ovround.progress import OnProgress, Progress
 from ovround.quant.block_store import Emitted
 from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
 from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
 
 _ONNX_BLOCK, _OPENVINO_GROUP = 16, 4  # MatMulNBits' smallest block; what OpenVINO's CPU plugin fuses
-_DEFAULTS = ConvertOptions()
-_GRID = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # option -> field of a QuantScheme
-_FREE = (*_GRID, "formats", "native_weights", "recipe", "seed", "device", "verify", "lm_head_bits", "embedding_bits")
+_SCHEME = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # option -> field of a QuantScheme
 
 
 def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOptions) -> Plan:
@@ -74,11 +73,10 @@ def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decode
                 f"`{name}` is an {kind} made of codebooks ({source.method}): only linear layers may be"
             )
     rounds = any(bits not in (None, FLOAT_BITS) for bits in (options.embedding_bits, options.lm_head_bits))
-    for option in _GRID:
-        value = getattr(options, option)
-        if value != getattr(_DEFAULTS, option) and (option == "bits" or not rounds):
+    for entry in changed(options):
+        if entry.name in _SCHEME and (entry.name == "bits" or not rounds):
             raise UsageError(
-                f"{option.replace('_', '-')} is {value}, yet `{coded[0]}` of `{source.folder}` is made of codebooks",
+                f"{entry.label} is {getattr(options, entry.name)}, yet `{coded[0]}` of `{source.folder}` is made of codebooks",
                 hint="codes are kept as they are: leave it out, or start from the original, unquantised checkpoint",
             )
 
@@ -109,23 +107,20 @@ def _check_groups_of_engines(
 
 
 def _check_options(source: PackedCheckpoint, stored: dict[str, QuantScheme], options: ConvertOptions) -> None:
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if field.name not in _FREE and value != field.default:
-            flag = field.name.replace("_", "-")
+    for entry in changed(options):
+        if "quantised" not in entry.option.sources:
             raise UsageError(
-                f"{flag} is given, yet `{source.folder}` is quantised already ({source.method}): nothing is tuned",
+                f"{entry.label} is given, yet `{source.folder}` is quantised already ({source.method}): nothing is tuned",
                 hint="leave it out, or start from the original, unquantised checkpoint",
             )
     rounds = any(bits not in (None, FLOAT_BITS) for bits in (options.embedding_bits, options.lm_head_bits))
-    for option, grid in _GRID.items():
-        value = getattr(options, option)
-        default = getattr(_DEFAULTS, option)
-        if value == default or (rounds and option != "bits"):
+    for entry in changed(options):
+        if entry.name not in _SCHEME or (rounds and entry.name != "bits"):
             continue
-        other = next((name for name, scheme in stored.items() if getattr(scheme, grid) != value), None)
+        value, attribute = getattr(options, entry.name), _SCHEME[entry.name]
+        other = next((name for name, scheme in stored.items() if getattr(scheme, attribute) != value), None)
         if other is not None:
-            raise _contradiction(source, f"{option.replace('_', '-')} is {value}", other, stored)
+            raise _contradiction(source, f"{entry.label} is {value}", other, stored)
 
 
 def _contradiction(source: PackedCheckpoint, said: str, module: str, stored: dict[str, QuantScheme]) -> UsageError:

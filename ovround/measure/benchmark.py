@@ -60,7 +60,6 @@ def bench(
     threads: int | None = None,
     seed: int = 0,
     verify: bool = True,
-    on_missing_kernel: str = "expand",
     kernel: str = "auto",
 ) -> BenchResult:
     """Measure the model in `folder`; the prompt is drawn from `seed`, end tokens are ignored.
@@ -78,9 +77,7 @@ def bench(
     path = Path(folder)
     check_folder(path, device)
     start = time.perf_counter()
-    engine = open_engine(
-        path, device, exact=exact, threads=threads, verify=verify, on_missing_kernel=on_missing_kernel, kernel=kernel
-    )
+    engine = open_engine(path, device, exact=exact, threads=threads, verify=verify, kernel=kernel)
     load_s = time.perf_counter() - start
     prompt = np.random.default_rng(seed).integers(0, engine.vocab_size, prompt_tokens).tolist()
     admit(prompt, SamplingOptions(max_new_tokens=new_tokens), engine.context_length, ())

@@ -29,7 +29,6 @@ def evaluate_model(
     context: int | None = None,
     exact: bool = True,
     device: str = "CPU",
-    on_missing_kernel: str = "expand",
     kernel: str = "auto",
     on_windows: OnWindows | None = None,
 ) -> list[Evaluation]:
@@ -37,13 +36,13 @@ def evaluate_model(
 
     Raises OvroundError when a folder or text cannot be read, and UsageError for a context that the model does not have.
     """
-    from ovround.runtime.engines import check_kernels
+    from ovround.runtime.engines import check_kernel
 
-    check_kernels(on_missing_kernel, kernel)
+    check_kernel(kernel)
     folder = locate(model)
     read = {path: "\n\n".join(read_texts(path)) for path in texts}
     with ExitStack() as stack:
-        logits, vocab_size, longest = _open(folder, stack, exact, device, on_missing_kernel, kernel)
+        logits, vocab_size, longest = _open(folder, stack, exact, device, kernel)
         compared = _open_reference(reference, vocab_size)
         length = min(LONGEST_DEFAULT, longest) if context is None else context
         if not 2 <= length <= longest:
@@ -71,17 +70,13 @@ def open_logits(folder: Path) -> Logits:
     return _open_checkpoint(folder)[0]
 
 
-def _open(
-    folder: Path, stack: ExitStack, exact: bool, device: str, on_missing_kernel: str, kernel: str
-) -> tuple[Logits, int, int]:
+def _open(folder: Path, stack: ExitStack, exact: bool, device: str, kernel: str) -> tuple[Logits, int, int]:
     """The logits function of a folder, its vocabulary and its context length."""
     if not is_converted(folder):
         return _open_checkpoint(folder)
     from ovround.runtime import LLM
 
-    llm = stack.enter_context(
-        LLM(folder, device=device, exact=exact, on_missing_kernel=on_missing_kernel, kernel=kernel)
-    )
+    llm = stack.enter_context(LLM(folder, device=device, exact=exact, kernel=kernel))
 
     def logits(ids: NDArray[np.int64]) -> NDArray[np.float32]:
         return llm.logits(ids)

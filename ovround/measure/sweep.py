@@ -54,7 +54,6 @@ def sweep(
     threads: int | None = None,
     seed: int = 0,
     verify: bool = True,
-    on_missing_kernel: str = "expand",
     kernel: str = "auto",
     on_point: Callable[[Point], None] = lambda point: None,
 ) -> Sweep:
@@ -62,9 +61,7 @@ def sweep(
 
     Raises UsageError when not even the shortest prompt and the answer fit, and what `open_engine` raises.
     """
-    engine = open_engine(
-        folder, device, exact=exact, threads=threads, verify=verify, on_missing_kernel=on_missing_kernel, kernel=kernel
-    )
+    engine = open_engine(folder, device, exact=exact, threads=threads, verify=verify, kernel=kernel)
     try:
         room = engine.context_length - new_tokens
         lengths = [length for length in CONTEXTS if length <= room]

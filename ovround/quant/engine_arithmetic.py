@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.plan import Plan
 from ovround.tensors.activation_rounding import openvino_group
+from ovround.tensors.scheme import QuantScheme
 
 _ONNX_BLOCKS = (16, 32, 64, 128, 256)
 _ONNX_SPLITS = (128, 64, 32, 16)

@@ -1,4 +1,4 @@
-"""What a tuned conversion's integers depend on, in words: equal facts, equal bits."""
+"""What a tuned conversion's integers depend on, in words: equal fingerprints, equal bits."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 
 import ovround
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.option import declared, plain
+from ovround.options.tuning_settings import TuningSettings
 from ovround.quant.calibration.samples import Calibration
 from ovround.quant.device import Device
 
-_WITHOUT_INFLUENCE = ("formats", "verify", "native_weights")
-_BY_CONTENT = ("calibration",)  # files by any name, while the windows are the same
 _SHOWN_DIGITS = 16
 
 
-def fingerprint_of(
+def fingerprint(
     options: ConvertOptions,
+    settings: TuningSettings,
     source_files: Mapping[str, str],
     calibration: Calibration,
     versions: Mapping[str, str],
@@ -28,23 +29,30 @@ def fingerprint_of(
     device: Device,
 ) -> dict[str, str]:
     """Each thing that the integers depend on by a name that a message can use; `source_files` gives sha256 by file name."""
-    facts = {
-        name.replace("_", "-"): value if isinstance(value, str) else json.dumps(value)
-        for name, value in options.as_json().items()
-        if name not in (*_WITHOUT_INFLUENCE, *_BY_CONTENT)
-    }
+    values = option_values(options) | option_values(options.tuning)
+    values["compiled steps"] = json.dumps(settings.compile)
     count, length = calibration.windows.shape
     digest = hashlib.sha256(calibration.windows.astype("<i8").tobytes()).hexdigest()
-    facts["calibration text"] = f"{count} windows of {length} tokens, {_short(digest)}"
-    facts |= {f"source file {name}": _short(sha256) for name, sha256 in source_files.items()}
-    facts |= {name: versions[name] for name in ("torch", "numpy") if name in versions}
-    facts["ovround"] = ovround.__version__
-    facts["threads"] = str(torch.get_num_threads())
-    facts["processor"] = _processor()
-    facts["processes"] = str(processes)
+    values["calibration text"] = f"{count} windows of {length} tokens, {_short(digest)}"
+    values |= {f"source file {name}": _short(sha256) for name, sha256 in source_files.items()}
+    values |= {name: versions[name] for name in ("torch", "numpy") if name in versions}
+    values["ovround"] = ovround.__version__
+    values["threads"] = str(torch.get_num_threads())
+    values["processor"] = _processor()
+    values["processes"] = str(processes)
     if device.model():
-        facts["accelerator"] = device.model()
-    return facts
+        values["accelerator"] = device.model()
+    return values
+
+
+def option_values(record: object) -> dict[str, str]:
+    """The options that integers depend on by their value, as a user calls them; those of a record within are not its own."""
+    values = plain(record)
+    return {
+        entry.label: value if isinstance(value, str) else json.dumps(value)
+        for entry in declared(type(record))
+        if entry.option.fingerprint == "value" and not isinstance(value := values[entry.name], dict)
+    }
 
 
 def _short(sha256: str) -> str:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from ovround.checkpoint import Checkpoint
 from ovround.errors import UsageError
 from ovround.models.decoder import Decoder
-from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_settings import TuningSettings
 from ovround.quant.calibration.samples import Calibration
-from ovround.quant.plan import END_TO_END_TOKENS, Plan, end_to_end_steps
+from ovround.quant.plan import END_TO_END_TOKENS, Plan
+from ovround.tensors.scheme import Codebooks
 
 COMPILER_BYTES = 170_000_000  # torch's compiler once it has worked: 0.64 -> 0.80 GB on a model of 7 million parameters
 LIBRARIES_BYTES = 350_000_000  # torch, OpenVINO, ONNX and transformers once imported, and the tokenizer at work
@@ -55,9 +56,9 @@ class MemoryNeed:
 
 
 def memory_need(
-    checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: ConvertOptions, calibration: Calibration | None
+    checkpoint: Checkpoint, decoder: Decoder, plan: Plan, settings: TuningSettings, calibration: Calibration | None
 ) -> MemoryNeed:
-    """What a conversion with these options will take; `calibration` None: it rounds, block after block."""
+    """Memory of a conversion with these settings, whose batch is that of one process; `calibration` None: it only rounds."""
     config, infos = decoder.config, checkpoint.tensors()
     weights = max(
         sum(math.prod(infos[name].shape) for name in decoder.tensors(layer))
@@ -67,8 +68,8 @@ def memory_need(
     if calibration is None:
         return MemoryNeed(LIBRARIES_BYTES, weights * ROUNDING_BYTES, table * ROUNDING_BYTES, 0)
     count, length = calibration.windows.shape
-    window = min(options.window, config.num_hidden_layers)
-    tokens = min(options.batch, count) * length
+    group = min(settings.block_group_size, config.num_hidden_layers)
+    tokens = min(settings.batch_size, count) * length
     attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     inner = config.intermediate_size
     if config.experts is not None:
@@ -77,18 +78,22 @@ def memory_need(
     window_logits = length * config.vocab_size
     logits = min(max(LOGITS, window_logits), calibration.held_out * window_logits)
     model = 0
-    if end_to_end_steps(decoder, plan, options) or options.pv:
+    if settings.end_to_end_steps or settings.pv_steps:
         at_once = max(length, min(tokens, END_TO_END_TOKENS))
         activations = at_once * (width * config.num_hidden_layers + LOGITS_COPIES * config.vocab_size)
         model = (
-            config.num_hidden_layers * weights * (END_TO_END_BYTES + PV_BYTES * options.pv)
+            config.num_hidden_layers * weights * (END_TO_END_BYTES + PV_BYTES * (settings.pv_steps > 0))
             + 2 * table * TABLE_BYTES
             + activations * FLOAT_BYTES
         )
-    searched = min(SEARCH_MOST, weights * SEARCH_BYTES) if options.tuner == "aqlm" else 0
+    searched = (
+        min(SEARCH_MOST, weights * SEARCH_BYTES)
+        if any(isinstance(scheme, Codebooks) for scheme in plan.values())
+        else 0
+    )
     return MemoryNeed(
-        LIBRARIES_BYTES + COMPILER_BYTES * (options.compile == "on"),
-        window * (weights * TUNING_BYTES + tokens * width * FLOAT_BYTES) + searched,
+        LIBRARIES_BYTES + COMPILER_BYTES * settings.compile,
+        group * (weights * TUNING_BYTES + tokens * width * FLOAT_BYTES) + searched,
         table * TABLE_BYTES + logits * LOGITS_COPIES * FLOAT_BYTES,
         2 * count * length * config.hidden_size * FLOAT_BYTES,
         model,
@@ -112,8 +117,8 @@ def maps_activations(need: MemoryNeed, limit_bytes: int | None) -> bool:
     raise UsageError(
         f"memory-limit is {_megabytes(limit_bytes)}; about {_megabytes(need.least)} are needed: {told}",
         hint=f"--memory-limit {_megabytes(need.least).replace(' ', '')}"
-        + (", or --end-to-end 0" if need.model > max(need.block, need.tables) else "")
-        + (", or a smaller --batch-size or --seqlen" if need.chains else ""),
+        + (", or `end_to_end_steps = 0` in the file of --tuning" if need.model > max(need.block, need.tables) else "")
+        + (", or a smaller --seqlen, or a smaller `batch_size` in the file of --tuning" if need.chains else ""),
     )
 
 

@@ -9,17 +9,9 @@ from dataclasses import replace
 from ovround.artifact.manifest import CHECKPOINT_FORMATS
 from ovround.errors import UsageError
 from ovround.models.decoder import EXPERTS, HEAD, Decoder
-from ovround.options.convert_options import (
-    END_TO_END_WEIGHTS,
-    FLOAT_BITS,
-    HEAD_BITS,
-    RECIPES,
-    Codebooks,
-    ConvertOptions,
-    QuantScheme,
-    WeightScheme,
-)
+from ovround.options.convert_options import HEAD_BITS, ConvertOptions
 from ovround.tensors.qtensor import GROUP_SIZES
+from ovround.tensors.scheme import FLOAT_BITS, Codebooks, QuantScheme, WeightScheme
 
 Plan = dict[str, WeightScheme | None]
 END_TO_END_TOKENS = (
@@ -44,6 +36,7 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
         bits |= dict.fromkeys(decoder.linears(layer), options.bits)
     bits[HEAD] = head_bits
     unused = {rule.pattern for rule in options.layers}
+    codebooks = options.linear_codebooks
     plan: Plan = {}
     for name, general in bits.items():
         chosen, group_size, sym = general, options.group_size, options.sym
@@ -54,8 +47,8 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
                 group_size = group_size if rule.group_size is None else rule.group_size
                 sym = sym if rule.sym is None else rule.sym
         stated = any(rule.bits is not None and re.search(rule.pattern, name) for rule in options.layers)
-        if options.tuner == "aqlm" and name in linears and not stated:
-            plan[name] = options.layout
+        if codebooks is not None and name in linears and not stated:
+            plan[name] = codebooks
         else:
             plan[name] = None if chosen == FLOAT_BITS else QuantScheme(chosen, group_size, sym)
     if unused:
@@ -66,7 +59,8 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
         del plan[HEAD]  # tied, and the same grid: one tensor serves both
     check_experts(decoder, plan)
     check_groups(decoder, plan)
-    check_codebooks(decoder, plan, options.layout)
+    if codebooks is not None:
+        check_codebooks(decoder, plan, codebooks)
     return plan
 
 
@@ -132,7 +126,7 @@ def check_codebooks(decoder: Decoder, plan: Plan, layout: Codebooks) -> None:
         if inputs % layout.vector_size:
             raise UsageError(
                 f"vectors of {layout.vector_size} do not divide the {inputs} inputs of `{name.removesuffix('.weight')}`",
-                hint="a smaller --vector-size",
+                hint="smaller vectors, such as --codebooks 2x8:4",
             )
     weights = sum(rows * columns for rows, columns in shapes.values())
     entries = layout.entry_bits * len(shapes) / weights
@@ -146,22 +140,12 @@ def check_codebooks(decoder: Decoder, plan: Plan, layout: Codebooks) -> None:
         f"codebooks {layout} of vectors of {layout.vector_size} come to {total:.2f} bits a weight: {layout.code_bits:.2f} for "
         f"codes and {entries:.2f} for {layout.count * 2**layout.bits} entries a layer; "
         f"`{smallest}` {list(shapes[smallest])} alone takes {alone:.2f}",
-        hint=f"--codebook-bits {fitting}" if fitting else "a smaller --vector-size, or an integer grid",
+        hint=f"--codebooks {replace(layout, bits=fitting).spec}"
+        if fitting
+        else "smaller vectors, or integers with --bits",
     )
 
 
 def _entries_fit(layout: Codebooks, bits: int, layers: int, weights: int) -> bool:
     smaller = replace(layout, bits=bits)
     return smaller.entry_bits * layers / weights <= smaller.code_bits / 4
-
-
-def end_to_end_steps(decoder: Decoder, plan: Plan, options: ConvertOptions) -> int:
-    """Steps of the end-to-end pass: those asked for, else the recipe's for a model of at most END_TO_END_WEIGHTS; 0: no pass."""
-    if options.end_to_end is not None:
-        return options.end_to_end
-    count = 0
-    for layer in range(decoder.config.num_hidden_layers):
-        shapes = decoder.tensors(layer)
-        sizes = (shapes[f"{name}.weight"] for name in decoder.linears(layer) if plan[name] is not None)
-        count += sum(shape[0] * shape[1] for shape in sizes)
-    return int(RECIPES[options.recipe].end_to_end * options.steps) if count <= END_TO_END_WEIGHTS else 0

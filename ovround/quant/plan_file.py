@@ -13,9 +13,9 @@ from typing import Any
 
 from ovround.errors import UsageError
 from ovround.models.decoder import HEAD, Decoder
-from ovround.options.convert_options import FLOAT_BITS, QuantScheme
 from ovround.quant.plan import Plan, check_experts, check_groups
 from ovround.tensors.qtensor import BITS, GROUP_SIZES
+from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
 
 PLAN_FILE = "ovround-plan.json"
 FORMAT_VERSION = 1

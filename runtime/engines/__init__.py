@@ -11,7 +11,6 @@ from ovround.errors import ArtifactError, EngineError, MissingExtraError, UsageE
 from ovround.runtime.engine import Engine
 from ovround.runtime.verification import verification
 
-ON_MISSING_KERNEL = ("expand", "error")
 KERNELS = ("auto", "native", "engine")
 OPENVINO_FILE = "openvino_model.xml"
 ONNX_FILE = "model.onnx"
@@ -26,7 +25,6 @@ def open_engine(
     threads: int | None = None,
     properties: Mapping[str, str] | None = None,
     verify: bool = True,
-    on_missing_kernel: str = "expand",
     kernel: str = "auto",
 ) -> Engine:
     """Load the model in `folder`: OpenVINO for openvino_model.xml, ONNX Runtime for model.onnx.
@@ -35,24 +33,22 @@ def open_engine(
     `hpu-emulated` run by torch, checkpoints too; they need the extra `convert`. `exact` computes in float32. `threads`
     None: the engine's choice. `properties` go to the engine as they are: to OpenVINO's device (`KV_CACHE_PRECISION`), or
     ONNX Runtime's session (`session.intra_op.allow_spinning`). `verify`: compare every byte with the manifest, see
-    `verification`. `on_missing_kernel`: whether weights for the native operator are expanded, with a warning, or refused
-    (`error`) where it is not installed. `kernel`: who multiplies the quantised weights of an ordinary OpenVINO folder, the
-    operator (`native`), OpenVINO (`engine`), or the faster one (`auto`, see `native_operator.chosen`).
+    `verification`. `kernel`: the matrix-multiplication kernels for quantised weights on CPU: `native` (our operator, an
+    EngineError where it is not installed), `engine`, or the faster one (`auto`, see `native_operator.chosen`). Weights in the
+    native operator's own layout need it; but for `native` they are expanded with a warning where it is not installed.
 
     Raises ArtifactError for a folder that is missing, damaged or no model, EngineError
     for a device that is not there or refuses the model, UsageError for `threads` below 1.
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise UsageError(f"threads is {threads!r}; a whole number of 1 or more is needed")
-    check_kernels(on_missing_kernel, kernel)
+    check_kernel(kernel)
     with verified(folder, device, contents=verify):
-        return _engine(folder, device, exact, threads, properties, on_missing_kernel, kernel)
+        return _engine(folder, device, exact, threads, properties, kernel)
 
 
-def check_kernels(on_missing_kernel: str, kernel: str) -> None:
-    """Raises UsageError for a choice that there is not."""
-    if on_missing_kernel not in ON_MISSING_KERNEL:
-        raise UsageError(f"on-missing-kernel is `{on_missing_kernel}`; allowed: {', '.join(ON_MISSING_KERNEL)}")
+def check_kernel(kernel: str) -> None:
+    """Raise UsageError for a kernel that there is not."""
     if kernel not in KERNELS:
         raise UsageError(f"kernel is `{kernel}`; allowed: {', '.join(KERNELS)}")
 
@@ -63,7 +59,6 @@ def _engine(
     exact: bool,
     threads: int | None,
     properties: Mapping[str, str] | None,
-    on_missing_kernel: str,
     kernel: str,
 ) -> Engine:
     if device.lower() in HPU_DEVICES:
@@ -72,8 +67,7 @@ def _engine(
         from ovround.runtime.engines.openvino import OpenVINOEngine
 
         return OpenVINOEngine(
-            folder, device, exact=exact, threads=threads, properties=properties, on_missing_kernel=on_missing_kernel,
-            kernel=kernel,
+            folder, device, exact=exact, threads=threads, properties=properties, kernel=kernel,
         )  # fmt: skip
     if device.upper() != "CPU":
         raise EngineError(
@@ -82,7 +76,7 @@ def _engine(
         )
     from ovround.runtime.engines.onnx import OnnxEngine
 
-    return OnnxEngine(folder, exact=exact, threads=threads, properties=properties, on_missing_kernel=on_missing_kernel)
+    return OnnxEngine(folder, exact=exact, threads=threads, properties=properties, kernel=kernel)
 
 
 def _open_hpu(folder: Path, device: str, *, exact: bool, threads: int | None) -> Engine:

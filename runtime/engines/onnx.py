@@ -53,7 +53,7 @@ class _Cache:
 class OnnxEngine:
     """See `Engine`. `exact` computes products on float32 activations instead of int8 ones, and of codebooks without tables.
 
-    `on_missing_kernel`: see `open_engine`.
+    `kernel`: see `open_engine`.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class OnnxEngine:
         exact: bool = False,
         threads: int | None = None,
         properties: Mapping[str, str] | None = None,
-        on_missing_kernel: str = "expand",
+        kernel: str = "auto",
     ) -> None:
         self.context_length = read_model_info(folder).context_length
         decoder = _read_decoder_config(folder)
         options = _session_options(decoder, threads, properties or {})
         # The session refers to what was expanded, yet does not keep it.
-        self._session, self._expanded = _open_session(folder / MODEL_FILE, options, exact, on_missing_kernel)
+        self._session, self._expanded = _open_session(folder / MODEL_FILE, options, exact, kernel)
         self._caches, self.vocab_size = _read_contract(folder / MODEL_FILE, self._session, decoder.get("head_size"))
         self.device = f"ONNX Runtime {ort.__version__} CPU"
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row of the cache
@@ -264,7 +264,7 @@ def _session_options(decoder: dict[str, Any], threads: int | None, properties: M
     return options
 
 
-def _open_session(path: Path, options: Any, exact: bool, on_missing_kernel: str) -> tuple[Any, dict[str, NDArray[Any]]]:
+def _open_session(path: Path, options: Any, exact: bool, kernel: str) -> tuple[Any, dict[str, NDArray[Any]]]:
     """The session, and the weights that were expanded for it, by name."""
     model: str | bytes = str(path)
     if exact:
@@ -273,7 +273,7 @@ def _open_session(path: Path, options: Any, exact: bool, on_missing_kernel: str)
         model = exact_model(path)
     expanded: dict[str, NDArray[Any]] = {}
     if path.is_file() and onnx_operator.needs_operator(path) and not _has_operator(options):
-        check_expandable(path.parent, "CPU", on_missing_kernel, onnx_operator.INSTALL)
+        check_expandable(path.parent, "CPU", kernel, onnx_operator.INSTALL)
         from ovround.runtime.engines.onnx_expansion import expand
 
         found = expand(path.read_bytes() if isinstance(model, str) else model, path, exact=exact)

@@ -46,7 +46,6 @@ class OpenVINOEngine:
         exact: bool = False,
         threads: int | None = None,
         properties: Mapping[str, str] | None = None,
-        on_missing_kernel: str = "expand",
         kernel: str = "auto",
     ) -> None:
         core = ov.Core()
@@ -55,7 +54,7 @@ class OpenVINOEngine:
         self._profile = profile_of(device, context_length)
         options: dict[str, Any] = dict(self._profile.options(exact=exact, threads=threads))
         self.context_length = min(context_length, self._profile.context_length or context_length)
-        model = _read_model(core, folder / MODEL_FILE, device, exact=exact, on_missing_kernel=on_missing_kernel)
+        model = _read_model(core, folder / MODEL_FILE, device, exact=exact, kernel=kernel)
         native_operator.apply(model, kernel, device, exact=exact, properties=properties or {})
         self._inputs = {name for port in model.inputs for name in port.names}
         self.vocab_size = _vocab_size(model, folder)
@@ -185,14 +184,14 @@ class OpenVINOEngine:
         return np.array(request.get_tensor("logits").data, np.float32)
 
 
-def _read_model(core: Any, path: Path, device: str, *, exact: bool, on_missing_kernel: str) -> Any:
+def _read_model(core: Any, path: Path, device: str, *, exact: bool, kernel: str) -> Any:
     if not path.with_suffix(".bin").is_file():
         raise ArtifactError(
             f"`{path.with_suffix('.bin')}` is missing", hint="convert again, or copy the whole folder again"
         )
     try:
         if native_operator.needs_operator(path):
-            model = native_operator.read_model(core, path, device, exact=exact, on_missing_kernel=on_missing_kernel)
+            model = native_operator.read_model(core, path, device, exact=exact, kernel=kernel)
         else:
             model = core.read_model(path)
     except RuntimeError as error:

@@ -19,7 +19,7 @@ class OneByOneWorker:
         self._llm = LLM(
             Path(settings.folder), settings.device, exact=settings.exact, threads=settings.threads,
             prefix_cache=not settings.device.upper().startswith("NPU"), draft_model=settings.draft_model,
-            prompt_lookup=settings.prompt_lookup, on_missing_kernel=settings.on_missing_kernel,
+            prompt_lookup=settings.prompt_lookup,
             kernel=settings.kernel,
             verify=settings.verify_draft and settings.draft_model is not None,  # the server has verified the folder
         )  # fmt: skip

@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ovround.errors import UsageError
-from ovround.runtime.engines import HPU_DEVICES, OPENVINO_FILE, check_kernels
+from ovround.runtime.engines import HPU_DEVICES, OPENVINO_FILE, check_kernel
 from ovround.runtime.server.app import create_app
 from ovround.runtime.server.dispatch import Dispatcher, is_openvino
 from ovround.runtime.server.settings import ServerSettings
@@ -23,17 +23,17 @@ _BACKLOG = 2048
 def open_dispatcher(
     folder: Path, settings: ServerSettings, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
     batching: bool = True, cache_gib: int = 0, draft_model: Path | None = None, prompt_lookup: bool = False,
-    verify: bool = True, on_missing_kernel: str = "expand", kernel: str = "auto",
+    verify: bool = True, kernel: str = "auto",
 ) -> Dispatcher:  # fmt: skip
     """Load the model in `folder`. `batching` is for OpenVINO folders; guesses are made by our own loop alone.
 
     Raises UsageError where answers would be batched but `kernel` is `native`: openvino_genai multiplies with OpenVINO's.
     """
-    check_kernels(on_missing_kernel, kernel)
+    check_kernel(kernel)
     guesses = draft_model is not None or prompt_lookup
     # An NPU has one row and no paged attention, Gaudi's engine no pipeline of others.
     alone = device.lower() in HPU_DEVICES or device.upper().startswith("NPU")
-    library, batching = _native_library(folder, device, on_missing_kernel, batching=batching)
+    library, batching = _native_library(folder, device, kernel, batching=batching)
     batches = batching and not guesses and is_openvino(folder) and not alone
     if batches and kernel == "native" and library is None:
         raise UsageError(
@@ -44,12 +44,12 @@ def open_dispatcher(
         str(folder), batches, device, exact=exact, threads=threads,
         slots=settings.max_running, cache_gib=cache_gib, extension=None if library is None else str(library),
         prompt_lookup=prompt_lookup, draft_model=None if draft_model is None else str(draft_model), verify_draft=verify,
-        on_missing_kernel=on_missing_kernel, kernel=kernel,
+        kernel=kernel,
     )  # fmt: skip
     return Dispatcher(settings, engine, verify=verify)
 
 
-def _native_library(folder: Path, device: str, on_missing_kernel: str, *, batching: bool) -> tuple[Path | None, bool]:
+def _native_library(folder: Path, device: str, kernel: str, *, batching: bool) -> tuple[Path | None, bool]:
     """The library of the native operator where the folder needs it, and whether answers can still be batched.
 
     openvino_genai reads the folder itself: it takes the library, and cannot be given an expanded model.
@@ -61,7 +61,7 @@ def _native_library(folder: Path, device: str, on_missing_kernel: str, *, batchi
 
     if not needs_operator(path):
         return None, batching
-    library = usable_library(path, device.upper(), on_missing_kernel)
+    library = usable_library(path, device.upper(), kernel)
     return library, batching and library is not None
 
 

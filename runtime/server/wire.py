@@ -46,7 +46,6 @@ class EngineSettings:
     prompt_lookup: bool = False
     draft_model: str | None = None
     verify_draft: bool = True
-    on_missing_kernel: str = "expand"
     kernel: str = "auto"
 
 

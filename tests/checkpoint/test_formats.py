@@ -28,12 +28,15 @@ from ovround.exporters.checkpoints.layout import scheme_of
 from ovround.exporters.checkpoints.shards import ShardWriter
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import ConvertOptions, LayerRule, QuantScheme
+from ovround.options.budget import Budget
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.runtime.engines import open_engine
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.packing import AWQ_ORDER, pack_awq, pack_words, unpack_awq, unpack_words
 from ovround.tensors.qtensor import BITS, QTensor
 from ovround.tensors.reexpression import restored, split, widened, with_zero_points
+from ovround.tensors.scheme import QuantScheme
 
 GRID_FORMATS = [name for name in CHECKPOINT_FORMATS if name not in CODEBOOK_FORMATS]
 TOLERANCE = 1e-5  # float32 sums in another order; a nibble moves the output by 1e-3 (tests/test_parity.py)
@@ -258,8 +261,8 @@ def test_a_float_head_and_embedding_take_bits(tmp_path: Path, tiny_source: Path)
         ({"group_size": 64}, "group-size is 64, yet"),
         ({"sym": False}, "sym is False, yet"),
         ({"iters": 5}, "iters is given, yet"),
-        ({"layers": (LayerRule("up_proj", bits=8),)}, "layers is given, yet"),
-        ({"target_bits": 5.0}, "target-bits is given, yet"),
+        ({"layers": (LayerRule("up_proj", bits=8),)}, "layer is given, yet"),
+        ({"budget": Budget(5.0, "bits")}, "budget is given, yet"),
     ],
 )
 def test_options_that_contradict_the_source(
@@ -276,7 +279,7 @@ def test_what_a_format_cannot_hold_is_refused_before_tuning(tmp_path: Path, tiny
         ("awq", {"bits": 8}, "awq has 4 bits"),
         ("awq", {"lm_head_bits": 4}, "awq holds no quantised `lm_head`"),
         ("gptq", {"embedding_bits": 8}, "gptq holds no quantised `model.embed_tokens`"),
-        ("auto_round", {"target_size_bytes": 10**6}, "target-size counts the file of an engine"),
+        ("auto_round", {"budget": Budget(10**6, "bytes")}, "a budget in bytes counts the file of an engine"),
     ):
         with pytest.raises(UsageError, match=said):
             convert(tiny_source, tmp_path / "out", options(name, **changes))

@@ -16,10 +16,11 @@ from ovround.conversion.convert import convert
 from ovround.errors import CheckpointError, UsageError
 from ovround.exporters.checkpoints import open_format
 from ovround.exporters.checkpoints.shards import ShardWriter
-from ovround.options.convert_options import ConvertOptions, QuantScheme
+from ovround.options.convert_options import ConvertOptions
 from ovround.quant.integers.rtn import round_to_nearest
 from ovround.runtime.engines import open_engine
 from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.scheme import QuantScheme
 
 TOLERANCE = 2e-5  # as for float weights (tests/test_families.py)
 SCHEME = QuantScheme(4, 16, False)

@@ -12,7 +12,8 @@ from checkpoint_writer import write_checkpoint
 from ovround.conversion.convert import convert
 from ovround.errors import VerifyError
 from ovround.exporters.onnx.external_data import JOINT, read_entries
-from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 
 
 def exported(tmp_path: Path, *rules: LayerRule) -> onnx.ModelProto:

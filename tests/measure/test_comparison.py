@@ -1,4 +1,4 @@
-"""`bench --peer`: two processes in turn, and what goes wrong with either; `--plot`: a picture of a sweep."""
+"""`bench --baseline`: two processes in turn, and what goes wrong with either; `--plot`: a picture of a sweep."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_both_sides_give_the_same_tokens_as_many_times_as_asked(openvino_folder:
     ("peer", "fields", "message"),
     [
         ("vllm", {}, "openvino-genai, onnxruntime-genai"),
-        ("llama.cpp", {}, "--peer-model"),
+        ("llama.cpp", {}, "--baseline-model"),
         ("openvino-genai", {"new_tokens": 1}, "new_tokens"),
         ("openvino-genai", {"prompt_tokens": 10_000}, "context"),
         ("openvino-genai", {"peer_model": Path("nowhere")}, "nowhere"),

@@ -16,17 +16,19 @@ from ovround.artifact.manifest import BlockRecord, Quality
 from ovround.conversion.convert import Job, prepare
 from ovround.measure.torch_model import CheckpointWeights
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import ConvertOptions, LayerRule
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
+from ovround.options.tuning_options import TuningOptions
 from ovround.progress import Progress, silent
 from ovround.quant.passes.blocks import BlockQuantizer, Emitted, Event
 from ovround.tensors.qtensor import QTensor
 
-TINY = ConvertOptions(group_size=32, iters=4, nsamples=8, seqlen=32, batch_size=4)
+TINY = ConvertOptions(group_size=32, iters=4, nsamples=8, seqlen=32, tuning=TuningOptions(batch_size=4))
 
 
 def events(job: Job, told: list[Progress] | None = None) -> Iterator[Event]:
     return BlockQuantizer(
-        job.checkpoint, job.decoder, job.plan, job.options, job.calibration, silent if told is None else told.append
+        job.checkpoint, job.decoder, job.plan, job.settings, job.calibration, silent if told is None else told.append
     ).run()
 
 
@@ -43,7 +45,9 @@ def job(tiny_source: Path, text_file: Path, tmp_path: Path) -> Job:
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_a_few_steps_lower_the_held_out_loss_of_the_demo_model(tmp_path: Path, bits: int, symmetric: bool) -> None:
     steps = 100 if bits == 8 else 50  # a long step is coarse beside what 8 bits leave to gain
-    options = ConvertOptions(bits=bits, group_size=64, sym=symmetric, iters=steps, nsamples=16, seqlen=64, batch_size=4)
+    options = ConvertOptions(
+        bits=bits, group_size=64, sym=symmetric, iters=steps, nsamples=16, seqlen=64, tuning=TuningOptions(batch_size=4)
+    )
     first_block = takewhile(
         lambda event: not (isinstance(event, BlockRecord) and event.index > 0),
         events(prepare("demo", tmp_path / "out", options)),
@@ -139,7 +143,9 @@ def test_tuning_is_decided_by_all_blocks(tiny_source: Path, text_file: Path, tmp
     assert [(record.index, record.steps) for record in records] == [(1, 4)]
 
 
-@pytest.mark.parametrize("options", [replace(TINY, iters=0), ConvertOptions(group_size=32, recipe="rtn"), ConvertOptions(bits=16)])  # fmt: skip  # noqa: E501
+@pytest.mark.parametrize(
+    "options", [replace(TINY, iters=0), ConvertOptions(group_size=32, recipe="rtn"), ConvertOptions(bits=16)]
+)
 def test_without_tuning_no_text_is_read(tiny_source: Path, tmp_path: Path, options: ConvertOptions) -> None:
     missing = replace(options, calibration=(tmp_path / "no-such-text.txt",))
     job = prepare(str(tiny_source), tmp_path / "out", missing)
@@ -160,7 +166,9 @@ def test_progress_counts_every_step_and_block(job: Job) -> None:
 
 def test_blocks_of_a_window_are_tuned_to_the_output_of_the_last(tmp_path: Path) -> None:
     """Six blocks, four at once: each block of a window has the window's loss, and what is left over makes a smaller one."""
-    options = ConvertOptions(bits=2, group_size=64, iters=20, nsamples=24, seqlen=64, batch_size=4, window=4)
+    options = ConvertOptions(
+        bits=2, group_size=64, iters=20, nsamples=24, seqlen=64, tuning=TuningOptions(batch_size=4, block_group_size=4)
+    )
     told: list[Progress] = []
     records = [e for e in events(prepare("demo", tmp_path / "out", options), told) if isinstance(e, BlockRecord)]
     assert [record.index for record in records] == [0, 1, 2, 3, 4, 5]

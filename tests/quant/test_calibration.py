@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ovround.errors import CalibrationError
-from ovround.options.convert_options import RECIPES, ConvertOptions
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.recipes import RECIPES
 from ovround.quant.calibration.samples import DEFAULT_TEXT, Calibration, calibrate, held_out_windows, token_stream
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_texts

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from ovround.options.convert_options import Codebooks
 from ovround.quant.codebooks.fit import fit_codebooks, fit_entries, fit_scales, output_error
 from ovround.quant.codebooks.kmeans import Additive, residual_kmeans, weighted_kmeans
 from ovround.quant.codebooks.search import search_codes
 from ovround.quant.codebooks.tuned_weight import CodebookWeight
+from ovround.tensors.scheme import Codebooks
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch._inductor.config as inductor
 from checkpoint_writer import write_checkpoint
 from command_server import CommandServer
 from random_model import CONFIGS, FIRST
+from tuning_file import tuning_file
 
 from ovround.checkpoint import open_checkpoint
 from ovround.conversion.convert import convert, prepare
@@ -21,12 +23,14 @@ from ovround.errors import EngineError, UsageError
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import ConvertOptions, QuantScheme
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_options import TuningOptions
 from ovround.quant.integers.initial_grid import from_extremes
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight
 from ovround.quant.passes.compilation import differentiated
 from ovround.quant.passes.compile_choice import choose, lacking
 from ovround.quant.passes.signround import in_type
+from ovround.tensors.scheme import QuantScheme
 
 ONE_BILLION = {
     "model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
@@ -109,15 +113,25 @@ def test_compiled_gradients_are_those_of_plain_steps(dtype: torch.dtype) -> None
 @needs_compiler
 def test_a_conversion_with_compiled_steps(tiny_source: Path, text_file: Path, tmp_path: Path) -> None:
     general = ConvertOptions(
-        formats=("onnx",), group_size=32, iters=4, nsamples=8, seqlen=32, calibration=(text_file,), end_to_end=0
+        formats=("onnx",),
+        group_size=32,
+        iters=4,
+        nsamples=8,
+        seqlen=32,
+        calibration=(text_file,),
+        tuning=TuningOptions(end_to_end_steps=0),
     )
     plain = convert(tiny_source, tmp_path / "plain", general).manifests[0]
-    compiled = convert(tiny_source, tmp_path / "compiled", replace(general, compile="on")).manifests[0]
-    assert (plain.options["compile"], compiled.options["compile"]) == ("off", "on")  # too little work for `auto`
+    compiled = convert(
+        tiny_source, tmp_path / "compiled", replace(general, tuning=replace(general.tuning, compile="on"))
+    ).manifests[0]
+    assert (plain.compiled, compiled.compiled) == (False, True)  # too little work for `auto`
     for one, other in zip(plain.blocks, compiled.blocks, strict=True):
         assert other.loss_after < other.loss_before
         assert math.isclose(one.loss_after, other.loss_after, rel_tol=0.05)
-    again = convert(tiny_source, tmp_path / "again", replace(general, compile="on")).manifests[0]
+    again = convert(
+        tiny_source, tmp_path / "again", replace(general, tuning=replace(general.tuning, compile="on"))
+    ).manifests[0]
     assert [one.sha256 for one in again.weights] == [one.sha256 for one in compiled.weights]
 
 
@@ -135,50 +149,63 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_auto_compiles_long_work_where_a_compiler_is(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = from_config(ONE_BILLION), from_config(CONFIGS["llama-0"])
-    options, tokens = ConvertOptions(), 8 * 256
+    tokens = 8 * 256
+
+    def compiles(decoder: Decoder, tokens: int, wanted: str = "auto", **changes: Any) -> bool:
+        return choose(
+            **{"wanted": wanted, "device": "cpu", "iters": 200, "integers": True, **changes},
+            decoder=decoder,
+            tokens=tokens,
+        )
+
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert choose(options, large, tokens) == "on"
-    assert choose(options, small, tokens) == "off"  # a second of work
-    assert choose(replace(options, iters=2), large, tokens) == "off"
-    assert choose(options, large, 0) == "off"  # nothing is tuned
-    assert choose(replace(options, formats=("aqlm",)), large, tokens) == "off"
-    assert choose(replace(options, device="cuda"), large, tokens) == "off"  # not measured there
-    assert choose(replace(options, compile="off"), large, tokens) == "off"
-    assert choose(replace(options, compile="on"), small, tokens) == "on"
+    assert compiles(large, tokens)
+    assert not compiles(small, tokens)  # a second of work
+    assert not compiles(large, tokens, iters=2)
+    assert not compiles(large, 0)  # nothing is tuned
+    assert not compiles(large, tokens, integers=False)
+    assert not compiles(large, tokens, device="cuda")  # not measured there
+    assert not compiles(large, tokens, "off")
+    assert compiles(small, tokens, "on")
     monkeypatch.setenv("OMP_NUM_THREADS", "16")
-    assert choose(options, large, tokens) == "off"  # 16 threads are done with it before it would be repaid
-    assert choose(options, large, 8 * 2048) == "on"
+    assert not compiles(large, tokens)  # 16 threads are done with it before it would be repaid
+    assert compiles(large, 8 * 2048)
     compiler.unlink()
-    assert choose(options, large, 8 * 2048) == "off"
+    assert not compiles(large, 8 * 2048)
 
 
 def test_on_is_refused_in_words_where_it_cannot_be(compiler: Path, tmp_path: Path) -> None:
-    wanted, decoder = ConvertOptions(compile="on"), from_config(CONFIGS["llama-0"])
+    def wanted(decoder: Decoder, tokens: int, device: str = "cpu") -> bool:
+        return choose("on", device, decoder, tokens, 200, integers=True)
+
+    decoder = from_config(CONFIGS["llama-0"])
     with pytest.raises(UsageError, match="compile is on, yet nothing is tuned"):
-        choose(wanted, decoder, 0)
+        wanted(decoder, 0)
     with pytest.raises(UsageError, match="compile is on, yet the model has experts"):
-        choose(wanted, from_config(CONFIGS["mixtral-0"]), 256)
+        wanted(from_config(CONFIGS["mixtral-0"]), 256)
     with pytest.raises(UsageError, match="compile is on, which torch's own compiler cannot for hpu"):
-        choose(replace(wanted, device="hpu"), decoder, 256)
+        wanted(decoder, 256, "hpu")
     (tmp_path / "Python.h").unlink()
     with pytest.raises(EngineError, match=r"compile is on, which needs Python's header Python\.h") as caught:
-        choose(wanted, decoder, 256)
-    assert caught.value.hint == "install it, or --compile off"
+        wanted(decoder, 256)
+    assert caught.value.hint == 'install it, or `compile = "off"` in the file of --tuning'
     compiler.unlink()
     with pytest.raises(EngineError, match=r"compile is on, which needs a C\+\+ compiler \(`.*a-compiler`\)"):
-        choose(wanted, decoder, 256)
+        wanted(decoder, 256)
 
 
 def test_it_is_refused_before_anything_begins(tmp_path: Path, command: CommandServer) -> None:
     write_checkpoint(tmp_path / "model")
     model, out = str(tmp_path / "model"), str(tmp_path / "out")
-    result = command("convert", model, out, "--recipe", "rtn", "--group-size", "32", "--compile", "on")
+    result = command(
+        "convert", model, out, "--recipe", "rtn", "--group-size", "32", "--tuning", tuning_file(tmp_path, compile="on")
+    )
     assert (result.status, (tmp_path / "out").exists()) == (2, False)
     assert "compile is on, yet nothing is tuned" in result.stderr
-    result = command("convert", model, out, "--compile", "perhaps")
+    result = command("convert", model, out, "--tuning", tuning_file(tmp_path, compile="perhaps"))
     assert (result.status, (tmp_path / "out").exists()) == (2, False)
     assert "compile is `perhaps`; allowed: auto, on, off" in result.stderr.replace("\n", " ")
-    assert prepare(model, Path(out), ConvertOptions(recipe="rtn", group_size=32)).options.compile == "off"
+    assert prepare(model, Path(out), ConvertOptions(recipe="rtn", group_size=32)).settings.compile is False
     assert open_checkpoint(Path(model)).config["model_type"] == "llama"
 
 
@@ -195,4 +222,4 @@ def test_what_torch_cannot_compile_is_told() -> None:
         with pytest.raises(EngineError, match="torch could not compile a tuning step: ") as caught:
             differentiate(torch.ones(2), torch.zeros(2))
     assert caught.value.hint is not None
-    assert "--compile off" in caught.value.hint
+    assert 'compile = "off"' in caught.value.hint

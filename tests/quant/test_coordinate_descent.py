@@ -7,11 +7,11 @@ import itertools
 import pytest
 import torch
 
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.integers import coordinate_descent
 from ovround.quant.integers.coordinate_descent import descended
 from ovround.quant.integers.initial_grid import Start, compensated, damped, inverse_factor
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight
+from ovround.tensors.scheme import QuantScheme
 
 ROWS, COLUMNS = 12, 96
 SCHEMES = [

@@ -21,6 +21,7 @@ from fake_device import AT, fake_device
 from ovround.conversion.convert import convert, prepare
 from ovround.errors import EngineError, UsageError
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_options import TuningOptions
 from ovround.progress import silent
 from ovround.quant import device as device_module
 from ovround.quant.block_store import END_TO_END, TUNED, block_store
@@ -169,9 +170,9 @@ def test_torch_is_imported_for_other_devices_only(command: CommandServer, tmp_pa
 @pytest.mark.parametrize(
     "changes",
     [
-        {"bits": 8, "sym": False, "engine": "openvino"},
-        {"bits": 8, "scales": "clipped", "end_to_end": 0, "snapshot": "last"},
-        {"bits": 3, "sym": False, "initial_grid": "search"},
+        {"bits": 8, "sym": False, "activation_engine": "openvino"},
+        {"bits": 8, "tuning": TuningOptions(batch_size=4, scales="clipped", end_to_end_steps=0)},
+        {"bits": 3, "sym": False, "tuning": TuningOptions(batch_size=4, initial_grid="search", end_to_end_steps=2)},
     ],
     ids=["asym, 8-bit activations", "clipped", "3 bits"],
 )
@@ -179,7 +180,9 @@ def test_tensors_of_two_devices_never_meet(
     tiny_source: Path, text_file: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     """The whole tuning, on a device that computes like the CPU and refuses tensors that were not moved to it."""
-    base = ConvertOptions(group_size=32, iters=2, nsamples=8, seqlen=32, batch_size=4, end_to_end=2)
+    base = ConvertOptions(
+        group_size=32, iters=2, nsamples=8, seqlen=32, tuning=TuningOptions(batch_size=4, end_to_end_steps=2)
+    )
     job = prepare(str(tiny_source), tmp_path / "out", replace(base, calibration=(text_file,), **changes))
     assert job.calibration is not None
     found = []
@@ -187,14 +190,14 @@ def test_tensors_of_two_devices_never_meet(
         with block_store(tmp_path / device.kind, job.checkpoint, job.decoder.config.num_hidden_layers) as store:
             store.begin({})
             quantizer = BlockQuantizer(
-                job.checkpoint, job.decoder, job.plan, job.options, job.calibration, silent, None, device
+                job.checkpoint, job.decoder, job.plan, job.settings, job.calibration, silent, None, device
             )
             stage = TUNED
             with contextlib.nullcontext() if device is CPU else fake_device():
                 quantizer.tune(store)
-                if base.end_to_end and job.options.end_to_end:
+                if job.settings.end_to_end_steps:
                     stage = END_TO_END
-                    quantizer.refine(store, base.end_to_end)
+                    quantizer.refine(store, job.settings.end_to_end_steps)
             found.append((store.read_quality(stage), [store.read(layer, stage) for layer in range(store.blocks)]))
     (quality, blocks), (other_quality, other_blocks) = found
     assert quality is not None

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ovround.conversion.convert import Job, convert, prepare
+from ovround.conversion.tuning import resolve
 from ovround.errors import UsageError
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_options import TuningOptions
 from ovround.progress import Progress
 from ovround.quant.passes.end_to_end import _divergence
-from ovround.quant.plan import end_to_end_steps
 
 TUNED = ConvertOptions(
-    formats=("onnx",), bits=2, group_size=64, sym=False, iters=8, nsamples=32, seqlen=64, batch_size=4, end_to_end=30
+    formats=("onnx",),
+    bits=2,
+    group_size=64,
+    sym=False,
+    iters=8,
+    nsamples=32,
+    seqlen=64,
+    tuning=TuningOptions(batch_size=4, end_to_end_steps=30),
 )
 
 
@@ -28,14 +37,16 @@ def kl_nats(out: Path, options: ConvertOptions) -> float:
 
 
 def test_it_lowers_the_divergence_and_norms_help(tmp_path: Path) -> None:
-    without = kl_nats(tmp_path / "without", replace(TUNED, end_to_end=0))
-    alone = kl_nats(tmp_path / "alone", replace(TUNED, norms=False))
+    without = kl_nats(tmp_path / "without", replace(TUNED, tuning=replace(TUNED.tuning, end_to_end_steps=0)))
+    alone = kl_nats(tmp_path / "alone", replace(TUNED, tuning=replace(TUNED.tuning, norms=False)))
     both = kl_nats(tmp_path / "both", TUNED)
     assert both < alone < without
 
 
 def test_labels_cost_likeness_to_the_original(tmp_path: Path) -> None:
-    assert kl_nats(tmp_path / "soft", TUNED) < kl_nats(tmp_path / "hard", replace(TUNED, label_share=1.0))
+    assert kl_nats(tmp_path / "soft", TUNED) < kl_nats(
+        tmp_path / "hard", replace(TUNED, tuning=replace(TUNED.tuning, label_share=1.0))
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -95,30 +106,33 @@ def job(tmp_path: Path) -> Job:
 
 
 def test_recipes_take_it_in_proportion_up_to_a_size(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    def steps(**changes: object) -> int:
-        return end_to_end_steps(job.decoder, job.plan, ConvertOptions(group_size=64, **changes))  # type: ignore[arg-type]
+    def steps(end_to_end: int | None = None, **changes: Any) -> int:
+        options = ConvertOptions(group_size=64, tuning=TuningOptions(end_to_end_steps=end_to_end), **changes)
+        return resolve(options, job.decoder, job.plan, 0).end_to_end_steps
 
     assert steps() == 100
     assert steps(iters=30) == 15
     assert steps(recipe="best") == 1000
     assert steps(recipe="light") == 0
     assert steps(recipe="light", end_to_end=7) == 7
-    monkeypatch.setattr("ovround.quant.plan.END_TO_END_WEIGHTS", 1000)
+    monkeypatch.setattr("ovround.conversion.tuning.END_TO_END_WEIGHTS", 1000)
     assert (steps(), steps(end_to_end=5)) == (0, 5)
 
 
 def test_nothing_to_refine_is_an_error() -> None:
-    with pytest.raises(UsageError, match="end-to-end is 5, yet no block is tuned"):
-        ConvertOptions(recipe="rtn", end_to_end=5)
+    with pytest.raises(UsageError, match="end_to_end_steps is 5, yet no block is tuned"):
+        ConvertOptions(recipe="rtn", tuning=TuningOptions(end_to_end_steps=5))
 
 
 def test_a_share_is_a_share() -> None:
-    with pytest.raises(UsageError, match=r"label-share is 1\.5; a share of 0 to 1 is allowed"):
-        ConvertOptions(label_share=1.5)
+    with pytest.raises(UsageError, match=r"label_share is 1\.5; 0 to 1 is allowed"):
+        ConvertOptions(tuning=TuningOptions(label_share=1.5))
 
 
 def test_weights_stay_on_their_grids(tmp_path: Path) -> None:
-    before = convert("demo", tmp_path / "before", replace(TUNED, end_to_end=0)).manifests[0]
+    before = convert(
+        "demo", tmp_path / "before", replace(TUNED, tuning=replace(TUNED.tuning, end_to_end_steps=0))
+    ).manifests[0]
     after = convert("demo", tmp_path / "after", TUNED).manifests[0]
     kinds = [(w.name, w.bits, w.group_size, w.symmetric, w.shape) for w in before.weights]
     assert kinds == [(w.name, w.bits, w.group_size, w.symmetric, w.shape) for w in after.weights]

@@ -14,11 +14,12 @@ from openvino import opset13 as opset
 from ovround.checkpoint import locate, open_checkpoint
 from ovround.models import from_config
 from ovround.models.torch_ops import TorchOps, round_to_8_bits
-from ovround.options.convert_options import ConvertOptions, QuantScheme
+from ovround.options.convert_options import ConvertOptions
 from ovround.quant.engine_arithmetic import activation_groups
 from ovround.quant.plan import make_plan
 from ovround.runtime import LLM
 from ovround.tensors.packing import pack_rows
+from ovround.tensors.scheme import QuantScheme
 
 OPTIONS = ConvertOptions(group_size=64, recipe="rtn")  # as the folders were made
 

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from checkpoint_writer import random_weights, tiny_config
 
 from ovround.models import from_config
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.calibration.calibration_activations import CalibrationActivations
 from ovround.quant.calibration.samples import Calibration
 from ovround.quant.device import CPU
 from ovround.quant.distributed.group import Group
 from ovround.quant.integers.tuned_weight import SignRoundWeight
 from ovround.quant.passes.signround import Schedule, TunedBlock, tune_block
+from ovround.tensors.scheme import QuantScheme
 
 SIZE = 3
 

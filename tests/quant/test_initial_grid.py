@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.integers.initial_grid import Start, compensated, from_extremes, inverse_factor, searched
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight
+from ovround.tensors.scheme import QuantScheme
 
 SCHEMES = [
     QuantScheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, 32) for symmetric in (True, False)

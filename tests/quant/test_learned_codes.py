@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.options.convert_options import Codebooks
 from ovround.quant.codebooks.fit import fit_codebooks
 from ovround.quant.codebooks.tuned_weight import OFFSET_STEPS, CodebookWeight
+from ovround.tensors.scheme import Codebooks
 
 LAYOUT = Codebooks(1, 4, 4)
 

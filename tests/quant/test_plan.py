@@ -11,8 +11,12 @@ from ovround.artifact.manifest import FORMATS
 from ovround.errors import UsageError
 from ovround.models import from_config
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
-from ovround.options.convert_options import RECIPES, ConvertOptions, LayerRule, QuantScheme
+from ovround.options.convert_options import ConvertOptions, resolved_recipe
+from ovround.options.layer_rule import LayerRule
+from ovround.options.recipes import RECIPES
+from ovround.options.tuning_options import TuningOptions
 from ovround.quant.plan import Plan, make_plan
+from ovround.tensors.scheme import QuantScheme
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -179,7 +183,6 @@ def test_rules_made_in_python_are_checked_as_well() -> None:
         ({"iters": -1}, "iters is -1; 0 to 100000 is allowed", None),
         ({"nsamples": 0}, "nsamples is 0; 1 to 1000000 is allowed", None),
         ({"seqlen": 7}, "seqlen is 7; 8 to 1000000 is allowed", None),
-        ({"batch_size": 0}, "batch-size is 0; 1 to 65536 is allowed", None),
         ({"seed": -1}, "seed is -1; 0 to 9223372036854775807 is allowed", None),
         ({"lm_head_bits": 6}, "lm-head-bits is `6`; allowed: 2, 3, 4, 8, 16", None),
         ({"embedding_bits": 1}, "embedding-bits is `1`; allowed: 2, 3, 4, 8, 16", None),
@@ -190,11 +193,18 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: st
     assert refusal(ConvertOptions, **options) == (message, hint)
 
 
+def recipe_of(**changes: Any) -> tuple[int, int, int]:
+    """Steps a block, samples and samples a step."""
+    recipe = resolved_recipe(ConvertOptions(**changes))
+    return recipe.iters, recipe.nsamples, recipe.batch_size
+
+
 def test_recipes_say_what_is_not_given() -> None:
-    assert (ConvertOptions().steps, ConvertOptions().windows) == (200, 128)
-    assert (ConvertOptions(recipe="best").steps, ConvertOptions(recipe="best").windows) == (1000, 512)
-    assert (ConvertOptions(iters=0).steps, ConvertOptions(recipe="rtn").steps) == (0, 0)
-    assert (ConvertOptions(iters=7, nsamples=9).steps, ConvertOptions(nsamples=9).windows) == (7, 9)
-    assert [ConvertOptions(recipe=recipe).batch for recipe in ("light", "default", "best")] == [8, 4, 8]
-    assert [ConvertOptions(recipe=recipe, pv=True).batch for recipe in ("light", "best")] == [8, 8]
-    assert (ConvertOptions(formats=("aqlm",)).batch, ConvertOptions(formats=("aqlm",), batch_size=2).batch) == (8, 2)
+    assert recipe_of() == (200, 128, 4)
+    assert recipe_of(recipe="light") == (50, 128, 8)
+    assert recipe_of(recipe="best") == (1000, 512, 8)
+    assert recipe_of(iters=7, nsamples=9) == (7, 9, 4)
+    assert recipe_of(recipe="light", pv=True) == (50, 128, 8)
+    assert recipe_of(pv=True) == recipe_of(formats=("aqlm",)) == (200, 128, 8)
+    assert recipe_of(formats=("aqlm",), tuning=TuningOptions(batch_size=2)) == (200, 128, 2)
+    assert [ConvertOptions(**given).tunes for given in ({}, {"iters": 0}, {"recipe": "rtn"})] == [True, False, False]  # type: ignore[arg-type]

@@ -12,9 +12,11 @@ from checkpoint_writer import tiny_config
 from ovround.errors import UsageError
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
-from ovround.options.convert_options import ConvertOptions, LayerRule, QuantScheme
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.quant.plan import choosable, make_plan
 from ovround.quant.plan_file import plan_as_json, plan_digest, read_plan, write_plan
+from ovround.tensors.scheme import QuantScheme
 
 RULES = (LayerRule("down_proj", bits=2, group_size=16, sym=False), LayerRule("layers.0.*o_proj", bits=16))
 O_PROJ = "model.layers.0.self_attn.o_proj"

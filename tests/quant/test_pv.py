@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.options.convert_options import Codebooks, QuantScheme
 from ovround.quant.codebooks.fit import fit_codebooks
 from ovround.quant.codebooks.tuned_weight import CodebookWeight
 from ovround.quant.integers.initial_grid import from_extremes
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight
 from ovround.quant.passes.pv import Changes, DiscreteSteps, move
+from ovround.tensors.scheme import Codebooks, QuantScheme
 
 Weight = LearnedScaleWeight | CodebookWeight
 KINDS = ["codebooks", "symmetric", "asymmetric"]

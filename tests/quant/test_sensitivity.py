@@ -14,11 +14,12 @@ from ovround.checkpoint import Checkpoint, open_checkpoint
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import ConvertOptions, QuantScheme
+from ovround.options.convert_options import ConvertOptions
 from ovround.quant.allocation.sensitivity import LinearGradient, fisher_diagonal, linear_gradients, loss_rises
 from ovround.quant.calibration.samples import calibrate
 from ovround.quant.integers.rtn import round_to_nearest
 from ovround.source_tokenizer import load_tokenizer
+from ovround.tensors.scheme import QuantScheme
 
 GRID = QuantScheme(4, 32, True)
 

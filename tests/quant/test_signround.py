@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from ovround.errors import TensorError
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.integers.tuned_weight import SignRoundWeight, restore
 from ovround.quant.passes.signround import Schedule, TunedBlock, tune_block
+from ovround.tensors.scheme import QuantScheme
 
 SCHEMES = [
     QuantScheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)

@@ -11,16 +11,25 @@ import torch
 
 from ovround.artifact.manifest import Manifest
 from ovround.conversion.convert import convert
-from ovround.options.convert_options import ConvertOptions, QuantScheme
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_options import TuningOptions
 from ovround.quant.integers.embeddings import begin_table
 from ovround.quant.integers.initial_grid import compensated, inverse_factor, searched
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 FEW = ConvertOptions(
-    formats=("onnx",), bits=4, group_size=64, iters=20, nsamples=32, seqlen=64, batch_size=8, end_to_end=0,
-    lm_head_bits=4, embedding_bits=4,
-)  # fmt: skip
+    formats=("onnx",),
+    bits=4,
+    group_size=64,
+    iters=20,
+    nsamples=32,
+    seqlen=64,
+    tuning=TuningOptions(batch_size=8, end_to_end_steps=0),
+    lm_head_bits=4,
+    embedding_bits=4,
+)
 
 
 def converted(out: Path, options: ConvertOptions, source: str | Path = "demo") -> Manifest:
@@ -55,9 +64,9 @@ def test_a_table_in_parts_is_the_table_as_a_whole(monkeypatch: pytest.MonkeyPatc
 
 def test_tuned_tables_lose_less_and_the_last_pass_takes_them_on(tmp_path: Path) -> None:
     few = replace(FEW, lm_head_bits=3, embedding_bits=3)  # at 4 bits one run's chance is as large as what tables lose
-    rounded = converted(tmp_path / "rounded", replace(few, tables="rounded"))
+    rounded = converted(tmp_path / "rounded", replace(few, tuning=replace(few.tuning, embeddings="rounded")))
     begun = converted(tmp_path / "begun", few)
-    taken_on = converted(tmp_path / "taken-on", replace(few, end_to_end=20))
+    taken_on = converted(tmp_path / "taken-on", replace(few, tuning=replace(few.tuning, end_to_end_steps=20)))
     kl_nats = [one.quality.kl_nats for one in (taken_on, begun, rounded) if one.quality]
     assert kl_nats == sorted(kl_nats)
     assert len(set(kl_nats)) == 3
@@ -68,7 +77,7 @@ def test_tuned_tables_lose_less_and_the_last_pass_takes_them_on(tmp_path: Path) 
 def test_wide_tables_are_rounded(tmp_path: Path) -> None:
     wide = replace(FEW, lm_head_bits=8, embedding_bits=8)
     assert digests(converted(tmp_path / "a", wide)) == digests(
-        converted(tmp_path / "b", replace(wide, tables="rounded"))
+        converted(tmp_path / "b", replace(wide, tuning=replace(wide.tuning, embeddings="rounded")))
     )
 
 
@@ -76,9 +85,11 @@ def test_a_head_of_its_own_is_compensated_whether_tied_or_not(
     tiny_source: Path, text_file: Path, tmp_path: Path
 ) -> None:
     """The demo model's head is tied: with other bits than the embedding it is a table of its own."""
-    own = replace(FEW, lm_head_bits=3, end_to_end=5)
+    own = replace(FEW, lm_head_bits=3, tuning=replace(FEW.tuning, end_to_end_steps=5))
     tied = converted(tmp_path / "tied", own)
-    rounded = converted(tmp_path / "rounded", replace(own, tables="rounded", end_to_end=0))
+    rounded = converted(
+        tmp_path / "rounded", replace(own, tuning=replace(own.tuning, embeddings="rounded", end_to_end_steps=0))
+    )
     assert digests(tied)["lm_head.weight"] != digests(rounded)["lm_head.weight"]
     assert tied.quality is not None
     assert rounded.quality is not None
@@ -89,7 +100,7 @@ def test_a_head_of_its_own_is_compensated_whether_tied_or_not(
 
 
 def test_stopped_behind_the_blocks_it_continues_to_the_same_bytes(tmp_path: Path) -> None:
-    options = replace(FEW, end_to_end=6)
+    options = replace(FEW, tuning=replace(FEW.tuning, end_to_end_steps=6))
     whole = digests(converted(tmp_path / "whole", options))
 
     class Stop(Exception):  # noqa: N818

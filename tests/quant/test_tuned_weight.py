@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.integers import tuned_weight
 from ovround.quant.integers.initial_grid import Start, from_extremes
 from ovround.quant.integers.levels import grouped
 from ovround.quant.integers.tuned_weight import LATENT_RATE, OFFSET_STEPS, LearnedScaleWeight
+from ovround.tensors.scheme import QuantScheme
 
 SCHEMES = [
     QuantScheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.passes import init_weights as window_start
 from ovround.quant.passes.init_weights import _begin, _stacks
+from ovround.tensors.scheme import QuantScheme
 
 
 def drawn(*shape: int, seed: int) -> torch.Tensor:

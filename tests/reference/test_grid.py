@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from reference.reference_impl import Group, quantise
 
 from ovround.errors import TensorError
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.integers import rtn
 from ovround.quant.integers.levels import extremes, grouped, levels, scale_and_zero
 from ovround.quant.integers.rtn import round_to_nearest
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 SCHEMES = [
     QuantScheme(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (16, -1) for symmetric in (True, False)

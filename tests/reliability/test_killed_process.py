@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 SIZE, BLOCKS, END_S = 4, 4, 30
 TUNING = (
     "--format", "onnx", "--group-size", "32", "--bits", "3", "--nsamples", "16", "--seqlen", "32", "--iters", "4",
-    "--batch-size", "4", "--quiet",
+    "--quiet",
 )  # fmt: skip
 
 

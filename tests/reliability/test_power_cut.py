@@ -22,6 +22,7 @@ from ovround.artifact.manifest import MANIFEST
 from ovround.conversion.convert import convert, prepare
 from ovround.errors import ArtifactError, OvroundError, ResumeError
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_options import TuningOptions
 from ovround.quant.block_store import BlockStore, working_folder
 from ovround.runtime.engines import verified
 
@@ -42,9 +43,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def options(text_file: Path) -> ConvertOptions:
     return ConvertOptions(
-        formats=("openvino", "onnx"), group_size=32, bits=3, sym=False, iters=2, nsamples=8, seqlen=32, batch_size=4,
+        formats=("openvino", "onnx"),
+        group_size=32,
+        bits=3,
+        sym=False,
+        iters=2,
+        nsamples=8,
+        seqlen=32,
+        tuning=TuningOptions(batch_size=4),
         calibration=(text_file,),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Other runtimes beside ours, one process a side, in turn: what `ovround bench --peer` measures.
+"""Other runtimes beside ours, one process a side, in turn: what `ovround bench --baseline` measures.
 
 `worker.py` is a program of its own, run by path: it needs nothing but numpy and the library that it measures, so a peer may
 live in another environment than ovround. `comparison.py` starts two of them and asks them alternately.

@@ -87,14 +87,13 @@ def compare(
     threads: int | None = None,
     seed: int = 0,
     verify: bool = True,
-    on_missing_kernel: str = "expand",
     kernel: str = "auto",
     on_round: Callable[[int, float, float], None] = lambda number, first, later: None,
 ) -> Comparison:
     """Measure `folder` and a peer of `PEERS` in turn, each in a process of its own; every round asks both, ours first in turn.
 
     `peer_model` is what the peer loads, by default `folder`; `peer_python` the interpreter that has the peer, by default this
-    one; `peer_threads` its threads where they are not ours. `verify`, `on_missing_kernel` and `kernel` are for our side, as
+    one; `peer_threads` its threads where they are not ours. `verify` and `kernel` are for our side, as
     `open_engine` has them. `on_round` gets each round's number and two ratios.
     Raises UsageError for an unknown peer or a count below 1, EngineError when a side cannot be started or fails.
     """
@@ -102,7 +101,7 @@ def compare(
         raise UsageError(f"peer `{peer}` is not known", hint=f"choose from {', '.join(PEERS)}")
     package, reads_ours = PEERS[peer]
     if peer_model is None and not reads_ours:
-        raise UsageError(f"{peer} does not read `{folder}`", hint="give its model with --peer-model FILE")
+        raise UsageError(f"{peer} does not read `{folder}`", hint="give its model with --baseline-model FILE")
     for name, value, least in (
         ("prompt_tokens", prompt_tokens, 1),
         ("new_tokens", new_tokens, 2),
@@ -111,12 +110,12 @@ def compare(
         if value < least:
             raise UsageError(f"{name} is {value}; {least} or more is needed")
     if peer_model is not None and not peer_model.exists():
-        raise UsageError(f"peer-model `{peer_model}` does not exist")
+        raise UsageError(f"baseline-model `{peer_model}` does not exist")
     check_folder(folder)
     context = read_model_info(folder).context_length
     if prompt_tokens + new_tokens > context:
         raise UsageError(f"{prompt_tokens} prompt and {new_tokens} new tokens; the model's context is {context}")
-    opening = {"kernel": kernel, "on_missing_kernel": on_missing_kernel, "verify": "yes" if verify else "no"}
+    opening = {"kernel": kernel, "verify": "yes" if verify else "no"}
     mine = Contender("ovround", str(folder), threads, device, opening, exact)
     theirs = Contender(
         peer, str(peer_model or folder), threads if peer_threads is None else peer_threads, device,
@@ -237,7 +236,7 @@ class Runner:
             missing = answer.get("missing") is not None and self._install is not None
             raise EngineError(
                 f"{name} cannot run `{self.contender.model}`: {answer['error'].splitlines()[0]}",
-                hint=f"pip install {self._install}, or name a Python that has it with --peer-python"
+                hint=f"pip install {self._install}, or name a Python that has it with --baseline-python"
                 if missing
                 else None,
             )

@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-OPENING = ("kernel", "on_missing_kernel", "verify")
+OPENING = ("kernel", "verify")
 """Names among our own side's properties that are no engine's: arguments of `open_engine`, `verify` as yes or no."""
 
 

@@ -22,10 +22,10 @@ from ovround.errors import MissingExtraError, UsageError
 from ovround.exporters.formats import sizes_of
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
-from ovround.options.convert_options import FLOAT_BITS, QuantScheme
 from ovround.runtime.devices import last_cache_bytes
 from ovround.tensors.float_tensor import FloatTensor, FloatType
 from ovround.tensors.qtensor import BITS, GROUP_SIZES, QTensor
+from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
 
 Shape = tuple[int, int]
 OnShape = Callable[[Shape, int, int], None]

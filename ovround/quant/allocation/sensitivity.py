@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from ovround.checkpoint import Checkpoint
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.integers.rtn import round_to_nearest
 from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.scheme import QuantScheme
 
 _BATCH_TOKENS = 2048  # tokens through a block at a time: attention's memory grows with them
 _LOGITS_ELEMENTS = 1 << 24  # logits computed at a time: 64 MB

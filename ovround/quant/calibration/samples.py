@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ovround.errors import CalibrationError
-from ovround.options.convert_options import ConvertOptions
+from ovround.options.convert_options import ConvertOptions, resolved_recipe
 from ovround.texts import read_texts
 
 DEFAULT_TEXT = Path(__file__).resolve().parents[2] / "calibration.txt"
@@ -53,7 +53,8 @@ def calibrate(tokenizer: Tokenizer, options: ConvertOptions, context: int, vocab
         )
     tokens = token_stream(tokenizer, options.calibration or (DEFAULT_TEXT,), vocab_size)
     whole = len(tokens) // length
-    wanted = options.windows + held_out_windows(options.windows)
+    nsamples = resolved_recipe(options).nsamples
+    wanted = nsamples + held_out_windows(nsamples)
     adaptable = not options.calibration and options.nsamples is None
     if adaptable and whole >= FEWEST_WINDOWS:
         wanted = min(wanted, whole)
@@ -62,7 +63,7 @@ def calibrate(tokenizer: Tokenizer, options: ConvertOptions, context: int, vocab
         fewer = f"--nsamples {fitting}, or " if fitting else ""
         raise CalibrationError(
             f"the calibration text gives {whole} windows of {length} tokens; {wanted} are needed "
-            f"({options.windows} to tune on, the rest held out)",
+            f"({nsamples} to tune on, the rest held out)",
             hint=f"give more text, or {fewer}a smaller --seqlen",
         )
     order = np.random.default_rng(options.seed).permutation(whole)[:wanted]

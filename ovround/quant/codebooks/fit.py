@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 
-from ovround.options.convert_options import Codebooks
 from ovround.quant.codebooks.kmeans import Additive, residual_kmeans
 from ovround.quant.codebooks.search import search_codes
+from ovround.tensors.scheme import Codebooks
 
 ROUNDS = 10
 ENOUGH = 0.01  # a round that wins less than this share of the error is the last

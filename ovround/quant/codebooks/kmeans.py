@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ovround.options.convert_options import Codebooks
+from ovround.tensors.scheme import Codebooks
 
 LARGEST_DISTANCES = 1 << 24  # distances held at a time: 64 MB
 _POINTS_PER_ENTRY = 256  # of all vectors, so many for each centroid are clustered

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from ovround.errors import TensorError
-from ovround.options.convert_options import Codebooks
 from ovround.quant.codebooks.fit import DAMPING
 from ovround.quant.codebooks.kmeans import LARGEST_DISTANCES, Additive
 from ovround.quant.passes.optimizer import Adam
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor, FloatType
+from ovround.tensors.scheme import Codebooks
 
 # A latent offset is measured in units: the mean distance of an entry's vectors to the next entry, shared out among dimensions.
 CODE_TRAVEL = 2.0  # units that tuning a block may move an offset, as it may move a level by 1

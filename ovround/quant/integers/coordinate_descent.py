@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.integers.initial_grid import Start
 from ovround.quant.integers.levels import to_float16
+from ovround.tensors.scheme import QuantScheme
 
 ROUNDS = 4  # what more of them gain is lost again in tuning (docs/log.md)
 _COLUMNS = 64  # in a block: within it products follow each change, behind it they follow the block's changes at once

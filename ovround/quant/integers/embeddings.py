@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.block_store import Emitted
 from ovround.quant.integers.initial_grid import compensated, inverse_factor, searched
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 TUNED_BITS = 4  # tables of more bits are rounded to nearest
 _ROWS_ELEMENTS = 1 << 23  # work on so many weights at a time

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.integers.levels import extremes, grouped, scale_and_zero, to_float16
+from ovround.tensors.scheme import QuantScheme
 
 _CLIPPED_TO = {2: 0.3, 3: 0.45, 4: 0.65, 8: 0.9}  # of a group's extreme: the narrowest grid that is tried
 _CANDIDATES = 16

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 
 from ovround.errors import TensorError
-from ovround.options.convert_options import QuantScheme
+from ovround.tensors.scheme import QuantScheme
 
 SMALLEST_SCALE = 1e-5  # keeps w / s finite for a group of zeros; a float16 subnormal
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.integers.levels import check_scales, extremes, grouped, levels, scale_and_zero
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 _ROWS_ELEMENTS = 1 << 22  # work on so many weights at a time: temporaries stay at some tens of megabytes
 

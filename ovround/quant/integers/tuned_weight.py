@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ovround.options.convert_options import QuantScheme
 from ovround.quant.integers.initial_grid import Start
 from ovround.quant.integers.levels import (
     check_scales,
@@ -34,6 +33,7 @@ from ovround.quant.passes.optimizer import OPTIMIZERS, Optimizer
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
 
 OFFSET_STEPS = 256  # a latent level is kept to 1/256: 127 of them are just below the next rounding
 # How far a latent level may travel, as a share of what SignRound's V may (half a level): the finer the grid, the less is left

@@ -21,7 +21,7 @@ from ovround.checkpoint import Checkpoint
 from ovround.errors import ResumeError
 from ovround.models.decoder import HEAD, Decoder
 from ovround.models.torch_ops import TorchOps
-from ovround.options.convert_options import FEW_BITS, Codebooks, ConvertOptions, QuantScheme
+from ovround.options.tuning_settings import TuningSettings
 from ovround.progress import OnProgress, Progress
 from ovround.quant.block_store import END_TO_END, TUNED, BlockStore, Emitted, FinishedBlock
 from ovround.quant.calibration.calibration_activations import CalibrationActivations
@@ -37,10 +37,11 @@ from ovround.quant.passes.end_to_end import Original, tune_end_to_end
 from ovround.quant.passes.init_weights import init_tuned_weights, product_dtype
 from ovround.quant.passes.pv import Changes
 from ovround.quant.passes.signround import Schedule, TunedBlock, in_type, threads_for, tune_block
-from ovround.quant.plan import Plan, end_to_end_steps
+from ovround.quant.plan import Plan
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import Codebooks, QuantScheme
 
 __all__ = ["BlockQuantizer", "Emitted", "Event"]
 
@@ -60,7 +61,7 @@ class BlockQuantizer:
         checkpoint: Checkpoint,
         decoder: Decoder,
         plan: Plan,
-        options: ConvertOptions,
+        settings: TuningSettings,
         calibration: Calibration | None,
         on_progress: OnProgress,
         activations_in: Path | None = None,
@@ -68,15 +69,15 @@ class BlockQuantizer:
         group: Group = ALONE,
     ) -> None:
         """For this process of the `group`: `calibration` is what all of them tune on together."""
-        self._checkpoint, self._plan, self._options = checkpoint, plan, options
+        self._checkpoint, self._plan, self._settings = checkpoint, plan, settings
         self._decoder = decoder
         self._calibration = calibration and calibration.part(group.rank, group.size)
         self._on_progress, self._activations_in = on_progress, activations_in
-        self._device, self._group, self._batch_size = device, group, max(1, options.batch // group.size)
+        self._device, self._group, self._batch_size = device, group, max(1, settings.batch_size // group.size)
         self._blocks = decoder.config.num_hidden_layers
-        self._refines = end_to_end_steps(decoder, plan, options) > 0 or options.pv
+        self._refines = settings.end_to_end_steps + settings.pv_steps > 0
         shapes = {name: shape for layer in range(self._blocks) for name, shape in decoder.tensors(layer).items()}
-        self._activation_groups = activation_groups(plan, shapes | decoder.tensors(), options.engine)
+        self._activation_groups = activation_groups(plan, shapes | decoder.tensors(), settings.activation_engine)
 
     def run(self) -> Iterator[Event]:
         """Every tensor in the model's order, as it is finished, and what was measured on the way; nothing is stored."""
@@ -149,7 +150,7 @@ class BlockQuantizer:
             tables = self._tuned_tables(outside)
             fixed = {one.name: put(_float32(one.weight)) for one in outside if one.name not in tables}
             tuned = [self._resumed(one) for one in outside if one.name in tables]
-            moving = [name for name, tensor in fixed.items() if self._options.norms and tensor.dim() == 1]
+            moving = [name for name, tensor in fixed.items() if self._settings.norms and tensor.dim() == 1]
             vectors = {name: fixed.pop(name) for name in moving}
             blocks: list[FinishedBlock] = []
             for layer in range(self._blocks):
@@ -159,7 +160,7 @@ class BlockQuantizer:
                     if not isinstance(tensor.weight, FloatTensor):
                         tuned.append(self._resumed(tensor))
                         continue
-                    moves = self._options.norms and len(tensor.weight.shape) == 1
+                    moves = self._settings.norms and len(tensor.weight.shape) == 1
                     (vectors if moves else fixed)[tensor.name] = put(_float32(tensor.weight))
             ends = {name: put(self._original(name)) for name in decoder.head_tensors()}
             original = Original(chains.original.tensor, ends)
@@ -176,15 +177,15 @@ class BlockQuantizer:
                     self._batch_size,
                     product_dtype([one.bits for one in tuned], self._device),
                     self._activation_groups,
-                    torch.Generator().manual_seed(self._options.seed),
+                    torch.Generator().manual_seed(self._settings.seed),
                     lambda step, loss: self._on_progress(Progress(stage, 0, 1, step, steps, None, loss)),
                     self._device,
                     self._group,
                     changes,
-                    self._options.label_share,
+                    self._settings.label_share,
                 )
             results: dict[str, Weight] = {f"{weight.name}.weight": weight.result() for weight in tuned}
-            offsets = {f"{one.name}.weight": one.offsets() for one in tuned} if self._options.pv else {}
+            offsets = {f"{one.name}.weight": one.offsets() for one in tuned} if self._settings.pv_steps else {}
             results |= {
                 name: FloatTensor.of(vector.cpu().numpy(), self._checkpoint.read(name).dtype)
                 for name, vector in vectors.items()
@@ -206,7 +207,7 @@ class BlockQuantizer:
         return {
             one.name
             for one in outside
-            if self._options.tables == "tuned" and one.name in grids and grids[one.name].bits <= TUNED_BITS
+            if self._settings.embeddings == "tuned" and one.name in grids and grids[one.name].bits <= TUNED_BITS
         }
 
     def _replaced(
@@ -247,7 +248,7 @@ class BlockQuantizer:
         if isinstance(scheme, QuantScheme) and isinstance(tensor.weight, QTensor):
             return LearnedScaleWeight.resumed(module, tensor.weight, tensor.offsets, scheme, self._device.at)
         if isinstance(scheme, Codebooks) and isinstance(tensor.weight, CodebookTensor):
-            learns = self._options.learn_codes
+            learns = self._settings.learn_codes
             return CodebookWeight.resumed(module, tensor.weight, tensor.offsets, scheme, self._device.at, learns)
         raise ValueError(f"{module} was not tuned to be continued")
 
@@ -288,7 +289,7 @@ class BlockQuantizer:
         if (
             not isinstance(scheme, QuantScheme)
             or self._calibration is None
-            or self._options.tables == "rounded"
+            or self._settings.embeddings == "rounded"
             or scheme.bits > TUNED_BITS
         ):
             return self._round(name, tensor, module)
@@ -325,7 +326,7 @@ class BlockQuantizer:
 
     def _windows(self) -> list[range]:
         """The blocks that are tuned together."""
-        size = self._options.window
+        size = self._settings.block_group_size
         return [range(first, min(first + size, self._blocks)) for first in range(0, self._blocks, size)]
 
     def _tuned(self, window: range, chains: CalibrationActivations, calibration: Calibration) -> list[FinishedBlock]:
@@ -339,7 +340,7 @@ class BlockQuantizer:
         names = [name for layer in window for name in self._decoder.linears(layer)]
         dtypes = {name: self._read(name).dtype for name, value in weights.items() if value.dim() == 1}
         tuned = init_tuned_weights(
-            window, names, weights, dtypes, self._plan, self._options, chains, self._device,
+            window, names, weights, dtypes, self._plan, self._settings, chains, self._device,
             self._dtype(window),
             lambda done, of: self._on_progress(Progress("codebooks", window[0], self._blocks, done, of)),
         )  # fmt: skip
@@ -376,16 +377,16 @@ class BlockQuantizer:
 
         def on_step(step: int, loss: float) -> None:
             chains.release()
-            self._on_progress(Progress("quantise", window[0], self._blocks, step, self._options.steps, None, loss))
+            self._on_progress(Progress("quantise", window[0], self._blocks, step, self._settings.iters, None, loss))
 
-        options, bits = self._options, min(one.bits for one in tuned)
+        settings, bits = self._settings, min(one.bits for one in tuned)
         schedule = Schedule(
-            steps=options.steps,
+            steps=settings.iters,
             batch_size=self._batch_size,
-            robust=bits <= FEW_BITS if options.robust_loss is None else options.robust_loss,
-            choose=options.snapshot == "held-out",
+            robust=bits <= settings.robust_loss_max_bits,
+            choose=settings.snapshot == "held-out",
             step_dtype=self._dtype(window, steps=True),
-            compile=options.compile == "on",
+            compile=settings.compile,
         )
 
         def forward(current: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
@@ -403,7 +404,7 @@ class BlockQuantizer:
                 chains.original.tensor,
                 calibration.held_out,
                 schedule,
-                torch.Generator().manual_seed(options.seed + window[0]),
+                torch.Generator().manual_seed(settings.seed + window[0]),
                 on_step,
                 self._device,
                 self._group,

@@ -57,5 +57,5 @@ def _explained() -> Iterator[None]:
             raise
         raise EngineError(
             f"torch could not compile a tuning step: {str(error).strip()}",
-            hint="--compile off; what was tuned without it is not continued with it",
+            hint='`compile = "off"` in the file of --tuning; what was tuned without it is not continued with it',
         ) from error

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from ovround.errors import EngineError, UsageError
 from ovround.models.decoder import Decoder
-from ovround.options.convert_options import ConvertOptions
 
 # Seconds that one multiplication of a step saves on one thread, and what is paid (docs/log.md, 2026-11-29).
 _SAVED_S = 4e-12
@@ -22,33 +21,35 @@ _FIRST_S, _BLOCK_S = 60.0, 4.0
 _MARGIN = 2.0  # what is saved beside what is paid, from which on it is worth it
 
 
-def choose(options: ConvertOptions, decoder: Decoder, tokens: int) -> str:
-    """`on` or `off` for a conversion whose steps see so many `tokens` in this process, 0 where nothing is tuned.
+def choose(wanted: str, device: str, decoder: Decoder, tokens: int, iters: int, *, integers: bool) -> bool:
+    """Whether steps that see so many `tokens` in this process, 0 where nothing is tuned, are compiled.
 
-    `auto` compiles integer grids on the CPU, where a compiler is there and the steps are long enough to repay it; `options`
-    name the device that is used. Raises UsageError or EngineError where `on` is asked for and cannot be.
+    `wanted` auto: weights that become `integers` on the CPU, where a compiler is there and `iters` steps a block are long enough
+    to repay it. Raises UsageError or EngineError where `on` is asked for and impossible.
     """
-    missing = lacking() if options.device == "cpu" else None
-    if options.compile == "on":
+    missing = lacking() if device == "cpu" else None
+    if wanted == "on":
         if not tokens:
             raise UsageError("compile is on, yet nothing is tuned", hint="leave it out")
         if decoder.config.experts is not None:
             raise UsageError(
                 "compile is on, yet the model has experts, whose tokens are others at each step", hint="leave it out"
             )
-        if options.device == "hpu":
+        if device == "hpu":
             raise UsageError("compile is on, which torch's own compiler cannot for hpu", hint="leave it out")
         if missing is not None:
-            raise EngineError(f"compile is on, which needs {missing}", hint="install it, or --compile off")
-        return "on"
-    if options.compile == "off" or options.device != "cpu" or missing is not None:
-        return "off"
-    if decoder.config.experts is not None or options.tuner != "signround":
-        return "off"
+            raise EngineError(
+                f"compile is on, which needs {missing}", hint='install it, or `compile = "off"` in the file of --tuning'
+            )
+        return True
+    if wanted == "off" or device != "cpu" or missing is not None:
+        return False
+    if decoder.config.experts is not None or not integers:
+        return False
     blocks, shapes = decoder.config.num_hidden_layers, decoder.tensors(0)
     weights = sum(math.prod(shapes[f"{name}.weight"]) for name in decoder.linears(0))
-    saved_s = _SAVED_S * weights * tokens * options.steps * blocks / _threads()
-    return "on" if saved_s > _MARGIN * (_FIRST_S + _BLOCK_S * blocks) else "off"
+    saved_s = _SAVED_S * weights * tokens * iters * blocks / _threads()
+    return saved_s > _MARGIN * (_FIRST_S + _BLOCK_S * blocks)
 
 
 def lacking() -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
-from ovround.options.convert_options import Codebooks, ConvertOptions, QuantScheme
+from ovround.options.tuning_settings import TuningSettings
 from ovround.quant.calibration.calibration_activations import CalibrationActivations
 from ovround.quant.codebooks.fit import fit_codebooks
 from ovround.quant.codebooks.tuned_weight import CodebookWeight, TunedNorm
@@ -17,6 +17,7 @@ from ovround.quant.integers.tuned_weight import LearnedScaleWeight, SignRoundWei
 from ovround.quant.passes.signround import threads_for
 from ovround.quant.plan import Plan
 from ovround.tensors.float_tensor import FloatType
+from ovround.tensors.scheme import Codebooks, QuantScheme
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -25,7 +26,7 @@ _STACKED = 1 << 22  # weights: with more, operations are no longer dearer to cal
 
 def init_tuned_weights(
     window: range, names: Sequence[str], weights: dict[str, torch.Tensor], dtypes: Mapping[str, FloatType], plan: Plan,
-    options: ConvertOptions, chains: CalibrationActivations, device: Device, dtype: torch.dtype | None,
+    settings: TuningSettings, chains: CalibrationActivations, device: Device, dtype: torch.dtype | None,
     on_fit: Callable[[int, int], None],
 ) -> list[TunedWeight]:  # fmt: skip
     """The weights `names` of the blocks `window` that the plan quantises, each where its tuning begins.
@@ -35,26 +36,26 @@ def init_tuned_weights(
     """
     if any(isinstance(plan[name], Codebooks) for name in names):
         layouts = {name: layout for name in names if isinstance(layout := plan[name], Codebooks)}
-        seed = options.seed + window[0]
+        seed = settings.seed + window[0]
         with threads_for(chains.work(weights)):
             moments = chains.moments(weights, window, dtype)
-            coded = _coded(layouts, weights, moments, seed, options.learn_codes, device, on_fit)
-        return coded + (_norms(weights, dtypes, device) if options.norms else [])
+            coded = _coded(layouts, weights, moments, seed, settings.learn_codes, device, on_fit)
+        return coded + (_norms(weights, dtypes, device) if settings.norms else [])
     schemes = {name: scheme for name in names if isinstance(scheme := plan[name], QuantScheme)}
     matrices = {name: device.put(weights[f"{name}.weight"]) for name in schemes}
-    if options.scales == "clipped":
-        return [SignRoundWeight(name, matrices[name], scheme, options.moves_by) for name, scheme in schemes.items()]
-    moments = chains.moments(weights, window, dtype) if schemes and options.starts_at != "extremes" else {}
+    if settings.scales == "clipped":
+        return [SignRoundWeight(name, matrices[name], scheme, settings.optimizer) for name, scheme in schemes.items()]
+    moments = chains.moments(weights, window, dtype) if schemes and settings.initial_grid != "extremes" else {}
     begun: dict[str, Start] = {}
     factors = _Factors()
     for together in _stacks(schemes, matrices, moments):
         rows = [len(matrices[name]) for name in together]
         matrix = torch.cat([matrices[name] for name in together]) if len(together) > 1 else matrices[together[0]]
-        start = _begin(matrix, schemes[together[0]], moments.get(together[0]), options.starts_at, factors)
+        start = _begin(matrix, schemes[together[0]], moments.get(together[0]), settings.initial_grid, factors)
         parts = zip(start.scale.split(rows), start.zero.split(rows), start.latent.split(rows), strict=True)
         begun |= {name: Start(*map(torch.Tensor.contiguous, part)) for name, part in zip(together, parts, strict=True)}
     return [
-        LearnedScaleWeight(name, begun.pop(name), matrices[name].shape, scheme, options.moves_by)
+        LearnedScaleWeight(name, begun.pop(name), matrices[name].shape, scheme, settings.optimizer)
         for name, scheme in schemes.items()
     ]
 

@@ -24,13 +24,13 @@ def installed(file: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def check_expandable(folder: Path, device: str, on_missing_kernel: str, install: str) -> None:
-    """Raise EngineError where weights that no library computes on are not to be expanded; `install` says how to get it."""
-    if on_missing_kernel == "error":
+def check_expandable(folder: Path, device: str, kernel: str, install: str) -> None:
+    """Raise EngineError where the native kernel is asked for and no library has it; `install` says how to get one."""
+    if kernel == "native":
         why = "which is not installed" if device == "CPU" else f"which {device} cannot run"
         raise EngineError(
             f"`{folder}` has weights for the native operator, {why}",
-            hint=install if device == "CPU" else "choose CPU, or --on-missing-kernel expand",
+            hint=install if device == "CPU" else "choose CPU, or --kernel auto, which expands them",
         )
 
 

@@ -44,17 +44,17 @@ def needs_operator(path: Path) -> bool:
         return any(_MARK in line for line in file)
 
 
-def usable_library(path: Path, device: str, on_missing_kernel: str) -> Path | None:
+def usable_library(path: Path, device: str, kernel: str) -> Path | None:
     """The library for the model at `path`, None where it has to be expanded; raises EngineError where that is not wanted."""
     library = library_path() if device == "CPU" else None
     if library is None:
-        check_expandable(path.parent, device, on_missing_kernel, _INSTALL)
+        check_expandable(path.parent, device, kernel, _INSTALL)
     return library
 
 
-def read_model(core: Any, path: Path, device: str, *, exact: bool, on_missing_kernel: str) -> Any:
+def read_model(core: Any, path: Path, device: str, *, exact: bool, kernel: str) -> Any:
     """Read a model that `needs_operator`, ready for `device`; OpenVINO's own errors are the caller's."""
-    library = usable_library(path, device, on_missing_kernel)
+    library = usable_library(path, device, kernel)
     if library is None:
         core.add_extension(QuantizedLinear)
         model = core.read_model(path)

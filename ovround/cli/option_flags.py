@@ -1,0 +1,84 @@
+"""Flags of declared options: the parameters of a Typer command, and the options that its arguments give."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from types import GenericAlias
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ovround.options.convert_options import ConvertOptions
+from ovround.options.option import DeclaredOption, declared
+
+
+def flag_parameters(record: type, only: Iterable[str] = ()) -> list[inspect.Parameter]:
+    """One keyword parameter an option of `record` that has a flag, annotated as Typer reads it; `only`: of these alone."""
+    return [
+        inspect.Parameter(
+            entry.name, inspect.Parameter.KEYWORD_ONLY, default=_default(entry), annotation=_annotation(entry)
+        )
+        for entry in declared(record)
+        if entry.option.panel is not None and (not only or entry.name in only)
+    ]
+
+
+def with_flags(command: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> None:
+    """Give the command the parameters in place of its `**options`, as Typer looks for them."""
+    own = [
+        one for one in inspect.signature(command).parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    hints = inspect.get_annotations(command, eval_str=True)
+    own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[one.name]) for one in own]
+    first = [one for one in own if one.default is inspect.Parameter.empty]
+    signature = [*first, *parameters, *(one for one in own if one.default is not inspect.Parameter.empty)]
+    command.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in signature} | {"return": None}
+
+
+def options_from(given: Mapping[str, Any], record: type[ConvertOptions] = ConvertOptions) -> ConvertOptions:
+    """The options that the arguments of a command state; raises UsageError."""
+    return record(**{entry.name: _value(entry, given[entry.name]) for entry in declared(record) if entry.name in given})
+
+
+class PanelCommand(TyperCommand):
+    """A command whose help page lists its options by panel."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            row = parameter.get_help_record(ctx)
+            if row is not None:
+                title = getattr(parameter, "rich_help_panel", None) or "Options"
+                sections.setdefault("Arguments" if parameter.param_type_name == "argument" else title, []).append(row)
+        rest = sections.pop("Options", [])
+        for title, rows in (sections | {"Options": rest}).items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+def _annotation(entry: DeclaredOption) -> Any:
+    kind: Any = entry.inner if entry.option.parse is None else str
+    if entry.repeatable:
+        kind = GenericAlias(list, (kind,))
+    wanted = kind if _default(entry) is not None else kind | None
+    return Annotated[wanted, typer.Option(entry.flag, help=entry.option.help, rich_help_panel=entry.option.panel)]
+
+
+def _default(entry: DeclaredOption) -> Any:
+    """The default as a flag has it: none where the flag's text becomes a type of ours."""
+    if entry.option.parse is not None or entry.default == ():
+        return None
+    return list(entry.default) if entry.repeatable else entry.default
+
+
+def _value(entry: DeclaredOption, given: Any) -> Any:
+    if given is None:
+        return entry.default
+    parse = entry.option.parse
+    if entry.repeatable:
+        return tuple(given) if parse is None else tuple(parse(text) for text in given)
+    return given if parse is None else parse(given)

@@ -1,0 +1,81 @@
+"""How a weight is stored: integers on a grid of scales (`QuantScheme`), or sums of entries of codebooks (`Codebooks`)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ovround.errors import UsageError
+
+FLOAT_BITS = 16
+"""The bits of a weight that is not quantised."""
+CODEBOOK_VALUE_BITS = 16  # entries and scales are float16
+CODEBOOK_COUNTS, CODEBOOK_BITS, VECTOR_SIZES = range(1, 17), range(1, 17), (2, 4, 8, 16, 32)
+_SPEC = re.compile(r"(\d+)x(\d+):(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class QuantScheme:
+    """Integers of one weight: their bits, the inputs of a group (-1: one group a row), symmetric or with zero points."""
+
+    bits: int
+    group_size: int
+    symmetric: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Codebooks:
+    """Additive codebooks of one weight: each vector of `vector_size` inputs is a sum of one entry of each of `count` codebooks.
+
+    A codebook has `2^bits` entries and serves one weight `[N, K]`; each of its N rows has a scale.
+    """
+
+    count: int
+    bits: int
+    vector_size: int
+
+    @classmethod
+    def parse(cls, text: str) -> Codebooks:
+        """Read `COUNTxBITS:VECTOR_SIZE`, such as 2x8:8; raises UsageError that says which part is wrong."""
+        match = _SPEC.fullmatch(text.strip())
+        if not match:
+            raise UsageError(
+                f"codebooks is `{text}`; COUNTxBITS:VECTOR_SIZE is needed", hint="example: --codebooks 2x8:8"
+            )
+        codebooks = cls(*map(int, match.groups()))
+        codebooks.check()
+        return codebooks
+
+    def check(self) -> None:
+        """Raise UsageError for a count, bits or vector size that no format holds."""
+        for what, value, allowed in (("count", self.count, CODEBOOK_COUNTS), ("bits", self.bits, CODEBOOK_BITS)):
+            if value not in allowed:
+                raise UsageError(f"codebooks {self.spec}: {what} is {value}; {allowed[0]} to {allowed[-1]} is allowed")
+        if self.vector_size not in VECTOR_SIZES:
+            sizes = ", ".join(map(str, VECTOR_SIZES))
+            raise UsageError(f"codebooks {self.spec}: vector size is {self.vector_size}; allowed: {sizes}")
+
+    @property
+    def spec(self) -> str:
+        """As `parse` reads it."""
+        return f"{self}:{self.vector_size}"
+
+    @property
+    def code_bits(self) -> float:
+        """Bits a weight of the codes alone."""
+        return self.count * self.bits / self.vector_size
+
+    @property
+    def entry_bits(self) -> int:
+        """Bits of all entries of all codebooks of one weight."""
+        return self.count * self.vector_size * CODEBOOK_VALUE_BITS << self.bits
+
+    def size_bits(self, shape: tuple[int, ...]) -> float:
+        """Bits of a weight `[N, K]`: codes, entries and scales."""
+        return self.code_bits * shape[0] * shape[1] + self.entry_bits + CODEBOOK_VALUE_BITS * shape[0]
+
+    def __str__(self) -> str:
+        return f"{self.count}x{self.bits}"
+
+
+WeightScheme = QuantScheme | Codebooks
