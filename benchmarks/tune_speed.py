@@ -42,7 +42,7 @@ Figures = dict[str, Any]
 
 def tune(task: dict[str, Any]) -> Figures:
     """One conversion of ours, in a process of its own: seconds until the last block is tuned, and perplexities."""
-    for library in ("ovround.exporters.openvino", "ovround.quant.passes.blocks"):  # that `convert` loads as it goes
+    for library in ("ovround.exporters.openvino", "ovround.quant.passes.tuning"):  # that `convert` loads as it goes
         importlib.import_module(library)
     setup = quality.Setup(
         tuple(map(Path, task["texts"])), tuple(map(Path, task["calibration"])), task["context"], task["nsamples"],

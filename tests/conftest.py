@@ -92,7 +92,7 @@ def loaded_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command
     """The command line in a process that has imported torch and both engines: conversions start at once."""
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork")
-    modules = ["ovround.exporters.openvino", "ovround.exporters.onnx", "ovround.quant.passes.blocks", "ovround.runtime"]
+    modules = ["ovround.exporters.openvino", "ovround.exporters.onnx", "ovround.quant.passes.tuning", "ovround.runtime"]
     with CommandServer(tmp_path_factory.mktemp("commands"), modules) as server:
         yield server
 

@@ -103,7 +103,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     servers = []
     with ExitStack() as stack:
         for rank in range(2):
-            modules = ["ovround.exporters.onnx", "ovround.quant.passes.blocks", *(["fault_injection"] if rank else [])]
+            modules = ["ovround.exporters.onnx", "ovround.quant.passes.tuning", *(["fault_injection"] if rank else [])]
             (place / str(rank)).mkdir()
             environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             servers.append(stack.enter_context(CommandServer(place / str(rank), modules, environment)))
@@ -222,12 +222,12 @@ def test_work_that_cannot_be_shared(
 
 
 @pytest.mark.parametrize(("windows", "held_out", "size"), [(18, 2, 2), (9, 1, 2), (21, 2, 4)])
-def test_every_window_belongs_to_one_process(windows: int, held_out: int, size: int) -> None:
+def test_every_sample_belongs_to_one_process(windows: int, held_out: int, size: int) -> None:
     whole = Calibration(np.arange(windows, dtype=np.int64).reshape(-1, 1), held_out)
     parts = [whole.part(rank, size) for rank in range(size)]
     train = windows - held_out
-    tuned_on = [row for part in parts for row in part.windows[: len(part.windows) - part.held_out].ravel()]
-    kept = [row for part in parts for row in part.windows[len(part.windows) - part.held_out :].ravel()]
+    tuned_on = [row for part in parts for row in part.samples[: len(part.samples) - part.held_out].ravel()]
+    kept = [row for part in parts for row in part.samples[len(part.samples) - part.held_out :].ravel()]
     assert sorted(tuned_on) == list(range(train))
     assert sorted(kept) == list(range(train, windows))
     assert whole.part(0, 1) is whole

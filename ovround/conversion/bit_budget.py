@@ -224,7 +224,7 @@ def _windows(decoder: Decoder, tokenizer: Tokenizer, options: ConvertOptions) ->
     count = min(WINDOWS, WINDOWS if options.nsamples is None else options.nsamples)
     length = min(WINDOW_TOKENS, context, WINDOW_TOKENS if options.seqlen is None else options.seqlen)
     fewer = replace(options, nsamples=count, seqlen=length)
-    return calibrate(tokenizer, fewer, context, decoder.config.vocab_size).windows[:count]
+    return calibrate(tokenizer, fewer, context, decoder.config.vocab_size).samples[:count]
 
 
 def _linears(decoder: Decoder) -> list[str]:

@@ -35,9 +35,10 @@ from ovround.conversion.preparation import Job, prepare
 from ovround.conversion.repacking import repacked, tuning_records
 from ovround.errors import VerifyError
 from ovround.models.decoder import HEAD, Decoder
-from ovround.options.convert_options import ConvertOptions, parse_size
+from ovround.options.convert_options import FLOAT_BITS, ConvertOptions, parse_size
+from ovround.options.tuning_settings import FEW_BITS, TuningSettings
 from ovround.progress import OnProgress, Progress, silent
-from ovround.quant.block_store import END_TO_END, PV, TUNED, BlockStore, add_note, block_store, discard, working_folder
+from ovround.quant.block_store import BlockStore, add_note, block_store, discard, working_folder
 from ovround.quant.plan import Plan, end_to_end_steps, weight_shapes
 from ovround.quant.plan_file import PLAN_FILE, plan_digest, write_plan
 from ovround.tensors.codebook_tensor import CodebookTensor
@@ -45,7 +46,7 @@ from ovround.tensors.qtensor import QTensor
 
 if TYPE_CHECKING:
     from ovround.exporters.target import Exporter
-    from ovround.quant.passes.blocks import BlockQuantizer, Emitted, Event
+    from ovround.quant.emitted import Emitted, Event
 
 _VERSIONS = ("torch", "transformers", "openvino", "openvino-tokenizers", "onnx", "onnxruntime", "numpy")
 
@@ -229,55 +230,78 @@ def _quantized(
     """The finished tensors in the model's order, and what was measured; every block is in the store before the first comes."""
     if job.quantised is not None:
         return repacked(job.quantised, job.decoder, job.plan, on_progress)
-    from ovround.quant.passes.blocks import BlockQuantizer  # torch: only once everything else is known to be right
+    from ovround.quant.passes.context import QuantContext  # torch: only once everything else is known to be right
+    from ovround.quant.passes.rtn_pass import RtnPass
 
     if store is None:
-        return BlockQuantizer(job.checkpoint, job.decoder, job.plan, job.options, None, on_progress).run()
-    quantizer, stage = _tuned(job, source_files, on_progress, store, store.folder if job.activations_in_files else None)
-    return quantizer.emit(store, stage)
+        settings = settings_from(job.options, job.decoder, job.plan)
+        return RtnPass(QuantContext(job.checkpoint, job.decoder, job.plan, settings, on_progress=on_progress)).run()
+    stage = _tuned(job, source_files, on_progress, store, store.folder if job.activations_in_files else None)
+    return store.emit(job.decoder, stage)
 
 
 def _tuned(
     job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore, activations_in: Path | None
-) -> tuple[BlockQuantizer, str]:
+) -> str:
     """Tune every block into the first process's store; the stage that is complete then."""
     from ovround.quant.device import open_device
     from ovround.quant.distributed.group import open_group
     from ovround.quant.fingerprint import fingerprint_of
-    from ovround.quant.passes.blocks import BlockQuantizer
-    from ovround.quant.passes.pv import Changes
+    from ovround.quant.passes.context import QuantContext
+    from ovround.quant.passes.tuning import tune_model
 
     if job.calibration is None:
         raise ValueError("without calibration nothing is tuned")
     device = open_device(job.options.device, job.launch.local_rank)
     with open_group(job.launch, job.options.device) as group:
-        facts = fingerprint_of(job.options, source_files, job.calibration, installed_versions(), group.size, device)
+        fingerprint = fingerprint_of(
+            job.options, source_files, job.calibration, installed_versions(), group.size, device
+        )
         if job.options.target or job.options.plan:
-            facts["plan"] = plan_digest(job.plan)
-        group.check_fingerprint(facts)
+            fingerprint["plan"] = plan_digest(job.plan)
+        group.check_fingerprint(fingerprint)
         if group.is_main:
-            store.begin(facts)
-        quantizer = BlockQuantizer(
+            store.begin(fingerprint)
+        context = QuantContext(
             job.checkpoint,
             job.decoder,
             job.plan,
-            job.options,
-            job.calibration,
+            settings_from(job.options, job.decoder, job.plan),
+            job.calibration.part(group.rank, group.size),
             on_progress,
             activations_in,
             device,
             group,
         )
-        quantizer.tune(store)
-        stage, steps = TUNED, end_to_end_steps(job.decoder, job.plan, job.options)
-        if steps:
-            quantizer.refine(store, steps)
-            stage = END_TO_END
-        if job.options.pv:
-            changes = Changes(job.options.pv_changes, job.options.straight_through)
-            quantizer.refine(store, job.options.steps_of_pv, stage, PV, changes)
-            stage = PV
-    return quantizer, stage
+        return tune_model(context, store)
+
+
+def settings_from(options: ConvertOptions, decoder: Decoder, plan: Plan) -> TuningSettings:
+    """The options with every default decided."""
+    robust = {None: FEW_BITS, True: FLOAT_BITS, False: 0}
+    return TuningSettings(
+        iters=options.steps,
+        nsamples=options.windows,
+        batch_size=options.batch,
+        seed=options.seed,
+        end_to_end_steps=end_to_end_steps(decoder, plan, options),
+        pv_steps=options.steps_of_pv,
+        pv_changes=options.pv_changes,
+        straight_through=options.straight_through,
+        initial_grid=options.starts_at,  # type: ignore[arg-type]  # checked by the options
+        optimizer=options.moves_by,  # type: ignore[arg-type]
+        scales=options.scales,  # type: ignore[arg-type]
+        snapshot=options.snapshot,  # type: ignore[arg-type]
+        robust_loss_max_bits=robust[options.robust_loss],
+        norms=options.norms,
+        label_share=options.label_share,
+        block_group_size=options.window,
+        embeddings=options.tables,  # type: ignore[arg-type]
+        learn_codes=options.learn_codes,
+        activation_engine=options.engine,  # type: ignore[arg-type]
+        device=options.device,
+        compile=options.compile == "on",
+    )
 
 
 def _hand_over(

@@ -105,7 +105,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(module, extra)
     options = replace(options, device=_device(options, tunes))
-    tokens = calibration.windows.shape[1] * (options.batch // launch.size) if calibration is not None else 0
+    tokens = calibration.samples.shape[1] * (options.batch // launch.size) if calibration is not None else 0
     options = replace(options, compile=choose(options, decoder, tokens))
     problem = build_budget(checkpoint, decoder, tokenizer, plan, options)
     in_files, chains = False, 0
@@ -141,7 +141,7 @@ def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibrat
             f"batch-size is {options.batch}; {launch.size} processes share a batch, which must be a multiple of that",
             hint=f"--batch-size {fitting}",
         )
-    windows = len(calibration.windows) - calibration.held_out
+    windows = len(calibration.samples) - calibration.held_out
     if windows < launch.size:
         raise UsageError(f"{windows} windows to tune on are fewer than {launch.size} processes", hint="start fewer")
 

@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from ovround.artifact.manifest import BlockRecord, Quality
 from ovround.artifact.output_folder import make_folder, nothing_kept, output_error, remove_folder, write_atomically
 from ovround.checkpoint import Checkpoint
 from ovround.errors import OutputError, ResumeError
+from ovround.models.decoder import Decoder
+from ovround.quant.emitted import Emitted, Event, FinishedBlock, StoredWeight
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.packing import PACKED_BITS, pack_rows, unpack_rows
@@ -44,31 +46,6 @@ _JOB = "job.json"
 _CODEBOOK_PARTS = ("codes", "codebooks", "scales")
 
 Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Emitted:
-    """One finished tensor of the model; `relative_error` is |W - Wq| / |W|, 0 for one left in float.
-
-    `offsets` are `TunedWeight.offsets`, where a later pass continues from them.
-    """
-
-    name: str
-    weight: QTensor | FloatTensor | CodebookTensor
-    relative_error: float
-    offsets: NDArray[np.int8] | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedBlock:
-    """A block's tensors in the model's order; `record` is None where none of them was tuned."""
-
-    tensors: tuple[Emitted, ...]
-    record: BlockRecord | None
-
-    def digest(self) -> str:
-        """sha256 over all tensors."""
-        return _sha256(" ".join(tensor.weight.digest() for tensor in self.tensors))
 
 
 class BlockStore:
@@ -157,6 +134,20 @@ class BlockStore:
         except (OSError, KeyError, TypeError, ValueError, RecursionError):
             return None
 
+    def emit(self, decoder: Decoder, stage: str = TUNED) -> Iterator[Event]:
+        """The finished model in the order of `decoder`: every tensor, each tuned block's record, and the quality last.
+
+        Raises ResumeError for a block that was damaged since it was written.
+        """
+        outside, front = self.read(None, stage).tensors, len(decoder.first_tensors())
+        yield from outside[:front]
+        for layer in range(self.blocks):
+            yield from self.read(layer, stage).events()
+        yield from outside[front:]
+        quality = self.read_quality(stage)
+        if quality is not None:
+            yield quality
+
     def complete(self, stage: str = TUNED) -> bool:
         """Whether every block of the stage is there, whole, and its quality has been measured; reads them all."""
         if self.read_quality(stage) is None or self.finished(stage) < self.blocks:
@@ -200,7 +191,7 @@ class BlockStore:
 
     def _tensor(self, entry: dict[str, Any], arrays: Arrays) -> Emitted:
         name, kind = entry["name"], entry["kind"]
-        weight: QTensor | FloatTensor | CodebookTensor
+        weight: StoredWeight
         if kind == "codebooks":
             weight = CodebookTensor(*(arrays[f"{name}.{part}"] for part in _CODEBOOK_PARTS))
         elif kind == "quantised":

@@ -33,8 +33,8 @@ def fingerprint_of(
         for name, value in options.as_json().items()
         if name not in (*_WITHOUT_INFLUENCE, *_BY_CONTENT)
     }
-    count, length = calibration.windows.shape
-    digest = hashlib.sha256(calibration.windows.astype("<i8").tobytes()).hexdigest()
+    count, length = calibration.samples.shape
+    digest = hashlib.sha256(calibration.samples.astype("<i8").tobytes()).hexdigest()
     facts["calibration text"] = f"{count} windows of {length} tokens, {_short(digest)}"
     facts |= {f"source file {name}": _short(sha256) for name, sha256 in source_files.items()}
     facts |= {name: versions[name] for name in ("torch", "numpy") if name in versions}

@@ -66,7 +66,7 @@ def memory_need(
     table = max(math.prod(shape) for shape in decoder.tensors().values())
     if calibration is None:
         return MemoryNeed(LIBRARIES_BYTES, weights * ROUNDING_BYTES, table * ROUNDING_BYTES, 0)
-    count, length = calibration.windows.shape
+    count, length = calibration.samples.shape
     window = min(options.window, config.num_hidden_layers)
     tokens = min(options.batch, count) * length
     attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim

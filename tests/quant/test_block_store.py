@@ -11,7 +11,8 @@ import pytest
 from ovround.artifact.manifest import BlockRecord, Quality
 from ovround.checkpoint import Checkpoint, open_checkpoint
 from ovround.errors import ResumeError
-from ovround.quant.block_store import BlockStore, Emitted, block_store, working_folder
+from ovround.quant.block_store import BlockStore, block_store, working_folder
+from ovround.quant.emitted import Emitted
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from ovround.errors import CalibrationError
 from ovround.options.convert_options import RECIPES, ConvertOptions
-from ovround.quant.calibration.samples import DEFAULT_TEXT, Calibration, calibrate, held_out_windows, token_stream
+from ovround.quant.calibration.samples import DEFAULT_TEXT, Calibration, calibrate, held_out_samples, token_stream
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_texts
 
@@ -64,10 +64,10 @@ def test_windows_are_the_texts_own_cut_in_order_and_drawn_without_repetition(
     found = calibration(tiny_source, write("text.txt", numbered), nsamples=40, seqlen=16)
     stream = tokenizer.encode(numbered).ids
     cut = {tuple(stream[start : start + 16]) for start in range(0, len(stream) - 15, 16)}
-    assert found.windows.shape == (45, 16)
-    assert found.windows.dtype == np.int64
-    assert len(rows(found.windows)) == 45
-    assert rows(found.windows) <= cut
+    assert found.samples.shape == (45, 16)
+    assert found.samples.dtype == np.int64
+    assert len(rows(found.samples)) == 45
+    assert rows(found.samples) <= cut
     assert found.held_out == 5
 
 
@@ -86,32 +86,32 @@ def test_one_window_in_eight_is_held_out_beside_the_wanted_ones(
     tiny_source: Path, write: Callable[..., Path], nsamples: int
 ) -> None:
     found = calibration(tiny_source, write("text.txt", WORDS * 2000), nsamples=nsamples, seqlen=8)
-    assert found.held_out == max(1, nsamples // 8) == held_out_windows(nsamples)
-    assert len(found.windows) == nsamples + found.held_out
+    assert found.held_out == max(1, nsamples // 8) == held_out_samples(nsamples)
+    assert len(found.samples) == nsamples + found.held_out
 
 
 def test_the_seed_decides_the_draw(tiny_source: Path, text_file: Path) -> None:
     first, again, other = (
-        calibration(tiny_source, text_file, nsamples=16, seqlen=32, seed=seed).windows for seed in (1, 1, 2)
+        calibration(tiny_source, text_file, nsamples=16, seqlen=32, seed=seed).samples for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again)
     assert rows(first) != rows(other)
 
 
 def test_windows_are_as_long_as_the_context_by_default(tiny_source: Path, text_file: Path) -> None:
-    assert calibration(tiny_source, text_file, nsamples=2, context=48).windows.shape[1] == 48
-    assert calibration(tiny_source, nsamples=2, context=5000).windows.shape[1] == 2048
+    assert calibration(tiny_source, text_file, nsamples=2, context=48).samples.shape[1] == 48
+    assert calibration(tiny_source, nsamples=2, context=5000).samples.shape[1] == 2048
 
 
 def test_the_built_in_text_adapts_to_what_it_gives(tiny_source: Path, tokenizer: Tokenizer) -> None:
     tokens = len(token_stream(tokenizer, [DEFAULT_TEXT], VOCAB))
     wanted = RECIPES["default"].nsamples
-    assert tokens // 2048 < wanted + held_out_windows(wanted), "long windows: fewer than the recipe wants"
-    assert len(calibration(tiny_source, context=2048).windows) == tokens // 2048
-    assert len(calibration(tiny_source, context=64).windows) == wanted + held_out_windows(wanted)
+    assert tokens // 2048 < wanted + held_out_samples(wanted), "long windows: fewer than the recipe wants"
+    assert len(calibration(tiny_source, context=2048).samples) == tokens // 2048
+    assert len(calibration(tiny_source, context=64).samples) == wanted + held_out_samples(wanted)
     # A count that was asked for is never lowered in silence.
     message, _ = refusal(lambda: calibration(tiny_source, nsamples=wanted, context=2048))
-    assert f"gives {tokens // 2048} windows of 2048 tokens; {wanted + held_out_windows(wanted)} are needed" in message
+    assert f"gives {tokens // 2048} samples of 2048 tokens; {wanted + held_out_samples(wanted)} are needed" in message
 
 
 def test_a_given_text_that_is_too_short_is_refused_with_what_would_do(
@@ -125,7 +125,7 @@ def test_a_given_text_that_is_too_short_is_refused_with_what_would_do(
     )
     fitting = windows * 8 // 9
     assert hint == f"give more text, or --nsamples {fitting}, or a smaller --seqlen"
-    assert len(calibration(tiny_source, text, seqlen=32, nsamples=fitting).windows) <= windows
+    assert len(calibration(tiny_source, text, seqlen=32, nsamples=fitting).samples) <= windows
 
 
 @pytest.mark.parametrize("content", ["", "one two", WORDS])
@@ -154,7 +154,7 @@ def test_tokens_beyond_the_vocabulary_are_refused(tiny_source: Path, write: Call
     options = ConvertOptions(calibration=(text,), nsamples=2, seqlen=8)
     tokenizer = load_tokenizer(tiny_source)
     tokens = tokenizer.encode("the end of the story " * 200).ids
-    assert len(calibrate(tokenizer, options, 256, max(tokens) + 1).windows) == 3
+    assert len(calibrate(tokenizer, options, 256, max(tokens) + 1).samples) == 3
     message, hint = refusal(lambda: calibrate(tokenizer, options, 256, max(tokens)))
     assert message == f"the tokenizer gives token {max(tokens)}; the model has {max(tokens)}"
     assert hint == "tokenizer.json belongs to another model"

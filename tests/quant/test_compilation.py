@@ -26,7 +26,7 @@ from ovround.quant.integers.initial_grid import from_extremes
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight
 from ovround.quant.passes.compilation import differentiated
 from ovround.quant.passes.compile_choice import choose, lacking
-from ovround.quant.passes.signround import in_type
+from ovround.quant.product_dtype import in_type
 
 ONE_BILLION = {
     "model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
@@ -109,16 +109,18 @@ def test_compiled_gradients_are_those_of_plain_steps(dtype: torch.dtype) -> None
 @needs_compiler
 def test_a_conversion_with_compiled_steps(tiny_source: Path, text_file: Path, tmp_path: Path) -> None:
     general = ConvertOptions(
-        formats=("onnx",), group_size=32, iters=4, nsamples=8, seqlen=32, calibration=(text_file,), end_to_end=0
-    )
+        formats=("onnx",), group_size=32, iters=4, nsamples=8, seqlen=32, calibration=(text_file,), end_to_end=0,
+        snapshot="last",  # so few steps need not lower the loss, but they always change it
+    )  # fmt: skip
     plain = convert(tiny_source, tmp_path / "plain", general).manifests[0]
     compiled = convert(tiny_source, tmp_path / "compiled", replace(general, compile="on")).manifests[0]
     assert (plain.options["compile"], compiled.options["compile"]) == ("off", "on")  # too little work for `auto`
-    for one, other in zip(plain.blocks, compiled.blocks, strict=True):
-        assert other.loss_after < other.loss_before
-        assert math.isclose(one.loss_after, other.loss_after, rel_tol=0.05)
+    for block, other in zip(plain.blocks, compiled.blocks, strict=True):
+        assert other.loss_after != other.loss_before
+        assert math.isclose(block.loss_before, other.loss_before, rel_tol=0.05)
+        assert math.isclose(block.loss_after, other.loss_after, rel_tol=0.05)
     again = convert(tiny_source, tmp_path / "again", replace(general, compile="on")).manifests[0]
-    assert [one.sha256 for one in again.weights] == [one.sha256 for one in compiled.weights]
+    assert [weight.sha256 for weight in again.weights] == [weight.sha256 for weight in compiled.weights]
 
 
 @pytest.fixture

@@ -17,16 +17,17 @@ import torch
 from command_server import CommandServer
 from failing_steps import contents
 from fake_device import AT, fake_device
+from passes_of_job import context_of
 
 from ovround.conversion.convert import convert, prepare
 from ovround.errors import EngineError, UsageError
 from ovround.options.convert_options import ConvertOptions
-from ovround.progress import silent
 from ovround.quant import device as device_module
 from ovround.quant.block_store import END_TO_END, TUNED, block_store
 from ovround.quant.device import CPU, Device, open_device, resolve
-from ovround.quant.passes.blocks import BlockQuantizer
-from ovround.quant.passes.init_weights import product_dtype
+from ovround.quant.passes.block_pass import BlockPass
+from ovround.quant.passes.model_pass import ModelPass
+from ovround.quant.product_dtype import product_dtype
 
 Machine = Callable[..., list[int]]
 
@@ -186,15 +187,12 @@ def test_tensors_of_two_devices_never_meet(
     for device in (CPU, Device(AT)):
         with block_store(tmp_path / device.kind, job.checkpoint, job.decoder.config.num_hidden_layers) as store:
             store.begin({})
-            quantizer = BlockQuantizer(
-                job.checkpoint, job.decoder, job.plan, job.options, job.calibration, silent, None, device
-            )
-            stage = TUNED
+            context, stage = context_of(job, device=device), TUNED
             with contextlib.nullcontext() if device is CPU else fake_device():
-                quantizer.tune(store)
+                BlockPass(context).run(store)
                 if base.end_to_end and job.options.end_to_end:
                     stage = END_TO_END
-                    quantizer.refine(store, base.end_to_end)
+                    ModelPass(context, base.end_to_end).run(store)
             found.append((store.read_quality(stage), [store.read(layer, stage) for layer in range(store.blocks)]))
     (quality, blocks), (other_quality, other_blocks) = found
     assert quality is not None

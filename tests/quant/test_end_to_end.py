@@ -13,7 +13,7 @@ from ovround.conversion.convert import Job, convert, prepare
 from ovround.errors import UsageError
 from ovround.options.convert_options import ConvertOptions
 from ovround.progress import Progress
-from ovround.quant.passes.end_to_end import _divergence
+from ovround.quant.passes.divergence import total_divergence
 from ovround.quant.plan import end_to_end_steps
 
 TUNED = ConvertOptions(
@@ -48,7 +48,7 @@ def test_what_is_followed_and_its_gradient(share: float) -> None:
     log_q, log_p = plain.log_softmax(-1), theirs.log_softmax(-1)
     soft = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
     expected = (1 - share) * soft + share * (entropy(log_q, tokens) - entropy(log_p, tokens))
-    found = _divergence(mine, theirs, tokens, share)
+    found = total_divergence(mine, theirs, tokens, share)
     torch.testing.assert_close(found, expected)
     (2 * found).backward()
     (2 * expected).backward()

@@ -20,7 +20,7 @@ from ovround.quant.calibration.samples import Calibration
 from ovround.quant.device import CPU
 from ovround.quant.distributed.group import Group
 from ovround.quant.integers.tuned_weight import SignRoundWeight
-from ovround.quant.passes.signround import Schedule, TunedBlock, tune_block
+from ovround.quant.passes.signround import Reconstruction, Schedule, TunedBlock, tune_block
 
 SIZE = 3
 
@@ -77,7 +77,7 @@ def tuned(group: Group, *, whole: bool) -> TunedBlock:
         inputs, targets = inputs[mine], targets[mine]
     held_out = 3 if whole else 1
     return tune_block(
-        forward, {}, [SignRoundWeight("w", weight, QuantScheme(3, 16, False))], inputs, targets, held_out,
+        Reconstruction(forward, {}, inputs, targets, held_out), [SignRoundWeight("w", weight, QuantScheme(3, 16, False))],
         Schedule(40, 12 if whole else 4), torch.Generator().manual_seed(0), lambda *_: None, CPU, group,
     )  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_shared_steps_are_those_of_one_process() -> None:
     assert differing(lonely) > 0.2
 
 
-def test_moments_and_quality_are_those_of_all_windows() -> None:
+def test_hessians_and_quality_are_those_of_all_samples() -> None:
     config = tiny_config()
     decoder = from_config(config)
     weights = {name: torch.from_numpy(value) for name, value in random_weights(config).items()}
@@ -111,20 +111,20 @@ def test_moments_and_quality_are_those_of_all_windows() -> None:
     calibration = Calibration(windows, 2)  # fewer held out than threads: one has none
 
     def measure(group: Group) -> tuple[dict[str, torch.Tensor], tuple[float, ...]]:
-        chains = CalibrationActivations(decoder, calibration.part(group.rank, group.size), 2, None, CPU, group)
-        for states in (chains.original, chains.quantized):
-            chains.embed(states, weights)
-        moments = chains.moments({name: weights[name] for name in decoder.tensors(0)}, range(1))
+        activations = CalibrationActivations(decoder, calibration.part(group.rank, group.size), 2, None, CPU, group)
+        for states in (activations.full_precision, activations.quantized):
+            activations.embed(states, weights)
+        hessians = activations.hessians({name: weights[name] for name in decoder.tensors(0)}, range(1))
         head_at = f"{decoder.head_at}.weight"
-        quality = chains.quality(weights, weights | {head_at: weights[head_at].round(decimals=1)})
-        return moments, (quality.tokens, quality.perplexity_original, quality.perplexity_quantised, quality.kl_nats)
+        quality = activations.quality(weights, weights | {head_at: weights[head_at].round(decimals=1)})
+        return hessians, (quality.tokens, quality.perplexity_original, quality.perplexity_quantised, quality.kl_nats)
 
-    moments, quality = measure(Group())
+    hessians, quality = measure(Group())
     assert quality[0] == 2 * 15
     for found in in_threads(measure):
         assert isinstance(found, tuple)
         assert found[1] == pytest.approx(quality, rel=1e-5)  # float32 logits, batches of other sizes
-        assert found[0].keys() == moments.keys()
-        for name, moment in moments.items():
+        assert found[0].keys() == hessians.keys()
+        for name, hessian in hessians.items():
             # float32 sums of 144 products in another order
-            torch.testing.assert_close(found[0][name], moment, rtol=1e-4, atol=1e-4 * float(moment.abs().max()))
+            torch.testing.assert_close(found[0][name], hessian, rtol=1e-4, atol=1e-4 * float(hessian.abs().max()))

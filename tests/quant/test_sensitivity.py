@@ -129,7 +129,7 @@ def test_the_estimate_is_the_divergence_of_a_trained_model(shared: Path, bits: i
     checkpoint, decoder = opened(folder)
     options = ConvertOptions(nsamples=8, seqlen=128, calibration=(shared / "data" / "tinystories-calibration.jsonl",))
     vocab = decoder.config.vocab_size
-    windows = calibrate(load_tokenizer(folder), options, 512, vocab).windows[:8]
+    windows = calibrate(load_tokenizer(folder), options, 512, vocab).samples[:8]
     names = decoder.linears(2)
     rises = loss_rises(checkpoint, decoder, windows, dict.fromkeys(names, QuantScheme(bits, 64, True)), (bits,), 0)
     weights, ids = weights_of(checkpoint), torch.from_numpy(windows)

@@ -90,7 +90,7 @@ def test_a_finished_weight_is_taken_up_as_it_was(scheme: QuantScheme) -> None:
     assert resumed.result().digest() == finished.digest()
     assert torch.equal(resumed.fake_quantized().detach(), free.fake_quantized().detach())
     codes = grouped(torch.from_numpy(finished.codes).float(), scheme)
-    inside = (free.latent + free.grid()[1] - codes).abs() <= 0.5
+    inside = (free.latent + free.qparams()[1] - codes).abs() <= 0.5
     assert inside.any()
     # kept to 1/256 of a level, and on this side of the next rounding
     assert float((resumed.latent - free.latent).detach()[inside].abs().max()) <= 1.5 / OFFSET_STEPS

@@ -2,7 +2,7 @@
 
 Rows are divided by their root mean square, cut into vectors, and clustered; what is left of each vector behind its nearest
 centroid is clustered again, once for each codebook (AQLM, arXiv 2401.06118, section 3.1). The distance is weighed by the
-diagonal of the inputs' second moments H = X^T X and by the square of the row's scale, as VPTQ does (arXiv 2409.17066): it is
+diagonal of the inputs' second hessian H = X^T X and by the square of the row's scale, as VPTQ does (arXiv 2409.17066): it is
 the output error, but for what inputs have in common.
 """
 

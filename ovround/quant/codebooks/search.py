@@ -30,11 +30,11 @@ class _Hypotheses:
 
 @torch.no_grad()
 def search_codes(
-    weight: torch.Tensor, moments: torch.Tensor, additive: Additive, beam: int = BEAM, span: int = SPAN
+    weight: torch.Tensor, hessian: torch.Tensor, additive: Additive, beam: int = BEAM, span: int = SPAN
 ) -> torch.Tensor:
     """One sweep over all vectors of `weight` `[N, K]`: changes the codes in place, gives each row's error `[N]`.
 
-    `moments` is H `[K, K]`. No row's error grows: the codes that were there are among the candidates.
+    `hessian` is H `[K, K]`. No row's error grows: the codes that were there are among the candidates.
     """
     books, size = additive.codebooks, additive.codebooks.shape[2]
     groups = max(1, span // size)
@@ -43,31 +43,31 @@ def search_codes(
     for start in range(0, len(weight), rows):
         part = Additive(additive.codes[start : start + rows], books, additive.scales[start : start + rows])
         residual = weight[start : start + rows] - part.value()
-        product = residual @ moments
+        product = residual @ hessian
         error = (product * residual).sum(1)
         for first in range(0, part.codes.shape[1], groups):
             where = slice(first, first + groups)
             columns = slice(first * size, min((first + groups) * size, weight.shape[1]))
             before = part.unscaled(where)
             begun = _Hypotheses(part.codes[:, None, where].clone(), product[:, None, columns].clone(), error[:, None])
-            chosen, error = _search_span(begun, moments[columns, columns], part, beam)
+            chosen, error = _search_span(begun, hessian[columns, columns], part, beam)
             part.codes[:, where] = chosen
             change = (part.unscaled(where) - before).mul_(part.scales[:, None])
-            product.addmm_(change, moments[columns], alpha=-1)
+            product.addmm_(change, hessian[columns], alpha=-1)
         errors.append(error)
     return torch.cat(errors)
 
 
 def _search_span(
-    at: _Hypotheses, moments: torch.Tensor, additive: Additive, beam: int
+    at: _Hypotheses, hessian: torch.Tensor, additive: Additive, beam: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best codes `[n, S, M]` of a span and the rows' errors with them; `moments` are those of the span's columns."""
+    """The best codes `[n, S, M]` of a span and the rows' errors with them; `hessian` are those of the span's columns."""
     size = additive.codebooks.shape[2]
     scale = additive.scales[:, None, None]
     for vector in range(at.codes.shape[2]):
         columns = slice(vector * size, (vector + 1) * size)
         for book, entries in enumerate(additive.codebooks):
-            _step(at, vector, book, entries, moments[columns, columns], moments[columns, vector * size :], scale, beam)
+            _step(at, vector, book, entries, hessian[columns, columns], hessian[columns, vector * size :], scale, beam)
     best = at.errors.argmin(1)
     rows = torch.arange(len(best), device=best.device)
     return at.codes[rows, best], at.errors[rows, best]
@@ -85,7 +85,7 @@ def _step(
 ) -> None:
     """Every entry of one codebook for one vector, on top of every hypothesis; the `beam` best go on.
 
-    `own` `[D, D]` are the moments of the vector's inputs, `onward` `[D, rest]` with those from there to the span's end.
+    `own` `[D, D]` are the hessian of the vector's inputs, `onward` `[D, rest]` with those from there to the span's end.
     """
     size = entries.shape[1]
     part = at.products[..., vector * size : (vector + 1) * size]

@@ -70,15 +70,15 @@ class CodebookWeight:
         return weight
 
     @torch.no_grad()
-    def init_offsets(self, weight: torch.Tensor, moments: torch.Tensor | None) -> None:
+    def init_offsets(self, weight: torch.Tensor, hessian: torch.Tensor | None) -> None:
         """Begin with each offset on the way to where the output error would be least, all else standing; no code changes yet.
 
-        `weight` `[N, K]` is the original, `moments` X^T X `[K, K]`. Codes that are close to changing then change first.
+        `weight` `[N, K]` is the original, `hessian` X^T X `[K, K]`. Codes that are close to changing then change first.
         """
-        if self.offset is None or moments is None or not bool(moments.diagonal().any()):
+        if self.offset is None or hessian is None or not bool(hessian.diagonal().any()):
             return
         size = self.layout.vector_size
-        damped = moments / moments.diagonal().mean()
+        damped = hessian / hessian.diagonal().mean()
         damped.diagonal().add_(DAMPING)
         residual = weight - self.fake_quantized()
         product = (residual @ damped).view(len(residual), -1, size)

@@ -22,8 +22,8 @@ _SOLVING = ("cpu", "cuda")
 
 
 @torch.no_grad()
-def descended(weight: torch.Tensor, scheme: QuantScheme, start: Start, moments: torch.Tensor) -> Start:
-    """`start` for `weight` `[N, K]` after ROUNDS rounds; `moments` `[K, K]` are the inputs' X^T X, damped.
+def descended(weight: torch.Tensor, scheme: QuantScheme, start: Start, hessian: torch.Tensor) -> Start:
+    """`start` for `weight` `[N, K]` after ROUNDS rounds; `hessian` `[K, K]` are the inputs' X^T X, damped.
 
     A row whose error did not fall keeps its start. Latent levels are where each level would like to be, given the others.
     """
@@ -33,17 +33,17 @@ def descended(weight: torch.Tensor, scheme: QuantScheme, start: Start, moments: 
     top = float((1 << scheme.bits) - 1)
     latent = start.latent.view(rows, columns)
     levels = _levels(start.latent, start.zero, top).view(rows, columns)
-    before, wanted = torch.zeros(rows, device=weight.device), weight @ moments
+    before, wanted = torch.zeros(rows, device=weight.device), weight @ hessian
     for number in range(ROUNDS):
         if number:
-            scale = _fitted(levels, scale, moments, wanted)
+            scale = _fitted(levels, scale, hessian, wanted)
         error = _values(levels, scale) - weight
-        product = moments @ error.T
+        product = hessian @ error.T
         if not number:
             before = (product.T * error).sum(1)
-        levels, latent = _round(product, levels, scale, zero, top, moments)
+        levels, latent = _round(product, levels, scale, zero, top, hessian)
     error = _values(levels, scale) - weight
-    better = (((error @ moments) * error).sum(1) < before).view(rows, 1, 1)
+    better = (((error @ hessian) * error).sum(1) < before).view(rows, 1, 1)
     return Start(
         torch.where(better, scale.unsqueeze(-1), start.scale),
         start.zero,
@@ -52,7 +52,7 @@ def descended(weight: torch.Tensor, scheme: QuantScheme, start: Start, moments: 
 
 
 def _round(
-    product: torch.Tensor, levels: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, top: float, moments: torch.Tensor
+    product: torch.Tensor, levels: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, top: float, hessian: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """One round over all columns: `levels` afterwards, whole numbers from the zero point, and what they were rounded from.
 
@@ -63,11 +63,11 @@ def _round(
     width = columns // scale.shape[1]
     now, latent = levels.T.clone(memory_format=torch.contiguous_format), torch.empty_like(product)
     scales, lowest, highest = (one.T.contiguous() for one in (scale, -zero, top - zero))
-    own = moments.diagonal().cpu().tolist()
+    own = hessian.diagonal().cpu().tolist()
     changes = torch.empty_like(product[:_COLUMNS])
     for first in range(0, columns, _COLUMNS):
         end = min(first + _COLUMNS, columns)
-        here, near = product[first:end], moments[first:end, first:end]
+        here, near = product[first:end], hessian[first:end, first:end]
         for column in range(first, end):
             group, at = column // width, column - first
             aim = torch.addcdiv(now[column], here[at], scales[group], value=-1 / own[column], out=latent[column])
@@ -76,11 +76,11 @@ def _round(
             now[column] = level
             here[at + 1 :].addr_(near[at, at + 1 :], change)
         if end < columns:
-            product[end:].addmm_(moments[end:, first:end], changes[: end - first])
+            product[end:].addmm_(hessian[end:, first:end], changes[: end - first])
     return now.T.contiguous(), latent.T.contiguous()
 
 
-def _fitted(levels: torch.Tensor, scale: torch.Tensor, moments: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def _fitted(levels: torch.Tensor, scale: torch.Tensor, hessian: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """The scales `[N, G]`, float16 values, with the least error for the levels as they are; `wanted` `[N, K]` is W H.
 
     Each row has G equations, a group's levels by H by another's; those of a pair are the same for either of the two.
@@ -96,7 +96,7 @@ def _fitted(levels: torch.Tensor, scale: torch.Tensor, moments: torch.Tensor, wa
         upper = own.new_zeros(len(own), groups, groups)
         for group in range(groups):
             at = group * width
-            products = (own[:, at : at + width] @ moments[at : at + width, at:]).mul_(own[:, at:])
+            products = (own[:, at : at + width] @ hessian[at : at + width, at:]).mul_(own[:, at:])
             upper[:, group, group:] = products.unflatten(-1, (-1, width)).sum(-1)
         diagonal = upper.diagonal(dim1=1, dim2=2)
         matrix = upper + upper.triu(1).mT

@@ -4,7 +4,7 @@
     search        of grids that clip more and more, the one with the least squared error, each input weighed by its mean square
                   (what llama.cpp's importance matrix and auto-round's opt-RTN do); then the scale that fits the chosen levels
     compensated   column after column, the error of a rounded weight is made up for by the columns that are still to be
-                  rounded, as far as the inputs' second moments H = X^T X allow (GPTQ, arXiv 2210.17323), each group's grid
+                  rounded, as far as the inputs' second hessian H = X^T X allow (GPTQ, arXiv 2210.17323), each group's grid
                   searched when its turn comes. The levels that this gives may lie further from `w / s` than rounding.
     descent       the last, and then each level and scale in turn where all others leave the least error (`coordinate_descent`)
 
@@ -27,7 +27,7 @@ _ROWS_ELEMENTS = 1 << 20  # search so many weights at a time: temporaries stay a
 # Of the mean of H's diagonal, added to it: inputs that hardly vary must not ask for endless compensation (GPTQ's own value).
 _DAMPING = 0.01
 _FACTORISING = ("cpu", "cuda")
-_DOUBLE_UP_TO = 4096  # inputs; larger second moments are inverted in float32, half of the memory
+_DOUBLE_UP_TO = 4096  # inputs; larger second hessian are inverted in float32, half of the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ def compensated(weight: torch.Tensor, scheme: QuantScheme, factor: torch.Tensor)
 
 
 @torch.no_grad()
-def damped(moments: torch.Tensor) -> torch.Tensor:
-    """Second moments H `[K, K]`, a copy that can be inverted: inputs that hardly vary, or are always 0, count a little."""
-    work = moments.clone()
+def damped(hessian: torch.Tensor) -> torch.Tensor:
+    """Second hessian H `[K, K]`, a copy that can be inverted: inputs that hardly vary, or are always 0, count a little."""
+    work = hessian.clone()
     diagonal = work.diagonal()
     diagonal[diagonal == 0] = 1  # an input that is always 0: any value does
     diagonal += _DAMPING * diagonal.mean()
@@ -101,15 +101,15 @@ def damped(moments: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def inverse_factor(moments: torch.Tensor) -> torch.Tensor:
-    """Upper U `[K, K]` with U^T U = (H + damping)^-1, float32, of second moments H: row j says how the columns behind j make
+def inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
+    """Upper U `[K, K]` with U^T U = (H + damping)^-1, float32, of second hessian H: row j says how the columns behind j make
     up for column j."""
     # Not every accelerator has float64, or factorises matrices: those leave it to the CPU.
-    at = moments.device if moments.device.type in _FACTORISING else torch.device("cpu")
-    work = damped(moments.to(at, torch.float64 if len(moments) <= _DOUBLE_UP_TO else torch.float32))
+    at = hessian.device if hessian.device.type in _FACTORISING else torch.device("cpu")
+    work = damped(hessian.to(at, torch.float64 if len(hessian) <= _DOUBLE_UP_TO else torch.float32))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(work))
     factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return factor.float().to(moments.device)
+    return factor.float().to(hessian.device)
 
 
 def _search(groups: torch.Tensor, scheme: QuantScheme, importance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -180,11 +180,11 @@ class SignRoundWeight:
     def state(self) -> tuple[torch.Tensor, ...]:
         return self.parameters
 
-    def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
         return scale_and_zero(self.low * self.low_factor, self.high * self.high_factor, self.scheme)
 
     def fake_quantized(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        value = _following_fake_quantize(self.groups, self.shift, *self.grid(), self.scheme.bits)
+        value = _following_fake_quantize(self.groups, self.shift, *self.qparams(), self.scheme.bits)
         return value.view(self.shape).to(dtype)
 
     @torch.no_grad()
@@ -196,12 +196,12 @@ class SignRoundWeight:
 
     @torch.no_grad()
     def offsets(self) -> NDArray[np.int8]:
-        scale, zero = self.grid()
+        scale, zero = self.qparams()
         return _offsets(self.groups / scale + self.shift, zero, self.scheme).reshape(self.shape)
 
     @torch.no_grad()
     def result(self) -> QTensor:
-        scale, zero = self.grid()
+        scale, zero = self.qparams()
         codes = levels(self.groups, scale, zero, self.scheme.bits, self.shift)
         return _result(self.name, self.scheme, self.shape, codes, scale, zero)
 
@@ -249,14 +249,14 @@ class LearnedScaleWeight:
     def state(self) -> tuple[torch.Tensor, ...]:
         return self.parameters
 
-    def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
         scale = to_float16(self.scale * self.factor)
         if self.scheme.symmetric:
             return scale, self.zero
         return scale, round_through(self.zero + self.zero_shift).clamp(0, (1 << self.scheme.bits) - 1)
 
     def fake_quantized(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return _free_fake_quantize(self.latent, *self.grid(), self.scheme.bits, dtype).view(self.shape)
+        return _free_fake_quantize(self.latent, *self.qparams(), self.scheme.bits, dtype).view(self.shape)
 
     def step(self, rate: float) -> None:
         """Levels move by LATENT_RATE of `rate`, scale and zero point by SCALE_RATE and ZERO_RATE of that."""
@@ -273,35 +273,13 @@ class LearnedScaleWeight:
 
     @torch.no_grad()
     def offsets(self) -> NDArray[np.int8]:
-        return _offsets(self.latent, self.grid()[1], self.scheme).reshape(self.shape)
+        return _offsets(self.latent, self.qparams()[1], self.scheme).reshape(self.shape)
 
     @torch.no_grad()
     def result(self) -> QTensor:
-        scale, zero = self.grid()
+        scale, zero = self.qparams()
         codes = self.latent.round().add_(zero).clamp_(0, (1 << self.scheme.bits) - 1)
         return _result(self.name, self.scheme, self.shape, codes, scale, zero)
-
-
-@torch.no_grad()
-def snapshot(weights: Sequence[TunedWeight]) -> list[list[torch.Tensor]]:
-    """Copies of all that changes, for `restore`."""
-    return [[tensor.detach().clone() for tensor in weight.state] for weight in weights]
-
-
-@torch.no_grad()
-def update(saved: list[list[torch.Tensor]], weights: Sequence[TunedWeight]) -> None:
-    """Overwrite a snapshot with what there is at present."""
-    for copies, weight in zip(saved, weights, strict=True):
-        for copy, tensor in zip(copies, weight.state, strict=True):
-            copy.copy_(tensor)
-
-
-@torch.no_grad()
-def restore(saved: list[list[torch.Tensor]], weights: Sequence[TunedWeight]) -> None:
-    """Go back to a snapshot."""
-    for copies, weight in zip(saved, weights, strict=True):
-        for copy, tensor in zip(copies, weight.state, strict=True):
-            tensor.copy_(copy)
 
 
 def gradients(weights: Sequence[TunedWeight]) -> list[torch.Tensor]:
