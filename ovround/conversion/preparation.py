@@ -114,7 +114,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         batch_size = max(1, options.batch // launch.size)
         need = memory_need(checkpoint, decoder, plan, replace(options, batch_size=batch_size), mine)
         in_files = maps_activations(need, memory_limit_bytes)
-        chains = need.chains if in_files else 0
+        chains = need.activations if in_files else 0
     sizes = _weight_sizes(checkpoint, expected, widest(problem, plan))
     weights = sum(sizes.values())
     working = (weights if calibration is not None else 0) + chains

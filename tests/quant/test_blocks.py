@@ -1,4 +1,4 @@
-"""Block after block on the demo model: tuning helps, results repeat, and quality is measured as it is."""
+"""The block pass on the demo model: tuning helps, results repeat, and the measured quality is right."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_another_seed_gives_other_integers(tmp_path: Path) -> None:
 
 
 def test_quality_is_that_of_the_emitted_weights(job: Job) -> None:
-    """Perplexity and divergence again, from the tensors that were given out, by one pass over the whole model."""
+    """Perplexity and divergence are computed again from the emitted tensors, by one pass over the whole model."""
     given = block_events(job)
     (quality,) = [event for event in given if isinstance(event, Quality)]
     assert job.calibration is not None
@@ -108,8 +108,8 @@ def test_modules_left_in_float_come_through_untouched(tiny_source: Path, text_fi
     options = replace(TINY, calibration=(text_file,), layers=rules)
     job = prepare(str(tiny_source), tmp_path / "out", options)
     assert job.calibration is not None, "block 1 is still tuned"
-    found = emitted(job)
-    for name, event in found.items():
+    actual = emitted(job)
+    for name, event in actual.items():
         kept = "layers.0." in name and "v_proj" not in name
         if kept or "norm" in name or "bias" in name or "lm_head" in name:
             assert event.weight.digest() == job.checkpoint.read(name).digest(), name
@@ -119,7 +119,7 @@ def test_modules_left_in_float_come_through_untouched(tiny_source: Path, text_fi
 
 
 def test_tuning_is_decided_by_all_blocks(tiny_source: Path, text_file: Path, tmp_path: Path) -> None:
-    """The first block in float must not turn the tuning of the others off."""
+    """A first block in float must not turn off the tuning of the others."""
     options = replace(TINY, calibration=(text_file,), layers=(LayerRule(r"layers\.0\.", bits=16),))
     given = block_events(prepare(str(tiny_source), tmp_path / "o", options))
     records = [event for event in given if isinstance(event, BlockRecord)]

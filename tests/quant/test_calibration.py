@@ -1,4 +1,4 @@
-"""Calibration text: how it is read, cut into windows, drawn from, and refused."""
+"""Calibration text: reading, cutting into samples, drawing, and what is refused."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def test_windows_are_the_texts_own_cut_in_order_and_drawn_without_repetition(
     tiny_source: Path, tokenizer: Tokenizer, write: Callable[..., Path]
 ) -> None:
     numbered = " ".join(str(number) for number in range(2000))
-    found = calibration(tiny_source, write("text.txt", numbered), nsamples=40, seqlen=16)
+    actual = calibration(tiny_source, write("text.txt", numbered), nsamples=40, seqlen=16)
     stream = tokenizer.encode(numbered).ids
     cut = {tuple(stream[start : start + 16]) for start in range(0, len(stream) - 15, 16)}
-    assert found.samples.shape == (45, 16)
-    assert found.samples.dtype == np.int64
-    assert len(rows(found.samples)) == 45
-    assert rows(found.samples) <= cut
-    assert found.held_out == 5
+    assert actual.samples.shape == (45, 16)
+    assert actual.samples.dtype == np.int64
+    assert len(rows(actual.samples)) == 45
+    assert rows(actual.samples) <= cut
+    assert actual.held_out == 5
 
 
 def test_documents_are_tokenised_one_by_one_and_files_in_order(
@@ -85,9 +85,9 @@ def test_documents_are_tokenised_one_by_one_and_files_in_order(
 def test_one_window_in_eight_is_held_out_beside_the_wanted_ones(
     tiny_source: Path, write: Callable[..., Path], nsamples: int
 ) -> None:
-    found = calibration(tiny_source, write("text.txt", WORDS * 2000), nsamples=nsamples, seqlen=8)
-    assert found.held_out == max(1, nsamples // 8) == held_out_samples(nsamples)
-    assert len(found.samples) == nsamples + found.held_out
+    actual = calibration(tiny_source, write("text.txt", WORDS * 2000), nsamples=nsamples, seqlen=8)
+    assert actual.held_out == max(1, nsamples // 8) == held_out_samples(nsamples)
+    assert len(actual.samples) == nsamples + actual.held_out
 
 
 def test_the_seed_decides_the_draw(tiny_source: Path, text_file: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_given_text_that_is_too_short_is_refused_with_what_would_do(
 def test_no_number_of_windows_is_suggested_where_none_would_do(
     tiny_source: Path, write: Callable[..., Path], content: str
 ) -> None:
-    """One window cannot both tune and judge."""
+    """One sample cannot be both tuned on and held out."""
     message, hint = refusal(lambda: calibration(tiny_source, write("short.txt", content), seqlen=40))
     assert "144 are needed" in message
     assert hint == "give more text, or a smaller --seqlen"
@@ -161,7 +161,7 @@ def test_tokens_beyond_the_vocabulary_are_refused(tiny_source: Path, write: Call
 
 
 def test_jsonl_lines_end_at_line_feeds_only(write: Callable[..., Path]) -> None:
-    """JSON allows every other separator inside a string, and web text has them."""
+    """JSON allows all other line separators inside a string, and web text contains them."""
     texts = ["one\u2028two", "three\u0085four", "five\x0bsix", "seven\u2029"]
     path = write("web.jsonl", "\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts))
     assert list(read_texts(path)) == texts
@@ -204,7 +204,7 @@ def test_a_text_that_is_no_utf8_or_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["stories260K", "TinyStories-656K", "stories3M", "tales-7m"])
 def test_calibration_sees_the_ids_that_transformers_gives(shared: Path, name: str) -> None:
-    """And so those that the runtime and genai give: some checkpoints' tokenizer.json alone would give others."""
+    """The runtime and genai give the same; the tokenizer.json of some checkpoints alone would give others."""
     from transformers import AutoTokenizer
 
     source = shared / "models" / name

@@ -1,4 +1,4 @@
-"""The estimate of what fewer bits lose: its gradients by finite differences, its scale and ranking against the truth."""
+"""The estimated loss of fewer bits: its gradients by finite differences, its scale and ranking against measurements."""
 
 from __future__ import annotations
 
@@ -47,47 +47,47 @@ def windows() -> NDArray[np.int64]:
 
 
 @pytest.fixture(scope="module")
-def found(tiny_source: Path, windows: NDArray[np.int64]) -> dict[str, LinearGradient]:
-    """Every layer's gradients for the tokens that follow."""
-    return {one.name: one for one in linear_gradients(*opened(tiny_source), windows, None)}
+def actual(tiny_source: Path, windows: NDArray[np.int64]) -> dict[str, LinearGradient]:
+    """Every layer's gradients for the text's next tokens."""
+    return {linear.name: linear for linear in linear_gradients(*opened(tiny_source), windows, None)}
 
 
 def test_gradients_block_by_block_are_those_of_the_whole_model(
-    tiny_source: Path, windows: NDArray[np.int64], found: dict[str, LinearGradient]
+    tiny_source: Path, windows: NDArray[np.int64], actual: dict[str, LinearGradient]
 ) -> None:
     checkpoint, decoder = opened(tiny_source)
     weights = weights_of(checkpoint)
-    assert set(found) == set(linears(decoder))
-    for name, one in found.items():
+    assert set(actual) == set(linears(decoder))
+    for name, linear in actual.items():
         weight = weights[f"{name}.weight"].clone().requires_grad_()
         torch.autograd.backward(loss(decoder, {**weights, f"{name}.weight": weight}, torch.from_numpy(windows)))
         assert weight.grad is not None
-        gradient = torch.einsum("stn,stk->nk", one.gradient, one.inputs)
+        gradient = torch.einsum("stn,stk->nk", linear.gradient, linear.inputs)
         # float32 sums in another order
         torch.testing.assert_close(gradient, weight.grad, rtol=1e-4, atol=1e-4 * float(weight.grad.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj"])
 def test_gradients_are_those_of_finite_differences(
-    tiny_source: Path, windows: NDArray[np.int64], found: dict[str, LinearGradient], name: str
+    tiny_source: Path, windows: NDArray[np.int64], actual: dict[str, LinearGradient], name: str
 ) -> None:
     checkpoint, decoder = opened(tiny_source)
     weights = weights_of(checkpoint, torch.float64)
-    one, at, step = found[name], (5, 7), 1e-4
+    linear, at, step = actual[name], (5, 7), 1e-4
     losses = []
     for sign in (1, -1):
         moved = weights[f"{name}.weight"].clone()
         moved[at] += sign * step
         losses.append(float(loss(decoder, {**weights, f"{name}.weight": moved}, torch.from_numpy(windows))))
-    gradient = float(torch.einsum("st,st->", one.gradient[..., at[0]], one.inputs[..., at[1]]))
+    gradient = float(torch.einsum("st,st->", linear.gradient[..., at[0]], linear.inputs[..., at[1]]))
     assert gradient == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-3, abs=1e-4)  # float32 gradients
 
 
-def test_the_fisher_diagonal_is_a_sum_of_squares_over_windows(found: dict[str, LinearGradient]) -> None:
-    one = found["model.layers.0.mlp.up_proj"]
-    expected = sum((one.gradient[w].T @ one.inputs[w]) ** 2 for w in range(3))
+def test_the_fisher_diagonal_is_a_sum_of_squares_over_windows(actual: dict[str, LinearGradient]) -> None:
+    linear = actual["model.layers.0.mlp.up_proj"]
+    expected = sum((linear.gradient[w].T @ linear.inputs[w]) ** 2 for w in range(3))
     assert isinstance(expected, torch.Tensor)
-    torch.testing.assert_close(fisher_diagonal(one), expected)
+    torch.testing.assert_close(fisher_diagonal(linear), expected)
 
 
 def test_labels_are_drawn_with_the_seed(tiny_source: Path, windows: NDArray[np.int64]) -> None:
@@ -124,7 +124,7 @@ def test_a_deliberately_fragile_layer_ranks_first(tmp_path: Path, windows: NDArr
 
 @pytest.mark.parametrize("bits", [3, 4])
 def test_the_estimate_is_the_divergence_of_a_trained_model(shared: Path, bits: int) -> None:
-    """Each layer of one block of stories3M rounded alone: nats as measured, to a third, and ranked alike."""
+    """Each layer of one block of stories3M rounded alone: the measured nats within a third, in the same ranking."""
     folder = shared / "models" / "stories3M"
     checkpoint, decoder = opened(folder)
     options = ConvertOptions(nsamples=8, seqlen=128, calibration=(shared / "data" / "tinystories-calibration.jsonl",))

@@ -1,4 +1,4 @@
-"""SignRound: its gradients against plain autograd, what it promises of its result, and that it is deterministic."""
+"""SignRound: its gradients against plain autograd, the guarantees of its result, and determinism."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def straight_through(x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
 
 
 def plain_fake_quantize(tuned: SignRoundWeight) -> torch.Tensor:
-    """The grid of the paper as ordinary differentiable torch, gradients by autograd through straight-through roundings."""
+    """The paper's formulas as differentiable torch, with gradients by autograd through straight-through roundings."""
     bits, symmetric = tuned.scheme.bits, tuned.scheme.symmetric
     low, high = tuned.low * tuned.low_factor, tuned.high * tuned.high_factor
     top = float(2**bits - 1)
@@ -64,14 +64,14 @@ def test_gradients_are_those_of_plain_autograd(scheme: QuantScheme) -> None:
     direction = random_weight(3, torch.float64)
     value, plain = tuned.fake_quantized(torch.float64), plain_fake_quantize(tuned)
     assert torch.equal(value, plain)
-    found = torch.autograd.grad((value * direction).sum(), tuned.parameters)
+    actual = torch.autograd.grad((value * direction).sum(), tuned.parameters)
     expected = torch.autograd.grad((plain * direction).sum(), tuned.parameters)
     cut_off = value.abs() < 0.7 * tuned.groups.view(tuned.shape).abs()
     assert 0 < cut_off.sum() < cut_off.numel()  # both branches of the gradient are seen
-    for name, one, other in zip(("V", "low factor", "high factor"), found, expected, strict=True):
+    for name, gradient, other in zip(("V", "low factor", "high factor"), actual, expected, strict=True):
         assert other.abs().max() > 0, name
         # float64 sums of at most 32 terms in another order: 32 * 2^-53 of the largest term
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12 * float(other.abs().max()), msg=name)
+        torch.testing.assert_close(gradient, other, rtol=1e-12, atol=1e-12 * float(other.abs().max()), msg=name)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
@@ -98,7 +98,7 @@ def test_factors_stay_between_zero_and_one_and_steps_follow_the_sign() -> None:
     assert torch.equal(tuned.low_factor, torch.zeros_like(tuned.low_factor))
 
 
-def test_a_range_clipped_to_nothing_still_gives_a_grid() -> None:
+def test_a_range_clipped_to_nothing_still_gives_levels() -> None:
     for symmetric in (True, False):
         tuned = SignRoundWeight("w", random_weight(0), QuantScheme(4, 16, symmetric))
         with torch.no_grad():
@@ -176,7 +176,7 @@ def test_the_held_out_loss_never_gets_worse_and_is_reported_as_it_is(scheme: Qua
 
 
 def test_harmful_steps_are_undone() -> None:
-    """When every candidate is worse than rounding, rounding is what comes out."""
+    """When every candidate is worse than rounding, the result is rounding."""
 
     def backwards(weights: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
         out = two_layers(weights, x, dtype)

@@ -1,8 +1,8 @@
-"""Codebooks for one weight: codes by beam search, codebooks and scales by least squares, in turns.
+"""Codebooks for one weight: codes by beam search, codebooks and scales by least squares, in turn.
 
 Minimises tr((W - W') H (W - W')^T), H = X^T X of the inputs that the quantised blocks give (AQLM, arXiv 2401.06118). For fixed
-codes that is quadratic in the codebooks' entries: conjugate gradients take the place of the paper's Adam, and reach in ten steps
-what Adam needs hundreds for (docs/log.md). For fixed codes and entries a row's best scale is one division.
+codes that is quadratic in the codebooks' entries. Conjugate gradients replace the paper's Adam: ten steps reach what takes Adam
+hundreds. For fixed codes and entries, a row's best scale is one division.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ovround.quant.codebooks.kmeans import Additive, residual_kmeans
 from ovround.quant.codebooks.search import search_codes
 
 ROUNDS = 10
-ENOUGH = 0.01  # a round that wins less than this share of the error is the last
+ENOUGH = 0.01  # a round that reduces the error by less than this share is the last
 CONJUGATE_STEPS = 10
-DAMPING = 0.01  # of the mean of H's diagonal, added to it
+DAMPING = 0.01  # share of the mean of H's diagonal that is added to it
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def output_error(weight: torch.Tensor, hessian: torch.Tensor, additive: Additive
 
 @torch.no_grad()
 def fit_entries(weight: torch.Tensor, hessian: torch.Tensor, additive: Additive, steps: int = CONJUGATE_STEPS) -> None:
-    """Conjugate gradients on the codebooks, codes and scales fixed; preconditioned by how often an entry is used, and how hard."""
+    """Conjugate gradients on the codebooks for fixed codes and scales, preconditioned by the total weight of each entry's use."""
     books = additive.codebooks
     used = additive.scales.square()[:, None] * hessian.diagonal()
     weights = _gathered(additive, used).clamp_min_(torch.finfo(torch.float32).tiny)
@@ -79,7 +79,7 @@ def fit_entries(weight: torch.Tensor, hessian: torch.Tensor, additive: Additive,
 
 @torch.no_grad()
 def fit_scales(weight: torch.Tensor, hessian: torch.Tensor, additive: Additive) -> None:
-    """The scale of each row that leaves the least error; a row that nothing fits keeps its own."""
+    """Set each row's scale to the one with the least error; a row without any keeps its own."""
     unscaled = additive.unscaled()
     product = unscaled @ hessian
     square = (product * unscaled).sum(1)
@@ -88,7 +88,7 @@ def fit_scales(weight: torch.Tensor, hessian: torch.Tensor, additive: Additive) 
 
 
 def _gathered(additive: Additive, values: torch.Tensor) -> torch.Tensor:
-    """`values` `[N, K]` summed by the entry that each vector is coded by, `[M, entries, vector]`: the codes' transpose."""
+    """`values` `[N, K]` summed by the entry of each vector, `[M, entries, vector]`: the transpose of decoding."""
     books = additive.codebooks
     vectors = values.reshape(-1, books.shape[2])
     gathered = torch.zeros_like(books)

@@ -23,7 +23,7 @@ from ovround.quant.integers.embeddings import TUNED_BITS, init_embedding
 from ovround.quant.integers.tuned_weight import TunedWeight
 from ovround.quant.passes.context import QuantContext, float32, relative_error
 from ovround.quant.passes.init_weights import init_tuned_weights
-from ovround.quant.passes.rtn_pass import RtnPass, names_behind_blocks
+from ovround.quant.passes.rtn_pass import RtnPass, names_after_blocks
 from ovround.quant.passes.signround import Reconstruction, Schedule, TunedBlock, tune_block
 from ovround.quant.product_dtype import in_type
 from ovround.quant.threads import threads_for
@@ -58,7 +58,7 @@ class BlockPass:
                     context.store_block(store, layer, block, TUNED)
                     context.report_block(layer, block)
                     context.advance_quantized(activations, layer, block)
-            context.finish(store, activations, front + self._behind_blocks(activations), TUNED)
+            context.finish(store, activations, front + self._after_blocks(activations), TUNED)
 
     def _block_groups(self) -> list[range]:
         """The layers that are tuned jointly."""
@@ -76,11 +76,11 @@ class BlockPass:
             for name in self._context.decoder.first_tensors()
         )
 
-    def _behind_blocks(self, activations: CalibrationActivations) -> tuple[Emitted, ...]:
-        """The norm, and the head unless it is the embedding once more; the activations have passed all blocks."""
+    def _after_blocks(self, activations: CalibrationActivations) -> tuple[Emitted, ...]:
+        """The norm, and the head unless the embedding serves as head; the activations have passed all blocks."""
         context = self._context
         finished = []
-        for name in names_behind_blocks(context):
+        for name in names_after_blocks(context):
             if (scheme := self._tuned_scheme(name)) is None:
                 finished.append(self._rtn.rounded(name))
                 continue

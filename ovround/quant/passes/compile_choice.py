@@ -1,7 +1,7 @@
-"""Whether torch compiles the tuner's steps: known before torch is imported or anything is read.
+"""Whether torch compiles the tuning steps; decided before torch is imported or anything is read.
 
-Compiling takes its time once for a model and a little for each block, so only long work repays it. On the CPU torch writes
-C++, which a compiler of the system builds.
+Compilation takes time once for a model and a little for each block, so it pays only for long work. On the CPU torch writes C++,
+which needs a compiler.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ovround.errors import EngineError, UsageError
 from ovround.models.decoder import Decoder
 from ovround.options.convert_options import ConvertOptions
 
-# Seconds that one multiplication of a step saves on one thread, and what is paid (docs/log.md, 2026-11-29).
+# Seconds saved for each multiplication of a step on one thread, and seconds of compilation for a model and each block.
 _SAVED_S = 4e-12
 _FIRST_S, _BLOCK_S = 60.0, 4.0
-_MARGIN = 2.0  # what is saved beside what is paid, from which on it is worth it
+_MARGIN = 2.0  # smallest ratio of saved to spent seconds that is worth it
 
 
 def choose(options: ConvertOptions, decoder: Decoder, tokens: int) -> str:
-    """`on` or `off` for a conversion whose steps see so many `tokens` in this process, 0 where nothing is tuned.
+    """`on` or `off` for a conversion with `tokens` a step in this process; `tokens` is 0 where nothing is tuned.
 
-    `auto` compiles integer grids on the CPU, where a compiler is there and the steps are long enough to repay it; `options`
-    name the device that is used. Raises UsageError or EngineError where `on` is asked for and cannot be.
+    `auto` compiles the tuning of integers on the CPU, if a compiler is installed and the steps are long enough. `options` has the
+    device that is used. Raises UsageError or EngineError where `on` is given and impossible.
     """
     missing = lacking() if options.device == "cpu" else None
     if options.compile == "on":
@@ -52,7 +52,7 @@ def choose(options: ConvertOptions, decoder: Decoder, tokens: int) -> str:
 
 
 def lacking() -> str | None:
-    """What compiling for the CPU needs and this machine does not have, in words; None: nothing."""
+    """What this machine lacks to compile for the CPU, in words; None: nothing."""
     compiler = os.environ.get("CXX", "g++")  # as torch looks for it on Linux
     if shutil.which(compiler) is None:
         return f"a C++ compiler (`{compiler}`)"
@@ -62,6 +62,6 @@ def lacking() -> str | None:
 
 
 def _threads() -> int:
-    """About as many as torch will use."""
+    """About the number of threads that torch will use."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return int(wanted) if wanted.isdecimal() and int(wanted) else os.cpu_count() or 1

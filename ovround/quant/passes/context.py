@@ -103,7 +103,11 @@ class QuantContext:
         if self.decoder.config.experts is not None and not steps:
             return None
         schemes = [self.plan.get(name) for layer in layers for name in self.decoder.linears(layer)]
-        bits = [one.code_bits if isinstance(one, Codebooks) else one.bits for one in schemes if one is not None]
+        bits = [
+            scheme.code_bits if isinstance(scheme, Codebooks) else scheme.bits
+            for scheme in schemes
+            if scheme is not None
+        ]
         return product_dtype(bits, self.device)
 
     @contextlib.contextmanager

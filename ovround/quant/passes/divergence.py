@@ -22,7 +22,7 @@ Weights = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OriginalOutput:
-    """The original model's end: `hidden` `[S, T, hidden]` behind its last block, and its norm and head tensors by name."""
+    """The original model's end: `hidden` `[S, T, hidden]` after its last block, and its norm and head tensors by name."""
 
     hidden: torch.Tensor
     weights: Weights

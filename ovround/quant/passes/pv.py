@@ -2,7 +2,7 @@
 
 A step along the gradient gives a point that no codes stand for. A small step would change no code if the nearest codes were taken
 everywhere; a large one would change far too many at once. So the step is large, and only a share of the vectors, or of the single
-weights on an integer grid, is coded anew: those that lie furthest from the point. The loss is smooth enough along so few. The
+weights in integers, is coded anew: those that lie furthest from the point. The loss is smooth enough along so few. The
 point is
 
     straight through   a float copy of the weights, which the gradients of the coded model move step after step
@@ -11,7 +11,7 @@ point is
 Directions are running means of the gradient over the root of its mean square in the whole weight, in units of the weight's
 scale. With batches of some thousand tokens, a square for each weight, as in Adam, would give the noise of unimportant weights as
 much say as the rest. On codebooks, the chosen vectors take the nearest sum of entries, with the old codes among the candidates.
-On an integer grid, a level moves by one. Neither increases the distance to the point, which is the linearised objective: tests
+In integers, a level moves by one. Neither increases the distance to the point, which is the linearised objective: tests
 hold it to that.
 
 The loss itself is checked too, on calibration samples that the gradient did not see. A step that raises it is reverted, and the

@@ -25,7 +25,7 @@ class RtnPass:
         for layer in range(context.blocks):
             yield from map(self.rounded, decoder.tensors(layer))
             context.on_progress(Progress("quantise", layer + 1, context.blocks))
-        yield from map(self.rounded, names_behind_blocks(context))
+        yield from map(self.rounded, names_after_blocks(context))
 
     def rounded(self, name: str) -> Emitted:
         """One tensor, rounded to its scheme; as it is in the checkpoint where it stays in float."""
@@ -35,8 +35,8 @@ class RtnPass:
         return Emitted(name, *round_to_nearest(name, tensor, scheme))
 
 
-def names_behind_blocks(context: QuantContext) -> tuple[str, ...]:
-    """The tensors behind the last block: the norm, then the head unless it is the embedding once more."""
+def names_after_blocks(context: QuantContext) -> tuple[str, ...]:
+    """The tensors after the last block: the norm, then the head unless the embedding serves as head."""
     head = f"{HEAD}.weight"
     others = tuple(name for name in context.decoder.last_tensors() if name != head)
     return (*others, head) if HEAD in context.plan else others
