@@ -105,14 +105,14 @@ def convert(
 
 
 def run_worker_rank(job: Job) -> Conversion:
-    """The part of a process other than the first: it computes and writes nothing but mapped activations."""
+    """Run a process other than the first: it computes, and writes only mapped activations."""
     work = job.out.absolute()
     try:
         source_files = _scan(job.checkpoint)
         job = _allocated(job, silent)
         with contextlib.ExitStack() as stack:
             activations_in = None
-            if job.activations_in_files:  # named like a half-written output, which the next conversion tidies away
+            if job.activations_in_files:  # named like a half-written output, which the next conversion removes
                 work.parent.mkdir(parents=True, exist_ok=True)
                 folder = tempfile.TemporaryDirectory(".partial", f".{work.name}.", work.parent)
                 activations_in = Path(stack.enter_context(folder))
@@ -227,7 +227,7 @@ def _allocated(job: Job, on_progress: OnProgress) -> Job:
 def _quantized(
     job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore | None
 ) -> Iterator[Event]:
-    """The finished tensors in the model's order, and what was measured; every block is in the store before the first comes."""
+    """The finished tensors in the model's order, with the blocks' records and the quality; tuned ones come from the store."""
     if job.quantised is not None:
         return repacked(job.quantised, job.decoder, job.plan, on_progress)
     from ovround.quant.passes.context import QuantContext  # torch: only once everything else is known to be right
@@ -243,7 +243,7 @@ def _quantized(
 def _tuned(
     job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore, activations_in: Path | None
 ) -> str:
-    """Tune every block into the first process's store; the stage that is complete then."""
+    """Run all passes into the store of the first process; returns the stage that is complete then."""
     from ovround.quant.device import open_device
     from ovround.quant.distributed.group import open_group
     from ovround.quant.fingerprint import fingerprint_of
@@ -307,7 +307,7 @@ def settings_from(options: ConvertOptions, decoder: Decoder, plan: Plan) -> Tuni
 def _hand_over(
     events: Iterator[Event], exporters: list[Exporter]
 ) -> tuple[tuple[WeightRecord, ...], tuple[BlockRecord, ...], Quality | None]:
-    """Give each tensor to every exporter; what the manifest says about them."""
+    """Write each tensor with every exporter; returns the manifest's records and the quality."""
     records: list[WeightRecord] = []
     blocks: list[BlockRecord] = []
     quality: Quality | None = None

@@ -156,11 +156,12 @@ class CalibrationActivations:
             for states, ops in heads:
                 logits = decoder.head(ops, self._device.put(states[first : first + len(ids)]))[:, :-1]
                 log_probabilities.append(F.log_softmax(logits.flatten(0, 1), dim=-1))
+            log_p, log_q = log_probabilities
             next_ids = self._device.put(ids[:, 1:].flatten())
             tokens += next_ids.numel()
-            nll += float(F.nll_loss(log_probabilities[0], next_ids, reduction="sum"))
-            nll_quantized += float(F.nll_loss(log_probabilities[1], next_ids, reduction="sum"))
-            divergence += float(F.kl_div(*reversed(log_probabilities), reduction="sum", log_target=True))
+            nll += float(F.nll_loss(log_p, next_ids, reduction="sum"))
+            nll_quantized += float(F.nll_loss(log_q, next_ids, reduction="sum"))
+            divergence += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
             self.release()
         count, nll, nll_quantized, divergence = self._group.totals((tokens, nll, nll_quantized, divergence))
         tokens = int(count)
