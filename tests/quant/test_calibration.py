@@ -53,11 +53,11 @@ def refusal(call: Callable[[], object]) -> tuple[str, str | None]:
     return str(caught.value), caught.value.hint
 
 
-def rows(windows: NDArray[np.int64]) -> set[tuple[int, ...]]:
-    return {tuple(row) for row in windows.tolist()}
+def rows(samples: NDArray[np.int64]) -> set[tuple[int, ...]]:
+    return {tuple(row) for row in samples.tolist()}
 
 
-def test_windows_are_the_texts_own_cut_in_order_and_drawn_without_repetition(
+def test_samples_are_the_texts_own_cut_in_order_and_drawn_without_repetition(
     tiny_source: Path, tokenizer: Tokenizer, write: Callable[..., Path]
 ) -> None:
     numbered = " ".join(str(number) for number in range(2000))
@@ -98,7 +98,7 @@ def test_the_seed_decides_the_draw(tiny_source: Path, text_file: Path) -> None:
     assert rows(first) != rows(other)
 
 
-def test_windows_are_as_long_as_the_context_by_default(tiny_source: Path, text_file: Path) -> None:
+def test_samples_are_as_long_as_the_context_by_default(tiny_source: Path, text_file: Path) -> None:
     assert calibration(tiny_source, text_file, nsamples=2, context=48).samples.shape[1] == 48
     assert calibration(tiny_source, nsamples=2, context=5000).samples.shape[1] == 2048
 
@@ -106,7 +106,7 @@ def test_windows_are_as_long_as_the_context_by_default(tiny_source: Path, text_f
 def test_the_built_in_text_adapts_to_what_it_gives(tiny_source: Path, tokenizer: Tokenizer) -> None:
     tokens = len(token_stream(tokenizer, [DEFAULT_TEXT], VOCAB))
     wanted = RECIPES["default"].nsamples
-    assert tokens // 2048 < wanted + held_out_samples(wanted), "long windows: fewer than the recipe wants"
+    assert tokens // 2048 < wanted + held_out_samples(wanted), "long samples: fewer than the recipe wants"
     assert len(calibration(tiny_source, context=2048).samples) == tokens // 2048
     assert len(calibration(tiny_source, context=64).samples) == wanted + held_out_samples(wanted)
     # A count that was asked for is never lowered in silence.
@@ -118,18 +118,18 @@ def test_a_given_text_that_is_too_short_is_refused_with_what_would_do(
     tiny_source: Path, tokenizer: Tokenizer, write: Callable[..., Path]
 ) -> None:
     text = write("short.txt", WORDS * 10)
-    windows = len(tokenizer.encode(WORDS * 10).ids) // 32
+    samples = len(tokenizer.encode(WORDS * 10).ids) // 32
     message, hint = refusal(lambda: calibration(tiny_source, text, seqlen=32))
     assert message == (
-        f"the calibration text gives {windows} windows of 32 tokens; 144 are needed (128 to tune on, the rest held out)"
+        f"the calibration text gives {samples} samples of 32 tokens; 144 are needed (128 to tune on, the rest held out)"
     )
-    fitting = windows * 8 // 9
+    fitting = samples * 8 // 9
     assert hint == f"give more text, or --nsamples {fitting}, or a smaller --seqlen"
-    assert len(calibration(tiny_source, text, seqlen=32, nsamples=fitting).samples) <= windows
+    assert len(calibration(tiny_source, text, seqlen=32, nsamples=fitting).samples) <= samples
 
 
 @pytest.mark.parametrize("content", ["", "one two", WORDS])
-def test_no_number_of_windows_is_suggested_where_none_would_do(
+def test_no_number_of_samples_is_suggested_where_none_would_do(
     tiny_source: Path, write: Callable[..., Path], content: str
 ) -> None:
     """One sample cannot be both tuned on and held out."""
@@ -138,7 +138,7 @@ def test_no_number_of_windows_is_suggested_where_none_would_do(
     assert hint == "give more text, or a smaller --seqlen"
 
 
-def test_windows_longer_than_the_context_are_refused(tiny_source: Path, text_file: Path) -> None:
+def test_samples_longer_than_the_context_are_refused(tiny_source: Path, text_file: Path) -> None:
     message, hint = refusal(lambda: calibration(tiny_source, text_file, seqlen=257))
     assert (message, hint) == ("seqlen is 257; the model has 256 positions", "--seqlen 256")
 

@@ -49,8 +49,10 @@ def search_codes(
             where = slice(first, first + groups)
             columns = slice(first * size, min((first + groups) * size, weight.shape[1]))
             before = part.unscaled(where)
-            begun = _Hypotheses(part.codes[:, None, where].clone(), product[:, None, columns].clone(), error[:, None])
-            chosen, error = _search_span(begun, hessian[columns, columns], part, beam)
+            hypotheses = _Hypotheses(
+                part.codes[:, None, where].clone(), product[:, None, columns].clone(), error[:, None]
+            )
+            chosen, error = _search_span(hypotheses, hessian[columns, columns], part, beam)
             part.codes[:, where] = chosen
             change = (part.unscaled(where) - before).mul_(part.scales[:, None])
             product.addmm_(change, hessian[columns], alpha=-1)

@@ -157,14 +157,14 @@ class CodebookWeight:
         books, size = torch.stack(self.entries()).detach(), self.layout.vector_size
         offsets, codes = offset.detach().view(-1, size), self.codes.view(-1, self.layout.count)
         far = (offsets.square().sum(1) > self._reach().flatten().square()).nonzero().flatten()
-        for some in far.split(LARGEST_DISTANCES // books.shape[1]):
-            chosen, left = codes[some], offsets[some]
+        for rows in far.split(LARGEST_DISTANCES // books.shape[1]):
+            chosen, left = codes[rows], offsets[rows]
             for number, book in enumerate(books):
                 point = left + book[chosen[:, number]]
                 nearest = torch.addmm(book.square().sum(1), point, book.T, alpha=-2).argmin(1)
                 left = point - book[nearest]
                 chosen[:, number] = nearest
-            codes[some], offsets[some] = chosen, left
+            codes[rows], offsets[rows] = chosen, left
 
     def _reach(self) -> torch.Tensor:
         """Half the distance from each vector's entry to the next one, the shortest of all codebooks, `[N, G]`."""

@@ -63,5 +63,5 @@ def lacking() -> str | None:
 
 def _threads() -> int:
     """About the number of threads that torch will use."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdecimal() and int(wanted) else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdecimal() and int(threads) else os.cpu_count() or 1

@@ -60,8 +60,8 @@ class Divergence:
         """The mean over all held-out tokens, in float32."""
         starts = range(self.train, len(self._tokens), self._rows_at_once)
         parts = [torch.arange(start, min(start + self._rows_at_once, len(self._tokens))) for start in starts]
-        here = sum(float(self._total(weights, part, None)) for part in parts)
-        total, count = self._context.group.totals((here, self._tokens[self.train :].numel()))
+        own = sum(float(self._total(weights, part, None)) for part in parts)
+        total, count = self._context.group.totals((own, self._tokens[self.train :].numel()))
         return total / count
 
     def _total(self, weights: Weights, rows: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
