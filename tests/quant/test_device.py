@@ -63,7 +63,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.mark.parametrize(
-    ("there", "name", "found"),
+    ("available", "name", "expected"),
     [
         ({}, "cpu", "cpu"),
         ({}, "auto", "cpu"),
@@ -76,9 +76,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         ({"hpu": 0}, "auto", "cpu"),
     ],
 )
-def test_what_a_name_means(machine: Machine, there: dict[str, int], name: str, actual: str) -> None:
-    machine(**there)
-    assert resolve(name) == actual
+def test_what_a_name_means(machine: Machine, available: dict[str, int], name: str, expected: str) -> None:
+    machine(**available)
+    assert resolve(name) == expected
 
 
 NOT_FOUND = f"which torch {torch.__version__} does not find on this machine"
