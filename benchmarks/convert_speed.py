@@ -28,7 +28,7 @@ FLOOR = """
 import json
 import onnx, openvino, openvino_tokenizers, torch, transformers
 from transformers import AutoTokenizer
-import ovround.conversion.convert, ovround.exporters.openvino.package, ovround.quant.passes.blocks
+import ovround.conversion.convert, ovround.exporters.openvino.package, ovround.quant.passes.tuning
 print(json.dumps({}))
 """
 

@@ -169,7 +169,7 @@ def auto_round(
     """auto-round 0.16.1 with the same windows, those that we hold out included, 8 a step as it has them; its worker's answer."""
     decoder = from_config(open_checkpoint(model).config)
     config = decoder.config
-    windows = calibrate(load_tokenizer(model), options, config.max_position_embeddings, config.vocab_size).windows
+    windows = calibrate(load_tokenizer(model), options, config.max_position_embeddings, config.vocab_size).samples
     tokens = out.parent / "tokens.npy"
     np.save(tokens, windows)
     return peers.run(

@@ -44,7 +44,7 @@ def tune(task: dict[str, Any]) -> Figures:
     """One conversion of ours, in a process of its own: seconds until the last block is tuned, and perplexities."""
     for library in (
         "ovround.exporters.openvino.package",
-        "ovround.quant.passes.blocks",
+        "ovround.quant.passes.tuning",
     ):  # that `convert` loads as it goes
         importlib.import_module(library)
     setup = quality.Setup(

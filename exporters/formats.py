@@ -13,7 +13,7 @@ from ovround.artifact.manifest import WeightRecord
 from ovround.exporters.exporter import Exporter, Reader
 from ovround.exporters.sizes import Sizes
 from ovround.models.decoder import Decoder
-from ovround.options.convert_options import WeightScheme
+from ovround.tensors.scheme import WeightScheme
 
 
 def open_exporter(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from ovround.models.decoder import Decoder
-from ovround.options.convert_options import Codebooks, QuantScheme, WeightScheme
+from ovround.tensors.scheme import Codebooks, QuantScheme, WeightScheme
 
 SCALE_BITS = 16  # scales are float16
 _CODE_CONTAINER = 2  # codes of codebooks fill whole bytes: they take at most twice their bits and more

@@ -93,7 +93,7 @@ def loaded_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork")
     modules = [
-        "ovround.exporters.openvino.package", "ovround.exporters.onnx.package", "ovround.quant.passes.blocks",
+        "ovround.exporters.openvino.package", "ovround.exporters.onnx.package", "ovround.quant.passes.tuning",
         "ovround.runtime",
     ]  # fmt: skip
     with CommandServer(tmp_path_factory.mktemp("commands"), modules) as server:

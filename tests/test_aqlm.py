@@ -1,4 +1,4 @@
-"""Codebooks from a checkpoint to an aqlm folder: what is refused, what is written, that it continues, and who else loads it."""
+"""Codebooks from a checkpoint to an aqlm folder: what is refused and written, resuming, and other loaders."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def test_an_integer_grid_in_an_aqlm_folder_is_refused(
 
 def test_the_folder_holds_what_was_tuned(tmp_path: Path, tiny_source: Path, options: ConvertOptions) -> None:
     rule = LayerRule("1.mlp.down_proj", bits=16)
-    told: list[Progress] = []
-    manifest = convert(tiny_source, tmp_path / "q", replace(options, layers=(rule,)), told.append).manifests[0]
+    reported: list[Progress] = []
+    manifest = convert(tiny_source, tmp_path / "q", replace(options, layers=(rule,)), reported.append).manifests[0]
     config = json.loads((tmp_path / "q" / "config.json").read_text())["quantization_config"]
     assert config.pop("linear_weights_not_to_quantize")[:2] == [
         "model.layers.1.mlp.down_proj", "model.layers.1.mlp.down_proj.weight",
@@ -120,7 +120,7 @@ def test_the_folder_holds_what_was_tuned(tmp_path: Path, tiny_source: Path, opti
     assert config == {
         "quant_method": "aqlm", "in_group_size": 4, "out_group_size": 1, "num_codebooks": 2, "nbits_per_codebook": 3,
     }  # fmt: skip
-    source, records = open_source(tmp_path / "q"), {one.name: one for one in manifest.weights}
+    source, records = open_source(tmp_path / "q"), {weight.name: weight for weight in manifest.weights}
     assert read_manifest(tmp_path / "q").weights == manifest.weights
     record = records[Q_PROJ]
     weight = source.read(Q_PROJ, (128, 64))  # type: ignore[call-arg]
@@ -128,23 +128,23 @@ def test_the_folder_holds_what_was_tuned(tmp_path: Path, tiny_source: Path, opti
     assert (record.codebooks, record.bits, record.group_size, record.sha256) == ("2x3", 2, 4, weight.digest())
     assert record.size_bytes == 128 * 16 * 2 * 3 // 8 + 2 * 8 * 4 * 2 + 128 * 2
     assert records["model.layers.1.mlp.down_proj.weight"].codebooks == ""
-    stages = [one.stage for one in told if one.stage in ("codebooks", "end-to-end", "pv-tuning")]
+    stages = [progress.stage for progress in reported if progress.stage in ("codebooks", "end-to-end", "pv-tuning")]
     assert [stages.count(stage) for stage in ("codebooks", "end-to-end", "pv-tuning")] == [13, 3, 3]
     assert "codebooks 2x3 of vectors of 4" in (tmp_path / "q" / "README.md").read_text()
 
 
 def test_tuning_lowers_the_losses_that_it_tells(tmp_path: Path, tiny_source: Path, options: ConvertOptions) -> None:
-    told: list[Progress] = []
+    reported: list[Progress] = []
     longer = replace(
         options,
         iters=10,
         nsamples=24,
         tuning=replace(options.tuning, end_to_end_steps=10, pv_steps=20, straight_through=False),
     )
-    manifest = convert(tiny_source, tmp_path / "q", longer, told.append).manifests[0]
+    manifest = convert(tiny_source, tmp_path / "q", longer, reported.append).manifests[0]
     assert all(block.loss_after <= block.loss_before for block in manifest.blocks)
     assert any(block.loss_after < block.loss_before for block in manifest.blocks)
-    losses = [one.loss_after for one in told if one.stage in ("end-to-end", "pv-tuning")]
+    losses = [progress.loss_after for progress in reported if progress.stage in ("end-to-end", "pv-tuning")]
     assert losses[10] < losses[0]  # type: ignore[operator]
     assert losses[-1] < losses[11] == pytest.approx(losses[10], rel=0.02)  # type: ignore[operator]
     assert manifest.quality is not None
@@ -176,17 +176,13 @@ def test_stopped_anywhere_it_continues_to_the_same_bytes(
 def test_pv_moves_integers_too(tmp_path: Path) -> None:
     # The built-in model: what random weights gain by other levels is less than what judges it can tell.
     tuned = ConvertOptions(
-        formats=("auto_round",),
-        bits=2,
-        group_size=32,
-        sym=False,
-        iters=4,
-        nsamples=64,
-        seqlen=32,
+        formats=("auto_round",), bits=2, group_size=32, sym=False, iters=4, nsamples=64, seqlen=32,
         tuning=TuningOptions(batch_size=8, end_to_end_steps=0),
-    )
+    )  # fmt: skip
     with_pv = replace(tuned, pv=True, tuning=replace(tuned.tuning, pv_steps=10))
-    manifests = [convert("demo", tmp_path / str(bool(one.pv)), one).manifests[0] for one in (tuned, with_pv)]
+    manifests = [
+        convert("demo", tmp_path / str(bool(options.pv)), options).manifests[0] for options in (tuned, with_pv)
+    ]
     assert manifests[1].quality.kl_nats < manifests[0].quality.kl_nats  # type: ignore[union-attr]
     changed = []
     for weight in manifests[0].weights:

@@ -1,4 +1,4 @@
-"""Several processes tune one model: the same integers in all of them, near those of one process, and errors that end all."""
+"""Several processes tune one model: equal integers in all, close to those of one process, and errors that end all."""
 
 from __future__ import annotations
 
@@ -77,41 +77,43 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 class Pair:
-    """Two processes that torchrun could have started; `fault` is what happens to the second."""
+    """Two processes as torchrun would start them; `fault` is the failure of the second."""
 
     def __init__(self, servers: list[CommandServer], fault: Path) -> None:
         self._servers, self._fault = servers, fault
 
     def __call__(self, *arguments: object, second: tuple[str, ...] = (), fault: str = "") -> list[Result]:
-        """Run a command in both, `second` behind the arguments of the second; their results."""
+        """The results of a command in both; the second process gets the arguments `second` too."""
         self._fault.unlink(missing_ok=True)
         if fault:
             self._fault.write_text(fault, encoding="utf-8")
         with ThreadPoolExecutor(2) as threads:
             words = ((), second)
-            running = [threads.submit(one, *arguments, *more) for one, more in zip(self._servers, words, strict=True)]
-            return [one.result() for one in running]
+            running = [
+                threads.submit(server, *arguments, *more) for server, more in zip(self._servers, words, strict=True)
+            ]
+            return [result.result() for result in running]
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    place = tmp_path_factory.mktemp("pair")
+    folder = tmp_path_factory.mktemp("pair")
     common = {
         "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent), "OVROUND_TEST_FAULT": str(place / "fault"),
+        "PYTHONPATH": str(Path(__file__).parent), "OVROUND_TEST_FAULT": str(folder / "fault"),
     }  # fmt: skip
     servers = []
     with ExitStack() as stack:
         for rank in range(2):
             modules = [
                 "ovround.exporters.onnx.package",
-                "ovround.quant.passes.blocks",
+                "ovround.quant.passes.tuning",
                 *(["fault_injection"] if rank else []),
             ]
-            (place / str(rank)).mkdir()
+            (folder / str(rank)).mkdir()
             environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            servers.append(stack.enter_context(CommandServer(place / str(rank), modules, environment)))
-        yield Pair(servers, place / "fault")
+            servers.append(stack.enter_context(CommandServer(folder / str(rank), modules, environment)))
+        yield Pair(servers, folder / "fault")
 
 
 def test_two_processes_end_near_one(torchrun: Path, alone: Manifest) -> None:
@@ -120,22 +122,22 @@ def test_two_processes_end_near_one(torchrun: Path, alone: Manifest) -> None:
     assert (manifest.processes, alone.processes) == (2, 1)
     assert "\ntorchrun --nproc-per-node 2 -m ovround convert demo " in (torchrun / "README.md").read_text()
     assert [path.name for path in torchrun.parent.iterdir()] == ["out"]
-    one, two = alone.quality, manifest.quality
-    assert one is not None
-    assert two is not None
-    assert two.tokens == one.tokens
-    # The original model on the same windows: sums in another order.
-    assert two.perplexity_original == pytest.approx(one.perplexity_original, rel=1e-5)
+    single, shared = alone.quality, manifest.quality
+    assert single is not None
+    assert shared is not None
+    assert shared.tokens == single.tokens
+    # The original model on the same samples: sums in another order.
+    assert shared.perplexity_original == pytest.approx(single.perplexity_original, rel=1e-5)
     # Other batches, so other integers.
-    assert two.perplexity_quantised == pytest.approx(one.perplexity_quantised, rel=0.1)
-    assert two.kl_nats == pytest.approx(one.kl_nats, rel=0.2)
+    assert shared.perplexity_quantised == pytest.approx(single.perplexity_quantised, rel=0.1)
+    assert shared.kl_nats == pytest.approx(single.kl_nats, rel=0.2)
     for a, b in zip(alone.blocks, manifest.blocks, strict=True):
         assert b.loss_after == pytest.approx(a.loss_after, rel=0.2)
         assert b.loss_after < b.loss_before
 
 
-def need_of_one(out: Path) -> MemoryNeed:
-    """Memory of one of two processes: half of the windows, half of each batch."""
+def need_of_one_process(out: Path) -> MemoryNeed:
+    """Memory of one of two processes: half of the samples, half of each batch."""
     job = prepare("demo", out, OPTIONS)
     assert job.calibration is not None
     shared = replace(job.settings, batch_size=job.settings.batch_size // 2)
@@ -155,8 +157,8 @@ def test_a_process_that_dies_ends_both_and_the_same_command_continues(
     with pytest.raises(ResumeError) as caught:
         convert("demo", out, OPTIONS)
     assert str(caught.value).endswith(" were made from other inputs: processes was 2, is 1")
-    need = need_of_one(out)
-    limit = need.least + need.chains - 1  # the chains of each go to files
+    need = need_of_one_process(out)
+    limit = need.least + need.activations - 1  # the activations of each go to files
     first, second = pair("convert", "demo", out, *TUNING, "--memory-limit", limit)
     assert (first.status, second.status, second.stdout) == (0, 0, ""), first.stderr + second.stderr
     assert contents(out) == contents(torchrun)
@@ -183,16 +185,20 @@ def test_other_inputs_in_one_process_are_named(pair: Pair, tmp_path: Path) -> No
 
 
 def test_how_a_process_was_started() -> None:
-    told = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
-    assert Launch.from_environment(told) == Launch(3, 4, 1)
-    assert Launch.from_environment({}) == Launch.from_environment({**told, "WORLD_SIZE": "1", "RANK": "0"}) == Launch()
+    environment = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    assert Launch.from_environment(environment) == Launch(3, 4, 1)
+    assert (
+        Launch.from_environment({})
+        == Launch.from_environment({**environment, "WORLD_SIZE": "1", "RANK": "0"})
+        == Launch()
+    )
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         with pytest.raises(UsageError, match=f"WORLD_SIZE is `4`, yet {name} is not set"):
-            Launch.from_environment({key: value for key, value in told.items() if key != name})
+            Launch.from_environment({key: value for key, value in environment.items() if key != name})
     with pytest.raises(UsageError, match="RANK is `x`, which is no number"):
-        Launch.from_environment({**told, "RANK": "x"})
+        Launch.from_environment({**environment, "RANK": "x"})
     with pytest.raises(UsageError, match="process 4 of 4"):
-        Launch.from_environment({**told, "RANK": "4"})
+        Launch.from_environment({**environment, "RANK": "4"})
 
 
 @pytest.mark.parametrize(
@@ -218,21 +224,21 @@ def test_how_a_process_was_started() -> None:
 def test_work_that_cannot_be_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: ConvertOptions, error: str, hint: str
 ) -> None:
-    told = {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
-    for name, value in told.items():
+    environment = {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError) as caught:
         prepare("demo", tmp_path / "out", options)
     assert (str(caught.value), caught.value.hint) == (error, hint)
 
 
-@pytest.mark.parametrize(("windows", "held_out", "size"), [(18, 2, 2), (9, 1, 2), (21, 2, 4)])
-def test_every_window_belongs_to_one_process(windows: int, held_out: int, size: int) -> None:
-    whole = Calibration(np.arange(windows, dtype=np.int64).reshape(-1, 1), held_out)
+@pytest.mark.parametrize(("samples", "held_out", "size"), [(18, 2, 2), (9, 1, 2), (21, 2, 4)])
+def test_every_sample_belongs_to_one_process(samples: int, held_out: int, size: int) -> None:
+    whole = Calibration(np.arange(samples, dtype=np.int64).reshape(-1, 1), held_out)
     parts = [whole.part(rank, size) for rank in range(size)]
-    train = windows - held_out
-    tuned_on = [row for part in parts for row in part.windows[: len(part.windows) - part.held_out].ravel()]
-    kept = [row for part in parts for row in part.windows[len(part.windows) - part.held_out :].ravel()]
+    train = samples - held_out
+    tuned_on = [row for part in parts for row in part.samples[: len(part.samples) - part.held_out].ravel()]
+    kept = [row for part in parts for row in part.samples[len(part.samples) - part.held_out :].ravel()]
     assert sorted(tuned_on) == list(range(train))
-    assert sorted(kept) == list(range(train, windows))
+    assert sorted(kept) == list(range(train, samples))
     assert whole.part(0, 1) is whole

@@ -169,7 +169,7 @@ def test_heads_that_onnx_runtime_refuses_are_refused_before_tuning(case: Case) -
 
 
 NO_UTF8 = "'utf-8' codec can't decode byte 0xe9 in position 3: invalid continuation byte"
-TOO_SHORT = "the calibration text gives 0 windows of 256 tokens; 144 are needed (128 to tune on, the rest held out)"
+TOO_SHORT = "the calibration text gives 0 samples of 256 tokens; 144 are needed (128 to tune on, the rest held out)"
 
 
 @pytest.mark.parametrize(

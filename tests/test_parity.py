@@ -21,6 +21,7 @@ from checkpoint_writer import tiny_config, write_checkpoint
 from command_server import CommandServer
 from converted_weights import as_torch, read_weights, weight_offset
 from numpy.typing import NDArray
+from passes_of_job import emitted
 from transformers import AutoConfig, LlamaForCausalLM
 
 from ovround.artifact.manifest import TARGETS, read_manifest
@@ -36,8 +37,6 @@ from ovround.models.torch_ops import TorchOps
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.layer_rule import LayerRule
 from ovround.options.tuning_options import TuningOptions
-from ovround.progress import silent
-from ovround.quant.passes.blocks import BlockQuantizer, Emitted
 from ovround.runtime import LLM
 from ovround.runtime.engines import open_engine
 from ovround.tensors.qtensor import QTensor
@@ -191,8 +190,7 @@ def test_both_outputs_hold_the_tuners_integers(tmp_path: Path, text_file: Path, 
     options["tuning"] = TuningOptions(end_to_end_steps=0)
     chain = converted("demo", tmp_path / "out", **options)
     job = prepare("demo", tmp_path / "other", ConvertOptions(**options))
-    quantizer = BlockQuantizer(job.checkpoint, job.decoder, job.plan, job.settings, job.calibration, silent)
-    given = {event.name: event.weight for event in quantizer.run() if isinstance(event, Emitted)}
+    given = {name: tensor.weight for name, tensor in emitted(job).items()}
     for target, folder in chain.folders.items():
         found = read_weights(folder)
         assert list(found) == list(given), target

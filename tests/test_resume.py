@@ -180,7 +180,7 @@ def test_a_changed_option_is_refused(
         convert(source, place / "out", replace(options, **change))
     assert str(caught.value).startswith(f"2 of {BLOCKS} blocks in `{place / WORK}` were made from other inputs: ")
     assert said in str(caught.value)
-    assert caught.value.hint == "give back what has changed to continue, or start over with --fresh"
+    assert caught.value.hint == "restore what has changed to continue, or start over with --fresh"
     assert contents(place) == before
 
 
@@ -243,7 +243,7 @@ def test_the_command_says_it(source: Path, place: Path, options: ConvertOptions,
     assert error.startswith(
         f"error: 2 of {BLOCKS} blocks in `{place / WORK}` were made from other inputs: bits was 3, is 2"
     )
-    assert hint == "hint: give back what has changed to continue, or start over with --fresh"
+    assert hint == "hint: restore what has changed to continue, or start over with --fresh"
     assert command("convert", source, place / "out", *words, "--quiet", "--fresh").status == 0
     assert [path.name for path in place.iterdir()] == ["out"]
 
@@ -456,9 +456,9 @@ def test_a_memory_limit_changes_no_byte(
 ) -> None:
     job = conversion.prepare(str(source), place / "out", options)
     need = memory_need(job.checkpoint, job.decoder, job.plan, job.settings, job.calibration)
-    convert(source, place / "out", options, memory_limit=need.least + need.chains)
+    convert(source, place / "out", options, memory_limit=need.least + need.activations)
     assert mapped == []
-    for limit in (need.least, need.least + need.chains - 1):
+    for limit in (need.least, need.least + need.activations - 1):
         mapped.clear()
         convert(source, place / "out", options, memory_limit=limit)
         assert [path.parent.name for path in mapped] == [

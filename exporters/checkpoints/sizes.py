@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ovround.exporters.checkpoints.shards import SHARD_BYTES
 from ovround.exporters.sizes import packed_bytes
 from ovround.models.decoder import Decoder
-from ovround.options.convert_options import WeightScheme
+from ovround.tensors.scheme import WeightScheme
 
 
 def weight_bytes(name: str, shape: tuple[int, ...], scheme: WeightScheme | None, item_bytes: int) -> int:

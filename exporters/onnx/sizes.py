@@ -8,7 +8,7 @@ from ovround.exporters.onnx.external_data import CACHE_LINE, LARGE_BYTES, PAGE
 from ovround.exporters.onnx.matmul_nbits import layout_for
 from ovround.exporters.sizes import packed_bytes
 from ovround.models.decoder import Decoder
-from ovround.options.convert_options import QuantScheme, WeightScheme
+from ovround.tensors.scheme import QuantScheme, WeightScheme
 
 
 def weight_bytes(name: str, shape: tuple[int, ...], scheme: WeightScheme | None, item_bytes: int) -> int:

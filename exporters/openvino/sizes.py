@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ovround.exporters.openvino.storage import ALIGNMENT, ELEMENT_BITS, EXPERT, element_type, is_table
 from ovround.exporters.sizes import groups_of, packed_bytes
 from ovround.models.decoder import Decoder
-from ovround.options.convert_options import QuantScheme, WeightScheme
+from ovround.tensors.scheme import QuantScheme, WeightScheme
 
 _CONSTANTS = 128  # axes, shapes and epsilons that the graph holds once, and again in each block: more than there are
 _CONSTANTS_PER_BLOCK = 32

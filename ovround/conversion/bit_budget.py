@@ -205,7 +205,7 @@ def _samples(decoder: Decoder, tokenizer: Tokenizer, options: ConvertOptions) ->
     count = min(SAMPLES, SAMPLES if options.nsamples is None else options.nsamples)
     length = min(SAMPLE_TOKENS, context, SAMPLE_TOKENS if options.seqlen is None else options.seqlen)
     fewer = replace(options, nsamples=count, seqlen=length)
-    return calibrate(tokenizer, fewer, context, decoder.config.vocab_size).windows[:count]
+    return calibrate(tokenizer, fewer, context, decoder.config.vocab_size).samples[:count]
 
 
 def _linears(decoder: Decoder) -> list[str]:

@@ -37,12 +37,12 @@ from ovround.exporters.formats import open_exporter, open_reader
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.units import parse_size
 from ovround.progress import OnProgress, Progress, silent
-from ovround.quant.block_store import END_TO_END, PV, TUNED, BlockStore, add_note, block_store, discard, working_folder
+from ovround.quant.block_store import BlockStore, add_note, block_store, discard, working_folder
 from ovround.quant.plan import Plan
 from ovround.quant.plan_file import PLAN_FILE, plan_digest, write_plan
 
 if TYPE_CHECKING:
-    from ovround.quant.passes.blocks import BlockQuantizer, Event
+    from ovround.quant.emitted import Event
 
 _VERSIONS = ("torch", "transformers", "openvino", "openvino-tokenizers", "onnx", "onnxruntime", "numpy")
 
@@ -101,14 +101,14 @@ def convert(
 
 
 def run_worker_rank(job: Job) -> Conversion:
-    """The part of a process other than the first: it computes and writes nothing but mapped activations."""
+    """Run a process other than the first: it computes, and writes only mapped activations."""
     work = job.out.absolute()
     try:
         source_files = _scan(job.checkpoint)
         job = _allocated(job, silent)
         with contextlib.ExitStack() as stack:
             activations_in = None
-            if job.activations_in_files:  # named like a half-written output, which the next conversion tidies away
+            if job.activations_in_files:  # named like a half-written output, which the next conversion removes
                 work.parent.mkdir(parents=True, exist_ok=True)
                 folder = tempfile.TemporaryDirectory(".partial", f".{work.name}.", work.parent)
                 activations_in = Path(stack.enter_context(folder))
@@ -217,26 +217,27 @@ def _allocated(job: Job, on_progress: OnProgress) -> Job:
 def _quantized(
     job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore | None
 ) -> Iterator[Event]:
-    """The finished tensors in the model's order, and what was measured; every block is in the store before the first comes."""
+    """The finished tensors in the model's order, with the blocks' records and the quality; tuned ones come from the store."""
     if job.quantised is not None:
         return repacked(job.quantised, job.decoder, job.plan, on_progress)
-    from ovround.quant.passes.blocks import BlockQuantizer  # torch: only once everything else is known to be right
+    from ovround.quant.passes.context import QuantContext  # torch: only once everything else is known to be right
+    from ovround.quant.passes.rtn_pass import RtnPass
 
     if store is None:
-        return BlockQuantizer(job.checkpoint, job.decoder, job.plan, job.settings, None, on_progress).run()
-    quantizer, stage = _tuned(job, source_files, on_progress, store, store.folder if job.activations_in_files else None)
-    return quantizer.emit(store, stage)
+        return RtnPass(QuantContext(job.checkpoint, job.decoder, job.plan, job.settings, on_progress=on_progress)).run()
+    stage = _tuned(job, source_files, on_progress, store, store.folder if job.activations_in_files else None)
+    return store.emit(job.decoder, stage)
 
 
 def _tuned(
     job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore, activations_in: Path | None
-) -> tuple[BlockQuantizer, str]:
-    """Tune every block into the first process's store; the stage that is complete then."""
+) -> str:
+    """Run all passes into the store of the first process; returns the stage that is complete then."""
     from ovround.quant.device import open_device
     from ovround.quant.distributed.group import open_group
     from ovround.quant.fingerprint import fingerprint
-    from ovround.quant.passes.blocks import BlockQuantizer
-    from ovround.quant.passes.pv import Changes
+    from ovround.quant.passes.context import QuantContext
+    from ovround.quant.passes.tuning import tune_model
 
     if job.calibration is None:
         raise ValueError("without calibration nothing is tuned")
@@ -250,33 +251,24 @@ def _tuned(
         group.check_fingerprint(prints)
         if group.is_main:
             store.begin(prints)
-        quantizer = BlockQuantizer(
+        context = QuantContext(
             job.checkpoint,
             job.decoder,
             job.plan,
             job.settings,
-            job.calibration,
+            job.calibration.part(group.rank, group.size),
             on_progress,
             activations_in,
             device,
             group,
         )
-        quantizer.tune(store)
-        stage, settings = TUNED, job.settings
-        if settings.end_to_end_steps:
-            quantizer.refine(store, settings.end_to_end_steps)
-            stage = END_TO_END
-        if settings.pv_steps:
-            changes = Changes(settings.pv_changes, settings.straight_through)
-            quantizer.refine(store, settings.pv_steps, stage, PV, changes)
-            stage = PV
-    return quantizer, stage
+        return tune_model(context, store)
 
 
 def _hand_over(
     events: Iterator[Event], exporters: list[Exporter]
 ) -> tuple[tuple[WeightRecord, ...], tuple[BlockRecord, ...], Quality | None]:
-    """Give each tensor to every exporter; what the manifest says about them."""
+    """Write each tensor with every exporter; returns the manifest's records and the quality."""
     records: list[WeightRecord] = []
     blocks: list[BlockRecord] = []
     quality: Quality | None = None

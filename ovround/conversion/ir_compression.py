@@ -100,7 +100,7 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
     if options.tunes:
         limited = options if options.seqlen else replace(options, seqlen=min(context, _MOST_TOKENS))
         vocab_size = model.output("logits").get_partial_shape()[2].get_length()
-        windows = calibrate(tokenizer, limited, context, vocab_size).windows[:_MOST_WINDOWS]
+        windows = calibrate(tokenizer, limited, context, vocab_size).samples[:_MOST_WINDOWS]
     with output_lock(out):
         on_progress(Progress("check"))
         check_space(out, needed := weights_file.stat().st_size)

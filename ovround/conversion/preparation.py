@@ -99,7 +99,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
             raise MissingExtraError(module, extra)
     options = with_choices(options, _device(options, tunes))
     batch_size = max(1, resolved_recipe(options).batch_size // launch.size)
-    tokens = calibration.windows.shape[1] * batch_size if calibration is not None else 0
+    tokens = calibration.samples.shape[1] * batch_size if calibration is not None else 0
     settings = resolve(options, decoder, plan, tokens)
     budget = build_budget(checkpoint, decoder, tokenizer, plan, options)
     in_files, activations = False, 0
@@ -107,7 +107,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         mine = calibration and calibration.part(launch.rank, launch.size)
         need = memory_need(checkpoint, decoder, plan, replace(settings, batch_size=batch_size), mine)
         in_files = maps_activations(need, memory_limit_bytes)
-        activations = need.chains if in_files else 0
+        activations = need.activations if in_files else 0
     needed = 0
     if launch.is_main:
         needed = activations + _disk_bytes(checkpoint, decoder, widest(budget, plan), options.formats, tunes)
@@ -159,9 +159,9 @@ def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibrat
             f"batch_size is {batch_size}; {launch.size} processes share a batch, which must be a multiple of that",
             hint=f"--tuning FILE with the line `batch_size = {fitting}`",
         )
-    windows = len(calibration.windows) - calibration.held_out
-    if windows < launch.size:
-        raise UsageError(f"{windows} windows to tune on are fewer than {launch.size} processes", hint="start fewer")
+    samples = len(calibration.samples) - calibration.held_out
+    if samples < launch.size:
+        raise UsageError(f"{samples} samples to tune on are fewer than {launch.size} processes", hint="start fewer")
 
 
 def _device(options: ConvertOptions, tunes: bool) -> str:

@@ -13,7 +13,7 @@ from ovround.models.decoder import EXPERTS, HEAD, Decoder
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import changed
 from ovround.progress import OnProgress, Progress
-from ovround.quant.block_store import Emitted
+from ovround.quant.emitted import Emitted
 from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.scheme import FLOAT_BITS, QuantScheme

@@ -1,15 +1,15 @@
-"""Finished blocks on disk, so that a conversion that was stopped, or killed, continues where it was.
+"""Finished blocks on disk: a conversion that was stopped or killed continues from them.
 
-`.NAME.ovround-work` beside the output folder NAME holds
+The folder `.NAME.ovround-work` beside the output folder NAME holds
 
-    job.json                     what the integers depend on, and so what must be equal for the work to continue
+    job.json                     the fingerprint: everything that the integers depend on, which must be equal to continue
     tuned-00000.safetensors      one finished block: packed codes, scales, zero points, or codebooks; the header's metadata holds the
-                                 block's record, and for each tensor its sha256, the one that the manifest will name
-    tuned-outside.safetensors    likewise, what was tuned of the tensors outside the blocks
-    tuned-quality.json           what was measured once all blocks were finished
+                                 block's record, and each tensor's sha256, as in the manifest
+    tuned-outside.safetensors    the same for the tensors outside the blocks
+    tuned-quality.json           the quality that was measured once all blocks were finished
 
-Each file is written beside itself, flushed and renamed. A tensor that is the checkpoint's own is only noted. A later pass
-over all blocks writes a generation of its own: another `stage`, the first word of the file names.
+Each file is written beside itself, flushed and renamed. A tensor that is equal to the checkpoint's is only noted. A later pass
+over all blocks writes a stage of its own; the stage is the first word of the file names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,16 @@ from ovround.artifact.manifest import BlockRecord, Quality
 from ovround.artifact.output_folder import make_folder, nothing_kept, output_error, remove_folder, write_atomically
 from ovround.checkpoint import Checkpoint
 from ovround.errors import OutputError, ResumeError
+from ovround.models.decoder import Decoder
+from ovround.quant.emitted import Emitted, Event, FinishedBlock, StoredWeight
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.packing import PACKED_BITS, pack_rows, unpack_rows
 from ovround.tensors.qtensor import QTensor
 
-TUNED = "tuned"  # the first generation: every block tuned by itself
+TUNED = "tuned"  # the first stage: every block tuned by itself
 END_TO_END = "end-to-end"  # the second: all blocks tuned together
-PV = "pv-tuning"  # the third: likewise, codes too
+PV = "pv-tuning"  # the third: the same with PV-Tuning
 FORMAT_VERSION = 1
 _JOB = "job.json"
 _CODEBOOK_PARTS = ("codes", "codebooks", "scales")
@@ -46,61 +48,36 @@ _CODEBOOK_PARTS = ("codes", "codebooks", "scales")
 Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Emitted:
-    """One finished tensor of the model; `relative_error` is |W - Wq| / |W|, 0 for one left in float.
-
-    `offsets` are `TunedWeight.offsets`, where a later pass continues from them.
-    """
-
-    name: str
-    weight: QTensor | FloatTensor | CodebookTensor
-    relative_error: float
-    offsets: NDArray[np.int8] | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedBlock:
-    """A block's tensors in the model's order; `record` is None where none of them was tuned."""
-
-    tensors: tuple[Emitted, ...]
-    record: BlockRecord | None
-
-    def digest(self) -> str:
-        """sha256 over all tensors."""
-        return _sha256(" ".join(tensor.weight.digest() for tensor in self.tensors))
-
-
 class BlockStore:
-    """The working folder of one conversion; `block_store` gives it, `begin` comes before anything is read or written."""
+    """The working folder of one conversion; `block_store` makes it, and `begin` comes before anything is read or written."""
 
     def __init__(self, folder: Path, checkpoint: Checkpoint, blocks: int) -> None:
         self.folder, self.blocks = folder, blocks
         self._checkpoint = checkpoint
         self._job = ""
 
-    def begin(self, facts: Mapping[str, str]) -> None:
-        """Make the folder, or take over the one that is there; `facts` say what the integers depend on.
+    def begin(self, fingerprint: Mapping[str, str]) -> None:
+        """Make the folder, or continue with an existing one; `fingerprint` has everything that the integers depend on.
 
-        Raises ResumeError naming each fact that has changed since the folder was begun, OutputError for a full disk or what
-        is no folder.
+        Raises ResumeError naming each entry that has changed since the folder was made, OutputError for a full disk or
+        something else in the folder's place.
         """
         try:
-            _check_facts(self, facts)
+            _check_fingerprint(self, fingerprint)
             remove_unfinished(self.folder)
         except OSError as error:
             raise output_error(error, self.folder, self.kept) from error
-        self._job = _sha256(json.dumps(dict(facts), sort_keys=True))
+        self._job = _sha256(json.dumps(dict(fingerprint), sort_keys=True))
 
     def finished(self, stage: str = TUNED) -> int:
-        """How many blocks have a file of this stage, whole or not."""
+        """The number of blocks that have a file of this stage, whole or not."""
         return sum(self.has(layer, stage) for layer in range(self.blocks))
 
     def has(self, layer: int | None, stage: str = TUNED) -> bool:
         return self._path(layer, stage).is_file()
 
     def kept(self) -> str:
-        """For messages: what is left of this conversion when it ends now."""
+        """For messages: which blocks are kept when the conversion ends now."""
         if not self.finished():
             return nothing_kept()
         onward = "; the same command continues" if self._job else ""
@@ -109,7 +86,7 @@ class BlockStore:
     def write(
         self, layer: int | None, tensors: Sequence[Emitted], record: BlockRecord | None, stage: str = TUNED
     ) -> FinishedBlock:
-        """Store one block, or for None tensors outside the blocks, whole or not at all, over any of the same stage.
+        """Store one block, or the tensors outside the blocks for None; it replaces any of the same stage, whole or not at all.
 
         Raises OSError, for a full disk too.
         """
@@ -124,7 +101,7 @@ class BlockStore:
         return FinishedBlock(tuple(tensors), record)
 
     def read(self, layer: int | None, stage: str = TUNED) -> FinishedBlock:
-        """Read one block back, having compared every tensor with its sha256; raises ResumeError for a damaged or missing file."""
+        """One block, every tensor compared with its sha256; raises ResumeError for a damaged or missing file."""
         path = self._path(layer, stage)
         try:
             data = path.read_bytes()
@@ -142,12 +119,12 @@ class BlockStore:
         return FinishedBlock(tensors, record)
 
     def write_quality(self, quality: Quality, stage: str = TUNED) -> None:
-        """Store what was measured on the finished blocks of a stage."""
+        """Store the quality of a finished stage."""
         text = json.dumps({"job": self._job, **asdict(quality)})
         write_atomically(self._quality_path(stage), json.dumps({"quality": text, "sha256": _sha256(text)}).encode())
 
     def read_quality(self, stage: str = TUNED) -> Quality | None:
-        """What was measured, None when it has not been, or its file is damaged."""
+        """The quality of a stage; None where it was not measured, or its file is damaged."""
         try:
             metadata = json.loads(self._quality_path(stage).read_bytes())
             content = _checked(metadata["quality"], metadata["sha256"])
@@ -156,6 +133,20 @@ class BlockStore:
             return Quality(**content)
         except (OSError, KeyError, TypeError, ValueError, RecursionError):
             return None
+
+    def emit(self, decoder: Decoder, stage: str = TUNED) -> Iterator[Event]:
+        """The finished model in the order of `decoder`: every tensor, each tuned block's record, and the quality last.
+
+        Raises ResumeError for a block that was damaged since it was written.
+        """
+        outside, front = self.read(None, stage).tensors, len(decoder.first_tensors())
+        yield from outside[:front]
+        for layer in range(self.blocks):
+            yield from self.read(layer, stage).events()
+        yield from outside[front:]
+        quality = self.read_quality(stage)
+        if quality is not None:
+            yield quality
 
     def complete(self, stage: str = TUNED) -> bool:
         """Whether every block of the stage is there, whole, and its quality has been measured; reads them all."""
@@ -169,7 +160,7 @@ class BlockStore:
         return True
 
     def remove(self) -> None:
-        """Remove the folder: the output is there, or nothing in it is worth keeping."""
+        """Remove the folder."""
         remove_folder(self.folder)
 
     def _path(self, layer: int | None, stage: str) -> Path:
@@ -200,7 +191,7 @@ class BlockStore:
 
     def _tensor(self, entry: dict[str, Any], arrays: Arrays) -> Emitted:
         name, kind = entry["name"], entry["kind"]
-        weight: QTensor | FloatTensor | CodebookTensor
+        weight: StoredWeight
         if kind == "codebooks":
             weight = CodebookTensor(*(arrays[f"{name}.{part}"] for part in _CODEBOOK_PARTS))
         elif kind == "quantised":
@@ -220,7 +211,7 @@ class BlockStore:
 def block_store(out: Path, checkpoint: Checkpoint, blocks: int) -> Iterator[BlockStore]:
     """The working folder of `out`, removed when all ends well.
 
-    When the work ends otherwise, finished blocks stay, and a note on the exception says where.
+    After an error, finished blocks stay, and a note on the exception says where.
     """
     store = BlockStore(working_folder(out.absolute()), checkpoint, blocks)
     try:
@@ -237,16 +228,16 @@ def block_store(out: Path, checkpoint: Checkpoint, blocks: int) -> Iterator[Bloc
 
 
 def working_folder(out: Path) -> Path:
-    """Where the finished blocks of `out` lie until it is there."""
+    """The folder of finished blocks until the output folder `out` is there."""
     return out.parent / f".{out.name}.ovround-work"
 
 
 def discard(out: Path) -> None:
-    """Remove what an interrupted conversion to `out` left."""
+    """Remove the working folder of an interrupted conversion to `out`."""
     remove_folder(working_folder(out.absolute()))
 
 
-def _check_facts(store: BlockStore, facts: Mapping[str, str]) -> None:
+def _check_fingerprint(store: BlockStore, fingerprint: Mapping[str, str]) -> None:
     folder, job = store.folder, store.folder / _JOB
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"`{folder}` exists and is no folder", hint="remove it, or choose another output folder")
@@ -254,16 +245,16 @@ def _check_facts(store: BlockStore, facts: Mapping[str, str]) -> None:
     try:
         before = {str(name): str(value) for name, value in json.loads(job.read_bytes()).items()}
     except (FileNotFoundError, ValueError, AttributeError, RecursionError):
-        before = None  # killed before it was written, or damaged: each block says itself what it belongs to
-    if before == dict(facts):
+        before = None  # not yet written, or damaged: each block names its job
+    if before == dict(fingerprint):
         return
     if before is not None and store.finished():
         raise ResumeError(
             f"{store.finished()} of {store.blocks} blocks in `{folder}` were made from other inputs: "
-            f"{'; '.join(_differences(before, facts))}",
-            hint="give back what has changed to continue, or start over with --fresh",
+            f"{'; '.join(_differences(before, fingerprint))}",
+            hint="restore what has changed to continue, or start over with --fresh",
         )
-    write_atomically(job, json.dumps(dict(facts), indent=1, sort_keys=True).encode())
+    write_atomically(job, json.dumps(dict(fingerprint), indent=1, sort_keys=True).encode())
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -276,7 +267,7 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process left half written, and mapped activations."""
+    """Remove half-written files of a killed process, and mapped activations."""
     for path in [*folder.glob("*.partial"), *folder.glob("*.activations")]:
         path.unlink(missing_ok=True)
 

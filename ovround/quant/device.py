@@ -1,6 +1,6 @@
-"""Where tuning computes. Only this file and `distributed` know devices by name; all others ask a `Device` to take tensors.
+"""The device that tuning computes on. Only this file and `distributed` know devices by name; others call `Device.put`.
 
-A block's tensors go to the device while it is tuned, the chains stay in host memory and visit it a batch at a time.
+A block's tensors are on the device while it is tuned. Activations stay in host memory and go there a batch at a time.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 
 from ovround.errors import EngineError
 
-ACCELERATORS = ("cuda", "xpu", "hpu")  # in the order that `auto` looks for them
-_PINNED = ("cuda", "xpu")  # page-locked memory is copied from while the device computes
+ACCELERATORS = ("cuda", "xpu", "hpu")  # in the order of preference of `auto`
+_PINNED = ("cuda", "xpu")  # these copy from page-locked memory while they compute
 _HPU_MODULE = "habana_frameworks.torch"
 
 
@@ -30,7 +30,7 @@ class Device:
         return self.at.type
 
     def put(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor on the device; itself when it is there."""
+        """The tensor on the device; the same object if it is there already."""
         if tensor.device.type == self.kind:
             return tensor
         if self.kind in _PINNED:
@@ -43,7 +43,7 @@ class Device:
             importlib.import_module(f"{_HPU_MODULE}.core").mark_step()
 
     def model(self) -> str:
-        """What it calls itself, for the facts that results depend on; empty for the CPU, which has facts of its own."""
+        """The device's own name, for the fingerprint; empty for the CPU, which the fingerprint describes otherwise."""
         if self.kind == "cpu":
             return ""
         return str(getattr(torch, self.kind).get_device_name(self.at))
@@ -53,25 +53,25 @@ CPU = Device(torch.device("cpu"))
 
 
 def resolve(name: str) -> str:
-    """The device that `name` means, cpu, cuda, xpu or hpu; `auto`: the first of ACCELERATORS that is there, else cpu.
+    """The kind of device for `name`: cpu, cuda, xpu or hpu; `auto` is the first of ACCELERATORS that is available, else cpu.
 
-    Raises EngineError naming what is there when the device asked for is not.
+    Raises EngineError naming the available devices when the given one is missing.
     """
     if name == "cpu":
         return name
-    there = [kind for kind in ACCELERATORS if is_available(kind)]
+    available = [kind for kind in ACCELERATORS if is_available(kind)]
     if name == "auto":
-        return there[0] if there else "cpu"
-    if name in there:
+        return available[0] if available else "cpu"
+    if name in available:
         return name
-    hint = f"available: auto, {', '.join(['cpu', *there])}"
+    hint = f"available: auto, {', '.join(['cpu', *available])}"
     if name == "hpu" and not _has_hpu_module():
         raise EngineError(f"device is hpu, which needs `{_HPU_MODULE}`; it is not installed", hint=hint)
     raise EngineError(f"device is {name}, which torch {torch.__version__} does not find on this machine", hint=hint)
 
 
 def is_available(kind: str) -> bool:
-    """Whether torch has a working device of this kind; imports Habana's modules when hpu is asked about and they are there."""
+    """Whether torch has a working device of this kind; for hpu it imports Habana's modules where they are installed."""
     if kind == "hpu":
         if not _has_hpu_module():
             return False
@@ -81,7 +81,7 @@ def is_available(kind: str) -> bool:
 
 
 def open_device(kind: str, number: int) -> Device:
-    """The device of a resolved kind; several processes of a machine take one each by `number`. Raises EngineError for too few."""
+    """Device `number` of a resolved kind, one for each process of a machine; raises EngineError where there are too few."""
     if kind == "cpu":
         return CPU
     if kind == "hpu":

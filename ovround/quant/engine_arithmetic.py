@@ -1,8 +1,8 @@
-"""What an engine does to activations in its default mode, so that tuning can make up for it.
+"""How engines round activations in their default mode, so that tuning can compensate it.
 
-ONNX Runtime (MatMulNBits, accuracy level 4) rounds each row to int8 with one scale a block of the weight's inputs; OpenVINO's
-CPU plugin (DYNAMIC_QUANTIZATION_GROUP_SIZE, which the exporter states) with one for 32 to 128 inputs, unless the weight has signed
-zero points, as those of 2 bits have here. Neither touches the input of a weight that is left in float.
+ONNX Runtime (MatMulNBits, accuracy level 4) rounds each row to int8 with one scale for each block of the weight's inputs.
+OpenVINO's CPU plugin uses one scale for 32 to 128 inputs (DYNAMIC_QUANTIZATION_GROUP_SIZE, which the exporter sets), except for
+weights with signed zero points, which 2-bit weights have here. Neither rounds the input of a weight in float.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def activation_groups(plan: Plan, shapes: Mapping[str, tuple[int, ...]], engine:
 
 
 def weight_groups(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
-    """The group of each quantised weight, in inputs."""
+    """The group size of each quantised weight, in inputs."""
     return [
         shapes[f"{name}.weight"][1] if scheme.group_size == -1 else scheme.group_size
         for name, scheme in plan.items()
@@ -48,7 +48,7 @@ def _openvino_group(scheme: QuantScheme, group: int) -> int | None:
 
 
 def _onnx_group(scheme: QuantScheme, columns: int) -> int:
-    """The block that MatMulNBits is given for this weight (`ovround.exporters.onnx.matmul_nbits` says why)."""
+    """The block size of this weight's MatMulNBits (`ovround.exporters.onnx.matmul_nbits` gives the reason)."""
     if scheme.group_size in _ONNX_BLOCKS and not (scheme.bits == 2 and scheme.group_size == 256):
         return scheme.group_size
     group = columns if scheme.group_size == -1 else scheme.group_size

@@ -31,9 +31,9 @@ def fingerprint(
     """Each thing that the integers depend on by a name that a message can use; `source_files` gives sha256 by file name."""
     values = option_values(options) | option_values(options.tuning)
     values["compiled steps"] = json.dumps(settings.compile)
-    count, length = calibration.windows.shape
-    digest = hashlib.sha256(calibration.windows.astype("<i8").tobytes()).hexdigest()
-    values["calibration text"] = f"{count} windows of {length} tokens, {_short(digest)}"
+    count, length = calibration.samples.shape
+    digest = hashlib.sha256(calibration.samples.astype("<i8").tobytes()).hexdigest()
+    values["calibration text"] = f"{count} samples of {length} tokens, {_short(digest)}"
     values |= {f"source file {name}": _short(sha256) for name, sha256 in source_files.items()}
     values |= {name: versions[name] for name in ("torch", "numpy") if name in versions}
     values["ovround"] = ovround.__version__

@@ -1,4 +1,4 @@
-"""How much memory a conversion takes at its peak, from shapes alone: known before torch is imported or anything is read.
+"""Peak memory of a conversion, estimated from shapes before torch is imported or anything is read.
 
 The constants were fitted to conversions of random Llamas of 20 to 40 million parameters to 4 bits, rounded and tuned, which
 took 0.41 to 1.64 GB (torch 2.13 on Linux); the estimates lie 5 to 18 % above them.
@@ -17,42 +17,42 @@ from ovround.quant.calibration.samples import Calibration
 from ovround.quant.plan import END_TO_END_TOKENS, Plan
 from ovround.tensors.scheme import Codebooks
 
-COMPILER_BYTES = 170_000_000  # torch's compiler once it has worked: 0.64 -> 0.80 GB on a model of 7 million parameters
-LIBRARIES_BYTES = 350_000_000  # torch, OpenVINO, ONNX and transformers once imported, and the tokenizer at work
+COMPILER_BYTES = 170_000_000  # torch's compiler: 0.64 -> 0.80 GB on a model of 7 million parameters
+LIBRARIES_BYTES = 350_000_000  # torch, OpenVINO, ONNX and transformers, and the working tokenizer
 FLOAT_BYTES = 4
-# A weight under tuning: itself, its latent level, gradient and its two running means, the best so far, and what forward and
-# backward hold of it. The means' 8 bytes were counted from the code, not fitted.
+# A weight under tuning: its value, latent level, gradient, two running means and best snapshot, and the copies of forward and
+# backward. The 8 bytes of the means were counted from the code, not fitted.
 TUNING_BYTES = 56
-ROUNDING_BYTES = 12  # a weight that is only rounded: as read, levels, what an exporter packs
-# The same in the pass over all blocks: latent level, gradient, best so far, what forward and backward hold, codes. Counted
-# from the code, not fitted to a measurement as the others are.
+ROUNDING_BYTES = 12  # a weight that is only rounded: source value, level, the packed bytes of an exporter
+# A weight in the end-to-end pass: latent level, gradient, best snapshot, copies of forward and backward, codes. Counted from
+# the code, not fitted as the others are.
 END_TO_END_BYTES = 30
-PV_BYTES = 8  # PV-Tuning's running gradient and float copy, beside END_TO_END_BYTES
-SEARCH_BYTES = 24  # a weight whose codes are searched: itself, what is left of it, products of a few hypotheses a row
-SEARCH_MOST = 300_000_000  # rows are searched in parts of about so much
-TABLE_BYTES = 20  # embedding and head: as read, in float32, rounded, and de-quantised
-HIDDEN_COPIES, INNER_COPIES = 16, 6  # float32 values a token that a block's gradient needs, in units of its widths
-LOGITS = 1 << 24  # quality looks at so many at a time, or at one window's
-LOGITS_COPIES = 7  # float32: the logits and what is made of them, in both chains
+PV_BYTES = 8  # PV-Tuning's running gradient and float copy, added to END_TO_END_BYTES
+SEARCH_BYTES = 24  # a weight whose codes are searched: value, residual, products of a few hypotheses a row
+SEARCH_MOST = 300_000_000  # rows are searched in parts of about this size
+EMBEDDING_BYTES = 20  # embedding and head: source value, float32, level, de-quantised value
+HIDDEN_COPIES, INNER_COPIES = 16, 6  # float32 values a token in a block's gradient, in units of its widths
+LOGITS = 1 << 24  # logits in memory while quality is measured, or those of one sample if more
+LOGITS_COPIES = 7  # float32 copies of the logits, for both models
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes at the peak: `block` is what is tuned together with its state, `chains` the hidden states of both chains.
+    """Bytes at the peak. `block` is one block group under tuning, `activations` those of both models on all samples.
 
-    `model` is the whole model under the end-to-end pass, 0 without one.
+    `model` is the whole model in the end-to-end pass, 0 without one.
     """
 
     libraries: int
     block: int
-    tables: int
-    chains: int
+    embeddings: int
+    activations: int
     model: int = 0
 
     @property
     def least(self) -> int:
-        """With the chains in mapped files."""
-        return self.libraries + max(self.block, self.tables, self.model)
+        """Bytes with the activations in mapped files."""
+        return self.libraries + max(self.block, self.embeddings, self.model)
 
 
 def memory_need(
@@ -64,27 +64,27 @@ def memory_need(
         sum(math.prod(infos[name].shape) for name in decoder.tensors(layer))
         for layer in range(config.num_hidden_layers)
     )
-    table = max(math.prod(shape) for shape in decoder.tensors().values())
+    embedding = max(math.prod(shape) for shape in decoder.tensors().values())
     if calibration is None:
-        return MemoryNeed(LIBRARIES_BYTES, weights * ROUNDING_BYTES, table * ROUNDING_BYTES, 0)
-    count, length = calibration.windows.shape
-    group = min(settings.block_group_size, config.num_hidden_layers)
+        return MemoryNeed(LIBRARIES_BYTES, weights * ROUNDING_BYTES, embedding * ROUNDING_BYTES, 0)
+    count, length = calibration.samples.shape
+    group_size = min(settings.block_group_size, config.num_hidden_layers)
     tokens = min(settings.batch_size, count) * length
     attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     inner = config.intermediate_size
     if config.experts is not None:
         inner = max(inner, config.experts.top_k * config.experts.intermediate_size + config.shared_expert_size)
     width = HIDDEN_COPIES * config.hidden_size + INNER_COPIES * (inner + attention)
-    window_logits = length * config.vocab_size
-    logits = min(max(LOGITS, window_logits), calibration.held_out * window_logits)
+    sample_logits = length * config.vocab_size
+    logits = min(max(LOGITS, sample_logits), calibration.held_out * sample_logits)
     model = 0
     if settings.end_to_end_steps or settings.pv_steps:
         at_once = max(length, min(tokens, END_TO_END_TOKENS))
-        activations = at_once * (width * config.num_hidden_layers + LOGITS_COPIES * config.vocab_size)
+        values = at_once * (width * config.num_hidden_layers + LOGITS_COPIES * config.vocab_size)
         model = (
             config.num_hidden_layers * weights * (END_TO_END_BYTES + PV_BYTES * (settings.pv_steps > 0))
-            + 2 * table * TABLE_BYTES
-            + activations * FLOAT_BYTES
+            + 2 * embedding * EMBEDDING_BYTES
+            + values * FLOAT_BYTES
         )
     searched = (
         min(SEARCH_MOST, weights * SEARCH_BYTES)
@@ -93,32 +93,36 @@ def memory_need(
     )
     return MemoryNeed(
         LIBRARIES_BYTES + COMPILER_BYTES * settings.compile,
-        group * (weights * TUNING_BYTES + tokens * width * FLOAT_BYTES) + searched,
-        table * TABLE_BYTES + logits * LOGITS_COPIES * FLOAT_BYTES,
+        group_size * (weights * TUNING_BYTES + tokens * width * FLOAT_BYTES) + searched,
+        embedding * EMBEDDING_BYTES + logits * LOGITS_COPIES * FLOAT_BYTES,
         2 * count * length * config.hidden_size * FLOAT_BYTES,
         model,
     )
 
 
 def maps_activations(need: MemoryNeed, limit_bytes: int | None) -> bool:
-    """Whether the chains must lie in files to stay below the limit; raises UsageError when that is not enough either."""
-    if limit_bytes is None or need.least + need.chains <= limit_bytes:
+    """Whether activations must be in files to stay below the limit; raises UsageError when that is not enough either."""
+    if limit_bytes is None or need.least + need.activations <= limit_bytes:
         return False
     if need.least <= limit_bytes:
         return True
     parts = {"the libraries": need.libraries}
-    if need.model >= max(need.block, need.tables):
+    if need.model >= max(need.block, need.embeddings):
         parts["the whole model tuned end to end"] = need.model
-    elif need.block >= need.tables:
-        parts["one block while it is worked on"] = need.block
+    elif need.block >= need.embeddings:
+        parts["one block"] = need.block
     else:
-        parts["embedding and head"] = need.tables
-    told = ", ".join(f"{name} {_megabytes(size)}" for name, size in parts.items())
+        parts["embedding and head"] = need.embeddings
+    needs = ", ".join(f"{name} {_megabytes(size)}" for name, size in parts.items())
     raise UsageError(
-        f"memory-limit is {_megabytes(limit_bytes)}; about {_megabytes(need.least)} are needed: {told}",
+        f"memory-limit is {_megabytes(limit_bytes)}; about {_megabytes(need.least)} are needed: {needs}",
         hint=f"--memory-limit {_megabytes(need.least).replace(' ', '')}"
-        + (", or `end_to_end_steps = 0` in the file of --tuning" if need.model > max(need.block, need.tables) else "")
-        + (", or a smaller --seqlen, or a smaller `batch_size` in the file of --tuning" if need.chains else ""),
+        + (
+            ", or `end_to_end_steps = 0` in the file of --tuning"
+            if need.model > max(need.block, need.embeddings)
+            else ""
+        )
+        + (", or a smaller --seqlen, or a smaller `batch_size` in the file of --tuning" if need.activations else ""),
     )
 
 

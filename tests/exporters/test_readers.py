@@ -16,6 +16,8 @@ from ovround.exporters.formats import open_reader
 from ovround.exporters.onnx import external_data
 from ovround.exporters.openvino import storage
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_options import TuningOptions
+from ovround.tensors.scheme import Codebooks
 
 MODULE = "model.layers.1.mlp.up_proj"
 # The suffixes of codes and scales, and how many bytes a scale has.
@@ -38,8 +40,8 @@ def folders(tiny_source: Path, text_file: Path, tmp_path_factory: pytest.TempPat
     grids = tuple(name for name in FORMATS if name != "aqlm")
     written = convert(tiny_source, out / "grids", ConvertOptions(formats=grids, group_size=32, sym=False, recipe="rtn"))
     coded = ConvertOptions(
-        formats=("aqlm",), codebook_bits=3, vector_size=4, iters=1, nsamples=8, seqlen=32, end_to_end=0,
-        calibration=(text_file,),
+        formats=("aqlm",), codebooks=Codebooks(2, 3, 4), iters=1, nsamples=8, seqlen=32, calibration=(text_file,),
+        tuning=TuningOptions(end_to_end_steps=0),
     )  # fmt: skip
     return {
         **dict(zip(grids, written.folders, strict=True)),

@@ -1,4 +1,4 @@
-"""Activations in memory and in a mapped file: one behaviour."""
+"""Activations behave the same in memory and in a mapped file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exact choice within a budget: against every combination there is, on the edges, and at the size of a large model."""
+"""The exact choice within a budget: against all combinations, at the limits, and at the size of a large model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Classes = Sequence[Sequence[Choice]]
 
 
 def brute_force(classes: Classes, budget: int) -> float:
-    """The least loss of all combinations within the budget."""
+    """The lowest loss of all combinations within the budget."""
     return min(
         sum(choice.loss for choice in combination)
         for combination in itertools.product(*classes)
@@ -34,7 +34,7 @@ def loss(classes: Classes, chosen: Sequence[int]) -> float:
 
 
 def span(classes: Classes) -> tuple[int, int]:
-    """The least and the most that can be spent."""
+    """The lowest and the highest possible cost."""
     costs = [[choice.cost for choice in choices] for choices in classes]
     return sum(map(min, costs)), sum(map(max, costs))
 

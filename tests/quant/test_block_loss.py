@@ -1,4 +1,4 @@
-"""The loss of a block's output, with the largest errors and without them."""
+"""The loss of a block's output, with and without the largest errors."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def outputs(features: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
 def test_without_trimming_it_is_the_mean_squared_error() -> None:
     output, target = outputs()
     ours, theirs = (output.clone().requires_grad_() for _ in range(2))
-    found, expected = _trimmed_error(ours, target, False), F.mse_loss(theirs, target)
-    (found * 1000).backward()
+    actual, expected = _trimmed_error(ours, target, False), F.mse_loss(theirs, target)
+    (actual * 1000).backward()
     (expected * 1000).backward()
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_a_feature_of_huge_errors_is_left_out() -> None:
-    """Nothing else of a batch decides where the threshold lies than a sample, which meets every feature."""
+    """The threshold depends only on a sample of the batch's errors, which contains every feature."""
     output, target = outputs()
     rows = torch.arange(0, 512, 32)
     output[:, rows, 5] += 1000  # 256 errors of 393,216; 393 are to be left out, as one in seven tells
@@ -39,7 +39,7 @@ def test_a_feature_of_huge_errors_is_left_out() -> None:
     assert 0.5 * OUTLIERS < left_out < 1.5 * OUTLIERS
 
 
-def test_a_sample_meets_every_feature() -> None:
+def test_a_sample_contains_every_feature() -> None:
     for features in (48, 192, 256, 4096):
         stride = _stride(2048 * features, features)
         assert len({number * stride % features for number in range(features)}) == features

@@ -1,4 +1,4 @@
-"""Finished blocks on disk: what is read back is what was written, to the bit, or it is refused."""
+"""Finished blocks on disk: a block is read back as it was written, to the bit, or it is refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import pytest
 from ovround.artifact.manifest import BlockRecord, Quality
 from ovround.checkpoint import Checkpoint, open_checkpoint
 from ovround.errors import ResumeError
-from ovround.quant.block_store import BlockStore, Emitted, block_store, working_folder
+from ovround.models import from_config
+from ovround.quant.block_store import BlockStore, block_store, working_folder
+from ovround.quant.emitted import Emitted
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
 NORM = "model.layers.0.input_layernorm.weight"
-FACTS = {"bits": "4"}
+FINGERPRINT = {"bits": "4"}
 RECORD = BlockRecord(0, 0.1 + 0.2, 1e-300, 7)
 
 
@@ -45,22 +47,22 @@ def tensors(checkpoint: Checkpoint) -> list[Emitted]:
 
 
 class AnyCheckpoint(Checkpoint):
-    """A checkpoint in which names that it lacks are empty tensors."""
+    """A checkpoint that gives empty tensors for missing names."""
 
     def read(self, name: str) -> FloatTensor:
         known = name in self.tensors()
         return Checkpoint.read(self, name) if known else FloatTensor(np.zeros(0, np.float32), "float32")
 
 
-def begun(folder: Path, checkpoint: Checkpoint, facts: dict[str, str] | None = None) -> BlockStore:
+def begun(folder: Path, checkpoint: Checkpoint, fingerprint: dict[str, str] | None = None) -> BlockStore:
     store = BlockStore(folder, AnyCheckpoint(checkpoint.folder, checkpoint.config, checkpoint.files), 3)
-    store.begin(facts or FACTS)
+    store.begin(fingerprint or FINGERPRINT)
     return store
 
 
-def same(found: tuple[Emitted, ...], given: list[Emitted]) -> bool:
-    return [(one.name, one.weight.digest(), one.relative_error) for one in found] == [
-        (one.name, one.weight.digest(), one.relative_error) for one in given
+def same(actual: tuple[Emitted, ...], given: list[Emitted]) -> bool:
+    return [(tensor.name, tensor.weight.digest(), tensor.relative_error) for tensor in actual] == [
+        (tensor.name, tensor.weight.digest(), tensor.relative_error) for tensor in given
     ]
 
 
@@ -68,13 +70,13 @@ def test_a_block_comes_back_to_the_bit(tmp_path: Path, checkpoint: Checkpoint, t
     begun(tmp_path / "work", checkpoint).write(1, tensors, RECORD)
     store = begun(tmp_path / "work", checkpoint)
     assert (store.finished(), store.has(0), store.has(1)) == (1, False, True)
-    found = store.read(1)
-    assert found.record == RECORD
-    assert same(found.tensors, tensors)
-    for one, given in zip(found.tensors, tensors, strict=True):
-        if isinstance(one.weight, QTensor) and isinstance(given.weight, QTensor):
-            np.testing.assert_array_equal(one.weight.codes, given.weight.codes)
-            assert (one.weight.bits, one.weight.group_size) == (given.weight.bits, given.weight.group_size)
+    actual = store.read(1)
+    assert actual.record == RECORD
+    assert same(actual.tensors, tensors)
+    for tensor, given in zip(actual.tensors, tensors, strict=True):
+        if isinstance(tensor.weight, QTensor) and isinstance(given.weight, QTensor):
+            np.testing.assert_array_equal(tensor.weight.codes, given.weight.codes)
+            assert (tensor.weight.bits, tensor.weight.group_size) == (given.weight.bits, given.weight.group_size)
 
 
 def test_a_tensor_of_the_source_is_only_noted(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -126,18 +128,18 @@ def test_any_changed_byte_is_found_or_means_nothing(
         at = draw.randrange(len(data))
         path.write_bytes(data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :])
         try:
-            found = store.read(0)
+            actual = store.read(0)
         except ResumeError:
             refused += 1
             continue
-        assert found.record == RECORD
-        assert same(found.tensors, tensors)
+        assert actual.record == RECORD
+        assert same(actual.tensors, tensors)
     assert refused > 300
 
 
 def test_a_file_of_other_inputs_or_another_block_is_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    for name, facts in (("a", {"bits": "4"}), ("b", {"bits": "3"})):
-        begun(tmp_path / name, checkpoint, facts).write(0, [quantised("w", 4, True)], None)
+    for name, fingerprint in (("a", {"bits": "4"}), ("b", {"bits": "3"})):
+        begun(tmp_path / name, checkpoint, fingerprint).write(0, [quantised("w", 4, True)], None)
     (tmp_path / "a" / "tuned-00000.safetensors").replace(tmp_path / "b" / "tuned-00001.safetensors")
     (tmp_path / "b" / "tuned-00002.safetensors").write_bytes((tmp_path / "b" / "tuned-00000.safetensors").read_bytes())
     store = begun(tmp_path / "b", checkpoint, {"bits": "3"})
@@ -149,7 +151,7 @@ def test_a_file_of_other_inputs_or_another_block_is_refused(tmp_path: Path, chec
 def test_the_folder_goes_when_all_ends_well_or_nothing_is_in_it(tmp_path: Path, checkpoint: Checkpoint) -> None:
     def work(blocks: int, error: BaseException | None) -> None:
         with block_store(tmp_path / "out", checkpoint, 3) as store:
-            store.begin(FACTS)
+            store.begin(FINGERPRINT)
             for layer in range(blocks):
                 store.write(layer, [Emitted(NORM, checkpoint.read(NORM), 0.0)], None)
             if error is not None:
@@ -167,3 +169,23 @@ def test_the_folder_goes_when_all_ends_well_or_nothing_is_in_it(tmp_path: Path, 
         work(2, KeyboardInterrupt())
     assert stopped.value.__notes__ == [f"2 of 3 blocks are kept in `{folder}`; the same command continues"]
     assert len(list(folder.iterdir())) == 3
+
+
+def test_a_finished_model_is_emitted_in_the_models_order(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    store, decoder = begun(tmp_path / "work", checkpoint), from_config(checkpoint.config)
+    outside = [*decoder.first_tensors(), *decoder.last_tensors()]
+    quality = Quality(3, 1.0, 2.0, 0.5)
+    store.write(None, [Emitted(name, checkpoint.read(name), 0.0) for name in outside], None)
+    for layer in range(3):
+        record = None if layer == 1 else BlockRecord(layer, 1.0, 0.5, 7)
+        store.write(layer, [Emitted(f"block {layer}", checkpoint.read(NORM), 0.0)], record)
+    store.write_quality(quality)
+    emitted = list(store.emit(decoder))
+    blocks = ["block 0", 0, "block 1", "block 2", 2]
+    expected = [*decoder.first_tensors(), *blocks, *decoder.last_tensors(), quality]
+    names = [event.name if isinstance(event, Emitted) else getattr(event, "index", event) for event in emitted]
+    assert names == expected
+    path = tmp_path / "work" / "tuned-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ResumeError, match="is damaged"):
+        list(store.emit(decoder))

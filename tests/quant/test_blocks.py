@@ -1,16 +1,15 @@
-"""Block after block on the demo model: tuning helps, results repeat, and quality is measured as it is."""
+"""The block pass on the demo model: tuning helps, results repeat, and the measured quality is right."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from passes_of_job import block_events, emitted, first_block
 
 from ovround.artifact.manifest import BlockRecord, Quality
 from ovround.conversion.convert import Job, prepare
@@ -19,21 +18,11 @@ from ovround.models.torch_ops import TorchOps
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.layer_rule import LayerRule
 from ovround.options.tuning_options import TuningOptions
-from ovround.progress import Progress, silent
-from ovround.quant.passes.blocks import BlockQuantizer, Emitted, Event
+from ovround.progress import Progress
+from ovround.quant.emitted import Emitted
 from ovround.tensors.qtensor import QTensor
 
 TINY = ConvertOptions(group_size=32, iters=4, nsamples=8, seqlen=32, tuning=TuningOptions(batch_size=4))
-
-
-def events(job: Job, told: list[Progress] | None = None) -> Iterator[Event]:
-    return BlockQuantizer(
-        job.checkpoint, job.decoder, job.plan, job.settings, job.calibration, silent if told is None else told.append
-    ).run()
-
-
-def emitted(job: Job) -> dict[str, Emitted]:
-    return {event.name: event for event in events(job) if isinstance(event, Emitted)}
 
 
 @pytest.fixture
@@ -48,22 +37,20 @@ def test_a_few_steps_lower_the_held_out_loss_of_the_demo_model(tmp_path: Path, b
     options = ConvertOptions(
         bits=bits, group_size=64, sym=symmetric, iters=steps, nsamples=16, seqlen=64, tuning=TuningOptions(batch_size=4)
     )
-    first_block = takewhile(
-        lambda event: not (isinstance(event, BlockRecord) and event.index > 0),
-        events(prepare("demo", tmp_path / "out", options)),
-    )
-    record = next(event for event in first_block if isinstance(event, BlockRecord))
+    record = first_block(prepare("demo", tmp_path / "out", options)).record
+    assert record is not None
     assert record.steps == steps
     assert 0 < record.loss_after < record.loss_before
 
 
 def test_every_tensor_is_given_once_in_the_models_order(job: Job) -> None:
-    names = [event.name for event in events(job) if isinstance(event, Emitted)]
+    given = block_events(job)
+    names = [event.name for event in given if isinstance(event, Emitted)]
     expected = ["model.embed_tokens.weight"]
     for layer in range(2):
         expected += job.decoder.tensors(layer)
     assert names == [*expected, "model.norm.weight", "lm_head.weight"]
-    blocks = [event.index for event in events(job) if isinstance(event, BlockRecord)]
+    blocks = [event.index for event in given if isinstance(event, BlockRecord)]
     assert blocks == [0, 1]
 
 
@@ -79,19 +66,18 @@ def test_two_runs_give_the_same_integers(job: Job) -> None:
 
 def test_another_seed_gives_other_integers(tmp_path: Path) -> None:
     options = ConvertOptions(bits=2, group_size=64, iters=10, nsamples=8, seqlen=32)
-    name, found = "model.layers.0.mlp.up_proj.weight", []
-    for seed in (1, 2):
-        given = events(prepare("demo", tmp_path / "out", replace(options, seed=seed)))
-        found.append(next(event for event in given if isinstance(event, Emitted) and event.name == name))
-    assert found[0].weight.digest() != found[1].weight.digest()
+    digests = [
+        first_block(prepare("demo", tmp_path / str(seed), replace(options, seed=seed))).digest() for seed in (1, 2)
+    ]
+    assert digests[0] != digests[1]
 
 
 def test_quality_is_that_of_the_emitted_weights(job: Job) -> None:
-    """Perplexity and divergence again, from the tensors that were given out, by one pass over the whole model."""
-    given = list(events(job))
+    """Perplexity and divergence are computed again from the emitted tensors, by one pass over the whole model."""
+    given = block_events(job)
     (quality,) = [event for event in given if isinstance(event, Quality)]
     assert job.calibration is not None
-    ids = torch.from_numpy(job.calibration.windows[-job.calibration.held_out :])
+    ids = torch.from_numpy(job.calibration.samples[-job.calibration.held_out :])
 
     def scores(weights: dict[str, torch.Tensor] | CheckpointWeights) -> torch.Tensor:
         with torch.no_grad():
@@ -126,8 +112,8 @@ def test_modules_left_in_float_come_through_untouched(tiny_source: Path, text_fi
     options = replace(TINY, calibration=(text_file,), layers=rules)
     job = prepare(str(tiny_source), tmp_path / "out", options)
     assert job.calibration is not None, "block 1 is still tuned"
-    found = emitted(job)
-    for name, event in found.items():
+    actual = emitted(job)
+    for name, event in actual.items():
         kept = "layers.0." in name and "v_proj" not in name
         if kept or "norm" in name or "bias" in name or "lm_head" in name:
             assert event.weight.digest() == job.checkpoint.read(name).digest(), name
@@ -137,9 +123,10 @@ def test_modules_left_in_float_come_through_untouched(tiny_source: Path, text_fi
 
 
 def test_tuning_is_decided_by_all_blocks(tiny_source: Path, text_file: Path, tmp_path: Path) -> None:
-    """The first block in float must not turn the tuning of the others off."""
+    """A first block in float must not turn off the tuning of the others."""
     options = replace(TINY, calibration=(text_file,), layers=(LayerRule(r"layers\.0\.", bits=16),))
-    records = [e for e in events(prepare(str(tiny_source), tmp_path / "o", options)) if isinstance(e, BlockRecord)]
+    given = block_events(prepare(str(tiny_source), tmp_path / "o", options))
+    records = [event for event in given if isinstance(event, BlockRecord)]
     assert [(record.index, record.steps) for record in records] == [(1, 4)]
 
 
@@ -150,30 +137,31 @@ def test_without_tuning_no_text_is_read(tiny_source: Path, tmp_path: Path, optio
     missing = replace(options, calibration=(tmp_path / "no-such-text.txt",))
     job = prepare(str(tiny_source), tmp_path / "out", missing)
     assert job.calibration is None
-    kinds = {type(event) for event in events(job)}
+    kinds = {type(event) for event in block_events(job)}
     assert kinds == {Emitted}
 
 
 def test_progress_counts_every_step_and_block(job: Job) -> None:
-    told: list[Progress] = []
-    list(events(job, told))
-    steps = [(one.block, one.step) for one in told if one.steps]
+    reported: list[Progress] = []
+    block_events(job, reported.append)
+    steps = [(progress.block, progress.step) for progress in reported if progress.steps]
     assert steps == [(block, step) for block in (0, 1) for step in (1, 2, 3, 4)]
-    done = [one for one in told if not one.steps]
-    assert [(one.block, one.blocks) for one in done] == [(1, 2), (2, 2)]
-    assert all(one.loss_before is not None and one.loss_after is not None for one in done)
+    done = [progress for progress in reported if not progress.steps]
+    assert [(progress.block, progress.blocks) for progress in done] == [(1, 2), (2, 2)]
+    assert all(progress.loss_before is not None and progress.loss_after is not None for progress in done)
 
 
-def test_blocks_of_a_window_are_tuned_to_the_output_of_the_last(tmp_path: Path) -> None:
-    """Six blocks, four at once: each block of a window has the window's loss, and what is left over makes a smaller one."""
+def test_blocks_of_a_group_are_tuned_to_the_output_of_the_last(tmp_path: Path) -> None:
+    """Six blocks, four at once: each block of a group has the group's loss, and the rest makes a smaller group."""
     options = ConvertOptions(
         bits=2, group_size=64, iters=20, nsamples=24, seqlen=64, tuning=TuningOptions(batch_size=4, block_group_size=4)
     )
-    told: list[Progress] = []
-    records = [e for e in events(prepare("demo", tmp_path / "out", options), told) if isinstance(e, BlockRecord)]
+    reported: list[Progress] = []
+    given = block_events(prepare("demo", tmp_path / "out", options), reported.append)
+    records = [event for event in given if isinstance(event, BlockRecord)]
     assert [record.index for record in records] == [0, 1, 2, 3, 4, 5]
     losses = [(record.loss_before, record.loss_after) for record in records]
     assert losses == [losses[0]] * 4 + [losses[4]] * 2
     assert losses[0] != losses[4]
     assert all(after < before for before, after in losses)
-    assert [one.block for one in told if not one.steps] == [1, 2, 3, 4, 5, 6]
+    assert [progress.block for progress in reported if not progress.steps] == [1, 2, 3, 4, 5, 6]

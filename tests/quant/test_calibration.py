@@ -1,4 +1,4 @@
-"""Calibration text: how it is read, cut into windows, drawn from, and refused."""
+"""Calibration text: reading, cutting into samples, drawing, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from ovround.errors import CalibrationError
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.recipes import RECIPES
-from ovround.quant.calibration.samples import DEFAULT_TEXT, Calibration, calibrate, held_out_windows, token_stream
+from ovround.quant.calibration.samples import DEFAULT_TEXT, Calibration, calibrate, held_out_samples, token_stream
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_texts
 
@@ -54,22 +54,22 @@ def refusal(call: Callable[[], object]) -> tuple[str, str | None]:
     return str(caught.value), caught.value.hint
 
 
-def rows(windows: NDArray[np.int64]) -> set[tuple[int, ...]]:
-    return {tuple(row) for row in windows.tolist()}
+def rows(samples: NDArray[np.int64]) -> set[tuple[int, ...]]:
+    return {tuple(row) for row in samples.tolist()}
 
 
-def test_windows_are_the_texts_own_cut_in_order_and_drawn_without_repetition(
+def test_samples_are_the_texts_own_cut_in_order_and_drawn_without_repetition(
     tiny_source: Path, tokenizer: Tokenizer, write: Callable[..., Path]
 ) -> None:
     numbered = " ".join(str(number) for number in range(2000))
-    found = calibration(tiny_source, write("text.txt", numbered), nsamples=40, seqlen=16)
+    actual = calibration(tiny_source, write("text.txt", numbered), nsamples=40, seqlen=16)
     stream = tokenizer.encode(numbered).ids
     cut = {tuple(stream[start : start + 16]) for start in range(0, len(stream) - 15, 16)}
-    assert found.windows.shape == (45, 16)
-    assert found.windows.dtype == np.int64
-    assert len(rows(found.windows)) == 45
-    assert rows(found.windows) <= cut
-    assert found.held_out == 5
+    assert actual.samples.shape == (45, 16)
+    assert actual.samples.dtype == np.int64
+    assert len(rows(actual.samples)) == 45
+    assert rows(actual.samples) <= cut
+    assert actual.held_out == 5
 
 
 def test_documents_are_tokenised_one_by_one_and_files_in_order(
@@ -86,60 +86,60 @@ def test_documents_are_tokenised_one_by_one_and_files_in_order(
 def test_one_window_in_eight_is_held_out_beside_the_wanted_ones(
     tiny_source: Path, write: Callable[..., Path], nsamples: int
 ) -> None:
-    found = calibration(tiny_source, write("text.txt", WORDS * 2000), nsamples=nsamples, seqlen=8)
-    assert found.held_out == max(1, nsamples // 8) == held_out_windows(nsamples)
-    assert len(found.windows) == nsamples + found.held_out
+    actual = calibration(tiny_source, write("text.txt", WORDS * 2000), nsamples=nsamples, seqlen=8)
+    assert actual.held_out == max(1, nsamples // 8) == held_out_samples(nsamples)
+    assert len(actual.samples) == nsamples + actual.held_out
 
 
 def test_the_seed_decides_the_draw(tiny_source: Path, text_file: Path) -> None:
     first, again, other = (
-        calibration(tiny_source, text_file, nsamples=16, seqlen=32, seed=seed).windows for seed in (1, 1, 2)
+        calibration(tiny_source, text_file, nsamples=16, seqlen=32, seed=seed).samples for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again)
     assert rows(first) != rows(other)
 
 
-def test_windows_are_as_long_as_the_context_by_default(tiny_source: Path, text_file: Path) -> None:
-    assert calibration(tiny_source, text_file, nsamples=2, context=48).windows.shape[1] == 48
-    assert calibration(tiny_source, nsamples=2, context=5000).windows.shape[1] == 2048
+def test_samples_are_as_long_as_the_context_by_default(tiny_source: Path, text_file: Path) -> None:
+    assert calibration(tiny_source, text_file, nsamples=2, context=48).samples.shape[1] == 48
+    assert calibration(tiny_source, nsamples=2, context=5000).samples.shape[1] == 2048
 
 
 def test_the_built_in_text_adapts_to_what_it_gives(tiny_source: Path, tokenizer: Tokenizer) -> None:
     tokens = len(token_stream(tokenizer, [DEFAULT_TEXT], VOCAB))
     wanted = RECIPES["default"].nsamples
-    assert tokens // 2048 < wanted + held_out_windows(wanted), "long windows: fewer than the recipe wants"
-    assert len(calibration(tiny_source, context=2048).windows) == tokens // 2048
-    assert len(calibration(tiny_source, context=64).windows) == wanted + held_out_windows(wanted)
+    assert tokens // 2048 < wanted + held_out_samples(wanted), "long samples: fewer than the recipe wants"
+    assert len(calibration(tiny_source, context=2048).samples) == tokens // 2048
+    assert len(calibration(tiny_source, context=64).samples) == wanted + held_out_samples(wanted)
     # A count that was asked for is never lowered in silence.
     message, _ = refusal(lambda: calibration(tiny_source, nsamples=wanted, context=2048))
-    assert f"gives {tokens // 2048} windows of 2048 tokens; {wanted + held_out_windows(wanted)} are needed" in message
+    assert f"gives {tokens // 2048} samples of 2048 tokens; {wanted + held_out_samples(wanted)} are needed" in message
 
 
 def test_a_given_text_that_is_too_short_is_refused_with_what_would_do(
     tiny_source: Path, tokenizer: Tokenizer, write: Callable[..., Path]
 ) -> None:
     text = write("short.txt", WORDS * 10)
-    windows = len(tokenizer.encode(WORDS * 10).ids) // 32
+    samples = len(tokenizer.encode(WORDS * 10).ids) // 32
     message, hint = refusal(lambda: calibration(tiny_source, text, seqlen=32))
     assert message == (
-        f"the calibration text gives {windows} windows of 32 tokens; 144 are needed (128 to tune on, the rest held out)"
+        f"the calibration text gives {samples} samples of 32 tokens; 144 are needed (128 to tune on, the rest held out)"
     )
-    fitting = windows * 8 // 9
+    fitting = samples * 8 // 9
     assert hint == f"give more text, or --nsamples {fitting}, or a smaller --seqlen"
-    assert len(calibration(tiny_source, text, seqlen=32, nsamples=fitting).windows) <= windows
+    assert len(calibration(tiny_source, text, seqlen=32, nsamples=fitting).samples) <= samples
 
 
 @pytest.mark.parametrize("content", ["", "one two", WORDS])
-def test_no_number_of_windows_is_suggested_where_none_would_do(
+def test_no_number_of_samples_is_suggested_where_none_would_do(
     tiny_source: Path, write: Callable[..., Path], content: str
 ) -> None:
-    """One window cannot both tune and judge."""
+    """One sample cannot be both tuned on and held out."""
     message, hint = refusal(lambda: calibration(tiny_source, write("short.txt", content), seqlen=40))
     assert "144 are needed" in message
     assert hint == "give more text, or a smaller --seqlen"
 
 
-def test_windows_longer_than_the_context_are_refused(tiny_source: Path, text_file: Path) -> None:
+def test_samples_longer_than_the_context_are_refused(tiny_source: Path, text_file: Path) -> None:
     message, hint = refusal(lambda: calibration(tiny_source, text_file, seqlen=257))
     assert (message, hint) == ("seqlen is 257; the model has 256 positions", "--seqlen 256")
 
@@ -155,14 +155,14 @@ def test_tokens_beyond_the_vocabulary_are_refused(tiny_source: Path, write: Call
     options = ConvertOptions(calibration=(text,), nsamples=2, seqlen=8)
     tokenizer = load_tokenizer(tiny_source)
     tokens = tokenizer.encode("the end of the story " * 200).ids
-    assert len(calibrate(tokenizer, options, 256, max(tokens) + 1).windows) == 3
+    assert len(calibrate(tokenizer, options, 256, max(tokens) + 1).samples) == 3
     message, hint = refusal(lambda: calibrate(tokenizer, options, 256, max(tokens)))
     assert message == f"the tokenizer gives token {max(tokens)}; the model has {max(tokens)}"
     assert hint == "tokenizer.json belongs to another model"
 
 
 def test_jsonl_lines_end_at_line_feeds_only(write: Callable[..., Path]) -> None:
-    """JSON allows every other separator inside a string, and web text has them."""
+    """JSON allows all other line separators inside a string, and web text contains them."""
     texts = ["one\u2028two", "three\u0085four", "five\x0bsix", "seven\u2029"]
     path = write("web.jsonl", "\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts))
     assert list(read_texts(path)) == texts
@@ -205,7 +205,7 @@ def test_a_text_that_is_no_utf8_or_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["stories260K", "TinyStories-656K", "stories3M", "tales-7m"])
 def test_calibration_sees_the_ids_that_transformers_gives(shared: Path, name: str) -> None:
-    """And so those that the runtime and genai give: some checkpoints' tokenizer.json alone would give others."""
+    """The runtime and genai give the same; the tokenizer.json of some checkpoints alone would give others."""
     from transformers import AutoTokenizer
 
     source = shared / "models" / name

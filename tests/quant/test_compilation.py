@@ -1,4 +1,4 @@
-"""Compiled steps: every family's block is one graph, gradients are those of plain steps, and who decides says why."""
+"""Compiled steps: every family's block is one graph, gradients equal those of plain steps, and refusals give the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ovround.quant.integers.initial_grid import from_extremes
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight
 from ovround.quant.passes.compilation import differentiated
 from ovround.quant.passes.compile_choice import choose, lacking
-from ovround.quant.passes.signround import in_type
+from ovround.quant.product_dtype import in_type
 from ovround.tensors.scheme import QuantScheme
 
 ONE_BILLION = {
@@ -57,23 +57,23 @@ def block_loss(decoder: Decoder, layer: int, dtype: torch.dtype) -> tuple[list[L
         tuned.append(LearnedScaleWeight(module, from_extremes(weight, scheme), weight.shape, scheme))
 
     def loss(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        weights = {**values, **{f"{one.name}.weight": one.fake_quantized(dtype) for one in tuned}}
+        weights = {**values, **{f"{weight.name}.weight": weight.fake_quantized(dtype) for weight in tuned}}
         return (decoder.block(TorchOps(in_type(weights, dtype)), x, layer).float() - target).square().mean()
 
     return tuned, loss
 
 
 def taken(tuned: list[LearnedScaleWeight]) -> list[torch.Tensor]:
-    """The gradients of all parameters, which forget them."""
-    found = []
-    for parameter in (parameter for one in tuned for parameter in one.parameters):
+    """The gradients of all parameters, which are reset."""
+    actual = []
+    for parameter in (parameter for weight in tuned for parameter in weight.parameters):
         assert parameter.grad is not None
-        found.append(parameter.grad)
+        actual.append(parameter.grad)
         parameter.grad = None
-    return found
+    return actual
 
 
-@pytest.mark.filterwarnings("ignore:.*autograd.function.Function:DeprecationWarning")  # torch warns of how it looks
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function:DeprecationWarning")  # a warning of torch itself
 @pytest.mark.parametrize("name", DENSE)
 def test_a_block_of_every_family_is_one_graph(name: str) -> None:
     decoder = from_config(CONFIGS[name])
@@ -85,10 +85,10 @@ def test_a_block_of_every_family_is_one_graph(name: str) -> None:
         torch.compile(loss, fullgraph=True, dynamic=False, backend="eager")(*windows).backward()
     finally:
         torch.compiler.reset()
-    for one, other in zip(plain, taken(tuned), strict=True):
-        assert one.abs().max() > 0
+    for gradient, other in zip(plain, taken(tuned), strict=True):
+        assert gradient.abs().max() > 0
         assert (
-            float((one - other).norm() / one.norm()) <= 5e-3
+            float((gradient - other).norm() / gradient.norm()) <= 5e-3
         )  # addcmul is a product and a sum there, each rounded to bfloat16
 
 
@@ -98,15 +98,15 @@ def test_compiled_gradients_are_those_of_plain_steps(dtype: torch.dtype) -> None
     decoder = from_config(CONFIGS["llama-0"])
     tuned, loss = block_loss(decoder, 0, dtype)
     windows = torch.randn(2, 2, 16, decoder.config.hidden_size, generator=torch.Generator().manual_seed(4))
-    found = []
+    actual = []
     for compiles in (False, True):
         with differentiated(loss, compiles) as differentiate:
             differentiate(*windows)
-            found.append(taken(tuned))
+            actual.append(taken(tuned))
             differentiate(*windows)
-            assert all(torch.equal(one, two) for one, two in zip(found[-1], taken(tuned), strict=True))
+            assert all(torch.equal(first, second) for first, second in zip(actual[-1], taken(tuned), strict=True))
     tolerance = 1e-4 if dtype == torch.float32 else 0.02  # a sum in another order may be rounded to another bfloat16
-    for plain, compiled in zip(*found, strict=True):
+    for plain, compiled in zip(*actual, strict=True):
         assert float((plain - compiled).norm() / plain.norm()) <= tolerance
 
 
@@ -119,25 +119,25 @@ def test_a_conversion_with_compiled_steps(tiny_source: Path, text_file: Path, tm
         nsamples=8,
         seqlen=32,
         calibration=(text_file,),
-        tuning=TuningOptions(end_to_end_steps=0),
+        tuning=TuningOptions(
+            end_to_end_steps=0, snapshot="last"
+        ),  # so few steps always change the loss, seldom lower it
     )
+    with_compiler = replace(general, tuning=replace(general.tuning, compile="on"))
     plain = convert(tiny_source, tmp_path / "plain", general).manifests[0]
-    compiled = convert(
-        tiny_source, tmp_path / "compiled", replace(general, tuning=replace(general.tuning, compile="on"))
-    ).manifests[0]
+    compiled = convert(tiny_source, tmp_path / "compiled", with_compiler).manifests[0]
     assert (plain.compiled, compiled.compiled) == (False, True)  # too little work for `auto`
-    for one, other in zip(plain.blocks, compiled.blocks, strict=True):
-        assert other.loss_after < other.loss_before
-        assert math.isclose(one.loss_after, other.loss_after, rel_tol=0.05)
-    again = convert(
-        tiny_source, tmp_path / "again", replace(general, tuning=replace(general.tuning, compile="on"))
-    ).manifests[0]
-    assert [one.sha256 for one in again.weights] == [one.sha256 for one in compiled.weights]
+    for block, other in zip(plain.blocks, compiled.blocks, strict=True):
+        assert other.loss_after <= other.loss_before  # so few steps need not lower it
+        assert math.isclose(block.loss_before, other.loss_before, rel_tol=0.05)
+        assert math.isclose(block.loss_after, other.loss_after, rel_tol=0.05)
+    again = convert(tiny_source, tmp_path / "again", with_compiler).manifests[0]
+    assert [weight.sha256 for weight in again.weights] == [weight.sha256 for weight in compiled.weights]
 
 
 @pytest.fixture
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that is found as the compiler; nobody calls it."""
+    """A file that is taken for the compiler; nothing calls it."""
     file = tmp_path / "a-compiler"
     file.write_text("#!/bin/sh\n")
     file.chmod(file.stat().st_mode | stat.S_IXUSR)
@@ -209,7 +209,7 @@ def test_it_is_refused_before_anything_begins(tmp_path: Path, command: CommandSe
     assert open_checkpoint(Path(model)).config["model_type"] == "llama"
 
 
-def test_what_torch_cannot_compile_is_told() -> None:
+def test_what_torch_cannot_compile_is_reported() -> None:
     weight = torch.ones(2, requires_grad=True)
 
     def loss(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Which device tunes: how it is found, what is said when it is not there, and that the CPU's results stay the CPU's.
+"""The tuning device: how it is chosen, the errors where it is missing, and that the CPU's results stay the same.
 
-No accelerator is needed: what torch says about them is replaced, and `fake_device` stands in for one.
+No accelerator is needed: torch's answers about them are replaced, and `fake_device` stands in for one.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ import torch
 from command_server import CommandServer
 from failing_steps import contents
 from fake_device import AT, fake_device
+from passes_of_job import context_of
 
 from ovround.conversion.convert import convert, prepare
 from ovround.errors import EngineError, UsageError
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.tuning_options import TuningOptions
-from ovround.progress import silent
 from ovround.quant import device as device_module
 from ovround.quant.block_store import END_TO_END, TUNED, block_store
 from ovround.quant.device import CPU, Device, open_device, resolve
-from ovround.quant.passes.blocks import BlockQuantizer
-from ovround.quant.passes.init_weights import product_dtype
+from ovround.quant.passes.block_pass import BlockPass
+from ovround.quant.passes.model_pass import ModelPass
+from ovround.quant.product_dtype import product_dtype
 
 Machine = Callable[..., list[int]]
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Call it with the accelerators that torch shall find, by kind: how many; gives the devices that are chosen."""
+    """A function that sets the number of accelerators by kind, and returns the list of chosen devices."""
 
     def have(**counts: int) -> list[int]:
         chosen: list[int] = []
@@ -48,8 +49,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
             )
 
         for kind in device_module.ACCELERATORS:
-            found = accelerator(counts.get(kind, 0))
-            monkeypatch.setattr(torch, kind, found, raising=False)
+            actual = accelerator(counts.get(kind, 0))
+            monkeypatch.setattr(torch, kind, actual, raising=False)
         for name in ("habana_frameworks", "habana_frameworks.torch"):
             if "hpu" in counts:
                 module = ModuleType(name)
@@ -63,7 +64,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.mark.parametrize(
-    ("there", "name", "found"),
+    ("available", "name", "expected"),
     [
         ({}, "cpu", "cpu"),
         ({}, "auto", "cpu"),
@@ -76,9 +77,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         ({"hpu": 0}, "auto", "cpu"),
     ],
 )
-def test_what_a_name_means(machine: Machine, there: dict[str, int], name: str, found: str) -> None:
-    machine(**there)
-    assert resolve(name) == found
+def test_what_a_name_means(machine: Machine, available: dict[str, int], name: str, expected: str) -> None:
+    machine(**available)
+    assert resolve(name) == expected
 
 
 NOT_FOUND = f"which torch {torch.__version__} does not find on this machine"
@@ -160,7 +161,7 @@ def test_rounding_has_no_device(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_torch_is_imported_for_other_devices_only(command: CommandServer, tmp_path: Path) -> None:
-    """A limit that is refused ends the command where torch would be known to be imported or not."""
+    """A refused memory limit ends the command at a point where the imported modules can be checked."""
     words = ("--group-size", "64", "--nsamples", "8", "--seqlen", "32", "--memory-limit", "1 MB")
     for name, imported in (("cpu", False), ("auto", True)):
         result = command("convert", "demo", tmp_path / "out", "--device", name, *words)
@@ -185,21 +186,18 @@ def test_tensors_of_two_devices_never_meet(
     )
     job = prepare(str(tiny_source), tmp_path / "out", replace(base, calibration=(text_file,), **changes))
     assert job.calibration is not None
-    found = []
+    actual = []
     for device in (CPU, Device(AT)):
         with block_store(tmp_path / device.kind, job.checkpoint, job.decoder.config.num_hidden_layers) as store:
             store.begin({})
-            quantizer = BlockQuantizer(
-                job.checkpoint, job.decoder, job.plan, job.settings, job.calibration, silent, None, device
-            )
-            stage = TUNED
+            context, stage = context_of(job, device=device), TUNED
             with contextlib.nullcontext() if device is CPU else fake_device():
-                quantizer.tune(store)
+                BlockPass(context).run(store)
                 if job.settings.end_to_end_steps:
                     stage = END_TO_END
-                    quantizer.refine(store, job.settings.end_to_end_steps)
-            found.append((store.read_quality(stage), [store.read(layer, stage) for layer in range(store.blocks)]))
-    (quality, blocks), (other_quality, other_blocks) = found
+                    ModelPass(context, job.settings.end_to_end_steps).run(store)
+            actual.append((store.read_quality(stage), [store.read(layer, stage) for layer in range(store.blocks)]))
+    (quality, blocks), (other_quality, other_blocks) = actual
     assert quality is not None
     assert other_quality is not None
     # Attention of another kernel, and bfloat16 steps where this processor takes float32: levels differ here and there.
@@ -209,10 +207,10 @@ def test_tensors_of_two_devices_never_meet(
         assert block.record is not None
         assert other.record is not None
         assert other.record.loss_before == pytest.approx(block.record.loss_before, rel=0.05)
-        assert [one.name for one in other.tensors] == [one.name for one in block.tensors]
+        assert [tensor.name for tensor in other.tensors] == [tensor.name for tensor in block.tensors]
 
 
 def test_a_tensor_that_was_not_moved_is_noticed() -> None:
-    """The smallest fault that the test above must see."""
+    """The smallest fault that the test above must detect."""
     with fake_device(), pytest.raises(AssertionError, match="tensors on two devices"):
         Device(AT).put(torch.zeros(2)) + torch.zeros(2)

@@ -1,4 +1,4 @@
-"""The pass over all blocks: it lowers the divergence or changes nothing, repeats, and is one stage of a resumable job."""
+"""The end-to-end pass: it lowers the divergence or changes nothing, repeats, and is one stage of a resumable job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ovround.errors import UsageError
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.tuning_options import TuningOptions
 from ovround.progress import Progress
-from ovround.quant.passes.end_to_end import _divergence
+from ovround.quant.passes.divergence import total_divergence
 
 TUNED = ConvertOptions(
     formats=("onnx",),
@@ -43,15 +43,14 @@ def test_it_lowers_the_divergence_and_norms_help(tmp_path: Path) -> None:
     assert both < alone < without
 
 
-def test_labels_cost_likeness_to_the_original(tmp_path: Path) -> None:
-    assert kl_nats(tmp_path / "soft", TUNED) < kl_nats(
-        tmp_path / "hard", replace(TUNED, tuning=replace(TUNED.tuning, label_share=1.0))
-    )
+def test_labels_raise_the_divergence(tmp_path: Path) -> None:
+    hard = replace(TUNED, tuning=replace(TUNED.tuning, label_share=1.0))
+    assert kl_nats(tmp_path / "soft", TUNED) < kl_nats(tmp_path / "hard", hard)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_what_is_followed_and_its_gradient(share: float) -> None:
-    """The divergence of all tokens, and by how much less likely their successors within a window are."""
+def test_the_loss_and_its_gradient(share: float) -> None:
+    """The divergence of all tokens, and by how much less likely their successors within a sample are."""
     draw = torch.Generator().manual_seed(0)
     ours, theirs = (torch.randn(2, 5, 7, generator=draw, dtype=torch.float64) for _ in range(2))
     tokens = torch.randint(7, (2, 5), generator=draw)
@@ -59,9 +58,9 @@ def test_what_is_followed_and_its_gradient(share: float) -> None:
     log_q, log_p = plain.log_softmax(-1), theirs.log_softmax(-1)
     soft = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
     expected = (1 - share) * soft + share * (entropy(log_q, tokens) - entropy(log_p, tokens))
-    found = _divergence(mine, theirs, tokens, share)
-    torch.testing.assert_close(found, expected)
-    (2 * found).backward()
+    total = total_divergence(mine, theirs, tokens, share)
+    torch.testing.assert_close(total, expected)
+    (2 * total).backward()
     (2 * expected).backward()
     torch.testing.assert_close(mine.grad, plain.grad)
 
@@ -70,14 +69,14 @@ def entropy(logarithms: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return F.nll_loss(logarithms[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
 
 
-def test_what_it_tells_is_what_it_reached(tmp_path: Path) -> None:
-    told: list[Progress] = []
-    quality = convert("demo", tmp_path / "out", TUNED, told.append).manifests[0].quality
+def test_the_reported_divergence_is_the_measured_one(tmp_path: Path) -> None:
+    reported: list[Progress] = []
+    quality = convert("demo", tmp_path / "out", TUNED, reported.append).manifests[0].quality
     assert quality is not None
-    losses = [progress.loss_after for progress in told if progress.stage == "end-to-end"]
+    losses = [progress.loss_after for progress in reported if progress.stage == "end-to-end"]
     assert len(losses) == 31
     assert losses == sorted(losses, reverse=True)  # type: ignore[type-var]
-    # The command's figure leaves each window's last token out, which has no successor in the text.
+    # The command's figure leaves out each sample's last token, which has no successor in the text.
     assert quality.kl_nats == pytest.approx(losses[-1], rel=0.05)
 
 
@@ -129,7 +128,7 @@ def test_a_share_is_a_share() -> None:
         ConvertOptions(tuning=TuningOptions(label_share=1.5))
 
 
-def test_weights_stay_on_their_grids(tmp_path: Path) -> None:
+def test_weights_keep_their_schemes(tmp_path: Path) -> None:
     before = convert(
         "demo", tmp_path / "before", replace(TUNED, tuning=replace(TUNED.tuning, end_to_end_steps=0))
     ).manifests[0]

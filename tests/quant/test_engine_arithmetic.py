@@ -1,4 +1,4 @@
-"""What the tuner takes for the engine's rounding of activations, beside what the engine really gives."""
+"""The tuner's model of the engine's rounding of activations, compared with the real engine."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_onnx_runtime(demo_folders: dict[str, Path], ids: np.ndarray[tuple[int, 
 
 
 def test_openvino(demo_folders: dict[str, Path], ids: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> None:
-    """With float32 inference, so that the rounding of activations, in the groups that the folder states, is all that differs."""
+    """With float32 inference, the rounding of activations in the folder's groups is the only difference."""
     folder = demo_folders["openvino"]
     properties = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
     request = ov.Core().compile_model(folder / "openvino_model.xml", "CPU", properties).create_infer_request()
@@ -93,12 +93,12 @@ def test_one_layer_of_openvino(group: int) -> None:
     inputs = opset.parameter(ov.PartialShape([-1, -1, 256]), ov.Type.f32)
     model = ov.Model([opset.matmul(inputs, decoded, False, True)], [inputs], "layer")
     properties = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group)}
-    found = torch.from_numpy(ov.Core().compile_model(model, "CPU", properties)([x])[0])
+    actual = torch.from_numpy(ov.Core().compile_model(model, "CPU", properties)([x])[0])
     weight = torch.from_numpy((codes * scales).astype(np.float32).reshape(64, 256))
     exact, rounded = torch.from_numpy(x) @ weight.T, round_to_8_bits(torch.from_numpy(x), group) @ weight.T
-    if torch.dist(found, exact) < 1e-5 * exact.norm():
+    if torch.dist(actual, exact) < 1e-5 * exact.norm():
         pytest.skip("on this processor the plugin does not round activations")
-    assert torch.dist(found, rounded) < 2e-6 * exact.norm()
+    assert torch.dist(actual, rounded) < 2e-6 * exact.norm()
 
 
 @pytest.mark.parametrize(

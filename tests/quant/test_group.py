@@ -1,4 +1,4 @@
-"""The sums that several processes make, with threads in their place: as if one process had had all windows."""
+"""The sums of several processes, with threads in their place, equal those of one process with all samples."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ovround.quant.calibration.samples import Calibration
 from ovround.quant.device import CPU
 from ovround.quant.distributed.group import Group
 from ovround.quant.integers.tuned_weight import SignRoundWeight
-from ovround.quant.passes.signround import Schedule, TunedBlock, tune_block
+from ovround.quant.passes.signround import Reconstruction, Schedule, TunedBlock, tune_block
 from ovround.tensors.scheme import QuantScheme
 
 SIZE = 3
 
 
 class Meeting:
-    """Where the threads exchange tensors: every one gets the sum of what all brought, in the order of their numbers."""
+    """Sums tensors over all threads, in the order of their ranks."""
 
     def __init__(self) -> None:
         self._barrier = threading.Barrier(SIZE, timeout=60)
@@ -53,7 +53,7 @@ class Thread(Group):
 
     def totals(self, values: Sequence[float]) -> list[float]:
         assert self.meeting is not None
-        return [float(one) for one in self.meeting.sums(self.rank, [torch.tensor(values, dtype=torch.float64)])[0]]
+        return [float(total) for total in self.meeting.sums(self.rank, [torch.tensor(values, dtype=torch.float64)])[0]]
 
 
 def in_threads(work: Callable[[Group], object]) -> list[object]:
@@ -67,7 +67,7 @@ def forward(weights: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.d
 
 
 def tuned(group: Group, *, whole: bool) -> TunedBlock:
-    """Forty steps on all 12 windows a step; a part of them and of the 3 held-out ones for a thread."""
+    """Forty steps on all 12 samples a step; a thread has a share of them and of the 3 held-out ones."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(12, 32, generator=generator)
     inputs = torch.randn(15, 5, 8, generator=generator) @ torch.randn(8, 32, generator=generator)
@@ -77,7 +77,7 @@ def tuned(group: Group, *, whole: bool) -> TunedBlock:
         inputs, targets = inputs[mine], targets[mine]
     held_out = 3 if whole else 1
     return tune_block(
-        forward, {}, [SignRoundWeight("w", weight, QuantScheme(3, 16, False))], inputs, targets, held_out,
+        Reconstruction(forward, {}, inputs, targets, held_out), [SignRoundWeight("w", weight, QuantScheme(3, 16, False))],
         Schedule(40, 12 if whole else 4), torch.Generator().manual_seed(0), lambda *_: None, CPU, group,
     )  # fmt: skip
 
@@ -98,33 +98,33 @@ def test_shared_steps_are_those_of_one_process() -> None:
     def differing(other: TunedBlock) -> float:
         return float(np.mean(other.weights["w"].codes != alone.weights["w"].codes))
 
-    lonely = tuned(Group(), whole=False)  # on a third of the windows, without the others' gradients
+    lonely = tuned(Group(), whole=False)  # on a third of the samples, without the others' gradients
     assert differing(first) < 0.02  # a sign turns only where a gradient is nearly 0; measured: none
     assert differing(lonely) > 0.2
 
 
-def test_moments_and_quality_are_those_of_all_windows() -> None:
+def test_hessians_and_quality_are_those_of_all_samples() -> None:
     config = tiny_config()
     decoder = from_config(config)
     weights = {name: torch.from_numpy(value) for name, value in random_weights(config).items()}
-    windows = np.random.default_rng(0).integers(0, decoder.config.vocab_size, (11, 16))
-    calibration = Calibration(windows, 2)  # fewer held out than threads: one has none
+    samples = np.random.default_rng(0).integers(0, decoder.config.vocab_size, (11, 16))
+    calibration = Calibration(samples, 2)  # fewer held out than threads: one has none
 
     def measure(group: Group) -> tuple[dict[str, torch.Tensor], tuple[float, ...]]:
-        chains = CalibrationActivations(decoder, calibration.part(group.rank, group.size), 2, None, CPU, group)
-        for states in (chains.original, chains.quantized):
-            chains.embed(states, weights)
-        moments = chains.moments({name: weights[name] for name in decoder.tensors(0)}, range(1))
+        activations = CalibrationActivations(decoder, calibration.part(group.rank, group.size), 2, None, CPU, group)
+        for states in (activations.full_precision, activations.quantized):
+            activations.embed(states, weights)
+        hessians = activations.hessians({name: weights[name] for name in decoder.tensors(0)}, range(1))
         head_at = f"{decoder.head_at}.weight"
-        quality = chains.quality(weights, weights | {head_at: weights[head_at].round(decimals=1)})
-        return moments, (quality.tokens, quality.perplexity_original, quality.perplexity_quantised, quality.kl_nats)
+        quality = activations.quality(weights, weights | {head_at: weights[head_at].round(decimals=1)})
+        return hessians, (quality.tokens, quality.perplexity_original, quality.perplexity_quantised, quality.kl_nats)
 
-    moments, quality = measure(Group())
+    hessians, quality = measure(Group())
     assert quality[0] == 2 * 15
-    for found in in_threads(measure):
-        assert isinstance(found, tuple)
-        assert found[1] == pytest.approx(quality, rel=1e-5)  # float32 logits, batches of other sizes
-        assert found[0].keys() == moments.keys()
-        for name, moment in moments.items():
+    for result in in_threads(measure):
+        assert isinstance(result, tuple)
+        assert result[1] == pytest.approx(quality, rel=1e-5)  # float32 logits, batches of other sizes
+        assert result[0].keys() == hessians.keys()
+        for name, hessian in hessians.items():
             # float32 sums of 144 products in another order
-            torch.testing.assert_close(found[0][name], moment, rtol=1e-4, atol=1e-4 * float(moment.abs().max()))
+            torch.testing.assert_close(result[0][name], hessian, rtol=1e-4, atol=1e-4 * float(hessian.abs().max()))

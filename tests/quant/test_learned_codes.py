@@ -1,4 +1,4 @@
-"""Codes that are learned: the nearest to latent points, which follow the gradient as if nothing were rounded."""
+"""Learned codes are the nearest to latent points, which follow the gradient as if nothing were rounded."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def matrix(seed: int = 0) -> torch.Tensor:
     return torch.randn(32, 16, generator=torch.Generator().manual_seed(seed))
 
 
-def moments(columns: int = 16) -> torch.Tensor:
+def hessian(columns: int = 16) -> torch.Tensor:
     inputs = torch.randn(64, columns, generator=torch.Generator().manual_seed(9)) @ (torch.eye(columns) + 0.3)
     return inputs.T @ inputs
 
 
 def make(layout: Codebooks = LAYOUT, *, learn_codes: bool = True) -> CodebookWeight:
-    fitted = fit_codebooks(matrix(), moments(), layout, torch.Generator().manual_seed(0))
+    fitted = fit_codebooks(matrix(), hessian(), layout, torch.Generator().manual_seed(0))
     return CodebookWeight("w", fitted, layout, learn_codes)
 
 
 def error(weight: CodebookWeight) -> torch.Tensor:
     left = matrix() - weight.fake_quantized()
-    return ((left @ moments()) * left).sum()
+    return ((left @ hessian()) * left).sum()
 
 
 def test_the_gradient_passes_the_codes() -> None:
@@ -68,7 +68,7 @@ def test_tuning_follows_a_target_further_than_fixed_codes_can(layout: Codebooks)
 def test_leaning_changes_no_code_and_points_to_a_lower_error() -> None:
     weight = make()
     before = weight.codes.clone()
-    weight.init_offsets(matrix(), moments())
+    weight.init_offsets(matrix(), hessian())
     assert torch.equal(weight.codes, before)
     assert weight.offset is not None
     error(weight).backward()
@@ -80,7 +80,7 @@ def test_leaning_changes_no_code_and_points_to_a_lower_error() -> None:
 
 def test_points_are_taken_up_and_moving_entries_change_no_code() -> None:
     weight = make()
-    weight.init_offsets(matrix(), moments())
+    weight.init_offsets(matrix(), hessian())
     again = CodebookWeight.resumed("w", weight.result(), weight.offsets(), LAYOUT)
     torch.testing.assert_close(
         again.latent(), weight.latent(), rtol=0, atol=float(weight.scales().detach().max()) * weight.unit / OFFSET_STEPS

@@ -1,4 +1,4 @@
-"""Adam against the formulas of its paper, tensors of different sizes side by side."""
+"""Adam against the formulas of its paper, for tensors of different magnitudes together."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_adam_passes_over_what_has_no_gradient_or_an_empty_one() -> None:
 
 
 def test_the_sign_moves_everything_equally_far() -> None:
-    one = torch.zeros(3)
-    one.grad = torch.tensor([1e-9, -5.0, 0.0])
-    SignDescent([one], [2.0]).step(0.5)
-    assert one.tolist() == [-1, 1, 0]
+    parameter = torch.zeros(3)
+    parameter.grad = torch.tensor([1e-9, -5.0, 0.0])
+    SignDescent([parameter], [2.0]).step(0.5)
+    assert parameter.tolist() == [-1, 1, 0]

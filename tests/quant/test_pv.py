@@ -9,7 +9,7 @@ from ovround.quant.codebooks.fit import fit_codebooks
 from ovround.quant.codebooks.tuned_weight import CodebookWeight
 from ovround.quant.integers.initial_grid import from_extremes
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight
-from ovround.quant.passes.pv import Changes, DiscreteSteps, move
+from ovround.quant.passes.pv import Changes, DiscreteSteps, PVUpdate, move
 from ovround.tensors.scheme import Codebooks, QuantScheme
 
 Weight = LearnedScaleWeight | CodebookWeight
@@ -89,8 +89,8 @@ def test_steps_follow_a_gradient_to_another_weight(kind: str, straight_through: 
     assert float((value(weight) - target).square().sum()) < 0.9 * first
 
 
-def test_a_step_that_changed_nothing_is_not_taken_back() -> None:
-    """Its copies would be drawn back half of the way for nothing, again and again, and none of them ever reach another level."""
+def test_a_step_that_changed_nothing_is_not_reverted() -> None:
+    """Its float copies would otherwise be drawn back again and again, and never reach another level."""
     weight = make("symmetric")
     steps = DiscreteSteps([weight], Changes(0.01, straight_through=True))
     grad = torch.ones(ROWS, COLUMNS)
@@ -102,3 +102,15 @@ def test_a_step_that_changed_nothing_is_not_taken_back() -> None:
         assert torch.equal(value(weight), before)
         travelled.append(float((steps._copies[0] - begun).abs().min()))
     assert travelled[2] == pytest.approx(3 * travelled[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("after", [0.5, 2.0], ids=["lower", "higher"])
+def test_an_update_is_kept_only_if_it_lowers_the_loss_on_other_samples(kind: str, after: float) -> None:
+    weight = make(kind)
+    weight.fake_quantized().sum().backward()
+    before, losses = value(weight), iter([1.0, after])
+    update = PVUpdate([weight], Changes(0.2, straight_through=False))
+    update.step([before - value(make(kind, seed=1))], 0.1, 1.0, lambda: next(losses))
+    assert torch.equal(value(weight), before) == (after > 1)
+    assert all(parameter.grad is None for parameter in weight.parameters)

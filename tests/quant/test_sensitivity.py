@@ -1,4 +1,4 @@
-"""The estimate of what fewer bits lose: its gradients by finite differences, its scale and ranking against the truth."""
+"""The estimated loss of fewer bits: its gradients by finite differences, its scale and ranking against measurements."""
 
 from __future__ import annotations
 
@@ -43,64 +43,66 @@ def loss(decoder: Decoder, weights: dict[str, torch.Tensor], ids: torch.Tensor) 
 
 
 @pytest.fixture(scope="module")
-def windows() -> NDArray[np.int64]:
+def samples() -> NDArray[np.int64]:
     return np.random.default_rng(3).integers(0, 320, (3, 24))
 
 
 @pytest.fixture(scope="module")
-def found(tiny_source: Path, windows: NDArray[np.int64]) -> dict[str, LinearGradient]:
-    """Every layer's gradients for the tokens that follow."""
-    return {one.name: one for one in linear_gradients(*opened(tiny_source), windows, None)}
+def actual(tiny_source: Path, samples: NDArray[np.int64]) -> dict[str, LinearGradient]:
+    """Every layer's gradients for the text's next tokens."""
+    return {linear.name: linear for linear in linear_gradients(*opened(tiny_source), samples, None)}
 
 
 def test_gradients_block_by_block_are_those_of_the_whole_model(
-    tiny_source: Path, windows: NDArray[np.int64], found: dict[str, LinearGradient]
+    tiny_source: Path, samples: NDArray[np.int64], actual: dict[str, LinearGradient]
 ) -> None:
     checkpoint, decoder = opened(tiny_source)
     weights = weights_of(checkpoint)
-    assert set(found) == set(linears(decoder))
-    for name, one in found.items():
+    assert set(actual) == set(linears(decoder))
+    for name, linear in actual.items():
         weight = weights[f"{name}.weight"].clone().requires_grad_()
-        torch.autograd.backward(loss(decoder, {**weights, f"{name}.weight": weight}, torch.from_numpy(windows)))
+        torch.autograd.backward(loss(decoder, {**weights, f"{name}.weight": weight}, torch.from_numpy(samples)))
         assert weight.grad is not None
-        gradient = torch.einsum("stn,stk->nk", one.gradient, one.inputs)
+        gradient = torch.einsum("stn,stk->nk", linear.gradient, linear.inputs)
         # float32 sums in another order
         torch.testing.assert_close(gradient, weight.grad, rtol=1e-4, atol=1e-4 * float(weight.grad.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj"])
 def test_gradients_are_those_of_finite_differences(
-    tiny_source: Path, windows: NDArray[np.int64], found: dict[str, LinearGradient], name: str
+    tiny_source: Path, samples: NDArray[np.int64], actual: dict[str, LinearGradient], name: str
 ) -> None:
     checkpoint, decoder = opened(tiny_source)
     weights = weights_of(checkpoint, torch.float64)
-    one, at, step = found[name], (5, 7), 1e-4
+    linear, at, step = actual[name], (5, 7), 1e-4
     losses = []
     for sign in (1, -1):
         moved = weights[f"{name}.weight"].clone()
         moved[at] += sign * step
-        losses.append(float(loss(decoder, {**weights, f"{name}.weight": moved}, torch.from_numpy(windows))))
-    gradient = float(torch.einsum("st,st->", one.gradient[..., at[0]], one.inputs[..., at[1]]))
+        losses.append(float(loss(decoder, {**weights, f"{name}.weight": moved}, torch.from_numpy(samples))))
+    gradient = float(torch.einsum("st,st->", linear.gradient[..., at[0]], linear.inputs[..., at[1]]))
     assert gradient == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-3, abs=1e-4)  # float32 gradients
 
 
-def test_the_fisher_diagonal_is_a_sum_of_squares_over_windows(found: dict[str, LinearGradient]) -> None:
-    one = found["model.layers.0.mlp.up_proj"]
-    expected = sum((one.gradient[w].T @ one.inputs[w]) ** 2 for w in range(3))
+def test_the_fisher_diagonal_is_a_sum_of_squares_over_samples(actual: dict[str, LinearGradient]) -> None:
+    linear = actual["model.layers.0.mlp.up_proj"]
+    expected = sum((linear.gradient[w].T @ linear.inputs[w]) ** 2 for w in range(3))
     assert isinstance(expected, torch.Tensor)
-    torch.testing.assert_close(fisher_diagonal(one), expected)
+    torch.testing.assert_close(fisher_diagonal(linear), expected)
 
 
-def test_labels_are_drawn_with_the_seed(tiny_source: Path, windows: NDArray[np.int64]) -> None:
+def test_labels_are_drawn_with_the_seed(tiny_source: Path, samples: NDArray[np.int64]) -> None:
     grids = {"model.layers.0.mlp.down_proj": GRID}
-    rises = [loss_rises(*opened(tiny_source), windows, grids, (4,), seed) for seed in (1, 1, 2)]
+    rises = [loss_rises(*opened(tiny_source), samples, grids, (4,), seed) for seed in (1, 1, 2)]
     assert rises[0] == rises[1] != rises[2]
 
 
-def test_only_what_was_asked_for_and_fewer_bits_lose_more(tiny_source: Path, windows: NDArray[np.int64]) -> None:
+def test_only_the_given_layers_are_estimated_and_fewer_bits_lose_more(
+    tiny_source: Path, samples: NDArray[np.int64]
+) -> None:
     checkpoint, decoder = opened(tiny_source)
     grids = dict.fromkeys(linears(decoder)[2:5], GRID)
-    rises = loss_rises(checkpoint, decoder, windows, grids, (2, 3, 4, 8), 0)
+    rises = loss_rises(checkpoint, decoder, samples, grids, (2, 3, 4, 8), 0)
     assert set(rises) == set(grids)
     for by_bits in rises.values():
         values = list(by_bits.values())
@@ -109,7 +111,7 @@ def test_only_what_was_asked_for_and_fewer_bits_lose_more(tiny_source: Path, win
         assert values[-1] > 0
 
 
-def test_a_deliberately_fragile_layer_ranks_first(tmp_path: Path, windows: NDArray[np.int64]) -> None:
+def test_a_deliberately_fragile_layer_ranks_first(tmp_path: Path, samples: NDArray[np.int64]) -> None:
     """A projection whose groups hold one large value each: its other weights round to nothing."""
     config, fragile = tiny_config(), "model.layers.1.mlp.up_proj"
     ranked = []
@@ -117,7 +119,7 @@ def test_a_deliberately_fragile_layer_ranks_first(tmp_path: Path, windows: NDArr
         weights = random_weights(config, scale=0.1)
         weights[f"{fragile}.weight"][:, ::32] += spike
         checkpoint, decoder = opened(write_checkpoint(tmp_path / f"{spike}", config, weights))
-        rises = loss_rises(checkpoint, decoder, windows, dict.fromkeys(linears(decoder), GRID), (4,), 0)
+        rises = loss_rises(checkpoint, decoder, samples, dict.fromkeys(linears(decoder), GRID), (4,), 0)
         ranked.append(sorted(rises, key=lambda name: -rises[name][4]))
     assert ranked[0].index(fragile) > 3
     assert ranked[1][0] == fragile
@@ -125,15 +127,15 @@ def test_a_deliberately_fragile_layer_ranks_first(tmp_path: Path, windows: NDArr
 
 @pytest.mark.parametrize("bits", [3, 4])
 def test_the_estimate_is_the_divergence_of_a_trained_model(shared: Path, bits: int) -> None:
-    """Each layer of one block of stories3M rounded alone: nats as measured, to a third, and ranked alike."""
+    """Each layer of one block of stories3M rounded alone: the measured nats within a third, in the same ranking."""
     folder = shared / "models" / "stories3M"
     checkpoint, decoder = opened(folder)
     options = ConvertOptions(nsamples=8, seqlen=128, calibration=(shared / "data" / "tinystories-calibration.jsonl",))
     vocab = decoder.config.vocab_size
-    windows = calibrate(load_tokenizer(folder), options, 512, vocab).windows[:8]
+    samples = calibrate(load_tokenizer(folder), options, 512, vocab).samples[:8]
     names = decoder.linears(2)
-    rises = loss_rises(checkpoint, decoder, windows, dict.fromkeys(names, QuantScheme(bits, 64, True)), (bits,), 0)
-    weights, ids = weights_of(checkpoint), torch.from_numpy(windows)
+    rises = loss_rises(checkpoint, decoder, samples, dict.fromkeys(names, QuantScheme(bits, 64, True)), (bits,), 0)
+    weights, ids = weights_of(checkpoint), torch.from_numpy(samples)
     with torch.no_grad():
         original = torch.log_softmax(decoder.logits(TorchOps(weights), ids), -1)
         truth = {}

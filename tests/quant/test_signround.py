@@ -1,4 +1,4 @@
-"""SignRound: its gradients against plain autograd, what it promises of its result, and that it is deterministic."""
+"""SignRound: its gradients against plain autograd, the guarantees of its result, and determinism."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from ovround.errors import TensorError
-from ovround.quant.integers.tuned_weight import SignRoundWeight, restore
-from ovround.quant.passes.signround import Schedule, TunedBlock, tune_block
+from ovround.quant.integers.tuned_weight import SignRoundWeight
+from ovround.quant.passes.signround import Reconstruction, Schedule, TunedBlock, tune_block
 from ovround.tensors.scheme import QuantScheme
 
 SCHEMES = [
@@ -42,7 +42,7 @@ def straight_through(x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
 
 
 def plain_fake_quantize(tuned: SignRoundWeight) -> torch.Tensor:
-    """The grid of the paper as ordinary differentiable torch, gradients by autograd through straight-through roundings."""
+    """The paper's formulas as differentiable torch, with gradients by autograd through straight-through roundings."""
     bits, symmetric = tuned.scheme.bits, tuned.scheme.symmetric
     low, high = tuned.low * tuned.low_factor, tuned.high * tuned.high_factor
     top = float(2**bits - 1)
@@ -64,14 +64,14 @@ def test_gradients_are_those_of_plain_autograd(scheme: QuantScheme) -> None:
     direction = random_weight(3, torch.float64)
     value, plain = tuned.fake_quantized(torch.float64), plain_fake_quantize(tuned)
     assert torch.equal(value, plain)
-    found = torch.autograd.grad((value * direction).sum(), tuned.parameters)
+    actual = torch.autograd.grad((value * direction).sum(), tuned.parameters)
     expected = torch.autograd.grad((plain * direction).sum(), tuned.parameters)
     cut_off = value.abs() < 0.7 * tuned.groups.view(tuned.shape).abs()
     assert 0 < cut_off.sum() < cut_off.numel()  # both branches of the gradient are seen
-    for name, one, other in zip(("V", "low factor", "high factor"), found, expected, strict=True):
+    for name, gradient, other in zip(("V", "low factor", "high factor"), actual, expected, strict=True):
         assert other.abs().max() > 0, name
         # float64 sums of at most 32 terms in another order: 32 * 2^-53 of the largest term
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12 * float(other.abs().max()), msg=name)
+        torch.testing.assert_close(gradient, other, rtol=1e-12, atol=1e-12 * float(other.abs().max()), msg=name)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
@@ -98,10 +98,12 @@ def test_factors_stay_between_zero_and_one_and_steps_follow_the_sign() -> None:
     assert torch.equal(tuned.low_factor, torch.zeros_like(tuned.low_factor))
 
 
-def test_a_range_clipped_to_nothing_still_gives_a_grid() -> None:
+def test_a_range_clipped_to_nothing_still_gives_levels() -> None:
     for symmetric in (True, False):
         tuned = SignRoundWeight("w", random_weight(0), QuantScheme(4, 16, symmetric))
-        restore([[tuned.shift, torch.zeros_like(tuned.low_factor), torch.zeros_like(tuned.high_factor)]], [tuned])
+        with torch.no_grad():
+            tuned.low_factor.zero_()
+            tuned.high_factor.zero_()
         values = tuned.result().dequantize()
         assert np.isfinite(values).all()
         assert np.array_equal(values, tuned.fake_quantized().detach().numpy())
@@ -126,23 +128,23 @@ def tune(
     *,
     seed: int = 0,
     steps: int = 30,
-    windows: int = 12,
+    samples: int = 12,
     held_out: int = 4,
     batch_size: int = 3,
     forward: Forward = two_layers,
-    told: list[tuple[int, float]] | None = None,
+    reported: list[tuple[int, float]] | None = None,
 ) -> tuple[TunedBlock, Callable[[Mapping[str, torch.Tensor]], float]]:
     """Tune the two layers on random data; also gives the held-out loss of any other weights."""
     generator = torch.Generator().manual_seed(seed)
     up = torch.randn(32, 32, generator=generator) * 0.3
     down = torch.randn(12, 32, generator=generator) * 0.3
     fixed = {"bias": torch.randn(12, generator=generator)}
-    inputs = torch.randn(windows, 5, 32, generator=generator)
+    inputs = torch.randn(samples, 5, 32, generator=generator)
     targets = two_layers({**fixed, "up.weight": up, "down.weight": down}, inputs, None)
     weights = [SignRoundWeight("up", up, scheme), SignRoundWeight("down", down, scheme)]
-    seen: list[tuple[int, float]] = [] if told is None else told
+    seen: list[tuple[int, float]] = [] if reported is None else reported
     result = tune_block(
-        forward, fixed, weights, inputs, targets, held_out, Schedule(steps, batch_size),
+        Reconstruction(forward, fixed, inputs, targets, held_out), weights, Schedule(steps, batch_size),
         torch.Generator().manual_seed(seed), lambda step, loss: seen.append((step, loss)),
     )  # fmt: skip
 
@@ -158,23 +160,23 @@ def as_tensors(block: TunedBlock) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_the_held_out_loss_never_gets_worse_and_is_told_as_it_is(scheme: QuantScheme) -> None:
+def test_the_held_out_loss_never_gets_worse_and_is_reported_as_it_is(scheme: QuantScheme) -> None:
     for seed in range(3):
-        told: list[tuple[int, float]] = []
-        block, loss = tune(scheme, seed=seed, told=told)
+        reported: list[tuple[int, float]] = []
+        block, loss = tune(scheme, seed=seed, reported=reported)
         rounded, _ = tune(scheme, seed=seed, steps=0)
         assert block.loss_after <= block.loss_before
         # The sums of the chosen candidate, made once in batches of three and once in one piece: float32 rounding.
         assert block.loss_after == pytest.approx(loss(as_tensors(block)), rel=1e-5)
         assert block.loss_before == pytest.approx(loss(as_tensors(rounded)), rel=1e-5)
-        assert [step for step, _ in told] == list(range(1, 31))
-        losses = [best for _, best in told]
+        assert [step for step, _ in reported] == list(range(1, 31))
+        losses = [best for _, best in reported]
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] == block.loss_after
 
 
 def test_harmful_steps_are_undone() -> None:
-    """When every candidate is worse than rounding, rounding is what comes out."""
+    """When every candidate is worse than rounding, the result is rounding."""
 
     def backwards(weights: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
         out = two_layers(weights, x, dtype)
@@ -193,19 +195,19 @@ def digests(block: TunedBlock) -> list[str]:
     return [weight.digest() for weight in block.weights.values()]
 
 
-def test_the_same_order_of_windows_gives_the_same_integers_and_another_order_others() -> None:
+def test_the_same_order_of_samples_gives_the_same_integers_and_another_order_others() -> None:
     scheme = QuantScheme(2, 16, False)
-    one, two, other = tune(scheme, batch_size=2)[0], tune(scheme, batch_size=2)[0], tune(scheme, batch_size=4)[0]
-    assert digests(one) == digests(two)
-    assert (one.loss_before, one.loss_after) == (two.loss_before, two.loss_after)
-    assert digests(one) != digests(other)
+    first, again, other = tune(scheme, batch_size=2)[0], tune(scheme, batch_size=2)[0], tune(scheme, batch_size=4)[0]
+    assert digests(first) == digests(again)
+    assert (first.loss_before, first.loss_after) == (again.loss_before, again.loss_after)
+    assert digests(first) != digests(other)
 
 
-def batches_of(windows: int, held_out: int, batch_size: int, steps: int) -> list[list[int]]:
-    """The windows of each training step, told apart by their first value."""
+def batches_of(samples: int, held_out: int, batch_size: int, steps: int) -> list[list[int]]:
+    """The samples of each training step, distinguished by their first value."""
     weight = SignRoundWeight("w", random_weight(0), QuantScheme(4, 16, True))
-    inputs = torch.zeros(windows, 2, COLUMNS)
-    inputs[:, 0, 0] = torch.arange(windows)
+    inputs = torch.zeros(samples, 2, COLUMNS)
+    inputs[:, 0, 0] = torch.arange(samples)
     seen: list[list[int]] = []
 
     def forward(weights: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
@@ -213,31 +215,35 @@ def batches_of(windows: int, held_out: int, batch_size: int, steps: int) -> list
             seen.append([int(value) for value in x[:, 0, 0]])
         return F.linear(x, weights["w.weight"])
 
-    targets = torch.zeros(windows, 2, ROWS)
+    targets = torch.zeros(samples, 2, ROWS)
     generator = torch.Generator().manual_seed(0)
     tune_block(
-        forward, {}, [weight], inputs, targets, held_out, Schedule(steps, batch_size), generator, lambda *_: None
+        Reconstruction(forward, {}, inputs, targets, held_out),
+        [weight],
+        Schedule(steps, batch_size),
+        generator,
+        lambda *_: None,
     )
     return seen
 
 
 @pytest.mark.parametrize(
-    ("windows", "held_out", "batch_size"), [(12, 4, 4), (13, 2, 4), (9, 1, 8), (5, 1, 8), (4, 1, 1)]
+    ("samples", "held_out", "batch_size"), [(12, 4, 4), (13, 2, 4), (9, 1, 8), (5, 1, 8), (4, 1, 1)]
 )
 def test_batches_are_drawn_without_repetition_and_never_from_the_held_out(
-    windows: int, held_out: int, batch_size: int
+    samples: int, held_out: int, batch_size: int
 ) -> None:
-    train = windows - held_out
-    batches = batches_of(windows, held_out, batch_size, steps=4 * train)
+    train = samples - held_out
+    batches = batches_of(samples, held_out, batch_size, steps=4 * train)
     size = min(batch_size, train)
     assert {len(batch) for batch in batches} == {size}
     assert {row for batch in batches for row in batch} == set(range(train))
     epoch = train // size
     for start in range(0, len(batches) - epoch + 1, epoch):
         rows = [row for batch in batches[start : start + epoch] for row in batch]
-        assert len(set(rows)) == len(rows), "a window came twice before the others came once"
+        assert len(set(rows)) == len(rows), "a sample came twice before the others came once"
     if epoch > 1:
-        assert batches[:epoch] != batches[epoch : 2 * epoch], "the order is drawn anew"
+        assert batches[:epoch] != batches[epoch : 2 * epoch], "each epoch has an order of its own"
 
 
 def test_candidates_are_compared_at_a_bounded_number_of_steps() -> None:
@@ -248,6 +254,6 @@ def test_candidates_are_compared_at_a_bounded_number_of_steps() -> None:
         evaluations += not torch.is_grad_enabled()
         return two_layers(weights, x, dtype)
 
-    told: Sequence[object] = tune(QuantScheme(4, 16, True), steps=100, held_out=3, batch_size=3, forward=counting)
-    assert told
-    assert evaluations == 6  # the beginning and five candidates, one batch each
+    result: Sequence[object] = tune(QuantScheme(4, 16, True), steps=100, held_out=3, batch_size=3, forward=counting)
+    assert result
+    assert evaluations == 6  # the start and five candidates, one batch each

@@ -1,4 +1,4 @@
-"""Free weights: gradients against plain autograd, the result to the last bit, and continuing from a finished weight."""
+"""LearnedScaleWeight: gradients against plain autograd, the result to the last bit, continuing from a finished weight."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDS = [f"{s.bits} bits, {s.group_size}, {'sym' if s.symmetric else 'asym'}" for 
 
 
 def disturbed(scheme: QuantScheme, dtype: torch.dtype = torch.float32, optimizer: str = "adam") -> LearnedScaleWeight:
-    """In the middle of its tuning: levels beyond the grid, scales and zero points moved."""
+    """A weight in the middle of its tuning: levels out of range, scales and zero points moved."""
     generator = torch.Generator().manual_seed(5)
     weight = torch.randn(6, 32, generator=generator, dtype=dtype)
     start = from_extremes(weight, scheme)
@@ -39,7 +39,7 @@ def test_gradients_are_those_of_plain_autograd(scheme: QuantScheme) -> None:
     free = disturbed(scheme, torch.float64)
     direction = torch.randn(free.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     (free.fake_quantized(torch.float64) * direction).sum().backward()
-    found = [parameter.grad for parameter in free.parameters]
+    actual = [parameter.grad for parameter in free.parameters]
     for parameter in free.parameters:
         parameter.grad = None
 
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_plain_autograd(scheme: QuantScheme) -> None:
     plain = ((level - zero) * scale).view(free.shape)
     assert torch.equal(plain, free.fake_quantized(torch.float64))
     (plain * direction).sum().backward()
-    for parameter, grad in zip(free.parameters, found, strict=True):
+    for parameter, grad in zip(free.parameters, actual, strict=True):
         assert grad is not None
         assert parameter.grad is not None
         # the same sums in another order, in float64
@@ -64,16 +64,16 @@ def test_gradients_are_those_of_plain_autograd(scheme: QuantScheme) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
 def test_rows_at_a_time_change_nothing(scheme: QuantScheme, monkeypatch: pytest.MonkeyPatch) -> None:
     direction = torch.randn(6, 32, generator=torch.Generator().manual_seed(6))
-    found = []
+    actual = []
     for elements in (1, 2 * 32, 1 << 16):  # a row, two rows, all of them
         monkeypatch.setattr(tuned_weight, "_PART", elements)
         free = disturbed(scheme)
         value = free.fake_quantized(torch.bfloat16)
         value.backward(direction.to(torch.bfloat16))
-        found.append([value.detach(), *(parameter.grad for parameter in free.parameters)])
-    for other in found[1:]:
-        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
-    assert torch.equal(found[0][0], disturbed(scheme).fake_quantized().detach().to(torch.bfloat16))
+        actual.append([value.detach(), *(parameter.grad for parameter in free.parameters)])
+    for other in actual[1:]:
+        assert all(torch.equal(first, second) for first, second in zip(actual[0], other, strict=True))
+    assert torch.equal(actual[0][0], disturbed(scheme).fake_quantized().detach().to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
@@ -90,7 +90,7 @@ def test_a_finished_weight_is_taken_up_as_it_was(scheme: QuantScheme) -> None:
     assert resumed.result().digest() == finished.digest()
     assert torch.equal(resumed.fake_quantized().detach(), free.fake_quantized().detach())
     codes = grouped(torch.from_numpy(finished.codes).float(), scheme)
-    inside = (free.latent + free.grid()[1] - codes).abs() <= 0.5
+    inside = (free.latent + free.qparams()[1] - codes).abs() <= 0.5
     assert inside.any()
     # kept to 1/256 of a level, and on this side of the next rounding
     assert float((resumed.latent - free.latent).detach()[inside].abs().max()) <= 1.5 / OFFSET_STEPS

@@ -1,4 +1,4 @@
-"""Four processes tune one model, and each of them is killed once: the others end soon and name it, the same command continues."""
+"""Four processes tune one model, and each is killed once. The others end soon and name it; the same command continues."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ TUNING = (
 
 
 class Processes:
-    """What torchrun would have started, as `--nproc-per-node 4`."""
+    """Four processes as torchrun would start them."""
 
     def __init__(self, servers: list[CommandServer], faults: list[Path]) -> None:
         self._servers, self._faults = servers, faults
 
     def __call__(self, *arguments: object, die: tuple[int, int] | None = None) -> tuple[list[Result], list[float]]:
-        """Results of all, and when each ended; with `die` one is killed as it finishes a block: its rank, the block."""
+        """Results and end times of all; with `die` (rank, block) one of them is killed as it finishes that block."""
         for rank, fault in enumerate(self._faults):
             fault.write_text(f"die {die[1]}" if die is not None and rank == die[0] else "nothing 0", encoding="utf-8")
 
-        def one(server: CommandServer) -> tuple[Result, float]:
+        def run(server: CommandServer) -> tuple[Result, float]:
             return server(*arguments), time.monotonic()
 
         with ThreadPoolExecutor(SIZE) as threads:
-            found = list(threads.map(one, self._servers))
-        return [result for result, _ in found], [ended for _, ended in found]
+            ends = list(threads.map(run, self._servers))
+        return [result for result, _ in ends], [ended for _, ended in ends]
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    place = tmp_path_factory.mktemp("four")
+    folder = tmp_path_factory.mktemp("four")
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = str(listening.getsockname()[1])
@@ -55,14 +55,14 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
         "WORLD_SIZE": str(SIZE), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }  # fmt: skip
-    faults = [place / f"fault-{rank}" for rank in range(SIZE)]
+    faults = [folder / f"fault-{rank}" for rank in range(SIZE)]
     with ExitStack() as stack:
         servers = []
         for rank, fault in enumerate(faults):
-            (place / str(rank)).mkdir()
+            (folder / str(rank)).mkdir()
             environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OVROUND_TEST_FAULT": str(fault)}
             modules = ["ovround.exporters.onnx.package", "fault_injection"]
-            servers.append(stack.enter_context(CommandServer(place / str(rank), modules, environment)))
+            servers.append(stack.enter_context(CommandServer(folder / str(rank), modules, environment)))
         yield Processes(servers, faults)
 
 

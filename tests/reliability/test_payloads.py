@@ -62,7 +62,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     }  # fmt: skip
     modules = [  # what commands import, once for all of them
         "ovround.conversion.convert", "ovround.exporters.onnx.package", "ovround.exporters.openvino.tokenizer", "ovround.check",
-        "ovround.conversion.model_card", "ovround.quant.passes.blocks",
+        "ovround.conversion.model_card", "ovround.quant.passes.tuning",
         "ovround.runtime.engines.onnx", "ovround.runtime.engines.openvino",
         "ovround.runtime.decoding.speculation", "rich.console", "sympy", "openvino_tokenizers.hf_parser",
         "transformers.modeling_utils", "audit_hook",

@@ -1,1 +1,1 @@
-"""Bits by layer: how much each width loses, and the best choice within a budget."""
+"""Bits by layer: the loss of each width, and the best choice within a budget."""

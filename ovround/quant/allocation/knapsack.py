@@ -1,11 +1,11 @@
-"""The cheapest loss within a budget: one choice a class, exactly (multiple-choice knapsack).
+"""The lowest loss within a budget: one choice from each class, solved exactly (multiple-choice knapsack).
 
     minimise sum loss   subject to   sum cost <= budget,   one choice from each class
 
 Dynamic programming over the undominated (cost, loss) pairs, with the bounds of Pisinger, "A minimal algorithm for the
 multiple-choice knapsack problem" (EJOR 83, 1995): a partial solution is dropped when the linear relaxation of the classes
-that are left cannot bring it below the best whole solution known. Classes whose choice is hardly in doubt come first, so
-few partial solutions are ever alive. numpy alone: SciPy's MILP solver would be a dependency of 100 MB for this one sum.
+that are left cannot bring it below the best whole solution known. Classes whose choice is most certain come first, so few
+partial solutions are kept at any time. It needs only numpy: SciPy's MILP solver would be a dependency of 100 MB.
 
 Everything is computed in integers, so that no comparison rounds: losses are scaled to 40 bits of the largest one.
 """
@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One choice of a class: what it takes of the budget, and what it loses; neither is negative."""
+    """One choice of a class: its cost and its loss, neither negative."""
 
     cost: int
     loss: float
@@ -36,9 +36,9 @@ class Choice:
 
 
 def allocate(classes: Sequence[Sequence[Choice]], budget: int) -> tuple[int, ...]:
-    """The index of the choice in each class whose losses sum to the least within `budget`; the same one for the same input.
+    """The index of the choice in each class, with the lowest sum of losses within `budget`; deterministic.
 
-    Losses are told apart down to 2^-40 of the largest. Raises ValueError when not even the cheapest choices fit.
+    Losses are distinguished down to 2^-40 of the largest. Raises ValueError when not even the cheapest choices fit.
     """
     if not classes:
         return ()
@@ -67,19 +67,19 @@ class _Relaxation:
     steps: Ints  # rows of _Search.steps
 
     def bound(self, room: Ints) -> Ints:
-        """No choice within `room` `[n]` loses less than this, `[n]`."""
+        """A lower bound `[n]` on the loss of any choice within `room` `[n]`."""
         at = self.completed(room)
         following = np.minimum(at + 1, len(self.costs) - 1)
         width = np.maximum(self.costs[following] - self.costs[at], 1)
         gain = (self.losses[at] - self.losses[following]) * ((room - self.costs[at]) / width)
         # whole losses gain whole numbers; three roundings of float64 lift the gain by less than 1e-15 of it
-        found: Ints = self.losses[at] - np.floor(gain * (1 + 1e-15)).astype(np.int64)
-        return found
+        bounds: Ints = self.losses[at] - np.floor(gain * (1 + 1e-15)).astype(np.int64)
+        return bounds
 
     def completed(self, room: Ints) -> Ints:
-        """How many whole steps fit, `[n]`."""
-        found: Ints = np.searchsorted(self.costs, room, side="right").astype(np.int64) - 1
-        return found
+        """The number of whole steps that fit, `[n]`."""
+        steps: Ints = np.searchsorted(self.costs, room, side="right").astype(np.int64) - 1
+        return steps
 
 
 class _Search:
@@ -90,8 +90,8 @@ class _Search:
         self._classes = [_prepared(choices, exponent) for choices in classes]
         self._steps = self._sorted_steps()
         self._order = self._by_certainty()
-        self._place = np.empty(len(classes), np.int64)  # of each class in the order
-        self._place[self._order] = np.arange(len(classes))
+        self._position = np.empty(len(classes), np.int64)  # of each class in the order
+        self._position[self._order] = np.arange(len(classes))
         bases = [int(self._classes[number].losses[0]) for number in self._order]
         self._bases = np.cumsum([0, *reversed(bases)])[
             ::-1
@@ -134,34 +134,34 @@ class _Search:
             before, choice = back[earlier]
             chosen[self._order[earlier]] = int(choice[partial])
             partial = int(before[partial])
-        return tuple(one.indices[choice] for one, choice in zip(self._classes, chosen, strict=True))
+        return tuple(options.indices[choice] for options, choice in zip(self._classes, chosen, strict=True))
 
     def _sorted_steps(self) -> Ints:
         """Each step along a hull: class, choice reached, cost, loss gained, `[n, 4]`; the most loss for its cost first."""
         steps = [
-            (number, to, one.costs[to] - one.costs[at], one.losses[at] - one.losses[to])
-            for number, one in enumerate(self._classes)
-            for at, to in zip(one.hull, one.hull[1:], strict=False)
+            (number, to, options.costs[to] - options.costs[at], options.losses[at] - options.losses[to])
+            for number, options in enumerate(self._classes)
+            for at, to in zip(options.hull, options.hull[1:], strict=False)
         ]
-        found = np.array(steps, np.int64).reshape(-1, 4)
+        rows = np.array(steps, np.int64).reshape(-1, 4)
         # correctly rounded division keeps order, and a stable sort keeps equal steps of a class in theirs
-        ordered: Ints = found[np.argsort(-(found[:, 3] / found[:, 2]), kind="stable")]
+        ordered: Ints = rows[np.argsort(-(rows[:, 3] / rows[:, 2]), kind="stable")]
         return ordered
 
     def _by_certainty(self) -> list[int]:
-        """Classes by how much it would cost, at the relaxation's exchange rate, to choose otherwise than it does."""
+        """Classes by the loss of the second-best choice at the relaxation's exchange rate, the most certain first."""
         taken = int(np.searchsorted(np.cumsum(self._steps[:, 2]), self._room, side="right"))
         broken = self._steps[min(taken, len(self._steps) - 1)] if len(self._steps) else None
         rate = 0.0 if broken is None else float(broken[3] / broken[2])
         margins = []
-        for one in self._classes:
-            values = np.sort(one.losses + rate * one.costs)
+        for options in self._classes:
+            values = np.sort(options.losses + rate * options.costs)
             margins.append(float(values[1] - values[0]) if len(values) > 1 else math.inf)
         return sorted(range(len(margins)), key=lambda number: (-margins[number], number))
 
     def _relaxation(self, stage: int) -> _Relaxation:
         """Of the classes from `stage` on."""
-        rows = np.flatnonzero(self._place[self._steps[:, 0]] >= stage)
+        rows = np.flatnonzero(self._position[self._steps[:, 0]] >= stage)
         costs = np.concatenate([[0], np.cumsum(self._steps[rows, 2])])
         losses = self._bases[stage] - np.concatenate([[0], np.cumsum(self._steps[rows, 3])])
         return _Relaxation(costs.astype(np.int64), losses.astype(np.int64), rows)
@@ -194,15 +194,15 @@ def _hull(costs: Sequence[int], losses: Sequence[int]) -> tuple[int, ...]:
     return tuple(hull)
 
 
-def _extended(costs: Ints, losses: Ints, one: _Class, room: int) -> tuple[Ints, Ints, tuple[Ints, Ints]]:
-    """Each partial solution with each choice of one more class: those within `room` that no other one dominates."""
-    all_costs = (costs[:, None] + one.costs).ravel()
-    all_losses = (losses[:, None] + one.losses).ravel()
+def _extended(costs: Ints, losses: Ints, added: _Class, room: int) -> tuple[Ints, Ints, tuple[Ints, Ints]]:
+    """Each partial solution with each choice of the `added` class, if within `room` and not dominated."""
+    all_costs = (costs[:, None] + added.costs).ravel()
+    all_losses = (losses[:, None] + added.losses).ravel()
     fitting = np.flatnonzero(all_costs <= room)
     order = fitting[np.lexsort((all_losses[fitting], all_costs[fitting]))]
     least = np.minimum.accumulate(all_losses[order])
     better = np.ones(len(order), np.bool_)
     better[1:] = all_losses[order[1:]] < least[:-1]
     kept = order[better]
-    before, choice = np.divmod(kept, len(one.costs))
+    before, choice = np.divmod(kept, len(added.costs))
     return all_costs[kept], all_losses[kept], (before, choice)

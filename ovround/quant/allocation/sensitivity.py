@@ -1,15 +1,15 @@
-"""How much the loss rises when one linear layer goes to fewer bits, estimated for all layers and bits from one backward pass.
+"""The rise of the loss when one linear layer goes to fewer bits, estimated for all layers and bits by one backward pass.
 
 The divergence (KL) of a model from itself with weights moved by D = Wq - W is, to second order and with the Fisher matrix
 cut to its diagonal (Martens, arXiv 1412.1193),
 
-    KL = 1/2 sum_ij F_ij D_ij^2        F_ij = sum over windows of G_ij^2
+    KL = 1/2 sum_ij F_ij D_ij^2        F_ij = sum over samples of G_ij^2
 
-where G `[N, K]` is the gradient of a window's -log p(label), labels drawn from the model's own predictions. The first-order
+where G `[N, K]` is the gradient of a sample's -log p(label), with labels drawn from the model's own predictions. The first-order
 term of a model against itself is 0. auto-round's AutoScheme ranks by sum |G D| instead, with G summed over data: at a trained
-optimum that sum is mostly noise. docs/log.md compares both, and others, with the divergence itself.
+optimum that sum is mostly noise.
 
-Memory: inputs of all blocks `[S, T, hidden]`, one block, and the activations within it. Weights are read twice.
+Memory: the inputs of all blocks `[S, T, hidden]`, one block, and the activations within it. Weights are read twice.
 """
 
 from __future__ import annotations
@@ -45,46 +45,46 @@ class LinearGradient:
 def loss_rises(
     checkpoint: Checkpoint,
     decoder: Decoder,
-    windows: NDArray[np.int64],
+    samples: NDArray[np.int64],
     schemes: Mapping[str, QuantScheme],
     bits: Sequence[int],
     seed: int,
 ) -> dict[str, dict[int, float]]:
     """Estimated divergence, in nats a token, of each module of `schemes` rounded to nearest at each of `bits`, all else in float.
 
-    `windows` `[S, T]` are token ids; `seed` draws the labels. Raises TensorError where a scale overflows float16.
+    `samples` `[S, T]` are token ids; `seed` draws the labels. Raises TensorError where a scale overflows float16.
     """
-    found: dict[str, dict[int, float]] = {}
-    for linear in linear_gradients(checkpoint, decoder, windows, seed):
+    rises: dict[str, dict[int, float]] = {}
+    for linear in linear_gradients(checkpoint, decoder, samples, seed):
         if linear.name not in schemes:
             continue
         scheme, original = schemes[linear.name], torch.from_numpy(linear.weight.float32())
         fisher = fisher_diagonal(linear)
-        found[linear.name] = {}
+        rises[linear.name] = {}
         for width in bits:
             rounded, _ = round_to_nearest(linear.name, linear.weight, replace(scheme, bits=width))
             moved = torch.from_numpy(rounded.dequantize()).sub_(original)
             rise = moved.square_().mul_(fisher).sum(dtype=torch.float64)
-            found[linear.name][width] = float(rise) / 2 / windows.size
-    return found
+            rises[linear.name][width] = float(rise) / 2 / samples.size
+    return rises
 
 
 def fisher_diagonal(linear: LinearGradient) -> torch.Tensor:
-    """Squared weight gradients, summed over windows: `[N, K]`."""
-    found = torch.zeros(linear.weight.shape)
+    """Squared weight gradients `[N, K]`, summed over samples."""
+    fisher = torch.zeros(linear.weight.shape)
     for inputs, gradient in zip(linear.inputs, linear.gradient, strict=True):
-        found += (gradient.T @ inputs).square_()
-    return found
+        fisher += (gradient.T @ inputs).square_()
+    return fisher
 
 
 def linear_gradients(
-    checkpoint: Checkpoint, decoder: Decoder, windows: NDArray[np.int64], seed: int | None
+    checkpoint: Checkpoint, decoder: Decoder, samples: NDArray[np.int64], seed: int | None
 ) -> Iterator[LinearGradient]:
     """Every linear layer of the blocks, the last block first; the loss is the sum of -log p(label) over all positions.
 
-    Labels are drawn from the model's own predictions with `seed`; None takes the tokens that follow in `windows`.
+    Labels are drawn from the model's own predictions with `seed`; None takes the next tokens of `samples`.
     """
-    ids = torch.from_numpy(windows)
+    ids = torch.from_numpy(samples)
     inputs = [_embedded(checkpoint, decoder, ids)]
     for layer in range(decoder.config.num_hidden_layers):
         inputs.append(_forward(TorchOps(_floats(_read_block(checkpoint, decoder, layer))), decoder, layer, inputs[-1]))
@@ -93,13 +93,13 @@ def linear_gradients(
         block = _read_block(checkpoint, decoder, layer)
         gradient, recorded = _backward(_floats(block), decoder, layer, inputs.pop(), gradient)
         for name, (x, g) in recorded.items():
-            if x.dim() == 2:  # an expert's tokens, of any window
-                x, g = _as_windows(x, len(windows)), _as_windows(g, len(windows))
+            if x.dim() == 2:  # an expert's tokens, of any sample
+                x, g = _as_samples(x, len(samples)), _as_samples(g, len(samples))
             yield LinearGradient(name, block[f"{name}.weight"], x, g)
 
 
 class _RecordingOps(TorchOps):
-    """Keeps what goes into each linear layer and what comes out of it."""
+    """Computes like TorchOps, and keeps the input and output of each linear layer."""
 
     def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
         super().__init__(weights)
@@ -118,7 +118,7 @@ def _backward(
     """The gradient `[S, T, hidden]` at a block's inputs, and each linear layer's inputs and output gradient."""
     below: list[torch.Tensor] = []
     calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for part, upper in zip(*(_batches(one) for one in (inputs, gradient)), strict=True):
+    for part, upper in zip(_batches(inputs), _batches(gradient), strict=True):
         x, ops = part.detach().requires_grad_(), _RecordingOps(weights)
         torch.autograd.backward(decoder.block(ops, x, layer), upper)
         below.append(_gradient(x))
@@ -137,7 +137,7 @@ def _head_gradient(
     ops = TorchOps(_floats({name: checkpoint.read(name) for name in decoder.head_tensors()}))
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     rows = max(1, _LOGITS_ELEMENTS // (ids.shape[1] * decoder.config.vocab_size))
-    found = []
+    gradients = []
     for part, following in zip(hidden.split(rows), ids[:, 1:].split(rows), strict=True):
         x = part.detach().requires_grad_()
         log_p = torch.log_softmax(decoder.head(ops, x), dim=-1)
@@ -148,8 +148,8 @@ def _head_gradient(
             drawn = torch.multinomial(log_p.detach().exp().flatten(0, 1), 1, generator=generator)
             labels = drawn.view(log_p.shape[:-1])
         torch.autograd.backward(-log_p.gather(-1, labels.unsqueeze(-1)).sum())
-        found.append(_gradient(x))
-    return torch.cat(found)
+        gradients.append(_gradient(x))
+    return torch.cat(gradients)
 
 
 def _embedded(checkpoint: Checkpoint, decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
@@ -162,7 +162,7 @@ def _forward(ops: TorchOps, decoder: Decoder, layer: int, inputs: torch.Tensor) 
 
 
 def _batches(values: torch.Tensor) -> Sequence[torch.Tensor]:
-    """`[S, T, ...]` in parts of whole windows."""
+    """`[S, T, ...]` in parts of whole samples."""
     parts: Sequence[torch.Tensor] = values.split(max(1, _BATCH_TOKENS // values.shape[1]))
     return parts
 
@@ -171,8 +171,8 @@ def _read_block(checkpoint: Checkpoint, decoder: Decoder, layer: int) -> dict[st
     return {name: checkpoint.read(name) for name in decoder.tensors(layer)}
 
 
-def _as_windows(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Rows `[R, K]` dealt out to `count` windows, `[count, ceil(R / count), K]`, filled up with zeros."""
+def _as_samples(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Rows `[R, K]` distributed over `count` samples, `[count, ceil(R / count), K]`, padded with zeros."""
     filled = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % count))
     return filled.view(count, -1, rows.shape[1])
 

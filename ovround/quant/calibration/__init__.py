@@ -1,1 +1,1 @@
-"""Calibration: samples of text, and the activations that a model computes on them."""
+"""Calibration: samples of text, and the activations of a model on them."""

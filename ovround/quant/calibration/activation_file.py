@@ -1,7 +1,7 @@
-"""Hidden states of the calibration windows, in memory or in a mapped file: the same numbers either way.
+"""Hidden states of the calibration samples, in memory or in a mapped file, with the same values.
 
-They are read and written a batch of rows at a time. After each batch a mapped file's pages are given back to the system,
-which keeps them as long as it has room: they count as its cache, not as this process's memory.
+They are read and written a batch of rows at a time. After each batch the pages of a mapped file are given back to the system.
+It keeps them as long as it has room, as its cache: they do not count as this process's memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Activations:
     def __init__(self, shape: tuple[int, int, int], path: Path | None = None) -> None:
         """Room for `shape`, its values undefined; raises OSError when the disk has no room for the file."""
         self._path, self._map = path, None if path is None else _mapped(path, shape)
-        # A map begins at a page and torch's own memory at 64 bytes: kernels that choose by alignment choose the same.
+        # A map is aligned to a page and torch's own memory to 64 bytes, so kernels that choose by alignment choose the same.
         self.tensor = (
             torch.empty(shape) if self._map is None else torch.frombuffer(self._map, dtype=torch.float32).view(shape)
         )
@@ -47,16 +47,16 @@ class Activations:
         self.tensor[rows] = values
 
     def release(self) -> None:
-        """Give a mapped file's pages back to the system, which has them still; nothing is lost. Call it between batches."""
+        """Give a mapped file's pages back to the system, without losing them; for between two batches."""
         if self._map is not None and sys.platform != "win32":
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Forget the values and remove the file; safe to call more than once."""
         self.tensor = torch.empty((0, *self.tensor.shape[1:]))
-        self._map = None  # not closed: a view that somebody still holds would then lie in no memory at all
+        self._map = None  # not closed: a view that is still in use would lose its memory
         if self._path is not None:
-            with contextlib.suppress(OSError):  # where an open file cannot be removed, the next run does it
+            with contextlib.suppress(OSError):  # the next run removes a file that cannot be removed while it is open
                 self._path.unlink(missing_ok=True)
 
 
@@ -69,13 +69,13 @@ def _mapped(path: Path, shape: tuple[int, int, int]) -> mmap.mmap:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-    with contextlib.suppress(OSError):  # a file without a name goes with its process, killed or not; not so on Windows
+    with contextlib.suppress(OSError):  # without a name, the file ends with its process, except on Windows
         path.unlink()
     return mapped
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
-    """Claim the disk space now: a map that finds the disk full later ends the process without a word."""
+    """Claim the disk space now; a full disk would later end the process without a message."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
         return

@@ -1,7 +1,7 @@
-"""The two chains: hidden states of the calibration windows in the original model, and in the one quantised so far.
+"""Hidden states of the calibration samples, in the original model and in the model quantised so far.
 
-Both move on in place, a batch at a time: a batch's states depend on no other's. Nothing of a chain is ever stored for a
-later run; the same code on the same number of threads gives the same bits again.
+Both move on from block to block in place, a batch at a time, since a batch's states depend on no other's. They are never
+stored for a later run: the same code on the same number of threads gives the same bits again.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
 from ovround.quant.calibration.activation_file import Activations
 from ovround.quant.calibration.expert_tokens import ExpertTokens
-from ovround.quant.calibration.hessian import HeadMoments, InputMoments
+from ovround.quant.calibration.hessian import HeadHessian, InputHessian
 from ovround.quant.calibration.samples import Calibration
 from ovround.quant.device import CPU, Device
 from ovround.quant.distributed.group import ALONE, Group
-from ovround.quant.passes.signround import in_type, threads_for
+from ovround.quant.product_dtype import in_type
+from ovround.quant.threads import threads_for
 
-_LOGITS_ELEMENTS = 1 << 24  # logits computed at a time when quality is measured: 64 MB
+_LOGITS_ELEMENTS = 1 << 24  # logits computed at a time for the quality: 64 MB
 
 Weights = Mapping[str, torch.Tensor]
 
 
 class CalibrationActivations:
-    """`original` and `quantized`, each `[S, T, hidden]` float32; in mapped files below `folder` where one is given."""
+    """`full_precision` and `quantized`, each `[S, T, hidden]` float32; in mapped files below `folder` where one is given."""
 
     def __init__(
         self,
@@ -40,30 +41,30 @@ class CalibrationActivations:
         device: Device = CPU,
         group: Group = ALONE,
     ) -> None:
-        """For the windows of this process of the `group`; blocks are computed on `device`, states lie in host memory."""
+        """For the samples of this process of the `group`; blocks are computed on `device`, states lie in host memory."""
         self._decoder, self._calibration, self._batch_size = decoder, calibration, batch_size
         self._device, self._group = device, group
-        count, length = calibration.windows.shape
+        count, length = calibration.samples.shape
         self._length: int = length
         self._train: int = count - calibration.held_out
         shape = (count, length, decoder.config.hidden_size)
-        self.original = Activations(shape, folder and folder / "original.activations")
-        self.quantized = Activations(shape, folder and folder / "quantised.activations")
+        self.full_precision = Activations(shape, folder and folder / "full-precision.activations")
+        self.quantized = Activations(shape, folder and folder / "quantized.activations")
 
     def close(self) -> None:
         """Give memory and files back."""
-        self.original.close()
+        self.full_precision.close()
         self.quantized.close()
 
     def release(self) -> None:
         """Give pages of mapped files back to the system; for between two batches."""
-        self.original.release()
+        self.full_precision.release()
         self.quantized.release()
 
     @torch.no_grad()
     def embed(self, states: Activations, weights: Weights) -> None:
-        """The windows' tokens embedded by `weights`, those in front of the first block: a chain's beginning."""
-        ids, ops = torch.from_numpy(self._calibration.windows), TorchOps(weights)
+        """Set one model's states to the embedded tokens; `weights` are its tensors before the first block."""
+        ids, ops = torch.from_numpy(self._calibration.samples), TorchOps(weights)
         for part in self._batches():
             states[part] = self._decoder.embed(ops, ids[part])
             states.release()
@@ -77,86 +78,90 @@ class CalibrationActivations:
         activation_groups: Mapping[str, int] | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[str, ...]:
-        """Replace a chain's states by what block `layer` gives for them; `activation_groups` as in TorchOps.
+        """Replace one model's states by the output of block `layer`; the experts that no token of a tuning sample reached.
 
-        Products are computed in `dtype` (None: float32), but those of the held-out windows, by which everything is judged, in
-        float32, as states are. The experts that no token of the windows that are tuned on chose.
+        Products are computed in `dtype` (None: float32). Those of the held-out samples, which everything is compared by, are
+        always computed in float32. `activation_groups` as in TorchOps.
         """
         exact = self._put(weights)
-        seen, judges = (
-            ExpertTokens(in_type(exact, dtype), activation_groups),
-            TorchOps(exact, activation_groups=activation_groups),
-        )
+        tuning_ops = ExpertTokens(in_type(exact, dtype), activation_groups)
+        held_out_ops = TorchOps(exact, activation_groups=activation_groups)
         with threads_for(self.work(weights)):
             for part in self._batches():
-                ops = seen if part.start < self._train else judges
+                ops = tuning_ops if part.start < self._train else held_out_ops
                 states[part] = self._decoder.block(ops, self._device.put(states[part]), layer)
                 states.release()
-        self._group.sum_(list(seen.tokens.values()))
-        return seen.unreached()
+        self._group.sum_(list(tuning_ops.tokens.values()))
+        return tuning_ops.unreached()
 
     @torch.no_grad()
-    def moments(
-        self, weights: dict[str, torch.Tensor], window: range, dtype: torch.dtype | None = None
+    def hessians(
+        self, weights: dict[str, torch.Tensor], layers: range, dtype: torch.dtype | None = None
     ) -> dict[str, torch.Tensor]:
-        """Second moments `[K, K]` of the input of each projection in the blocks `window`, on all windows that are tuned on.
+        """X^T X `[K, K]` float32 of the input of each linear layer in the blocks `layers`, over all tuning samples.
 
-        The quantised chain, which must stand in front of the first; `weights` are the blocks' original ones, computed on in
-        `dtype` (None: float32). Moments are float32.
+        The inputs are the quantised model's activations, which must stand at the first of these blocks. `weights` are the
+        blocks' original tensors; products are computed in `dtype` (None: float32).
         """
-        ops = InputMoments(in_type(self._put(weights), dtype))
+        ops = InputHessian(in_type(self._put(weights), dtype))
         with threads_for(self.work(weights)):
             for part in self._batches():
                 if part.start < self._train:
                     rows = self._device.put(self.quantized[part])
-                    for layer in window:
+                    for layer in layers:
                         rows = self._decoder.block(ops, rows, layer)
                     self.quantized.release()
-        self._group.sum_(list({id(one): one for one in ops.moments.values()}.values()))  # a shared one once
-        return ops.moments
+        self._group.sum_(
+            list({id(hessian): hessian for hessian in ops.hessians.values()}.values())
+        )  # a shared one once
+        return ops.hessians
 
     @torch.no_grad()
-    def head_moments(self, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Second moments `[K, K]` of what the head multiplies, on all windows that are tuned on.
+    def head_hessian(self, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        """X^T X `[K, K]` of the head's input over all tuning samples.
 
-        The quantised chain, which must stand behind the last block; `weights` are those of the final norm.
+        The quantised model's activations must have passed the last block; `weights` are the tensors of the final norm.
         """
-        ops = HeadMoments(self._put(weights))
+        ops = HeadHessian(self._put(weights))
         for part in self._batches():
             if part.start < self._train:
                 self._decoder.head(ops, self._device.put(self.quantized[part]))
                 self.quantized.release()
-        moments = ops.moments[self._decoder.head_at]
-        self._group.sum_([moments])
-        return moments.cpu()
+        hessian = ops.hessians[self._decoder.head_at]
+        self._group.sum_([hessian])
+        return hessian.cpu()
 
     def _put(self, weights: Weights) -> dict[str, torch.Tensor]:
         return {name: self._device.put(weight) for name, weight in weights.items()}
 
     def work(self, weights: Weights) -> int:
-        """Multiplications of a block on one batch of windows."""
+        """Multiplications of one batch of samples with `weights`."""
         return sum(weight.numel() for weight in weights.values()) * self._batch_size * self._length
 
     @torch.no_grad()
     def quality(self, original: Weights, quantized: Weights) -> Quality:
-        """Both chains, once behind the last block, through their norms and heads, on the held-out windows."""
+        """Perplexity and divergence on the held-out samples, once both models' activations have passed the last block.
+
+        `original` and `quantized` are the tensors of the norm and head of each model.
+        """
         decoder, held_out = self._decoder, self._calibration.held_out
-        windows = torch.from_numpy(self._calibration.windows)[len(self.original) - held_out :]
-        heads = [(self.original, TorchOps(self._put(original))), (self.quantized, TorchOps(self._put(quantized)))]
+        samples = torch.from_numpy(self._calibration.samples)[len(self.full_precision) - held_out :]
+        heads = [(self.full_precision, TorchOps(self._put(original))), (self.quantized, TorchOps(self._put(quantized)))]
         rows = max(1, _LOGITS_ELEMENTS // (self._length * decoder.config.vocab_size))
         tokens, nll, nll_quantized, divergence = 0, 0.0, 0.0, 0.0
         for start in range(0, held_out, rows):
-            ids = windows[start : start + rows]
-            first = len(self.original) - held_out + start
-            chains = []
+            ids = samples[start : start + rows]
+            first = len(self.full_precision) - held_out + start
+            log_probabilities = []
             for states, ops in heads:
                 logits = decoder.head(ops, self._device.put(states[first : first + len(ids)]))[:, :-1]
-                chains.append(F.log_softmax(logits.flatten(0, 1), dim=-1))
+                log_probabilities.append(F.log_softmax(logits.flatten(0, 1), dim=-1))
+            log_p, log_q = log_probabilities
             next_ids = self._device.put(ids[:, 1:].flatten())
             tokens += next_ids.numel()
-            nll += float(F.nll_loss(chains[0], next_ids, reduction="sum"))
-            nll_quantized += float(F.nll_loss(chains[1], next_ids, reduction="sum"))
-            divergence += float(F.kl_div(chains[1], chains[0], reduction="sum", log_target=True))
+            nll += float(F.nll_loss(log_p, next_ids, reduction="sum"))
+            nll_quantized += float(F.nll_loss(log_q, next_ids, reduction="sum"))
+            divergence += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
             self.release()
         count, nll, nll_quantized, divergence = self._group.totals((tokens, nll, nll_quantized, divergence))
         tokens = int(count)
@@ -168,9 +173,9 @@ class CalibrationActivations:
         )
 
     def _batches(self) -> list[slice]:
-        """All windows, those that are tuned on and the held-out ones apart."""
-        size, train, every = self._batch_size, self._train, len(self.original)
+        """All samples in batches; no batch holds both tuning and held-out samples."""
+        size, train, count = self._batch_size, self._train, len(self.full_precision)
         parts = [(first, train) for first in range(0, train, size)] + [
-            (first, every) for first in range(train, every, size)
+            (first, count) for first in range(train, count, size)
         ]
         return [slice(first, min(first + size, end)) for first, end in parts]

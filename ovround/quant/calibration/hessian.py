@@ -1,4 +1,4 @@
-"""What a block's projections get to see: the second moments of their inputs, gathered while the block is computed."""
+"""The hessian of each linear layer, X^T X of its inputs, gathered while a block is computed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from ovround.models.torch_ops import TorchOps
 
 
-class InputMoments(TorchOps):
+class InputHessian(TorchOps):
     """Computes like TorchOps, and sums X^T X `[K, K]` of every linear layer's input; layers with one input share it."""
 
     def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
         super().__init__(weights)
-        self.moments: dict[str, torch.Tensor] = {}
+        self.hessians: dict[str, torch.Tensor] = {}
         self._input: torch.Tensor | None = None
         self._at = ""
 
@@ -25,29 +25,29 @@ class InputMoments(TorchOps):
     def _gather(self, x: torch.Tensor, at: str) -> None:
         if x is not self._input:
             self._input, self._at = x, at
-            product = _second_moments(x.reshape(-1, x.shape[-1]))
-            if at in self.moments:
-                self.moments[at] += product
+            product = _gram(x.reshape(-1, x.shape[-1]))
+            if at in self.hessians:
+                self.hessians[at] += product
             else:
-                self.moments[at] = product
+                self.hessians[at] = product
         else:
-            self.moments[at] = self.moments[self._at]
+            self.hessians[at] = self.hessians[self._at]
 
 
-class HeadMoments(InputMoments):
-    """The same for the head, whose product nobody needs: it gives its input back."""
+class HeadHessian(InputHessian):
+    """The same for the head. It returns its input instead of the product, which nobody needs."""
 
     def linear(self, x: torch.Tensor, at: str) -> torch.Tensor:
         self._gather(x, at)
         return x
 
 
-def _second_moments(rows: torch.Tensor) -> torch.Tensor:
-    """X^T X `[K, K]` float32, of rows in bfloat16 too: their products, which float32 holds, by instructions for bfloat16."""
+def _gram(rows: torch.Tensor) -> torch.Tensor:
+    """X^T X `[K, K]` in float32; for rows in bfloat16 by instructions for bfloat16, whose products float32 holds exactly."""
     wide = rows.float()
     before = torch.get_float32_matmul_precision()
     if rows.dtype == torch.bfloat16 and rows.device.type == "cpu":
-        torch.set_float32_matmul_precision("medium")  # takes float32 for bfloat16 on its way in: here it is
+        torch.set_float32_matmul_precision("medium")  # lets torch read float32 as bfloat16, which these values are
     try:
         return wide.T @ wide
     finally:

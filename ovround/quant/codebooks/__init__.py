@@ -1,1 +1,1 @@
-"""Weights as sums of codebook entries (AQLM): fit, search, and how one weight is tuned."""
+"""Weights as sums of codebook entries (AQLM): fit, search, and one weight under tuning."""

@@ -1,9 +1,9 @@
-"""Where codebooks begin: residual k-means, each weight counted by how much its input says.
+"""Initial codebooks: residual k-means, with each weight counted by the importance of its input.
 
-Rows are divided by their root mean square, cut into vectors, and clustered; what is left of each vector behind its nearest
-centroid is clustered again, once for each codebook (AQLM, arXiv 2401.06118, section 3.1). The distance is weighed by the
-diagonal of the inputs' second moments H = X^T X and by the square of the row's scale, as VPTQ does (arXiv 2409.17066): it is
-the output error, but for what inputs have in common.
+Rows are divided by their root mean square, cut into vectors, and clustered. The residual of each vector from its nearest
+centroid is clustered again, once for each codebook (AQLM, arXiv 2401.06118, section 3.1). The distance is weighted by the
+diagonal of the hessian H = X^T X of the inputs and by the square of the row's scale, as in VPTQ (arXiv 2409.17066). That is the
+output error without the correlation of inputs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from ovround.tensors.scheme import Codebooks
 
 LARGEST_DISTANCES = 1 << 24  # distances held at a time: 64 MB
-_POINTS_PER_ENTRY = 256  # of all vectors, so many for each centroid are clustered
+_POINTS_PER_ENTRY = 256  # vectors that are clustered for each centroid
 _ITERATIONS = 25
 _SMALLEST_SCALE = 1e-6  # keeps a row of zeros finite; representable in float16
 
@@ -69,15 +69,15 @@ def weighted_kmeans(
     `points` and `counts` are `[P, D]`: each coordinate of each point has a weight of its own.
     """
     drawn = torch.randperm(len(points), generator=generator).to(points.device)
-    some = drawn[: _POINTS_PER_ENTRY * entries]
-    sample, weighed = points[some], counts[some]
+    chosen = drawn[: _POINTS_PER_ENTRY * entries]
+    sample, weighted = points[chosen], counts[chosen]
     centroids = sample[:entries].clone()
     if len(centroids) < entries:  # fewer points than entries: all of them, and the rest is never used
         centroids = torch.cat([centroids, centroids.new_zeros(entries - len(centroids), points.shape[1])])
-    products = sample * weighed
+    products = sample * weighted
     for _ in range(_ITERATIONS):
-        nearest, distance = _nearest(sample, weighed, centroids)
-        total = torch.zeros_like(centroids).index_add_(0, nearest, weighed)
+        nearest, distance = _nearest(sample, weighted, centroids)
+        total = torch.zeros_like(centroids).index_add_(0, nearest, weighted)
         mass = torch.zeros_like(centroids).index_add_(0, nearest, products)
         moved = torch.where(total > 0, mass / total.clamp_min(torch.finfo(torch.float32).tiny), centroids)
         empty = (torch.bincount(nearest, minlength=entries) == 0).nonzero().flatten()[: len(sample)]
@@ -92,15 +92,15 @@ def weighted_kmeans(
 
 
 def _nearest(points: torch.Tensor, counts: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The nearest centroid of each point `[P]`, and its weighed distance."""
+    """The nearest centroid of each point `[P]`, and its weighted distance."""
     squares = centroids.square().T
-    found, distances = [], []
+    nearest, distances = [], []
     rows = max(1, LARGEST_DISTANCES // len(centroids))
     for start in range(0, len(points), rows):
         point, count = points[start : start + rows], counts[start : start + rows]
-        weighed = point * count
-        score = torch.addmm(weighed @ centroids.T, count, squares, beta=-2)
+        weighted = point * count
+        score = torch.addmm(weighted @ centroids.T, count, squares, beta=-2)
         lowest, index = score.min(1)
-        found.append(index)
-        distances.append(lowest + (weighed * point).sum(1))
-    return torch.cat(found), torch.cat(distances)
+        nearest.append(index)
+        distances.append(lowest + (weighted * point).sum(1))
+    return torch.cat(nearest), torch.cat(distances)

@@ -1,10 +1,10 @@
-"""A weight made of codebooks under tuning, and what is tuned beside it: norms.
+"""A weight made of codebooks under tuning, and norms, which are tuned beside it.
 
-Entries and row scales move by Adam, for the error is smooth in them. Codes are learned as SignRound learns levels: behind each
-vector's sum of entries lies a latent offset, which moves by the sign of the straight-through gradient; where another entry
-becomes the nearest to the point, it is taken, and the offset is what is left from there. An entry that moves takes its vectors
-and their offsets with it, so that no code changes for that alone. What is rounded to float16 in the end is rounded so all along,
-gradients passing unchanged.
+Entries and row scales move by Adam, since the error is smooth in them. Codes are learned as SignRound learns levels: each vector
+has a latent offset from its sum of entries, which moves by the sign of the straight-through gradient. Where another entry becomes
+the nearest to the resulting point, the code changes to it, and the offset is measured from there. An entry that moves takes its
+vectors and their offsets with it, so no code changes for that alone. Values that are stored in float16 are rounded to it all
+along; gradients pass unchanged.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor, FloatType
 from ovround.tensors.scheme import Codebooks
 
-# A latent offset is measured in units: the mean distance of an entry's vectors to the next entry, shared out among dimensions.
+# The unit of a latent offset is the mean distance of an entry's vectors to the next entry, per dimension.
 CODE_TRAVEL = 2.0  # units that tuning a block may move an offset, as it may move a level by 1
-OFFSET_STEPS = 128  # an offset is kept to 1/128 of a unit, and to one unit
-LEARNED_BITS = 10  # codes of more bits stand: each step would compare each vector that moved with too many entries
-# How far tuning a block may move an entry, by the root mean square of its codebook; a scale, by its size; a norm, likewise.
+OFFSET_STEPS = 128  # an offset is stored in steps of 1/128 of a unit, up to one unit
+LEARNED_BITS = 10  # codes of more bits stay fixed: each step would compare each moved vector with too many entries
+# How far the tuning of a block may move an entry (by the root mean square of its codebook), a scale and a norm (by their size).
 ENTRY_TRAVEL, SCALE_TRAVEL, NORM_TRAVEL = 1.5, 0.2, 0.1
 
 
 class CodebookWeight:
     """`codes` int64 `[N, G, M]`, `books` M parameters `[entries, vector]`, and a factor `[N, 1]` on each row's scale.
 
-    `offset` `[N, K]` is in row scales, as the entries are; None where codes stand.
+    `offset` `[N, K]` is in row scales, as the entries are; None where codes stay fixed.
     """
 
     def __init__(self, name: str, start: Additive, layout: Codebooks, learn_codes: bool = True) -> None:
@@ -70,15 +70,15 @@ class CodebookWeight:
         return weight
 
     @torch.no_grad()
-    def init_offsets(self, weight: torch.Tensor, moments: torch.Tensor | None) -> None:
-        """Begin with each offset on the way to where the output error would be least, all else standing; no code changes yet.
+    def init_offsets(self, weight: torch.Tensor, hessian: torch.Tensor | None) -> None:
+        """Set each offset in the direction of the least output error, all else fixed; no code changes yet.
 
-        `weight` `[N, K]` is the original, `moments` X^T X `[K, K]`. Codes that are close to changing then change first.
+        `weight` `[N, K]` is the original, `hessian` X^T X `[K, K]`. Codes that are close to changing then change first.
         """
-        if self.offset is None or moments is None or not bool(moments.diagonal().any()):
+        if self.offset is None or hessian is None or not bool(hessian.diagonal().any()):
             return
         size = self.layout.vector_size
-        damped = moments / moments.diagonal().mean()
+        damped = hessian / hessian.diagonal().mean()
         damped.diagonal().add_(DAMPING)
         residual = weight - self.fake_quantized()
         product = (residual @ damped).view(len(residual), -1, size)
@@ -108,11 +108,11 @@ class CodebookWeight:
         return self.codes.shape[0], self.codes.shape[1] * self.layout.vector_size
 
     def travels(self, entries: float, scales: float) -> list[float]:
-        """What Adam may move each of `smooth` by: shares of the codebooks' root mean square, and of the scales."""
+        """How far Adam may move each of `smooth`: shares of the codebooks' root mean square, and of the scales."""
         return [*(entries * float(book.detach().square().mean().sqrt()) for book in self.books), scales]
 
     def entries(self) -> list[torch.Tensor]:
-        """The codebooks as they will be stored, float16 values."""
+        """The codebooks as they are stored, float16 values."""
         return [_half(book) for book in self.books]
 
     def scales(self) -> torch.Tensor:
@@ -125,7 +125,7 @@ class CodebookWeight:
         ]
         unscaled = sum(vectors[1:], vectors[0]).flatten(1)
         if self.offset is not None:
-            unscaled = unscaled + (self.offset - self.offset.detach())  # worth nothing, but for the gradient
+            unscaled = unscaled + (self.offset - self.offset.detach())  # zero; it only carries the gradient
         return (unscaled * self.scales()).to(dtype)
 
     def latent(self) -> torch.Tensor:
@@ -141,7 +141,7 @@ class CodebookWeight:
 
     @torch.no_grad()
     def move_codes(self, units: float) -> None:
-        """Move every offset by so much against the sign of its gradient, and take the entries that are nearest then."""
+        """Move every offset by `units` against the sign of its gradient, and take the entries that are nearest then."""
         if self.offset is None or self.offset.grad is None:
             return
         self.offset.sub_(self.offset.grad.sign_(), alpha=units * self.unit)
@@ -150,29 +150,29 @@ class CodebookWeight:
 
     @torch.no_grad()
     def _recode(self, offset: torch.Tensor) -> None:
-        """Where another entry is nearer to the point, code by code, take it.
+        """Change each code to another entry where that is nearer to the point.
 
-        A vector whose offset is shorter than half the way to the next entry, in every codebook, need not be looked at.
+        A vector whose offset is shorter than half the distance to the next entry, in every codebook, is skipped.
         """
         books, size = torch.stack(self.entries()).detach(), self.layout.vector_size
         offsets, codes = offset.detach().view(-1, size), self.codes.view(-1, self.layout.count)
         far = (offsets.square().sum(1) > self._reach().flatten().square()).nonzero().flatten()
-        for some in far.split(LARGEST_DISTANCES // books.shape[1]):
-            chosen, left = codes[some], offsets[some]
+        for rows in far.split(LARGEST_DISTANCES // books.shape[1]):
+            chosen, left = codes[rows], offsets[rows]
             for number, book in enumerate(books):
                 point = left + book[chosen[:, number]]
                 nearest = torch.addmm(book.square().sum(1), point, book.T, alpha=-2).argmin(1)
                 left = point - book[nearest]
                 chosen[:, number] = nearest
-            codes[some], offsets[some] = chosen, left
+            codes[rows], offsets[rows] = chosen, left
 
     def _reach(self) -> torch.Tensor:
-        """Half the way from each vector's entry to the next one of its codebook, the shortest of all codebooks, `[N, G]`."""
-        ways = [_gaps(book.detach())[self.codes[..., number]] for number, book in enumerate(self.entries())]
-        return torch.stack(ways).amin(0) / 2
+        """Half the distance from each vector's entry to the next one, the shortest of all codebooks, `[N, G]`."""
+        distances = [_gaps(book.detach())[self.codes[..., number]] for number, book in enumerate(self.entries())]
+        return torch.stack(distances).amin(0) / 2
 
     def _unit(self, number: int) -> float:
-        """Of one codebook: how far it is from an entry to the next, on the mean of all vectors, for one of D dimensions."""
+        """The unit of one codebook: the mean distance from a vector's entry to the next one, per dimension."""
         gaps = _gaps(self.books[number].detach())[self.codes[..., number]]
         return float(gaps.nan_to_num(posinf=0.0).mean()) / math.sqrt(self.layout.vector_size)
 
@@ -194,7 +194,7 @@ class CodebookWeight:
 
     @torch.no_grad()
     def offsets(self) -> NDArray[np.int8] | None:
-        """How far each point lies from the entries that were chosen, in OFFSET_STEPS parts of a unit; None where codes stand."""
+        """How far each point lies from the entries that were chosen, in OFFSET_STEPS parts of a unit; None where codes stay fixed."""
         if self.offset is None or not self.unit:
             return None
         steps = (self.offset * (OFFSET_STEPS / self.unit)).round_().clamp_(-127, 127).to(torch.int8)
@@ -234,7 +234,7 @@ class TunedNorm:
 
 
 def _gaps(book: torch.Tensor) -> torch.Tensor:
-    """From each entry to the nearest other one that differs from it, `[entries]`."""
+    """The distance from each entry to the nearest one that differs from it, `[entries]`."""
     if len(book) > 1 << LEARNED_BITS:
         return torch.zeros(len(book), device=book.device)
     distances = torch.cdist(book, book, compute_mode="donot_use_mm_for_euclid_dist")

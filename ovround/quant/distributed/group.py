@@ -1,11 +1,11 @@
-"""Several processes that tune one model together: each has a share of the windows, and all take the same steps.
+"""Several processes that tune one model together: each has a share of the samples, and all take the same steps.
 
-Gradients and losses are summed over all processes before anything is decided by them, so that every process moves its copy
-of the weights alike and ends with the same integers, which is checked block by block. The first process has the files:
-what it read is sent to the others, so OUT need not lie where all machines see it.
+Gradients and losses are summed over all processes before they are used. So every process changes its copy of the weights in the
+same way and ends with the same integers, which is checked block by block. The first process has the files and sends their content
+to the others, so the output folder need not be visible to all machines.
 
-The sums run on the device (NCCL, oneCCL, HCCL) where there is one, everything else by Gloo. A process that ends or is
-silent for TIMEOUT ends all.
+Sums are computed on the device (NCCL, oneCCL, HCCL) where there is one; everything else uses Gloo. A process that ends, or does
+not answer within TIMEOUT, ends all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ovround.errors import EngineError, RankError
 from ovround.quant.distributed.launch import Launch
 
 TIMEOUT = timedelta(minutes=10)
-_LEAVING_S = 5  # that a process may take to end once its connections are closed
+_LEAVING_S = 5  # seconds that a process may take to end once its connections are closed
 _GONE = f"ovround/gone/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl", "hpu": "cpu:gloo,hpu:hccl"}
 
@@ -38,22 +38,22 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a process runs."""
+class ProcessAddress:
+    """The machine and number of a process."""
 
     host: str
     pid: int
 
     def runs(self) -> bool:
-        """Whether it is still there, as far as this machine can tell."""
-        if self.host != platform.node() or os.name == "nt":  # where os.kill would not only ask
+        """Whether the process still runs, as far as this machine can know."""
+        if self.host != platform.node() or os.name == "nt":  # os.kill would end it on Windows
             return True
         try:
             os.kill(self.pid, 0)
             state = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
         except ProcessLookupError:
             return False
-        except FileNotFoundError:  # it has ended just now, or this system has no such files
+        except FileNotFoundError:  # it has just ended, or this system has no /proc
             return not Path("/proc/self").exists()
         except OSError:
             return True
@@ -62,11 +62,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Process `rank` of `size`; with one process every method gives back what it was given."""
+    """Process `rank` of `size`; with one process every method returns its input."""
 
     rank: int = 0
     size: int = 1
-    places: tuple[Place, ...] = ()
+    addresses: tuple[ProcessAddress, ...] = ()
 
     @property
     def is_main(self) -> bool:
@@ -95,7 +95,7 @@ class Group:
         return [float(value) for value in sums]
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process; it is called there alone."""
+        """The result of `make` in the first process, which alone calls it."""
         if self.size == 1:
             return make()
         values: list[T | None] = [make() if self.is_main else None]
@@ -103,18 +103,18 @@ class Group:
             dist.broadcast_object_list(values)
         return values[0]  # type: ignore[return-value]  # T itself may be optional
 
-    def check_fingerprint(self, facts: Mapping[str, str]) -> None:
-        """Raise RankError naming the first thing that another process has otherwise than the first one."""
-        for rank, others in enumerate(self._gathered(dict(facts))):
+    def check_fingerprint(self, fingerprint: Mapping[str, str]) -> None:
+        """Raise RankError naming the first entry that differs between processes."""
+        for rank, others in enumerate(self._gathered(dict(fingerprint))):
             for name, value in others.items():
-                if (here := facts.get(name, "not there")) != value:
+                if (here := fingerprint.get(name, "not there")) != value:
                     raise RankError(
                         f"{name} is {here} in process {self.rank}, {value} in process {rank}",
                         hint="all processes need the same model, text, options, versions, threads and kind of processor",
                     )
 
     def check_integers(self, what: str, digest: str) -> None:
-        """Raise RankError when `digest`, of what every process has found for `what`, is not the same in all."""
+        """Raise RankError when `digest`, of the integers of `what`, differs between processes."""
         for rank, other in enumerate(self._gathered(digest)):
             if other != digest:
                 raise RankError(
@@ -144,24 +144,26 @@ class Group:
             ) from error
 
     def _gone(self) -> str:
-        """The number of the process that ended first, as whoever noticed it first tells the others; empty when nobody can tell.
+        """The number of the process that ended first, agreed between the others; empty when none of them knows.
 
-        Gloo says which address has closed its connection, to those alone that waited for it.
+        Gloo reports the closed connection only to the processes that waited for it.
         """
-        found, until = "", time.monotonic() + _LEAVING_S
-        while not found and self.places and time.monotonic() < until:
+        ended, until = "", time.monotonic() + _LEAVING_S
+        while not ended and self.addresses and time.monotonic() < until:
             time.sleep(0.05)  # its connections are closed before it is gone
-            found = ", ".join(str(rank) for rank, place in enumerate(self.places) if not place.runs())
-        if found.startswith("0"):  # it kept the store
-            return found
+            ended = ", ".join(str(rank) for rank, address in enumerate(self.addresses) if not address.runs())
+        if ended.startswith("0"):  # it held the shared store
+            return ended
         try:
             host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            socket.create_connection((host, port), _LEAVING_S).close()  # torch would write its own lines to stderr
-            connect = dist.TCPStore  # type: ignore[attr-defined]  # documented there, and not in its __all__
+            socket.create_connection(
+                (host, port), _LEAVING_S
+            ).close()  # before torch would write its own lines to stderr
+            connect = dist.TCPStore  # type: ignore[attr-defined]  # documented there, but missing in its __all__
             store = connect(host, port, is_master=False, timeout=timedelta(seconds=_LEAVING_S))
-            return str(store.compare_set(_GONE, "", found).decode()) or found
-        except (RuntimeError, OSError, KeyError, ValueError):  # the first process is gone by now
-            return found
+            return str(store.compare_set(_GONE, "", ended).decode()) or ended
+        except (RuntimeError, OSError, KeyError, ValueError):  # the first process has ended meanwhile
+            return ended
 
 
 ALONE = Group()
@@ -169,9 +171,9 @@ ALONE = Group()
 
 @contextlib.contextmanager
 def open_group(launch: Launch, device: str) -> Iterator[Group]:
-    """Meet the other processes, which compute on `device` too.
+    """Connect to the other processes, which compute on `device` too.
 
-    Raises RankError when not all come within TIMEOUT, EngineError for a torch that cannot talk to other processes.
+    Raises RankError when not all connect within TIMEOUT, EngineError for a torch without its distributed part.
     """
     if launch.size == 1:
         yield ALONE
@@ -184,12 +186,12 @@ def open_group(launch: Launch, device: str) -> Iterator[Group]:
     with group._answered():
         dist.init_process_group(_BACKENDS[device], timeout=TIMEOUT)
     try:
-        yield replace(group, places=tuple(group._gathered(Place(platform.node(), os.getpid()))))
+        yield replace(group, addresses=tuple(group._gathered(ProcessAddress(platform.node(), os.getpid()))))
     finally:
         dist.destroy_process_group()
 
 
 def _reason(error: RuntimeError) -> str:
-    """What Gloo or NCCL says, without the place in its source and its advice."""
+    """The message of Gloo or NCCL, without its source line and its advice."""
     line = next(iter(str(error).strip().splitlines()), "no reason given")
     return re.sub(r"^\[[^\]]*\] ", "", line).partition(". This is")[0]

@@ -1,4 +1,4 @@
-"""How this process was started: alone, or by torchrun as one of several that tune one model together. Imports no torch."""
+"""How this process was started: alone, or by torchrun as one of several. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Launch:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size or self.local_rank < 0:
-            raise UsageError(f"process {self.rank} of {self.size}, {self.local_rank} on its machine, cannot be")
+            raise UsageError(f"process {self.rank} of {self.size}, {self.local_rank} on its machine, is impossible")
 
     @property
     def is_main(self) -> bool:
@@ -30,7 +30,7 @@ class Launch:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Launch:
-        """What torchrun says; one process where WORLD_SIZE is absent or 1. Raises UsageError for half of a description."""
+        """The launch that torchrun describes; one process where WORLD_SIZE is absent or 1. Raises UsageError if it is incomplete."""
         if environment.get("WORLD_SIZE", "1") == "1":
             return cls()
         missing = [name for name in _NEEDED if name not in environment]

@@ -1,1 +1,1 @@
-"""Weights as integers: levels, scales, zero points, where they begin and how one weight is tuned."""
+"""Weights as integers: levels, scales, zero points, their initial values, and one weight under tuning."""

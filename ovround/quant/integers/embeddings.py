@@ -1,7 +1,7 @@
-"""Embedding and head on few levels: begun better than by rounding, for the pass over all blocks to continue.
+"""Initial levels of an embedding or head at few bits, better than those of rounding; the end-to-end pass continues from them.
 
-8 bits lose nothing that is worth a search, so rounding serves there. Below, the embedding's grids are searched, and the head's
-levels are compensated for the hidden states that it really gets, a few rows at a time: a table may be a third of a model.
+At 8 bits a search gains nothing, so rounding serves there. At fewer bits, the scales of an embedding are searched, and the levels
+of a head are compensated for its real inputs. Both work on some rows at a time, since an embedding may be a third of a model.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ovround.quant.block_store import Emitted
+from ovround.quant.emitted import Emitted
 from ovround.quant.integers.initial_grid import compensated, inverse_factor, searched
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
-TUNED_BITS = 4  # tables of more bits are rounded to nearest
-_ROWS_ELEMENTS = 1 << 23  # work on so many weights at a time
+TUNED_BITS = 4  # embeddings and heads of more bits are rounded to nearest
+_ROWS_ELEMENTS = 1 << 23  # weights in work at a time
 
 
 @torch.no_grad()
-def begin_table(name: str, table: FloatTensor, scheme: QuantScheme, moments: torch.Tensor | None) -> Emitted:
-    """`table` `[V, K]`, with latent levels to continue from.
+def init_embedding(name: str, embedding: FloatTensor, scheme: QuantScheme, hessian: torch.Tensor | None) -> Emitted:
+    """`embedding` `[V, K]`, quantised, with the latent levels that a later pass continues from.
 
-    `moments` `[K, K]` are the second moments of what a head multiplies; None: rows are looked up, each value counts alike.
-    Raises TensorError when a scale overflows.
+    `hessian` `[K, K]` is X^T X of a head's inputs. None is for an embedding, whose rows are looked up: each value counts the
+    same. Raises TensorError when a scale overflows.
     """
-    rows, columns = table.shape
-    factor = None if moments is None else inverse_factor(moments)
+    rows, columns = embedding.shape
+    factor = None if hessian is None else inverse_factor(hessian)
     parts: list[QTensor] = []
     offsets: list[NDArray[np.int8]] = []
     lost = kept = 0.0
     size = max(1, _ROWS_ELEMENTS // columns)
     for first in range(0, rows, size):
-        part = torch.from_numpy(FloatTensor(table.data[first : first + size], table.dtype).float32())
+        part = torch.from_numpy(FloatTensor(embedding.data[first : first + size], embedding.dtype).float32())
         start = searched(part, scheme, torch.ones(columns)) if factor is None else compensated(part, scheme, factor)
         weight = LearnedScaleWeight(name, start, part.shape, scheme)
         parts.append(weight.result())

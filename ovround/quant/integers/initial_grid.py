@@ -1,14 +1,15 @@
-"""Where tuning begins: a grid for each group, and the level of each weight.
+"""Initial scales, zero points and levels of a weight.
 
-    extremes      the grid spans the group's lowest and highest value, each weight takes the nearest level
-    search        of grids that clip more and more, the one with the least squared error, each input weighed by its mean square
-                  (what llama.cpp's importance matrix and auto-round's opt-RTN do); then the scale that fits the chosen levels
-    compensated   column after column, the error of a rounded weight is made up for by the columns that are still to be
-                  rounded, as far as the inputs' second moments H = X^T X allow (GPTQ, arXiv 2210.17323), each group's grid
-                  searched when its turn comes. The levels that this gives may lie further from `w / s` than rounding.
-    descent       the last, and then each level and scale in turn where all others leave the least error (`coordinate_descent`)
+    extremes      the levels span the group's lowest and highest value, and each weight takes the nearest one
+    search        of several ranges, each clipped more than the one before, the one with the least squared error; each input is
+                  weighted by its mean square (as llama.cpp's importance matrix and auto-round's opt-RTN do). Then the scale is
+                  fitted to the chosen levels
+    compensated   column after column, the columns that are not yet rounded make up for the error of a rounded weight, as far as
+                  the hessian H = X^T X of the inputs allows (GPTQ, arXiv 2210.17323). Each group's range is searched when its
+                  turn comes. These levels may lie further from `w / s` than rounding
+    descent       as compensated, then each level and scale in turn is set to its best value (`coordinate_descent`)
 
-Shapes as in `grid`: weights `[N, G, group]`, everything per group `[N, G, 1]`.
+Shapes as in `levels`: weights `[N, G, group]`, everything per group `[N, G, 1]`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ import torch
 from ovround.quant.integers.levels import extremes, grouped, scale_and_zero, to_float16
 from ovround.tensors.scheme import QuantScheme
 
-_CLIPPED_TO = {2: 0.3, 3: 0.45, 4: 0.65, 8: 0.9}  # of a group's extreme: the narrowest grid that is tried
+_CLIPPED_TO = {2: 0.3, 3: 0.45, 4: 0.65, 8: 0.9}  # of a group's extreme: the narrowest range that is tried
 _CANDIDATES = 16
 _REFITS = 2
-_ROWS_ELEMENTS = 1 << 20  # search so many weights at a time: temporaries stay at some megabytes
-# Of the mean of H's diagonal, added to it: inputs that hardly vary must not ask for endless compensation (GPTQ's own value).
+_ROWS_ELEMENTS = 1 << 20  # weights searched at a time: temporaries take some megabytes
+# Share of the mean of H's diagonal that is added to it (GPTQ's own value). Without it, inputs that hardly vary would cause
+# unlimited compensation.
 _DAMPING = 0.01
 _FACTORISING = ("cpu", "cuda")
-_DOUBLE_UP_TO = 4096  # inputs; larger second moments are inverted in float32, half of the memory
+_DOUBLE_UP_TO = 4096  # inputs; a larger hessian is inverted in float32, which takes half of the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Start:
 
 @torch.no_grad()
 def from_extremes(weight: torch.Tensor, scheme: QuantScheme) -> Start:
-    """The grid of rounding to nearest, for `weight` `[N, K]`."""
+    """The scales and levels of rounding to nearest, for `weight` `[N, K]`."""
     groups = grouped(weight, scheme)
     scale, zero = scale_and_zero(*extremes(groups), scheme)
     return Start(scale, zero, groups / scale)
@@ -49,7 +51,7 @@ def from_extremes(weight: torch.Tensor, scheme: QuantScheme) -> Start:
 
 @torch.no_grad()
 def searched(weight: torch.Tensor, scheme: QuantScheme, importance: torch.Tensor) -> Start:
-    """The grid with the least error over inputs of mean square `importance` `[K]`."""
+    """The scales and levels with the least error over inputs of mean square `importance` `[K]`."""
     groups = grouped(weight, scheme)
     scale, zero = _search(groups, scheme, importance.view(1, -1, groups.shape[-1]))
     return Start(scale, zero, groups / scale)
@@ -57,12 +59,12 @@ def searched(weight: torch.Tensor, scheme: QuantScheme, importance: torch.Tensor
 
 @torch.no_grad()
 def compensated(weight: torch.Tensor, scheme: QuantScheme, factor: torch.Tensor) -> Start:
-    """WeightScheme and levels, error made up for from column to column; `factor` `[K, K]` is the inputs' `inverse_factor`."""
+    """Scales and levels with the error compensated from column to column; `factor` `[K, K]` is the `inverse_factor` of H."""
     rows, columns = weight.shape
     group = columns if scheme.group_size == -1 else scheme.group_size
     top = float((1 << scheme.bits) - 1)
     diagonal = factor.diagonal()
-    # Column by column, as each operation is about one: the weights that are still to be rounded, with what they make up for.
+    # Stored column by column, since each operation works on one: the weights not yet rounded, with their compensation.
     current = weight.T.clone(memory_format=torch.contiguous_format)
     scales, zeros, latent = [], [], torch.empty_like(current)
     errors = torch.empty_like(current[:group])
@@ -91,9 +93,9 @@ def compensated(weight: torch.Tensor, scheme: QuantScheme, factor: torch.Tensor)
 
 
 @torch.no_grad()
-def damped(moments: torch.Tensor) -> torch.Tensor:
-    """Second moments H `[K, K]`, a copy that can be inverted: inputs that hardly vary, or are always 0, count a little."""
-    work = moments.clone()
+def damped(hessian: torch.Tensor) -> torch.Tensor:
+    """A copy of the hessian H `[K, K]` that can be inverted: inputs that hardly vary, or are always 0, count a little."""
+    work = hessian.clone()
     diagonal = work.diagonal()
     diagonal[diagonal == 0] = 1  # an input that is always 0: any value does
     diagonal += _DAMPING * diagonal.mean()
@@ -101,15 +103,14 @@ def damped(moments: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def inverse_factor(moments: torch.Tensor) -> torch.Tensor:
-    """Upper U `[K, K]` with U^T U = (H + damping)^-1, float32, of second moments H: row j says how the columns behind j make
-    up for column j."""
-    # Not every accelerator has float64, or factorises matrices: those leave it to the CPU.
-    at = moments.device if moments.device.type in _FACTORISING else torch.device("cpu")
-    work = damped(moments.to(at, torch.float64 if len(moments) <= _DOUBLE_UP_TO else torch.float32))
+def inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
+    """Upper U `[K, K]` float32 with U^T U = (H + damping)^-1; row j says how the columns after j compensate column j."""
+    # Accelerators without float64, or without matrix factorisation, leave it to the CPU.
+    where = hessian.device if hessian.device.type in _FACTORISING else torch.device("cpu")
+    work = damped(hessian.to(where, torch.float64 if len(hessian) <= _DOUBLE_UP_TO else torch.float32))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(work))
     factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return factor.float().to(moments.device)
+    return factor.float().to(hessian.device)
 
 
 def _search(groups: torch.Tensor, scheme: QuantScheme, importance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,12 +148,12 @@ def _search_rows(
         width = 1 - (1 - narrowest) * number / (_CANDIDATES - 1)
         scale, zero = scale_and_zero(low * width, high * width, scheme)
         compare(scale, zero)
-        if scheme.symmetric:  # the level that has no counterpart may serve either side
+        if scheme.symmetric:  # the level without a counterpart may serve either side
             compare(-scale, zero)
     for _ in range(_REFITS):  # least squares: the scale that fits the levels best
         chosen = offsets(best_scale, best_zero)
-        weighed = chosen * importance
-        square = (weighed * chosen).sum(-1, keepdim=True)
-        fitted = (weighed * groups).sum(-1, keepdim=True) / square.clamp_min(torch.finfo(torch.float32).tiny)
+        weighted = chosen * importance
+        square = (weighted * chosen).sum(-1, keepdim=True)
+        fitted = (weighted * groups).sum(-1, keepdim=True) / square.clamp_min(torch.finfo(torch.float32).tiny)
         compare(to_float16(torch.where(square > 0, fitted, best_scale)), best_zero)
     return best_scale, best_zero

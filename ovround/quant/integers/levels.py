@@ -1,9 +1,9 @@
-"""The integer grids of SignRound: from a group's extremes to a scale and zero point, and from values to levels.
+"""Scales, zero points and levels as in SignRound: from a group's extremes to qparams, and from values to levels.
 
-Formulas as in the SignRound paper (arXiv 2309.05516) with the full-range symmetric grid of its reference implementation:
+Formulas as in the SignRound paper (arXiv 2309.05516) with the full-range symmetric scheme of its reference implementation:
 
     symmetric   s = m / 2^(b-1), m the larger of -min and max, negative when it is max;    q = round(w / s)
-                so that the larger extreme lies on level -2^(b-1) and the grid has no unused level
+                the larger extreme lies on level -2^(b-1), so no level is unused
     asymmetric  s = (max - min) / (2^b - 1), z = round(-min / s);                          q = round(w / s) + z
 
 Scales are rounded to float16, as they are stored, before any level is chosen. Shapes: weights `[N, G, group]`, everything
@@ -44,7 +44,7 @@ def scale_and_zero(low: torch.Tensor, high: torch.Tensor, scheme: QuantScheme) -
 
 
 def to_float16(scale: torch.Tensor) -> torch.Tensor:
-    """Scales as they will be stored: float16, never nearer to zero than SMALLEST_SCALE; the gradient passes unchanged."""
+    """Scales as they are stored: float16, never nearer to zero than SMALLEST_SCALE; the gradient passes unchanged."""
     floor = torch.where(scale < 0, -SMALLEST_SCALE, SMALLEST_SCALE)
     kept = torch.where(scale.detach().abs() < SMALLEST_SCALE, floor, scale.detach()).half().float()
     return scale + (kept - scale).detach()
@@ -66,7 +66,7 @@ def levels(
 
 
 def check_scales(name: str, scale: torch.Tensor) -> None:
-    """Raise TensorError when a scale left float16's range: the weight is too large to be stored on this grid."""
+    """Raise TensorError when a scale is outside of float16's range."""
     if not bool(torch.isfinite(scale).all()):
         raise TensorError(
             f"`{name}` has values so large that a float16 scale overflows",

@@ -1,4 +1,4 @@
-"""Round to nearest: the grid spans each group's extremes and every weight takes the nearest level. No data, no search."""
+"""Round to nearest: the levels span each group's extremes, and every weight takes the nearest one. No data, no search."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
-_ROWS_ELEMENTS = 1 << 22  # work on so many weights at a time: temporaries stay at some tens of megabytes
+_ROWS_ELEMENTS = 1 << 22  # weights in work at a time: temporaries take some tens of megabytes
 
 
 def round_to_nearest(name: str, weight: FloatTensor, scheme: QuantScheme) -> tuple[QTensor, float]:
-    """Quantise `weight` `[N, K]`; also gives the relative error |W - Wq| / |W| (Frobenius). Raises TensorError on overflow."""
+    """`weight` `[N, K]` quantised, and the relative error |W - Wq| / |W| (Frobenius); raises TensorError on overflow."""
     rows, columns = weight.shape
     group = columns if scheme.group_size == -1 else scheme.group_size
     codes = np.empty((rows, columns), np.uint8)

@@ -3,8 +3,8 @@
 `SignRoundWeight` is SignRound's own (arXiv 2309.05516): V per weight, and two factors in [0, 1] per group on the group's lowest
 and highest value, from which scale and zero point follow.
 
-`LearnedScaleWeight` tunes levels, scale and zero point apart: `value = (clamp(round(u) + z, 0, 2^b - 1) - z) * s`. The latent level u
-begins at `w / s` where rounding begins, but it is not tied to it, so a weight may move by more than one level; a change of the
+`LearnedScaleWeight` tunes levels, scale and zero point separately: `value = (clamp(round(u) + z, 0, 2^b - 1) - z) * s`. The latent
+level u starts at `w / s`, as rounding does, but is not tied to it. So a weight may move by more than one level, and a change of the
 scale moves no level. Block-wise training in EfficientQAT (arXiv 2407.11062) has the same freedom.
 
 Every parameter is in levels, or a factor near 1, so one rate serves all weights of a model.
@@ -36,10 +36,10 @@ from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
 OFFSET_STEPS = 256  # a latent level is kept to 1/256: 127 of them are just below the next rounding
-# How far a latent level may travel, as a share of what SignRound's V may (half a level): the finer the grid, the less is left
-# to find behind a compensated start, and the more a wandering level loses; with Adam few go so far (docs/log.md).
+# How far a latent level may travel, as a share of what SignRound's V may (half a level). At more bits, a compensated start
+# leaves less to gain, and a level that wanders loses more. With Adam few levels go so far.
 LATENT_RATE = {"adam": {2: 2.0, 3: 1.0, 4: 1.0, 8: 1.0}, "sign": {2: 1.0, 3: 0.5, 4: 0.4, 8: 0.4}}
-# What a scale moves the outermost level by, and a zero point all levels, when latent levels move by 1.
+# How far a scale moves the outermost level, and a zero point all levels, while latent levels move by 1.
 SCALE_RATE = 0.4
 ZERO_RATE = 0.2
 _SMALLEST_FACTOR, _LARGEST_FACTOR = 0.25, 4.0
@@ -47,11 +47,11 @@ _PART = 1 << 16  # 256 KB of float32; the time is the same from a half to the do
 
 
 class TunedWeight(Protocol):
-    """What the tuner needs of a weight `[N, K]`."""
+    """A weight `[N, K]` as the tuner sees it."""
 
     name: str
     bits: float
-    """What levels or codes take of a weight."""
+    """Bits of levels or codes, without scales and codebooks."""
 
     @property
     def parameters(self) -> tuple[torch.Tensor, ...]:
@@ -60,7 +60,7 @@ class TunedWeight(Protocol):
 
     @property
     def state(self) -> tuple[torch.Tensor, ...]:
-        """The parameters, and what else changes: all that a snapshot needs."""
+        """The parameters and everything else that changes: all that a snapshot needs."""
         ...
 
     def fake_quantized(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -68,11 +68,11 @@ class TunedWeight(Protocol):
         ...
 
     def step(self, rate: float) -> None:
-        """Move every parameter down its gradient, a level by about `rate`, and forget the gradients."""
+        """Move every parameter down its gradient, a level by about `rate`, and drop the gradients."""
         ...
 
     def result(self) -> QTensor | CodebookTensor | FloatTensor:
-        """What is stored; its de-quantised value is `fake_quantized`, to the last bit."""
+        """The weight as it is stored; its de-quantised value is `fake_quantized`, to the last bit."""
         ...
 
     def offsets(self) -> NDArray[np.int8] | None:
@@ -112,8 +112,8 @@ class _FollowingFakeQuantize(torch.autograd.Function):
 class _FreeFakeQuantize(torch.autograd.Function):
     """`(clamp(round(u) + z) - z) * s` in `dtype`, with straight-through gradients written out.
 
-    Some rows at a time, small enough to stay in a processor's cache from one operation to the next: of a large layer that
-    takes a third of the time (docs/log.md). What the gradient needs is computed again instead of being kept.
+    It works on some rows at a time, few enough to stay in a processor's cache from one operation to the next. A large layer
+    takes a third of the time so. Values that the gradient needs are computed again instead of being kept.
     """
 
     @staticmethod
@@ -148,7 +148,7 @@ class _FreeFakeQuantize(torch.autograd.Function):
 def _parts(groups: torch.Tensor) -> list[slice]:
     """Rows of `[N, G, group]`, about `_PART` elements for each thread at a time.
 
-    All of them where there is no such cache, or where a compiler fuses the operations anyway.
+    All of them on a device without such a cache, or where a compiler fuses the operations anyway.
     """
     if groups.device.type != "cpu" or torch.compiler.is_compiling():
         return [slice(0, len(groups))]
@@ -180,11 +180,11 @@ class SignRoundWeight:
     def state(self) -> tuple[torch.Tensor, ...]:
         return self.parameters
 
-    def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
         return scale_and_zero(self.low * self.low_factor, self.high * self.high_factor, self.scheme)
 
     def fake_quantized(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        value = _following_fake_quantize(self.groups, self.shift, *self.grid(), self.scheme.bits)
+        value = _following_fake_quantize(self.groups, self.shift, *self.qparams(), self.scheme.bits)
         return value.view(self.shape).to(dtype)
 
     @torch.no_grad()
@@ -196,12 +196,12 @@ class SignRoundWeight:
 
     @torch.no_grad()
     def offsets(self) -> NDArray[np.int8]:
-        scale, zero = self.grid()
+        scale, zero = self.qparams()
         return _offsets(self.groups / scale + self.shift, zero, self.scheme).reshape(self.shape)
 
     @torch.no_grad()
     def result(self) -> QTensor:
-        scale, zero = self.grid()
+        scale, zero = self.qparams()
         codes = levels(self.groups, scale, zero, self.scheme.bits, self.shift)
         return _result(self.name, self.scheme, self.shape, codes, scale, zero)
 
@@ -214,7 +214,7 @@ class LearnedScaleWeight:
     ) -> None:
         self.name, self.scheme, self.shape, self.bits = name, scheme, shape, float(scheme.bits)
         self.scale, self.zero = start.scale, start.zero
-        self.reach = float(1 << (scheme.bits - 1))  # levels between the middle of the grid and its end
+        self.reach = float(1 << (scheme.bits - 1))  # levels between the middle one and the outermost
         self.latent = start.latent.requires_grad_()
         self.factor = torch.ones_like(self.scale, requires_grad=True)
         self.zero_shift = torch.zeros_like(self.scale, requires_grad=not scheme.symmetric)
@@ -249,18 +249,18 @@ class LearnedScaleWeight:
     def state(self) -> tuple[torch.Tensor, ...]:
         return self.parameters
 
-    def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
         scale = to_float16(self.scale * self.factor)
         if self.scheme.symmetric:
             return scale, self.zero
         return scale, round_through(self.zero + self.zero_shift).clamp(0, (1 << self.scheme.bits) - 1)
 
     def fake_quantized(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return _free_fake_quantize(self.latent, *self.grid(), self.scheme.bits, dtype).view(self.shape)
+        return _free_fake_quantize(self.latent, *self.qparams(), self.scheme.bits, dtype).view(self.shape)
 
     def step(self, rate: float) -> None:
         """Levels move by LATENT_RATE of `rate`, scale and zero point by SCALE_RATE and ZERO_RATE of that."""
-        if self._optimizer is None:  # other passes have one of their own
+        if self._optimizer is None:  # other passes use an optimizer of their own
             sizes = (1.0, SCALE_RATE / self.reach, ZERO_RATE)[: len(self.parameters)]
             self._optimizer = OPTIMIZERS[self._kind](self.parameters, sizes)
         self._optimizer.step(rate * LATENT_RATE[self._kind][self.scheme.bits])
@@ -268,44 +268,22 @@ class LearnedScaleWeight:
 
     @torch.no_grad()
     def bound(self) -> None:
-        """Keep the scale from changing its sign or running away."""
+        """Keep the scale between a quarter and four times its start."""
         self.factor.clamp_(_SMALLEST_FACTOR, _LARGEST_FACTOR)
 
     @torch.no_grad()
     def offsets(self) -> NDArray[np.int8]:
-        return _offsets(self.latent, self.grid()[1], self.scheme).reshape(self.shape)
+        return _offsets(self.latent, self.qparams()[1], self.scheme).reshape(self.shape)
 
     @torch.no_grad()
     def result(self) -> QTensor:
-        scale, zero = self.grid()
+        scale, zero = self.qparams()
         codes = self.latent.round().add_(zero).clamp_(0, (1 << self.scheme.bits) - 1)
         return _result(self.name, self.scheme, self.shape, codes, scale, zero)
 
 
-@torch.no_grad()
-def snapshot(weights: Sequence[TunedWeight]) -> list[list[torch.Tensor]]:
-    """Copies of all that changes, for `restore`."""
-    return [[tensor.detach().clone() for tensor in weight.state] for weight in weights]
-
-
-@torch.no_grad()
-def update(saved: list[list[torch.Tensor]], weights: Sequence[TunedWeight]) -> None:
-    """Overwrite a snapshot with what there is at present."""
-    for copies, weight in zip(saved, weights, strict=True):
-        for copy, tensor in zip(copies, weight.state, strict=True):
-            copy.copy_(tensor)
-
-
-@torch.no_grad()
-def restore(saved: list[list[torch.Tensor]], weights: Sequence[TunedWeight]) -> None:
-    """Go back to a snapshot."""
-    for copies, weight in zip(saved, weights, strict=True):
-        for copy, tensor in zip(copies, weight.state, strict=True):
-            tensor.copy_(copy)
-
-
 def gradients(weights: Sequence[TunedWeight]) -> list[torch.Tensor]:
-    """All gradients that there are, in one order."""
+    """All gradients of the weights' parameters, always in the same order."""
     return [parameter.grad for weight in weights for parameter in weight.parameters if parameter.grad is not None]
 
 
@@ -317,7 +295,7 @@ def forget(weights: Sequence[TunedWeight]) -> None:
 
 
 def _offsets(latent: torch.Tensor, zero: torch.Tensor, scheme: QuantScheme) -> NDArray[np.int8]:
-    """A latent level beyond the end of the grid, or beyond what rounds to the chosen one, is kept at the edge."""
+    """Distances of latent levels from the chosen ones; one beyond the outermost level, or beyond rounding, is kept at the edge."""
     chosen = latent.round().add_(zero).clamp_(0, (1 << scheme.bits) - 1).sub_(zero)
     steps: NDArray[np.int8] = (
         (latent - chosen).mul_(OFFSET_STEPS).round_().clamp_(-127, 127).to(torch.int8).cpu().numpy()

@@ -1,1 +1,1 @@
-"""Passes over the model: round to nearest, block by block, end to end."""
+"""Passes over a model: rounding to nearest, tuning block by block, tuning end to end."""

@@ -1,7 +1,7 @@
-"""Whether torch compiles the tuner's steps: known before torch is imported or anything is read.
+"""Whether torch compiles the tuning steps; decided before torch is imported or anything is read.
 
-Compiling takes its time once for a model and a little for each block, so only long work repays it. On the CPU torch writes
-C++, which a compiler of the system builds.
+Compilation takes time once for a model and a little for each block, so it pays only for long work. On the CPU torch writes C++,
+which needs a compiler.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 from ovround.errors import EngineError, UsageError
 from ovround.models.decoder import Decoder
 
-# Seconds that one multiplication of a step saves on one thread, and what is paid (docs/log.md, 2026-11-29).
+# Seconds saved for each multiplication of a step on one thread, and seconds of compilation for a model and each block.
 _SAVED_S = 4e-12
 _FIRST_S, _BLOCK_S = 60.0, 4.0
-_MARGIN = 2.0  # what is saved beside what is paid, from which on it is worth it
+_MARGIN = 2.0  # smallest ratio of saved to spent seconds that is worth it
 
 
 def choose(wanted: str, device: str, decoder: Decoder, tokens: int, iters: int, *, integers: bool) -> bool:
-    """Whether steps that see so many `tokens` in this process, 0 where nothing is tuned, are compiled.
+    """Whether steps of `tokens` in this process, 0 where nothing is tuned, are compiled.
 
-    `wanted` auto: weights that become `integers` on the CPU, where a compiler is there and `iters` steps a block are long enough
-    to repay it. Raises UsageError or EngineError where `on` is asked for and impossible.
+    `auto` compiles the tuning of `integers` on the CPU, if a compiler is installed and `iters` steps a block are long enough to
+    repay it. Raises UsageError or EngineError where `on` is `wanted` and impossible.
     """
     missing = lacking() if device == "cpu" else None
     if wanted == "on":
@@ -53,7 +53,7 @@ def choose(wanted: str, device: str, decoder: Decoder, tokens: int, iters: int, 
 
 
 def lacking() -> str | None:
-    """What compiling for the CPU needs and this machine does not have, in words; None: nothing."""
+    """What this machine lacks to compile for the CPU, in words; None: nothing."""
     compiler = os.environ.get("CXX", "g++")  # as torch looks for it on Linux
     if shutil.which(compiler) is None:
         return f"a C++ compiler (`{compiler}`)"
@@ -63,6 +63,6 @@ def lacking() -> str | None:
 
 
 def _threads() -> int:
-    """About as many as torch will use."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdecimal() and int(wanted) else os.cpu_count() or 1
+    """About the number of threads that torch will use."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdecimal() and int(threads) else os.cpu_count() or 1

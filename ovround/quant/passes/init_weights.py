@@ -1,72 +1,79 @@
-"""Where the tuning of a window of blocks begins: a grid or codebooks for each of its weights, and the type of its steps."""
+"""The initial state of the weights under tuning in a group of blocks: scales and levels, or codebooks, for each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 
-from ovround.options.tuning_settings import TuningSettings
+from ovround.progress import Progress
 from ovround.quant.calibration.calibration_activations import CalibrationActivations
 from ovround.quant.codebooks.fit import fit_codebooks
 from ovround.quant.codebooks.tuned_weight import CodebookWeight, TunedNorm
-from ovround.quant.device import CPU, Device
 from ovround.quant.integers.coordinate_descent import descended
 from ovround.quant.integers.initial_grid import Start, compensated, damped, from_extremes, inverse_factor, searched
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight, SignRoundWeight, TunedWeight
-from ovround.quant.passes.signround import threads_for
-from ovround.quant.plan import Plan
-from ovround.tensors.float_tensor import FloatType
+from ovround.quant.passes.context import QuantContext
+from ovround.quant.threads import threads_for
 from ovround.tensors.scheme import Codebooks, QuantScheme
 
 Weights = Mapping[str, torch.Tensor]
 
-_STACKED = 1 << 22  # weights: with more, operations are no longer dearer to call than to do, and a copy takes memory
+_STACKED = 1 << 22  # weights; above this, the work of an operation outweighs its call, and a copy takes memory
 
 
 def init_tuned_weights(
-    window: range, names: Sequence[str], weights: dict[str, torch.Tensor], dtypes: Mapping[str, FloatType], plan: Plan,
-    settings: TuningSettings, chains: CalibrationActivations, device: Device, dtype: torch.dtype | None,
-    on_fit: Callable[[int, int], None],
-) -> list[TunedWeight]:  # fmt: skip
-    """The weights `names` of the blocks `window` that the plan quantises, each where its tuning begins.
+    context: QuantContext, layers: range, weights: dict[str, torch.Tensor], activations: CalibrationActivations
+) -> list[TunedWeight]:
+    """The weights of the blocks `layers` that the plan quantises, in the state in which their tuning starts.
 
-    `weights` are the original ones of all the window, `dtypes` the checkpoint's of its vectors, `dtype` what products are
-    computed in. `on_fit` is told how many weights have been fitted to codebooks, and of how many.
+    `weights` are the original tensors of all these blocks. The quantised model's activations stand at the first of them. The
+    stage `codebooks` of the progress counts the weights that are fitted to codebooks.
     """
-    if any(isinstance(plan[name], Codebooks) for name in names):
-        layouts = {name: layout for name in names if isinstance(layout := plan[name], Codebooks)}
-        seed = settings.seed + window[0]
-        with threads_for(chains.work(weights)):
-            moments = chains.moments(weights, window, dtype)
-            coded = _coded(layouts, weights, moments, seed, settings.learn_codes, device, on_fit)
-        return coded + (_norms(weights, dtypes, device) if settings.norms else [])
-    schemes = {name: scheme for name in names if isinstance(scheme := plan[name], QuantScheme)}
-    matrices = {name: device.put(weights[f"{name}.weight"]) for name in schemes}
+    names = [name for layer in layers for name in context.decoder.linears(layer)]
+    if any(isinstance(context.plan[name], Codebooks) for name in names):
+        return _init_codebooks(context, layers, names, weights, activations)
+    return _init_integers(context, layers, names, weights, activations)
+
+
+def _init_integers(
+    context: QuantContext, layers: range, names: list[str], weights: dict[str, torch.Tensor],
+    activations: CalibrationActivations,
+) -> list[TunedWeight]:  # fmt: skip
+    settings = context.settings
+    schemes = {name: scheme for name in names if isinstance(scheme := context.plan[name], QuantScheme)}
+    matrices = {name: context.device.put(weights[f"{name}.weight"]) for name in schemes}
     if settings.scales == "clipped":
         return [SignRoundWeight(name, matrices[name], scheme, settings.optimizer) for name, scheme in schemes.items()]
-    moments = chains.moments(weights, window, dtype) if schemes and settings.initial_grid != "extremes" else {}
-    begun: dict[str, Start] = {}
+    hessians: dict[str, torch.Tensor] = {}
+    if schemes and settings.initial_grid != "extremes":
+        hessians = activations.hessians(weights, layers, context.product_dtype(layers))
+    starts: dict[str, Start] = {}
     factors = _Factors()
-    for together in _stacks(schemes, matrices, moments):
-        rows = [len(matrices[name]) for name in together]
-        matrix = torch.cat([matrices[name] for name in together]) if len(together) > 1 else matrices[together[0]]
-        start = _begin(matrix, schemes[together[0]], moments.get(together[0]), settings.initial_grid, factors)
+    for stack in _stacks(schemes, matrices, hessians):
+        rows = [len(matrices[name]) for name in stack]
+        matrix = torch.cat([matrices[name] for name in stack]) if len(stack) > 1 else matrices[stack[0]]
+        start = _start(matrix, schemes[stack[0]], hessians.get(stack[0]), settings.initial_grid, factors)
         parts = zip(start.scale.split(rows), start.zero.split(rows), start.latent.split(rows), strict=True)
-        begun |= {name: Start(*map(torch.Tensor.contiguous, part)) for name, part in zip(together, parts, strict=True)}
+        starts |= {name: Start(*map(torch.Tensor.contiguous, part)) for name, part in zip(stack, parts, strict=True)}
     return [
-        LearnedScaleWeight(name, begun.pop(name), matrices[name].shape, scheme, settings.optimizer)
+        LearnedScaleWeight(name, starts.pop(name), matrices[name].shape, scheme, settings.optimizer)
         for name, scheme in schemes.items()
     ]
 
 
-def _stacks(schemes: Mapping[str, QuantScheme], matrices: Weights, moments: Weights) -> list[list[str]]:
-    """Weights to begin at once: rows of small ones with one input and one grid, since each operation is about one column."""
+def _stacks(schemes: Mapping[str, QuantScheme], matrices: Weights, hessians: Weights) -> list[list[str]]:
+    """Small weights with one input and one scheme, whose rows are initialised together.
+
+    Each operation of the initialisation is about one column, so more rows cost little.
+    """
     stacks: list[list[str]] = []
     for name, scheme in schemes.items():
         last = stacks[-1] if stacks else []
-        alike = bool(last) and name in moments and moments[name] is moments.get(last[0]) and scheme == schemes[last[0]]
-        if alike and sum(matrices[one].numel() for one in (*last, name)) <= _STACKED:
+        alike = (
+            bool(last) and name in hessians and hessians[name] is hessians.get(last[0]) and scheme == schemes[last[0]]
+        )
+        if alike and sum(matrices[member].numel() for member in (*last, name)) <= _STACKED:
             last.append(name)
         else:
             stacks.append([name])
@@ -74,65 +81,59 @@ def _stacks(schemes: Mapping[str, QuantScheme], matrices: Weights, moments: Weig
 
 
 class _Factors:
-    """The inverse factor of the second moments that were asked for last: several weights may see one input."""
+    """The inverse factor of the latest hessian: several weights may have one input."""
 
     def __init__(self) -> None:
-        self._of: torch.Tensor | None = None
+        self._hessian: torch.Tensor | None = None
         self._factor: torch.Tensor | None = None
 
-    def __call__(self, moments: torch.Tensor) -> torch.Tensor:
-        if self._factor is None or moments is not self._of:
+    def __call__(self, hessian: torch.Tensor) -> torch.Tensor:
+        if self._factor is None or hessian is not self._hessian:
             self._factor = None  # not two at once
-            self._of, self._factor = moments, inverse_factor(moments)
+            self._hessian, self._factor = hessian, inverse_factor(hessian)
         return self._factor
 
 
-def _begin(
+def _start(
     matrix: torch.Tensor,
     scheme: QuantScheme,
-    moments: torch.Tensor | None,
-    starts: str,
+    hessian: torch.Tensor | None,
+    method: str,
     factor: Callable[[torch.Tensor], torch.Tensor] = inverse_factor,
 ) -> Start:
-    if moments is None or not bool(moments.diagonal().any()):  # an expert may see nothing at all
+    if hessian is None or not bool(hessian.diagonal().any()):  # an expert that no token reached
         return from_extremes(matrix, scheme)
-    if starts == "search":
-        return searched(matrix, scheme, moments.diagonal())
-    start = compensated(matrix, scheme, factor(moments))
-    return descended(matrix, scheme, start, damped(moments)) if starts == "descent" else start
+    if method == "search":
+        return searched(matrix, scheme, hessian.diagonal())
+    start = compensated(matrix, scheme, factor(hessian))
+    return descended(matrix, scheme, start, damped(hessian)) if method == "descent" else start
 
 
-def _coded(
-    layouts: Mapping[str, Codebooks], weights: Weights, moments: Weights, seed: int, learn_codes: bool, device: Device,
-    on_fit: Callable[[int, int], None],
+def _init_codebooks(
+    context: QuantContext, layers: range, names: list[str], weights: dict[str, torch.Tensor],
+    activations: CalibrationActivations,
 ) -> list[TunedWeight]:  # fmt: skip
-    """Each weight fitted to its inputs."""
+    """Each weight fitted to its inputs, and the norms where they are tuned too."""
+    layouts = {name: layout for name in names if isinstance(layout := context.plan[name], Codebooks)}
+    settings, device = context.settings, context.device
     tuned: list[TunedWeight] = []
-    for number, (name, layout) in enumerate(layouts.items()):
-        matrix = device.put(weights[f"{name}.weight"])
-        fitted = fit_codebooks(matrix, moments.get(name), layout, torch.Generator().manual_seed(seed))
-        weight = CodebookWeight(name, fitted, layout, learn_codes)
-        weight.init_offsets(matrix, moments.get(name))
-        tuned.append(weight)
-        on_fit(number + 1, len(layouts))
-    return tuned
+    with threads_for(activations.work(weights)):
+        hessians = activations.hessians(weights, layers, context.product_dtype(layers))
+        for number, (name, layout) in enumerate(layouts.items()):
+            matrix, hessian = device.put(weights[f"{name}.weight"]), hessians.get(name)
+            generator = torch.Generator().manual_seed(settings.seed + layers[0])
+            weight = CodebookWeight(
+                name, fit_codebooks(matrix, hessian, layout, generator), layout, settings.learn_codes
+            )
+            weight.init_offsets(matrix, hessian)
+            tuned.append(weight)
+            context.on_progress(Progress("codebooks", layers[0], context.blocks, number + 1, len(layouts)))
+    return [*tuned, *_norms(context, weights)] if settings.norms else tuned
 
 
-def _norms(weights: Weights, dtypes: Mapping[str, FloatType], device: Device) -> list[TunedWeight]:
+def _norms(context: QuantContext, weights: Weights) -> list[TunedNorm]:
     gains = [name for name, value in weights.items() if value.dim() == 1 and name.endswith(".weight")]
-    return [TunedNorm(name.removesuffix(".weight"), device.put(weights[name]), dtypes[name]) for name in gains]
-
-
-def product_dtype(bits: Iterable[float], device: Device = CPU) -> torch.dtype | None:
-    """bfloat16 for the products of blocks with grids of so many `bits`, None for float32.
-
-    Where the device has instructions for it and each grid is far coarser than its rounding to 8 bits. The residual stream
-    stays in float32, so that only what a block adds to it is rounded.
-    """
-    coarse = max(bits, default=16) <= 4
-    if device.kind != "cpu":
-        return torch.bfloat16 if coarse else None
-    # torch 2.8 cannot be asked; it then tunes in float32
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
-    return torch.bfloat16 if coarse and fast else None
+    return [
+        TunedNorm(name.removesuffix(".weight"), context.device.put(weights[name]), context.read(name).dtype)
+        for name in gains
+    ]

@@ -1,8 +1,8 @@
-"""What moves parameters down their gradients, on tensors of different sizes: each moves by its own share of one rate.
+"""Optimizers for tensors of different magnitudes: one rate for all, of which each tensor moves by its own share.
 
-adam    by the mean of the gradients of late as a share of their root mean square (arXiv 1412.6980): what every batch
-        agrees on moves at the full rate, what changes its sign from batch to batch stays about where it is
-sign    by the sign of the last gradient, as SignRound has it (arXiv 2309.05516)
+adam    by the running mean of the gradients over their root mean square (arXiv 1412.6980): a value whose gradients agree moves
+        at the full rate; one whose gradients change their sign from batch to batch hardly moves
+sign    by the sign of the last gradient, as in SignRound (arXiv 2309.05516)
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from torch.optim.adam import adam
 
 _BETA, _SQUARE_BETA = 0.9, 0.95
-_SMALL = 1e-2  # of a tensor's mean root square: keeps Adam from blowing up groups that hardly matter
-_FLOOR_EVERY = 10  # steps after which that mean is taken anew
+_SMALL = 1e-2  # share of a tensor's mean root square, Adam's epsilon: groups that hardly matter must not move far
+_FLOOR_EVERY = 10  # steps between two updates of that mean
 _FUSED = ("cpu", "cuda")
 
 
 class Optimizer(Protocol):
     def step(self, rate: float) -> None:
-        """One step, which forgets the gradients; a parameter without one stays."""
+        """One step, which drops the gradients; a parameter without one stays."""
         ...
 
 
@@ -32,7 +32,7 @@ class Adam:
     def __init__(self, parameters: Sequence[torch.Tensor], sizes: Sequence[float]) -> None:
         self._parameters, self._sizes = parameters, sizes
         self._mean = [torch.zeros_like(parameter) for parameter in parameters]
-        self._square = [torch.zeros_like(parameter) for parameter in parameters]
+        self._second_moment = [torch.zeros_like(parameter) for parameter in parameters]
         self._steps = [torch.zeros((), device=parameter.device) for parameter in parameters]
         self._floors = [0.0] * len(self._sizes)
         self._count = 0
@@ -48,7 +48,7 @@ class Adam:
                 self._floors[number] = self._floor(number, grad)
             if self._floors[number] > 0:
                 adam(
-                    [parameter], [grad], [self._mean[number]], [self._square[number]], [], [self._steps[number]],
+                    [parameter], [grad], [self._mean[number]], [self._second_moment[number]], [], [self._steps[number]],
                     fused=parameter.device.type in _FUSED, amsgrad=False, beta1=_BETA, beta2=_SQUARE_BETA,
                     lr=rate * size, weight_decay=0.0, eps=self._floors[number], maximize=False,
                 )  # fmt: skip
@@ -56,8 +56,8 @@ class Adam:
         self._count += 1
 
     def _floor(self, number: int, grad: torch.Tensor) -> float:
-        """What is added to the roots of a tensor's mean squares: `_SMALL` of their mean, this step's gradient included."""
-        square = self._square[number].lerp(grad.square(), 1 - _SQUARE_BETA)
+        """Adam's epsilon for a tensor: `_SMALL` of the mean of its second moment's roots, with this step's gradient."""
+        square = self._second_moment[number].lerp(grad.square(), 1 - _SQUARE_BETA)
         known: float = 1 - _SQUARE_BETA ** (float(self._steps[number]) + 1)
         return float(square.sqrt_().mean()) / math.sqrt(known) * _SMALL
 

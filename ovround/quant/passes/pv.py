@@ -1,26 +1,27 @@
-"""The discrete step of PV-Tuning (arXiv 2405.14852): few codes at a time, and those that want to change most.
+"""The discrete step of PV-Tuning (arXiv 2405.14852): few codes at a time, those that are furthest from where they should be.
 
-A step along the gradient gives a point that no codes stand for. Taking the nearest codes everywhere either changes nothing, when
-the step is small, or far too much at once. So the step is large, and only the share of vectors, or of single weights on an
-integer grid, that lie furthest from it are coded anew: the loss is smooth enough along so few. The point is
+A step along the gradient gives a point that no codes stand for. A small step would change no code if the nearest codes were taken
+everywhere; a large one would change far too many at once. So the step is large, and only a share of the vectors, or of the single
+weights in integers, is coded anew: those that lie furthest from the point. The loss is smooth enough along so few. The
+point is
 
-    straight through   a float copy of the weights that gradients of the coded model move, step after step
+    straight through   a float copy of the weights, which the gradients of the coded model move step after step
     otherwise          the coded weights less one step
 
 Directions are running means of the gradient over the root of its mean square in the whole weight, in units of the weight's
-scale: with batches of some thousand tokens a square for each weight, as in Adam, would give the noise of unimportant weights as
-much say as the rest. On codebooks
-the vectors chosen take the nearest sum of entries, the old codes among the candidates; on an integer grid a level moves by one.
-Neither increases the distance to the point, which is the linearised objective: tests hold it to that.
+scale. With batches of some thousand tokens, a square for each weight, as in Adam, would give the noise of unimportant weights as
+much say as the rest. On codebooks, the chosen vectors take the nearest sum of entries, with the old codes among the candidates.
+In integers, a level moves by one. Neither increases the distance to the point, which is the linearised objective: tests
+hold it to that.
 
-That the loss itself falls is checked too, on windows of the calibration text that the gradient did not see: a step that raises it
-is taken back, and the next changes half as many. Small batches need that: most of what a gradient of some hundred tokens asks for
-is noise, and codes that follow it do harm (docs/log.md).
+The loss itself is checked too, on calibration samples that the gradient did not see. A step that raises it is reverted, and the
+next one changes half as many codes. Small batches need that: most of what a gradient of some hundred tokens asks for is noise, and
+codes that follow it do harm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,34 +29,35 @@ import torch
 from ovround.quant.codebooks.kmeans import Additive
 from ovround.quant.codebooks.search import BEAM, search_codes
 from ovround.quant.codebooks.tuned_weight import CodebookWeight
-from ovround.quant.integers.tuned_weight import LearnedScaleWeight
+from ovround.quant.integers.tuned_weight import LearnedScaleWeight, forget
+from ovround.quant.passes.level_update import TunableWeight
 
 BUFFER_TRAVEL = 0.5  # scales that the float copy of a weight may move over the whole pass
 PLAIN_STEP = 1.0  # scales that the first step moves where there is no copy; the last ones move nothing
 _BETA, _SQUARE_BETA = 0.9, 0.95
-_GROWTH, _SHRINKAGE = 1.5, 0.5  # of the share that a step may change, behind one that was kept or taken back
-_LEAST = 1e-3  # of the share asked for
+_GROWTH, _SHRINKAGE = 1.5, 0.5  # of the share that a step may change, after one that was accepted or reverted
+_LEAST = 1e-3  # smallest share, as a fraction of the one asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How the discrete step is made: the share of vectors or levels that may change at once, and whether a float copy is kept."""
+    """Settings of the discrete step: the share of vectors or levels that may change at once, and whether a float copy is kept."""
 
     share: float
     straight_through: bool
 
 
 class DiscreteSteps:
-    """The discrete step for each of `weights`, with what it remembers of them: 4 bytes a weight, 8 with the float copy."""
+    """The discrete step for each of `weights`; its state takes 4 bytes a weight, 8 with the float copy."""
 
-    def __init__(self, weights: Sequence[LearnedScaleWeight | CodebookWeight], changes: Changes) -> None:
+    def __init__(self, weights: Sequence[TunableWeight], changes: Changes) -> None:
         self._weights, self._changes = weights, changes
         self._share = changes.share
         self._before: list[torch.Tensor] = []
         with torch.no_grad():
             values = [_latent(weight) if changes.straight_through else weight.fake_quantized() for weight in weights]
         self._means = [torch.zeros_like(value) for value in values]
-        self._squares = [0.0 for _ in values]
+        self._second_moments = [0.0 for _ in values]
         self._copies = values if changes.straight_through else None
         self._count = 0
         self._changed = 0
@@ -68,8 +70,10 @@ class DiscreteSteps:
         self._before = [_codes(weight).detach().clone() for weight in self._weights]
         for number, (weight, grad, mean) in enumerate(zip(self._weights, grads, self._means, strict=True)):
             mean.mul_(_BETA).add_(grad, alpha=1 - _BETA)
-            self._squares[number] += (1 - _SQUARE_BETA) * (float(grad.square().mean()) - self._squares[number])
-            root = (self._squares[number] / (1 - _SQUARE_BETA**self._count)) ** 0.5
+            self._second_moments[number] += (1 - _SQUARE_BETA) * (
+                float(grad.square().mean()) - self._second_moments[number]
+            )
+            root = (self._second_moments[number] / (1 - _SQUARE_BETA**self._count)) ** 0.5
             if root == 0:
                 continue
             direction = mean / (root * (1 - _BETA**self._count))
@@ -81,41 +85,57 @@ class DiscreteSteps:
 
     @torch.no_grad()
     def accept_or_revert(self, better: bool) -> None:
-        """Keep the last step, or take it back, the float copy half of the way too; one that changed nothing has nothing to accept."""
+        """Keep the last step, or revert it and draw the float copy half of the way back; nothing for a step that changed nothing."""
         if not self._changed:
             return
-        asked = self._changes.share
+        largest = self._changes.share
         if better:
-            self._share = min(asked, self._share * _GROWTH)
+            self._share = min(largest, self._share * _GROWTH)
             return
-        self._share = max(asked * _LEAST, self._share * _SHRINKAGE)
+        self._share = max(largest * _LEAST, self._share * _SHRINKAGE)
         for number, (weight, before) in enumerate(zip(self._weights, self._before, strict=True)):
             _codes(weight).copy_(before)
             if self._copies is not None:
                 self._copies[number].lerp_(weight.fake_quantized(), 0.5)
 
 
-def _codes(weight: LearnedScaleWeight | CodebookWeight) -> torch.Tensor:
+class PVUpdate:
+    """PV-Tuning as a `LevelUpdate`: a discrete step, reverted where it raises the loss on other samples."""
+
+    needs_gradients = True
+
+    def __init__(self, weights: Sequence[TunableWeight], changes: Changes) -> None:
+        self._weights, self._steps = weights, DiscreteSteps(weights, changes)
+
+    def step(self, gradients: Sequence[torch.Tensor], rate: float, left: float, probe: Callable[[], float]) -> None:
+        """See `LevelUpdate`."""
+        forget(self._weights)
+        before = probe()
+        self._steps.step(gradients, rate, left)
+        self._steps.accept_or_revert(probe() < before)
+
+
+def _codes(weight: TunableWeight) -> torch.Tensor:
     return weight.codes if isinstance(weight, CodebookWeight) else weight.latent
 
 
-def _latent(weight: LearnedScaleWeight | CodebookWeight) -> torch.Tensor:
-    """Where the float copy begins: at the latent levels, which say what was close to changing; codes likewise."""
+def _latent(weight: TunableWeight) -> torch.Tensor:
+    """The start of the float copy: the latent levels or codes, which show what was close to changing."""
     if isinstance(weight, CodebookWeight):
         return weight.latent()
-    return (weight.latent * weight.grid()[0]).view(weight.shape)
+    return (weight.latent * weight.qparams()[0]).view(weight.shape)
 
 
-def sizes(weight: LearnedScaleWeight | CodebookWeight) -> torch.Tensor:
-    """What a step is measured in: the scale of each weight, `[N, K]` or `[N, 1]`."""
+def sizes(weight: TunableWeight) -> torch.Tensor:
+    """The unit of a step: the scale of each weight, `[N, K]` or `[N, 1]`."""
     if isinstance(weight, CodebookWeight):
         return weight.scales().detach()
-    scale = weight.grid()[0].detach().abs()
+    scale = weight.qparams()[0].detach().abs()
     return scale.expand_as(weight.latent).reshape(weight.shape)
 
 
-def move(weight: LearnedScaleWeight | CodebookWeight, point: torch.Tensor, share: float) -> int:
-    """Bring `weight` nearer to `point` `[N, K]` by at most a `share` of its codes; how many changed."""
+def move(weight: TunableWeight, point: torch.Tensor, share: float) -> int:
+    """Bring `weight` nearer to `point` `[N, K]` by changing at most a `share` of its codes; the number of changes."""
     if isinstance(weight, CodebookWeight):
         return _recode(weight, point, share)
     return _move_levels(weight, point, share)
@@ -129,8 +149,8 @@ def _recode(weight: CodebookWeight, point: torch.Tensor, share: float) -> int:
     furthest = gaps.flatten().topk(_count(share, gaps.numel())).indices
     rows, vectors = furthest // gaps.shape[1], furthest % gaps.shape[1]
     chosen = Additive(weight.codes[rows, vectors][:, None], entries, scales[rows])
-    wanted = point.view(len(point), -1, size)[rows, vectors]
-    search_codes(wanted, torch.eye(size, device=point.device), chosen, BEAM)
+    aims = point.view(len(point), -1, size)[rows, vectors]
+    search_codes(aims, torch.eye(size, device=point.device), chosen, BEAM)
     changed = int((weight.codes[rows, vectors] != chosen.codes[:, 0]).any(-1).sum())
     weight.codes[rows, vectors] = chosen.codes[:, 0]
     return changed
@@ -138,7 +158,7 @@ def _recode(weight: CodebookWeight, point: torch.Tensor, share: float) -> int:
 
 @torch.no_grad()
 def _move_levels(weight: LearnedScaleWeight, point: torch.Tensor, share: float) -> int:
-    scale, zero = weight.grid()
+    scale, zero = weight.qparams()
     top = float((1 << weight.scheme.bits) - 1)
     level = weight.latent.round().add_(zero).clamp_(0, top)
     gap = (point.view_as(level) / scale).sub_(level - zero)  # in levels

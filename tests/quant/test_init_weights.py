@@ -1,12 +1,12 @@
-"""Weights that are begun together, rows stacked, begin as each would alone."""
+"""Weights that are initialised together, their rows stacked, start as each would alone."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from ovround.quant.passes import init_weights as window_start
-from ovround.quant.passes.init_weights import _begin, _stacks
+from ovround.quant.passes import init_weights
+from ovround.quant.passes.init_weights import _stacks, _start
 from ovround.tensors.scheme import QuantScheme
 
 
@@ -14,26 +14,26 @@ def drawn(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_small_weights_with_one_input_and_one_grid_are_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_weights_with_one_input_and_one_scheme_are_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
     four, two = QuantScheme(4, 16, True), QuantScheme(2, 16, True)
     shared, other = torch.eye(16), torch.eye(16)
-    moments = {"q": shared, "k": shared, "v": shared, "o": other, "gate": shared}
+    hessians = {"q": shared, "k": shared, "v": shared, "o": other, "gate": shared}
     schemes = {"q": four, "k": four, "v": two, "o": two, "gate": two, "unseen": two, "unseen too": two}
     matrices = {name: torch.zeros(8, 16) for name in schemes}
-    assert _stacks(schemes, matrices, moments) == [["q", "k"], ["v"], ["o"], ["gate"], ["unseen"], ["unseen too"]]
-    monkeypatch.setattr(window_start, "_STACKED", 8 * 16)
-    assert all(len(stack) == 1 for stack in _stacks(schemes, matrices, moments))
+    assert _stacks(schemes, matrices, hessians) == [["q", "k"], ["v"], ["o"], ["gate"], ["unseen"], ["unseen too"]]
+    monkeypatch.setattr(init_weights, "_STACKED", 8 * 16)
+    assert all(len(stack) == 1 for stack in _stacks(schemes, matrices, hessians))
 
 
-@pytest.mark.parametrize("starts", ["search", "compensated", "descent"])
+@pytest.mark.parametrize("method", ["search", "compensated", "descent"])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_stacked_rows_begin_as_each_alone(starts: str, symmetric: bool) -> None:
+def test_stacked_rows_begin_as_each_alone(method: str, symmetric: bool) -> None:
     scheme = QuantScheme(3, 16, symmetric)
     inputs = drawn(256, 64, seed=0) @ (torch.eye(64) + 0.1)
-    moments = inputs.T @ inputs
+    hessian = inputs.T @ inputs
     parts = [drawn(24, 64, seed=1), drawn(8, 64, seed=2)]
-    together = _begin(torch.cat(parts), scheme, moments, starts)
-    alone = [_begin(part, scheme, moments, starts) for part in parts]
+    together = _start(torch.cat(parts), scheme, hessian, method)
+    alone = [_start(part, scheme, hessian, method) for part in parts]
     for name in ("scale", "zero"):
         expected = torch.cat([getattr(start, name) for start in alone])
         torch.testing.assert_close(getattr(together, name), expected, rtol=1e-3, atol=0)  # a float16's last bit
