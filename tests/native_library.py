@@ -58,9 +58,11 @@ class Kernels:
         """x `[tokens, K]` times the weight: `[tokens, N]`; `gated`: that times its silu."""
         y = np.full((len(x), weight.shape[0]), np.nan, np.float32)
         if isinstance(weight, QTensor):
-            scales = layout.halves_as_bytes(layout.pack_grid(weight.scales))
+            scales = layout.halves_as_bytes(layout.pack_qparams(weight.scales))
             zeros = (
-                np.array([1 << (weight.bits - 1)], np.uint8) if weight.symmetric else layout.pack_grid(weight.zeros())
+                np.array([1 << (weight.bits - 1)], np.uint8)
+                if weight.symmetric
+                else layout.pack_qparams(weight.zeros())
             )
             parts = [layout.pack_integers(weight.codes, weight.bits), scales, zeros]
             sizes: tuple[int, ...] = (*weight.shape, weight.scales.shape[1], weight.bits, weight.symmetric)

@@ -203,8 +203,8 @@ def test_layouts_keep_every_bit() -> None:
         halves = layout.halves_as_bytes(codebook.codebooks), layout.halves_as_bytes(codebook.scales)
         np.testing.assert_array_equal(layout.expand_codebook(packed, *halves), codebook.dequantize().astype(np.float16))
     for weight in INTEGERS.values():
-        packed, grid = layout.pack_integers(weight.codes, weight.bits), layout.pack_grid(weight.scales)
+        packed, grid = layout.pack_integers(weight.codes, weight.bits), layout.pack_qparams(weight.scales)
         np.testing.assert_array_equal(layout.unpack_integers(packed, weight.bits, *weight.shape), weight.codes)
-        np.testing.assert_array_equal(layout.unpack_grid(grid, len(weight.scales)), weight.scales)
+        np.testing.assert_array_equal(layout.unpack_qparams(grid, len(weight.scales)), weight.scales)
         groups = weight.scales.shape[1]
         assert (packed.size, 2 * grid.size, grid.size) == layout.integer_bytes(weight.bits, *weight.shape, groups)

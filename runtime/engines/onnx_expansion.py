@@ -118,10 +118,12 @@ def _integer_product(
     rows, columns = shape
     stored = 8 if bits == 8 else 4
     codes = layout.unpack_integers(parts[0], bits, rows, columns)
-    scales = layout.unpack_grid(layout.bytes_as_halves(parts[1]), rows).astype(np.float32)
+    scales = layout.unpack_qparams(layout.bytes_as_halves(parts[1]), rows).astype(np.float32)
     groups = scales.shape[1]
     zeros = (
-        np.full((rows, groups), parts[2].reshape(-1)[0]) if parts[2].size == 1 else layout.unpack_grid(parts[2], rows)
+        np.full((rows, groups), parts[2].reshape(-1)[0])
+        if parts[2].size == 1
+        else layout.unpack_qparams(parts[2], rows)
     )
     if int(zeros.max()) >= 1 << stored:
         raise ValueError(f"zero point {zeros.max()} is beyond {stored} bits")

@@ -152,13 +152,13 @@ def _float16(weight: Any) -> tuple[Any, int]:
 def _four_bits(bits: int, codes: Any, scales: Any, zero_points: Any, outputs: int, inputs: int) -> tuple[Any, int]:
     """The chain of a 4-bit weight, as `convert` writes it without native weights: the same integers."""
     levels = layout.unpack_integers(codes, bits, outputs, inputs)
-    factors = layout.unpack_grid(layout.bytes_as_halves(scales), outputs)[:, :, None]
+    factors = layout.unpack_qparams(layout.bytes_as_halves(scales), outputs)[:, :, None]
     groups = factors.shape[1]
     shape = [outputs, groups, inputs // groups]
     zeros = (
         np.full((outputs, groups), zero_points[0])
         if zero_points.size == 1
-        else layout.unpack_grid(zero_points, outputs)
+        else layout.unpack_qparams(zero_points, outputs)
     )
     value = opset.convert(_nibbles(levels, shape), "f16")
     value = opset.subtract(value, opset.convert(_nibbles(zeros, [outputs, groups, 1]), "f16"))

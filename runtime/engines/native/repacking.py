@@ -161,9 +161,9 @@ def _fill(weights: list[Weight], room: Bytes, pack: Pack) -> None:
             to[:] = weight.codes.data.reshape(-1)
         else:
             pack(weight.bits, weight.codes.data, weight.signed, weight.shape, to)
-        grid = layout.halves_as_bytes(layout.pack_grid(weight.scales))
+        grid = layout.halves_as_bytes(layout.pack_qparams(weight.scales))
         room[places[1] : places[1] + scales] = grid.reshape(-1)
-        zeros = weight.zero_points if weight.symmetric else layout.pack_grid(weight.zero_points)
+        zeros = weight.zero_points if weight.symmetric else layout.pack_qparams(weight.zero_points)
         room[places[2] : places[2] + zeros.size] = zeros.reshape(-1)
         start = places[3]
 
@@ -197,8 +197,8 @@ def _packed(node: Any) -> Weight | None:
     shape = int(node.get_output_partial_shape(0)[-1].get_length()), int(attributes["inputs"])
     points = np.array(zeros.data)
     return Weight(
-        node, codes, bits, None, shape, layout.unpack_grid(layout.bytes_as_halves(scales.data), shape[0]),
-        points if points.size == 1 else layout.unpack_grid(points, shape[0]),
+        node, codes, bits, None, shape, layout.unpack_qparams(layout.bytes_as_halves(scales.data), shape[0]),
+        points if points.size == 1 else layout.unpack_qparams(points, shape[0]),
     )  # fmt: skip
 
 
