@@ -1,4 +1,4 @@
-"""The main job: open the checkpoint, check everything that can be checked, quantise block by block into every target, verify.
+"""The main job: open the checkpoint, check everything that can be checked, quantise block by block into every format, verify.
 
 checkpoint -> plan -> [embedding, block 0, block 1, ..., head] -> exporters -> read back -> one rename
 
@@ -191,7 +191,7 @@ def installed_versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _exporters(job: Job, folders: dict[str, Path]) -> Iterator[dict[str, Exporter]]:
-    # A tied head on a grid of its own is a weight of its own: in the written graph the model is no longer tied.
+    # A tied head with a scheme of its own is a weight of its own: in the written graph the model is no longer tied.
     decoder = replace(job.decoder, head_at=HEAD) if HEAD in job.plan else job.decoder
     exporters: dict[str, Exporter] = {}
     try:
@@ -252,14 +252,14 @@ def _tuned(
         raise ValueError("without calibration nothing is tuned")
     device = open_device(job.options.device, job.launch.local_rank)
     with open_group(job.launch, job.options.device) as group:
-        prints = fingerprint(
+        job_fingerprint = fingerprint(
             job.options, job.settings, source_files, job.calibration, installed_versions(), group.size, device
         )
         if job.options.budget or job.options.plan:
-            prints["plan"] = plan_digest(job.plan)
-        group.check_fingerprint(prints)
+            job_fingerprint["plan"] = plan_digest(job.plan)
+        group.check_fingerprint(job_fingerprint)
         if group.is_main:
-            store.begin(prints)
+            store.begin(job_fingerprint)
         quantizer = BlockQuantizer(
             job.checkpoint,
             job.decoder,

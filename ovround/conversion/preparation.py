@@ -1,4 +1,4 @@
-"""Everything about a conversion that a look at headers, options and text can find wrong, found before any work begins."""
+"""The checks of a conversion before any work begins: headers, options, text, output and memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights,
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A conversion whose every precondition holds: nothing is left that a look at headers and text could have found.
+    """A conversion that is checked and resolved, ready to run.
 
     `options` name the device and the codebooks that are used; `settings` say how it is tuned. `quantised` is the source whose
     integers are kept, where `checkpoint` is quantised already. `needed_bytes` on the disk of `out` include working files, and
@@ -146,9 +146,9 @@ def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibrat
             f"batch_size is {batch_size}; {launch.size} processes share a batch, which must be a multiple of that",
             hint=f"--tuning FILE with the line `batch_size = {fitting}`",
         )
-    windows = len(calibration.windows) - calibration.held_out
-    if windows < launch.size:
-        raise UsageError(f"{windows} windows to tune on are fewer than {launch.size} processes", hint="start fewer")
+    samples = len(calibration.windows) - calibration.held_out
+    if samples < launch.size:
+        raise UsageError(f"{samples} samples to tune on are fewer than {launch.size} processes", hint="start fewer")
 
 
 def _device(options: ConvertOptions, tunes: bool) -> str:
@@ -180,15 +180,15 @@ def _weight_sizes(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], 
     return sizes
 
 
-def _scratch_bytes(target: str, sizes: dict[str, int]) -> int:
+def _scratch_bytes(format_name: str, sizes: dict[str, int]) -> int:
     """What a format's writer holds on the disk beside its output, until that is whole.
 
     Checkpoints: one shard twice. OpenVINO: its serialiser's own file of weights, all zeros, each length and type once,
     and a layer's experts as one.
     """
-    if target in CHECKPOINT_FORMATS:
+    if format_name in CHECKPOINT_FORMATS:
         return min(sum(sizes.values()), SHARD_BYTES)
-    if target != "openvino":
+    if format_name != "openvino":
         return 0
     joined: dict[str, int] = {}
     for name, size in sizes.items():

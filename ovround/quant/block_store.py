@@ -79,18 +79,18 @@ class BlockStore:
         self._checkpoint = checkpoint
         self._job = ""
 
-    def begin(self, facts: Mapping[str, str]) -> None:
-        """Make the folder, or take over the one that is there; `facts` say what the integers depend on.
+    def begin(self, fingerprint: Mapping[str, str]) -> None:
+        """Make the folder, or take over the one that is there; `fingerprint` says what the integers depend on.
 
         Raises ResumeError naming each fact that has changed since the folder was begun, OutputError for a full disk or what
         is no folder.
         """
         try:
-            _check_facts(self, facts)
+            _check_fingerprint(self, fingerprint)
             remove_unfinished(self.folder)
         except OSError as error:
             raise output_error(error, self.folder, self.kept) from error
-        self._job = _sha256(json.dumps(dict(facts), sort_keys=True))
+        self._job = _sha256(json.dumps(dict(fingerprint), sort_keys=True))
 
     def finished(self, stage: str = TUNED) -> int:
         """How many blocks have a file of this stage, whole or not."""
@@ -246,7 +246,7 @@ def discard(out: Path) -> None:
     remove_folder(working_folder(out.absolute()))
 
 
-def _check_facts(store: BlockStore, facts: Mapping[str, str]) -> None:
+def _check_fingerprint(store: BlockStore, fingerprint: Mapping[str, str]) -> None:
     folder, job = store.folder, store.folder / _JOB
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"`{folder}` exists and is no folder", hint="remove it, or choose another output folder")
@@ -255,15 +255,15 @@ def _check_facts(store: BlockStore, facts: Mapping[str, str]) -> None:
         before = {str(name): str(value) for name, value in json.loads(job.read_bytes()).items()}
     except (FileNotFoundError, ValueError, AttributeError, RecursionError):
         before = None  # killed before it was written, or damaged: each block says itself what it belongs to
-    if before == dict(facts):
+    if before == dict(fingerprint):
         return
     if before is not None and store.finished():
         raise ResumeError(
             f"{store.finished()} of {store.blocks} blocks in `{folder}` were made from other inputs: "
-            f"{'; '.join(_differences(before, facts))}",
+            f"{'; '.join(_differences(before, fingerprint))}",
             hint="give back what has changed to continue, or start over with --fresh",
         )
-    write_atomically(job, json.dumps(dict(facts), indent=1, sort_keys=True).encode())
+    write_atomically(job, json.dumps(dict(fingerprint), indent=1, sort_keys=True).encode())
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -43,7 +43,7 @@ class Device:
             importlib.import_module(f"{_HPU_MODULE}.core").mark_step()
 
     def model(self) -> str:
-        """What it calls itself, for the facts that results depend on; empty for the CPU, which has facts of its own."""
+        """What it calls itself, for the fingerprint; empty for the CPU, whose instructions are in it."""
         if self.kind == "cpu":
             return ""
         return str(getattr(torch, self.kind).get_device_name(self.at))

@@ -103,11 +103,11 @@ class Group:
             dist.broadcast_object_list(values)
         return values[0]  # type: ignore[return-value]  # T itself may be optional
 
-    def check_fingerprint(self, facts: Mapping[str, str]) -> None:
+    def check_fingerprint(self, fingerprint: Mapping[str, str]) -> None:
         """Raise RankError naming the first thing that another process has otherwise than the first one."""
-        for rank, others in enumerate(self._gathered(dict(facts))):
+        for rank, others in enumerate(self._gathered(dict(fingerprint))):
             for name, value in others.items():
-                if (here := facts.get(name, "not there")) != value:
+                if (here := fingerprint.get(name, "not there")) != value:
                     raise RankError(
                         f"{name} is {here} in process {self.rank}, {value} in process {rank}",
                         hint="all processes need the same model, text, options, versions, threads and kind of processor",
