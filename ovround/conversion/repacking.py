@@ -107,7 +107,8 @@ def _check_groups_of_engines(
                 and (size < least[format_name] or (format_name == "onnx" and size % _ONNX_BLOCK))
             ):
                 raise UsageError(
-                    f"`{name}` {list(shapes[f'{name}.weight'])} is in groups of {size}, {format_name} takes {least[format_name]} or more"
+                    f"`{name}` {list(shapes[f'{name}.weight'])} is in groups of {size}, "
+                    f"{format_name} takes {least[format_name]} or more"
                     f"{', in multiples of that' if format_name == 'onnx' else ''}",
                     hint="--format openvino takes groups of 4"
                     if format_name == "onnx"
