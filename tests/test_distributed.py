@@ -216,7 +216,7 @@ def test_how_a_process_was_started() -> None:
         ),
         (
             ConvertOptions(group_size=64, tuning=TuningOptions(batch_size=3), nsamples=2, seqlen=32),
-            "2 windows to tune on are fewer than 3 processes",
+            "2 samples to tune on are fewer than 3 processes",
             "start fewer",
         ),
     ],

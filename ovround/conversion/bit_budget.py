@@ -1,8 +1,8 @@
 """Bits for each layer from one number: average bits, bytes, or milliseconds a token.
 
-options -> what each layer costs at each width -> can the target be reached? -> how much each width loses -> exact choice
+options -> what each layer costs at each width -> can the budget be kept? -> how much each width loses -> exact choice
 
-All but the losses is known from headers, so a target that cannot be reached is an error before anything is computed.
+All but the losses is known from headers, so a budget that cannot be kept is an error before anything is computed.
 """
 
 from __future__ import annotations

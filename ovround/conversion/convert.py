@@ -243,14 +243,14 @@ def _tuned(
         raise ValueError("without calibration nothing is tuned")
     device = open_device(job.options.device, job.launch.local_rank)
     with open_group(job.launch, job.options.device) as group:
-        prints = fingerprint(
+        job_fingerprint = fingerprint(
             job.options, job.settings, source_files, job.calibration, installed_versions(), group.size, device
         )
         if job.options.budget or job.options.plan:
-            prints["plan"] = plan_digest(job.plan)
-        group.check_fingerprint(prints)
+            job_fingerprint["plan"] = plan_digest(job.plan)
+        group.check_fingerprint(job_fingerprint)
         if group.is_main:
-            store.begin(prints)
+            store.begin(job_fingerprint)
         context = QuantContext(
             job.checkpoint,
             job.decoder,

@@ -1,4 +1,4 @@
-"""Checks a conversion before any work begins: everything that headers, options and text can show to be wrong."""
+"""The checks of a conversion before any work begins: headers, options, text, output and memory."""
 
 from __future__ import annotations
 

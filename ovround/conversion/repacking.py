@@ -23,7 +23,7 @@ _SCHEME = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # op
 
 
 def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOptions) -> Plan:
-    """The grid of each module as it is stored; what of embedding and head is in float gets the bits that the options ask for.
+    """The scheme of each module as it is stored; an embedding or head still in float is rounded to the requested bits.
 
     Raises UsageError for options that would tune, or that contradict what is stored, and CheckpointError for codebooks.
     """
@@ -50,14 +50,14 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
             continue
         rounded[module] = plan[module] = scheme
     if decoder.head_at != HEAD and HEAD in plan and plan[HEAD] == plan[decoder.embedding_at]:
-        del plan[HEAD]  # tied, and the same grid: one tensor serves both
+        del plan[HEAD]  # tied, and the same scheme: one tensor serves both
     check_groups(decoder, rounded)
     check_experts(decoder, plan)
     return plan
 
 
 def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decoder, options: ConvertOptions) -> None:
-    """Raise CheckpointError for codebooks that a target cannot hold, UsageError for a grid beside them."""
+    """Raise CheckpointError for codebooks that a format cannot hold, UsageError for integers beside them."""
     if not coded:
         return
     unfit = next((name for name in options.formats if name not in CODEBOOK_FORMATS), None)
@@ -82,7 +82,7 @@ def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decode
 
 
 def _held(scheme: QuantScheme | None, shape: tuple[int, ...]) -> QuantScheme | None:
-    """The grid as a `QTensor` holds it: a last group that is short makes the others as short as divides both."""
+    """The scheme as a `QTensor` holds it: a short last group makes all groups as short as divides both."""
     if scheme is None or scheme.group_size == -1 or scheme.group_size >= shape[1]:
         return scheme and replace(scheme, group_size=-1)
     return replace(scheme, group_size=math.gcd(scheme.group_size, shape[1]))
@@ -91,17 +91,22 @@ def _held(scheme: QuantScheme | None, shape: tuple[int, ...]) -> QuantScheme | N
 def _check_groups_of_engines(
     stored: dict[str, QuantScheme], shapes: dict[str, tuple[int, ...]], options: ConvertOptions
 ) -> None:
-    """Raise UsageError for groups that a target cannot hold, nor their parts."""
+    """Raise UsageError for groups that a format cannot hold, even when divided."""
     least = {"onnx": _ONNX_BLOCK, "openvino": _OPENVINO_GROUP}
-    for target in options.formats:
+    for format_name in options.formats:
         for name, scheme in stored.items():
             size = scheme.group_size
-            if target in least and size != -1 and (size < least[target] or (target == "onnx" and size % _ONNX_BLOCK)):
+            if (
+                format_name in least
+                and size != -1
+                and (size < least[format_name] or (format_name == "onnx" and size % _ONNX_BLOCK))
+            ):
                 raise UsageError(
-                    f"`{name}` {list(shapes[f'{name}.weight'])} is in groups of {size}, {target} takes {least[target]} or more"
-                    f"{', in multiples of that' if target == 'onnx' else ''}",
+                    f"`{name}` {list(shapes[f'{name}.weight'])} is in groups of {size}, "
+                    f"{format_name} takes {least[format_name]} or more"
+                    f"{', in multiples of that' if format_name == 'onnx' else ''}",
                     hint="--format openvino takes groups of 4"
-                    if target == "onnx"
+                    if format_name == "onnx"
                     else "start from the original checkpoint",
                 )
 

@@ -1,4 +1,4 @@
-"""Which grid each weight gets: the general options, the exceptions, and the checks that the shapes allow it."""
+"""The scheme of each weight: general options, exceptions, and the checks that shapes allow it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
             f"layer rule `{sorted(unused)[0]}` matches no module", hint=f"modules are named like `{next(iter(bits))}`"
         )
     if decoder.head_at != HEAD and plan[HEAD] == plan[decoder.embedding_at]:
-        del plan[HEAD]  # tied, and the same grid: one tensor serves both
+        del plan[HEAD]  # tied, and the same scheme: one tensor serves both
     check_experts(decoder, plan)
     check_groups(decoder, plan)
     if codebooks is not None:

@@ -1,4 +1,4 @@
-"""`ovround-plan.json`: the grid of every module as a file, which `--plan` gives back.
+"""`ovround-plan.json`: the scheme of every module as a file, which `--plan` reads.
 
 {"format_version": 1, "modules": {"model.layers.0.mlp.down_proj": {"bits": 3, "group_size": 128, "sym": true},
                                   "lm_head": {"bits": 16}}}
@@ -55,7 +55,8 @@ def read_plan(path: Path, decoder: Decoder) -> Plan:
     modules = raw.get("modules") if isinstance(raw, dict) else None
     if not isinstance(modules, dict) or raw.get("format_version") != FORMAT_VERSION:
         raise UsageError(
-            f"`{path}` is no plan of format {FORMAT_VERSION}", hint=f"a conversion to a target leaves one, {PLAN_FILE}"
+            f"`{path}` is no plan of format {FORMAT_VERSION}",
+            hint=f"a conversion with a budget writes one, {PLAN_FILE}",
         )
     linears = [name for layer in range(decoder.config.num_hidden_layers) for name in decoder.linears(layer)]
     expected = [decoder.embedding_at, *linears, HEAD]
