@@ -8,6 +8,7 @@ import numpy as np
 
 from ovround.exporters.onnx.external_data import CACHE_LINE, LARGE_BYTES, PAGE
 from ovround.exporters.onnx.matmul_nbits import layout_of
+from ovround.models.calls import ropes
 from ovround.models.decoder import Decoder
 from ovround.options.convert_options import QuantScheme
 from ovround.tensors.qtensor import QTensor
@@ -30,9 +31,8 @@ def weight_bytes(shape: tuple[int, ...], scheme: QuantScheme | None, item_bytes:
 
 def graph_bytes(decoder: Decoder) -> int:
     """What the tables of rotary positions take, at most."""
-    config = decoder.config
-    ropes = {spec.rope for spec in config.attention if spec.rope is not None and not spec.rope.follows_length}
-    return sum(2 * _padded(4 * config.max_position_embeddings * (rope.dim // 2)) for rope in ropes)
+    stored = (rope for rope in ropes(decoder) if not rope.follows_length)
+    return sum(2 * _padded(4 * decoder.config.max_position_embeddings * (rope.dim // 2)) for rope in stored)
 
 
 def _padded(size_bytes: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from ovround.models.calls import attention_specs
 from ovround.models.decoder import Decoder
 from ovround.options.convert_options import QuantScheme
 
@@ -40,7 +41,8 @@ def graph_bytes(decoder: Decoder) -> int:
     """What the graph's own constants take, at most."""
     blocks = decoder.config.num_hidden_layers
     frequencies = 4  # of as many rotations as a model has, each perhaps in a short and a long form
-    return ALIGNMENT * (_CONSTANTS + _CONSTANTS_PER_BLOCK * blocks) + frequencies * _padded(2 * decoder.config.head_dim)
+    size = max((spec.head_dim for spec in attention_specs(decoder)), default=0)
+    return ALIGNMENT * (_CONSTANTS + _CONSTANTS_PER_BLOCK * blocks) + frequencies * _padded(2 * size)
 
 
 def _padded(size_bytes: int) -> int:

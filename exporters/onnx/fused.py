@@ -29,15 +29,13 @@ class FusedWeight:
 
 def joints_of(decoder: Decoder) -> dict[str, FusedWeight]:
     """Each weight that can be part of a joint one, and that joint."""
-    found: dict[str, FusedWeight] = {}
+    joints: dict[str, FusedWeight] = {}
     for layer in range(decoder.config.num_hidden_layers):
         shapes = decoder.tensors(layer)
-        for group in decoder.same_input(layer):
+        for joined_at, group in decoder.same_input(layer).items():
             rows = {f"{name}.weight": shapes[f"{name}.weight"][0] for name in group}
-            parent = group[0].rpartition(".")[0]
-            whole = "qkv_proj" if group[0].endswith("q_proj") else "gate_up_proj"
-            found |= dict.fromkeys(rows, FusedWeight(f"{parent}.{whole}.weight", rows))
-    return found
+            joints |= dict.fromkeys(rows, FusedWeight(f"{joined_at}.weight", rows))
+    return joints
 
 
 def joined(weights: Sequence[Weight]) -> QTensor | None:

@@ -16,6 +16,7 @@ from ovround.exporters.onnx.native import NativeLayout, read_native_weight, writ
 from ovround.exporters.onnx.ops import HEAD_MULTIPLE, OnnxOps
 from ovround.exporters.source_files import copy_model_files
 from ovround.exporters.target import Weight
+from ovround.models.calls import attention_specs, check_verbs
 from ovround.models.decoder import Decoder
 from ovround.tensors.codebook_tensor import CodebookTensor
 
@@ -27,12 +28,15 @@ class OnnxExporter:
 
     `native_weights`: linear layers of the blocks of 2, 3 and 4 bits as the native operator reads them. Codebooks are for it always.
 
-    Raises ArchitectureError, before anything is written, for heads that ONNX Runtime cannot attend with.
+    Raises ArchitectureError, before anything is written, for heads that ONNX Runtime cannot attend with and for a verb that is
+    not built for ONNX.
     """
 
     def __init__(self, folder: Path, decoder: Decoder, source: Path, *, native_weights: bool = False) -> None:
-        head_dim = decoder.config.head_dim
-        if head_dim % HEAD_MULTIPLE:
+        check_verbs(decoder, "onnx")
+        sizes = (spec.head_dim for spec in attention_specs(decoder))
+        head_dim = next((size for size in sizes if size % HEAD_MULTIPLE), None)
+        if head_dim is not None:
             raise ArchitectureError(
                 f"head_dim is {head_dim}; ONNX Runtime's attention needs a multiple of {HEAD_MULTIPLE}",
                 hint="--format openvino takes any",
@@ -81,7 +85,7 @@ class OnnxExporter:
 
     def finish(self) -> None:
         native = {name: layout.shape for name, layout in self._native.items()}
-        ops = OnnxOps(self._file, self._layouts, self._decoder.config, self._joined, native)
+        ops = OnnxOps(self._file, self._layouts, self._decoder.config, self._decoder.states(), self._joined, native)
         model = ops.model(self._decoder.logits(ops, ops.input_ids), __version__)
         if self._joined:
             model.metadata_props.add(key=JOINT, value=to_metadata(self._joined))
@@ -89,7 +93,7 @@ class OnnxExporter:
         path = self.folder / MODEL
         path.write_bytes(model.SerializeToString(deterministic=True))
         copy_model_files(self._source, self.folder, self._decoder.config.max_position_embeddings)
-        write_genai_config(self._source, self.folder, self._decoder.config, MODEL)
+        write_genai_config(self._source, self.folder, self._decoder, MODEL)
         self._entries = read_entries(path, self._file.path.name)
 
     def read(self, name: str) -> Weight:

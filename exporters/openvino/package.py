@@ -15,6 +15,7 @@ from ovround.exporters.openvino.saving import count_names, saved
 from ovround.exporters.openvino.tokenizer import write_tokenizer
 from ovround.exporters.source_files import copy_model_files
 from ovround.exporters.target import Weight
+from ovround.models.calls import check_verbs
 from ovround.models.decoder import Decoder
 from ovround.tensors.activation_rounding import openvino_group
 from ovround.tensors.codebook_tensor import CodebookTensor
@@ -29,17 +30,20 @@ class OpenVINOExporter:
     """Writes `openvino_model.bin` as weights arrive and `openvino_model.xml` at the end; see `exporters.target.Exporter`.
 
     `native_weights`: linear layers of the blocks of 2, 3 and 4 bits as the native operator reads them. Codebooks are for it always.
+
+    Raises ArchitectureError, before anything is written, for a verb that is not built for OpenVINO.
     """
 
     def __init__(self, folder: Path, decoder: Decoder, source: Path, *, native_weights: bool = False) -> None:
+        check_verbs(decoder, "openvino")
         self.folder = folder
         self._native_weights = native_weights
         self._native: dict[str, tuple[int, int]] = {}
         self._decoder = decoder
         copy_model_files(source, folder, decoder.config.max_position_embeddings)
         write_tokenizer(source, folder)  # first: a tokenizer that cannot be converted is found before anything is tuned
-        experts = decoder.config.experts
-        self._file = ConstantFile(folder / f"{MODEL}.bin", experts.count if experts else 0)
+        self._file = ConstantFile(folder / f"{MODEL}.bin", decoder.largest_stack)
+        self._gathered = {f"{module}.weight" for module in (decoder.embedding_at, *decoder.stacked())}
         self._stored: dict[str, Stored] = {}
         self._groups: set[int] = set()
         self._entries: dict[str, Entry] = {}
@@ -54,11 +58,10 @@ class OpenVINOExporter:
         if isinstance(weight, QTensor):
             self._stored[name] = Stored(weight.bits, weight.symmetric)
             self._groups.add(weight.group_size)
-        table = name == f"{self._decoder.embedding_at}.weight" or ".experts." in name
-        write_weight(self._file, name, weight, table=table)
+        write_weight(self._file, name, weight, table=name in self._gathered)
 
     def finish(self) -> None:
-        ops = OpenVINOOps(self._file, self._native)
+        ops = OpenVINOOps(self._file, self._decoder.states(), self._native)
         model = ops.model(self._decoder.logits(ops, ops.input_ids), "ovround")
         count_names(model)
         # The plugin's default would be 32 for any weights: a prompt of 256 tokens took 1.36 times as long (docs/log.md).

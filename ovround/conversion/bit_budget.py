@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from ovround.checkpoint import Checkpoint
 from ovround.conversion.latency_table import read_table
 from ovround.errors import UsageError
-from ovround.models.decoder import EXPERTS, HEAD, Decoder
+from ovround.models.decoder import HEAD, Decoder
 from ovround.options.convert_options import ConvertOptions, QuantScheme, WeightScheme
 from ovround.quant.allocation.knapsack import Choice, allocate
 from ovround.quant.calibration.samples import calibrate
@@ -165,12 +165,12 @@ def _bits(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: Convert
 def _bytes(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: ConvertOptions) -> _Account:
     """Bytes of the weights file, padding and the graph's constants included, in the format that needs most for each weight."""
     formats = [importlib.import_module(f"ovround.exporters.sizes_{name}") for name in options.formats]
-    shapes, infos = weight_shapes(decoder), checkpoint.tensors()
+    shapes, infos, stacked = weight_shapes(decoder), checkpoint.tensors(), decoder.stacked()
 
     def size(one: ModuleType, name: str, scheme: WeightScheme | None) -> int:
         source = infos[name] if name in infos else infos[f"{decoder.embedding_at}.weight"]
         item_bytes = source.size_bytes // math.prod(source.shape)
-        widened = one.__name__.endswith("openvino") and f".{EXPERTS}." in name  # as tables are
+        widened = one.__name__.endswith("openvino") and name.removesuffix(".weight") in stacked  # as tables are
         table = name == f"{decoder.embedding_at}.weight" or widened
         return int(one.weight_bytes(shapes[name], scheme, item_bytes, table=table))
 
@@ -194,12 +194,12 @@ def _nanoseconds(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: 
             f"latency table `{source}` was measured for {table.format}; the format is {', '.join(options.formats)}",
             hint=f"--format {table.format}, or a table for the other",
         )
-    shapes, experts = weight_shapes(decoder), decoder.config.experts
+    shapes, shares = weight_shapes(decoder), decoder.token_shares()
 
     def cost(module: str, scheme: WeightScheme | None) -> int:
         scheme = scheme if isinstance(scheme, QuantScheme) else None
-        used = experts.top_k / experts.count if experts and f".{EXPERTS}." in module else 1
-        return round(table.milliseconds(module, shapes[f"{module}.weight"], scheme, source) * used * _NANOSECONDS)
+        milliseconds = table.milliseconds(module, shapes[f"{module}.weight"], scheme, source)
+        return round(milliseconds * shares.get(module, 1) * _NANOSECONDS)
 
     head = HEAD if HEAD in plan else decoder.head_at
     return _Account(cost, (*_linears(decoder), head), 0, _NANOSECONDS)

@@ -10,7 +10,10 @@ from typing import Any
 from ovround.errors import ArchitectureError
 from ovround.models.decoder import Decoder
 
-_SHARED = {"config_reader", "decoder", "layout", "ops", "rope", "standard", "torch_functions", "torch_ops"}
+_SHARED = {
+    "block", "calls", "config_reader", "decoder", "layout", "ops", "parts", "rope", "standard", "state", "torch_functions",
+    "torch_ops", "verbs",
+}  # fmt: skip
 
 
 def families() -> list[str]:

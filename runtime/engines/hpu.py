@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ovround.errors import EngineError, GenerationError, UsageError
+from ovround.models.calls import check_verbs
 from ovround.models.decoder import EMBEDDING
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.hpu.buckets import Buckets, Shape
@@ -33,10 +34,12 @@ class HpuEngine:
         self._backend = open_backend(device)
         self._dtype = torch.float32 if exact else torch.bfloat16
         source = open_weights(folder)
-        self._decoder = source.decoder
         self.vocab_size = source.decoder.config.vocab_size
         self.context_length = source.decoder.config.max_position_embeddings
         self.device = self._backend.name
+        check_verbs(source.decoder, "hpu")
+        self._states = source.decoder.states()
+        self._cache = Cache(self._states, self._dtype, self._backend.device)
         packer = Packer(self._dtype, self._backend.device)
         floats: dict[str, torch.Tensor] = {}
         packed: dict[str, Stored] = {}
@@ -52,7 +55,6 @@ class HpuEngine:
         self._step: Step | None = Step(source.decoder, floats, packed, self._backend.convert, self._backend.device)
         self._run: Run = self._backend.compiled(self._step)
         self._buckets = Buckets(self.context_length)
-        self._cache = Cache(source.decoder, self._dtype, self._backend.device)
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row
         self._rooms: dict[int, torch.Tensor] = {}
         self._shown: tuple[int, int] = (0, 0)
@@ -105,7 +107,7 @@ class HpuEngine:
         check_ids(ids, self.vocab_size)
         check_room(ids.shape[1], self.context_length)
         held, cache = self._lengths, self._cache
-        self._lengths, self._cache = np.zeros(0, np.int64), Cache(self._decoder, self._dtype, self._backend.device)
+        self._lengths, self._cache = np.zeros(0, np.int64), Cache(self._states, self._dtype, self._backend.device)
         try:
             return self._append(ids.tolist(), every=True)
         finally:
@@ -114,7 +116,7 @@ class HpuEngine:
     def close(self) -> None:
         self._step = None
         self._run = _closed
-        self._cache = Cache(self._decoder, self._dtype, self._backend.device)
+        self._cache = Cache(self._states, self._dtype, self._backend.device)
         self.reset()
 
     def warm_up(self, rows: int = 1, tokens: int | None = None) -> int:

@@ -71,16 +71,17 @@ class Constants:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerCache:
-    """One layer's `keys` and `values` as `Cache` shows them, `room` places a row, and the layer's constants."""
+    """One layer's `states` by name as `Cache` shows them, `room` slots a row, and the layer's constants."""
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    states: Mapping[str, torch.Tensor]
     room: int
     constants: Constants
 
 
 class StaticOps(TorchOps):
-    """`weights` in float and `packed` ones by module; `places` where positions matter, `cache` where there is attention."""
+    """`weights` in float and `packed` ones by module; `places` where positions matter, `cache` where a layer keeps state."""
+
+    target = "hpu"
 
     def __init__(
         self,
@@ -131,10 +132,11 @@ class StaticOps(TorchOps):
         if spec.rope is not None:
             cos, sin = _angles(spec.rope, cache.constants, places)
             query, key = _rotated(query, cos, sin), _rotated(key, cos, sin)
-        cache.keys.index_copy_(0, places.slots, key.flatten(0, 1))
-        cache.values.index_copy_(0, places.slots, value.flatten(0, 1))
-        seen = cache.keys.unflatten(0, (batch, cache.room)).permute(0, 2, 3, 1)  # [B, H_kv, D, S]
-        taken = cache.values.unflatten(0, (batch, cache.room)).permute(0, 2, 1, 3)  # [B, H_kv, S, D]
+        keys, values = cache.states["key"], cache.states["value"]
+        keys.index_copy_(0, places.slots, key.flatten(0, 1))
+        values.index_copy_(0, places.slots, value.flatten(0, 1))
+        seen = keys.unflatten(0, (batch, cache.room)).permute(0, 2, 3, 1)  # [B, H_kv, D, S]
+        taken = values.unflatten(0, (batch, cache.room)).permute(0, 2, 1, 3)  # [B, H_kv, S, D]
         # Query heads that share a key head are rows of one product.
         shared, repeat = spec.num_key_value_heads, spec.num_heads // spec.num_key_value_heads
         rows = query.unflatten(2, (shared, repeat)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, H_kv, repeat * T, D]

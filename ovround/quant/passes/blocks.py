@@ -321,7 +321,7 @@ class BlockQuantizer:
     def _dtype(self, layers: Iterable[int], *, steps: bool = False) -> torch.dtype | None:
         """What products of these blocks are computed in, in the gradient `steps` or in the chains, where no router may choose
         other experts for the rounding of bfloat16."""
-        if self._decoder.config.experts is not None and not steps:
+        if self._decoder.largest_stack and not steps:
             return None
         grids = [self._plan.get(name) for layer in layers for name in self._decoder.linears(layer)]
         bits = [grid.code_bits if isinstance(grid, Codebooks) else grid.bits for grid in grids if grid is not None]

@@ -32,7 +32,7 @@ def choose(options: ConvertOptions, decoder: Decoder, tokens: int) -> str:
     if options.compile == "on":
         if not tokens:
             raise UsageError("compile is on, yet nothing is tuned", hint="leave it out")
-        if decoder.config.experts is not None:
+        if decoder.largest_stack:
             raise UsageError(
                 "compile is on, yet the model has experts, whose tokens are others at each step", hint="leave it out"
             )
@@ -43,7 +43,7 @@ def choose(options: ConvertOptions, decoder: Decoder, tokens: int) -> str:
         return "on"
     if options.compile == "off" or options.device != "cpu" or missing is not None:
         return "off"
-    if decoder.config.experts is not None or options.tuner != "signround":
+    if decoder.largest_stack or options.tuner != "signround":
         return "off"
     blocks, shapes = decoder.config.num_hidden_layers, decoder.tensors(0)
     weights = sum(math.prod(shapes[f"{name}.weight"]) for name in decoder.linears(0))
