@@ -259,7 +259,7 @@ class OnnxOps:
         domain: str = "",
         more_outputs: Sequence[str] = (),
         /,
-        **attributes: int | float | str,
+        **attributes: int | float | str | Sequence[int] | onnx.GraphProto,
     ) -> str:
         """Append a node called `name`, and return its first output, which has the same name."""
         node = onnx.helper.make_node(kind, inputs, [name, *more_outputs], name, domain=domain)
