@@ -148,3 +148,21 @@ def test_what_a_target_does_not_have_is_refused_before_anything_is_written(
     with pytest.raises(ArchitectureError, match="`gated_recurrence` is not built for hpu"):
         open_engine(source, "hpu-emulated")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_guide_shows_these_files_and_counts_their_lines() -> None:
+    here = Path(__file__).parent
+    guide = (here.parent / "docs" / "guides" / "add-a-model.md").read_text(encoding="utf-8")
+    part = (here / "toy_family" / "gated_recurrence.py").read_text(encoding="utf-8")
+    assert part[part.index("from dataclasses") :] in guide
+    torch_verb = (here / "toy_family" / "verb_torch.py").read_text(encoding="utf-8")
+    assert torch_verb[torch_verb.index("    share, value = ") :] in guide
+    files = ("gated_recurrence", "toy_recurrent", "verb_torch", "verb_openvino")
+    lines = [len((here / "toy_family" / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in files]
+    stated = [
+        int(line.rsplit("|", 2)[1])
+        for line in guide.splitlines()
+        if line.startswith(("| `ovround/models/", "| `exporters/"))
+    ]
+    assert stated == lines
+    assert f"four files of {sum(lines)} lines" in guide

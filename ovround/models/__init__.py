@@ -22,7 +22,11 @@ registered: dict[str, Callable[[Mapping[str, Any]], Decoder]] = {}
 
 def families() -> list[str]:
     """The model types that ovround ships, sorted."""
-    return sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name not in _SHARED)
+    return sorted(
+        info.name
+        for info in pkgutil.iter_modules(__path__)
+        if info.name not in _SHARED and not info.name.startswith("verb_")
+    )
 
 
 def smallest_configs(family: str) -> list[dict[str, Any]]:

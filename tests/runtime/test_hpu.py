@@ -158,7 +158,7 @@ def test_every_family_in_fixed_shapes(family: str, number: int) -> None:
     }
     step, cache = Step(decoder, weights, {}, operator.emulated, "cpu"), Cache(decoder.states(), torch.float32, "cpu")
     cache.clear(2, 64)
-    for buffer in (*cache.keys, *cache.values):
+    for buffer in (buffer for states in cache.layers for buffer in states):
         buffer.fill_(7.0)
     step.show(cache)
     longest = min(24, decoder.config.max_position_embeddings - 1)
