@@ -45,11 +45,11 @@ def experts(ops: OnnxOps, x: str, at: str, spec: Experts) -> str:
     sorted_rows = ops.node("Gather", [rows, places], f"{inside}/sorted_rows", axis=0)
     parts = [f"{inside}.{expert}/tokens" for expert in range(count)]
     ops.node("Split", [sorted_rows, sizes], parts[0], "", parts[1:], axis=0)
-    found = []
+    outputs = []
     for expert, part in enumerate(parts):
         gated = _gated(ops, part, f"{inside}.{expert}", spec)
-        found.append(ops.linear(gated, f"{inside}.{expert}.down_proj"))
-    every = ops.node("Concat", found, f"{inside}/every", axis=0)
+        outputs.append(ops.linear(gated, f"{inside}.{expert}.down_proj"))
+    every = ops.node("Concat", outputs, f"{inside}/every", axis=0)
     column = ops.node("Unsqueeze", [order, ops.i64("axis1", [1])], f"{inside}/order_column")
     back = ops.node("ScatterND", [every, column, every], f"{inside}/in_order")
     back = ops.node("Reshape", [back, ops.i64(f"chosen/{top_k}x{size}", [-1, top_k, size])], f"{inside}/by_token")

@@ -30,6 +30,7 @@ from ovround.exporters.onnx.experts import experts
 from ovround.exporters.onnx.external_data import DataFile
 from ovround.exporters.onnx.fused import FusedWeight
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
+from ovround.exporters.onnx.rotation import rotated
 from ovround.models.decoder import DecoderConfig
 from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
@@ -70,7 +71,7 @@ class OnnxOps:
         ] = {}  # parts: the joint value, and what splits it
         self._constants: dict[str, onnx.TensorProto] = {}
         self._emitted: set[str] = set()
-        self._rotations: dict[Rope, tuple[str, str]] = {}
+        self.rotations: dict[Rope, tuple[str, str]] = {}
 
     def embedding(self, ids: str, at: str) -> str:
         name = f"{at}.weight"
@@ -139,7 +140,7 @@ class OnnxOps:
         )  # fmt: skip
 
     def position_embedding(self, ids: str, at: str) -> str:
-        rows = self.node("Gather", [f"{at}.weight", self._positions()], f"{at}/rows")
+        rows = self.node("Gather", [f"{at}.weight", self.positions()], f"{at}/rows")
         return self._float(rows, self.file.entries[f"{at}.weight"].data_type)
 
     def rms_norm(self, x: str, at: str, eps: float, heads: int = 1) -> str:
@@ -170,10 +171,10 @@ class OnnxOps:
         inputs = [q, k, v, *past, *self._lengths()]
         fused = rotates_itself(spec)
         if spec.rope is not None and fused:
-            inputs += self._rotation(spec.rope)
+            inputs += self.rotation(spec.rope)
         elif spec.rope is not None:
             inputs[:2] = (
-                self._rotated(x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads))
+                rotated(self, x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads))
             )
         if (q, k, v) in self._splits and inputs[:2] == [q, k]:  # the operator takes all three as one: no need to split
             inputs[0], split = self._splits.pop((q, k, v))
@@ -289,59 +290,10 @@ class OnnxOps:
         """Each row's last position, int32 `[B]`, and S, int32 scalar; shared by all layers."""
         last, total = "last_position", "total_length"
         if total not in self._emitted:
-            before = self.node("Sub", [self._row_lengths(), self.i64("one", 1)], "last_position_i64")
+            before = self.node("Sub", [self.row_lengths(), self.i64("one", 1)], "last_position_i64")
             self.node("Cast", [before], last, to=_INT32)
             self._emitted.add(self.node("Cast", [self._width("attention_mask")], total, to=_INT32))
         return last, total
-
-    def _rotated(self, x: str, rope: Rope, heads: int) -> str:
-        """`[B, T, heads * D]` turned by its own operator, where GroupQueryAttention cannot."""
-        if rope.follows_length:
-            positions, tables = self._computed_rotation(rope)
-        else:
-            positions, tables = self._positions(), self._rotation(rope)
-        return self.node(
-            "RotaryEmbedding",
-            [x, positions, *tables],
-            f"{x}/rope",
-            MICROSOFT,
-            num_heads=heads,
-            rotary_embedding_dim=rope.dim,
-        )
-
-    def _computed_rotation(self, rope: Rope) -> tuple[str, tuple[str, str]]:
-        """For each token a row of tables, int64 `[B, T]`, and the tables `[B * T, dim / 2]`, computed for these tokens alone."""
-        if rope not in self._rotations:
-            at = f"rope{len(self._rotations)}"
-            positions = self.node("Reshape", [self._positions(), self.i64("column", [-1, 1])], f"{at}/positions")
-            count = self.node("Size", [positions], f"{at}/count")
-            rows = self.node("Range", [self.i64("zero", 0), count, self.i64("one", 1)], f"{at}/row_numbers")
-            self.node("Reshape", [rows, self.node("Shape", ["input_ids"], f"{at}/ids_shape")], f"{at}/rows")
-            positions = self.node("Cast", [positions], f"{at}/positions_float", to=_FLOAT)
-            angles = self.node("Mul", [positions, self._frequencies(rope, at)], f"{at}/angles")
-            factor = self.f32(f"{at}/attention_factor", rope.attention_factor)
-            cos, sin = (
-                self.node("Mul", [self.node(kind, [angles], f"{at}/{kind}"), factor], f"{at}/{kind.lower()}")
-                for kind in ("Cos", "Sin")
-            )
-            self._rotations[rope] = cos, sin
-        return self._rotations[rope][0].replace("/cos", "/rows"), self._rotations[rope]
-
-    def _frequencies(self, rope: Rope, at: str) -> str:
-        """Inverse frequencies `[dim / 2]` for the longest row."""
-        plain = self.f32(f"{at}/inverse_frequencies", rope.inverse_frequencies())
-        longest = self.node("ReduceMax", [self._row_lengths()], f"{at}/longest", keepdims=0)
-        length = self.node("Cast", [longest], f"{at}/length", to=_FLOAT)
-        original = rope.original_max_position_embeddings
-        if rope.variant == "longrope":
-            long = self.f32(f"{at}/long", rope.inverse_frequencies(original + 1))
-            is_long = self.node("Greater", [length, self.f32(f"{at}/original", original)], f"{at}/is_long")
-            return self.node("Where", [is_long, long, plain], f"{at}/frequencies")
-        excess = self.node("Sub", [self.scale(length, 1 / original), self.f32("one", 1.0)], f"{at}/excess")
-        excess = self.node("Max", [excess, self.f32("zero", 0.0)], f"{at}/excess_or_none")
-        stretch = self.node("Add", [self.scale(excess, rope.factor), self.f32("one", 1.0)], f"{at}/stretch")
-        power = self.node("Pow", [stretch, self.f32(f"{at}/exponents", rope.stretch_exponents())], f"{at}/power")
-        return self.node("Mul", [plain, power], f"{at}/frequencies")
 
     def _alibi(self, spec: Attention) -> str:
         """ALiBi's bias, float32 `[1, H, T, S]`: each head's slope times the key's distance from the last; shared by layers."""
@@ -359,19 +311,19 @@ class OnnxOps:
             self._emitted.add(self.node("Expand", [bias, target], name))
         return name
 
-    def _positions(self) -> str:
+    def positions(self) -> str:
         """Position ids, int64 `[B, T]`, as GroupQueryAttention counts: a row's past is its length less T, or else 0."""
         name = "position_ids"
         if name not in self._emitted:
             tokens = self._width("input_ids")
-            past = self.node("Sub", [self._row_lengths(), tokens], "past_or_padding")
+            past = self.node("Sub", [self.row_lengths(), tokens], "past_or_padding")
             past = self.node("Max", [past, self.i64("zero", 0)], "past_length")
             past = self.node("Unsqueeze", [past, self.i64("axis1", [1])], "past_length_column")
             steps = self.node("Range", [self.i64("zero", 0), tokens, self.i64("one", 1)], "steps")
             self._emitted.add(self.node("Add", [past, steps], name))
         return name
 
-    def _row_lengths(self) -> str:
+    def row_lengths(self) -> str:
         """Real tokens of each row, past ones included, int64 `[B]`."""
         name = "row_lengths"
         if name not in self._emitted:
@@ -387,14 +339,14 @@ class OnnxOps:
             self._emitted.add(self.node("Gather", [shape, self.i64("index1", 1)], name, axis=0))
         return name
 
-    def _rotation(self, rope: Rope) -> tuple[str, str]:
+    def rotation(self, rope: Rope) -> tuple[str, str]:
         """cos and sin `[max_position_embeddings, dim / 2]`, shared by all layers with the same rope."""
-        if rope not in self._rotations:
-            names = f"rope{len(self._rotations)}/cos", f"rope{len(self._rotations)}/sin"
+        if rope not in self.rotations:
+            names = f"rope{len(self.rotations)}/cos", f"rope{len(self.rotations)}/sin"
             for name, table in zip(names, rope.tables(self._config.max_position_embeddings), strict=True):
                 self.file.write(name, _FLOAT, table.shape, table)
-            self._rotations[rope] = names
-        return self._rotations[rope]
+            self.rotations[rope] = names
+        return self.rotations[rope]
 
     def i64(self, name: str, values: int | list[int]) -> str:
         name = f"const/{name}"

@@ -34,10 +34,10 @@ def experts(ops: OpenVINOOps, x: ov.Node, at: str, spec: Experts) -> ov.Node:
 
     def product(y: ov.Node, name: str) -> ov.Node:
         weight, bias = (f"{at}.experts.*.{name}.{kind}" for kind in ("weight", "bias"))
-        found = named(opset.matmul(y, ops.weight(weight), False, True), f"{at}.experts.{name}")
+        product_node = named(opset.matmul(y, ops.weight(weight), False, True), f"{at}.experts.{name}")
         if bias not in ops.file.entries:
-            return found
-        return opset.add(found, opset.unsqueeze(ops.weight(bias), ops.i64("axis1", 1)))
+            return product_node
+        return opset.add(product_node, opset.unsqueeze(ops.weight(bias), ops.i64("axis1", 1)))
 
     if spec.clamped is not None:
         gated = _clamped_gate(ops.file, product(tiled, "gate_up_proj"), spec.clamped)
@@ -75,7 +75,7 @@ def _clamped_gate(file: ConstantFile, both: ov.Node, spec: ClampedGate) -> ov.No
     """What down projections get, `[E, rows, I]`, for `both` `[E, rows, 2 I]`, whose features are gate and up in turn."""
 
     def every_second(start: int) -> ov.Node:
-        first, last, step = (file.small(f"const/feature/{one}", "i64", [one]) for one in (start, 2**31 - 1, 2))
+        first, last, step = (file.small(f"const/feature/{value}", "i64", [value]) for value in (start, 2**31 - 1, 2))
         return opset.slice(both, first, last, step, file.small("const/axes2", "i64", [2]))
 
     def number(value: float) -> ov.Node:

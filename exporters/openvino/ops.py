@@ -289,7 +289,7 @@ class OpenVINOOps:
         return self._masks[kind]
 
     def _alibi(self, spec: Attention) -> ov.Node:
-        """Each head's slope times the key's place, f32 `[1, H, 1, S]`; the last key's is 0, so that sums stay small.
+        """Each head's slope times the key's position, f32 `[1, H, 1, S]`; the last key's is 0, so that sums stay small.
 
         Two reshapes that change nothing, and the slopes as first factor, make it general_alibi_pattern: see `_within_window`.
         """

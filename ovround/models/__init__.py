@@ -15,7 +15,6 @@ _SHARED = {
     "torch_ops", "verbs",
 }  # fmt: skip
 
-
 registered: dict[str, Callable[[Mapping[str, Any]], Decoder]] = {}
 """Families from outside of ovround: model_type -> `from_config`. They come before the files."""
 

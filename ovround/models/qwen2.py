@@ -35,7 +35,7 @@ def windowed(read: ConfigReader, parts: StandardParts) -> list[SelfAttention]:
     window = read_window(read, 4096) if read.flag("use_sliding_window", default=False) else None
     first = read.integer("max_window_layers", 28)
     kinds = tuple(FULL if window is None or layer < first else SLIDING for layer in range(layers))
-    return [with_window(parts.attention, one) for one in windows_by_layer(read, layers, window, kinds)]
+    return [with_window(parts.attention, window) for window in windows_by_layer(read, layers, window, kinds)]
 
 
 def smallest_configs() -> list[dict[str, Any]]:

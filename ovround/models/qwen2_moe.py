@@ -39,7 +39,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     kinds = tuple(SLIDING if window and layer < last and layer % 2 == 0 else FULL for layer in range(layers))
     windows = windows_by_layer(read, layers, window, kinds)
     shared_size = read.integer("shared_expert_intermediate_size", 5632)
-    mixers = [with_window(parts.attention, one) for one in windows]
+    mixers = [with_window(parts.attention, window) for window in windows]
     return sparse(read, parts, mixers, count=60, top_k=4, size=1408, shared_size=shared_size)
 
 

@@ -21,7 +21,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     if rotates is None:
         interval = max(read.integer("no_rope_layer_interval", 4), 1)
         rotates = [(layer + 1) % interval != 0 for layer in range(layers)]
-    if not isinstance(rotates, list) or len(rotates) != layers or any(one not in (0, 1) for one in rotates):
+    if not isinstance(rotates, list) or len(rotates) != layers or any(flag not in (0, 1) for flag in rotates):
         raise ArchitectureError(
             f"config.json: `no_rope_layers` is {rotates!r:.60}; {layers} of 1 (rotates) and 0 are needed"
         )

@@ -99,10 +99,10 @@ class TorchOps:
         weights, chosen = weights.flatten(0, 1), chosen.flatten(0, 1)
         out = torch.zeros_like(tokens)
         for expert in range(spec.count):  # one that nobody chose computes on no rows: its gradient is 0, not missing
-            rows, place = (chosen == expert).nonzero(as_tuple=True)
-            mine, inside = tokens[rows], f"{at}.experts.{expert}"
-            down = self.linear(self._gated(mine, inside, spec), f"{inside}.down_proj")
-            out = out.index_add(0, rows, down * weights[rows, place, None])
+            rows, rank = (chosen == expert).nonzero(as_tuple=True)
+            given, inside = tokens[rows], f"{at}.experts.{expert}"
+            down = self.linear(self._gated(given, inside, spec), f"{inside}.down_proj")
+            out = out.index_add(0, rows, down * weights[rows, rank, None])
         return out.view_as(x)
 
     def _gated(self, x: torch.Tensor, at: str, spec: Experts) -> torch.Tensor:
@@ -208,7 +208,7 @@ def _capped_attention(
 ) -> torch.Tensor:
     """Attention whose scores are bounded by `cap`, query `[B, H, T, D]`, key and value `[B, H_kv, S, D]` -> `[B, H, T, D]`."""
     repeats = query.shape[1] // key.shape[1]
-    key, value = (one.repeat_interleave(repeats, dim=1) for one in (key, value))
+    key, value = (heads.repeat_interleave(repeats, dim=1) for heads in (key, value))
     scores = (query @ key.transpose(-1, -2) * (scale / cap)).tanh() * cap
     return (scores if mask is None else scores + mask).softmax(-1) @ value
 
@@ -223,7 +223,7 @@ def _attention_with_sinks(
 ) -> torch.Tensor:
     """Attention with one more score a head, `sinks` `[H]`, and no value for it; shapes as in `_capped_attention`."""
     repeats = query.shape[1] // key.shape[1]
-    key, value = (one.repeat_interleave(repeats, dim=1) for one in (key, value))
+    key, value = (heads.repeat_interleave(repeats, dim=1) for heads in (key, value))
     scores = query @ key.transpose(-1, -2) * scale
     scores = scores if mask is None else scores + mask
     sink = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)

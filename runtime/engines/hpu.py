@@ -86,8 +86,8 @@ class HpuEngine:
         with torch.no_grad():
             chosen = greedy(self._run, tokens, held, self._room(shape.room), count, self._backend.mark_step)
         self._lengths = self._lengths + count
-        found: TokenIds = chosen.cpu().numpy()[: len(ids)].astype(np.int64)
-        return found
+        tokens_chosen: TokenIds = chosen.cpu().numpy()[: len(ids)].astype(np.int64)
+        return tokens_chosen
 
     def rewind(self, lengths: Sequence[int]) -> None:
         check_lengths(lengths, self._lengths)
@@ -154,17 +154,17 @@ class HpuEngine:
         self._check_rows(len(rows))
         longest = int(max(held + len(row) for held, row in zip(self._lengths, rows, strict=True)))
         check_room(longest, self.context_length)
-        found: list[Logits] = []
+        pieces: list[Logits] = []
         last: Logits = np.zeros((len(rows), self.vocab_size), np.float32)
         for start in range(0, max(map(len, rows)), self._buckets.piece):
             piece = [row[start : start + self._buckets.piece] for row in rows]
             shape = self._fit(len(rows), max(map(len, piece)), int(self._lengths.max()))
             logits = self._steps(piece, shape, every=every, longest=longest)
             if every:
-                found.append(logits)
+                pieces.append(logits)
             ended = [row for row, ids in enumerate(piece) if len(ids)]
             last[ended] = last[ended] if every else logits[ended]
-        return np.concatenate(found, axis=1) if every else last
+        return np.concatenate(pieces, axis=1) if every else last
 
     def _steps(self, rows: Sequence[Sequence[int]], shape: Shape, *, every: bool, longest: int | None = None) -> Logits:
         """One step: the rows' ids, padded to `shape`, are appended."""
@@ -182,8 +182,8 @@ class HpuEngine:
             )  # fmt: skip
         self._backend.mark_step()
         self._lengths = self._lengths + counts
-        found: Logits = logits.cpu().numpy()[: len(rows)]
-        return found[:, : int(counts.max())] if every else found
+        real: Logits = logits.cpu().numpy()[: len(rows)]
+        return real[:, : int(counts.max())] if every else real
 
     def _fit(self, rows: int, tokens: int, held: int) -> Shape:
         """The shape for a step, and a cache with room for it."""
@@ -216,8 +216,8 @@ class HpuEngine:
         ids = np.zeros((shape.rows, shape.tokens), np.int32)
         held = np.zeros(shape.rows, np.int32)
         held[: len(rows)] = self._lengths
-        for place, row in enumerate(rows):
-            ids[place, : len(row)] = row
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row
         return torch.from_numpy(ids).to(self._backend.device), torch.from_numpy(held).to(self._backend.device)
 
     def _room(self, room: int) -> torch.Tensor:

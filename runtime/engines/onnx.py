@@ -331,11 +331,11 @@ def _open_session(path: Path, options: Any, exact: bool, on_missing_kernel: str)
         check_expandable(path.parent, "CPU", on_missing_kernel, onnx_operator.INSTALL)
         from ovround.runtime.engines.onnx_expansion import expand
 
-        found = expand(path.read_bytes() if isinstance(model, str) else model, path, exact=exact)
-        model, expanded = found.model, found.initializers
+        expansion = expand(path.read_bytes() if isinstance(model, str) else model, path, exact=exact)
+        model, expanded = expansion.model, expansion.initializers
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in expanded.values()]
         options.add_external_initializers(list(expanded), values)
-        warn_expanded(path.parent, "CPU", onnx_operator.INSTALL, found.count, found.before, found.after)
+        warn_expanded(path.parent, "CPU", onnx_operator.INSTALL, expansion.count, expansion.before, expansion.after)
     if isinstance(model, bytes):
         folder = str(path.parent.absolute())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)

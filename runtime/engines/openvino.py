@@ -230,7 +230,9 @@ def _token_bytes(model: Any, precision: str) -> int:
     """What a token of a row takes in the cache, scales of 8-bit ones left out."""
     shapes = [variable.info.data_shape for variable in model.get_variables()]
     sizes = [(shape[1], shape[3]) for shape in shapes if _is_cache(shape)]
-    values: int = sum(one.get_length() * two.get_length() for one, two in sizes if one.is_static and two.is_static)
+    values: int = sum(
+        heads.get_length() * size.get_length() for heads, size in sizes if heads.is_static and size.is_static
+    )
     return values * {"f32": 4, "f16": 2, "bf16": 2}.get(precision, 1)
 
 

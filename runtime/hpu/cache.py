@@ -62,7 +62,7 @@ class Cache:
             return
         self._buffers, self._shown = [], []  # the old ones go before the new ones come
         self.layers = []
-        self._buffers = [torch.zeros((slots, *one), dtype=self._dtype, device=self._device) for one in self._shapes]
+        self._buffers = [torch.zeros((slots, *shape), dtype=self._dtype, device=self._device) for shape in self._shapes]
         self._slots = slots
         self.generation += 1
 

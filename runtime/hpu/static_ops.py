@@ -55,7 +55,7 @@ class Constants:
             beyond = rope.original_max_position_embeddings + 1
             frequencies.append(rope.inverse_frequencies(beyond) if long else rope.stretch_exponents())
         slopes = moved(spec.slopes()).view(spec.num_key_value_heads, -1, 1, 1) if spec.alibi else None
-        return cls(tuple(moved(one.tolist()) for one in frequencies), slopes)
+        return cls(tuple(moved(values.tolist()) for values in frequencies), slopes)
 
     def frequencies_at(self, rope: Rope, length: torch.Tensor) -> torch.Tensor:
         """Radians a position `[dim / 2]` in a text of `length` `[]` tokens, which only the device knows."""
@@ -128,7 +128,7 @@ class StaticOps(TorchOps):
         places, cache = self._places, self._cached
         batch, tokens, _ = q.shape
         query = q.unflatten(-1, (spec.num_heads, spec.head_dim))
-        key, value = (one.unflatten(-1, (spec.num_key_value_heads, spec.head_dim)) for one in (k, v))
+        key, value = (heads.unflatten(-1, (spec.num_key_value_heads, spec.head_dim)) for heads in (k, v))
         if spec.rope is not None:
             cos, sin = _angles(spec.rope, cache.constants, places)
             query, key = _rotated(query, cos, sin), _rotated(key, cos, sin)
@@ -150,8 +150,8 @@ class StaticOps(TorchOps):
         else:
             shares = scores.softmax(-1)
         out = shares.to(q.dtype).flatten(2, 3) @ taken
-        found: torch.Tensor = out.unflatten(2, (repeat, tokens)).permute(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
-        return found
+        attended: torch.Tensor = out.unflatten(2, (repeat, tokens)).permute(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
+        return attended
 
     def experts(self, x: torch.Tensor, at: str, spec: Experts) -> torch.Tensor:
         """Every expert on every token: which ones a token chose is known on the device alone."""

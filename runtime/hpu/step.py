@@ -62,8 +62,8 @@ class Step(torch.nn.Module):
             self.blocks.append(Region(renamed, words, like, _constants(decoder, layer, device)))
         ours = tuple(f"{at}." for at in blocks)
         self.outside = Region(
-            {name: one for name, one in weights.items() if not name.startswith(ours)},
-            {name: one for name, one in packed.items() if not name.startswith(ours)},
+            {name: weight for name, weight in weights.items() if not name.startswith(ours)},
+            {name: weight for name, weight in packed.items() if not name.startswith(ours)},
         )
         self.call: CallRegion = lambda key, function, *arguments: function(*arguments)
         self.cache: Cache | None = None
@@ -96,8 +96,8 @@ class Step(torch.nn.Module):
     def tensors(self) -> list[torch.Tensor]:
         """All weights as they lie at rest."""
         parts = [self.outside, *self.blocks]
-        floats = [one for part in parts for one in part.weights.values()]
-        return floats + [one for part in parts for stored in part.packed.values() for one in stored.tensors()]
+        floats = [weight for part in parts for weight in part.weights.values()]
+        return floats + [words for part in parts for stored in part.packed.values() for words in stored.tensors()]
 
 
 def embed(
@@ -166,9 +166,9 @@ def _constants(decoder: Decoder, layer: int, device: str) -> Constants:
 
 def _shapes(weights: Mapping[str, torch.Tensor], packed: Mapping[str, Stored], skip: int) -> Hashable:
     """Names within the block, kinds and shapes: what must be equal for two layers to share a graph."""
-    floats = [(name[skip:], tuple(one.shape)) for name, one in sorted(weights.items())]
+    floats = [(name[skip:], tuple(weight.shape)) for name, weight in sorted(weights.items())]
     words = [
-        (name[skip:], type(one).__name__, tuple(tuple(part.shape) for part in one.tensors()))
-        for name, one in sorted(packed.items())
+        (name[skip:], type(stored).__name__, tuple(tuple(words.shape) for words in stored.tensors()))
+        for name, stored in sorted(packed.items())
     ]
     return (tuple(floats), tuple(words))

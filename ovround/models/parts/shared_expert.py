@@ -30,8 +30,8 @@ class SharedExpertMlp:
 
     def linears(self) -> tuple[Linear, ...]:
         shared = (
-            replace(one, name=f"{_SHARED}.{one.name}", fused=one.fused and f"{_SHARED}.{one.fused}")
-            for one in self.shared.linears()
+            replace(linear, name=f"{_SHARED}.{linear.name}", fused=linear.fused and f"{_SHARED}.{linear.fused}")
+            for linear in self.shared.linears()
         )
         return (*shared, *self.experts.linears())
 
