@@ -120,7 +120,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     working = (weights if calibration is not None else 0) + chains
     needed = 0
     if launch.is_main:
-        beside = max(_scratch_bytes(name, sizes) for name in options.formats)
+        beside = max(_scratch_bytes(name, sizes, decoder) for name in options.formats)
         needed = (weights + _SMALL_FILES_BYTES) * len(options.formats) + working + beside
         check_space(out, needed)
     return Job(
@@ -175,7 +175,7 @@ def _weight_sizes(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], 
     return sizes
 
 
-def _scratch_bytes(target: str, sizes: dict[str, int]) -> int:
+def _scratch_bytes(target: str, sizes: dict[str, int], decoder: Decoder) -> int:
     """What a format's writer holds on the disk beside its output, until that is whole.
 
     Checkpoints: one shard twice. OpenVINO: its serialiser's own file of weights, all zeros, each length and type once,
@@ -185,9 +185,10 @@ def _scratch_bytes(target: str, sizes: dict[str, int]) -> int:
         return min(sum(sizes.values()), SHARD_BYTES)
     if target != "openvino":
         return 0
-    joined: dict[str, int] = {}
-    for name, size in sizes.items():
-        layers_experts, found, _ = name.partition(".experts.")
-        key = f"{layers_experts}.{name.rpartition('.experts.')[2].partition('.')[2]}" if found else name
-        joined[key] = joined.get(key, 0) + size
+    joined = dict(sizes)
+    for layer in range(decoder.config.num_hidden_layers):
+        for stack_at, modules in decoder.expert_stacks(layer).items():
+            for kind in ("weight", "bias"):
+                stacked = [joined.pop(f"{module}.{kind}") for module in modules if f"{module}.{kind}" in joined]
+                joined |= {f"{stack_at}.{kind}": sum(stacked)} if stacked else {}
     return sum(set(joined.values()))

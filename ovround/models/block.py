@@ -26,6 +26,9 @@ class Block:
     def __post_init__(self) -> None:
         if len(self.parts) != len(self.places.names):
             raise ValueError(f"{len(self.parts)} parts with norms for {len(self.places.names)}")
+        for names in ([part.name for part in self.parts], [state.name for state in self.states()]):
+            if len(set(names)) < len(names):
+                raise ValueError(f"parts or states of one block have the same name: {', '.join(names)}")
 
     def tensors(self, at: str) -> dict[str, tuple[int, ...]]:
         """Name and shape of each tensor of the block `at`: norms, the parts' other floats, linear layers."""

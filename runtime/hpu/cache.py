@@ -24,9 +24,13 @@ class Cache:
     """
 
     def __init__(self, states: Sequence[Sequence[State]], dtype: torch.dtype, device: str) -> None:
-        self._shapes = [_slot_shape(state) for kept in states for state in kept]
+        self._slots_of = [
+            (_slot_shape(state), torch.float32 if state.dtype == "float32" else dtype)
+            for kept in states
+            for state in kept
+        ]
         self._counts = [len(kept) for kept in states]
-        self._dtype, self._device = dtype, device
+        self._device = device
         self._buffers: list[torch.Tensor] = []
         self._slots = self.generation = 0
         self.rows = self.room = 0
@@ -62,7 +66,9 @@ class Cache:
             return
         self._buffers, self._shown = [], []  # the old ones go before the new ones come
         self.layers = []
-        self._buffers = [torch.zeros((slots, *shape), dtype=self._dtype, device=self._device) for shape in self._shapes]
+        self._buffers = [
+            torch.zeros((slots, *shape), dtype=dtype, device=self._device) for shape, dtype in self._slots_of
+        ]
         self._slots = slots
         self.generation += 1
 

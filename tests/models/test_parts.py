@@ -59,6 +59,8 @@ def test_a_block_and_a_model_have_what_they_say() -> None:
     norm = Norm("rms", 8, 1e-6)
     with pytest.raises(ValueError, match="1 parts with norms for 2"):
         Block(norm, (DenseMlp(8, 16),), PRE)
+    with pytest.raises(ValueError, match="the same name: mlp, mlp"):
+        Block(norm, (DenseMlp(8, 16), DenseMlp(8, 32)), PRE)
     alone = Block(norm, (DenseMlp(8, 16),), NormPlaces((("norm", None),)))
     assert list(alone.tensors("model.layers.0"))[:2] == [
         "model.layers.0.norm.weight",

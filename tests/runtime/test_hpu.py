@@ -21,9 +21,10 @@ from safetensors.numpy import save_file
 
 import ovround
 from ovround.conversion.convert import convert
-from ovround.errors import EngineError, GenerationError, UsageError
+from ovround.errors import ArchitectureError, EngineError, GenerationError, UsageError
 from ovround.models import families, from_config, smallest_configs
 from ovround.models.calls import ropes
+from ovround.models.state import State
 from ovround.models.torch_ops import TorchOps
 from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
@@ -145,6 +146,11 @@ def test_the_whole_step_is_one_graph(checkpoint: Path) -> None:
     whole = torch.compile(step, backend="aot_eager", fullgraph=True, dynamic=False)
     with torch.no_grad():
         assert torch.equal(whole(*arguments), step(*arguments))
+
+
+def test_a_state_of_fixed_size_is_refused() -> None:
+    with pytest.raises(ArchitectureError, match="`tail` has a fixed size, which is not built for HPU"):
+        Cache([(State("tail", (3, 8)),)], torch.float32, "cpu")
 
 
 @pytest.mark.parametrize(("family", "number"), CONFIGS, ids=[f"{family}-{number}" for family, number in CONFIGS])
