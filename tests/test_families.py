@@ -1,13 +1,16 @@
-"""Every family, every configuration of `smallest_configs`: transformers, torch, ONNX Runtime and OpenVINO say the same.
+"""Every variant of every family: transformers, torch, ONNX Runtime and OpenVINO say the same. One table, `parity_table`.
 
-The models are random and written by transformers; the folders are those of `convert`. The texts are longer than every
-window (12) and than the length that a stretched rope was trained on (32).
+transformers and torch are compared on the checkpoint's floats; torch and the engines on the integers that `convert` wrote.
+The models are random and written by transformers. The texts are longer than every window (12) and than the length that a
+stretched rope was trained on (32).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,122 +18,119 @@ import numpy as np
 import pytest
 import torch
 from converted_weights import as_torch, read_weights, weight_offset
-from random_model import (
-    CONFIGS,
-    FIRST,
-    Logits,
-    logits_by_steps,
-    logits_of,
-    ragged,
-    relative_rms,
-    write_random_model,
-)  # fmt: skip
+from parity_table import TABLE, VARIANTS, missing_pairs
+from random_model import CONFIGS, Ids, Logits, logits_by_steps, logits_of, ragged, relative_rms, write_random_model
 from transformers import AutoConfig
 
-from ovround.artifact.manifest import TARGETS
+from ovround.artifact.manifest import TARGETS, read_manifest
 from ovround.checkpoint import mapped, open_checkpoint
 from ovround.conversion.convert import convert, prepare
 from ovround.errors import ArchitectureError, TensorError
 from ovround.measure.torch_model import CheckpointWeights
 from ovround.models import from_config
+from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
 from ovround.options.convert_options import ConvertOptions
-from ovround.options.tuning_options import TuningOptions
 from ovround.runtime.engines import open_engine
 
 TOLERANCE = 2e-5  # float32 sums in another order: 2e-7 to 2e-6 measured; a window one token too long is 1e-2 (below)
 LENGTH, PREFILL = 60, 20
 IDS = np.random.default_rng(11).integers(3, 320, (3, LENGTH))
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+TUNED = {"recipe": "default", "iters": 2, "end_to_end": 1, "nsamples": 4, "seqlen": 32, "batch_size": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Random:
-    """One configuration: its model by transformers, its checkpoint, its folder a format, in float32."""
+class Torch:
+    """A decoder and its weights, computed by torch in float32."""
+
+    decoder: Decoder
+    weights: Mapping[str, torch.Tensor]
+
+    def one_pass(self, ids: Ids) -> Logits:
+        """Logits `[B, T, V]`."""
+        with torch.no_grad():
+            logits: Logits = self.decoder.logits(TorchOps(self.weights), torch.from_numpy(ids)).numpy()
+        return logits
+
+    def by_steps(self, ids: Ids, prefill: int) -> Logits:
+        """Logits `[B, 1 + steps, V]` after the first `prefill` tokens, and after each token behind them."""
+        ops, cuts = TorchOps(self.weights, keep_cache=True), [0, *range(prefill, ids.shape[1] + 1)]
+        with torch.no_grad():
+            parts = [torch.from_numpy(ids[:, start:end]) for start, end in pairwise(cuts)]
+            return np.stack([self.decoder.logits(ops, part)[:, -1].numpy() for part in parts], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """One row of the table: its model by transformers, its checkpoint, its folder a format, and torch on what they hold."""
 
     model: Any
     source: Path
     folders: dict[str, Path]
+    torch: Torch
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
-def random(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Random:
-    place = tmp_path_factory.mktemp(request.param)
-    model = write_random_model(place / "model", CONFIGS[request.param])
-    folders = convert(place / "model", place / "out", ConvertOptions(formats=TARGETS, bits=16)).folders
-    return Random(model, place / "model", dict(zip(TARGETS, folders, strict=True)))
+@pytest.fixture(scope="module", params=TABLE)
+def row(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Converted:
+    """The row's conversion; every weight of both folders has the digest that the tuner gave."""
+    levels, folder = TABLE[request.param].levels, tmp_path_factory.mktemp("row")
+    model = write_random_model(folder / "model", VARIANTS[request.param], DTYPES[levels["dtype"]])
+    settings = {name: levels[name] for name in ("bits", "group_size", "sym")}
+    settings |= {"lm_head_bits": levels["ends"], "embedding_bits": levels["ends"] and max(levels["ends"], 8)}
+    settings |= {**TUNED, "calibration": (text_file,)} if levels["recipe"] == "tuned" else {"recipe": "rtn"}
+    conversion = convert(folder / "model", folder / "out", ConvertOptions(formats=TARGETS, **settings))
+    folders = dict(zip(TARGETS, conversion.folders, strict=True))
+    tensors = {target: read_weights(path) for target, path in folders.items()}
+    for target, path in folders.items():
+        digests = {record.name: record.sha256 for record in read_manifest(path).weights}
+        assert {name: weight.digest() for name, weight in tensors[target].items()} == digests
+    weights = as_torch(tensors["openvino"])
+    config = {**VARIANTS[request.param], "tie_word_embeddings": "lm_head.weight" not in weights}
+    return Converted(model, folder / "model", folders, Torch(from_config(config), weights))
 
 
-def test_torch(random: Random) -> None:
-    checkpoint = open_checkpoint(random.source)
+def test_every_pair_of_levels_is_in_the_table() -> None:
+    assert set(TABLE) == set(VARIANTS)
+    assert not missing_pairs()
+
+
+def test_torch(row: Converted) -> None:
+    """Of the checkpoint's own floats, against transformers."""
+    checkpoint = open_checkpoint(row.source)
     decoder = from_config(checkpoint.config)
-    weights = CheckpointWeights(mapped(checkpoint, decoder.sources(), decoder.every_tensor()))
-    ids, ops = torch.from_numpy(IDS), TorchOps(weights, keep_cache=True)
-    with torch.no_grad():
-        one_pass = decoder.logits(TorchOps(weights), ids).numpy()
-        steps = [decoder.logits(ops, ids[:, :PREFILL])]
-        steps += [decoder.logits(ops, ids[:, at : at + 1]) for at in range(PREFILL, LENGTH)]
-    assert relative_rms(one_pass, logits_of(random.model, IDS)) <= TOLERANCE
-    by_steps = np.stack([step[:, -1].numpy() for step in steps], axis=1)
-    assert relative_rms(by_steps, logits_by_steps(random.model, IDS, PREFILL)) <= TOLERANCE
+    ours = Torch(decoder, CheckpointWeights(mapped(checkpoint, decoder.sources(), decoder.every_tensor())))
+    assert relative_rms(ours.one_pass(IDS), logits_of(row.model, IDS)) <= TOLERANCE
+    assert relative_rms(ours.by_steps(IDS, PREFILL), logits_by_steps(row.model, IDS, PREFILL)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_engine(random: Random, target: str) -> None:
-    engine = open_engine(random.folders[target], exact=True, threads=1)
-    assert relative_rms(engine.logits(IDS), logits_of(random.model, IDS)) <= TOLERANCE
+def test_engine(row: Converted, target: str) -> None:
+    """Of the folder's integers, against torch: in one pass, step by step, and as a batch of unequal prompts."""
+    engine = open_engine(row.folders[target], exact=True, threads=1)
+    assert relative_rms(engine.logits(IDS), row.torch.one_pass(IDS)) <= TOLERANCE
 
     steps = [engine.prefill(IDS[:, :PREFILL].tolist())]
     steps += [engine.decode(IDS[:, at].tolist()) for at in range(PREFILL, LENGTH)]
-    assert relative_rms(np.stack(steps, axis=1), logits_by_steps(random.model, IDS, PREFILL)) <= TOLERANCE
+    assert relative_rms(np.stack(steps, axis=1), row.torch.by_steps(IDS, PREFILL)) <= TOLERANCE
 
-    lengths = (20, 9, 14)  # a batch of unequal prompts says what each says alone
+    lengths = (20, 9, 14)
     engine.reset()
     steps = [engine.prefill(ragged(IDS, lengths))]
     for step in range(6):
-        steps.append(engine.decode([int(IDS[row, length + step]) for row, length in enumerate(lengths)]))
+        steps.append(engine.decode([int(IDS[number, length + step]) for number, length in enumerate(lengths)]))
     engine.close()
-    for row, length in enumerate(lengths):
-        expected = logits_by_steps(random.model, IDS[row : row + 1, : length + 6], length)
-        assert relative_rms(np.stack(steps, axis=1)[row : row + 1], expected) <= TOLERANCE, length
+    for number, length in enumerate(lengths):
+        expected = row.torch.by_steps(IDS[number : number + 1, : length + 6], length)
+        assert relative_rms(np.stack(steps, axis=1)[number : number + 1], expected) <= TOLERANCE, length
 
 
-def test_transformers_own_spelling_of_the_configuration_is_the_same_model(random: Random, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CONFIGS)
+def test_transformers_own_spelling_of_the_configuration_is_the_same_model(name: str, tmp_path: Path) -> None:
     """Ours are as transformers 4 wrote them, with keys left out; transformers 5 states every key, rope under rope_parameters."""
-    AutoConfig.from_pretrained(random.source).save_pretrained(tmp_path)
-    stated = json.loads((tmp_path / "config.json").read_text())
-    assert from_config(stated) == from_config(json.loads((random.source / "config.json").read_text()))
-
-
-@pytest.fixture(scope="module", params=FIRST)
-def tuned(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, text_file: Path
-) -> tuple[Path, dict[str, Path]]:
-    place = tmp_path_factory.mktemp(f"tuned-{request.param}")
-    write_random_model(place / "model", CONFIGS[request.param])
-    options = ConvertOptions(
-        formats=TARGETS,
-        group_size=32,
-        iters=2,
-        tuning=TuningOptions(end_to_end_steps=1, batch_size=2),
-        nsamples=4,
-        seqlen=32,
-        calibration=(text_file,),
-    )
-    return place / "model", dict(zip(TARGETS, convert(place / "model", place / "out", options).folders, strict=True))
-
-
-def test_tuned_to_4_bits(tuned: tuple[Path, dict[str, Path]]) -> None:
-    """SignRound and the pass over all blocks; both engines compute what torch computes from the same integers."""
-    source, folders = tuned
-    weights = as_torch(read_weights(folders["openvino"]))
-    config = json.loads((source / "config.json").read_text())
-    decoder = from_config({**config, "tie_word_embeddings": "lm_head.weight" not in weights})
-    with torch.no_grad():
-        expected: Logits = decoder.logits(TorchOps(weights), torch.from_numpy(IDS)).numpy()
-    for target, folder in folders.items():
-        engine = open_engine(folder, exact=True, threads=1)
-        assert relative_rms(engine.logits(IDS), expected) <= TOLERANCE, target
-        engine.close()
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
+    AutoConfig.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    assert from_config(json.loads((tmp_path / "config.json").read_text())) == from_config(CONFIGS[name])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])

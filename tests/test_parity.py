@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_writer import tiny_config, write_checkpoint
+from checkpoint_writer import write_checkpoint
 from command_server import CommandServer
 from converted_weights import as_torch, read_weights, weight_offset
 from numpy.typing import NDArray
@@ -118,37 +118,6 @@ def converted(source: str | Path, out: Path, **options: Any) -> Chain:
 
 def random_ids(vocab_size: int, *shape: int) -> Ids:
     return np.random.default_rng(11).integers(0, vocab_size, shape)
-
-
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-PLAIN = {"attention_bias": False, "mlp_bias": False}
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
-    # config.json, options, tokens
-    "biases, untied, wide heads, GQA": ({}, {}, 24),
-    "tied": ({"tie_word_embeddings": True}, {"sym": False}, 24),
-    "tied, head on a grid of its own": ({"tie_word_embeddings": True}, {"lm_head_bits": 4, "embedding_bits": 8}, 24),
-    "no biases, every head its own key": ({**PLAIN, "num_key_value_heads": 4, "head_dim": 16}, {"bits": 3}, 24),
-    "one key head for all": ({**PLAIN, "num_key_value_heads": 1}, {"bits": 2, "sym": False}, 24),
-    "odd sizes": ({"hidden_size": 72, "intermediate_size": 172}, {"group_size": -1, "bits": 3, "sym": False}, 24),
-    "heads of 24": ({"head_dim": 24}, {"bits": 8, "group_size": 16}, 24),
-    "llama3 rope beyond the original length": (
-        {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 32}}, {"bits": 8}, 160,
-    ),
-    "llama3 rope as transformers 4 wrote it": (
-        {"rope_theta": 5e5, "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 64}}, {"bits": 8}, 100,
-    ),
-    "linear rope": ({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}, {"bits": 2}, 100),
-    "nothing quantised": ({}, {"bits": 16}, 24),
-    "both ends in float": ({}, {"lm_head_bits": 16, "embedding_bits": 16, "bits": 2}, 24),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_random_models(tmp_path: Path, case: str) -> None:
-    config, options, tokens = CASES[case]
-    source = write_checkpoint(tmp_path / "model", tiny_config(**config))
-    chain = converted(source, tmp_path / "out", **options)
-    chain.check(random_ids(320, 2, tokens))
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])

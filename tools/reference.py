@@ -135,10 +135,11 @@ def families_page() -> str:
     parts = [
         "# Families\n",
         NOTE,
-        "A family is a `model_type` of config.json. Tested: random models of each configuration give, in float32, the logits of "
-        "transformers to a relative RMS of 2e-5 in torch, ONNX Runtime and OpenVINO, in one pass and step by step, beyond "
-        "windows and trained lengths, on the engines in batches of unequal prompts too (`tests/test_families.py`); the first "
-        "configuration is tuned to 4 bits there; and the two other runtimes give the same greedy tokens "
+        "A family is a `model_type` of config.json. Tested (`tests/test_families.py`): on random models of each configuration, "
+        "torch gives the logits of transformers to a relative RMS of 2e-5. ONNX Runtime and OpenVINO give those of torch, to the "
+        "same bound, on the integers that `convert` wrote: in one pass, step by step, beyond windows and trained lengths, and in "
+        "batches of unequal prompts. The widths, groups, types and recipes vary by a pairwise table (`tests/parity_table.py`), "
+        "and each family is tuned at least once. The two other runtimes give the same greedy tokens "
         "(`tests/test_clients.py`, openvino_genai with both of its attention back ends). HPU stands for the emulation on the "
         "CPU, held to torch at 2e-4 (`tests/runtime/test_hpu.py`). Torch is tested on CPUs; no other "
         "device was at hand. Of these families no trained model but Llamas was run.\n",

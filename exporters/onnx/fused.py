@@ -32,11 +32,9 @@ def fused_weights(decoder: Decoder) -> dict[str, FusedWeight]:
     fused: dict[str, FusedWeight] = {}
     for layer in range(decoder.config.num_hidden_layers):
         shapes = decoder.tensors(layer)
-        for group in decoder.same_input(layer):
+        for joined_at, group in decoder.same_input(layer).items():
             rows = {f"{name}.weight": shapes[f"{name}.weight"][0] for name in group}
-            parent = group[0].rpartition(".")[0]
-            whole = "qkv_proj" if group[0].endswith("q_proj") else "gate_up_proj"
-            fused |= dict.fromkeys(rows, FusedWeight(f"{parent}.{whole}.weight", rows))
+            fused |= dict.fromkeys(rows, FusedWeight(f"{joined_at}.weight", rows))
     return fused
 
 

@@ -7,27 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from ovround.errors import CheckpointError
-from ovround.models.decoder import DecoderConfig
+from ovround.models.calls import attention_specs
+from ovround.models.decoder import Decoder
 
 # The families of ovround that onnxruntime-genai 0.18 knows by name; any other graph of the same inputs is a "decoder".
 GENAI_TYPES = frozenset({"llama"})
 
 
-def write_genai_config(source: Path, folder: Path, config: DecoderConfig, filename: str) -> None:
+def write_genai_config(source: Path, folder: Path, decoder: Decoder, filename: str) -> None:
     """Write genai_config.json into `folder`; token ids and sampling follow the generation_config.json of `source`.
 
     Raises CheckpointError when a configuration file of `source` cannot be read.
     """
     model = _read(source / "config.json")
     generation = _read(source / "generation_config.json")
-    text = json.dumps(genai_config(model, generation, config, filename), indent=1) + "\n"
+    text = json.dumps(genai_config(model, generation, decoder, filename), indent=1) + "\n"
     (folder / "genai_config.json").write_text(text, encoding="utf-8")
 
 
-def genai_config(
-    model: dict[str, Any], generation: dict[str, Any], config: DecoderConfig, filename: str
-) -> dict[str, Any]:
-    """The document, from config.json and generation_config.json; ids that neither names are left out."""
+def genai_config(model: dict[str, Any], generation: dict[str, Any], decoder: Decoder, filename: str) -> dict[str, Any]:
+    """The document, from config.json and generation_config.json; ids that neither names are left out.
+
+    It knows one kind of attention, that of the first block that has any.
+    """
+    config, attention = decoder.config, next(iter(attention_specs(decoder)), None)
     ids = {name: generation.get(name, model.get(name)) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     if ids["pad_token_id"] is None:
         eos = ids["eos_token_id"]
@@ -42,7 +45,7 @@ def genai_config(
                 # 0 leaves it to ONNX Runtime, which takes every core; when it is left out, genai takes half of them.
                 "session_options": {"log_id": "onnxruntime-genai", "intra_op_num_threads": 0, "provider_options": []},
                 "filename": filename,
-                "head_size": config.head_dim,
+                "head_size": attention.head_dim if attention else 0,
                 "hidden_size": config.hidden_size,
                 "inputs": {
                     "input_ids": "input_ids",
@@ -55,9 +58,9 @@ def genai_config(
                     "present_key_names": "present.%d.key",
                     "present_value_names": "present.%d.value",
                 },
-                "num_attention_heads": config.num_attention_heads,
+                "num_attention_heads": attention.num_heads if attention else 0,
                 "num_hidden_layers": config.num_hidden_layers,
-                "num_key_value_heads": config.num_key_value_heads,
+                "num_key_value_heads": attention.num_key_value_heads if attention else 0,
             },
             "type": family if family in GENAI_TYPES else "decoder",
             "vocab_size": config.vocab_size,

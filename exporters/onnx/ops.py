@@ -3,7 +3,8 @@
 The contract (onnxruntime-genai 0.18, its model builder's Llama graph): inputs `input_ids` int64 `[B, T]`,
 `attention_mask` int64 `[B, S]` with S = past + T, `past_key_values.{layer}.key/.value` float32 `[B, H_kv, past, D]`;
 outputs `logits` float32 `[B, T, V]`, `present.{layer}.key/.value` `[B, H_kv, S, D]`. Past and present may be one
-buffer, of S or more positions.
+buffer, of S or more positions. A state of fixed size is `past_state.{layer}.{name}` and `present_state.{layer}.{name}`, two
+buffers (`ovround.models.state`).
 
 Rows of unequal length: GroupQueryAttention (com.microsoft, since version 1) knows a row by its length alone, here the
 sum of its mask, and counts positions from the row's first token. So prompts are padded on the *right*: the logits of a
@@ -25,12 +26,16 @@ import onnx
 from numpy.typing import NDArray
 
 from ovround.exporters.native_parts import inputs_of
+from ovround.exporters.onnx.experts import experts
 from ovround.exporters.onnx.external_data import DataFile
 from ovround.exporters.onnx.fused import FusedWeight
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
+from ovround.exporters.onnx.rotation import rotated
 from ovround.models.decoder import DecoderConfig
 from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
+from ovround.models.state import State
+from ovround.models.verbs import Verb, implementation
 from ovround.tensors.native_layout import OPERATOR
 from ovround.tensors.native_layout import OPSET as OVROUND
 
@@ -39,23 +44,26 @@ MICROSOFT = "com.microsoft"
 # 4: int8 activations with a scale a block, the only fast path for 2 and 8 bits; `runtime.engines.onnx_exact` undoes it.
 ACCURACY_LEVEL = 4
 HEAD_MULTIPLE, ROTATED_HEAD_MULTIPLE = 8, 16  # head sizes that GroupQueryAttention takes, and that it rotates itself
-_LOWEST = float(np.finfo(np.float32).min)  # what no softmax sees
 _ATTENTION_BIAS, _HEAD_SINK = 10, 11  # their places among the operator's inputs
 _FLOAT, _INT64, _INT32 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT64), int(onnx.TensorProto.INT32)
 
 
 class OnnxOps:
-    """Emits nodes; a value is its name. Weights are looked up by name in the data file, `native` ones `[N, K]` for our operator."""
+    """Emits nodes; a value is its name. Weights are looked up by name in the data file, `native` ones `[N, K]` for our operator.
+
+    `states` says what each layer keeps between steps.
+    """
 
     def __init__(
-        self, file: DataFile, layouts: Mapping[str, Layout], config: DecoderConfig, joints: Sequence[FusedWeight] = (),
-        native: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        self, file: DataFile, layouts: Mapping[str, Layout], config: DecoderConfig, states: Sequence[Sequence[State]],
+        joints: Sequence[FusedWeight] = (), native: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.file = file
         self.layouts = layouts
         self._native = native
         self.input_ids = "input_ids"
         self._config = config
+        self._states = {(layer, state.name): state for layer, kept in enumerate(states) for state in kept}
         self._nodes: list[onnx.NodeProto] = []
         self._joints = {name: joint for joint in joints for name in joint.rows}
         self._splits: dict[
@@ -63,22 +71,22 @@ class OnnxOps:
         ] = {}  # parts: the joint value, and what splits it
         self._constants: dict[str, onnx.TensorProto] = {}
         self._emitted: set[str] = set()
-        self._rotations: dict[Rope, tuple[str, str]] = {}
+        self.rotations: dict[Rope, tuple[str, str]] = {}
 
     def embedding(self, ids: str, at: str) -> str:
         name = f"{at}.weight"
         layout = self.layouts.get(name)
         if layout is None:
-            return self._float(self._node("Gather", [name, ids], f"{at}/rows"), self.file.entries[name].data_type)
+            return self._float(self.node("Gather", [name, ids], f"{at}/rows"), self.file.entries[name].data_type)
         inputs = [name, ids, name + SCALES, *self._zero_points(name)]
-        rows = self._node(
+        rows = self.node(
             "GatherBlockQuantized", inputs, f"{at}/rows", MICROSOFT,
             bits=layout.stored_bits, block_size=layout.block_size, gather_axis=0, quantize_axis=1,
         )  # fmt: skip
         if layout.blocks * layout.block_size == layout.shape[1]:
             return rows
-        end = self._i64(f"{at}/features", [layout.shape[1]])
-        return self._node("Slice", [rows, self._i64("start", [0]), end, self._i64("axis2", [2])], f"{at}/unpadded")
+        end = self.i64(f"{at}/features", [layout.shape[1]])
+        return self.node("Slice", [rows, self.i64("start", [0]), end, self.i64("axis2", [2])], f"{at}/unpadded")
 
     def linear(self, x: str, at: str) -> str:
         name, bias = f"{at}.weight", f"{at}.bias"
@@ -89,20 +97,20 @@ class OnnxOps:
             product = self._native_product(x, at) if name in self._native else self._float_product(x, at)
             if not self._has(bias):
                 return product
-            return self._node("Add", [product, self._float_weight(bias)], f"{at}/biased")
+            return self.node("Add", [product, self._float_weight(bias)], f"{at}/biased")
         if self._has(name + ORDER):
-            x = self._node("Gather", [x, name + ORDER], f"{at}/ordered", axis=2)
+            x = self.node("Gather", [x, name + ORDER], f"{at}/ordered", axis=2)
         return self._product(x, at, layout, self._float_weight(bias) if self._has(bias) else None)
 
     def _float_product(self, x: str, at: str) -> str:
         # transB reads [N, K] as it lies: a Transpose would be folded into a second copy in memory, which for a tied
         # table stays beside the first. A 16-bit weight's Cast is folded when the model is loaded.
-        return self._node("FusedMatMul", [x, self._float_weight(f"{at}.weight")], at, MICROSOFT, transB=1)
+        return self.node("FusedMatMul", [x, self._float_weight(f"{at}.weight")], at, MICROSOFT, transB=1)
 
     def _native_product(self, x: str, at: str) -> str:
         weights, parts = inputs_of(self.file.entries, f"{at}.weight")
         outputs, inputs = self._native[f"{at}.weight"]
-        return self._node(OPERATOR, [x, *parts], at, OVROUND, weights=weights, outputs=outputs, inputs=inputs, exact=0)
+        return self.node(OPERATOR, [x, *parts], at, OVROUND, weights=weights, outputs=outputs, inputs=inputs, exact=0)
 
     def _part(self, x: str, at: str, joint: FusedWeight) -> str:
         """The product with one part of a joint weight: all parts' when the first is asked for."""
@@ -110,10 +118,10 @@ class OnnxOps:
             whole = joint.name.removesuffix(".weight")
             parts = [name.removesuffix(".weight") for name in joint.rows]
             biases = [self._float_weight(f"{part}.bias") for part in parts if self._has(f"{part}.bias")]
-            bias = self._node("Concat", biases, f"{whole}.bias", axis=0) if biases else None
+            bias = self.node("Concat", biases, f"{whole}.bias", axis=0) if biases else None
             product = self._product(x, whole, self.layouts[joint.name], bias)
-            sizes = self._i64(f"rows/{list(joint.rows.values())}", list(joint.rows.values()))
-            self._node("Split", [product, sizes], parts[0], "", parts[1:], axis=-1)
+            sizes = self.i64(f"rows/{list(joint.rows.values())}", list(joint.rows.values()))
+            self.node("Split", [product, sizes], parts[0], "", parts[1:], axis=-1)
             self._splits[tuple(parts)] = product, self._nodes[-1]
             self._emitted.update(parts)
         return at
@@ -126,47 +134,47 @@ class OnnxOps:
         inputs = [x, codes, name + SCALES, *self._zero_points(name)]
         if bias is not None:
             inputs += [""] * (5 - len(inputs)) + [bias]
-        return self._node(
+        return self.node(
             "MatMulNBits", inputs, at, MICROSOFT, N=layout.shape[0], K=layout.shape[1], bits=layout.stored_bits,
             block_size=layout.block_size, accuracy_level=ACCURACY_LEVEL,
         )  # fmt: skip
 
     def position_embedding(self, ids: str, at: str) -> str:
-        rows = self._node("Gather", [f"{at}.weight", self._positions()], f"{at}/rows")
+        rows = self.node("Gather", [f"{at}.weight", self.positions()], f"{at}/rows")
         return self._float(rows, self.file.entries[f"{at}.weight"].data_type)
 
     def rms_norm(self, x: str, at: str, eps: float, heads: int = 1) -> str:
         weight = self._float_weight(f"{at}.weight")
         if heads > 1:
             size = self.file.entries[f"{at}.weight"].shape[0]
-            x = self._node("Reshape", [x, self._i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
+            x = self.node("Reshape", [x, self.i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
         if heads == 1 and self._nodes and self._nodes[-1].op_type == "Add" and self._nodes[-1].output[0] == x:
             return self._sum_and_norm(self._nodes.pop(), weight, at, eps)
-        normal = self._node("SimplifiedLayerNormalization", [x, weight], at, axis=-1, epsilon=eps, stash_type=1)
+        normal = self.node("SimplifiedLayerNormalization", [x, weight], at, axis=-1, epsilon=eps, stash_type=1)
         if heads == 1:
             return normal
-        return self._node("Reshape", [normal, self._i64(f"join/{heads * size}", [0, 0, heads * size])], f"{at}/joined")
+        return self.node("Reshape", [normal, self.i64(f"join/{heads * size}", [0, 0, heads * size])], f"{at}/joined")
 
     def _sum_and_norm(self, addition: onnx.NodeProto, weight: str, at: str, eps: float) -> str:
         """The residual sum and its norm as one node, whose fourth output is the sum; ONNX Runtime does not fuse them itself."""
         x, y = addition.input
         outputs = ["", "", addition.output[0]]
-        return self._node("SkipSimplifiedLayerNormalization", [x, y, weight], at, MICROSOFT, outputs, epsilon=eps)
+        return self.node("SkipSimplifiedLayerNormalization", [x, y, weight], at, MICROSOFT, outputs, epsilon=eps)
 
     def layer_norm(self, x: str, at: str, eps: float) -> str:
         inputs = [x, *(self._float_weight(f"{at}.{kind}") for kind in ("weight", "bias") if self._has(f"{at}.{kind}"))]
-        return self._node("LayerNormalization", inputs, at, axis=-1, epsilon=eps, stash_type=1)
+        return self.node("LayerNormalization", inputs, at, axis=-1, epsilon=eps, stash_type=1)
 
     def attention(self, q: str, k: str, v: str, layer: int, spec: Attention) -> str:
-        past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
-        present = [f"present.{layer}.{part}" for part in ("key", "value")]
+        past = [self.past(layer, part) for part in ("key", "value")]
+        present = [self._states[layer, part].present(layer) for part in ("key", "value")]
         inputs = [q, k, v, *past, *self._lengths()]
         fused = rotates_itself(spec)
         if spec.rope is not None and fused:
-            inputs += self._rotation(spec.rope)
+            inputs += self.rotation(spec.rope)
         elif spec.rope is not None:
             inputs[:2] = (
-                self._rotated(x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads))
+                rotated(self, x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads))
             )
         if (q, k, v) in self._splits and inputs[:2] == [q, k]:  # the operator takes all three as one: no need to split
             inputs[0], split = self._splits.pop((q, k, v))
@@ -179,151 +187,53 @@ class OnnxOps:
         limits: dict[str, int | float] = {} if spec.window is None else {"local_window_size": spec.window}
         if spec.softcap is not None:
             limits["softcap"] = spec.softcap
-        return self._node(
+        return self.node(
             "GroupQueryAttention", inputs, f"model.layers.{layer}.self_attn", MICROSOFT, present,
             num_heads=spec.num_heads, kv_num_heads=spec.num_key_value_heads, scale=spec.scale, do_rotary=int(fused), **limits,
         )  # fmt: skip
 
     def experts(self, x: str, at: str, spec: Experts) -> str:
-        """Tokens sorted by expert, each expert on its own ones, a token's sum taken where they are back in order.
+        return experts(self, x, at, spec)
 
-        QMoE would be one node, but rounds activations of 2 and 8 bits to int8 at every accuracy level, takes one kind of gate
-        and no odd router. A layer's nodes are six an expert, those of an expert without tokens on empty tensors.
-        """
-        count, top_k, inside = spec.count, spec.top_k, f"{at}.experts"
-        size = self.file.entries[f"{at}.gate.weight"].shape[1]
-        rows = self._node("Reshape", [x, self._i64(f"rows/{size}", [-1, size])], f"{inside}/rows")
-        logits = self.linear(rows, f"{at}.gate")
-        weights, chosen = self._chosen(logits, spec, inside)
-        flat = self._node("Reshape", [chosen, self._i64("flat", [-1])], f"{inside}/flat")
-        one_hot = self._node(
-            "Equal",
-            [
-                self._node("Unsqueeze", [flat, self._i64("axis1", [1])], f"{inside}/column"),
-                self._i64(f"experts/{count}", list(range(count))),
-            ],
-            f"{inside}/one_hot",
-        )
-        one_hot = self._node("Cast", [one_hot], f"{inside}/one_hot_i64", to=_INT64)
-        sizes = self._node("ReduceSum", [one_hot, self._i64("axis0", [0])], f"{inside}/sizes", keepdims=0)
-        order = f"{inside}/order"
-        total = self._node("Shape", [flat], f"{inside}/total")
-        self._node("TopK", [flat, total], f"{inside}/sorted", "", [order], axis=0, largest=0)
-        places = self._node("Div", [order, self._i64(f"top_k/{top_k}", top_k)], f"{inside}/places")
-        sorted_rows = self._node("Gather", [rows, places], f"{inside}/sorted_rows", axis=0)
-        parts = [f"{inside}.{expert}/tokens" for expert in range(count)]
-        self._node("Split", [sorted_rows, sizes], parts[0], "", parts[1:], axis=0)
-        found = []
-        for expert, part in enumerate(parts):
-            gated = self._gated(part, f"{inside}.{expert}", spec)
-            found.append(self.linear(gated, f"{inside}.{expert}.down_proj"))
-        every = self._node("Concat", found, f"{inside}/every", axis=0)
-        column = self._node("Unsqueeze", [order, self._i64("axis1", [1])], f"{inside}/order_column")
-        back = self._node("ScatterND", [every, column, every], f"{inside}/in_order")
-        back = self._node(
-            "Reshape", [back, self._i64(f"chosen/{top_k}x{size}", [-1, top_k, size])], f"{inside}/by_token"
-        )
-        shares = self._node("Unsqueeze", [weights, self._i64("axis2", [2])], f"{inside}/shares")
-        back = self._node("Mul", [back, shares], f"{inside}/weighed")
-        mixed = self._node("ReduceSum", [back, self._i64("axis1", [1])], f"{inside}/mixed", keepdims=0)
-        return self._node("Reshape", [mixed, self._node("Shape", [x], f"{inside}/shape")], inside)
-
-    def _gated(self, x: str, at: str, spec: Experts) -> str:
-        """What an expert's down projection gets, `[rows, intermediate_size]`."""
-        if spec.clamped is None:
-            gate = self.activation(self.linear(x, f"{at}.gate_proj"), spec.activation)
-            return self.mul(gate, self.linear(x, f"{at}.up_proj"))
-        both, limit = self.linear(x, f"{at}.gate_up_proj"), spec.clamped.limit
-        gate, up = (self._every_second(both, start) for start in (0, 1))
-        high, low = self._f32(f"limit/{limit!r}", limit), self._f32(f"limit/{-limit!r}", -limit)
-        gate, up = self._node("Clip", [gate, "", high], f"{at}/gate"), self._node("Clip", [up, low, high], f"{at}/up")
-        share = self._node("Sigmoid", [self.scale(gate, spec.clamped.alpha)], f"{at}/share")
-        up = self._node("Add", [up, self._f32("one", 1.0)], f"{at}/up_plus_one")
-        return self.mul(self.mul(gate, share), up)
-
-    def _every_second(self, x: str, start: int) -> str:
-        """Features `start`, `start + 2`, ... of `[rows, features]`."""
-        ends = [self._i64(f"feature/{start}", [start]), self._i64("feature/end", [2**31 - 1])]
-        return self._node("Slice", [x, *ends, self._i64("axis1", [1]), self._i64("two1", [2])], f"{x}/from{start}")
-
-    def _chosen(self, logits: str, spec: Experts, inside: str) -> tuple[str, str]:
-        """Weights and numbers of each row's experts, float32 and int64 `[rows, top_k]`, for router logits `[rows, E]`."""
-        weights, chosen = f"{inside}/weights", f"{inside}/chosen"
-        if spec.weights == "sparsemixer":
-            return self._sparsemixer(logits, spec, inside)
-        probability = self._node("Softmax", [logits], f"{inside}/probability", axis=-1)
-        self._node(
-            "TopK", [probability, self._i64(f"count/{spec.top_k}", [spec.top_k])], weights, "", [chosen], axis=-1
-        )
-        if spec.weights == "share":
-            total = self._node("ReduceSum", [weights, self._i64("axis1", [1])], f"{inside}/sum", keepdims=1)
-            weights = self._node("Div", [weights, total], f"{inside}/share")
-        return weights, chosen
-
-    def _sparsemixer(self, logits: str, spec: Experts, inside: str) -> tuple[str, str]:
-        size = self._node("Abs", [logits], f"{inside}/size")
-        left, weights, chosen = logits, [], []
-        for turn in range(spec.top_k):
-            at = f"{inside}/turn{turn}"
-            highest, expert = f"{at}/highest", f"{at}/expert"
-            self._node("TopK", [left, self._i64("count/1", [1])], highest, "", [expert], axis=-1)
-            away = self._node("Sub", [highest, logits], f"{at}/away")
-            distance = self._node("Div", [away, self._node("Max", [size, highest], f"{at}/larger")], f"{at}/distance")
-            far = self._node(
-                "Greater", [distance, self._f32(f"tolerance/{spec.tolerance!r}", spec.tolerance)], f"{at}/far"
-            )
-            near = self._node("Where", [far, self._f32("lowest", _LOWEST), left], f"{at}/near")
-            share = self._node("Softmax", [near], f"{at}/softmax", axis=-1)
-            weights.append(self._node("GatherElements", [share, expert], f"{at}/weight", axis=1))
-            chosen.append(expert)
-            masked = self._node(
-                "Mul", [self._node("Abs", [highest], f"{at}/abs"), self._f32("zero", 0.0)], f"{at}/none"
-            )
-            masked = self._node("Add", [masked, self._f32("lowest", _LOWEST)], f"{at}/masked")
-            left = self._node("ScatterElements", [left, expert, masked], f"{at}/left", axis=1)
-        return (
-            self._node("Concat", weights, f"{inside}/weights", axis=1),
-            self._node("Concat", chosen, f"{inside}/chosen", axis=1),
-        )
+    def call(self, verb: Verb, inputs: Sequence[str], layer: int) -> str:
+        computed: str = implementation("onnx", verb.name)(self, verb, inputs, layer)
+        return computed
 
     def activation(self, x: str, kind: Activation) -> str:
         number = len(self._nodes)
         if kind == "silu":
-            return self._node("Mul", [x, self._node("Sigmoid", [x], f"{x}/sigmoid{number}")], f"{x}/silu{number}")
+            return self.node("Mul", [x, self.node("Sigmoid", [x], f"{x}/sigmoid{number}")], f"{x}/silu{number}")
         if kind == "sigmoid":
-            return self._node("Sigmoid", [x], f"{x}/sigmoid{number}")
+            return self.node("Sigmoid", [x], f"{x}/sigmoid{number}")
         if kind == "relu":
-            return self._node("Relu", [x], f"{x}/relu{number}")
-        return self._node("Gelu", [x], f"{x}/gelu{number}", approximate="tanh" if kind == "gelu_tanh" else "none")
+            return self.node("Relu", [x], f"{x}/relu{number}")
+        return self.node("Gelu", [x], f"{x}/gelu{number}", approximate="tanh" if kind == "gelu_tanh" else "none")
 
     def softcap(self, x: str, cap: float) -> str:
-        bounded = self._node("Tanh", [self.scale(x, 1 / cap)], f"{x}/tanh{len(self._nodes)}")
+        bounded = self.node("Tanh", [self.scale(x, 1 / cap)], f"{x}/tanh{len(self._nodes)}")
         return self.scale(bounded, cap)
 
     def scale(self, x: str, factor: float) -> str:
-        return self._node("Mul", [x, self._f32(f"scale/{factor!r}", factor)], f"{x}/scaled{len(self._nodes)}")
+        return self.node("Mul", [x, self.f32(f"scale/{factor!r}", factor)], f"{x}/scaled{len(self._nodes)}")
 
     def add(self, x: str, y: str) -> str:
-        return self._node("Add", [x, y], f"{y}/add{len(self._nodes)}")
+        return self.node("Add", [x, y], f"{y}/add{len(self._nodes)}")
 
     def mul(self, x: str, y: str) -> str:
-        return self._node("Mul", [x, y], f"{y}/mul{len(self._nodes)}")
+        return self.node("Mul", [x, y], f"{y}/mul{len(self._nodes)}")
 
     def model(self, logits: str, producer_version: str) -> onnx.ModelProto:
         """The finished model around `logits` `[B, T, V]`; initializers of weights point into the data file."""
         c = self._config
-        self._node("Identity", [logits], "logits")
-        past: list[int | str] = ["batch_size", c.num_key_value_heads, "past_sequence_length", c.head_dim]
-        present: list[int | str] = [*past[:2], "total_sequence_length", c.head_dim]
+        self.node("Identity", [logits], "logits")
         inputs = [
             _value("input_ids", _INT64, ["batch_size", "sequence_length"]),
             _value("attention_mask", _INT64, ["batch_size", "total_sequence_length"]),
         ]
         outputs = [_value("logits", _FLOAT, ["batch_size", "sequence_length", c.vocab_size])]
-        for layer in range(c.num_hidden_layers):
-            for part in ("key", "value"):
-                inputs.append(_value(f"past_key_values.{layer}.{part}", _FLOAT, past))
-                outputs.append(_value(f"present.{layer}.{part}", _FLOAT, present))
+        for (layer, _), state in self._states.items():
+            inputs.append(_value(state.past(layer), _FLOAT, _sizes(state, "past_sequence_length")))
+            outputs.append(_value(state.present(layer), _FLOAT, _sizes(state, "total_sequence_length")))
         initializers = [*self.file.initializers(), *self._constants.values()]
         domains = {"": OPSET, MICROSOFT: 1} | ({OVROUND: 1} if self._native else {})
         return onnx.helper.make_model(
@@ -334,7 +244,15 @@ class OnnxOps:
             producer_version=producer_version,
         )
 
-    def _node(
+    def past(self, layer: int, name: str) -> str:
+        """The layer's state before this step, `[B, *shape]`."""
+        return self._states[layer, name].past(layer)
+
+    def keep(self, layer: int, name: str, value: str) -> None:
+        """Leave `value` as the layer's state for the next step."""
+        self.node("Identity", [value], self._states[layer, name].present(layer))
+
+    def node(
         self,
         kind: str,
         inputs: list[str],
@@ -342,7 +260,7 @@ class OnnxOps:
         domain: str = "",
         more_outputs: Sequence[str] = (),
         /,
-        **attributes: int | float | str,
+        **attributes: int | float | str | Sequence[int] | onnx.GraphProto,
     ) -> str:
         """Append a node called `name`, and return its first output, which has the same name."""
         node = onnx.helper.make_node(kind, inputs, [name, *more_outputs], name, domain=domain)
@@ -362,7 +280,7 @@ class OnnxOps:
         if data_type == _FLOAT:
             return value
         if name not in self._emitted:
-            self._emitted.add(self._node("Cast", [value], name, to=_FLOAT))
+            self._emitted.add(self.node("Cast", [value], name, to=_FLOAT))
         return name
 
     def _zero_points(self, weight: str) -> list[str]:
@@ -372,120 +290,71 @@ class OnnxOps:
         """Each row's last position, int32 `[B]`, and S, int32 scalar; shared by all layers."""
         last, total = "last_position", "total_length"
         if total not in self._emitted:
-            before = self._node("Sub", [self._row_lengths(), self._i64("one", 1)], "last_position_i64")
-            self._node("Cast", [before], last, to=_INT32)
-            self._emitted.add(self._node("Cast", [self._width("attention_mask")], total, to=_INT32))
+            before = self.node("Sub", [self.row_lengths(), self.i64("one", 1)], "last_position_i64")
+            self.node("Cast", [before], last, to=_INT32)
+            self._emitted.add(self.node("Cast", [self._width("attention_mask")], total, to=_INT32))
         return last, total
-
-    def _rotated(self, x: str, rope: Rope, heads: int) -> str:
-        """`[B, T, heads * D]` turned by its own operator, where GroupQueryAttention cannot."""
-        if rope.follows_length:
-            positions, tables = self._computed_rotation(rope)
-        else:
-            positions, tables = self._positions(), self._rotation(rope)
-        return self._node(
-            "RotaryEmbedding",
-            [x, positions, *tables],
-            f"{x}/rope",
-            MICROSOFT,
-            num_heads=heads,
-            rotary_embedding_dim=rope.dim,
-        )
-
-    def _computed_rotation(self, rope: Rope) -> tuple[str, tuple[str, str]]:
-        """For each token a row of tables, int64 `[B, T]`, and the tables `[B * T, dim / 2]`, computed for these tokens alone."""
-        if rope not in self._rotations:
-            at = f"rope{len(self._rotations)}"
-            positions = self._node("Reshape", [self._positions(), self._i64("column", [-1, 1])], f"{at}/positions")
-            count = self._node("Size", [positions], f"{at}/count")
-            rows = self._node("Range", [self._i64("zero", 0), count, self._i64("one", 1)], f"{at}/row_numbers")
-            self._node("Reshape", [rows, self._node("Shape", ["input_ids"], f"{at}/ids_shape")], f"{at}/rows")
-            positions = self._node("Cast", [positions], f"{at}/positions_float", to=_FLOAT)
-            angles = self._node("Mul", [positions, self._frequencies(rope, at)], f"{at}/angles")
-            factor = self._f32(f"{at}/attention_factor", rope.attention_factor)
-            cos, sin = (
-                self._node("Mul", [self._node(kind, [angles], f"{at}/{kind}"), factor], f"{at}/{kind.lower()}")
-                for kind in ("Cos", "Sin")
-            )
-            self._rotations[rope] = cos, sin
-        return self._rotations[rope][0].replace("/cos", "/rows"), self._rotations[rope]
-
-    def _frequencies(self, rope: Rope, at: str) -> str:
-        """Inverse frequencies `[dim / 2]` for the longest row."""
-        plain = self._f32(f"{at}/inverse_frequencies", rope.inverse_frequencies())
-        longest = self._node("ReduceMax", [self._row_lengths()], f"{at}/longest", keepdims=0)
-        length = self._node("Cast", [longest], f"{at}/length", to=_FLOAT)
-        original = rope.original_max_position_embeddings
-        if rope.variant == "longrope":
-            long = self._f32(f"{at}/long", rope.inverse_frequencies(original + 1))
-            is_long = self._node("Greater", [length, self._f32(f"{at}/original", original)], f"{at}/is_long")
-            return self._node("Where", [is_long, long, plain], f"{at}/frequencies")
-        excess = self._node("Sub", [self.scale(length, 1 / original), self._f32("one", 1.0)], f"{at}/excess")
-        excess = self._node("Max", [excess, self._f32("zero", 0.0)], f"{at}/excess_or_none")
-        stretch = self._node("Add", [self.scale(excess, rope.factor), self._f32("one", 1.0)], f"{at}/stretch")
-        power = self._node("Pow", [stretch, self._f32(f"{at}/exponents", rope.stretch_exponents())], f"{at}/power")
-        return self._node("Mul", [plain, power], f"{at}/frequencies")
 
     def _alibi(self, spec: Attention) -> str:
         """ALiBi's bias, float32 `[1, H, T, S]`: each head's slope times the key's distance from the last; shared by layers."""
         name = f"alibi/{spec.num_heads}"
         if name not in self._emitted:
-            total, zero, one = self._width("attention_mask"), self._i64("zero", 0), self._i64("one", 1)
-            keys = self._node("Range", [zero, total, one], f"{name}/keys")
-            distances = self._node("Sub", [keys, self._node("Sub", [total, one], f"{name}/last")], f"{name}/distances")
-            distances = self._node("Cast", [distances], f"{name}/distances_float", to=_FLOAT)
-            slopes = self._f32(f"{name}/slopes", np.array(spec.slopes(), np.float32).reshape(1, -1, 1, 1))
-            bias = self._node("Mul", [distances, slopes], f"{name}/row")
-            tokens = self._node("Unsqueeze", [self._width("input_ids"), self._i64("axis0", [0])], f"{name}/tokens")
-            ones = self._i64("ones2", [1, 1])
-            target = self._node("Concat", [ones, tokens, self._i64("one1", [1])], f"{name}/shape", axis=0)
-            self._emitted.add(self._node("Expand", [bias, target], name))
+            total, zero, one = self._width("attention_mask"), self.i64("zero", 0), self.i64("one", 1)
+            keys = self.node("Range", [zero, total, one], f"{name}/keys")
+            distances = self.node("Sub", [keys, self.node("Sub", [total, one], f"{name}/last")], f"{name}/distances")
+            distances = self.node("Cast", [distances], f"{name}/distances_float", to=_FLOAT)
+            slopes = self.f32(f"{name}/slopes", np.array(spec.slopes(), np.float32).reshape(1, -1, 1, 1))
+            bias = self.node("Mul", [distances, slopes], f"{name}/row")
+            tokens = self.node("Unsqueeze", [self._width("input_ids"), self.i64("axis0", [0])], f"{name}/tokens")
+            ones = self.i64("ones2", [1, 1])
+            target = self.node("Concat", [ones, tokens, self.i64("one1", [1])], f"{name}/shape", axis=0)
+            self._emitted.add(self.node("Expand", [bias, target], name))
         return name
 
-    def _positions(self) -> str:
+    def positions(self) -> str:
         """Position ids, int64 `[B, T]`, as GroupQueryAttention counts: a row's past is its length less T, or else 0."""
         name = "position_ids"
         if name not in self._emitted:
             tokens = self._width("input_ids")
-            past = self._node("Sub", [self._row_lengths(), tokens], "past_or_padding")
-            past = self._node("Max", [past, self._i64("zero", 0)], "past_length")
-            past = self._node("Unsqueeze", [past, self._i64("axis1", [1])], "past_length_column")
-            steps = self._node("Range", [self._i64("zero", 0), tokens, self._i64("one", 1)], "steps")
-            self._emitted.add(self._node("Add", [past, steps], name))
+            past = self.node("Sub", [self.row_lengths(), tokens], "past_or_padding")
+            past = self.node("Max", [past, self.i64("zero", 0)], "past_length")
+            past = self.node("Unsqueeze", [past, self.i64("axis1", [1])], "past_length_column")
+            steps = self.node("Range", [self.i64("zero", 0), tokens, self.i64("one", 1)], "steps")
+            self._emitted.add(self.node("Add", [past, steps], name))
         return name
 
-    def _row_lengths(self) -> str:
+    def row_lengths(self) -> str:
         """Real tokens of each row, past ones included, int64 `[B]`."""
         name = "row_lengths"
         if name not in self._emitted:
-            inputs = ["attention_mask", self._i64("axis1", [1])]
-            self._emitted.add(self._node("ReduceSum", inputs, name, keepdims=0))
+            inputs = ["attention_mask", self.i64("axis1", [1])]
+            self._emitted.add(self.node("ReduceSum", inputs, name, keepdims=0))
         return name
 
     def _width(self, value: str) -> str:
         """The size of axis 1 of `value`, an int64 scalar."""
         name = f"{value}/width"
         if name not in self._emitted:
-            shape = self._node("Shape", [value], f"{value}/shape")
-            self._emitted.add(self._node("Gather", [shape, self._i64("index1", 1)], name, axis=0))
+            shape = self.node("Shape", [value], f"{value}/shape")
+            self._emitted.add(self.node("Gather", [shape, self.i64("index1", 1)], name, axis=0))
         return name
 
-    def _rotation(self, rope: Rope) -> tuple[str, str]:
+    def rotation(self, rope: Rope) -> tuple[str, str]:
         """cos and sin `[max_position_embeddings, dim / 2]`, shared by all layers with the same rope."""
-        if rope not in self._rotations:
-            names = f"rope{len(self._rotations)}/cos", f"rope{len(self._rotations)}/sin"
+        if rope not in self.rotations:
+            names = f"rope{len(self.rotations)}/cos", f"rope{len(self.rotations)}/sin"
             for name, table in zip(names, rope.tables(self._config.max_position_embeddings), strict=True):
                 self.file.write(name, _FLOAT, table.shape, table)
-            self._rotations[rope] = names
-        return self._rotations[rope]
+            self.rotations[rope] = names
+        return self.rotations[rope]
 
-    def _i64(self, name: str, values: int | list[int]) -> str:
+    def i64(self, name: str, values: int | list[int]) -> str:
         name = f"const/{name}"
         array: NDArray[np.int64] = np.array(values, np.int64)
         self._constants[name] = onnx.numpy_helper.from_array(array, name)
         return name
 
-    def _f32(self, name: str, values: float | NDArray[np.float32]) -> str:
+    def f32(self, name: str, values: float | NDArray[np.float32]) -> str:
         name = f"const/float/{name}"
         self._constants[name] = onnx.numpy_helper.from_array(np.asarray(values, np.float32), name)
         return name
@@ -496,6 +365,14 @@ def rotates_itself(spec: Attention) -> bool:
     rope = spec.rope
     whole = rope is not None and rope.dim == spec.head_dim and not rope.follows_length
     return whole and spec.head_dim % ROTATED_HEAD_MULTIPLE == 0
+
+
+def _sizes(state: State, length: str) -> list[int | str]:
+    """The axes of a state in the graph; `length` names the one that grows."""
+    axes: list[int | str] = ["batch_size", *state.shape]
+    if state.grows is not None:
+        axes[1 + state.grows] = length
+    return axes
 
 
 def _value(name: str, data_type: int, shape: list[int | str]) -> onnx.ValueInfoProto:

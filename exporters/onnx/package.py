@@ -15,6 +15,7 @@ from ovround.exporters.onnx.matmul_nbits import Layout, write_weight
 from ovround.exporters.onnx.native import write_native
 from ovround.exporters.onnx.ops import HEAD_MULTIPLE, OnnxOps
 from ovround.exporters.source_files import copy_model_files
+from ovround.models.calls import attention_specs, check_verbs
 from ovround.models.decoder import Decoder
 from ovround.tensors.codebook_tensor import CodebookTensor
 
@@ -24,12 +25,15 @@ class OnnxExporter:
 
     `native_weights`: linear layers of 2, 3 and 4 bits are written for the native operator. Codebooks always are.
 
-    Raises ArchitectureError, before anything is written, for heads that ONNX Runtime cannot attend with.
+    Raises ArchitectureError, before anything is written, for heads that ONNX Runtime cannot attend with and for a verb that is
+    not built for ONNX.
     """
 
     def __init__(self, folder: Path, decoder: Decoder, source: Path, *, native_weights: bool = False) -> None:
-        head_dim = decoder.config.head_dim
-        if head_dim % HEAD_MULTIPLE:
+        check_verbs(decoder, "onnx")
+        sizes = (spec.head_dim for spec in attention_specs(decoder))
+        head_dim = next((size for size in sizes if size % HEAD_MULTIPLE), None)
+        if head_dim is not None:
             raise ArchitectureError(
                 f"head_dim is {head_dim}; ONNX Runtime's attention needs a multiple of {HEAD_MULTIPLE}",
                 hint="--format openvino takes any",
@@ -75,14 +79,16 @@ class OnnxExporter:
             self._layouts[name] = layout
 
     def finish(self) -> None:
-        ops = OnnxOps(self._file, self._layouts, self._decoder.config, self._fused, self._native)
+        ops = OnnxOps(
+            self._file, self._layouts, self._decoder.config, self._decoder.states(), self._fused, self._native
+        )
         model = ops.model(self._decoder.logits(ops, ops.input_ids), __version__)
         if self._fused:
             model.metadata_props.add(key=JOINT, value=to_metadata(self._fused))
         self._file.close()
         (self.folder / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
         copy_model_files(self._source, self.folder, self._decoder.config.max_position_embeddings)
-        write_genai_config(self._source, self.folder, self._decoder.config, GRAPH_FILE)
+        write_genai_config(self._source, self.folder, self._decoder, GRAPH_FILE)
 
     def close(self) -> None:
         self._file.close()

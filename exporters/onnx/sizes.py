@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ovround.exporters.onnx.external_data import CACHE_LINE, LARGE_BYTES, PAGE
 from ovround.exporters.onnx.matmul_nbits import layout_for
 from ovround.exporters.sizes import packed_bytes
+from ovround.models.calls import ropes
 from ovround.models.decoder import Decoder
 from ovround.tensors.scheme import QuantScheme, WeightScheme
 
@@ -24,9 +25,8 @@ def weight_bytes(name: str, shape: tuple[int, ...], scheme: WeightScheme | None,
 
 def graph_bytes(decoder: Decoder) -> int:
     """At most so many bytes for the tables of rotary positions."""
-    config = decoder.config
-    ropes = {spec.rope for spec in config.attention if spec.rope is not None and not spec.rope.follows_length}
-    return sum(2 * _padded(4 * config.max_position_embeddings * (rope.dim // 2)) for rope in ropes)
+    stored = (rope for rope in ropes(decoder) if not rope.follows_length)
+    return sum(2 * _padded(4 * decoder.config.max_position_embeddings * (rope.dim // 2)) for rope in stored)
 
 
 def scratch_bytes(weights: Mapping[str, int]) -> int:

@@ -9,7 +9,7 @@ weights. Module names are kept in the nodes' names, where LoRA adapters look for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -21,19 +21,31 @@ from openvino.utils.node_factory import NodeFactory
 from ovround.exporters.openvino.compressed import ORDER
 from ovround.exporters.openvino.constants import ConstantFile
 from ovround.exporters.openvino.decompression import decode_node
+from ovround.exporters.openvino.experts import experts
 from ovround.exporters.openvino.native import product as native_product
-from ovround.exporters.openvino.routing import chosen_experts, clamped_gate
+from ovround.exporters.openvino.nodes import named
 from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
+from ovround.models.state import State
+from ovround.models.verbs import Verb, implementation
 
 MASKED = -65504.0  # the lowest float16: finite, so that a row with nothing to attend to gives no NaN on any device
 
 
 class OpenVINOOps:
-    """Emits nodes; weights are looked up by name in the constants file, `native` ones `[N, K]` for the native operator."""
+    """Emits nodes; weights are looked up by name in the constants file, `native` ones `[N, K]` for the native operator.
 
-    def __init__(self, file: ConstantFile, native: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> None:
+    `states` says what each layer keeps between steps.
+    """
+
+    def __init__(
+        self,
+        file: ConstantFile,
+        states: Sequence[Sequence[State]],
+        native: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:
         self.file, self._native = file, native
+        self._states = {(layer, state.name): state for layer, kept in enumerate(states) for state in kept}
         self.parameters = [
             _parameter("input_ids", ov.Type.i64, 2),
             _parameter("attention_mask", ov.Type.i64, 2),
@@ -45,49 +57,49 @@ class OpenVINOOps:
         self._weights: dict[str, ov.Node] = {}
         self._rotations: dict[Rope, tuple[ov.Node, ov.Node]] = {}
         self._masks: dict[object, ov.Node] = {}
-        self._batch = self._axis_size(self.input_ids, 0)
+        self.batch = self.axis_size(self.input_ids, 0)
 
     def embedding(self, ids: ov.Node, at: str) -> ov.Node:
         ids = opset.convert(ids, "i32")
-        return _named(opset.gather(self._weight(f"{at}.weight"), ids, self._i64("axis0", 0)), at)
+        return named(opset.gather(self.weight(f"{at}.weight"), ids, self.i64("axis0", 0)), at)
 
     def position_embedding(self, ids: ov.Node, at: str) -> ov.Node:
         positions = opset.convert(self.position_ids, "i32")
-        return _named(opset.gather(self._weight(f"{at}.weight"), positions, self._i64("axis0", 0)), at)
+        return named(opset.gather(self.weight(f"{at}.weight"), positions, self.i64("axis0", 0)), at)
 
     def linear(self, x: ov.Node, at: str) -> ov.Node:
         if f"{at}.weight{ORDER}" in self.file.entries:
-            x = opset.gather(x, self.file.node(f"{at}.weight{ORDER}"), self._i64("axis2", 2))
+            x = opset.gather(x, self.file.node(f"{at}.weight{ORDER}"), self.i64("axis2", 2))
         native = self._native.get(f"{at}.weight")
         if native is None:
-            product = _named(opset.matmul(x, self._weight(f"{at}.weight"), False, True), at)
+            product = named(opset.matmul(x, self.weight(f"{at}.weight"), False, True), at)
         else:
-            product = _named(native_product(self.file, f"{at}.weight", x, native), at)
+            product = named(native_product(self.file, f"{at}.weight", x, native), at)
         if f"{at}.bias" not in self.file.entries:
             return product
-        return _named(opset.add(product, self._weight(f"{at}.bias")), f"{at}/bias")
+        return named(opset.add(product, self.weight(f"{at}.bias")), f"{at}/bias")
 
     def rms_norm(self, x: ov.Node, at: str, eps: float, heads: int = 1) -> ov.Node:
-        weight = self._weight(f"{at}.weight")
+        weight = self.weight(f"{at}.weight")
         if heads > 1:
             size = weight.output(0).get_partial_shape()[0].get_length()
-            parts = opset.reshape(x, self._i64(f"split/{heads}x{size}", [0, 0, heads, size]), True)
-            joined = self._i64(f"joined/{heads * size}", [0, 0, heads * size])
+            parts = opset.reshape(x, self.i64(f"split/{heads}x{size}", [0, 0, heads, size]), True)
+            joined = self.i64(f"joined/{heads * size}", [0, 0, heads * size])
             return opset.reshape(self._rms(parts, weight, at, eps), joined, True)
         return self._rms(x, weight, at, eps)
 
     def _rms(self, x: ov.Node, weight: ov.Node, at: str, eps: float) -> ov.Node:
-        mean = opset.reduce_mean(opset.power(x, self._f32("two", 2.0)), self._i64("last_axis", [-1]), True)
-        root = opset.sqrt(opset.add(mean, self._f32(f"{at}/eps", eps)))
-        normal = opset.multiply(x, opset.divide(self._f32("one", 1.0), root))
-        return _named(opset.multiply(normal, weight), at)
+        mean = opset.reduce_mean(opset.power(x, self.f32("two", 2.0)), self.i64("last_axis", [-1]), True)
+        root = opset.sqrt(opset.add(mean, self.f32(f"{at}/eps", eps)))
+        normal = opset.multiply(x, opset.divide(self.f32("one", 1.0), root))
+        return named(opset.multiply(normal, weight), at)
 
     def layer_norm(self, x: ov.Node, at: str, eps: float) -> ov.Node:
-        normal = opset.mvn(x, self._i64("last_axis", [-1]), True, eps, "INSIDE_SQRT")
-        scaled = opset.multiply(normal, self._weight(f"{at}.weight"))
+        normal = opset.mvn(x, self.i64("last_axis", [-1]), True, eps, "INSIDE_SQRT")
+        scaled = opset.multiply(normal, self.weight(f"{at}.weight"))
         if f"{at}.bias" not in self.file.entries:
-            return _named(scaled, at)
-        return _named(opset.add(scaled, self._weight(f"{at}.bias")), at)
+            return named(scaled, at)
+        return named(opset.add(scaled, self.weight(f"{at}.bias")), at)
 
     def attention(self, q: ov.Node, k: ov.Node, v: ov.Node, layer: int, spec: Attention) -> ov.Node:
         at = f"model.layers.{layer}.self_attn"
@@ -97,70 +109,34 @@ class OpenVINOOps:
             tables = self._rotation(spec.rope)
             query = self._rotate(query, spec, tables, f"{at}.q_rope")
             key = self._rotate(key, spec, tables, f"{at}.k_rope")
-        key = self._cached(key, layer, "key", spec)
-        value = self._cached(self._split_heads(v, spec.num_key_value_heads, spec), layer, "value", spec)
+        key = self.append(layer, "key", key)
+        value = self.append(layer, "value", self._split_heads(v, spec.num_key_value_heads, spec))
         repeats = spec.num_heads // spec.num_key_value_heads
         if repeats > 1:
             key, value = self._repeat_heads(key, repeats, spec), self._repeat_heads(value, repeats, spec)
         mask = self._mask(spec)
         if spec.softcap is None:
-            inputs = [query, key, value, mask, self._f32(f"{at}/scale", spec.scale)]
+            inputs = [query, key, value, mask, self.f32(f"{at}/scale", spec.scale)]
             if spec.sinks:
-                by_head = self._i64(f"by_head/{spec.num_heads}", [1, spec.num_heads, 1, 1])
-                inputs.append(opset.reshape(self._weight(sinks_name(layer)), by_head, False))
+                by_head = self.i64(f"by_head/{spec.num_heads}", [1, spec.num_heads, 1, 1])
+                inputs.append(opset.reshape(self.weight(sinks_name(layer)), by_head, False))
             out = NodeFactory("opset13").create("ScaledDotProductAttention", inputs, {"causal": False})
         else:  # ScaledDotProductAttention has no cap
             scores = self.scale(opset.matmul(query, key, False, True), spec.scale)
             weights = opset.softmax(opset.add(self.softcap(scores, spec.softcap), mask), -1)
             out = opset.matmul(weights, value, False, False)
-        out = opset.transpose(_named(out, f"{at}.sdpa"), self._i64("heads_order", [0, 2, 1, 3]))
-        return opset.reshape(out, self._i64(f"{at}/joined", [0, 0, spec.num_heads * spec.head_dim]), True)
+        out = opset.transpose(named(out, f"{at}.sdpa"), self.i64("heads_order", [0, 2, 1, 3]))
+        return opset.reshape(out, self.i64(f"{at}/joined", [0, 0, spec.num_heads * spec.head_dim]), True)
 
     def experts(self, x: ov.Node, at: str, spec: Experts) -> ov.Node:
-        """Every expert on every token, weighed by 0 where it was not chosen.
+        return experts(self, x, at, spec)
 
-        It is only written so: of this shape, ConvertTiledMoeBlockTo3GatherMatmuls (transformations/common_optimizations)
-        makes products with the chosen experts alone, which read compressed weights; of a clamped gate,
-        ConvertTiledMoeBlockTo2GatherMatmuls does.
-        """
-        size = x.output(0).get_partial_shape()[2].get_length()
-        rows = opset.reshape(x, self._i64(f"rows/{size}", [-1, size]), False)
-        logits = self.linear(rows, f"{at}.gate")
-        weights, chosen = chosen_experts(self.file, logits, spec)
-        tiled = opset.tile(rows, self._i64(f"times/{spec.count}", [spec.count, 1]))
-        tiled = opset.reshape(tiled, self._i64(f"each/{spec.count}x{size}", [spec.count, -1, size]), False)
-
-        def product(y: ov.Node, name: str) -> ov.Node:
-            weight, bias = (f"{at}.experts.*.{name}.{kind}" for kind in ("weight", "bias"))
-            found = _named(opset.matmul(y, self._weight(weight), False, True), f"{at}.experts.{name}")
-            if bias not in self.file.entries:
-                return found
-            return opset.add(found, opset.unsqueeze(self._weight(bias), self._i64("axis1", 1)))
-
-        if spec.clamped is not None:
-            gated = clamped_gate(self.file, product(tiled, "gate_up_proj"), spec.clamped)
-        elif spec.activation == "silu":
-            gate = NodeFactory("opset13").create("Swish", [product(tiled, "gate_proj")], {})
-            gated = opset.multiply(gate, product(tiled, "up_proj"))
-        else:
-            gate = self.activation(product(tiled, "gate_proj"), spec.activation)
-            gated = opset.multiply(gate, product(tiled, "up_proj"))
-        out = product(gated, "down_proj")
-        places = opset.concat([self._batch, self._i64("rest", [-1])], 0)
-        count = self._i64(f"experts/{spec.count}", [spec.count])
-        width = self._i64(f"size/{size}", [size])
-        out = opset.reshape(out, opset.concat([count, places, width], 0), False)
-        none = opset.broadcast(self._f32("zero", 0.0), opset.shape_of(logits, "i64"))
-        shares = opset.scatter_elements_update(none, chosen, weights, self._i64("axis1", 1))
-        shares = opset.transpose(shares, self._i64("order10", [1, 0]))
-        shares = opset.unsqueeze(
-            opset.reshape(shares, opset.concat([count, places], 0), False), self._i64("axis3", [3])
-        )
-        return _named(opset.reduce_sum(opset.multiply(out, shares), self._i64("axes0", [0]), False), f"{at}.experts")
+    def call(self, verb: Verb, inputs: Sequence[ov.Node], layer: int) -> ov.Node:
+        return implementation("openvino", verb.name)(self, verb, inputs, layer)
 
     def activation(self, x: ov.Node, kind: Activation) -> ov.Node:
         if kind == "silu":
-            return opset.swish(x, self._f32("one", 1.0))
+            return opset.swish(x, self.f32("one", 1.0))
         if kind == "sigmoid":
             return opset.sigmoid(x)
         return opset.relu(x) if kind == "relu" else opset.gelu(x, "TANH" if kind == "gelu_tanh" else "ERF")
@@ -169,7 +145,7 @@ class OpenVINOOps:
         return self.scale(opset.tanh(self.scale(x, 1 / cap)), cap)
 
     def scale(self, x: ov.Node, factor: float) -> ov.Node:
-        return opset.multiply(x, self._f32(f"scale/{factor!r}", factor))
+        return opset.multiply(x, self.f32(f"scale/{factor!r}", factor))
 
     def add(self, x: ov.Node, y: ov.Node) -> ov.Node:
         return opset.add(x, y)
@@ -181,10 +157,10 @@ class OpenVINOOps:
         """The finished model around `logits` `[B, T, V]`."""
         result = opset.result(logits)
         result.output(0).set_names({"logits"})
-        _named(result, "logits")
+        named(result, "logits")
         return ov.Model([result], self.sinks, self.parameters, name)
 
-    def _weight(self, name: str) -> ov.Node:
+    def weight(self, name: str) -> ov.Node:
         """The decoded weight; one sub-graph serves every reader of the name, so tied tables are stored and decoded once."""
         if name not in self._weights:
             self._weights[name] = decode_node(self.file, name)
@@ -192,20 +168,20 @@ class OpenVINOOps:
 
     def _split_heads(self, x: ov.Node, heads: int, spec: Attention) -> ov.Node:
         """`[B, T, heads * D]` -> `[B, heads, T, D]`."""
-        shape = self._i64(f"split/{heads}x{spec.head_dim}", [0, 0, heads, spec.head_dim])
-        return opset.transpose(opset.reshape(x, shape, True), self._i64("heads_order", [0, 2, 1, 3]))
+        shape = self.i64(f"split/{heads}x{spec.head_dim}", [0, 0, heads, spec.head_dim])
+        return opset.transpose(opset.reshape(x, shape, True), self.i64("heads_order", [0, 2, 1, 3]))
 
     def _rotation(self, rope: Rope) -> tuple[ov.Node, ov.Node]:
         """cos and sin `[B, 1, T, dim]` of the position ids, shared by all layers with the same rope."""
         if rope not in self._rotations:
-            ones = self._i64("ones2", [1, 1])
-            target = opset.concat([self._batch, ones], 0)
+            ones = self.i64("ones2", [1, 1])
+            target = opset.concat([self.batch, ones], 0)
             frequencies = self._frequencies(rope, f"rope{len(self._rotations)}")
             spread = opset.broadcast(frequencies, target, broadcast_spec="BIDIRECTIONAL")
-            positions = opset.convert(opset.unsqueeze(self.position_ids, self._i64("axis1", 1)), "f32")
-            angles = opset.transpose(opset.matmul(spread, positions, False, False), self._i64("order021", [0, 2, 1]))
+            positions = opset.convert(opset.unsqueeze(self.position_ids, self.i64("axis1", 1)), "f32")
+            angles = opset.transpose(opset.matmul(spread, positions, False, False), self.i64("order021", [0, 2, 1]))
             both = opset.concat([angles, angles], -1)
-            axis = self._i64("axis1", 1)
+            axis = self.i64("axis1", 1)
             tables = opset.cos(both), opset.sin(both)
             if rope.attention_factor != 1:
                 tables = self.scale(tables[0], rope.attention_factor), self.scale(tables[1], rope.attention_factor)
@@ -214,63 +190,80 @@ class OpenVINOOps:
 
     def _frequencies(self, rope: Rope, at: str) -> ov.Node:
         """Inverse frequencies `[1, dim / 2, 1]`; some ropes choose them by the longest row, as transformers does."""
-        plain = self._f32(f"{at}/inverse_frequencies", rope.inverse_frequencies().reshape(1, -1, 1))
+        plain = self.f32(f"{at}/inverse_frequencies", rope.inverse_frequencies().reshape(1, -1, 1))
         if not rope.follows_length:
             return plain
-        last = opset.convert(opset.reduce_max(self.position_ids, self._i64("axes01", [0, 1]), False), "f32")
-        length = opset.add(last, self._f32("one", 1.0))
+        last = opset.convert(opset.reduce_max(self.position_ids, self.i64("axes01", [0, 1]), False), "f32")
+        length = opset.add(last, self.f32("one", 1.0))
         original = rope.original_max_position_embeddings
         if rope.variant == "longrope":
-            long = self._f32(f"{at}/long", rope.inverse_frequencies(original + 1).reshape(1, -1, 1))
-            return opset.select(opset.greater(length, self._f32(f"{at}/original", original)), long, plain)
-        excess = opset.subtract(self.scale(length, 1 / original), self._f32("one", 1.0))
-        excess = opset.maximum(excess, self._f32("zero", 0.0))
-        stretch = opset.add(self.scale(excess, rope.factor), self._f32("one", 1.0))
-        exponents = self._f32(f"{at}/exponents", rope.stretch_exponents().reshape(1, -1, 1))
+            long = self.f32(f"{at}/long", rope.inverse_frequencies(original + 1).reshape(1, -1, 1))
+            return opset.select(opset.greater(length, self.f32(f"{at}/original", original)), long, plain)
+        excess = opset.subtract(self.scale(length, 1 / original), self.f32("one", 1.0))
+        excess = opset.maximum(excess, self.f32("zero", 0.0))
+        stretch = opset.add(self.scale(excess, rope.factor), self.f32("one", 1.0))
+        exponents = self.f32(f"{at}/exponents", rope.stretch_exponents().reshape(1, -1, 1))
         return opset.multiply(plain, opset.power(stretch, exponents))
 
     def _rotate(self, x: ov.Node, spec: Attention, tables: tuple[ov.Node, ov.Node], name: str) -> ov.Node:
         """The first features of `[B, H, T, D]` turned: feature j with feature j + dim / 2."""
         dim = spec.rope.dim if spec.rope else 0
         if dim == spec.head_dim:
-            return _named(self._turned(x, dim // 2, tables), name)
+            return named(self._turned(x, dim // 2, tables), name)
         turned = self._turned(self._features(x, 0, dim), dim // 2, tables)
-        return _named(opset.concat([turned, self._features(x, dim, spec.head_dim)], -1), name)
+        return named(opset.concat([turned, self._features(x, dim, spec.head_dim)], -1), name)
 
     def _turned(self, x: ov.Node, half: int, tables: tuple[ov.Node, ov.Node]) -> ov.Node:
         first, second = self._features(x, 0, half), self._features(x, half, None)
-        turned = opset.concat([opset.multiply(second, self._f32("minus_one", [[[[-1.0]]]])), first], -1)
+        turned = opset.concat([opset.multiply(second, self.f32("minus_one", [[[[-1.0]]]])), first], -1)
         return opset.add(opset.multiply(x, tables[0]), opset.multiply(turned, tables[1]))
 
     def _features(self, x: ov.Node, start: int, end: int | None) -> ov.Node:
         """Features `start` to `end` of `[B, H, T, D]`."""
-        ends = self._i64(f"feature/{end}", [2**31 - 1 if end is None else end])
+        ends = self.i64(f"feature/{end}", [2**31 - 1 if end is None else end])
         return opset.slice(
-            x, self._i64(f"feature/{start}", [start]), ends, self._i64("one1", [1]), self._i64("axis3", [3])
+            x, self.i64(f"feature/{start}", [start]), ends, self.i64("one1", [1]), self.i64("axis3", [3])
         )
 
-    def _cached(self, fresh: ov.Node, layer: int, part: str, spec: Attention) -> ov.Node:
-        """The layer's past keys or values with `fresh` `[B, H_kv, T, D]` behind them, `[B, H_kv, S, D]`; also the next step's past."""
-        heads, size = spec.num_key_value_heads, spec.head_dim
-        name = f"past_key_values.{layer}.{part}present.{layer}.{part}"
-        tail = self._i64(f"empty/{heads}x{size}", [heads, 0, size])
-        empty = opset.broadcast(self._f32("zero", 0.0), opset.concat([self._batch, tail], 0))
-        past = opset.read_value(empty, name, ov.Type.f32, ov.PartialShape([-1, heads, -1, size]))
-        past = opset.gather(_named(past, f"past_key_values.{layer}.{part}"), self.beam_idx, self._i64("axis0", 0))
-        grown = _named(opset.concat([past, fresh], 2), f"present.{layer}.{part}")
-        self.sinks.append(opset.assign(grown, name))
+    def past(self, layer: int, name: str) -> ov.Node:
+        """The layer's state before this step, `[B, *shape]`, its rows in the order that `beam_idx` says."""
+        state = self._states[layer, name]
+        sizes = "x".join(str(size) for size in state.shape if size)
+        shape = self.i64(f"{'empty' if state.rewinds else 'state'}/{sizes}", list(state.shape))
+        start = opset.broadcast(self.f32("zero", 0.0), opset.concat([self.batch, shape], 0))
+        known = ov.PartialShape([-1, *(size or -1 for size in state.shape)])
+        past = opset.read_value(start, self._variable(layer, state), ov.Type.f32, known)
+        return opset.gather(named(past, state.past(layer)), self.beam_idx, self.i64("axis0", 0))
+
+    def keep(self, layer: int, name: str, value: ov.Node) -> None:
+        """Leave `value` as the layer's state for the next step."""
+        state = self._states[layer, name]
+        self.sinks.append(opset.assign(named(value, state.present(layer)), self._variable(layer, state)))
+
+    def append(self, layer: int, name: str, fresh: ov.Node) -> ov.Node:
+        """The state's past with `fresh` behind it, along the axis that grows; also the next step's past."""
+        grows = self._states[layer, name].grows
+        grown = opset.concat([self.past(layer, name), fresh], 1 + (grows or 0))
+        self.keep(layer, name, grown)
         return grown
+
+    def _variable(self, layer: int, state: State) -> str:
+        return state.past(layer) + state.present(layer)
+
+    def real_tokens(self) -> ov.Node:
+        """Which of this step's tokens are no padding, boolean `[B, T]`; a state must not change at padding."""
+        tokens = opset.multiply(self.axis_size(self.input_ids, 1), self.i64("minus_one1", [-1]))
+        end, one = self.i64("feature/None", [2**31 - 1]), self.i64("one1", [1])
+        return opset.convert(opset.slice(self.attention_mask, tokens, end, one, one), "boolean")
 
     def _repeat_heads(self, x: ov.Node, repeats: int, spec: Attention) -> ov.Node:
         """`[B, H_kv, S, D]` -> `[B, H, S, D]`, each key/value head beside itself."""
         heads, size = spec.num_key_value_heads, spec.head_dim
-        wide = opset.unsqueeze(x, self._i64("axis2", 2))
-        head = self._i64(f"repeat/{heads}x{repeats}", [heads, repeats])
-        target = opset.concat([self._batch, head, self._axis_size(x, 2), self._i64(f"size/{size}", [size])], 0)
+        wide = opset.unsqueeze(x, self.i64("axis2", 2))
+        head = self.i64(f"repeat/{heads}x{repeats}", [heads, repeats])
+        target = opset.concat([self.batch, head, self.axis_size(x, 2), self.i64(f"size/{size}", [size])], 0)
         wide = opset.broadcast(wide, target, broadcast_spec="BIDIRECTIONAL")
-        return opset.reshape(
-            wide, self._i64(f"repeated/{heads * repeats}x{size}", [0, heads * repeats, -1, size]), True
-        )
+        return opset.reshape(wide, self.i64(f"repeated/{heads * repeats}x{size}", [0, heads * repeats, -1, size]), True)
 
     def _mask(self, spec: Attention) -> ov.Node:
         """What is added to the scores, f32 `[B, 1, T, S]`, with ALiBi `[B, H, T, S]`; one for all layers that attend alike.
@@ -280,54 +273,54 @@ class OpenVINOOps:
         kind = spec.window, spec.num_heads if spec.alibi else None
         if kind not in self._masks:
             allowed = self._causal() if spec.window is None else self._within_window(spec.window)
-            masked = self._f32("masked", MASKED)
+            masked = self.f32("masked", MASKED)
             if spec.alibi:
                 self._masks[kind] = opset.select(opset.logical_not(allowed), masked, self._alibi(spec))
             else:
-                self._masks[kind] = opset.select(allowed, self._f32("zero", 0.0), masked)
+                self._masks[kind] = opset.select(allowed, self.f32("zero", 0.0), masked)
             if spec.window is not None:
-                ends = self._i64("index3", [3])
+                ends = self.i64("index3", [3])
                 self._masks[kind] = opset.slice(
                     self._masks[kind],
-                    self._i64("zero1", [0]),
-                    self._axis_size(self.attention_mask, 1),
-                    self._i64("one1", [1]),
+                    self.i64("zero1", [0]),
+                    self.axis_size(self.attention_mask, 1),
+                    self.i64("one1", [1]),
                     ends,
                 )
         return self._masks[kind]
 
     def _alibi(self, spec: Attention) -> ov.Node:
-        """Each head's slope times the key's place, f32 `[1, H, 1, S]`; the last key's is 0, so that sums stay small.
+        """Each head's slope times the key's position, f32 `[1, H, 1, S]`; the last key's is 0, so that sums stay small.
 
         Two reshapes that change nothing, and the slopes as first factor, make it general_alibi_pattern: see `_within_window`.
         """
         keys = opset.convert(self._indices()[0], "f32")
-        last = opset.convert(opset.subtract(self._total(), self._i64("scalar1", 1)), "f32")
-        slopes = self._f32(f"alibi/{spec.num_heads}", np.array(spec.slopes(), np.float32).reshape(1, -1, 1, 1))
+        last = opset.convert(opset.subtract(self._total(), self.i64("scalar1", 1)), "f32")
+        slopes = self.f32(f"alibi/{spec.num_heads}", np.array(spec.slopes(), np.float32).reshape(1, -1, 1, 1))
         bias = opset.multiply(slopes, opset.subtract(keys, last))
         for shape in ([spec.num_heads, 1, -1], [1, spec.num_heads, 1, -1]):
-            bias = opset.reshape(bias, self._i64(f"alibi/{shape}", shape), False)
+            bias = opset.reshape(bias, self.i64(f"alibi/{shape}", shape), False)
         return bias
 
     def _total(self) -> ov.Node:
         """S, i64 scalar."""
-        return opset.squeeze(self._axis_size(self.attention_mask, 1), self._i64("axis0", 0))
+        return opset.squeeze(self.axis_size(self.attention_mask, 1), self.i64("axis0", 0))
 
     def _indices(self) -> tuple[ov.Node, ov.Node]:
         """Places in the padded batch: of keys, i64 `[1, 1, 1, S]`, and of queries, `[1, 1, T, 1]`."""
-        zero, one = self._i64("scalar0", 0), self._i64("scalar1", 1)
-        tokens = opset.squeeze(self._axis_size(self.input_ids, 1), self._i64("axis0", 0))
+        zero, one = self.i64("scalar0", 0), self.i64("scalar1", 1)
+        tokens = opset.squeeze(self.axis_size(self.input_ids, 1), self.i64("axis0", 0))
         total = self._total()
         keys = opset.range(zero, total, one, "i64")
         queries = opset.range(opset.subtract(total, tokens), total, one, "i64")
         return (
-            opset.unsqueeze(keys, self._i64("axes012", [0, 1, 2])),
-            opset.unsqueeze(queries, self._i64("axes013", [0, 1, 3])),
+            opset.unsqueeze(keys, self.i64("axes012", [0, 1, 2])),
+            opset.unsqueeze(queries, self.i64("axes013", [0, 1, 3])),
         )
 
     def _real(self) -> ov.Node:
         """Which keys are no padding, boolean `[B, 1, 1, S]`."""
-        return opset.convert(opset.unsqueeze(self.attention_mask, self._i64("axes12", [1, 2])), "boolean")
+        return opset.convert(opset.unsqueeze(self.attention_mask, self.i64("axes12", [1, 2])), "boolean")
 
     def _causal(self) -> ov.Node:
         keys, queries = self._indices()
@@ -340,29 +333,24 @@ class OpenVINOOps:
         (gpt_oss_sliding_window_pattern); of any other, openvino_genai would attend to the whole text without a word.
         """
         keys, queries = self._indices()
-        inside = opset.greater(keys, opset.add(queries, self._i64(f"window/{window}", -window)))
-        every = opset.convert(self._i64("scalar1", 1), "boolean")
+        inside = opset.greater(keys, opset.add(queries, self.i64(f"window/{window}", -window)))
+        every = opset.convert(self.i64("scalar1", 1), "boolean")
         allowed = opset.bitwise_and(opset.bitwise_and(every, inside), opset.less_equal(keys, queries))
         allowed = opset.bitwise_and(opset.bitwise_and(every, allowed), self._real())
         return opset.broadcast(allowed, opset.shape_of(allowed, "i64"))
 
-    def _axis_size(self, x: ov.Node, axis: int) -> ov.Node:
+    def axis_size(self, x: ov.Node, axis: int) -> ov.Node:
         """The size of one axis as i64 `[1]`."""
-        return opset.gather(opset.shape_of(x, "i64"), self._i64(f"index{axis}", [axis]), self._i64("axis0", 0))
+        return opset.gather(opset.shape_of(x, "i64"), self.i64(f"index{axis}", [axis]), self.i64("axis0", 0))
 
-    def _i64(self, name: str, values: int | list[int]) -> ov.Node:
+    def i64(self, name: str, values: int | list[int]) -> ov.Node:
         return self.file.small(f"const/{name}", "i64", values)
 
-    def _f32(self, name: str, values: Any) -> ov.Node:
+    def f32(self, name: str, values: Any) -> ov.Node:
         return self.file.small(f"const/{name}", "f32", values)
 
 
 def _parameter(name: str, kind: ov.Type, rank: int) -> ov.Node:
     node = opset.parameter(ov.PartialShape([-1] * rank), kind)
     node.output(0).set_names({name})
-    return _named(node, name)
-
-
-def _named(node: ov.Node, name: str) -> ov.Node:
-    node.set_friendly_name(name)
-    return node
+    return named(node, name)

@@ -16,6 +16,7 @@ from ovround.exporters.openvino.saving import count_names, saved
 from ovround.exporters.openvino.storage import GRAPH_FILE, WEIGHTS_FILE, is_table
 from ovround.exporters.openvino.tokenizer import write_tokenizer
 from ovround.exporters.source_files import copy_model_files
+from ovround.models.calls import check_verbs
 from ovround.models.decoder import Decoder
 from ovround.tensors.activation_rounding import openvino_group
 from ovround.tensors.codebook_tensor import CodebookTensor
@@ -29,15 +30,17 @@ class OpenVINOExporter:
     """Writes `openvino_model.bin` as weights arrive and `openvino_model.xml` at the end; see `exporters.exporter.Exporter`.
 
     `native_weights`: linear layers of 2, 3 and 4 bits are written for the native operator. Codebooks always are.
+
+    Raises ArchitectureError, before anything is written, for a verb that is not built for OpenVINO.
     """
 
     def __init__(self, folder: Path, decoder: Decoder, source: Path, *, native_weights: bool = False) -> None:
+        check_verbs(decoder, "openvino")
         self.folder = folder
         self._decoder, self._native_weights = decoder, native_weights
         copy_model_files(source, folder, decoder.config.max_position_embeddings)
         write_tokenizer(source, folder)  # first: a tokenizer that cannot be converted is found before anything is tuned
-        experts = decoder.config.experts
-        self._file = ConstantFile(folder / WEIGHTS_FILE, experts.count if experts else 0)
+        self._file = ConstantFile(folder / WEIGHTS_FILE, decoder.largest_stack)
         self._native: dict[str, tuple[int, int]] = {}  # the shapes of the native operator's weights
         self._groups: set[int] = set()
 
@@ -51,7 +54,7 @@ class OpenVINOExporter:
         write_weight(self._file, name, weight, table=is_table(name))
 
     def finish(self) -> None:
-        ops = OpenVINOOps(self._file, self._native)
+        ops = OpenVINOOps(self._file, self._decoder.states(), self._native)
         model = ops.model(self._decoder.logits(ops, ops.input_ids), "ovround")
         count_names(model)
         # The plugin's default is 32 for any weights: a prompt of 256 tokens took 1.36 times as long with it.

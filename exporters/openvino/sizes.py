@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ovround.exporters.openvino.storage import ALIGNMENT, ELEMENT_BITS, EXPERT, element_type, is_table
 from ovround.exporters.sizes import groups_of, packed_bytes
+from ovround.models.calls import attention_specs
 from ovround.models.decoder import Decoder
 from ovround.tensors.scheme import QuantScheme, WeightScheme
 
@@ -30,7 +31,8 @@ def graph_bytes(decoder: Decoder) -> int:
     """At most so many bytes for the graph's own constants."""
     blocks = decoder.config.num_hidden_layers
     frequencies = 4  # of as many rotations as a model has, each perhaps in a short and a long form
-    return ALIGNMENT * (_CONSTANTS + _CONSTANTS_PER_BLOCK * blocks) + frequencies * _padded(2 * decoder.config.head_dim)
+    head_dim = max((spec.head_dim for spec in attention_specs(decoder)), default=0)
+    return ALIGNMENT * (_CONSTANTS + _CONSTANTS_PER_BLOCK * blocks) + frequencies * _padded(2 * head_dim)
 
 
 def scratch_bytes(weights: Mapping[str, int]) -> int:

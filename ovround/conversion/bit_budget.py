@@ -20,7 +20,7 @@ from ovround.conversion.latency_table import read_table
 from ovround.errors import UsageError
 from ovround.exporters.formats import sizes_of
 from ovround.exporters.sizes import Sizes, exact_bits
-from ovround.models.decoder import EXPERTS, Decoder
+from ovround.models.decoder import Decoder
 from ovround.options.budget import Budget, Unit
 from ovround.options.convert_options import ConvertOptions
 from ovround.quant.allocation.knapsack import Choice, allocate
@@ -182,12 +182,12 @@ def _nanoseconds(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: 
             f"latency table `{source}` was measured for {table.format}; the format is {', '.join(options.formats)}",
             hint=f"--format {table.format}, or a table for the other",
         )
-    shapes, experts = decoder.every_tensor(), decoder.config.experts
+    shapes, shares = decoder.every_tensor(), decoder.token_shares()
 
     def cost(module: str, scheme: WeightScheme | None) -> int:
         scheme = scheme if isinstance(scheme, QuantScheme) else None
-        used = experts.top_k / experts.count if experts and f".{EXPERTS}." in module else 1
-        return round(table.milliseconds(module, shapes[f"{module}.weight"], scheme, source) * used * _NANOSECONDS)
+        milliseconds = table.milliseconds(module, shapes[f"{module}.weight"], scheme, source)
+        return round(milliseconds * shares.get(module, 1) * _NANOSECONDS)
 
     return BudgetCosts(cost, (*_linears(decoder), decoder.head_at), 0, _NANOSECONDS)
 

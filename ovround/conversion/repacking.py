@@ -9,7 +9,7 @@ from dataclasses import replace
 from ovround.artifact.manifest import CODEBOOK_FORMATS, MANIFEST, BlockRecord, Quality, read_manifest
 from ovround.checkpoint import PackedCheckpoint
 from ovround.errors import CheckpointError, UsageError
-from ovround.models.decoder import EXPERTS, HEAD, Decoder
+from ovround.models.decoder import HEAD, Decoder
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import changed
 from ovround.progress import OnProgress, Progress
@@ -66,8 +66,9 @@ def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decode
             f"`{coded[0]}` is made of codebooks ({source.method}), which {unfit} cannot hold",
             hint="--format openvino or onnx holds them; for others start from the original, unquantised checkpoint",
         )
+    stacked = decoder.stacked()
     for name in coded:
-        if name == decoder.embedding_at or f".{EXPERTS}." in name:
+        if name == decoder.embedding_at or name in stacked:
             kind = "embedding" if name == decoder.embedding_at else "expert"
             raise CheckpointError(
                 f"`{name}` is an {kind} made of codebooks ({source.method}): only linear layers may be"

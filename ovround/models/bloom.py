@@ -9,7 +9,8 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout, attention_of
-from ovround.models.standard import decoder, read_config
+from ovround.models.parts.ends import Embedding
+from ovround.models.standard import read_parts, with_biases
 
 _NAMES = {
     "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "rms_norm_eps": "layer_norm_epsilon",
@@ -24,25 +25,18 @@ _MODULES = {
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a BLOOM config.json describes; raises ArchitectureError for a variant that is not built."""
+
     read = ConfigReader(config, _NAMES | ({"hidden_size": "n_embed"} if "n_embed" in config else {}))
     read.refuse("apply_residual_connection_post_layernorm", False)
-    found = read_config(
-        read, tied=True, activation="gelu_new", eps=1e-5, intermediate_size=4 * read.integer("hidden_size")
-    )
-    found = replace(
-        found,
-        norm="layer",
-        norm_bias=True,
-        attention=(replace(found.attention[0], alibi=True),),
-        query_key_value_bias=True,
-        output_bias=True,
-        mlp_bias=True,
-        gated=False,
-        embedding_norm=True,
-    )
-    size = found.head_dim
+    hidden = read.integer("hidden_size")
+    parts = read_parts(read, tied=True, activation="gelu_new", eps=1e-5, norm="layer", intermediate_size=4 * hidden)
+    parts = with_biases(parts, attention=True, output=True, mlp=True)
+    attention = replace(parts.attention, spec=replace(parts.attention.spec, alibi=True))
+    mlp = replace(parts.mlp, gated=False)
+    size = attention.spec.head_dim
     modules = _MODULES | attention_of("self_attention.query_key_value", size, size, size)
-    return decoder(found, Layout(modules, "transformer.h"))
+    parts = replace(parts, embedding=Embedding(norm=parts.norm))
+    return parts.decoder([attention], [mlp], layout=Layout(modules, "transformer.h"))
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ _LARGEST_INTEGER = 1 << 53  # what a float can tell from its neighbours: sizes a
 class ConfigReader:
     """Reads values by key; raises ArchitectureError naming the key and the value that is not of its kind.
 
-    `names` gives a family's own name of a key where it has one; both spellings are found.
+    `names` gives a family's own name of a key where it has one; both spellings are read.
     """
 
     def __init__(self, config: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
@@ -24,8 +24,8 @@ class ConfigReader:
     def value(self, key: str) -> tuple[str, Any]:
         """The key as the family spells it, and its value, None where it is absent."""
         name = self._names.get(key, key)
-        found = self.config.get(name)
-        return name, self.config.get(key) if found is None else found
+        value = self.config.get(name)
+        return name, self.config.get(key) if value is None else value
 
     def integer(self, key: str, default: int | None = None) -> int:
         """The value at `key`, or `default` where the key is absent or null."""
@@ -45,17 +45,17 @@ class ConfigReader:
 
     def positive(self, key: str, default: float) -> float:
         """As `number`, above 0."""
-        found = self.number(key, default)
-        if not found > 0:
-            raise ArchitectureError(f"config.json: `{self.value(key)[0]}` is {found:g}; a number above 0 is needed")
-        return found
+        number = self.number(key, default)
+        if not number > 0:
+            raise ArchitectureError(f"config.json: `{self.value(key)[0]}` is {number:g}; a number above 0 is needed")
+        return number
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """The list of numbers at `key`."""
         name, value = self.value(key)
         if not isinstance(value, list) or not value:
             raise ArchitectureError(f"config.json: `{name}` is {value!r:.40}; a list of numbers is needed")
-        return tuple(_number(name, one) for one in value)
+        return tuple(_number(name, element) for element in value)
 
     def flag(self, key: str, *, default: bool) -> bool:
         """The value at `key`, or `default` where the key is absent or null."""
@@ -83,7 +83,7 @@ class ConfigReader:
         if value is not None and value not in allowed:
             raise ArchitectureError(
                 f"config.json: `{name}` is {value!r:.40}, a variant that is not supported",
-                hint=f"supported: {' or '.join(str(one) for one in allowed)}",
+                hint=f"supported: {' or '.join(str(choice) for choice in allowed)}",
             )
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
-from ovround.models.decoder import PARALLEL, PARALLEL_SHARED, PRE, Decoder
+from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout, attention_of
-from ovround.models.standard import decoder, read_activation, read_config, rotated
+from ovround.models.parts.norms import PARALLEL, PARALLEL_SHARED, PRE
+from ovround.models.standard import read_activation, read_parts, rotated, with_biases
 
 _NAMES = {
     "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "intermediate_size": "ffn_hidden_size",
@@ -27,32 +28,24 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     names = {key: name for key, name in _NAMES.items() if name in config}
     grouped = ConfigReader(config).flag("new_decoder_architecture", default=False)
     multi_query = ConfigReader(config).flag("multi_query", default=True)
-    key_heads = (
-        {} if grouped else {"num_kv_heads": 1 if multi_query else None}
-    )  # what it states counts for groups alone
+    # The number of key heads that it states counts for groups alone.
+    key_heads = {} if grouped else {"num_kv_heads": 1 if multi_query else None}
     read = ConfigReader({**config, **key_heads}, {"num_key_value_heads": "num_kv_heads", **names})
     read.refuse("alibi", False)
     hidden = read.integer("hidden_size")
-    found = read_config(read, tied=True, eps=1e-5, intermediate_size=4 * hidden)
+    parts = read_parts(read, tied=True, eps=1e-5, norm="layer", intermediate_size=4 * hidden)
     bias, parallel = read.flag("bias", default=False), read.flag("parallel_attn", default=True)
     two_norms = grouped and parallel and read.integer("num_ln_in_parallel_attn", 2) == 2
-    found = replace(
-        found,
-        norm="layer",
-        norm_bias=True,
-        norms=PARALLEL if two_norms else PARALLEL_SHARED if parallel or grouped else PRE,
-        query_key_value_bias=bias,
-        output_bias=bias,
-        mlp_bias=bias,
-        activation=read_activation(read, "activation", "gelu"),
-        gated=False,
-    )
-    size, kv_heads = found.head_dim, found.num_key_value_heads
-    shared = found.num_attention_heads // kv_heads  # a key head lies behind the query heads that share it
+    parts = rotated(read, with_biases(parts, attention=bias, output=bias, mlp=bias))
+    mlp = replace(parts.mlp, activation=read_activation(read, "activation", "gelu"), gated=False)
+    spec = parts.attention.spec
+    size, shared = spec.head_dim, spec.num_heads // spec.num_key_value_heads
+    # A key head lies behind the query heads that share it.
     modules = _MODULES | attention_of("self_attention.query_key_value", shared * size, size, size)
     if two_norms:
         modules |= {"input_layernorm": "ln_attn", "post_attention_layernorm": "ln_mlp"}
-    return decoder(rotated(read, found), Layout(modules, "transformer.h"))
+    places = PARALLEL if two_norms else PARALLEL_SHARED if parallel or grouped else PRE
+    return parts.decoder(mlps=[mlp], places=places, layout=Layout(modules, "transformer.h"))
 
 
 def smallest_configs() -> list[dict[str, Any]]:

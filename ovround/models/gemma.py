@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
-from ovround.models.decoder import Decoder, DecoderConfig
+from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
-from ovround.models.standard import decoder, read_activation, read_config, rotated
+from ovround.models.parts.ends import Embedding
+from ovround.models.standard import StandardParts, read_activation, read_parts, rotated
 
 LAYOUT = Layout(norm_offset=1.0)
 
@@ -17,15 +18,16 @@ LAYOUT = Layout(norm_offset=1.0)
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Gemma config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    return decoder(rotated(read, read_gemma(read)), LAYOUT)
+    return rotated(read, read_gemma(read)).decoder(layout=LAYOUT)
 
 
-def read_gemma(read: ConfigReader) -> DecoderConfig:
+def read_gemma(read: ConfigReader) -> StandardParts:
     """What all Gemmas share. `hidden_activation` rules over `hidden_act`, which the first release got wrong."""
     read.refuse("use_bidirectional_attention", False)
-    found = read_config(ConfigReader({"head_dim": 256, **read.config, "hidden_act": None}), tied=True, positions=8192)
+    parts = read_parts(ConfigReader({"head_dim": 256, **read.config, "hidden_act": None}), tied=True, positions=8192)
     activation = read_activation(read, "hidden_activation", "gelu_pytorch_tanh")
-    return replace(found, activation=activation, mlp_bias=False, embedding_scale=found.hidden_size**0.5)
+    mlp = replace(parts.mlp, activation=activation, bias=False)
+    return replace(parts, mlp=mlp, embedding=Embedding(scale=parts.config.hidden_size**0.5))
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -7,26 +7,28 @@ from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
-from ovround.models.decoder import SANDWICH, Decoder
+from ovround.models.decoder import Decoder
 from ovround.models.gemma import LAYOUT, read_gemma
-from ovround.models.standard import FULL, SLIDING, decoder, read_window, rotated, windows_by_layer
+from ovround.models.parts.norms import SANDWICH
+from ovround.models.standard import FULL, SLIDING, read_window, rotated, windows_by_layer, with_window
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Gemma 2 config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    found = rotated(read, read_gemma(read))
-    layers = found.num_hidden_layers
+    parts = rotated(read, read_gemma(read))
+    layers = parts.config.num_hidden_layers
     kinds = tuple(FULL if layer % 2 else SLIDING for layer in range(layers))
     spec = replace(
-        found.attention[0],
+        parts.attention.spec,
         scale=read.positive("query_pre_attn_scalar", 256) ** -0.5,
         softcap=read_softcap(read, "attn_logit_softcapping", 50.0),
     )
+    attention = replace(parts.attention, spec=spec)
     windows = windows_by_layer(read, layers, read_window(read, 4096), kinds)
-    attention = tuple(replace(spec, window=window) for window in windows)
-    cap = read_softcap(read, "final_logit_softcapping", 30.0)
-    return decoder(replace(found, norms=SANDWICH, attention=attention, logits_softcap=cap), LAYOUT)
+    head = replace(parts.head, softcap=read_softcap(read, "final_logit_softcapping", 30.0))
+    mixers = [with_window(attention, window) for window in windows]
+    return replace(parts, head=head).decoder(mixers, places=SANDWICH, layout=LAYOUT)
 
 
 def read_softcap(read: ConfigReader, key: str, default: float | None) -> float | None:

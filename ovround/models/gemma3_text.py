@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
-from ovround.models.decoder import SANDWICH, Decoder
+from ovround.models.decoder import Decoder
 from ovround.models.gemma import LAYOUT, read_gemma
 from ovround.models.gemma2 import read_softcap
+from ovround.models.parts.norms import SANDWICH
 from ovround.models.rope import Rope, rope_from_config
-from ovround.models.standard import FULL, SLIDING, decoder, read_window, windows_by_layer
+from ovround.models.standard import FULL, SLIDING, read_window, windows_by_layer
 
 _THETA = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
 
@@ -19,20 +20,25 @@ _THETA = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Gemma 3 text config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    found = replace(read_gemma(read), norms=SANDWICH, query_key_norm="head")
-    found = replace(found, max_position_embeddings=read.integer("max_position_embeddings", 131072))
-    layers, pattern = found.num_hidden_layers, max(read.integer("sliding_window_pattern", 6), 1)
+    parts = read_gemma(read)
+    longest = read.integer("max_position_embeddings", 131072)
+    parts = replace(parts, config=replace(parts.config, max_position_embeddings=longest))
+    layers, pattern = parts.config.num_hidden_layers, max(read.integer("sliding_window_pattern", 6), 1)
     kinds = tuple(SLIDING if (layer + 1) % pattern else FULL for layer in range(layers))
     windows = windows_by_layer(read, layers, read_window(read, 4096), kinds)
     spec = replace(
-        found.attention[0],
+        parts.attention.spec,
         scale=read.positive("query_pre_attn_scalar", 256) ** -0.5,
         softcap=read_softcap(read, "attn_logit_softcapping", None),
     )
-    full, sliding = (_rope(config, found.head_dim, kind) for kind in (FULL, SLIDING))
-    attention = tuple(replace(spec, window=one, rope=full if one is None else sliding) for one in windows)
-    cap = read_softcap(read, "final_logit_softcapping", None)
-    return decoder(replace(found, attention=attention, logits_softcap=cap), LAYOUT)
+    full, sliding = (_rope(config, spec.head_dim, kind) for kind in (FULL, SLIDING))
+    attention = replace(parts.attention, query_key_norm="head")
+    mixers = [
+        replace(attention, spec=replace(spec, window=window, rope=full if window is None else sliding))
+        for window in windows
+    ]
+    head = replace(parts.head, softcap=read_softcap(read, "final_logit_softcapping", None))
+    return replace(parts, head=head).decoder(mixers, places=SANDWICH, layout=LAYOUT)
 
 
 def _rope(config: Mapping[str, Any], head_dim: int, kind: str) -> Rope:

@@ -9,7 +9,8 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout, attention_of
-from ovround.models.standard import decoder, read_config
+from ovround.models.parts.ends import Embedding
+from ovround.models.standard import read_parts, with_biases
 
 _NAMES = {
     "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
@@ -28,25 +29,24 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a GPT-2 config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config, _NAMES)
     read.refuse("add_cross_attention", False)
-    found = read_config(
-        read, tied=True, activation="gelu_new", positions=1024, eps=1e-5, intermediate_size=4 * read.integer("hidden_size")
-    )  # fmt: skip
-    scale = found.attention[0].scale if read.flag("scale_attn_weights", default=True) else 1.0
-    layers = range(found.num_hidden_layers) if read.flag("scale_attn_by_inverse_layer_idx", default=False) else range(1)
-    found = replace(
-        found,
-        norm="layer",
-        norm_bias=True,
-        attention=tuple(replace(found.attention[0], scale=scale / (layer + 1)) for layer in layers),
-        query_key_value_bias=True,
-        output_bias=True,
-        mlp_bias=True,
-        gated=False,
-        positions=True,
+    hidden = read.integer("hidden_size")
+    parts = read_parts(
+        read, tied=True, activation="gelu_new", positions=1024, eps=1e-5, norm="layer", intermediate_size=4 * hidden
     )
-    hidden = found.hidden_size
-    modules = _MODULES | attention_of("attn.c_attn", hidden, hidden, hidden)
-    return decoder(found, Layout(modules, "transformer.h", transposed=True, ignored=_IGNORED))
+    parts = with_biases(parts, attention=True, output=True, mlp=True)
+    spec = parts.attention.spec
+    scale = spec.scale if read.flag("scale_attn_weights", default=True) else 1.0
+    by_layer = read.flag("scale_attn_by_inverse_layer_idx", default=False)
+    layers = range(parts.config.num_hidden_layers) if by_layer else range(1)
+    mixers = [replace(parts.attention, spec=replace(spec, scale=scale / (layer + 1))) for layer in layers]
+    layout = Layout(
+        _MODULES | attention_of("attn.c_attn", hidden, hidden, hidden),
+        "transformer.h",
+        transposed=True,
+        ignored=_IGNORED,
+    )
+    parts = replace(parts, embedding=Embedding(positions=True))
+    return parts.decoder(mixers, [replace(parts.mlp, gated=False)], layout=layout)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
-from ovround.models.decoder import PARALLEL, PRE, Decoder
+from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout, attention_of
-from ovround.models.standard import decoder, read_config, rotated
+from ovround.models.parts.norms import PARALLEL, PRE
+from ovround.models.standard import read_parts, rotated, with_biases
 
 _MODULES = {
     "model.embed_tokens": "gpt_neox.embed_in", "model.norm": "gpt_neox.final_layer_norm", "lm_head": "embed_out",
@@ -23,21 +24,14 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     old = {"rope_theta": config.get("rotary_emb_base"), "partial_rotary_factor": config.get("rotary_pct")}
     known = {key: value for key, value in old.items() if value is not None}
     read = ConfigReader({**known, **config}, {"rms_norm_eps": "layer_norm_eps"})
-    found = read_config(read, activation="gelu", eps=1e-5)
+    parts = read_parts(read, activation="gelu", eps=1e-5, norm="layer")
     bias = read.flag("attention_bias", default=True)
-    found = replace(
-        found,
-        norm="layer",
-        norm_bias=True,
-        norms=PARALLEL if read.flag("use_parallel_residual", default=True) else PRE,
-        query_key_value_bias=bias,
-        output_bias=bias,
-        mlp_bias=True,
-        gated=False,
-    )
-    size = found.head_dim
+    parts = rotated(read, with_biases(parts, attention=bias, output=bias, mlp=True), partial=0.25)
+    places = PARALLEL if read.flag("use_parallel_residual", default=True) else PRE
+    size = parts.attention.spec.head_dim
     modules = _MODULES | attention_of("attention.query_key_value", size, size, size)
-    return decoder(rotated(read, found, partial=0.25), Layout(modules, "gpt_neox.layers", ignored=_IGNORED))
+    layout = Layout(modules, "gpt_neox.layers", ignored=_IGNORED)
+    return parts.decoder(mlps=[replace(parts.mlp, gated=False)], places=places, layout=layout)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -13,12 +13,13 @@ from ovround.models.ops import ClampedGate
 from ovround.models.standard import (
     FULL,
     SLIDING,
-    decoder,
-    read_config,
     read_experts,
+    read_parts,
     read_window,
     rotated,
     windows_by_layer,
+    with_biases,
+    with_window,
 )
 
 _SIZES = {"head_dim": 64, "num_key_value_heads": 8}  # what a config.json need not state
@@ -35,19 +36,17 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     read = ConfigReader(stated, {"num_experts": "num_local_experts"})
     read.refuse("hidden_act", "silu")
     bias = read.flag("attention_bias", default=True)
-    found = read_config(read, positions=131072, eps=1e-5)
-    found = rotated(read, found, theta=150000.0)
-    found = replace(found, query_key_value_bias=bias, output_bias=bias, mlp_bias=True, router_bias=True)
-    layers = found.num_hidden_layers
+    parts = rotated(read, read_parts(read, positions=131072, eps=1e-5), theta=150000.0)
+    parts = with_biases(parts, attention=bias, output=bias, mlp=True)
+    layers = parts.config.num_hidden_layers
     kinds = tuple(FULL if layer % 2 else SLIDING for layer in range(layers))
     windows = windows_by_layer(read, layers, read_window(read, 128), kinds)
-    attention = replace(found.attention[0], sinks=True)
-    found = replace(found, attention=tuple(replace(attention, window=one) for one in windows))
-    found, count = read_experts(read, found, weights="share", count=128, top_k=4)
+    attention = replace(parts.attention, spec=replace(parts.attention.spec, sinks=True))
+    experts = read_experts(read, parts, weights="share", count=128, top_k=4)
     gate = ClampedGate(read.positive("swiglu_alpha", 1.702), read.positive("swiglu_limit", 7.0))
-    experts = found.experts and replace(found.experts, clamped=gate)
-    layout = Layout({"mlp.gate": "mlp.router"}, experts_count=count, stacked_experts=True)
-    return decoder(replace(found, experts=experts), layout)
+    experts = replace(experts, spec=replace(experts.spec, clamped=gate), router_bias=True)
+    layout = Layout({"mlp.gate": "mlp.router"}, experts_count=experts.spec.count, stacked_experts=True)
+    return parts.decoder([with_window(attention, window) for window in windows], [experts], layout=layout)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -8,22 +8,22 @@ from typing import Any
 
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
-from ovround.models.standard import decoder, read_config, rotated
+from ovround.models.parts.ends import Embedding
+from ovround.models.standard import read_parts, rotated
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Granite config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    found = rotated(read, read_config(read))
-    spec = replace(found.attention[0], scale=read.number("attention_multiplier", 1.0))
-    found = replace(
-        found,
-        attention=(spec,),
-        embedding_scale=read.number("embedding_multiplier", 1.0),
-        residual_scale=read.number("residual_multiplier", 1.0),
-        logits_scale=1 / read.positive("logits_scaling", 1.0),
+    parts = rotated(read, read_parts(read))
+    spec = replace(parts.attention.spec, scale=read.number("attention_multiplier", 1.0))
+    parts = replace(
+        parts,
+        attention=replace(parts.attention, spec=spec),
+        embedding=Embedding(scale=read.number("embedding_multiplier", 1.0)),
+        head=replace(parts.head, scale=1 / read.positive("logits_scaling", 1.0)),
     )
-    return decoder(found)
+    return parts.decoder(residual_scale=read.number("residual_multiplier", 1.0))
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
-from ovround.models.standard import decoder, read_config, rotated
+from ovround.models.standard import read_parts, rotated
 
 _SIZES = {"head_dim": 128, "num_key_value_heads": 2}  # what a config.json need not state
 
@@ -16,7 +16,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that an InternLM3 config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader({**_SIZES, **config}, {"attention_bias": "qkv_bias", "mlp_bias": "bias"})
     read.refuse("attention_bias", read.flag("mlp_bias", default=False))
-    return decoder(rotated(read, read_config(read, positions=32768, eps=1e-5)))
+    return rotated(read, read_parts(read, positions=32768, eps=1e-5)).decoder()
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -55,9 +55,10 @@ class Layout:
             return TensorSource(stack, (self.experts_count, *shape[::-1]), transposed=transposed, index=int(expert[1]))
         if inside and expert and kind == "weight" and len(shape) == 2:
             return self._expert(f"{self.blocks}.{inside[1]}", int(expert[1]), expert[2], shape)
-        place = self.modules.get(inside[2] if inside else module, inside[2] if inside else module)
-        rows = place.rows if isinstance(place, Fused) else None
-        path = place.name if isinstance(place, Fused) else place
+        own = inside[2] if inside else module
+        stored = self.modules.get(own, own)
+        rows = stored.rows if isinstance(stored, Fused) else None
+        path = stored.name if isinstance(stored, Fused) else stored
         if rows is not None:
             shape = (shape[0] // (rows.stop - rows.start) * rows.size, *shape[1:])
         transposed = self.transposed and inside is not None and len(shape) == 2
@@ -81,11 +82,11 @@ class Layout:
 
 
 def joined(name: str, *sizes: int) -> tuple[Fused, ...]:
-    """The parts of a module that holds them one behind the other, `sizes` rows each; repeated to the end of its rows."""
-    ends = [sum(sizes[: place + 1]) for place in range(len(sizes))]
+    """The parts of a module that holds them one after the other, `sizes` rows each; repeated to the end of its rows."""
+    ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
     return tuple(Fused(name, Rows(end - size, end, sum(sizes))) for size, end in zip(sizes, ends, strict=True))
 
 
 def attention_of(name: str, *sizes: int) -> dict[str, str | Fused]:
     """Query, key and value projections that the module `name` holds together, `sizes` rows each, by head or all at once."""
-    return dict(zip((f"self_attn.{one}_proj" for one in "qkv"), joined(name, *sizes), strict=True))
+    return dict(zip((f"self_attn.{letter}_proj" for letter in "qkv"), joined(name, *sizes), strict=True))

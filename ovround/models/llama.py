@@ -7,13 +7,13 @@ from typing import Any
 
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
-from ovround.models.standard import decoder, read_config, rotated
+from ovround.models.standard import read_parts, rotated
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Llama config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    return decoder(rotated(read, read_config(read)))
+    return rotated(read, read_parts(read)).decoder()
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
-from ovround.models.standard import decoder, read_config, read_window, rotated
+from ovround.models.standard import read_parts, read_window, rotated, with_biases, with_window
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Mistral config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    found = rotated(read, read_config(read, positions=131072))
-    spec = replace(found.attention[0], window=read_window(read, 4096))
-    return decoder(replace(found, attention=(spec,), query_key_value_bias=False, output_bias=False, mlp_bias=False))
+    parts = rotated(read, read_parts(read, positions=131072))
+    parts = with_biases(parts, attention=False, output=False, mlp=False)
+    return parts.decoder([with_window(parts.attention, read_window(read, 4096))])
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
-from ovround.models.standard import decoder, read_config, read_experts, read_window, rotated
+from ovround.models.standard import read_experts, read_parts, read_window, rotated, with_biases, with_window
 
 MODULES = {"mlp.gate": "block_sparse_moe.gate", "mlp.experts": "block_sparse_moe.experts"}
 EXPERTS = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
@@ -18,11 +17,12 @@ EXPERTS = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Mixtral config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config, {"num_experts": "num_local_experts"})
-    found = rotated(read, read_config(read, positions=131072, eps=1e-5), theta=1e6)
-    found = replace(found, query_key_value_bias=False, output_bias=False, mlp_bias=False)
-    found = replace(found, attention=(replace(found.attention[0], window=read_window(read)),))
-    found, count = read_experts(read, found, weights="share", count=8, top_k=2)
-    return decoder(found, Layout(MODULES, experts=EXPERTS, experts_count=count))
+    parts = rotated(read, read_parts(read, positions=131072, eps=1e-5), theta=1e6)
+    parts = with_biases(parts, attention=False, output=False, mlp=False)
+    attention = with_window(parts.attention, read_window(read))
+    experts = read_experts(read, parts, weights="share", count=8, top_k=2)
+    layout = Layout(MODULES, experts=EXPERTS, experts_count=experts.spec.count)
+    return parts.decoder([attention], [experts], layout=layout)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -7,15 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
-from ovround.models.decoder import POST, Decoder
-from ovround.models.standard import decoder, read_config, rotated
+from ovround.models.decoder import Decoder
+from ovround.models.parts.norms import POST
+from ovround.models.standard import read_parts, rotated
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that an OLMo 2 config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    found = rotated(read, read_config(read, eps=1e-5))
-    return decoder(replace(found, mlp_bias=False, norms=POST, query_key_norm="all"))
+    parts = rotated(read, read_parts(read, eps=1e-5))
+    attention, mlp = replace(parts.attention, query_key_norm="all"), replace(parts.mlp, bias=False)
+    return parts.decoder([attention], [mlp], places=POST)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

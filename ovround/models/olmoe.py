@@ -9,17 +9,17 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
-from ovround.models.standard import decoder, read_config, read_experts, read_shares, rotated
+from ovround.models.standard import read_experts, read_parts, read_shares, rotated
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that an OLMoE config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
     read.refuse("clip_qkv")
-    found = rotated(read, read_config(read, positions=4096, eps=1e-5))
-    found = replace(found, mlp_bias=False, query_key_norm="all")
-    found, count = read_experts(read, found, weights=read_shares(read), count=64, top_k=8)
-    return decoder(found, Layout(experts_count=count))
+    parts = rotated(read, read_parts(read, positions=4096, eps=1e-5))
+    attention = replace(parts.attention, query_key_norm="all")
+    experts = replace(read_experts(read, parts, weights=read_shares(read), count=64, top_k=8), bias=False)
+    return parts.decoder([attention], [experts], layout=Layout(experts_count=experts.spec.count))
 
 
 def smallest_configs() -> list[dict[str, Any]]:

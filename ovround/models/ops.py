@@ -10,10 +10,12 @@ V vocabulary, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from ovround.models.rope import Rope
+from ovround.models.verbs import Verb
 
 T = TypeVar("T")
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "sigmoid"]
@@ -81,7 +83,7 @@ class Experts:
 
 
 class Ops(Protocol[T]):
-    """About a dozen verbs over one tensor type; activations are `[B, T, features]` throughout."""
+    """About a dozen verbs over one tensor type, and `call` for others; activations are `[B, T, features]` throughout."""
 
     def embedding(self, ids: T, at: str) -> T:
         """Token ids `[B, T]` to rows `[B, T, K]` of `{at}.weight` `[V, K]`."""
@@ -115,6 +117,13 @@ class Ops(Protocol[T]):
 
         The router is `{at}.gate.weight` `[E, K]`, with or without a bias; expert e is `{at}.experts.{e}.gate_proj`,
         `.up_proj`, `.down_proj`, or with `clamped` `.gate_up_proj`, `.down_proj`.
+        """
+        ...
+
+    def call(self, verb: Verb, inputs: Sequence[T], layer: int) -> T:
+        """A verb that only some parts need, with the state of `layer`; see `ovround.models.verbs`.
+
+        Raises ArchitectureError where the target does not have it.
         """
         ...
 

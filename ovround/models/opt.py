@@ -9,9 +9,11 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Fused, Layout
-from ovround.models.standard import decoder, read_config
+from ovround.models.parts.ends import Embedding
+from ovround.models.standard import read_parts, with_biases
 from ovround.tensors.tensor_source import Rows
 
+_NAMES = {"intermediate_size": "ffn_dim", "hidden_act": "activation_function"}
 _OFFSET = 2  # rows in front of the table's position 0
 _MODULES = {
     "model.embed_tokens": "model.decoder.embed_tokens", "model.norm": "model.decoder.final_layer_norm",
@@ -22,27 +24,21 @@ _MODULES = {
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that an OPT config.json describes; raises ArchitectureError for 350M's order of norms and widths."""
-    read = ConfigReader(config, {"intermediate_size": "ffn_dim", "hidden_act": "activation_function"})
+    read = ConfigReader(config, _NAMES)
     read.refuse("do_layer_norm_before", True)
     read.refuse("_remove_final_layer_norm", False)
     read.refuse("layer_norm_elementwise_affine", True)
-    found = read_config(read, tied=True, activation="relu")
-    read.refuse("word_embed_proj_dim", found.hidden_size)
-    bias = read.flag("enable_bias", default=True)
-    found = replace(
-        found,
-        norm="layer",
-        norm_bias=True,
-        norm_eps=1e-5,
-        query_key_value_bias=bias,
-        output_bias=bias,
-        mlp_bias=bias,
-        gated=False,
-        positions=True,
+    parts = read_parts(
+        ConfigReader({**config, "rms_norm_eps": 1e-5}, _NAMES), tied=True, activation="relu", norm="layer"
     )
-    end = _OFFSET + found.max_position_embeddings
+    read.refuse("word_embed_proj_dim", parts.config.hidden_size)
+    bias = read.flag("enable_bias", default=True)
+    parts = with_biases(parts, attention=bias, output=bias, mlp=bias)
+    parts = replace(parts, embedding=Embedding(positions=True))
+    end = _OFFSET + parts.config.max_position_embeddings
     table = Fused("model.decoder.embed_positions", Rows(_OFFSET, end, end))
-    return decoder(found, Layout({**_MODULES, "model.embed_positions": table}, "model.decoder.layers"))
+    layout = Layout({**_MODULES, "model.embed_positions": table}, "model.decoder.layers")
+    return parts.decoder(mlps=[replace(parts.mlp, gated=False)], layout=layout)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
-from ovround.models.decoder import PARALLEL_SHARED, Decoder
+from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
-from ovround.models.standard import decoder, read_config, rotated
+from ovround.models.parts.norms import PARALLEL_SHARED
+from ovround.models.standard import read_parts, rotated, with_biases
 
 LAYOUT = Layout(
     {
@@ -24,19 +25,10 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     read = ConfigReader(config, {"rms_norm_eps": "layer_norm_eps"})
     read.refuse("qk_layernorm", False)
     read.refuse("tie_word_embeddings", False)
-    found = read_config(read, activation="gelu_new", eps=1e-5)
-    found = replace(
-        found,
-        norm="layer",
-        norm_bias=True,
-        norms=PARALLEL_SHARED,
-        query_key_value_bias=True,
-        output_bias=True,
-        mlp_bias=True,
-        head_bias=True,
-        gated=False,
-    )
-    return decoder(rotated(read, found, partial=0.5), LAYOUT)
+    parts = read_parts(read, activation="gelu_new", eps=1e-5, norm="layer")
+    parts = rotated(read, with_biases(parts, attention=True, output=True, mlp=True), partial=0.5)
+    parts = replace(parts, mlp=replace(parts.mlp, gated=False), head=replace(parts.head, bias=True))
+    return parts.decoder(places=PARALLEL_SHARED, layout=LAYOUT)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout, attention_of, joined
-from ovround.models.standard import decoder, read_config, read_window, rotated
+from ovround.models.standard import read_parts, read_window, rotated, with_biases, with_window
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Phi 3 config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(_respelled(config))
-    found = rotated(read, read_config(read, positions=4096, eps=1e-5), partial=1.0)
-    spec = replace(found.attention[0], window=read_window(read))
-    found = replace(found, attention=(spec,), query_key_value_bias=False, output_bias=False, mlp_bias=False)
-    kv = found.num_key_value_heads * found.head_dim
-    gate, up = joined("mlp.gate_up_proj", found.intermediate_size, found.intermediate_size)
-    attention = attention_of("self_attn.qkv_proj", found.num_attention_heads * found.head_dim, kv, kv)
-    return decoder(found, Layout({**attention, "mlp.gate_proj": gate, "mlp.up_proj": up}))
+    parts = rotated(read, read_parts(read, positions=4096, eps=1e-5), partial=1.0)
+    parts = with_biases(parts, attention=False, output=False, mlp=False)
+    attention = with_window(parts.attention, read_window(read))
+    queries, keys = attention.spec.num_heads, attention.spec.num_key_value_heads
+    size, inner = attention.spec.head_dim, parts.mlp.intermediate_size
+    gate, up = joined("mlp.gate_up_proj", inner, inner)
+    modules = attention_of("self_attn.qkv_proj", queries * size, keys * size, keys * size)
+    return parts.decoder([attention], layout=Layout({**modules, "mlp.gate_proj": gate, "mlp.up_proj": up}))
 
 
 def _respelled(config: Mapping[str, Any]) -> dict[str, Any]:

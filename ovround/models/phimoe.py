@@ -15,22 +15,22 @@ from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
 from ovround.models.mixtral import EXPERTS, MODULES
-from ovround.models.standard import decoder, read_config, read_experts, read_window, rotated
+from ovround.models.standard import read_experts, read_parts, read_window, rotated, with_window
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Phi-3.5-MoE config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(_respelled(config), {"num_experts": "num_local_experts"})
     read.refuse("num_experts_per_tok", 2)
-    found = rotated(read, read_config(read, positions=131072, eps=1e-5), theta=1e6)
-    found = replace(
-        found, norm="layer", norm_bias=True, mlp_bias=False, head_bias=read.flag("lm_head_bias", default=False)
-    )
-    found = replace(found, attention=(replace(found.attention[0], window=read_window(read)),))
-    found, count = read_experts(read, found, weights="sparsemixer", count=16, top_k=2)
+    parts = rotated(read, read_parts(read, positions=131072, eps=1e-5, norm="layer"), theta=1e6)
+    head = replace(parts.head, bias=read.flag("lm_head_bias", default=False))
+    parts = replace(parts, mlp=replace(parts.mlp, bias=False), head=head)
+    attention = with_window(parts.attention, read_window(read))
+    experts = read_experts(read, parts, weights="sparsemixer", count=16, top_k=2)
     tolerance = 2 * read.number("router_jitter_noise", 0.01)
-    experts = found.experts and replace(found.experts, tolerance=tolerance)
-    return decoder(replace(found, experts=experts), Layout(MODULES, experts=EXPERTS, experts_count=count))
+    experts = replace(experts, spec=replace(experts.spec, tolerance=tolerance))
+    layout = Layout(MODULES, experts=EXPERTS, experts_count=experts.spec.count)
+    return parts.decoder([attention], [experts], layout=layout)
 
 
 def _respelled(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
-from ovround.models.decoder import Decoder, DecoderConfig
-from ovround.models.standard import FULL, SLIDING, decoder, read_config, read_window, rotated, windows_by_layer
+from ovround.models.decoder import Decoder
+from ovround.models.parts.attention import SelfAttention
+from ovround.models.standard import (
+    FULL,
+    SLIDING,
+    StandardParts,
+    read_parts,
+    read_window,
+    rotated,
+    windows_by_layer,
+    with_biases,
+    with_window,
+)
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Qwen2 config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    found = replace(read_config(read, positions=32768), query_key_value_bias=True, output_bias=False, mlp_bias=False)
-    return decoder(with_windows(read, found))
+    parts = rotated(read, read_parts(read, positions=32768))
+    parts = with_biases(parts, attention=True, output=False, mlp=False)
+    return parts.decoder(windowed(read, parts))
 
 
-def with_windows(read: ConfigReader, found: DecoderConfig) -> DecoderConfig:
-    """Rotation for all layers and, where `use_sliding_window` is set, a window for those that have one."""
-    found, layers = rotated(read, found), found.num_hidden_layers
+def windowed(read: ConfigReader, parts: StandardParts) -> list[SelfAttention]:
+    """Each layer's attention; where `use_sliding_window` is set, with a window for those that have one."""
+    layers = parts.config.num_hidden_layers
     window = read_window(read, 4096) if read.flag("use_sliding_window", default=False) else None
     first = read.integer("max_window_layers", 28)
     kinds = tuple(FULL if window is None or layer < first else SLIDING for layer in range(layers))
-    windows = windows_by_layer(read, layers, window, kinds)
-    return replace(found, attention=tuple(replace(found.attention[0], window=one) for one in windows))
+    return [with_window(parts.attention, window) for window in windows_by_layer(read, layers, window, kinds)]
 
 
 def smallest_configs() -> list[dict[str, Any]]:

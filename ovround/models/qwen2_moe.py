@@ -2,53 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ovround.errors import ArchitectureError
 from ovround.models.config_reader import ConfigReader
-from ovround.models.decoder import Decoder, DecoderConfig
+from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
+from ovround.models.parts.attention import SelfAttention
+from ovround.models.parts.part import Part
+from ovround.models.parts.shared_expert import SharedExpertMlp
 from ovround.models.standard import (
     FULL,
     SLIDING,
-    decoder,
-    read_config,
+    StandardParts,
     read_experts,
+    read_parts,
     read_shares,
     read_window,
     rotated,
     windows_by_layer,
+    with_biases,
+    with_window,
 )
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Qwen2-MoE config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    found = rotated(read, read_config(read, positions=32768))
-    bias, layers = read.flag("qkv_bias", default=True), found.num_hidden_layers
-    found = replace(found, query_key_value_bias=bias, output_bias=False, mlp_bias=False)
+    parts = rotated(read, read_parts(read, positions=32768))
+    bias, layers = read.flag("qkv_bias", default=True), parts.config.num_hidden_layers
+    parts = with_biases(parts, attention=bias, output=False, mlp=False)
     window = read_window(read, 4096) if read.flag("use_sliding_window", default=False) else None
     last = read.integer("max_window_layers", 28)
     kinds = tuple(SLIDING if window and layer < last and layer % 2 == 0 else FULL for layer in range(layers))
     windows = windows_by_layer(read, layers, window, kinds)
-    found = replace(found, attention=tuple(replace(found.attention[0], window=one) for one in windows))
-    found = replace(found, shared_expert_size=read.integer("shared_expert_intermediate_size", 5632))
-    return sparse(read, found, count=60, top_k=4, size=1408)
+    shared_size = read.integer("shared_expert_intermediate_size", 5632)
+    mixers = [with_window(parts.attention, window) for window in windows]
+    return sparse(read, parts, mixers, count=60, top_k=4, size=1408, shared_size=shared_size)
 
 
-def sparse(read: ConfigReader, found: DecoderConfig, *, count: int, top_k: int, size: int) -> Decoder:
-    """Experts in every block but those of `mlp_only_layers`, and in each `decoder_sparse_step`th of them."""
+def sparse(
+    read: ConfigReader,
+    parts: StandardParts,
+    mixers: Sequence[SelfAttention],
+    *,
+    count: int,
+    top_k: int,
+    size: int,
+    shared_size: int = 0,
+) -> Decoder:
+    """Experts in every block but those of `mlp_only_layers`, and in each `decoder_sparse_step`th of them.
+
+    Beside them one of `shared_size` that every token takes, where that is above 0.
+    """
     size, step = read.integer("moe_intermediate_size", size), read.integer("decoder_sparse_step", 1)
     dense = read.config.get("mlp_only_layers") or []
     if step < 1 or not isinstance(dense, list):
         raise ArchitectureError(
             f"config.json: `decoder_sparse_step` is {step}, `mlp_only_layers` {dense!r:.40}; 1 or more, and a list, are needed"
         )
-    layers = tuple(at for at in range(found.num_hidden_layers) if at in dense or (at + 1) % step)
-    found, count = read_experts(read, found, weights=read_shares(read), count=count, top_k=top_k, size=size)
-    return decoder(replace(found, dense_layers=layers), Layout(experts_count=count))
+    experts = read_experts(read, parts, weights=read_shares(read), count=count, top_k=top_k, size=size)
+    mixture: Part = experts
+    if shared_size:
+        mixture = SharedExpertMlp(experts, replace(parts.mlp, intermediate_size=shared_size))
+    layers = range(parts.config.num_hidden_layers)
+    mlps = [parts.mlp if layer in dense or (layer + 1) % step else mixture for layer in layers]
+    return parts.decoder(mixers, mlps, layout=Layout(experts_count=experts.spec.count))
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -8,15 +8,17 @@ from typing import Any
 
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
-from ovround.models.qwen2 import with_windows
-from ovround.models.standard import decoder, read_config
+from ovround.models.qwen2 import windowed
+from ovround.models.standard import read_parts, rotated
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Qwen3 config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader({"head_dim": 128, **config})
-    found = replace(read_config(read, positions=32768), mlp_bias=False, query_key_norm="head")
-    return decoder(with_windows(read, found))
+    parts = rotated(read, read_parts(read, positions=32768))
+    attention, mlp = replace(parts.attention, query_key_norm="head"), replace(parts.mlp, bias=False)
+    parts = replace(parts, attention=attention, mlp=mlp)
+    return parts.decoder(windowed(read, parts))
 
 
 def smallest_configs() -> list[dict[str, Any]]:

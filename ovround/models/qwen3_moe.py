@@ -9,16 +9,17 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.qwen2_moe import sparse
-from ovround.models.standard import read_config, read_window, rotated
+from ovround.models.standard import read_parts, read_window, rotated, with_window
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Qwen3-MoE config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config, {"num_experts": "num_local_experts"} if "num_local_experts" in config else None)
-    found = rotated(read, replace(read_config(read, positions=32768), mlp_bias=False, query_key_norm="head"))
+    parts = rotated(read, read_parts(read, positions=32768))
+    parts = replace(parts, mlp=replace(parts.mlp, bias=False))
     window = read_window(read, 4096) if read.flag("use_sliding_window", default=False) else None
-    found = replace(found, attention=(replace(found.attention[0], window=window),))
-    return sparse(read, found, count=128, top_k=8, size=768)
+    attention = with_window(replace(parts.attention, query_key_norm="head"), window)
+    return sparse(read, parts, [attention], count=128, top_k=8, size=768)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

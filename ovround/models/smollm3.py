@@ -9,31 +9,30 @@ from typing import Any
 from ovround.errors import ArchitectureError
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
-from ovround.models.standard import decoder, read_config, read_window, rotated, windows_by_layer
+from ovround.models.standard import FULL, SLIDING, read_parts, read_window, rotated, windows_by_layer
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a SmolLM3 config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    found = rotated(read, read_config(read, tied=True, positions=32768), theta=2e6)
-    layers = found.num_hidden_layers
+    parts = rotated(read, read_parts(read, tied=True, positions=32768), theta=2e6)
+    layers = parts.config.num_hidden_layers
     rotates = config.get("no_rope_layers")
     if rotates is None:
         interval = max(read.integer("no_rope_layer_interval", 4), 1)
         rotates = [(layer + 1) % interval != 0 for layer in range(layers)]
-    if not isinstance(rotates, list) or len(rotates) != layers or any(one not in (0, 1) for one in rotates):
+    if not isinstance(rotates, list) or len(rotates) != layers or any(flag not in (0, 1) for flag in rotates):
         raise ArchitectureError(
             f"config.json: `no_rope_layers` is {rotates!r:.60}; {layers} of 1 (rotates) and 0 are needed"
         )
     window = read_window(read) if read.flag("use_sliding_window", default=False) else None
-    windows = windows_by_layer(
-        read, layers, window, tuple("sliding_attention" if window and not one else "full_attention" for one in rotates)
-    )
-    attention = tuple(
-        replace(found.attention[0], rope=found.attention[0].rope if one else None, window=span)
-        for one, span in zip(rotates, windows, strict=True)
-    )
-    return decoder(replace(found, attention=attention))
+    kinds = tuple(SLIDING if window and not rotated_layer else FULL for rotated_layer in rotates)
+    spec = parts.attention.spec
+    mixers = [
+        replace(parts.attention, spec=replace(spec, rope=spec.rope if rotated_layer else None, window=span))
+        for rotated_layer, span in zip(rotates, windows_by_layer(read, layers, window, kinds), strict=True)
+    ]
+    return parts.decoder(mixers)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ovround.models.config_reader import ConfigReader
-from ovround.models.decoder import PARALLEL_SHARED, PRE, Decoder
-from ovround.models.standard import decoder, read_config, rotated
+from ovround.models.decoder import Decoder
+from ovround.models.parts.norms import PARALLEL_SHARED, PRE
+from ovround.models.standard import read_parts, rotated, with_biases
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a StableLM config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config, {"rms_norm_eps": "layer_norm_eps"})
     read.refuse("qk_layernorm", False)
-    found = read_config(read, positions=4096, eps=1e-5)
-    found = replace(
-        found,
-        norm="layer",
-        norm_bias=True,
-        norms=PARALLEL_SHARED if read.flag("use_parallel_residual", default=False) else PRE,
-        query_key_value_bias=read.flag("use_qkv_bias", default=False),
-        output_bias=False,
-        mlp_bias=False,
-    )
-    return decoder(rotated(read, found, partial=0.25))
+    parts = read_parts(read, positions=4096, eps=1e-5, norm="layer")
+    parts = with_biases(parts, attention=read.flag("use_qkv_bias", default=False), output=False, mlp=False)
+    places = PARALLEL_SHARED if read.flag("use_parallel_residual", default=False) else PRE
+    return rotated(read, parts, partial=0.25).decoder(places=places)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -1,14 +1,23 @@
-"""The keys that most config.json files share, read into a `DecoderConfig`; a family changes what it does otherwise."""
+"""The keys that most config.json files share, read into the parts that most models have; a family changes what differs."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from ovround.errors import ArchitectureError
+from ovround.models.block import Block
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder, DecoderConfig
 from ovround.models.layout import Layout
 from ovround.models.ops import Activation, Attention, Experts, ExpertWeights
+from ovround.models.parts.attention import SelfAttention
+from ovround.models.parts.dense import DenseMlp
+from ovround.models.parts.ends import Embedding, Head
+from ovround.models.parts.experts import ExpertMlp
+from ovround.models.parts.norms import PRE, Norm, NormPlaces
+from ovround.models.parts.part import Part
 from ovround.models.rope import rope_from_config
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -18,41 +27,84 @@ ACTIVATIONS: dict[str, Activation] = {
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-def read_config(
+@dataclass(frozen=True, slots=True)
+class StandardParts:
+    """What most config.json files say, as parts; `norm` is that of every block and the final one."""
+
+    config: DecoderConfig
+    attention: SelfAttention
+    mlp: DenseMlp
+    norm: Norm
+    head: Head
+    embedding: Embedding
+    tied: bool
+
+    def decoder(
+        self,
+        mixers: Sequence[Part] = (),
+        mlps: Sequence[Part] = (),
+        *,
+        places: NormPlaces = PRE,
+        residual_scale: float = 1.0,
+        layout: Layout | None = None,
+    ) -> Decoder:
+        """The decoder whose block i has `mixers[i % len(mixers)]` and an MLP of `mlps` likewise.
+
+        Where none are given, every block has `attention` and `mlp`.
+        """
+        mixers, mlps = mixers or (self.attention,), mlps or (self.mlp,)
+        blocks = tuple(
+            Block(self.norm, (mixers[layer % len(mixers)], mlps[layer % len(mlps)]), places, residual_scale)
+            for layer in range(self.config.num_hidden_layers)
+        )
+        head_at = EMBEDDING if self.tied else HEAD
+        return Decoder(self.config, self.embedding, blocks, self.head, head_at, layout or Layout())
+
+
+def read_parts(
     read: ConfigReader,
     *,
     tied: bool = False,
     activation: str = "silu",
     positions: int = 2048,
     eps: float = 1e-6,
+    norm: Literal["rms", "layer"] = "rms",
     intermediate_size: int | None = None,
-) -> DecoderConfig:
+) -> StandardParts:
     """Sizes, biases and activation as Llama spells them, with the family's defaults for what may be missing.
 
-    Its attention is plain, without rotation. Raises ArchitectureError for a key that is missing, of another kind, or out of
-    range.
+    The attention is plain, without rotation. A layer norm has a bias. Raises ArchitectureError for a key that is missing, of
+    another kind, or out of range.
     """
     hidden, heads = read.integer("hidden_size"), read.integer("num_attention_heads")
     kv_heads = read.integer("num_key_value_heads", heads)
     head_dim = read.integer("head_dim", hidden // max(heads, 1))
     bias = read.flag("attention_bias", default=False)
-    return DecoderConfig(
+    inner = read.integer("intermediate_size", intermediate_size)
+    config = DecoderConfig(
         hidden_size=hidden,
-        intermediate_size=read.integer("intermediate_size", intermediate_size),
         num_hidden_layers=read.integer("num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
         vocab_size=read.integer("vocab_size"),
         max_position_embeddings=read.integer("max_position_embeddings", positions),
-        norm_eps=read.number("rms_norm_eps", eps),
-        attention=(Attention(heads, kv_heads, head_dim, max(head_dim, 1) ** -0.5),),
-        tie_word_embeddings=read.flag("tie_word_embeddings", default=tied),
-        query_key_value_bias=bias,
-        output_bias=bias,
-        mlp_bias=read.flag("mlp_bias", default=False),
-        activation=read_activation(read, "hidden_act", activation),
     )
+    norm_eps = read.number("rms_norm_eps", eps)
+    every_norm = Norm(norm, hidden, norm_eps, bias=norm == "layer")
+    spec = Attention(heads, kv_heads, head_dim, max(head_dim, 1) ** -0.5)
+    return StandardParts(
+        config,
+        SelfAttention(hidden, spec, bias=bias, output_bias=bias, norm_eps=norm_eps),
+        DenseMlp(hidden, inner, read_activation(read, "hidden_act", activation), bias=read.flag("mlp_bias", default=False)),
+        every_norm,
+        Head(every_norm),
+        Embedding(),
+        read.flag("tie_word_embeddings", default=tied),
+    )  # fmt: skip
+
+
+def with_biases(parts: StandardParts, *, attention: bool, output: bool, mlp: bool) -> StandardParts:
+    """`parts` with or without biases: of query, key and value, of the output projection, and of the MLP."""
+    mixer = replace(parts.attention, bias=attention, output_bias=output)
+    return replace(parts, attention=mixer, mlp=replace(parts.mlp, bias=mlp))
 
 
 def read_activation(read: ConfigReader, key: str, default: str) -> Activation:
@@ -67,43 +119,47 @@ def read_activation(read: ConfigReader, key: str, default: str) -> Activation:
 
 
 def rotated(
-    read: ConfigReader, config: DecoderConfig, *, theta: float = 10000.0, partial: float | None = None
-) -> DecoderConfig:
-    """`config` with the rotation that all its layers share (see `rope_from_config`), and the context that it stretches to."""
-    rope = rope_from_config(read.config, config.head_dim, theta=theta, partial=partial)
-    longest = config.max_position_embeddings
+    read: ConfigReader, parts: StandardParts, *, theta: float = 10000.0, partial: float | None = None
+) -> StandardParts:
+    """`parts` with the rotation that all layers share (see `rope_from_config`), and the context that it stretches to."""
+    spec, config = parts.attention.spec, parts.config
+    rope = rope_from_config(read.config, spec.head_dim, theta=theta, partial=partial)
     if rope.variant == "dynamic":  # the one variant whose configuration states the length before stretching
-        longest = int(longest * rope.factor)
-    attention = tuple(replace(spec, rope=rope) for spec in config.attention)
-    return replace(config, attention=attention, max_position_embeddings=longest)
+        config = replace(config, max_position_embeddings=int(config.max_position_embeddings * rope.factor))
+    return replace(parts, config=config, attention=replace(parts.attention, spec=replace(spec, rope=rope)))
 
 
 def read_experts(
     read: ConfigReader,
-    config: DecoderConfig,
+    parts: StandardParts,
     *,
     weights: ExpertWeights,
     count: int,
     top_k: int,
     size: int | None = None,
-) -> tuple[DecoderConfig, int]:
-    """`config` with experts of `size`, or else of its MLP's, and their number.
+) -> ExpertMlp:
+    """Experts of `size`, or else of the MLP's, with its activation and bias.
 
     `count` and `top_k` hold where `num_experts` and `num_experts_per_tok` are not there.
     """
-    experts = Experts(
+    spec = Experts(
         read.integer("num_experts", count),
         read.integer("num_experts_per_tok", top_k),
-        config.intermediate_size if size is None else size,
+        parts.mlp.intermediate_size if size is None else size,
         weights,
-        config.activation,
+        parts.mlp.activation,
     )
-    return replace(config, experts=experts), experts.count
+    return ExpertMlp(parts.config.hidden_size, spec, parts.mlp.bias)
 
 
 def read_shares(read: ConfigReader) -> ExpertWeights:
     """How `norm_topk_prob` says that experts are weighed."""
     return "share" if read.flag("norm_topk_prob", default=False) else "probability"
+
+
+def with_window(attention: SelfAttention, window: int | None) -> SelfAttention:
+    """`attention` in which a query sees `window` tokens, its own included."""
+    return replace(attention, spec=replace(attention.spec, window=window))
 
 
 def windows_by_layer(
@@ -119,8 +175,3 @@ def read_window(read: ConfigReader, default: int | None = None) -> int | None:
     if "sliding_window" in read.config and read.config["sliding_window"] is None:
         return None
     return read.integer("sliding_window", default or 0) or None
-
-
-def decoder(config: DecoderConfig, layout: Layout | None = None) -> Decoder:
-    """The decoder, its head tied or not as `config` says."""
-    return Decoder(config, EMBEDDING if config.tie_word_embeddings else HEAD, layout or Layout())

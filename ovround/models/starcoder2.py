@@ -9,7 +9,7 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
-from ovround.models.standard import decoder, read_config, read_window, rotated
+from ovround.models.standard import read_parts, read_window, rotated, with_biases, with_window
 
 LAYOUT = Layout({"mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"})
 
@@ -17,19 +17,11 @@ LAYOUT = Layout({"mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"})
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a StarCoder2 config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config, {"rms_norm_eps": "norm_epsilon"})
-    found = read_config(read, tied=True, activation="gelu_pytorch_tanh", positions=4096, eps=1e-5)
+    parts = read_parts(read, tied=True, activation="gelu_pytorch_tanh", positions=4096, eps=1e-5, norm="layer")
     bias = read.flag("use_bias", default=True)
-    found = replace(
-        rotated(read, found),
-        norm="layer",
-        norm_bias=True,
-        query_key_value_bias=bias,
-        output_bias=bias,
-        mlp_bias=bias,
-        gated=False,
-    )
-    windowed = tuple(replace(spec, window=read_window(read)) for spec in found.attention)
-    return decoder(replace(found, attention=windowed), LAYOUT)
+    parts = rotated(read, with_biases(parts, attention=bias, output=bias, mlp=bias))
+    attention = with_window(parts.attention, read_window(read))
+    return parts.decoder([attention], [replace(parts.mlp, gated=False)], layout=LAYOUT)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

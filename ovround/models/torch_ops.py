@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.torch_functions import rms_norm, turn
+from ovround.models.verbs import Verb, implementation
 
 _SHORT = 512  # tokens: beyond, the scores of all heads would fill the memory
 _QUERIES = 128  # queries at a time
@@ -18,9 +19,11 @@ _QUERIES = 128  # queries at a time
 class TorchOps:
     """Computes on the weights it is given, in their own floating-point type; a residual stream of another stays in that.
 
-    Positions start at 0 for every row; `keep_cache` keeps keys and values so that the next call continues behind them.
+    Positions start at 0 for every row; `keep_cache` keeps each layer's state so that the next call continues after it.
     `activation_groups` names the linear layers whose input an engine rounds to 8 bits, and how many features share a scale.
     """
+
+    target = "torch"
 
     def __init__(
         self,
@@ -32,7 +35,7 @@ class TorchOps:
         self.weights = weights
         self.keep_cache = keep_cache
         self.activation_groups = activation_groups or {}
-        self._cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._states: dict[tuple[int, str], torch.Tensor] = {}
         self._tables: dict[Rope, tuple[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def embedding(self, ids: torch.Tensor, at: str) -> torch.Tensor:
@@ -45,7 +48,8 @@ class TorchOps:
         return F.linear(x.to(weight.dtype), weight, bias)
 
     def position_embedding(self, ids: torch.Tensor, at: str) -> torch.Tensor:
-        past, tokens = self._past(0), ids.shape[1]
+        keys = (state.shape[2] for (_, name), state in self._states.items() if name == "key")
+        past, tokens = next(keys, 0), ids.shape[1]
         rows: torch.Tensor = self.weights[f"{at}.weight"][past : past + tokens]
         return rows.expand(ids.shape[0], tokens, -1)
 
@@ -64,16 +68,16 @@ class TorchOps:
         query = q.view(batch, tokens, spec.num_heads, spec.head_dim)
         key = k.view(batch, tokens, spec.num_key_value_heads, spec.head_dim)
         value = v.view(batch, tokens, spec.num_key_value_heads, spec.head_dim)
-        past = self._past(layer)
+        held_key, held_value = self.past(layer, "key"), self.past(layer, "value")
+        past = 0 if held_key is None else held_key.shape[2]
         if spec.rope is not None:
             cos, sin = self._rotation(spec.rope, past, tokens, q)
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        query, key, value = (one.transpose(1, 2) for one in (query, key, value))
-        if past:
-            key = torch.cat([self._cache[layer][0], key], dim=2)
-            value = torch.cat([self._cache[layer][1], value], dim=2)
-        if self.keep_cache:
-            self._cache[layer] = (key, value)
+        query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))
+        if held_key is not None and held_value is not None:
+            key, value = torch.cat([held_key, key], dim=2), torch.cat([held_value, value], dim=2)
+        self.keep(layer, "key", key)
+        self.keep(layer, "value", value)
         plain = spec.softcap is None and not spec.sinks
         simple = not past and not spec.alibi and plain and (spec.window or tokens) >= tokens
         if simple and q.dtype == torch.bfloat16 and q.device.type == "cpu" and tokens <= _SHORT:
@@ -95,10 +99,10 @@ class TorchOps:
         weights, chosen = weights.flatten(0, 1), chosen.flatten(0, 1)
         out = torch.zeros_like(tokens)
         for expert in range(spec.count):  # one that nobody chose computes on no rows: its gradient is 0, not missing
-            rows, place = (chosen == expert).nonzero(as_tuple=True)
-            mine, inside = tokens[rows], f"{at}.experts.{expert}"
-            down = self.linear(self._gated(mine, inside, spec), f"{inside}.down_proj")
-            out = out.index_add(0, rows, down * weights[rows, place, None])
+            rows, rank = (chosen == expert).nonzero(as_tuple=True)
+            given, inside = tokens[rows], f"{at}.experts.{expert}"
+            down = self.linear(self._gated(given, inside, spec), f"{inside}.down_proj")
+            out = out.index_add(0, rows, down * weights[rows, rank, None])
         return out.view_as(x)
 
     def _gated(self, x: torch.Tensor, at: str, spec: Experts) -> torch.Tensor:
@@ -121,6 +125,10 @@ class TorchOps:
                 weights = weights / weights.sum(-1, keepdim=True)
         return weights.to(x.dtype), chosen
 
+    def call(self, verb: Verb, inputs: Sequence[torch.Tensor], layer: int) -> torch.Tensor:
+        computed: torch.Tensor = implementation(self.target, verb.name)(self, verb, inputs, layer)
+        return computed
+
     def activation(self, x: torch.Tensor, kind: Activation) -> torch.Tensor:
         if kind == "silu":
             return F.silu(x)
@@ -142,9 +150,14 @@ class TorchOps:
     def mul(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x * y
 
-    def _past(self, layer: int) -> int:
-        """Tokens in the layer's cache."""
-        return self._cache[layer][0].shape[2] if layer in self._cache else 0
+    def past(self, layer: int, name: str) -> torch.Tensor | None:
+        """The layer's state `name` after the last step, `[B, ...]`; None before the first."""
+        return self._states.get((layer, name))
+
+    def keep(self, layer: int, name: str, value: torch.Tensor) -> None:
+        """Leave the layer's state for the next step, where there is to be one."""
+        if self.keep_cache:
+            self._states[layer, name] = value
 
     def _rotation(self, rope: Rope, past: int, tokens: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin `[T, dim / 2]` of positions past .. past + tokens."""
@@ -195,7 +208,7 @@ def _capped_attention(
 ) -> torch.Tensor:
     """Attention whose scores are bounded by `cap`, query `[B, H, T, D]`, key and value `[B, H_kv, S, D]` -> `[B, H, T, D]`."""
     repeats = query.shape[1] // key.shape[1]
-    key, value = (one.repeat_interleave(repeats, dim=1) for one in (key, value))
+    key, value = (heads.repeat_interleave(repeats, dim=1) for heads in (key, value))
     scores = (query @ key.transpose(-1, -2) * (scale / cap)).tanh() * cap
     return (scores if mask is None else scores + mask).softmax(-1) @ value
 
@@ -210,7 +223,7 @@ def _attention_with_sinks(
 ) -> torch.Tensor:
     """Attention with one more score a head, `sinks` `[H]`, and no value for it; shapes as in `_capped_attention`."""
     repeats = query.shape[1] // key.shape[1]
-    key, value = (one.repeat_interleave(repeats, dim=1) for one in (key, value))
+    key, value = (heads.repeat_interleave(repeats, dim=1) for heads in (key, value))
     scores = query @ key.transpose(-1, -2) * scale
     scores = scores if mask is None else scores + mask
     sink = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)

@@ -70,11 +70,7 @@ def memory_need(
     count, length = calibration.samples.shape
     group_size = min(settings.block_group_size, config.num_hidden_layers)
     tokens = min(settings.batch_size, count) * length
-    attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
-    inner = config.intermediate_size
-    if config.experts is not None:
-        inner = max(inner, config.experts.top_k * config.experts.intermediate_size + config.shared_expert_size)
-    width = HIDDEN_COPIES * config.hidden_size + INNER_COPIES * (inner + attention)
+    width = HIDDEN_COPIES * config.hidden_size + INNER_COPIES * decoder.inner_size
     sample_logits = length * config.vocab_size
     logits = min(max(LOGITS, sample_logits), calibration.held_out * sample_logits)
     model = 0

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS
 from ovround.errors import UsageError
-from ovround.models.decoder import EXPERTS, HEAD, Decoder
+from ovround.models.decoder import HEAD, Decoder
 from ovround.options.convert_options import HEAD_BITS, ConvertOptions
 from ovround.tensors.qtensor import GROUP_SIZES
 from ovround.tensors.scheme import FLOAT_BITS, Codebooks, QuantScheme, WeightScheme
@@ -104,12 +104,13 @@ def check_groups(decoder: Decoder, plan: Plan) -> None:
 def check_experts(decoder: Decoder, plan: Plan) -> None:
     """Raise UsageError when experts of a layer, which engines hold in one tensor, have grids of their own."""
     for layer in range(decoder.config.num_hidden_layers):
-        for stack in decoder.expert_stacks(layer):
+        for joined, stack in decoder.expert_stacks(layer).items():
             other = next((name for name in stack if plan[name] != plan[stack[0]]), None)
             if other is not None:
+                experts_at, _, kind = joined.removeprefix(f"{decoder.block_at(layer)}.").rpartition(".")
                 raise UsageError(
                     f"`{stack[0]}` and `{other}` have different bits or groups; engines hold a layer's experts in one tensor",
-                    hint=f"a rule for all of them: --layer '{EXPERTS}.*{other.rpartition('.')[2]}=...'",
+                    hint=f"a rule for all of them: --layer '{experts_at}.*{kind}=...'",
                 )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ovround.errors import EngineError, GenerationError, UsageError
+from ovround.models.calls import check_verbs
 from ovround.models.decoder import EMBEDDING
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.hpu.buckets import Buckets, Shape
@@ -33,10 +34,12 @@ class HpuEngine:
         self._backend = open_backend(device)
         self._dtype = torch.float32 if exact else torch.bfloat16
         source = open_weights(folder)
-        self._decoder = source.decoder
         self.vocab_size = source.decoder.config.vocab_size
         self.context_length = source.decoder.config.max_position_embeddings
         self.device = self._backend.name
+        check_verbs(source.decoder, "hpu")
+        self._states = source.decoder.states()
+        self._cache = Cache(self._states, self._dtype, self._backend.device)
         packer = Packer(self._dtype, self._backend.device)
         floats: dict[str, torch.Tensor] = {}
         packed: dict[str, Stored] = {}
@@ -52,7 +55,6 @@ class HpuEngine:
         self._step: Step | None = Step(source.decoder, floats, packed, self._backend.convert, self._backend.device)
         self._run: Run = self._backend.compiled(self._step)
         self._buckets = Buckets(self.context_length)
-        self._cache = Cache(source.decoder, self._dtype, self._backend.device)
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row
         self._rooms: dict[int, torch.Tensor] = {}
         self._shown: tuple[int, int] = (0, 0)
@@ -84,8 +86,8 @@ class HpuEngine:
         with torch.no_grad():
             chosen = greedy(self._run, tokens, held, self._room(shape.room), count, self._backend.mark_step)
         self._lengths = self._lengths + count
-        found: TokenIds = chosen.cpu().numpy()[: len(ids)].astype(np.int64)
-        return found
+        tokens_chosen: TokenIds = chosen.cpu().numpy()[: len(ids)].astype(np.int64)
+        return tokens_chosen
 
     def rewind(self, lengths: Sequence[int]) -> None:
         check_lengths(lengths, self._lengths)
@@ -105,7 +107,7 @@ class HpuEngine:
         check_ids(ids, self.vocab_size)
         check_room(ids.shape[1], self.context_length)
         held, cache = self._lengths, self._cache
-        self._lengths, self._cache = np.zeros(0, np.int64), Cache(self._decoder, self._dtype, self._backend.device)
+        self._lengths, self._cache = np.zeros(0, np.int64), Cache(self._states, self._dtype, self._backend.device)
         try:
             return self._append(ids.tolist(), every=True)
         finally:
@@ -114,7 +116,7 @@ class HpuEngine:
     def close(self) -> None:
         self._step = None
         self._run = _closed
-        self._cache = Cache(self._decoder, self._dtype, self._backend.device)
+        self._cache = Cache(self._states, self._dtype, self._backend.device)
         self.reset()
 
     def warm_up(self, rows: int = 1, tokens: int | None = None) -> int:
@@ -152,17 +154,17 @@ class HpuEngine:
         self._check_rows(len(rows))
         longest = int(max(held + len(row) for held, row in zip(self._lengths, rows, strict=True)))
         check_room(longest, self.context_length)
-        found: list[Logits] = []
+        pieces: list[Logits] = []
         last: Logits = np.zeros((len(rows), self.vocab_size), np.float32)
         for start in range(0, max(map(len, rows)), self._buckets.piece):
             piece = [row[start : start + self._buckets.piece] for row in rows]
             shape = self._fit(len(rows), max(map(len, piece)), int(self._lengths.max()))
             logits = self._steps(piece, shape, every=every, longest=longest)
             if every:
-                found.append(logits)
+                pieces.append(logits)
             ended = [row for row, ids in enumerate(piece) if len(ids)]
             last[ended] = last[ended] if every else logits[ended]
-        return np.concatenate(found, axis=1) if every else last
+        return np.concatenate(pieces, axis=1) if every else last
 
     def _steps(self, rows: Sequence[Sequence[int]], shape: Shape, *, every: bool, longest: int | None = None) -> Logits:
         """One step: the rows' ids, padded to `shape`, are appended."""
@@ -180,8 +182,8 @@ class HpuEngine:
             )  # fmt: skip
         self._backend.mark_step()
         self._lengths = self._lengths + counts
-        found: Logits = logits.cpu().numpy()[: len(rows)]
-        return found[:, : int(counts.max())] if every else found
+        real: Logits = logits.cpu().numpy()[: len(rows)]
+        return real[:, : int(counts.max())] if every else real
 
     def _fit(self, rows: int, tokens: int, held: int) -> Shape:
         """The shape for a step, and a cache with room for it."""
@@ -214,8 +216,8 @@ class HpuEngine:
         ids = np.zeros((shape.rows, shape.tokens), np.int32)
         held = np.zeros(shape.rows, np.int32)
         held[: len(rows)] = self._lengths
-        for place, row in enumerate(rows):
-            ids[place, : len(row)] = row
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row
         return torch.from_numpy(ids).to(self._backend.device), torch.from_numpy(held).to(self._backend.device)
 
     def _room(self, room: int) -> torch.Tensor:

@@ -2,15 +2,18 @@
 
 Contract: inputs `input_ids`, `attention_mask` i64, `past_key_values.%d.key/value` `[B, H_kv, S, D]`; outputs `logits`
 f32 `[B, T, V]`, `present.%d.key/value`; attention by GroupQueryAttention, which reads each row's length off its mask and
-therefore cannot have padding on the left.
+therefore cannot have padding on the left. A state of fixed size comes in as `past_state.%d.NAME` `[B, ...]` and goes out as
+`present_state.%d.NAME`.
 
-The cache is one buffer a layer and part, given as past and as present at once, so that a step writes its tokens in
-place instead of copying everything. Rows are prefilled one by one, each straight into its place in the buffers, and
-decoded together, each at its own length: no prompt is ever padded.
+The key/value cache is one buffer for each input, given as past and as present at once, so that a step writes its tokens in
+place instead of copying everything. A fixed state has two: a graph may read it after it has written it. Rows are prefilled
+one by one, each straight into its place in the buffers, and decoded together, each at its own length: no prompt is ever
+padded.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ from ovround.errors import ArtifactError, EngineError, GenerationError
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.engines import onnx_operator
 from ovround.runtime.engines.native.library import check_expandable, warn_expanded
+from ovround.runtime.engines.token_history import TokenHistory
 from ovround.runtime.json_object import read_object
 from ovround.runtime.memory import check_memory
 from ovround.runtime.model_info import read_model_info
@@ -33,7 +37,7 @@ MODEL_FILE = "model.onnx"
 CONFIG_FILE = "genai_config.json"
 _PREFILL_TOKENS = 256  # a run computes the logits of all its positions: this bounds their memory
 _ROOM = 256  # the cache grows by at least so many tokens
-_PAST = "past_key_values."
+_PAST, _PAST_STATE = "past_key_values.", "past_state."
 _TYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _ORT_ERRORS = (
     ort_errors.Fail, ort_errors.EPFail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf,
@@ -42,12 +46,32 @@ _ORT_ERRORS = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Cache:
-    """One layer's keys or values, `[B, heads, S, head_size]`."""
+class _State:
+    """What a layer keeps, `[B, *shape]`, 0 in `shape` standing for the axis that grows: keys `[B, heads, 0, head_size]`."""
 
-    heads: int
-    head_size: int
+    shape: tuple[int, ...]
     dtype: type[np.floating[Any]]
+
+    @property
+    def grows(self) -> bool:
+        return 0 in self.shape
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of a row, of a token where it grows."""
+        return math.prod(size or 1 for size in self.shape) * np.dtype(self.dtype).itemsize
+
+    def empty(self, rows: int, room: int) -> NDArray[Any]:
+        """Zeros for `rows` rows of `room` tokens."""
+        return np.zeros((rows, *(size or room for size in self.shape)), self.dtype)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bound:
+    """What ONNX Runtime reads and writes; after a run each array of `moved` is copied from its first to its second."""
+
+    binding: Any
+    moved: tuple[tuple[NDArray[Any], NDArray[Any]], ...]
 
 
 class OnnxEngine:
@@ -70,11 +94,15 @@ class OnnxEngine:
         options = _session_options(decoder, threads, properties or {})
         # The session refers to what was expanded, yet does not keep it.
         self._session, self._expanded = _open_session(folder / MODEL_FILE, options, exact, kernel)
-        self._caches, self.vocab_size = _read_contract(folder / MODEL_FILE, self._session, decoder.get("head_size"))
+        self._states, self.vocab_size = _read_contract(folder / MODEL_FILE, self._session, decoder.get("head_size"))
         self.device = f"ONNX Runtime {ort.__version__} CPU"
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row of the cache
-        self._buffers: dict[str, NDArray[Any]] = {}  # past's name: [B, H_kv, room, D]
-        self._binding: Any = None  # of all buffers, kept from step to step: binding them takes as long as a small model
+        self._buffers: dict[str, NDArray[Any]] = {}  # by the name of the input: [B, H_kv, room, D]
+        self._room = 0
+        self._history = None if all(state.grows for state in self._states.values()) else TokenHistory()
+        self._binding: _Bound | None = (
+            None  # of all buffers, kept from step to step: binding them takes as long as a small model
+        )
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         check_ids(prompts, self.vocab_size)
@@ -83,7 +111,9 @@ class OnnxEngine:
         self._check_rows(len(prompts))
         total = self._lengths + [len(prompt) for prompt in prompts]
         self._make_room(int(total.max()))
-        return np.stack([self._extend_row(row, prompt)[-1] for row, prompt in enumerate(prompts)])
+        logits = np.stack([self._extend_row(row, prompt)[-1] for row, prompt in enumerate(prompts)])
+        self._remember(prompts)
+        return logits
 
     def extend(self, rows: Sequence[Sequence[int]]) -> Logits:
         check_ids(rows, self.vocab_size)
@@ -93,11 +123,18 @@ class OnnxEngine:
             self._lengths = np.zeros(len(rows), np.int64)
         self._check_rows(len(rows))
         self._make_room(int(self._lengths.max()) + len(rows[0]))
-        return np.stack([self._extend_row(row, ids, whole=True) for row, ids in enumerate(rows)])
+        logits = np.stack([self._extend_row(row, ids, whole=True) for row, ids in enumerate(rows)])
+        self._remember(rows)
+        return logits
 
     def rewind(self, lengths: Sequence[int]) -> None:
         check_lengths(lengths, self._lengths)
-        self._lengths = np.asarray(lengths, np.int64)  # what lies beyond is written over before it is read
+        if self._history is None:
+            self._lengths = np.asarray(lengths, np.int64)  # what lies beyond is written over before it is read
+        elif list(lengths) != self._lengths.tolist():
+            rows = self._history.cut(lengths)
+            self.reset()
+            self.prefill(rows)
 
     def decode(self, ids: Sequence[int]) -> Logits:
         check_ids([ids], self.vocab_size)
@@ -109,16 +146,22 @@ class OnnxEngine:
             self._binding = self._bind(self._buffers)
         logits = self._run(self._binding, np.asarray(ids, np.int64).reshape(-1, 1), mask)
         self._lengths = lengths
+        self._remember([[token] for token in ids])
         return logits[:, -1]
 
     def keep(self, rows: Sequence[int]) -> None:
         chosen = list(rows)
         self._lengths = self._lengths[chosen]
         self._replace_buffers({name: buffer[chosen] for name, buffer in self._buffers.items()})
+        if self._history is not None:
+            self._history.keep(chosen)
 
     def reset(self) -> None:
         self._lengths = np.zeros(0, np.int64)
+        self._room = 0
         self._replace_buffers({})
+        if self._history is not None:
+            self._history.clear()
 
     def logits(self, ids: TokenIds) -> Logits:
         check_ids(ids, self.vocab_size)
@@ -133,6 +176,10 @@ class OnnxEngine:
         self._expanded = {}
         self.reset()
 
+    def _remember(self, rows: Sequence[Sequence[int]]) -> None:
+        if self._history is not None:
+            self._history.append(rows)
+
     def _extend_row(self, row: int, ids: Sequence[int], *, whole: bool = False) -> Logits:
         """Append `ids` to one row, in pieces; logits `[T, V]` of the last piece, or of all when `whole`."""
         binding = self._binding_of(row)
@@ -145,7 +192,7 @@ class OnnxEngine:
             pieces = [*(pieces if whole else []), logits[0]]
         return np.concatenate(pieces)
 
-    def _binding_of(self, row: int) -> Any:
+    def _binding_of(self, row: int) -> _Bound:
         """A binding of one row of the buffers; of a batch of one it is the batch's own."""
         if len(self._lengths) > 1:
             return self._bind({name: buffer[row : row + 1] for name, buffer in self._buffers.items()})
@@ -153,20 +200,25 @@ class OnnxEngine:
             self._binding = self._bind(self._buffers)
         return self._binding
 
-    def _bind(self, buffers: dict[str, NDArray[Any]]) -> Any:
-        """A binding that reads and writes `buffers` in place."""
+    def _bind(self, buffers: dict[str, NDArray[Any]]) -> _Bound:
+        """A binding that reads `buffers` and writes them in place, fixed states after the run."""
         if self._session is None:
             raise EngineError("the model is closed")
         binding = self._session.io_binding()
         binding.bind_output("logits")  # first: outputs come back in the order in which their names were first bound
+        moved = []
         for name, buffer in buffers.items():
-            value = ort.OrtValue.ortvalue_from_numpy(buffer)  # on CPU no copy
-            binding.bind_ortvalue_input(name, value)
-            binding.bind_ortvalue_output(_present(name), value)
-        return binding
+            present = buffer
+            if not self._states[name].grows:
+                present = np.empty_like(buffer)
+                moved.append((present, buffer))
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(buffer))  # on CPU no copy
+            binding.bind_ortvalue_output(_present(name), ort.OrtValue.ortvalue_from_numpy(present))
+        return _Bound(binding, tuple(moved))
 
-    def _run(self, binding: Any, ids: TokenIds, mask: TokenIds) -> Logits:
+    def _run(self, bound: _Bound, ids: TokenIds, mask: TokenIds) -> Logits:
         """Logits `[B, T, V]` of `ids` `[B, T]`, the newest tokens of the mask's `[B, S]`."""
+        binding = bound.binding
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", mask)
         binding.bind_output("logits")  # anew: else the last run's tensor, of the last run's shape, is written to
@@ -174,28 +226,26 @@ class OnnxEngine:
             self._session.run_with_iobinding(binding)
         except _ORT_ERRORS as error:
             raise EngineError(f"{self.device} failed: {error}") from error
+        for present, past in bound.moved:
+            np.copyto(past, present)
         logits: Logits = binding.get_outputs()[0].numpy()
         return logits
 
     def _empty(self, rows: int, tokens: int) -> dict[str, NDArray[Any]]:
         """Cache buffers for `rows` rows of `tokens` tokens each; raises GenerationError where there is no memory for them."""
-        caches = self._caches.values()
-        check_memory(rows, tokens, sum(one.heads * one.head_size * np.dtype(one.dtype).itemsize for one in caches))
-        return {
-            name: np.zeros((rows, cache.heads, tokens, cache.head_size), cache.dtype)
-            for name, cache in self._caches.items()
-        }
+        check_memory(rows, tokens, sum(state.size_bytes for state in self._states.values() if state.grows))
+        return {name: state.empty(rows, tokens) for name, state in self._states.items()}
 
     def _make_room(self, tokens: int) -> None:
         """Have buffers for rows of `tokens` tokens, doubling them so that growing costs little in the long run."""
         check_room(tokens, self.context_length)
-        rows = len(self._lengths)
-        old = next(iter(self._buffers.values())).shape[2] if self._buffers else 0
-        if tokens <= old:
+        if tokens <= self._room:
             return
-        grown = self._empty(rows, min(max(2 * old, tokens + _ROOM), self.context_length))
+        room = min(max(2 * self._room, tokens + _ROOM), self.context_length)
+        grown = self._empty(len(self._lengths), room)
         for name, buffer in self._buffers.items():
-            grown[name][:, :, :old] = buffer
+            grown[name][tuple(slice(size) for size in buffer.shape)] = buffer
+        self._room = room
         self._replace_buffers(grown)
 
     def _replace_buffers(self, buffers: dict[str, NDArray[Any]]) -> None:
@@ -208,7 +258,7 @@ class OnnxEngine:
 
 
 def _present(past: str) -> str:
-    return past.replace(_PAST, "present.")
+    return past.replace(_PAST, "present.").replace(_PAST_STATE, "present_state.")
 
 
 def _read_decoder_config(folder: Path) -> dict[str, Any]:
@@ -226,28 +276,33 @@ def _read_decoder_config(folder: Path) -> dict[str, Any]:
     return decoder
 
 
-def _read_contract(path: Path, session: Any, head_size: Any) -> tuple[dict[str, _Cache], int]:
-    """The caches by input name, and the vocabulary's size; raises ArtifactError for any other graph."""
+def _read_contract(path: Path, session: Any, head_size: Any) -> tuple[dict[str, _State], int]:
+    """The states by input name, and the vocabulary's size; raises ArtifactError for any other graph."""
     inputs = {port.name: port for port in session.get_inputs()}
     outputs = {port.name: port for port in session.get_outputs()}
-    pasts = [name for name in inputs if name.startswith(_PAST)]
+    pasts = [name for name in inputs if name.startswith((_PAST, _PAST_STATE))]
     needed = {"logits"} | {_present(name) for name in pasts}
     unknown = set(inputs) - set(pasts) - {"input_ids", "attention_mask"}
     missing = ({"input_ids", "attention_mask"} - set(inputs)) | (needed - set(outputs))
     if unknown or missing or not pasts:
         what = f"needs `{min(unknown)}`" if unknown else f"has no `{min(missing or {_PAST})}`"
         raise ArtifactError(f"`{path}` {what}: it is no decoder as onnxruntime-genai's builder writes them for CPU")
-    caches = {}
+    states = {}
     for name in pasts:
         shape, kind = inputs[name].shape, inputs[name].type
+        if name.startswith(_PAST_STATE):
+            if kind not in _TYPES or not all(isinstance(size, int) and size > 0 for size in shape[1:]):
+                raise ArtifactError(f"`{path}`: `{name}` is {kind} {shape}; float `[B, ...]` of stated sizes is needed")
+            states[name] = _State(tuple(shape[1:]), _TYPES[kind])
+            continue
         size = shape[3] if isinstance(shape[3], int) else head_size
         if kind not in _TYPES or not isinstance(shape[1], int) or not isinstance(size, int):
             raise ArtifactError(f"`{path}`: `{name}` is {kind} {shape}; float `[B, heads, S, size]` is needed")
-        caches[name] = _Cache(shape[1], size, _TYPES[kind])
+        states[name] = _State((shape[1], 0, size), _TYPES[kind])
     vocab_size = outputs["logits"].shape[-1]
     if not isinstance(vocab_size, int):
         raise ArtifactError(f"`{path}` does not state how many logits it gives")
-    return caches, vocab_size
+    return states, vocab_size
 
 
 def _session_options(decoder: dict[str, Any], threads: int | None, properties: Mapping[str, str]) -> Any:
@@ -276,11 +331,11 @@ def _open_session(path: Path, options: Any, exact: bool, kernel: str) -> tuple[A
         check_expandable(path.parent, "CPU", kernel, onnx_operator.INSTALL)
         from ovround.runtime.engines.onnx_expansion import expand
 
-        found = expand(path.read_bytes() if isinstance(model, str) else model, path, exact=exact)
-        model, expanded = found.model, found.initializers
+        expansion = expand(path.read_bytes() if isinstance(model, str) else model, path, exact=exact)
+        model, expanded = expansion.model, expansion.initializers
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in expanded.values()]
         options.add_external_initializers(list(expanded), values)
-        warn_expanded(path.parent, "CPU", onnx_operator.INSTALL, found.count, found.before, found.after)
+        warn_expanded(path.parent, "CPU", onnx_operator.INSTALL, expansion.count, expansion.before, expansion.after)
     if isinstance(model, bytes):
         folder = str(path.parent.absolute())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)

@@ -3,7 +3,8 @@
 Contract: inputs `input_ids`, `attention_mask` and, where the graph has it, `position_ids` i64 `[B, T]`, `beam_idx` i32
 `[B]`; output `logits` f32 `[B, T, V]`; the KV cache lives in the graph's variables. A batch is padded on the left with
 mask 0; `beam_idx` says which row of the last step each row continues, which is how ended rows leave the batch. Tokens
-that are taken back become padding too, which costs nothing; when most of the cache is padding, it is cut out.
+that are taken back become padding too, which costs nothing; when most of the cache is padding, it is cut out. A variable of fixed
+size, a recurrent state for instance, cannot go back: the tokens that stay are computed again.
 
 Generation needs the last position's logits, evaluation all of them. One compiled model gives both: a slice goes in
 front of the head, and where it starts is an input (-1 or 0). openvino_genai slices there too, at a fixed place.
@@ -24,6 +25,7 @@ from ovround.errors import ArtifactError, EngineError, GenerationError
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.engines.native import operator as native_operator
 from ovround.runtime.engines.openvino_devices import profile_of
+from ovround.runtime.engines.token_history import TokenHistory
 from ovround.runtime.memory import check_memory
 from ovround.runtime.model_info import read_model_info
 from ovround.tensors.native_layout import OPERATOR
@@ -58,7 +60,8 @@ class OpenVINOEngine:
         native_operator.apply(model, kernel, device, exact=exact, properties=properties or {})
         self._inputs = {name for port in model.inputs for name in port.names}
         self.vocab_size = _vocab_size(model, folder)
-        self._rewindable = all(_is_cache(variable.info.data_shape) for variable in model.get_variables())
+        grows = [_is_cache(variable.info.data_shape) for variable in model.get_variables()]
+        self._history = None if all(grows) else TokenHistory()
         if self._profile.whole:
             _add_slice(model)
         options |= dict(properties or {})
@@ -98,8 +101,12 @@ class OpenVINOEngine:
     def rewind(self, lengths: Sequence[int]) -> None:
         check_lengths(lengths, self._mask.sum(axis=1))
         self._check_whole("tokens cannot be taken back")
-        if not self._rewindable:
-            raise EngineError("this model's state is no plain KV cache: tokens cannot be taken back")
+        if self._history is not None:
+            if list(lengths) != self._mask.sum(axis=1).tolist():
+                rows = self._history.cut(lengths)
+                self.reset()
+                self.prefill(rows)
+            return
         self._mask = self._mask * (self._mask.cumsum(axis=1) <= np.asarray(lengths)[:, None])
         used: NDArray[np.bool_] = np.any(self._mask != 0, axis=0)
         if (~used).sum() > max(_MAX_PADDING, used.sum()):
@@ -108,8 +115,12 @@ class OpenVINOEngine:
     def keep(self, rows: Sequence[int]) -> None:
         self._rows = self._rows[list(rows)]
         self._mask = self._mask[list(rows)]
+        if self._history is not None:
+            self._history.keep(rows)
 
     def reset(self) -> None:
+        if self._history is not None:
+            self._history.clear()
         self._mask = np.zeros((0, 0), np.int64)
         self._rows = np.zeros(0, np.int32)
         # A new request, 0.03 ms, instead of reset_state: OpenVINO 2026.4 keeps something of an 8-bit cache across that,
@@ -145,6 +156,8 @@ class OpenVINOEngine:
             check_memory(grown.shape[0], grown.shape[1], self._token_bytes)
         logits = self._infer(self._request, ids, grown, self._rows, first)
         self._mask, self._rows = grown, np.arange(len(ids), dtype=np.int32)
+        if self._history is not None:
+            self._history.append([row[real != 0].tolist() for row, real in zip(ids, mask, strict=True)])
         return logits
 
     def _check_whole(self, why: str) -> None:
@@ -216,7 +229,9 @@ def _token_bytes(model: Any, precision: str) -> int:
     """What a token of a row takes in the cache, scales of 8-bit ones left out."""
     shapes = [variable.info.data_shape for variable in model.get_variables()]
     sizes = [(shape[1], shape[3]) for shape in shapes if _is_cache(shape)]
-    values: int = sum(one.get_length() * two.get_length() for one, two in sizes if one.is_static and two.is_static)
+    values: int = sum(
+        heads.get_length() * size.get_length() for heads, size in sizes if heads.is_static and size.is_static
+    )
     return values * {"f32": 4, "f16": 2, "bf16": 2}.get(precision, 1)
 
 

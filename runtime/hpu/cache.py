@@ -1,9 +1,10 @@
-"""The KV cache: one flat buffer a layer and part, whose place `row * room + position` a step writes by index.
+"""The cache: one flat buffer for each state that a layer declares, whose slot `row * room + position` a step writes by index.
 
-    keys[layer], values[layer]   [rows * room, H_kv, D]
+    layers[layer][i]   [rows * room, *shape]       keys and values: [rows * room, H_kv, D]
 
-The buffers are allocated once for the largest batch and room so far, and a step sees the beginning of them, so that its
-shapes are its bucket's and addresses stay. What lies behind a row's tokens is never read before it is written.
+`shape` is the state's without the axis that grows. The buffers are allocated once for the largest batch and room so far, and
+a step sees the beginning of them, so that its shapes are its bucket's and addresses stay. What lies after a row's tokens is
+never read before it is written.
 """
 
 from __future__ import annotations
@@ -12,22 +13,29 @@ from collections.abc import Sequence
 
 import torch
 
-from ovround.models.decoder import Decoder
+from ovround.errors import ArchitectureError
+from ovround.models.state import State
 
 
 class Cache:
-    """Room for `rows` rows of `room` tokens each. `generation` grows when the buffers move to other addresses."""
+    """Room for `rows` rows of `room` tokens each. `generation` grows when the buffers move to other addresses.
 
-    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: str) -> None:
-        config = decoder.config
-        self._place = (config.num_key_value_heads, config.head_dim)
-        self._count = 2 * config.num_hidden_layers
-        self._dtype, self._device = dtype, device
+    Raises ArchitectureError for a state of fixed size.
+    """
+
+    def __init__(self, states: Sequence[Sequence[State]], dtype: torch.dtype, device: str) -> None:
+        self._slots_of = [
+            (_slot_shape(state), torch.float32 if state.dtype == "float32" else dtype)
+            for kept in states
+            for state in kept
+        ]
+        self._counts = [len(kept) for kept in states]
+        self._device = device
         self._buffers: list[torch.Tensor] = []
-        self.generation = 0
+        self._slots = self.generation = 0
         self.rows = self.room = 0
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
+        self._shown: list[torch.Tensor] = []
+        self.layers: list[tuple[torch.Tensor, ...]] = []
 
     def clear(self, rows: int, room: int) -> None:
         """Hold nothing, with room for `rows` rows of `room` tokens."""
@@ -41,11 +49,11 @@ class Cache:
         kept = min(room, self.room)
         held = [
             buffer.unflatten(0, (self.rows, self.room)).index_select(0, index).narrow(1, 0, kept)
-            for buffer in (*self.keys, *self.values)
+            for buffer in self._shown
         ]
         self._allocate(rows * room)
         self._show(rows, room)
-        for buffer, rest in zip((*self.keys, *self.values), held, strict=True):
+        for buffer, rest in zip(self._shown, held, strict=True):
             buffer.unflatten(0, (rows, room)).narrow(1, 0, kept).copy_(rest)
 
     @property
@@ -53,18 +61,26 @@ class Cache:
         """Bytes that are allocated."""
         return sum(buffer.nbytes for buffer in self._buffers)
 
-    def _allocate(self, places: int) -> None:
-        if self._buffers and len(self._buffers[0]) >= places:
+    def _allocate(self, slots: int) -> None:
+        if self._slots >= slots:
             return
-        self._buffers = []  # the old ones go before the new ones come
-        self.keys, self.values = [], []
-        empty = [
-            torch.zeros((places, *self._place), dtype=self._dtype, device=self._device) for _ in range(self._count)
+        self._buffers, self._shown = [], []  # the old ones go before the new ones come
+        self.layers = []
+        self._buffers = [
+            torch.zeros((slots, *shape), dtype=dtype, device=self._device) for shape, dtype in self._slots_of
         ]
-        self._buffers = empty
+        self._slots = slots
         self.generation += 1
 
     def _show(self, rows: int, room: int) -> None:
         self.rows, self.room = rows, room
-        shown = [buffer.narrow(0, 0, rows * room) for buffer in self._buffers]
-        self.keys, self.values = shown[::2], shown[1::2]
+        self._shown = [buffer.narrow(0, 0, rows * room) for buffer in self._buffers]
+        rest = iter(self._shown)
+        self.layers = [tuple(next(rest) for _ in range(count)) for count in self._counts]
+
+
+def _slot_shape(state: State) -> tuple[int, ...]:
+    """The shape of what one token adds to a state."""
+    if state.grows is None:
+        raise ArchitectureError(f"the state `{state.name}` has a fixed size, which is not built for HPU")
+    return state.shape[: state.grows] + state.shape[state.grows + 1 :]

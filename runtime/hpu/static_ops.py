@@ -55,7 +55,7 @@ class Constants:
             beyond = rope.original_max_position_embeddings + 1
             frequencies.append(rope.inverse_frequencies(beyond) if long else rope.stretch_exponents())
         slopes = moved(spec.slopes()).view(spec.num_key_value_heads, -1, 1, 1) if spec.alibi else None
-        return cls(tuple(moved(one.tolist()) for one in frequencies), slopes)
+        return cls(tuple(moved(values.tolist()) for values in frequencies), slopes)
 
     def frequencies_at(self, rope: Rope, length: torch.Tensor) -> torch.Tensor:
         """Radians a position `[dim / 2]` in a text of `length` `[]` tokens, which only the device knows."""
@@ -71,16 +71,17 @@ class Constants:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerCache:
-    """One layer's `keys` and `values` as `Cache` shows them, `room` places a row, and the layer's constants."""
+    """One layer's `states` by name as `Cache` shows them, `room` slots a row, and the layer's constants."""
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    states: Mapping[str, torch.Tensor]
     room: int
     constants: Constants
 
 
 class StaticOps(TorchOps):
-    """`weights` in float and `packed` ones by module; `places` where positions matter, `cache` where there is attention."""
+    """`weights` in float and `packed` ones by module; `places` where positions matter, `cache` where a layer keeps state."""
+
+    target = "hpu"
 
     def __init__(
         self,
@@ -127,14 +128,15 @@ class StaticOps(TorchOps):
         places, cache = self._places, self._cached
         batch, tokens, _ = q.shape
         query = q.unflatten(-1, (spec.num_heads, spec.head_dim))
-        key, value = (one.unflatten(-1, (spec.num_key_value_heads, spec.head_dim)) for one in (k, v))
+        key, value = (heads.unflatten(-1, (spec.num_key_value_heads, spec.head_dim)) for heads in (k, v))
         if spec.rope is not None:
             cos, sin = _angles(spec.rope, cache.constants, places)
             query, key = _rotated(query, cos, sin), _rotated(key, cos, sin)
-        cache.keys.index_copy_(0, places.slots, key.flatten(0, 1))
-        cache.values.index_copy_(0, places.slots, value.flatten(0, 1))
-        seen = cache.keys.unflatten(0, (batch, cache.room)).permute(0, 2, 3, 1)  # [B, H_kv, D, S]
-        taken = cache.values.unflatten(0, (batch, cache.room)).permute(0, 2, 1, 3)  # [B, H_kv, S, D]
+        keys, values = cache.states["key"], cache.states["value"]
+        keys.index_copy_(0, places.slots, key.flatten(0, 1))
+        values.index_copy_(0, places.slots, value.flatten(0, 1))
+        seen = keys.unflatten(0, (batch, cache.room)).permute(0, 2, 3, 1)  # [B, H_kv, D, S]
+        taken = values.unflatten(0, (batch, cache.room)).permute(0, 2, 1, 3)  # [B, H_kv, S, D]
         # Query heads that share a key head are rows of one product.
         shared, repeat = spec.num_key_value_heads, spec.num_heads // spec.num_key_value_heads
         rows = query.unflatten(2, (shared, repeat)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, H_kv, repeat * T, D]
@@ -148,8 +150,8 @@ class StaticOps(TorchOps):
         else:
             shares = scores.softmax(-1)
         out = shares.to(q.dtype).flatten(2, 3) @ taken
-        found: torch.Tensor = out.unflatten(2, (repeat, tokens)).permute(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
-        return found
+        attended: torch.Tensor = out.unflatten(2, (repeat, tokens)).permute(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
+        return attended
 
     def experts(self, x: torch.Tensor, at: str, spec: Experts) -> torch.Tensor:
         """Every expert on every token: which ones a token chose is known on the device alone."""

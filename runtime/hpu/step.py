@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ovround.models.calls import attention_specs
 from ovround.models.decoder import Decoder
 from ovround.runtime.hpu.cache import Cache
 from ovround.runtime.hpu.operator import Convert
@@ -26,7 +27,7 @@ CallRegion = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class Region:
     """The tensors of a block, or of all that is outside the blocks; a block's by the names of the first one like it."""
 
     weights: dict[str, torch.Tensor]
@@ -36,7 +37,7 @@ class Part:
 
 
 class Step(torch.nn.Module):
-    """Tokens in, logits out, keys and values into the cache in between: shapes follow from those of the arguments.
+    """Tokens in, logits out, states into the cache in between: shapes follow from those of the arguments.
 
     The cache that `show` names is written to; graphs that are captured with its addresses must go when it moves.
     """
@@ -47,24 +48,21 @@ class Step(torch.nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.decoder, self.convert = decoder, convert
-        constants = {spec: Constants.of(spec, device) for spec in decoder.config.attention}
         blocks = [decoder.block_at(layer) for layer in range(decoder.config.num_hidden_layers)]
         kinds: dict[Hashable, int] = {}
-        self.blocks: list[Part] = []
+        self.blocks: list[Region] = []
         for layer, at in enumerate(blocks):
-            inside = {name: one for name, one in weights.items() if name.startswith(f"{at}.")}
-            stored = {name: one for name, one in packed.items() if name.startswith(f"{at}.")}
-            spec = decoder.attention_spec(layer)
-            kind = (spec, decoder.experts_of(layer), _shapes(inside, stored, len(at)))
-            like = kinds.setdefault(kind, layer)
+            inside = {name: weight for name, weight in weights.items() if name.startswith(f"{at}.")}
+            stored = {name: weight for name, weight in packed.items() if name.startswith(f"{at}.")}
+            like = kinds.setdefault((decoder.blocks[layer], _shapes(inside, stored, len(at))), layer)
             first = blocks[like]
-            renamed = {f"{first}{name[len(at) :]}": one for name, one in inside.items()}
-            words = {f"{first}{name[len(at) :]}": one for name, one in stored.items()}
-            self.blocks.append(Part(renamed, words, like, constants[spec]))
+            renamed = {f"{first}{name[len(at) :]}": weight for name, weight in inside.items()}
+            words = {f"{first}{name[len(at) :]}": weight for name, weight in stored.items()}
+            self.blocks.append(Region(renamed, words, like, _constants(decoder, layer, device)))
         ours = tuple(f"{at}." for at in blocks)
-        self.outside = Part(
-            {name: one for name, one in weights.items() if not name.startswith(ours)},
-            {name: one for name, one in packed.items() if not name.startswith(ours)},
+        self.outside = Region(
+            {name: weight for name, weight in weights.items() if not name.startswith(ours)},
+            {name: weight for name, weight in packed.items() if not name.startswith(ours)},
         )
         self.call: CallRegion = lambda key, function, *arguments: function(*arguments)
         self.cache: Cache | None = None
@@ -86,9 +84,9 @@ class Step(torch.nn.Module):
         shape, size = tuple(ids.shape), room.shape[0]
         decoder, convert = self.decoder, self.convert
         x, positions, slots = self.call(("embed", shape, size), embed, decoder, self.outside, convert, ids, held, size)
-        for part, keys, values in zip(self.blocks, self.cache.keys, self.cache.values, strict=True):
-            memory = (keys, values, positions, slots, length)
-            x = self.call(("block", part.layer, shape, size), block, decoder, part, convert, x, *memory, size)
+        for part, states in zip(self.blocks, self.cache.layers, strict=True):
+            memory = (positions, slots, length, size, *states)
+            x = self.call(("block", part.layer, shape, size), block, decoder, part, convert, x, *memory)
         logits: torch.Tensor = self.call(
             ("head", shape, every), head, decoder, self.outside, convert, x, None if every else last
         )
@@ -97,12 +95,12 @@ class Step(torch.nn.Module):
     def tensors(self) -> list[torch.Tensor]:
         """All weights as they lie at rest."""
         parts = [self.outside, *self.blocks]
-        floats = [one for part in parts for one in part.weights.values()]
-        return floats + [one for part in parts for stored in part.packed.values() for one in stored.tensors()]
+        floats = [weight for part in parts for weight in part.weights.values()]
+        return floats + [words for part in parts for stored in part.packed.values() for words in stored.tensors()]
 
 
 def embed(
-    decoder: Decoder, part: Part, convert: Convert, ids: torch.Tensor, held: torch.Tensor, room: int
+    decoder: Decoder, part: Region, convert: Convert, ids: torch.Tensor, held: torch.Tensor, room: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Hidden states `[B, T, hidden_size]`, positions int32 `[B, T]`, and places in the cache int64 `[B * T]`."""
     batch, tokens = ids.shape
@@ -114,17 +112,18 @@ def embed(
 
 
 def block(
-    decoder: Decoder, part: Part, convert: Convert, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
-    positions: torch.Tensor, slots: torch.Tensor, length: torch.Tensor, room: int,
+    decoder: Decoder, part: Region, convert: Convert, x: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor,
+    length: torch.Tensor, room: int, *states: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """One block `[B, T, hidden_size]` -> the same; its keys and values go to their places."""
-    cache = LayerCache(keys, values, room, part.constants)
+    """One block `[B, T, hidden_size]` -> the same; what its states gain by the tokens goes to their slots."""
+    names = (state.name for state in decoder.state(part.layer))
+    cache = LayerCache(dict(zip(names, states, strict=True)), room, part.constants)
     ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, length), cache)
     return decoder.block(ops, x, part.layer)
 
 
 def head(
-    decoder: Decoder, part: Part, convert: Convert, x: torch.Tensor, last: torch.Tensor | None
+    decoder: Decoder, part: Region, convert: Convert, x: torch.Tensor, last: torch.Tensor | None
 ) -> torch.Tensor:  # fmt: skip
     """Logits float32 `[B, V]` of the tokens `last` `[B]`, or `[B, T, V]` of all where it is None."""
     batch, tokens, _ = x.shape
@@ -157,11 +156,18 @@ def greedy(
     return torch.cat(chosen, dim=1)
 
 
+def _constants(decoder: Decoder, layer: int, device: str) -> Constants:
+    spec = next(
+        iter(attention_specs(decoder, layer)), None
+    )  # a block has one at most: its states have names of their own
+    return Constants() if spec is None else Constants.of(spec, device)
+
+
 def _shapes(weights: Mapping[str, torch.Tensor], packed: Mapping[str, Stored], skip: int) -> Hashable:
     """Names within the block, kinds and shapes: what must be equal for two layers to share a graph."""
-    floats = [(name[skip:], tuple(one.shape)) for name, one in sorted(weights.items())]
+    floats = [(name[skip:], tuple(weight.shape)) for name, weight in sorted(weights.items())]
     words = [
-        (name[skip:], type(one).__name__, tuple(tuple(part.shape) for part in one.tensors()))
-        for name, one in sorted(packed.items())
+        (name[skip:], type(stored).__name__, tuple(tuple(words.shape) for words in stored.tensors()))
+        for name, stored in sorted(packed.items())
     ]
     return (tuple(floats), tuple(words))

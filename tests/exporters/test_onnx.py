@@ -249,16 +249,16 @@ def test_data_elsewhere_is_refused(tmp_path: Path) -> None:
 def test_genai_config_follows_the_checkpoint(tmp_path: Path) -> None:
     decoder = models.from_config(tiny())
     generation = {"eos_token_id": [2, 5], "do_sample": True, "temperature": 0.6, "top_k": None}
-    document = genai_config(tiny(), generation, decoder.config, "model.onnx")
+    document = genai_config(tiny(), generation, decoder, "model.onnx")
     assert {key: document["model"][key] for key in ("bos_token_id", "eos_token_id", "pad_token_id", "type")} == {
         "bos_token_id": 1, "eos_token_id": [2, 5], "pad_token_id": 2, "type": "llama"
     }  # fmt: skip
     search = document["search"]
     assert (search["do_sample"], search["temperature"], search["top_k"], search["max_length"]) == (True, 0.6, 50, 256)
-    assert genai_config({"model_type": "new"}, {}, decoder.config, "m")["model"]["type"] == "decoder"
+    assert genai_config({"model_type": "new"}, {}, decoder, "m")["model"]["type"] == "decoder"
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        write_genai_config(tmp_path, tmp_path, decoder.config, "model.onnx")
+        write_genai_config(tmp_path, tmp_path, decoder, "model.onnx")
 
 
 @pytest.mark.parametrize("head_dim", [32, 8])

@@ -37,7 +37,7 @@ ONE_BILLION = {
     "num_attention_heads": 32, "num_key_value_heads": 4, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
     "hidden_act": "silu", "tie_word_embeddings": False,
 }  # fmt: skip
-DENSE = [name for name in FIRST if from_config(CONFIGS[name]).config.experts is None]
+DENSE = [name for name in FIRST if not from_config(CONFIGS[name]).largest_stack]
 needs_compiler = pytest.mark.skipif(lacking() is not None, reason=f"compiling needs {lacking()}")
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ovround.models.decoder import DecoderConfig
 from ovround.models.ops import Attention, sinks_name
+from ovround.models.parts.attention import SelfAttention
 from ovround.models.rope import Rope
 from ovround.tensors.float_tensor import FloatTensor
 
@@ -189,7 +190,7 @@ def openvino(folder: Path, case: Case) -> Rows:
     file = ConstantFile(folder / "probe.bin")
     for name, values in case.weights.items():
         write_weight(file, name, float_tensor(values), table=name != "norm.weight")
-    ops = OpenVINOOps(file)
+    ops = OpenVINOOps(file, [SelfAttention(1, case.attention).states()])
     model = ops.model(case.build(ops, ops.input_ids), "probe")
     file.close()
     ov.serialize(model, folder / "probe.xml", folder / "placeholders.bin")
@@ -216,10 +217,8 @@ def onnx(folder: Path, case: Case) -> Rows:
     for name, values in case.weights.items():
         write_weight(file, name, float_tensor(values), table=False)
     width = case.expected.shape[1]
-    config = DecoderConfig(
-        width, width, 1, spec.num_heads, spec.num_key_value_heads, spec.head_dim, width, TOKENS, EPS, (spec,)
-    )
-    ops = OnnxOps(file, {}, config)
+    config = DecoderConfig(hidden_size=width, num_hidden_layers=1, vocab_size=width, max_position_embeddings=TOKENS)
+    ops = OnnxOps(file, {}, config, [SelfAttention(width, spec).states()])
     model = ops.model(case.build(ops, ops.input_ids), "probe")
     file.close()
     for values in () if case.attends else (model.graph.input, model.graph.output):

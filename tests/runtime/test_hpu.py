@@ -21,8 +21,10 @@ from safetensors.numpy import save_file
 
 import ovround
 from ovround.conversion.convert import convert
-from ovround.errors import EngineError, GenerationError, UsageError
+from ovround.errors import ArchitectureError, EngineError, GenerationError, UsageError
 from ovround.models import families, from_config, smallest_configs
+from ovround.models.calls import ropes
+from ovround.models.state import State
 from ovround.models.torch_ops import TorchOps
 from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
@@ -134,7 +136,7 @@ def _double(x: torch.Tensor) -> torch.Tensor:
 
 def test_the_whole_step_is_one_graph(checkpoint: Path) -> None:
     engine = HpuEngine(checkpoint, EMULATED, exact=True)
-    step, cache = engine._step, Cache(engine._decoder, torch.float32, "cpu")
+    step, cache = engine._step, Cache(engine._states, torch.float32, "cpu")
     assert step is not None
     step.call = lambda key, function, *arguments: function(*arguments)
     cache.clear(1, 256)
@@ -146,6 +148,11 @@ def test_the_whole_step_is_one_graph(checkpoint: Path) -> None:
         assert torch.equal(whole(*arguments), step(*arguments))
 
 
+def test_a_state_of_fixed_size_is_refused() -> None:
+    with pytest.raises(ArchitectureError, match="`tail` has a fixed size, which is not built for HPU"):
+        Cache([(State("tail", (3, 8)),)], torch.float32, "cpu")
+
+
 @pytest.mark.parametrize(("family", "number"), CONFIGS, ids=[f"{family}-{number}" for family, number in CONFIGS])
 def test_every_family_in_fixed_shapes(family: str, number: int) -> None:
     """A prompt in a padded batch behind a cache of rubbish, then a step, against torch on the plain sequence."""
@@ -155,9 +162,9 @@ def test_every_family_in_fixed_shapes(family: str, number: int) -> None:
         name: torch.randn(shape) * 0.2 + (1.0 if "norm" in name else 0.0)
         for name, shape in decoder.every_tensor().items()
     }
-    step, cache = Step(decoder, weights, {}, operator.emulated, "cpu"), Cache(decoder, torch.float32, "cpu")
+    step, cache = Step(decoder, weights, {}, operator.emulated, "cpu"), Cache(decoder.states(), torch.float32, "cpu")
     cache.clear(2, 64)
-    for buffer in (*cache.keys, *cache.values):
+    for buffer in (buffer for states in cache.layers for buffer in states):
         buffer.fill_(7.0)
     step.show(cache)
     longest = min(24, decoder.config.max_position_embeddings - 1)
@@ -170,7 +177,7 @@ def test_every_family_in_fixed_shapes(family: str, number: int) -> None:
             decoder.logits(TorchOps(weights), ids[row : row + 1, : int(end) + 1])[0, -1] for row, end in enumerate(ends)
         ]
         assert torch.allclose(logits[0], plain[0], atol=2e-4)
-        follows = any(spec.rope is not None and spec.rope.follows_length for spec in decoder.config.attention)
+        follows = any(rope.follows_length for rope in ropes(decoder))
         assert follows or torch.allclose(logits[1], plain[1], atol=2e-4)
         ops = TorchOps(weights, keep_cache=True)
         decoder.logits(ops, ids[:1, :longest])
@@ -330,7 +337,7 @@ with FakeTensorMode():
             else:
                 floats[name] = torch.empty(shape, dtype=torch.bfloat16, device="hpu")
         step = steps.Step(decoder, floats, packed, operator.emulated, "hpu")
-        cache = Cache(decoder, torch.bfloat16, "hpu")
+        cache = Cache(decoder.states(), torch.bfloat16, "hpu")
         cache.clear(2, 256)
         step.show(cache)
         held = torch.zeros(2, dtype=torch.int32, device="hpu")

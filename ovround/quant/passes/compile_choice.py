@@ -31,7 +31,7 @@ def choose(wanted: str, device: str, decoder: Decoder, tokens: int, iters: int, 
     if wanted == "on":
         if not tokens:
             raise UsageError("compile is on, yet nothing is tuned", hint="leave it out")
-        if decoder.config.experts is not None:
+        if decoder.largest_stack:
             raise UsageError(
                 "compile is on, yet the model has experts, whose tokens are others at each step", hint="leave it out"
             )
@@ -44,7 +44,7 @@ def choose(wanted: str, device: str, decoder: Decoder, tokens: int, iters: int, 
         return True
     if wanted == "off" or device != "cpu" or missing is not None:
         return False
-    if decoder.config.experts is not None or not integers:
+    if decoder.largest_stack or not integers:
         return False
     blocks, shapes = decoder.config.num_hidden_layers, decoder.tensors(0)
     weights = sum(math.prod(shapes[f"{name}.weight"]) for name in decoder.linears(0))

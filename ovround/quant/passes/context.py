@@ -93,7 +93,7 @@ class QuantContext:
         Activations of a model with experts are computed in float32, since rounding to bfloat16 would change what a router
         chooses.
         """
-        if self.decoder.config.experts is not None and not steps:
+        if self.decoder.largest_stack and not steps:
             return None
         schemes = [self.plan.get(name) for layer in layers for name in self.decoder.linears(layer)]
         bits = [

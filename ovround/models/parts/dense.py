@@ -1,0 +1,46 @@
+"""The dense MLP, with a gate or without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ovround.models.ops import Activation, Ops, T
+from ovround.models.parts.part import Linear, check_size
+from ovround.models.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class DenseMlp:
+    """down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x)))."""
+
+    hidden_size: int
+    intermediate_size: int
+    activation: Activation = "silu"
+    gated: bool = True
+    bias: bool = False
+    name: str = "mlp"
+
+    def __post_init__(self) -> None:
+        check_size("intermediate_size", self.intermediate_size)
+
+    @property
+    def inner_size(self) -> int:
+        return self.intermediate_size
+
+    def floats(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def linears(self) -> tuple[Linear, ...]:
+        inner, hidden = self.intermediate_size, self.hidden_size
+        names = ("gate_proj", "up_proj") if self.gated else ("up_proj",)
+        into = (Linear(name, inner, hidden, self.bias, fused="gate_up_proj") for name in names)
+        return (*into, Linear("down_proj", hidden, inner, self.bias))
+
+    def states(self) -> tuple[State, ...]:
+        return ()
+
+    def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
+        if not self.gated:
+            return ops.linear(ops.activation(ops.linear(x, f"{at}.up_proj"), self.activation), f"{at}.down_proj")
+        gate = ops.activation(ops.linear(x, f"{at}.gate_proj"), self.activation)
+        return ops.linear(ops.mul(gate, ops.linear(x, f"{at}.up_proj")), f"{at}.down_proj")

@@ -1,0 +1,56 @@
+"""The two ends of a model: what is done with embeddings before the first block, and with the last one's output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ovround.models.ops import Ops, T
+from ovround.models.parts.norms import Norm
+
+EMBEDDING = "model.embed_tokens"
+POSITIONS = "model.embed_positions"
+EMBEDDING_NORM = "model.embed_layernorm"
+NORM = "model.norm"
+HEAD = "lm_head"
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Token embeddings times `scale`, plus learned `positions` where the model has them, then a norm."""
+
+    scale: float = 1.0
+    positions: bool = False
+    norm: Norm | None = None
+
+    def tensors(self, vocab_size: int, hidden_size: int, positions: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each tensor, the embedding first; `positions` is how many a model has."""
+        shapes: dict[str, tuple[int, ...]] = {f"{EMBEDDING}.weight": (vocab_size, hidden_size)}
+        if self.positions:
+            shapes[f"{POSITIONS}.weight"] = (positions, hidden_size)
+        return shapes if self.norm is None else shapes | self.norm.tensors(EMBEDDING_NORM)
+
+    def forward(self, ops: Ops[T], ids: T) -> T:
+        """Token ids `[B, T]` -> hidden states `[B, T, hidden_size]`."""
+        x = ops.embedding(ids, EMBEDDING)
+        if self.scale != 1:
+            x = ops.scale(x, self.scale)
+        if self.positions:
+            x = ops.add(x, ops.position_embedding(ids, POSITIONS))
+        return x if self.norm is None else self.norm.forward(ops, x, EMBEDDING_NORM)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The final norm and the projection to logits, which are multiplied by `scale` and bounded by `softcap`."""
+
+    norm: Norm
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def forward(self, ops: Ops[T], x: T, at: str) -> T:
+        """Hidden states `[B, T, hidden_size]` -> logits `[B, T, vocab_size]` by the module `at`."""
+        logits = ops.linear(self.norm.forward(ops, x, NORM), at)
+        if self.scale != 1:
+            logits = ops.scale(logits, self.scale)
+        return logits if self.softcap is None else ops.softcap(logits, self.softcap)

@@ -1,0 +1,62 @@
+"""A mixture of experts: a router, which stays in float, and gated MLPs of which each token takes a few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ovround.errors import ArchitectureError
+from ovround.models.ops import Experts, Ops, T
+from ovround.models.parts.part import Linear
+from ovround.models.state import State
+
+EXPERTS = "mlp.experts"
+_MOST_EXPERTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertMlp:
+    """An MLP; `spec` says how the router's logits weigh the experts. `bias` is that of each expert's linear layers."""
+
+    hidden_size: int
+    spec: Experts
+    bias: bool = False
+    router_bias: bool = False
+    name: str = "mlp"
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        if self.hidden_size % 2 or spec.intermediate_size % 2:
+            raise ArchitectureError(f"experts of {self.hidden_size} x {spec.intermediate_size}; even sizes are needed")
+        if not 0 < spec.top_k <= spec.count <= _MOST_EXPERTS:
+            raise ArchitectureError(
+                f"{spec.top_k} of {spec.count} experts a token; at most {_MOST_EXPERTS} experts, and 1 "
+                "to all of them a token, are allowed"
+            )
+
+    @property
+    def inner_size(self) -> int:
+        return self.spec.top_k * self.spec.intermediate_size
+
+    def floats(self) -> dict[str, tuple[int, ...]]:
+        bias = {"gate.bias": (self.spec.count,)} if self.router_bias else {}
+        return {"gate.weight": (self.spec.count, self.hidden_size), **bias}
+
+    def linears(self) -> tuple[Linear, ...]:
+        return tuple(linear for expert in range(self.spec.count) for linear in self._expert(expert))
+
+    def _expert(self, expert: int) -> Iterator[Linear]:
+        inner, hidden, share = self.spec.intermediate_size, self.hidden_size, self.spec.top_k / self.spec.count
+        joined = self.spec.clamped is not None
+        into = {"gate_up_proj": 2 * inner} if joined else {"gate_proj": inner, "up_proj": inner}
+        for name, outputs in into.items():
+            full, fused, stack = f"experts.{expert}.{name}", "experts.gate_up_proj", f"experts.{name}"
+            yield Linear(full, outputs, hidden, self.bias, fused, stack, share)
+        stack = "experts.down_proj"
+        yield Linear(f"experts.{expert}.down_proj", hidden, inner, self.bias, stack, stack, share)
+
+    def states(self) -> tuple[State, ...]:
+        return ()
+
+    def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
+        return ops.experts(x, at, self.spec)
