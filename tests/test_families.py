@@ -31,13 +31,17 @@ from ovround.models import from_config
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_options import TuningOptions
 from ovround.runtime.engines import open_engine
 
 TOLERANCE = 2e-5  # float32 sums in another order: 2e-7 to 2e-6 measured; a window one token too long is 1e-2 (below)
 LENGTH, PREFILL = 60, 20
 IDS = np.random.default_rng(11).integers(3, 320, (3, LENGTH))
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-TUNED = {"recipe": "default", "iters": 2, "end_to_end": 1, "nsamples": 4, "seqlen": 32, "batch_size": 2}
+TUNED = {
+    "recipe": "default", "iters": 2, "nsamples": 4, "seqlen": 32,
+    "tuning": TuningOptions(end_to_end_steps=1, batch_size=2),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

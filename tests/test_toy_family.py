@@ -23,6 +23,7 @@ from ovround.errors import ArchitectureError
 from ovround.models import verbs
 from ovround.models.torch_ops import TorchOps
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.tuning_options import TuningOptions
 from ovround.runtime import LLM
 from ovround.runtime.engines import open_engine
 
@@ -55,8 +56,8 @@ def folders(
     options = ConvertOptions(formats=TARGETS, group_size=32, recipe="rtn")
     if request.param == "tuned":
         options = ConvertOptions(
-            formats=TARGETS, group_size=32, iters=2, end_to_end=1, nsamples=4, seqlen=32, batch_size=2,
-            calibration=(text_file,),
+            formats=TARGETS, group_size=32, iters=2, nsamples=4, seqlen=32, calibration=(text_file,),
+            tuning=TuningOptions(end_to_end_steps=1, batch_size=2),
         )  # fmt: skip
     out = tmp_path_factory.mktemp(request.param) / "out"
     return dict(zip(TARGETS, convert(source, out, options).folders, strict=True))
