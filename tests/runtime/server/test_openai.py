@@ -12,6 +12,8 @@ from ovround.errors import GenerationError
 
 openai = pytest.importorskip("openai")
 PROMPT = "The with statement is used to"
+every_field = pytest.mark.parametrize("served", ["openvino single", "onnx"], indirect=True)
+"""The servers whose engine serves every field."""
 MESSAGES: Any = [{"role": "user", "content": "How do I open a file?"}]
 
 
@@ -21,10 +23,11 @@ def client(served: Any) -> Any:
         yield one
 
 
-def test_models(client: Any) -> None:
+def test_models(served: Any, client: Any) -> None:
     (model,) = client.models.list().data
     assert model.id == "demo"
     found = client.models.retrieve("demo")
+    assert found.meta["engine"] == served.engine_client.engine
     assert found.max_model_len == 512
     assert 4 < found.meta["bits"] < 6
     with pytest.raises(openai.NotFoundError, match="`gpt`"):
@@ -89,6 +92,7 @@ def test_streams(served: Any, client: Any) -> None:
     assert "".join(texts) == PROMPT + served.llm.generate(PROMPT, max_new_tokens=12).text
 
 
+@every_field
 def test_choices_and_seeds(served: Any, client: Any) -> None:
     options: Any = {"model": "demo", "prompt": PROMPT, "max_tokens": 12, "temperature": 1.0}
     found = [[one.text for one in client.completions.create(**options, n=3, seed=5).choices] for _ in range(2)]
@@ -102,9 +106,16 @@ def test_choices_and_seeds(served: Any, client: Any) -> None:
     for chunk in client.completions.create(**options, n=3, seed=5, stream=True):
         texts[chunk.choices[0].index] = texts.get(chunk.choices[0].index, "") + chunk.choices[0].text
     assert [texts[place] for place in range(3)] == expected
-    free = {client.completions.create(**options).choices[0].text for _ in range(4)}
-    assert len(free) > 1
-    assert client.completions.create(**options, n=2).usage.completion_tokens <= 24
+
+
+def test_choices_without_a_seed(client: Any) -> None:
+    options: Any = {"model": "demo", "prompt": PROMPT, "max_tokens": 12, "temperature": 1.0}
+    texts = {client.completions.create(**options).choices[0].text for _ in range(4)}
+    assert len(texts) > 1
+    answer = client.completions.create(**options, n=3)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert len({choice.text for choice in answer.choices}) > 1
+    assert answer.usage.completion_tokens <= 36
 
 
 def test_stop(served: Any, client: Any) -> None:
@@ -116,16 +127,21 @@ def test_stop(served: Any, client: Any) -> None:
     assert "".join(chunk.choices[0].text for chunk in chunks) == whole[: whole.find(stop)]
 
 
-def test_penalties_and_bias(served: Any, client: Any) -> None:
+def test_penalties(served: Any, client: Any) -> None:
     options: Any = {"max_tokens": 20, "presence_penalty": 0.5, "frequency_penalty": 1.0}
     expected = served.llm.generate(PROMPT, max_new_tokens=20, presence_penalty=0.5, frequency_penalty=1.0).text
     assert expected != served.llm.generate(PROMPT, max_new_tokens=20).text
     assert client.completions.create(model="demo", prompt=PROMPT, **options).choices[0].text == expected
+
+
+@every_field
+def test_a_bias(served: Any, client: Any) -> None:
     token = served.llm.tokenizer.encode(" file", add_special_tokens=False)[-1]
     biased = client.completions.create(model="demo", prompt=PROMPT, max_tokens=3, logit_bias={str(token): 100})
     assert biased.choices[0].text == served.llm.tokenizer.decode([token] * 3)
 
 
+@every_field
 def test_log_probabilities(served: Any, client: Any) -> None:
     expected = served.llm.chat(MESSAGES, max_new_tokens=6, logprobs=3).logprobs
     options: Any = {"model": "demo", "messages": MESSAGES, "max_tokens": 6, "logprobs": True, "top_logprobs": 3}
@@ -142,6 +158,7 @@ def test_log_probabilities(served: Any, client: Any) -> None:
         assert [one.token for one in found] == [served.llm.tokenizer.token_text(one.token_id) for one in expected]
 
 
+@every_field
 @pytest.mark.parametrize("new", [0, 1, 4])
 def test_echo_scores_the_prompt(served: Any, client: Any, new: int) -> None:
     """What lm-eval's local-completions asks for."""
@@ -159,6 +176,7 @@ def test_echo_scores_the_prompt(served: Any, client: Any, new: int) -> None:
         assert (choice.text == served.llm.tokenizer.decode(ids)) == (new == 0)
 
 
+@every_field
 def test_forms(served: Any, client: Any) -> None:
     schema = {
         "type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["x", "y"]}},
@@ -193,7 +211,8 @@ def test_forms(served: Any, client: Any) -> None:
             client.chat.completions.create(model="demo", messages=MESSAGES, response_format=form, stream=stream)
 
 
-def test_tools(client: Any) -> None:
+@every_field
+def test_forced_tool_calls(client: Any) -> None:
     tools: Any = [
         {"type": "function", "function": {"name": name, "parameters": {
             "type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["n"],
@@ -213,9 +232,15 @@ def test_tools(client: Any) -> None:
     (delta,) = [chunk.choices[0].delta.tool_calls for chunk in chunks if chunk.choices[0].delta.tool_calls]
     assert delta[0].function.name == "second"
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
-    assert client.chat.completions.create(**{**options, "max_tokens": 5}).choices[0].finish_reason == "length"
     with pytest.raises(openai.BadRequestError, match="tool_choice"):
         client.chat.completions.create(**options, tool_choice={"type": "function", "function": {"name": "third"}})
+
+
+def test_tools_that_may_be_called(client: Any) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "first"}}]
+    options: Any = {"model": "demo", "messages": MESSAGES, "tools": tools, "max_tokens": 5}
+    assert client.chat.completions.create(**options).choices[0].finish_reason == "length"
+    assert client.chat.completions.create(**options, tool_choice="auto", stream=False).choices[0].message.content
 
 
 def test_what_cannot_be_answered(served: Any, client: Any) -> None:

@@ -127,11 +127,11 @@ def test_a_model_is_a_name_and_never_a_path(one: Any) -> None:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Limits:
-    from ovround.runtime.server import limits, slow_clients
+    from ovround.runtime.server import middleware, timed_protocol
 
     short = Limits(request_header_s=1.0, request_body_s=1.0)
-    monkeypatch.setattr(slow_clients, "LIMITS", short)
-    monkeypatch.setattr(limits, "LIMITS", short)
+    monkeypatch.setattr(timed_protocol, "LIMITS", short)
+    monkeypatch.setattr(middleware, "LIMITS", short)
     return short
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from mutations import SCALE
 
-from ovround.runtime.server.dispatch import Dispatcher
+from ovround.runtime.server.engine_client import EngineClient
+from ovround.runtime.server.engine_messages import EngineSettings
 from ovround.runtime.server.settings import ServerSettings
-from ovround.runtime.server.wire import EngineSettings
 
 LEAVERS = 250 * SCALE
 SOAK_S = 3 * SCALE
@@ -31,7 +31,7 @@ def small(request: pytest.FixtureRequest, serve_loaded: Any, demo_folders: dict[
     engine = EngineSettings(
         str(demo_folders[kind]), kind == "openvino", exact=True, threads=1, slots=16, cache_blocks=48 if " " in request.param else 0
     )  # fmt: skip
-    with serve_loaded(Dispatcher(ServerSettings("demo", max_running=16), engine)) as served:
+    with serve_loaded(EngineClient(ServerSettings("demo", max_running=16), engine)) as served:
         yield served
 
 
@@ -93,7 +93,7 @@ def test_a_storm_of_clients_that_leave(small: Any) -> None:
     assert left.total() == LEAVERS
     assert left["left"] > 0.8 * LEAVERS
     assert small.idle(10)
-    assert small.dispatcher.waiting() == 0
+    assert small.engine_client.waiting() == 0
     assert (small.engine_pid(), small.metric("ovround_engine_restarts")) == (pid, 0)
     assert resident(pid) < before + _PREPARED_BYTES
     assert {prompt: whole(small, prompt) for prompt in PROMPTS} == alone
