@@ -1,12 +1,12 @@
 """ONNX Runtime: model.onnx with genai_config.json, as onnxruntime-genai's builder and ovround write them; CPU.
 
 Contract: inputs `input_ids`, `attention_mask` i64, `past_key_values.%d.key/value` `[B, H_kv, S, D]`; outputs `logits`
-f32 `[B, T, V]`, `present.%d.key/value`; attention by GroupQueryAttention, which reads each row's length off its mask and
-therefore cannot have padding on the left.
+f32 `[B, T, V]`, `present.%d.key/value`; attention by GroupQueryAttention, which computes each row's length from its
+mask and therefore cannot have padding on the left.
 
-The cache is one buffer a layer and part, given as past and as present at once, so that a step writes its tokens in
-place instead of copying everything. Rows are prefilled one by one, each straight into its place in the buffers, and
-decoded together, each at its own length: no prompt is ever padded.
+The cache is one buffer for the keys and one for the values of each layer. It is bound as past and as present, so that a step
+writes its tokens in place. Rows are prefilled one by one into their parts of the buffers, and decoded together, each at its
+own length; no prompt is padded.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from ovround.runtime.model_info import read_model_info
 
 MODEL_FILE = "model.onnx"
 CONFIG_FILE = "genai_config.json"
-_PREFILL_TOKENS = 256  # a run computes the logits of all its positions: this bounds their memory
-_ROOM = 256  # the cache grows by at least so many tokens
+_PREFILL_TOKENS = 256  # a run computes the logits of all its positions; this bounds their memory
+_ROOM = 256  # least growth of the cache, in tokens
 _PAST = "past_key_values."
 _TYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _ORT_ERRORS = (
@@ -51,7 +51,7 @@ class _Cache:
 
 
 class OnnxEngine:
-    """See `Engine`. `exact` computes products on float32 activations instead of int8 ones, and of codebooks without tables.
+    """See `Engine`. `exact` uses float32 instead of int8 activations, and no lookup tables for codebooks.
 
     `on_missing_kernel`: see `open_engine`.
     """
@@ -68,13 +68,13 @@ class OnnxEngine:
         self.context_length = read_model_info(folder).context_length
         decoder = _read_decoder_config(folder)
         options = _session_options(decoder, threads, properties or {})
-        # The session refers to what was expanded, yet does not keep it.
+        # The session uses the expanded weights without keeping them alive.
         self._session, self._expanded = _open_session(folder / MODEL_FILE, options, exact, on_missing_kernel)
         self._caches, self.vocab_size = _read_contract(folder / MODEL_FILE, self._session, decoder.get("head_size"))
         self.device = f"ONNX Runtime {ort.__version__} CPU"
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row of the cache
         self._buffers: dict[str, NDArray[Any]] = {}  # past's name: [B, H_kv, room, D]
-        self._binding: Any = None  # of all buffers, kept from step to step: binding them takes as long as a small model
+        self._binding: Any = None  # kept between steps: binding all buffers takes as long as a step of a small model
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         check_ids(prompts, self.vocab_size)
@@ -97,7 +97,7 @@ class OnnxEngine:
 
     def rewind(self, lengths: Sequence[int]) -> None:
         check_lengths(lengths, self._lengths)
-        self._lengths = np.asarray(lengths, np.int64)  # what lies beyond is written over before it is read
+        self._lengths = np.asarray(lengths, np.int64)  # later tokens are overwritten before they are read
 
     def decode(self, ids: Sequence[int]) -> Logits:
         check_ids([ids], self.vocab_size)
@@ -125,7 +125,7 @@ class OnnxEngine:
         check_room(ids.shape[1], self.context_length)
         buffers = self._empty(
             len(ids), ids.shape[1]
-        )  # held until the run has ended: an OrtValue does not keep its array
+        )  # kept alive until the run has ended: an OrtValue does not keep its array
         return self._run(self._bind(buffers), np.ascontiguousarray(ids, np.int64), np.ones(ids.shape, np.int64))
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class OnnxEngine:
         self.reset()
 
     def _extend_row(self, row: int, ids: Sequence[int], *, whole: bool = False) -> Logits:
-        """Append `ids` to one row, in pieces; logits `[T, V]` of the last piece, or of all when `whole`."""
+        """Append `ids` to one row, in pieces; returns logits `[T, V]` of the last piece, or of all with `whole`."""
         binding = self._binding_of(row)
         tokens = np.asarray(ids, np.int64)[None]
         pieces: list[Logits] = []
@@ -146,7 +146,7 @@ class OnnxEngine:
         return np.concatenate(pieces)
 
     def _binding_of(self, row: int) -> Any:
-        """A binding of one row of the buffers; of a batch of one it is the batch's own."""
+        """A binding of one row of the buffers; a batch of one row has one binding for both."""
         if len(self._lengths) > 1:
             return self._bind({name: buffer[row : row + 1] for name, buffer in self._buffers.items()})
         if self._binding is None:
@@ -158,9 +158,9 @@ class OnnxEngine:
         if self._session is None:
             raise EngineError("the model is closed")
         binding = self._session.io_binding()
-        binding.bind_output("logits")  # first: outputs come back in the order in which their names were first bound
+        binding.bind_output("logits")  # first: outputs have the order in which their names were first bound
         for name, buffer in buffers.items():
-            value = ort.OrtValue.ortvalue_from_numpy(buffer)  # on CPU no copy
+            value = ort.OrtValue.ortvalue_from_numpy(buffer)  # no copy on CPU
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(_present(name), value)
         return binding
@@ -169,7 +169,7 @@ class OnnxEngine:
         """Logits `[B, T, V]` of `ids` `[B, T]`, the newest tokens of the mask's `[B, S]`."""
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", mask)
-        binding.bind_output("logits")  # anew: else the last run's tensor, of the last run's shape, is written to
+        binding.bind_output("logits")  # again: otherwise ORT writes into the last run's tensor, of the last shape
         try:
             self._session.run_with_iobinding(binding)
         except _ORT_ERRORS as error:
@@ -178,16 +178,18 @@ class OnnxEngine:
         return logits
 
     def _empty(self, rows: int, tokens: int) -> dict[str, NDArray[Any]]:
-        """Cache buffers for `rows` rows of `tokens` tokens each; raises GenerationError where there is no memory for them."""
+        """Cache buffers for `rows` rows of `tokens` tokens; raises GenerationError if memory does not suffice."""
         caches = self._caches.values()
-        check_memory(rows, tokens, sum(one.heads * one.head_size * np.dtype(one.dtype).itemsize for one in caches))
+        check_memory(
+            rows, tokens, sum(cache.heads * cache.head_size * np.dtype(cache.dtype).itemsize for cache in caches)
+        )
         return {
             name: np.zeros((rows, cache.heads, tokens, cache.head_size), cache.dtype)
             for name, cache in self._caches.items()
         }
 
     def _make_room(self, tokens: int) -> None:
-        """Have buffers for rows of `tokens` tokens, doubling them so that growing costs little in the long run."""
+        """Make buffers for rows of `tokens` tokens; doubling keeps the mean cost of growth low."""
         check_room(tokens, self.context_length)
         rows = len(self._lengths)
         old = next(iter(self._buffers.values())).shape[2] if self._buffers else 0
@@ -212,7 +214,7 @@ def _present(past: str) -> str:
 
 
 def _read_decoder_config(folder: Path) -> dict[str, Any]:
-    """`model.decoder` of genai_config.json; raises ArtifactError for a graph whose cache is not one shared buffer."""
+    """`model.decoder` of genai_config.json; raises ArtifactError for a graph without a shared cache buffer."""
     config = read_object(folder / CONFIG_FILE)
     search, model = config.get("search"), config.get("model")
     decoder = model.get("decoder") if isinstance(model, dict) else None
@@ -252,7 +254,7 @@ def _read_contract(path: Path, session: Any, head_size: Any) -> tuple[dict[str, 
 
 def _session_options(decoder: dict[str, Any], threads: int | None, properties: Mapping[str, str]) -> Any:
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors are raised; warnings are about graphs that nobody here can change
+    options.log_severity_level = 3  # errors are raised; warnings are about the graph, which users cannot change
     stated = decoder.get("session_options")
     for key, value in (stated if isinstance(stated, dict) else {}).items():
         if "." in key and isinstance(value, str):  # ONNX Runtime's own keys, such as mlas.use_lut_gemm
@@ -276,11 +278,11 @@ def _open_session(path: Path, options: Any, exact: bool, on_missing_kernel: str)
         check_expandable(path.parent, "CPU", on_missing_kernel, onnx_operator.INSTALL)
         from ovround.runtime.engines.onnx_expansion import expand
 
-        found = expand(path.read_bytes() if isinstance(model, str) else model, path, exact=exact)
-        model, expanded = found.model, found.initializers
+        expansion = expand(path.read_bytes() if isinstance(model, str) else model, path, exact=exact)
+        model, expanded = expansion.model, expansion.initializers
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in expanded.values()]
         options.add_external_initializers(list(expanded), values)
-        warn_expanded(path.parent, "CPU", onnx_operator.INSTALL, found.count, found.before, found.after)
+        warn_expanded(path.parent, "CPU", onnx_operator.INSTALL, expansion.count, expansion.before, expansion.after)
     if isinstance(model, bytes):
         folder = str(path.parent.absolute())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
@@ -291,7 +293,7 @@ def _open_session(path: Path, options: Any, exact: bool, on_missing_kernel: str)
 
 
 def _has_operator(options: Any) -> bool:
-    """Have the session load the native library; False where it is not installed."""
+    """Register the native library in the session; False if it is not installed."""
     library = onnx_operator.library_path()
     if library is None:
         return False
