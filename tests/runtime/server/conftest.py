@@ -49,8 +49,12 @@ class Served:
         reply = connection.getresponse()
         data = reply.read()
         connection.close()
-        found = {name.lower(): value for name, value in reply.getheaders()}
-        return reply.status, json.loads(data) if "json" in found.get("content-type", "") else data.decode(), found
+        reply_headers = {name.lower(): value for name, value in reply.getheaders()}
+        return (
+            reply.status,
+            json.loads(data) if "json" in reply_headers.get("content-type", "") else data.decode(),
+            reply_headers,
+        )
 
     def stream_lines(self, body: dict[str, Any], *, stream: bool = True) -> tuple[socket.socket, Any]:
         """A request under way: its connection, and the lines of the answer as they come, the status first."""
@@ -64,8 +68,8 @@ class Served:
         """The sum of a metric's samples with these labels."""
         lines = self.request("GET", "/metrics")[1].splitlines()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
-        found = [line for line in lines if line.startswith(name + "{") and all(want in line for want in wanted)]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+        samples = [line for line in lines if line.startswith(name + "{") and all(want in line for want in wanted)]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in samples)
 
     def engine_pid(self) -> int:
         """The engine's process."""

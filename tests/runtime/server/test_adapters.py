@@ -58,7 +58,7 @@ def test_the_harness_over_http(serve_with: Any, demo_folders: dict[str, Path], t
 
     file = tmp_path / "words.jsonl"
     words = PROMPT.split()
-    file.write_text("\n".join(json.dumps({"text": " ".join(words[: 3 + place])}) for place in range(4)) + "\n")
+    file.write_text("\n".join(json.dumps({"text": " ".join(words[: 3 + index])}) for index in range(4)) + "\n")
     ours = evaluate_tasks(str(demo_folders["onnx"]), [f"words={file}"])
     with serve_with("onnx") as served:
         model = LocalCompletionsAPI(
@@ -66,7 +66,7 @@ def test_the_harness_over_http(serve_with: Any, demo_folders: dict[str, Path], t
             tokenized_requests=True, max_length=512, add_bos_token=True,
         )  # fmt: skip
         theirs = score_tasks(lambda: model, [f"words={file}"])
-    assert [one.value for one in theirs] == pytest.approx([one.value for one in ours], rel=1e-3)
+    assert [result.value for result in theirs] == pytest.approx([result.value for result in ours], rel=1e-3)
 
 
 def test_ray_s_builder_is_the_server(demo_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

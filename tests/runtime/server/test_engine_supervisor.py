@@ -71,12 +71,12 @@ def test_an_engine_that_dies_in_mid_stream(served: Any, how: signal.Signals, cap
 def test_what_waits_is_computed_by_the_next_engine(serve_with: Any) -> None:
     """One slot: the answer under way is lost, those behind it are not."""
     with serve_with("onnx") as served:
-        found: list[int] = []
+        statuses: list[int] = []
         connection, lines = served.stream_lines(LONG)
         next(line for line in lines if line.startswith(b"data: "))
         with served.stopped_engine():
             threads = [
-                threading.Thread(target=lambda: found.append(served.request("POST", "/v1/completions", PROMPT)[0]))
+                threading.Thread(target=lambda: statuses.append(served.request("POST", "/v1/completions", PROMPT)[0]))
                 for _ in range(3)
             ]
             for thread in threads:
@@ -85,7 +85,7 @@ def test_what_waits_is_computed_by_the_next_engine(serve_with: Any) -> None:
             os.kill(served.engine_pid(), signal.SIGKILL)
         for thread in threads:
             thread.join()
-        assert found == [200] * 3
+        assert statuses == [200] * 3
         assert b"SIGKILL" in b"".join(iter(lines.readline, b"0\r\n"))
         connection.close()
 
@@ -93,11 +93,11 @@ def test_what_waits_is_computed_by_the_next_engine(serve_with: Any) -> None:
 def test_an_engine_that_stands_still(served: Any) -> None:
     with served.stopped_engine():
         took = within(20, lambda: not ready(served))
-        status, found, _ = served.request("GET", "/ready")
+        status, reply, _ = served.request("GET", "/ready")
         assert served.request("GET", "/health")[0] == 200
     assert took < 10
     assert status == 503
-    assert "has not answered" in found["reason"]
+    assert "has not answered" in reply["reason"]
     within(10, lambda: ready(served))
     assert answers(served)
 
@@ -128,9 +128,9 @@ def test_a_folder_that_changed_is_not_opened_again(
         manifest.write_bytes(whole + b"\n")
         os.kill(served.engine_pid(), signal.SIGKILL)
         within(20, lambda: "has changed" in str(served.request("GET", "/ready")[1]))
-        status, found, headers = served.request("POST", "/v1/completions", PROMPT)
+        status, reply, headers = served.request("POST", "/v1/completions", PROMPT)
         assert (status, headers["retry-after"]) == (503, "1")
-        assert "has changed" in found["error"]["message"]
+        assert "has changed" in reply["error"]["message"]
         manifest.write_bytes(whole)
         within(LOAD_S, lambda: ready(served))
         assert answers(served)
@@ -188,24 +188,25 @@ def test_a_pipeline_that_raises(demo_folders: dict[str, Path]) -> None:
         order = engine_messages.EngineRequest(number, [1, 2, 3], SamplingOptions(), 3, [])
         pipe.take(json.dumps({"begin": engine_messages.request_to_json(order)}).encode())
         within(60, lambda: out.ended(number))  # noqa: B023  # called within the turn
-    assert [found for found in out.found if "failed" in found] == [
+    assert [message for message in out.messages if "failed" in message] == [
         {"failed": [1, {"kind": "EngineError", "message": "the engine failed: out of memory", "hint": None}]}
     ]
-    tokens = [token for found in out.found if "tokens" in found for token in found["tokens"][0][1]]
+    tokens = [token for message in out.messages if "tokens" in message for token in message["tokens"][0][1]]
     assert len(tokens) == 3
 
 
 class _Lines(io.BytesIO):
-    """What a worker said."""
+    """The messages of a worker."""
 
     @property
-    def found(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.getvalue().splitlines()]
 
     def ended(self, number: int) -> bool:
         return any(
-            one.get("failed", [0])[0] == number or any(row[0] == number and row[2] for row in one.get("tokens", []))
-            for one in self.found
+            message.get("failed", [0])[0] == number
+            or any(row[0] == number and row[2] for row in message.get("tokens", []))
+            for message in self.messages
         )
 
 
@@ -240,8 +241,8 @@ def test_pieces_arrive_as_they_were(piece: Piece) -> None:
     "error", [UsageError("a", hint="b"), MissingExtraError("m", "e"), EngineError("\ud800"), ValueError("x\n y ")]
 )
 def test_errors_arrive_as_they_were(error: Exception) -> None:
-    found = engine_messages.error_from_json(json.loads(json.dumps(engine_messages.error_to_json(error))))
+    restored = engine_messages.error_from_json(json.loads(json.dumps(engine_messages.error_to_json(error))))
     if isinstance(error, ValueError):
-        assert (type(found), str(found)) == (EngineError, "the engine failed: y")
+        assert (type(restored), str(restored)) == (EngineError, "the engine failed: y")
     else:
-        assert (type(found), str(found), found.hint) == (type(error), str(error), getattr(error, "hint", None))
+        assert (type(restored), str(restored), restored.hint) == (type(error), str(error), getattr(error, "hint", None))
