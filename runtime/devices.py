@@ -1,4 +1,4 @@
-"""What this machine can run models on, and what it is: the lines to paste into an issue."""
+"""The devices and versions of this machine, as a report for an issue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 LIBRARIES = ("ovround", "openvino", "openvino-tokenizers", "onnxruntime", "tokenizers", "numpy")
-# Instructions that the engines choose kernels by, in /proc/cpuinfo's words: Intel and AMD, then ARM.
+# Instruction sets by which the engines choose kernels, with /proc/cpuinfo's names: Intel and AMD, then ARM.
 _CPU_FLAGS = (
     "avx2", "f16c", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8",
     "amx_bf16", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2",
@@ -19,7 +19,7 @@ _CPU_FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device of an engine; `available` says whether ovround can run a model on it here, `note` why not."""
+    """A device of an engine; `available`: whether ovround can run a model on it here; `note`: the reason if it cannot."""
 
     engine: str
     device: str
@@ -30,7 +30,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The computer and the versions in use; sizes are 0 where the system does not tell them."""
+    """The computer and the versions in use; unknown sizes are 0."""
 
     system: str
     python: str
@@ -43,9 +43,10 @@ class Machine:
 
 
 def devices() -> list[Device]:
-    """Every device that OpenVINO and ONNX Runtime report here; an engine that is not installed is listed as such.
+    """Every device of OpenVINO and ONNX Runtime on this machine, and of PyTorch's HPU plugin if it is installed.
 
-    A Gaudi too, where PyTorch's HPU plugin is installed: another process asks it, for it changes the one that imports it.
+    An engine that is not installed is listed as unavailable. The HPU plugin changes the process that imports it, so another
+    process imports it.
     """
     return [*_openvino_devices(), *_onnx_devices(), *_hpu_devices()]
 
@@ -67,12 +68,12 @@ def machine() -> Machine:
 
 
 def available_cores() -> int:
-    """Logical cores that this process may run on."""
+    """Number of logical cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def last_cache_bytes() -> int:
-    """Size of the last-level cache as Linux tells it; 0 where nobody does."""
+    """Size of the last-level cache from Linux; 0 on other systems."""
     sizes = [0]
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text(encoding="ascii").strip()
@@ -88,13 +89,13 @@ def _openvino_devices() -> list[Device]:
     except ImportError as error:
         return [Device("OpenVINO", "CPU", "", False, f"cannot be imported: {error}")]
     core = ov.Core()
-    found = []
+    devices = []
     for name in core.available_devices:
         try:
-            found.append(Device("OpenVINO", name, str(core.get_property(name, "FULL_DEVICE_NAME")), True))
+            devices.append(Device("OpenVINO", name, str(core.get_property(name, "FULL_DEVICE_NAME")), True))
         except RuntimeError as error:
-            found.append(Device("OpenVINO", name, "", False, str(error).strip().splitlines()[-1]))
-    return found
+            devices.append(Device("OpenVINO", name, "", False, str(error).strip().splitlines()[-1]))
+    return devices
 
 
 def _onnx_devices() -> list[Device]:
@@ -117,12 +118,12 @@ def _hpu_devices() -> list[Device]:
         from ovround.runtime.hpu.device import probe_elsewhere
     except ModuleNotFoundError as error:
         return [Device("PyTorch", "HPU", "", False, f"cannot be asked: {error}")]
-    found = probe_elsewhere()
-    return [Device("PyTorch", "HPU", found.device_name, found.found, found.missing)]
+    probe = probe_elsewhere()
+    return [Device("PyTorch", "HPU", probe.device_name, probe.found, probe.missing)]
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first core's entries of /proc/cpuinfo; empty where there is none."""
+    """The first core's entries of /proc/cpuinfo; empty without that file."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return {}

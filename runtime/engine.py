@@ -1,14 +1,14 @@
-"""What every engine gives the generation loop: token ids in, logits out, and a KV cache in between.
+"""The interface between the generation loop and an engine: token ids in, logits out, and a KV cache in between.
 
-An engine holds one loaded model and the cache of one batch. Prompts come ragged, as lists: padding is each engine's own
-affair (OpenVINO pads on the left, ONNX Runtime's GroupQueryAttention cannot). It knows nothing about text or sampling.
+An engine holds one loaded model and the cache of one batch. Prompts are lists of different lengths; each engine pads in its
+own way (OpenVINO on the left, which ONNX Runtime's GroupQueryAttention cannot). It knows nothing about text or sampling.
 
-    engine.prefill([[1, 5, 9], [1, 7]])     logits [2, V]: what follows each prompt
-    engine.decode([4, 8])                   logits [2, V]: one more token a row
+    engine.prefill([[1, 5, 9], [1, 7]])     logits [2, V] after each prompt
+    engine.decode([4, 8])                   logits [2, V] after one more token per row
     engine.keep([1])                        the first row has ended
     engine.decode([3])                      logits [1, V]
-    engine.extend([[6, 2]])                 logits [1, 2, V]: two tokens at once, and what follows each
-    engine.rewind([4])                      the row is its first four tokens again: 1, 7, 8, 3
+    engine.extend([[6, 2]])                 logits [1, 2, V] after each of two more tokens
+    engine.rewind([4])                      the row has only its first four tokens: 1, 7, 8, 3
 
 Shapes: B rows of the batch, T tokens, S tokens in the cache, V vocabulary.
 """
@@ -33,13 +33,13 @@ class Engine(Protocol):
     vocab_size: int
     context_length: int
     device: str
-    """Where it runs, for people: engine, device name, and the hardware's full name."""
+    """Engine, device, and the hardware's full name, in words."""
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
-        """Append each prompt to its row of the cache; logits `[B, V]` of what follows its last token.
+        """Append each prompt to its row of the cache; returns logits `[B, V]` after its last token.
 
-        An empty cache gets a row a prompt. Raises GenerationError for an empty prompt, an id outside the vocabulary, or
-        a row that grows beyond `context_length`.
+        An empty cache gets one row per prompt. Raises GenerationError for an empty prompt, an id outside the vocabulary,
+        or a row that becomes longer than `context_length`.
         """
         ...
 
@@ -48,46 +48,46 @@ class Engine(Protocol):
         ...
 
     def extend(self, rows: Sequence[Sequence[int]]) -> Logits:
-        """Append T tokens to each row: ids `[B, T]` -> logits `[B, T, V]`; an empty cache gets a row a list.
+        """Append T tokens to each row: ids `[B, T]` -> logits `[B, T, V]`; an empty cache gets one row per list.
 
-        Raises GenerationError as `prefill` does, and for lists of unequal lengths.
+        Raises GenerationError as `prefill` does, and for lists of different lengths.
         """
         ...
 
     def rewind(self, lengths: Sequence[int]) -> None:
-        """Forget what each row holds beyond its first `lengths[row]` tokens, at least 1."""
+        """Shorten each row to its first `lengths[row]` tokens, at least 1."""
         ...
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows of the batch only, in this order; a row named twice is there twice from then on."""
+        """Replace the batch by these rows, in this order; a row may occur more than once."""
         ...
 
     def reset(self) -> None:
-        """Forget the cache; the next `prefill` starts a new batch."""
+        """Clear the cache; the next `prefill` starts a new batch."""
         ...
 
     def logits(self, ids: TokenIds) -> Logits:
-        """Logits `[B, T, V]` of every position of `ids` `[B, T]`, for evaluation; the cache stays as it is."""
+        """Logits `[B, T, V]` of every position of `ids` `[B, T]`, for evaluation; the cache does not change."""
         ...
 
     def close(self) -> None:
-        """Release the model; safe to call more than once."""
+        """Release the model; further calls have no effect."""
         ...
 
 
 @runtime_checkable
 class GreedyDecoder(Protocol):
-    """An engine that feeds its own choices back, so that its device does not wait for the host at every token."""
+    """An engine that chooses tokens itself, so that its device does not wait for the host after every token."""
 
     def decode_greedy(self, ids: Sequence[int], count: int) -> TokenIds:
-        """The `count` likeliest tokens behind each of `ids` `[B]`, int64 `[B, count]`; the last of them is not held yet.
+        """The `count` greedy tokens after each of `ids` `[B]`, int64 `[B, count]`; the last is not in the cache yet.
 
         Raises GenerationError as `Engine.decode` does.
         """
         ...
 
     def keep(self, rows: Sequence[int]) -> None:
-        """As `Engine.keep`."""
+        """See `Engine.keep`."""
         ...
 
 
@@ -104,12 +104,12 @@ def check_ids(rows: Sequence[Sequence[int]] | TokenIds, vocab_size: int) -> None
 
 
 def check_lengths(lengths: Sequence[int], held: TokenIds) -> None:
-    """Raise GenerationError unless there is a length for each of the `held` `[B]`, from 1 to what the row holds."""
+    """Raise GenerationError unless each row has a length from 1 to its number of `held` `[B]` tokens."""
     if len(lengths) != len(held):
         raise GenerationError(f"{len(lengths)} lengths for a batch of {len(held)}")
-    for length, most in zip(lengths, held, strict=True):
-        if not 1 <= length <= most:
-            raise GenerationError(f"a row of {most} tokens cannot go back to {length}")
+    for length, tokens in zip(lengths, held, strict=True):
+        if not 1 <= length <= tokens:
+            raise GenerationError(f"a row of {tokens} tokens cannot go back to {length}")
 
 
 def check_room(tokens: int, context_length: int) -> None:

@@ -1,4 +1,4 @@
-"""Which program runs Python, for processes of our own."""
+"""The Python interpreter for ovround's own processes."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from multiprocessing import spawn
 
 
 def interpreter() -> str:
-    """The interpreter: of an application that is none itself, the one that it named for `multiprocessing`."""
+    """The interpreter; an application that embeds Python names it by `multiprocessing.set_executable`."""
     return os.fsdecode(spawn.get_executable())

@@ -1,4 +1,4 @@
-"""A JSON object from a model folder, read as data that somebody else wrote."""
+"""A JSON object from a model folder, read as untrusted data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOKENIZER = "tokenizer.json"
 
 
 def read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """The object in `path`, empty when the file is missing and `optional`; raises ArtifactError naming the file."""
+    """The object in `path`, empty if the file is missing and `optional`; ArtifactError names the file."""
     if optional and not path.exists():
         return {}
     try:

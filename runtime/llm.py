@@ -1,11 +1,11 @@
-"""`LLM`: a folder that `ovround convert` wrote, loaded and ready to answer.
+"""`LLM`: a loaded model folder that generates text and chats.
 
     with LLM("out", device="CPU") as llm:
         print(llm.generate("Once upon a time", max_new_tokens=32).text)
         for piece in llm.stream("The cat", temperature=0.8, seed=7):
             print(piece.text, end="", flush=True)
 
-Text becomes token ids here, goes to the loop of `generation.py`, and comes back through `answer.py`.
+This module turns text into token ids; `generation.py` runs the loop, and `answer.py` turns its tokens into text.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 class LLM:
     """One model, one KV cache: a request at a time.
 
-    Options are given as a `SamplingOptions`, as keywords of the same names (which win), or both. Errors: UsageError for
-    an option out of its range, GenerationError for a request that the model cannot answer, such as one longer than its
-    context.
+    Options are a `SamplingOptions`, keywords of the same names, or both; keywords have priority. An option out of its
+    range raises UsageError. A request that the model cannot answer, such as a prompt longer than the context, raises
+    GenerationError.
 
-    Threads: `generate`, `chat` and `logits` wait for each other. A stream does not hold the model between its pieces; a
-    new request takes the model over, and the older stream's next piece is a GenerationError.
+    Threads: `generate`, `chat` and `logits` wait for each other. A stream does not lock the model between its pieces. A new
+    request then takes the model over, and the next piece of the older stream raises GenerationError.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class LLM:
     ) -> None:  # fmt: skip
         """Load `folder` on `device`; see `ovround.runtime.engines.open_engine` for these arguments and the errors.
 
-        `prefix_cache`: a prompt that begins like the last one with its answer, as a chat does, is computed from there
-        on. Rounding may then depend on what came before (not with `exact`, in practice).
-        `prompt_lookup`, or `draft_model`, a folder of a smaller model with the same tokenizer: up to `draft_tokens`
-        guesses a step, which change the speed of an answer and nothing else. Lists are then answered one by one.
-        `verify`: compare every byte of the folder with its manifest while it is loaded; ArtifactError names what changed.
+        `prefix_cache`: the common beginning of a prompt and of the last prompt with its answer is not computed again.
+        Rounding may then depend on earlier requests (in practice not with `exact`).
+        `prompt_lookup`, or `draft_model`, a folder of a smaller model with the same tokenizer: speculative decoding with
+        up to `draft_tokens` proposed tokens per step. It changes only the speed; lists are then answered one by one.
+        `verify`: compare every byte of the folder with its manifest while loading; ArtifactError names a changed file.
         """
         if prompt_lookup and draft_model is not None:
-            raise UsageError("prompt_lookup and draft_model are both given; one of them can make the guesses")
+            raise UsageError("prompt_lookup and draft_model are both given; only one of them can propose tokens")
         if not isinstance(draft_tokens, int) or isinstance(draft_tokens, bool) or not 1 <= draft_tokens <= 64:
             raise UsageError(f"draft_tokens is {draft_tokens!r}; a whole number of 1 to 64 is needed")
         path = Path(folder)
@@ -102,12 +102,12 @@ class LLM:
 
     @property
     def vocab_size(self) -> int:
-        """Logits a position; token ids run from 0 to one less."""
+        """Number of logits per position; token ids are 0 to `vocab_size - 1`."""
         return self._engine.vocab_size
 
     @property
     def device(self) -> str:
-        """Where the model runs, for people."""
+        """Engine and device in words."""
         return self._engine.device
 
     @overload
@@ -126,9 +126,9 @@ class LLM:
         self, prompt: str | list[str], options: SamplingOptions | None = None, *, batch_size: int = 8,
         **keywords: Unpack[SamplingKeywords],
     ) -> Completion | list[Completion]:  # fmt: skip
-        """The answer to a prompt, or a list of answers to a list of prompts, run `batch_size` at a time.
+        """The answer to a prompt, or a list of answers to a list of prompts, computed `batch_size` at a time.
 
-        Each prompt of a list is answered as if it were alone; only rounding may differ (not with `exact`, in practice).
+        Each prompt of a list gets the same answer as alone, apart from rounding (in practice not with `exact`).
         """
         chosen = override(options, **keywords)
         if isinstance(prompt, str):
@@ -146,9 +146,9 @@ class LLM:
     def stream(
         self, prompt: str | Sequence[int], options: SamplingOptions | None = None, **keywords: Unpack[SamplingKeywords]
     ) -> Iterator[Piece]:
-        """The answer as it grows, a `Piece` a token; leaving the loop cancels the rest. Errors come at the call.
+        """The answer as a stream, one `Piece` per token; leaving the loop cancels the rest. Errors are raised at the call.
 
-        The prompt may be given as token ids.
+        The prompt is text or token ids.
         """
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         return self._pieces(self._admit(ids, override(options, **keywords)))
@@ -168,12 +168,12 @@ class LLM:
         self, messages: Sequence[Message], options: SamplingOptions | None = None, *,
         template_variables: Mapping[str, Any] | None = None, **keywords: Unpack[SamplingKeywords],
     ) -> Iterator[Piece]:  # fmt: skip
-        """`chat` as it grows; see `stream`."""
+        """`chat` as a stream; see `stream`."""
         prompt_ids = self.tokenizer.encode_chat(messages, variables=template_variables)
         return self._pieces(self._admit(prompt_ids, override(options, **keywords)))
 
     def score(self, ids: Sequence[int], count: int = 0) -> tuple[TokenLogprobs, ...]:
-        """Log-probabilities of the token ids after the first, each with the `count` likeliest at its place."""
+        """Log-probabilities of the token ids after the first, each with the `count` likeliest tokens at its position."""
         check_ids([ids], self.vocab_size)
         check_room(len(ids), self.context_length)
         SamplingOptions(prompt_logprobs=count)
@@ -182,7 +182,7 @@ class LLM:
             return self._row.start_scored(ids, count)[1]
 
     def cancel(self) -> None:
-        """End the request that runs now, in whichever thread, after its next token: its `finish_reason` is `cancelled`."""
+        """End the running request of any thread after its next token; its `finish_reason` is `cancelled`."""
         self._cancelled = True
 
     def logits(self, ids: TokenIds) -> Logits:
@@ -208,7 +208,7 @@ class LLM:
         self.close()
 
     def _admit(self, prompt_ids: list[int], options: SamplingOptions) -> Answer:
-        # A special token has no text in which a stop string could be found: it is looked for by its id.
+        # A special token has no text, so a stop string that names one is searched by its id.
         special = [self.tokenizer.special_id(text) for text in options.stop]
         ids = (*options.stop_token_ids, *(token for token in special if token is not None))
         matcher = None
@@ -220,7 +220,7 @@ class LLM:
         return Answer(admit(prompt_ids, chosen, self.context_length, self._end_token_ids, matcher), self.tokenizer)
 
     def _begin(self) -> object:
-        """Take the model over: a new turn, with what the last one left."""
+        """Take the model over from an older stream; clear the cache unless `prefix_cache` keeps it."""
         self._turn = turn = object()
         self._cancelled = False
         if not self._prefix_cache:
@@ -248,13 +248,13 @@ class LLM:
                 self._row.clear()
                 for _ in run_batch(self._engine, [answer.request for answer in answers]):
                     for answer in answers:
-                        if answer.behind:
+                        if answer.has_unread_token:
                             self._advance(answer)
         return [answer.completion() for answer in answers]
 
     def _pieces(self, answer: Answer) -> Iterator[Piece]:
         if answer.request.options.num_beams > 1:
-            raise UsageError("num_beams is above 1: only at its end is the answer known", hint="use generate")
+            raise UsageError("num_beams is above 1: the answer is known only at its end", hint="use generate")
         return self._stream(answer)
 
     def _stream(self, answer: Answer) -> Iterator[Piece]:

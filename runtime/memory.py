@@ -1,4 +1,4 @@
-"""Is there memory for a batch, before it is asked for? Linux grants what it does not have, and ends the process that uses it."""
+"""A check that memory suffices for a batch. Linux grants more memory than it has, and kills the process that uses it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _MEMORY = Path("/proc/meminfo")
 
 
 def available_bytes() -> int | None:
-    """What the system could give out without swapping, as Linux estimates it (MemAvailable); None where it does not tell."""
+    """Memory available without swapping, from Linux's estimate MemAvailable; None on other systems."""
     try:
         lines = _MEMORY.read_text(encoding="ascii").splitlines()
-        found = next(line for line in lines if line.startswith("MemAvailable:"))
-        return int(found.split()[1]) * 1024
+        entry = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(entry.split()[1]) * 1024
     except (OSError, StopIteration, ValueError):
         return None
 
 
 def check_memory(rows: int, tokens: int, bytes_per_token: int) -> None:
-    """Raise GenerationError when the cache of `rows` rows of `tokens` tokens would not fit what is available."""
+    """Raise GenerationError if a cache of `rows` rows with `tokens` tokens exceeds the available memory."""
     needed, available = rows * tokens * bytes_per_token, available_bytes()
     if available is not None and needed > available:
         raise GenerationError(

@@ -1,4 +1,4 @@
-"""What a folder says about its model besides the graph: how long a text may be, and which tokens end one."""
+"""A model's context length and end tokens, from the configuration files of its folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ovround.runtime.json_object import read_object
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """`context_length` counts tokens, prompt and answer together; `end_token_ids` may be empty."""
+    """`context_length` is the number of tokens of prompt and answer together; `end_token_ids` may be empty."""
 
     context_length: int
     end_token_ids: tuple[int, ...]
@@ -27,8 +27,8 @@ class ModelInfo:
 def read_model_info(folder: Path) -> ModelInfo:
     """From Hugging Face's config.json and generation_config.json, else from onnxruntime-genai's genai_config.json.
 
-    Raises ArtifactError when none of them gives a context length. The end tokens of generation_config.json win over
-    those of config.json, as in transformers.
+    Raises ArtifactError if none of them has a context length. As in transformers, the end tokens of
+    generation_config.json have priority over those of config.json.
     """
     config = read_object(folder / "config.json", optional=True)
     text_config = config.get("text_config")
@@ -36,8 +36,8 @@ def read_model_info(folder: Path) -> ModelInfo:
     sources = [read_object(folder / "generation_config.json", optional=True), config, text_config, genai]
     objects = [source for source in sources if isinstance(source, dict)]
     keys = ("max_position_embeddings", "context_length")
-    # ovround adds context_length to a config.json whose own key is another, or means the length before rope stretches it
-    context = config.get("context_length") or next((found for key in keys if (found := _first(objects, key))), None)
+    # ovround writes context_length where config.json has another key, or gives the length before rope scaling
+    context = config.get("context_length") or next((length for key in keys if (length := _first(objects, key))), None)
     if not isinstance(context, int) or isinstance(context, bool):
         raise ArtifactError(
             f"`{folder}` states no context length ({context!r})",
@@ -51,7 +51,7 @@ def _first(objects: list[dict[str, Any]], key: str) -> Any:
 
 
 def _token_ids(value: Any) -> tuple[int, ...]:
-    """One id or a list of ids, as configurations have either."""
+    """The value as a tuple: configurations have one id or a list."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids):
         raise ArtifactError(f"eos_token_id is {value!r}; a token id or a list of them is needed")

@@ -1,8 +1,8 @@
-"""Whether a folder's bytes are those that were written, found while it is loaded.
+"""Comparison of a folder's bytes with its manifest, while the model is loaded.
 
-No engine notices a changed weight: the file has its size, every number is a number, and the text is a little worse. The
-manifest has each file's sha256. Small files are compared at once; the large ones in threads beside the loading, which waits
-for the disk or for kernels to be compiled (`hashlib` lets other threads run).
+No engine notices a changed weight: the file size is right, every number is finite, and the text is slightly worse. The
+manifest has each file's sha256. Small files are compared first. Threads compare the large ones during the loading, which waits
+for the disk and for kernel compilation (`hashlib` releases the GIL).
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ _THREADS = 2
 
 @contextlib.contextmanager
 def verification(folder: Path, manifest: Manifest) -> Iterator[None]:
-    """Compare what the manifest lists: small files and graphs on entry, large weights by the end; raises ArtifactError.
+    """Compare the listed files: small ones and graphs on entry, large weights until exit; raises ArtifactError.
 
-    A failure inside is raised as itself, unless a changed file explains it.
+    An exception within the block is raised unchanged, unless a changed file explains it.
     """
     large = {name for name, record in manifest.files.items() if record.size_bytes >= _LARGE_BYTES and name in _WEIGHTS}
     check_files(folder, manifest, contents=True, names=manifest.files.keys() - large)
     if not large:
         yield
         return
-    given_up = threading.Event()
+    cancelled = threading.Event()
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="ovround-verify") as threads:
         checks = [
-            threads.submit(check_file, folder, name, manifest.files[name], stop=given_up.is_set)
+            threads.submit(check_file, folder, name, manifest.files[name], stop=cancelled.is_set)
             for name in sorted(large)
         ]
         try:
             yield
         except Exception:
-            _first_difference(checks)
+            _raise_first_difference(checks)
             raise
         except BaseException:
-            given_up.set()
+            cancelled.set()
             raise
-        _first_difference(checks)
+        _raise_first_difference(checks)
 
 
-def _first_difference(checks: list[Future[None]]) -> None:
+def _raise_first_difference(checks: list[Future[None]]) -> None:
     for check in checks:
         error = check.exception()
         if isinstance(error, ArtifactError):

@@ -45,9 +45,7 @@ def complaint(event: str, arguments: tuple[Any, ...]) -> str | None:
     if event == "subprocess.Popen":
         words = [str(word) for word in arguments[1]]
         renders = words[:2] == [sys.executable, "-I"] and words[-2].endswith("/template_process.py")
-        computes = (
-            words[1] == "-c" and "ovround.runtime.server.engine_program" in words[2]
-        )  # which is watched in its turn
+        computes = words[1] == "-c" and "ovround.runtime.server.engine_core" in words[2]  # which is watched in its turn
         return None if renders or computes else repr(words)
     if event == "open" and isinstance(arguments[0], str | bytes):
         system = os.fsdecode(arguments[0]).startswith(_SYSTEM)

@@ -139,7 +139,7 @@ def test_the_built_in_model_says_the_same(tmp_path: Path) -> None:
 
 def test_who_computes(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(kernel: str, device: str = "CPU", exact: bool = False, **properties: str) -> Path | None:
-        return native_operator.chosen(kernel, device, exact=exact, properties=properties)
+        return native_operator.choose_library(kernel, device, exact=exact, properties=properties)
 
     assert chosen("auto") == (library if is_faster(library) else None)
     monkeypatch.setattr(native_operator, "is_faster", lambda _: True)

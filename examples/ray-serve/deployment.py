@@ -12,16 +12,17 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from ovround.runtime.server.app import create_app
-from ovround.runtime.server.serving import open_dispatcher
-from ovround.runtime.server.settings import ServerSettings
+from ovround.runtime.server.api_server import create_app
+from ovround.runtime.server.launcher import open_engine_client
+from ovround.runtime.server.settings import EngineOptions, ServerSettings
 
 
 def build() -> FastAPI:
     """The server for the folder in OVROUND_FOLDER, loaded in the process that calls this."""
     folder = Path(os.environ["OVROUND_FOLDER"]).absolute()
     threads = int(os.environ.get("OVROUND_THREADS", "0")) or None
-    return create_app(open_dispatcher(folder, ServerSettings(model_name=folder.name), threads=threads))
+    options = EngineOptions(os.environ.get("OVROUND_ENGINE", "auto"), threads=threads)
+    return create_app(open_engine_client(folder, ServerSettings(model_name=folder.name), options))
 
 
 if __name__ != "__main__" and os.environ.get("OVROUND_WITHOUT_RAY") is None:

@@ -31,11 +31,14 @@ def command(
     exact: Exact = False,
     kernel: Kernel = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")] = None,
-    batching: Annotated[
-        bool,
-        typer.Option("--batching/--one-by-one", help="Many answers at once, by openvino_genai; OpenVINO folders only."),
-    ] = True,
-    cache_gib: Annotated[int, typer.Option(help="KV cache of the batch in GiB; 0: as much as is needed.")] = 0,
+    engine: Annotated[
+        str,
+        typer.Option(
+            envvar="OVROUND_ENGINE",
+            help="Engine: batching (many answers at once), single (one at a time, every request field), or auto.",
+        ),
+    ] = "auto",
+    cache_gib: Annotated[int, typer.Option(help="KV cache of the batching engine in GiB; 0: it grows as needed.")] = 0,
     prompt_lookup: PromptLookup = False,
     draft_model: DraftModel = None,
     verify: Verify = True,
@@ -49,26 +52,29 @@ def command(
 ) -> None:
     """Serve the model in FOLDER at http://HOST:PORT/v1, and a chat page at http://HOST:PORT."""
     try:
-        from ovround.runtime.server.serving import listen, open_dispatcher, serve
+        from ovround.runtime.server.launcher import listen, open_engine_client, serve
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "fastapi", "serve") from error
-    from ovround.runtime.server.settings import ServerSettings
+    from ovround.runtime.server.engine_choice import choose_engine
+    from ovround.runtime.server.settings import EngineOptions, ServerSettings
 
     settings = ServerSettings(
         model_name or folder.resolve().name, api_key=api_key, max_body_bytes=max_body_bytes, max_running=max_running,
         max_waiting=max_waiting, request_timeout_s=request_timeout, metrics_prefix=metrics_prefix,
     )  # fmt: skip
+    options = EngineOptions(
+        engine, device, exact=exact, threads=threads, cache_gib=cache_gib, draft_model=draft_model,
+        prompt_lookup=prompt_lookup, verify=verify, kernel=kernel,
+    )  # fmt: skip
     with listen(host, port) as bound:
-        dispatcher = open_dispatcher(
-            folder, settings, device, exact=exact, threads=threads, batching=batching, cache_gib=cache_gib,
-            draft_model=draft_model, prompt_lookup=prompt_lookup, verify=verify,
-            kernel=kernel,
-        )  # fmt: skip
-        name = f"[{host}]" if ":" in host else host
-        how = f"up to {max_running} answers at once" if dispatcher.batches else "one answer at a time"
+        choice = choose_engine(folder, options)
+        engine_client = open_engine_client(folder, settings, options, choice)
+        address = f"[{host}]" if ":" in host else host
+        slots = f"up to {max_running} answers at once" if choice.name == "batching" else "one answer at a time"
         print(
-            f"{settings.model_name}: http://{name}:{bound.getsockname()[1]} ({how}); Ctrl-C stops",
+            f"{settings.model_name}: http://{address}:{bound.getsockname()[1]}\n"
+            f"engine: {choice.name}, {slots} ({choice.reason}); Ctrl-C stops",
             file=sys.stderr,
             flush=True,
         )
-        serve(dispatcher, bound)
+        serve(engine_client, bound)

@@ -1,4 +1,4 @@
-"""How fast this machine reads memory: the ceiling of decoding, which reads every weight once a token."""
+"""The machine's read bandwidth, which limits decoding: each token reads every weight once."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 
 from ovround.runtime.devices import available_cores, last_cache_bytes
 
-_LEAST_BYTES = 256 << 20
-_MOST_BYTES = 1 << 30
-_PASSES = 2  # at least; more while they have taken less than this:
-_BUDGET_S = 0.4
+_MIN_BYTES = 256 << 20
+_MAX_BYTES = 1 << 30
+_MIN_PASSES = 2
+_MIN_S = 0.4  # passes continue until they have taken this time
 
 
 def measure_read_bandwidth(threads: int | None = None) -> float:
-    """Bytes per second that `threads` threads (None: every core) read from main memory; takes about a second.
+    """Bytes per second that `threads` threads (None: one per core) read from main memory; takes about a second.
 
-    The best of several passes over one array of twice the last cache's size, 256 MiB to 1 GiB. A cache that is larger
-    still (or shared with other machines) flatters the figure.
+    The best of several passes over one array of twice the last-level cache's size, within 256 MiB to 1 GiB. With a larger
+    cache the figure is too high.
     """
     workers = threads or available_cores()
-    size = min(max(_LEAST_BYTES, 2 * last_cache_bytes()), _MOST_BYTES)
+    size = min(max(_MIN_BYTES, 2 * last_cache_bytes()), _MAX_BYTES)
     parts = np.array_split(np.ones(size // 8, np.uint64), workers)
     seconds: list[float] = []
     with ThreadPoolExecutor(workers) as pool:
-        while len(seconds) < _PASSES or sum(seconds) < _BUDGET_S:
+        while len(seconds) < _MIN_PASSES or sum(seconds) < _MIN_S:
             start = time.perf_counter()
-            list(pool.map(np.bitwise_or.reduce, parts))  # numpy reduces with vector instructions and without the GIL
+            list(pool.map(np.bitwise_or.reduce, parts))  # numpy reduces with vector instructions, without the GIL
             seconds.append(time.perf_counter() - start)
     return size / min(seconds)

@@ -1,4 +1,4 @@
-"""`bench`: how fast a folder answers, and how much of the machine's memory bandwidth that uses."""
+"""`bench`: the speed of a folder's model, and its share of the machine's memory bandwidth."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ovround.runtime.engine import Engine
 from ovround.runtime.engines import check_folder, open_engine
 
 WARM_UP_RUNS = 1
-_TABLE = "embed_tokens.weight"
+_EMBEDDINGS = "embed_tokens.weight"
 _HEAD = "lm_head.weight"
 _WEIGHT_FILES = ("openvino_model.bin", "model.onnx", "model.onnx.data")
 
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """One benchmark: batch 1, greedy, a random prompt; one run before the measured ones warms up. Times in seconds."""
+    """Result of one benchmark: batch 1, greedy, a random prompt, one warm-up run. Times in seconds."""
 
     device: str
     prompt_tokens: int
@@ -39,14 +39,14 @@ class BenchResult:
     time_per_output_token_median_s: float
     time_per_output_token_p90_s: float
     tokens_per_s: float
-    """Tokens after the first, over the time that they took, all runs together."""
+    """Tokens after the first, divided by their time, over all runs."""
     peak_memory_bytes: int | None
-    """Most resident memory of this process so far, None on Windows; in a fresh process it is the model's own."""
+    """Peak resident memory of this process; None on Windows. In a new process it is the model's."""
     weight_bytes_per_token: int
-    """Bytes of the weights that a decoding step reads, as stored; without a manifest, of all weight files."""
+    """Bytes of stored weights that a decoding step reads; without a manifest, the size of all weight files."""
     read_bandwidth_bytes_per_s: float
     bandwidth_share: float
-    """Weight bytes per token over its median time, as a share of the read bandwidth; caches can lift it above 1."""
+    """Weight bytes per token, divided by its median time and by the read bandwidth; above 1 with caches."""
 
 
 def bench(
@@ -62,10 +62,10 @@ def bench(
     verify: bool = True,
     kernel: str = "auto",
 ) -> BenchResult:
-    """Measure the model in `folder`; the prompt is drawn from `seed`, end tokens are ignored.
+    """Measure the model in `folder` with a random prompt from `seed`; end tokens are ignored.
 
-    Raises UsageError for a count below 1 (2 for new_tokens: the time per token needs a second one), GenerationError
-    when prompt and answer do not fit the context, and what `open_engine` raises.
+    Raises UsageError for a count below 1 (below 2 for new_tokens, since the time per token needs two), GenerationError if
+    prompt and answer do not fit the context, and the errors of `open_engine`.
     """
     for name, value, least in (
         ("prompt_tokens", prompt_tokens, 1),
@@ -111,19 +111,19 @@ def bench(
 def weight_bytes_per_token(folder: Path) -> int:
     """Bytes of the weights that one decoding step reads.
 
-    From the manifest: every weight as stored, but of an embedding table that is not also the head only one row. Without
-    a manifest: the size of the weight files, which counts that table in full.
+    With a manifest: every stored weight, but only one row of embeddings that are not also the head. Without a manifest: the
+    size of the weight files, with all rows of the embeddings.
     """
     if not (folder / MANIFEST).is_file():
         return sum((folder / name).stat().st_size for name in _WEIGHT_FILES if (folder / name).is_file())
     weights = read_manifest(folder).weights
     has_head = any(weight.name.endswith(_HEAD) for weight in weights)
-    gathered = {weight.name for weight in weights if has_head and weight.name.endswith(_TABLE)}
-    return sum(w.size_bytes // w.shape[0] if w.name in gathered else w.size_bytes for w in weights)
+    row_only = {weight.name for weight in weights if has_head and weight.name.endswith(_EMBEDDINGS)}
+    return sum(w.size_bytes // w.shape[0] if w.name in row_only else w.size_bytes for w in weights)
 
 
 def peak_memory_bytes() -> int | None:
-    """Most resident memory that this process has had."""
+    """Peak resident memory of this process; None on Windows."""
     if sys.platform == "win32":
         return None
     import resource
@@ -133,12 +133,12 @@ def peak_memory_bytes() -> int | None:
 
 
 def _timed_run(engine: Engine, prompt: list[int], new_tokens: int) -> list[float]:
-    """Seconds that each of `new_tokens` tokens took, the first with its prefill."""
+    """Seconds per new token, the first with the prefill."""
     return [after - before for before, after in pairwise(time_stamps(engine, prompt, new_tokens))]
 
 
 def time_stamps(engine: Engine, prompt: list[int], new_tokens: int) -> list[float]:
-    """Seconds of `time.perf_counter` before the prompt and after each of `new_tokens` tokens, greedy, end tokens ignored."""
+    """`time.perf_counter` before the prompt and after each of `new_tokens` greedy tokens; end tokens are ignored."""
     times = [time.perf_counter()]
     engine.reset()
     token = int(engine.prefill([prompt])[0].argmax())

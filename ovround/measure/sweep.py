@@ -1,4 +1,4 @@
-"""Latency against the length of the context, and throughput against the batch: what `ovround bench --plot` draws."""
+"""Latency by context length and throughput by batch size, for the plots of `ovround bench --plot`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCHES = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One measured setting; seconds are medians over the repeats."""
+    """One measured setting; times are medians over the repeats."""
 
     prompt_tokens: int
     batch: int
@@ -35,12 +35,14 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
+    """All points of one sweep."""
+
     device: str
     new_tokens: int
     contexts: tuple[Point, ...]
-    """Batch 1, growing prompts."""
+    """Batch 1, increasing prompt lengths."""
     batches: tuple[Point, ...]
-    """Growing batches of the prompt that was asked for."""
+    """Increasing batch sizes, one prompt length."""
 
 
 def sweep(
@@ -57,9 +59,9 @@ def sweep(
     kernel: str = "auto",
     on_point: Callable[[Point], None] = lambda point: None,
 ) -> Sweep:
-    """Measure `folder` at every length of `CONTEXTS` that its context has room for, and at every batch of `BATCHES`.
+    """Measure `folder` at every length of `CONTEXTS` that fits its context, and at every batch size of `BATCHES`.
 
-    Raises UsageError when not even the shortest prompt and the answer fit, and what `open_engine` raises.
+    Raises UsageError if the shortest prompt and the answer do not fit, and the errors of `open_engine`.
     """
     engine = open_engine(folder, device, exact=exact, threads=threads, verify=verify, kernel=kernel)
     try:
@@ -88,7 +90,7 @@ def sweep(
 
 def _point(engine: Engine, prompts: list[list[int]], new_tokens: int, repeat: int) -> Point:
     first, later = [], []
-    for number in range(repeat + 1):  # the first warms up
+    for number in range(repeat + 1):  # the first run is the warm-up
         engine.reset()
         start = time.perf_counter()
         ids = engine.prefill(prompts).argmax(axis=1).tolist()

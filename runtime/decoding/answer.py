@@ -1,4 +1,4 @@
-"""One request with its growing text: where the token loop and the text layer meet."""
+"""One request and its growing text: the link between the token loop and the text layer."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ class Answer:
         self._texts: list[str] = []
 
     @property
-    def behind(self) -> bool:
+    def has_unread_token(self) -> bool:
         """Whether the request has a token that `advance` has not seen."""
         return len(self._texts) < len(self.request.token_ids)
 
     def advance(self) -> Piece:
-        """The piece of the token that the request has just got."""
+        """The piece of the request's newest token."""
         request = self.request
-        place = len(self._texts)
-        token = request.token_ids[place]
+        index = len(self._texts)
+        token = request.token_ids[index]
         text = self._stream.push(token)
         if request.finish_reason is not None:
             text += self._stream.finish()
         if self._stream.stopped:
             request.finish_reason = "stop"
         self._texts.append(text)
-        logprobs = request.logprobs[place] if request.options.logprobs is not None else None
-        of_prompt = self._prompt_logprobs() if place == 0 else None
+        logprobs = request.logprobs[index] if request.options.logprobs is not None else None
+        prompt_logprobs = self._prompt_logprobs() if index == 0 else None
         if request.finish_reason is None:
-            return Piece(text, token, logprobs=logprobs, prompt_logprobs=of_prompt)
-        return Piece(text, token, request.finish_reason, self._usage(), self._timings(), logprobs, of_prompt)
+            return Piece(text, token, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+        return Piece(text, token, request.finish_reason, self._usage(), self._timings(), logprobs, prompt_logprobs)
 
     def take_all(self) -> None:
-        """The text of a request that ended without steps between."""
-        while self.behind:
+        """Read all tokens of a finished request at once."""
+        while self.has_unread_token:
             self._texts.append(self._stream.push(self.request.token_ids[len(self._texts)]))
         self._texts[-1] += self._stream.finish()
 

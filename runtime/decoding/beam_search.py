@@ -1,4 +1,4 @@
-"""Beam search: the likeliest of several answers that are grown side by side, as transformers ranks them."""
+"""Beam search: several answers grow side by side, and the likeliest is chosen, by transformers' ranking."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ovround.runtime.engine import Engine, Logits
 def beam_search(engine: Engine, request: Request) -> None:
     """Give `request` its tokens and finish_reason.
 
-    The `num_beams` likeliest unfinished answers stay at each step; one that an end token closes is worth its sum of
-    log-probabilities over its length to `length_penalty`. The search ends when no unfinished answer, were it closed
-    now, is worth more than the worst of `num_beams` closed ones (transformers' `early_stopping=False`).
+    Each step keeps the `num_beams` likeliest unfinished answers. An answer with an end token is closed; its score is the
+    sum of its log-probabilities, divided by its length to the power `length_penalty`. The search ends when no unfinished
+    answer has a better score than the worst of `num_beams` closed ones (transformers' `early_stopping=False`).
     """
     started = time.perf_counter()
     beams, penalty = request.options.num_beams, request.options.length_penalty
@@ -51,7 +51,7 @@ def beam_search(engine: Engine, request: Request) -> None:
 
 
 def _log_softmax(logits: Logits) -> NDArray[np.float64]:
-    """`[B, V]`, in float64."""
+    """Log-probabilities `[B, V]` in float64."""
     scores: NDArray[np.float64] = logits.astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)
     scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
@@ -59,7 +59,7 @@ def _log_softmax(logits: Logits) -> NDArray[np.float64]:
 
 
 def _best(totals: NDArray[np.float64], count: int) -> tuple[list[int], list[int], list[float]]:
-    """Rows, tokens and totals of the `count` largest of `[B, V]`, downwards, lower places first among equals."""
+    """Rows, tokens and totals of the `count` largest of `[B, V]`, in descending order; of equals the lower index first."""
     flat = totals.ravel()
     count = min(count, flat.size)
     likely = np.flatnonzero(flat >= np.partition(flat, flat.size - count)[flat.size - count])

@@ -1,4 +1,4 @@
-"""What a request gives back: a `Completion` at once, or a `Piece` a token."""
+"""The results of a request: a `Completion` for the whole answer, or a `Piece` per token."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from ovround.runtime.decoding.logprobs import TokenLogprobs
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens: of the prompt with its special tokens, and generated, an end token included."""
+    """Token counts: the prompt with its special tokens, and the generated tokens with an end token."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
-    """Of the prompt, not computed again: the last request's cache had them."""
+    """Tokens of the prompt that were in the cache and not computed again."""
     drafted_tokens: int = 0
-    """Guesses that a draft model or the prompt lookup made."""
+    """Tokens that a draft model or prompt lookup proposed."""
     accepted_tokens: int = 0
-    """Guesses that the model agreed with."""
+    """Proposed tokens that the model chose as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds of work from the start of prefill, without what a stream's reader did between tokens.
+    """Seconds of computation from the start of prefill, without a stream reader's own time between tokens.
 
-    In a batch a request's times are those of the batch up to its own last token.
+    In a batch, a request's times are those of the batch up to the request's last token.
     """
 
     time_to_first_token_s: float
@@ -36,7 +36,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer. `token_ids` are all that were generated; `text` ends before an end token or a stop string."""
+    """One answer. `token_ids` are all generated tokens; `text` ends before an end token or a stop string."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -44,9 +44,9 @@ class Completion:
     usage: Usage
     timings: Timings
     logprobs: tuple[TokenLogprobs, ...] | None = None
-    """Of each of `token_ids`; None when none were asked for."""
+    """Log-probabilities of `token_ids`; None unless requested."""
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
-    """Of the prompt's tokens after the first."""
+    """Log-probabilities of the prompt's tokens after the first; None unless requested."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -55,9 +55,9 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One token of a stream and the text that it completed, often none; the texts together are `Completion.text`.
+    """One token of a stream and the text that it completed, often none; all texts together are `Completion.text`.
 
-    The last piece, and no other, has `finish_reason`, `usage` and `timings`.
+    Only the last piece has `finish_reason`, `usage` and `timings`.
     """
 
     text: str
@@ -67,4 +67,4 @@ class Piece:
     timings: Timings | None = None
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
-    """On the first piece, when they were asked for."""
+    """Only on the first piece, and if requested."""

@@ -1,7 +1,7 @@
-"""The generation loop: prefill, choose, decode, choose, ... It knows token ids only; text is `text_stream.py`'s.
+"""The generation loop: prefill, choose, decode, choose, ... It knows token ids only; `text_stream.py` knows text.
 
-Two loops give the same tokens: `run_batch` for rows side by side, `run_row` for one request on a cache that is kept, with
-guesses that are judged in one step.
+Two loops give the same tokens: `run_batch` for several requests side by side, `run_row` for one request that keeps its cache
+and may use speculative decoding.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ovround.runtime.decoding.sampling import SamplingOptions, adjust, sample
 from ovround.runtime.decoding.speculation import DRAFT_TOKENS, Proposer
 from ovround.runtime.engine import Engine, GreedyDecoder, Logits
 
-_GREEDY_TOKENS = 8  # that an engine chooses before the host looks: what follows an end is thrown away
+_GREEDY_TOKENS = 8  # chosen by an engine per call; tokens after an end token are discarded
 FinishReason = Literal["stop", "length", "cancelled"]
-"""stop: an end token, a stop string, or the grammar's end; length: max_new_tokens or the context is used up."""
+"""stop: end token, stop string, or end of the grammar; length: max_new_tokens or the context is exhausted."""
 
 
 @dataclass(slots=True)
 class Request:
-    """One request's state. Times are seconds of work since the loop began, without the caller's between steps."""
+    """One request's state. Times are seconds of computation since the loop began, without the caller's time between steps."""
 
     prompt_ids: list[int]
     options: SamplingOptions
@@ -48,14 +48,16 @@ class Request:
     last_token_s: float = 0.0
 
     @property
-    def plainly_greedy(self) -> bool:
-        """Whether the likeliest token is all that is ever asked of logits."""
+    def is_plain_greedy(self) -> bool:
+        """Whether every token is the argmax of the logits, and nothing else is needed of them."""
         o = self.options
-        bent = o.temperature or o.presence_penalty or o.frequency_penalty or o.logit_bias or o.repetition_penalty != 1
-        return not bent and o.logprobs is None and self.matcher is None
+        adjusted = (
+            o.temperature or o.presence_penalty or o.frequency_penalty or o.logit_bias or o.repetition_penalty != 1
+        )
+        return not adjusted and o.logprobs is None and self.matcher is None
 
     def choose(self, logits: Logits) -> int:
-        """Append the token that follows, of logits `[V]`, an end token included, and see whether it is the last one."""
+        """Choose the next token from logits `[V]`, append it (also an end token), and set `finish_reason` at the end."""
         options = self.options
         scores = adjust(logits, self.token_ids, options)
         if self.matcher is not None:
@@ -70,7 +72,7 @@ class Request:
         return token
 
     def accept(self, token_id: int) -> None:
-        """Append a token and see whether it is the last one."""
+        """Append a token, and set `finish_reason` if it is the last one."""
         self.token_ids.append(token_id)
         if token_id in self.end_token_ids or (self.matcher is not None and self.matcher.ended):
             self.finish_reason = "stop"
@@ -78,7 +80,7 @@ class Request:
             self.finish_reason = "length"
 
     def note_time(self, work_s: float) -> None:
-        """The newest token came after `work_s` seconds of work."""
+        """Record that the newest token came after `work_s` seconds of computation."""
         self.last_token_s = work_s
         if len(self.token_ids) == 1:
             self.first_token_s = work_s
@@ -91,7 +93,7 @@ def admit(
     end_token_ids: Iterable[int],
     matcher: Matcher | None = None,
 ) -> Request:
-    """A request that fits the context; raises GenerationError, with both numbers, for one that does not."""
+    """A new request; raises GenerationError, with both numbers, for one that does not fit the context."""
     prompt = len(prompt_ids)
     if not prompt:
         raise GenerationError("the prompt has no tokens", hint="give some text")
@@ -108,9 +110,9 @@ def admit(
 
 
 def run_batch(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Request]]:
-    """Run a batch until every request has a finish_reason; each step yields the requests that just got a token.
+    """Run a batch until every request has a finish_reason; each step yields the requests with a new token.
 
-    The caller may set finish_reason between steps (a stop string was found). Leaving early is closing the iterator.
+    The caller may set finish_reason between steps, after a stop string. Closing the iterator ends the batch early.
     """
     started = time.perf_counter()
     work_s = 0.0
@@ -125,13 +127,13 @@ def run_batch(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Requ
             request.note_time(work_s)
         yield rows
         started = time.perf_counter()
-        alive = [place for place, request in enumerate(rows) if request.finish_reason is None]
-        if not alive:
+        unfinished = [index for index, request in enumerate(rows) if request.finish_reason is None]
+        if not unfinished:
             return
-        if len(alive) < len(rows):
-            engine.keep(alive)
-            rows = [rows[place] for place in alive]
-        if isinstance(engine, GreedyDecoder) and all(request.plainly_greedy for request in rows):
+        if len(unfinished) < len(rows):
+            engine.keep(unfinished)
+            rows = [rows[index] for index in unfinished]
+        if isinstance(engine, GreedyDecoder) and all(request.is_plain_greedy for request in rows):
             yield from _greedy_batch(engine, rows, work_s)
             return
         logits = engine.decode([request.token_ids[-1] for request in rows])
@@ -140,59 +142,59 @@ def run_batch(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Requ
 def run_row(
     row: KVCacheSlot, request: Request, proposer: Proposer | None = None, draft_tokens: int = DRAFT_TOKENS
 ) -> Iterator[Request]:
-    """Run one request on `row`, which keeps its tokens; yields at each token, as `run_batch` does.
+    """Run one request on `row`, which keeps its tokens; yields after each token, like `run_batch`.
 
-    What the row already holds of the prompt is not computed again, unless its logits are asked for.
+    Tokens of the prompt that the row already holds are not computed again, unless prompt_logprobs are requested.
     """
     started = time.perf_counter()
     work_s = 0.0
     logits = _prompt_logits(row, request)[None]
-    guesses: list[int] = []
+    proposed: list[int] = []
     while True:
-        for place, following in enumerate(logits):
+        for index, following in enumerate(logits):
             token = request.choose(following)
             work_s += time.perf_counter() - started
             request.note_time(work_s)
-            hit = place < len(guesses) and token == guesses[place]
-            request.accepted_tokens += hit
+            accepted = index < len(proposed) and token == proposed[index]
+            request.accepted_tokens += accepted
             yield request
             started = time.perf_counter()
-            if request.finish_reason is not None or not hit:
+            if request.finish_reason is not None or not accepted:
                 break
-        row.rewind(len(request.prompt_ids) + len(request.token_ids) - 1)  # guesses that did not stand
+        row.rewind(len(request.prompt_ids) + len(request.token_ids) - 1)  # drops rejected tokens
         if request.finish_reason is not None:
             return
-        if proposer is None and isinstance(row.engine, GreedyDecoder) and request.plainly_greedy:
+        if proposer is None and isinstance(row.engine, GreedyDecoder) and request.is_plain_greedy:
             yield from _greedy_row(row, request, work_s)
             return
-        room = request.max_new_tokens - len(request.token_ids) - 1  # the model's own token comes after the guesses
-        guesses = proposer.propose(request.prompt_ids + request.token_ids, min(draft_tokens, room)) if proposer else []
-        request.drafted_tokens += len(guesses)
-        logits = row.append([request.token_ids[-1], *guesses])
+        room = request.max_new_tokens - len(request.token_ids) - 1  # the model's own token follows the proposed ones
+        proposed = proposer.propose(request.prompt_ids + request.token_ids, min(draft_tokens, room)) if proposer else []
+        request.drafted_tokens += len(proposed)
+        logits = row.append([request.token_ids[-1], *proposed])
 
 
 def _greedy_batch(engine: GreedyDecoder, rows: list[Request], work_s: float) -> Iterator[list[Request]]:
-    """Go on as `run_batch` does, several tokens at a time, by choices that the engine makes itself."""
+    """Continue `run_batch` with several tokens per call, which the engine chooses itself."""
     while rows:
         started = time.perf_counter()
         count = min(_GREEDY_TOKENS, *(request.max_new_tokens - len(request.token_ids) for request in rows))
         chosen = engine.decode_greedy([request.token_ids[-1] for request in rows], count)
         work_s += time.perf_counter() - started
         for tokens in chosen.T:
-            going = [place for place, request in enumerate(rows) if request.finish_reason is None]
-            for place in going:
-                rows[place].accept(int(tokens[place]))
-                rows[place].note_time(work_s)
-            if going:
-                yield [rows[place] for place in going]
-        alive = [place for place, request in enumerate(rows) if request.finish_reason is None]
-        if alive and len(alive) < len(rows):
-            engine.keep(alive)
-        rows = [rows[place] for place in alive]
+            running = [index for index, request in enumerate(rows) if request.finish_reason is None]
+            for index in running:
+                rows[index].accept(int(tokens[index]))
+                rows[index].note_time(work_s)
+            if running:
+                yield [rows[index] for index in running]
+        unfinished = [index for index, request in enumerate(rows) if request.finish_reason is None]
+        if unfinished and len(unfinished) < len(rows):
+            engine.keep(unfinished)
+        rows = [rows[index] for index in unfinished]
 
 
 def _greedy_row(row: KVCacheSlot, request: Request, work_s: float) -> Iterator[Request]:
-    """Go on as `run_row` does, several tokens at a time, by choices that the engine makes itself."""
+    """Continue `run_row` with several tokens per call, which the engine chooses itself."""
     while request.finish_reason is None:
         started = time.perf_counter()
         count = min(_GREEDY_TOKENS, request.max_new_tokens - len(request.token_ids))
@@ -204,11 +206,11 @@ def _greedy_row(row: KVCacheSlot, request: Request, work_s: float) -> Iterator[R
             yield request
             if request.finish_reason is not None:
                 break
-    row.rewind(len(request.prompt_ids) + len(request.token_ids) - 1)  # choices behind the end
+    row.rewind(len(request.prompt_ids) + len(request.token_ids) - 1)  # drops tokens after the end
 
 
 def _prompt_logits(row: KVCacheSlot, request: Request) -> Logits:
-    """Logits `[V]` of what follows the prompt."""
+    """Logits `[V]` after the prompt."""
     prompt, count = request.prompt_ids, request.options.prompt_logprobs
     if count is None:
         logits, request.cached_tokens = row.start(prompt)

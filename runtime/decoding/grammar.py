@@ -1,6 +1,6 @@
-"""Answers held to a form: a JSON schema, a regular expression, or a Lark grammar, by the llguidance library.
+"""Constrained answers: a JSON schema, a regular expression, or a Lark grammar, by the llguidance library.
 
-A form that cannot be imposed is an error before the first token; an answer is never left unconstrained.
+A grammar that cannot be imposed is an error before the first token; an answer is never left unconstrained.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Kind = Literal["json_schema", "regex", "lark"]
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The form of an answer: `source` is a schema as JSON text, a regular expression, or a grammar in Lark's notation."""
+    """The grammar of an answer: `source` is a JSON schema as text, a regular expression, or a grammar in Lark's notation."""
 
     kind: Kind
     source: str
@@ -41,7 +41,7 @@ class Grammar:
 
 
 def _depth(source: str) -> int:
-    """Most brackets that are open at once, those in texts counted too: a pattern of a schema is parsed as well."""
+    """Largest number of open brackets, also in strings, since patterns within a schema are parsed too."""
     depth = deepest = 0
     for character in source:
         if character in "([{":
@@ -56,7 +56,7 @@ ANY_JSON_OBJECT = Grammar("json_schema", '{"type": "object"}')
 
 
 class GrammarCompiler:
-    """llguidance's view of one tokenizer (a second's work for a large vocabulary), and the matchers made from it."""
+    """llguidance's table of one tokenizer, which takes a second for a large vocabulary; it makes the matchers."""
 
     def __init__(self, tokenizer_json: str, vocab_size: int, end_token_ids: Sequence[int]) -> None:
         """`tokenizer_json` as the `tokenizers` library writes it; raises MissingExtraError without llguidance."""
@@ -74,7 +74,7 @@ class GrammarCompiler:
             raise GenerationError(f"this model's tokenizer cannot be held to a grammar: {error}") from error
 
     def matcher(self, grammar: Grammar) -> Matcher:
-        """A new answer's state; raises GenerationError, with the library's reason, for a form that it does not know."""
+        """The state of a new answer; raises GenerationError, with the library's reason, for an unsupported grammar."""
         matchers = self._library.LLMatcher
         if grammar.kind == "json_schema":
             try:
@@ -91,27 +91,27 @@ class GrammarCompiler:
 
 
 class Matcher:
-    """Where one answer stands in its grammar."""
+    """The position of one answer in its grammar."""
 
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
 
     def allowed(self) -> NDArray[np.bool_]:
-        """Which tokens may come next, `[V]`; raises GenerationError when the grammar became too large to follow."""
+        """Mask `[V]` of the tokens that may come next; raises GenerationError when the grammar has become too large."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         mask = np.unpackbits(bits, bitorder="little")[: self._vocab_size].astype(bool)
         return np.pad(mask, (0, self._vocab_size - len(mask)))
 
     def accept(self, token_id: int) -> None:
-        """Go on behind `token_id`."""
+        """Advance by `token_id`."""
         self._matcher.consume_token(token_id)
         self._check()
 
     @property
     def ended(self) -> bool:
-        """Whether nothing may follow."""
+        """Whether no token may follow."""
         return bool(self._matcher.is_stopped())
 
     def _check(self) -> None:

@@ -1,4 +1,4 @@
-"""One engine's cache as one row of known tokens: what a new prompt shares with it need not be computed again."""
+"""One engine's cache as one row of known tokens; the beginning that a new prompt shares with it is not computed again."""
 
 from __future__ import annotations
 
@@ -13,37 +13,36 @@ _PIECE = 128  # tokens whose logits are held at once: 75 MB for a vocabulary of 
 
 
 class KVCacheSlot:
-    """The only user of its engine's cache as long as it is used; `clear` after anybody else was there."""
+    """One row of an engine's cache. After any other use of the engine, call `clear` first."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.ids: list[int] = []
 
     def start(self, prompt: Sequence[int]) -> tuple[Logits, int]:
-        """Hold exactly `prompt`: logits `[V]` of what follows, and how many of its tokens were there already."""
-        shared = min(_common(self.ids, prompt), len(prompt) - 1)  # the last token's logits are needed
+        """Hold exactly `prompt`; returns logits `[V]` after it, and the number of its tokens that were already there."""
+        shared = min(_common_prefix(self.ids, prompt), len(prompt) - 1)  # the last token's logits are needed
         if shared < 1:
             self.clear()
             shared = 0
         else:
             self.rewind(shared)
-        self.ids.clear()  # until the engine has done its part: after an error nothing is known of its cache
+        self.ids.clear()  # an error leaves the engine's cache unknown
         logits = self.engine.prefill([prompt[shared:]])[0]
         self.ids.extend(prompt)
         return logits, shared
 
     def append(self, ids: Sequence[int]) -> Logits:
-        """Logits `[T, V]` of what follows each of the new tokens."""
+        """Append tokens; returns logits `[T, V]` after each of them."""
         held, self.ids = self.ids, []
-        # Of several tokens at once all logits are needed, of one alone the engine has a shorter way; an empty cache has
-        # no row yet that `decode` could go on with.
+        # `decode` is the faster way for one token; it needs a row, which an empty cache does not have.
         logits = self.engine.decode(ids) if len(ids) == 1 and held else self.engine.extend([ids])[0]
         held.extend(ids)
         self.ids = held
         return logits
 
     def append_greedy(self, token: int, count: int) -> list[int]:
-        """The `count` likeliest tokens behind `token`, as the engine chooses them itself; the last is not held yet."""
+        """The `count` tokens that the engine itself chooses after `token`; the last of them is not in the cache yet."""
         if not isinstance(self.engine, GreedyDecoder):
             raise TypeError(f"{self.engine.device} does not choose tokens")
         held, self.ids = self.ids, []
@@ -53,30 +52,30 @@ class KVCacheSlot:
         return chosen
 
     def start_scored(self, prompt: Sequence[int], count: int) -> tuple[Logits, tuple[TokenLogprobs, ...]]:
-        """`start` from an empty cache, with the log-probabilities of the tokens after the first."""
+        """`start` with an empty cache, and with the log-probabilities of the tokens after the first."""
         self.clear()
-        found: list[TokenLogprobs] = []
+        scored: list[TokenLogprobs] = []
         for start in range(0, len(prompt), _PIECE):
             logits = self.append(prompt[start : start + _PIECE])
             following = prompt[start + 1 : start + 1 + len(logits)]
-            found += [token_logprobs(row, token, count) for row, token in zip(logits, following, strict=False)]
+            scored += [token_logprobs(row, token, count) for row, token in zip(logits, following, strict=False)]
         last: Logits = logits[-1]
-        return last, tuple(found)
+        return last, tuple(scored)
 
     def rewind(self, length: int) -> None:
-        """Hold the first `length` tokens only, at least 1."""
+        """Keep only the first `length` tokens, at least 1."""
         if length < len(self.ids):
             self.engine.rewind([length])
             del self.ids[length:]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all tokens."""
         self.ids.clear()
         self.engine.reset()
 
 
-def _common(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    """Tokens that both begin with."""
-    size = min(len(ours), len(theirs))
-    differs = np.flatnonzero(np.asarray(ours[:size]) != np.asarray(theirs[:size]))
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the longest common beginning."""
+    size = min(len(first), len(second))
+    differs = np.flatnonzero(np.asarray(first[:size]) != np.asarray(second[:size]))
     return int(differs[0]) if len(differs) else size

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens: of the model's own distribution, before penalties, temperature and constraints."""
+"""Log-probabilities of tokens in the model's own distribution, before penalties, temperature and grammar."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ovround.runtime.engine import Logits
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """One position: the token that stands there, and the likeliest ones. Natural logarithms, at most 0."""
+    """One position: its token, and the likeliest tokens. Natural logarithms, at most 0."""
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...]
-    """The likeliest tokens with theirs, downwards, lower ids first among equals; as many as were asked for."""
+    """The likeliest tokens and their log-probabilities, in descending order; of equals the lower id first."""
 
 
 def token_logprobs(logits: Logits, token_id: int, count: int) -> TokenLogprobs:
-    """From logits `[V]`, in float64: what `token_id` has, and the `count` likeliest tokens."""
+    """Log-probability of `token_id` and of the `count` likeliest tokens, from logits `[V]`, in float64."""
     scores: NDArray[np.float64] = logits.astype(np.float64)
     best = scores.max()
     scores -= best + np.log(np.exp(scores - best).sum())
-    # A few more than asked for, so that among equals at the border the lower ids win after sorting.
+    # All tokens equal to the last one stay, so that sorting prefers the lower ids among them.
     least = np.partition(scores, -count)[-count] if 0 < count <= len(scores) else -np.inf
     likely = np.flatnonzero(scores >= least) if count else np.zeros(0, np.int64)
     order = likely[np.argsort(-scores[likely], kind="stable")][:count]

@@ -1,6 +1,6 @@
 """The random numbers of sampling: xoshiro256**, seeded by splitmix64 (Blackman and Vigna, 2018; public domain designs).
 
-Not numpy's generators: a seed must give the same tokens from Python and from C++, and these are ten lines in either.
+A seed must give the same tokens in Python and in C++; these generators are ten lines in either language, numpy's are not.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ _MASK = (1 << 64) - 1
 
 
 class Xoshiro256:
-    """A stream of 64-bit numbers fixed by `seed`, 0 to 2**64 - 1."""
+    """A stream of 64-bit numbers that `seed`, 0 to 2**64 - 1, determines."""
 
     def __init__(self, seed: int) -> None:
         self._state = splitmix64(seed, 4)

@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits. docs/concepts/sampling.md is the specification."""
+"""The choice of the next token from logits. docs/concepts/sampling.md is the specification."""
 
 from __future__ import annotations
 
@@ -24,44 +24,44 @@ MAX_BEAMS = 64
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """One request's options; raises UsageError naming the field, its value, and what is allowed."""
+    """One request's options. UsageError names a wrong field, its value, and the allowed range."""
 
     max_new_tokens: int | None = None
-    """Most tokens to generate, at least 1; None: until an end token or the end of the context."""
+    """Number of new tokens at most, 1 or more; None: until an end token or the end of the context."""
     temperature: float = 0.0
-    """0: always the likeliest token (greedy). Up to 100."""
+    """0: the likeliest token (greedy); up to 100: more varied."""
     top_k: int = 0
-    """Draw among the k likeliest tokens; 0: no limit."""
+    """Number of likeliest tokens to draw from; 0: no limit."""
     top_p: float = 1.0
-    """Draw among the likeliest tokens whose probabilities add up to this; above 0, 1: no limit."""
+    """Sum of probabilities of the likeliest tokens to draw from, above 0; 1: no limit."""
     min_p: float = 0.0
-    """Draw among tokens at least this times as likely as the likeliest; 0 to 1."""
+    """Least probability of a token, relative to the likeliest one; 0 to 1."""
     repetition_penalty: float = 1.0
-    """Above 1 makes tokens that the prompt or the answer already has less likely; above 0, up to 10."""
+    """Penalty of tokens that are in the prompt or the answer: above 1 makes them less likely; above 0, up to 10."""
     seed: int | None = None
-    """0 to 2**64 - 1; None: a new one for each request."""
+    """Seed of the random numbers, 0 to 2**64 - 1; None: a new one for each request."""
     stop: tuple[str, ...] = ()
-    """End before the first of these strings would appear in the answer."""
+    """Strings before which the answer ends."""
     stop_token_ids: tuple[int, ...] = ()
-    """End after one of these tokens, besides the model's own end tokens."""
+    """Tokens after which the answer ends, in addition to the model's end tokens."""
     ignore_eos: bool = False
-    """Go on after the model's end tokens; for benchmarks."""
+    """Whether the answer continues after the model's end tokens; for benchmarks."""
     presence_penalty: float = 0.0
-    """Taken off the logit of each token that the answer already has; -10 to 10."""
+    """Subtracted from the logit of each token that is in the answer; -10 to 10."""
     frequency_penalty: float = 0.0
-    """Taken off the logit of a token as often as the answer already has it; -10 to 10."""
+    """Subtracted from a token's logit once per occurrence in the answer; -10 to 10."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """Token ids and what is added to their logits, -100 to 100; a mapping may be given as a keyword."""
+    """Token ids and the numbers added to their logits, -100 to 100; as a keyword also a mapping."""
     logprobs: int | None = None
-    """Log-probabilities of the answer's tokens, and of so many likeliest ones at each; 0 to 100, None: none."""
+    """Number of likeliest tokens listed with each token's log-probability, 0 to 100; None: no log-probabilities."""
     prompt_logprobs: int | None = None
-    """The same of the prompt's tokens after the first."""
+    """The same for the prompt's tokens after the first."""
     grammar: Grammar | None = None
-    """The form that the answer must have; needs the extra `grammar`."""
+    """Grammar of the answer; needs the extra `grammar`."""
     num_beams: int = 1
-    """Beam search over so many answers at once, 1: none. Greedy, and only at the end is the answer known."""
+    """Number of beams of a greedy beam search; 1: no beam search. The answer is known only at its end."""
     length_penalty: float = 1.0
-    """With beams: sums of log-probabilities are divided by the length to this power; -10 to 10."""
+    """Power of the length by which a beam's sum of log-probabilities is divided; -10 to 10."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
@@ -93,8 +93,8 @@ class SamplingOptions:
             self._check_beams()
 
     def _check_beams(self) -> None:
-        alone = ("num_beams", "length_penalty", "max_new_tokens", "stop_token_ids", "ignore_eos", "seed")
-        defaults = {field.name: field.default for field in fields(self) if field.name not in alone}
+        combinable = ("num_beams", "length_penalty", "max_new_tokens", "stop_token_ids", "ignore_eos", "seed")
+        defaults = {field.name: field.default for field in fields(self) if field.name not in combinable}
         for name, default in defaults.items():
             if getattr(self, name) != default:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; with num_beams it can only be {default!r}")
@@ -128,7 +128,7 @@ class SamplingKeywords(TypedDict, total=False):
 
 
 def override(options: SamplingOptions | None, **given: object) -> SamplingOptions:
-    """`options`, or the defaults, with those of the `given` fields that are not None; `stop` may be one string."""
+    """`options`, or the defaults, overridden by the `given` fields that are not None; `stop` may be one string."""
     base = options or SamplingOptions()
     values = {field.name: getattr(base, field.name) for field in fields(SamplingOptions)}
     values |= {name: value for name, value in given.items() if value is not None}
@@ -143,10 +143,10 @@ def override(options: SamplingOptions | None, **given: object) -> SamplingOption
 
 
 def adjust(logits: Logits, answer: Sequence[int], options: SamplingOptions) -> Logits:
-    """Logits `[V]` with bias and penalties of the tokens `answer`, in float32; the same array when there are none.
+    """Logits `[V]` with biases and penalties, in float32; the same array if there are none.
 
-    A bias of a token beyond the vocabulary has no effect. The penalties are OpenAI's: presence once a distinct token,
-    frequency once an occurrence.
+    A bias of a token beyond the vocabulary has no effect. The penalties are OpenAI's: presence counts each distinct token
+    of `answer` once, frequency counts each occurrence.
     """
     if not options.logit_bias and not options.presence_penalty and not options.frequency_penalty:
         return logits
@@ -161,7 +161,7 @@ def adjust(logits: Logits, answer: Sequence[int], options: SamplingOptions) -> L
 
 
 def sample(logits: Logits, seen: Sequence[int], options: SamplingOptions, source: Xoshiro256) -> int:
-    """The next token id from logits `[V]` after the tokens `seen`, prompt and answer. In float64, in this order:
+    """The next token id from logits `[V]`; `seen` are the tokens of prompt and answer. In float64, in this order:
 
     1. repetition penalty: the logit of each distinct token in `seen` is divided by it when positive, else multiplied;
     2. temperature: at 0 the largest logit wins, the lowest id among equals, and no number is drawn; else each logit is
@@ -195,12 +195,12 @@ def sample(logits: Logits, seen: Sequence[int], options: SamplingOptions, source
         likely = weights >= options.min_p * weights.max()
         kept, weights = kept[likely], weights[likely]
     sums = np.cumsum(weights)
-    place = int(np.searchsorted(sums, source.uniform() * sums[-1], side="right"))
-    return int(kept[min(place, len(kept) - 1)])
+    index = int(np.searchsorted(sums, source.uniform() * sums[-1], side="right"))
+    return int(kept[min(index, len(kept) - 1)])
 
 
 def _top_k(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """Ids of the k largest, ascending; all ids for 0."""
+    """Ids of the k largest scores, in ascending order; all ids for 0."""
     size = len(scores)
     if k == 0 or k >= size:
         return np.arange(size, dtype=np.int64)
@@ -211,9 +211,9 @@ def _top_k(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
 
 
 def _top_p(scores: NDArray[np.float64], weights: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
-    """Places of the head, ascending."""
+    """Indices of the tokens of the head, in ascending order."""
     total = np.cumsum(weights)[-1]
-    # All weights below half of (1 - top_p) * mean together are too few for the head to reach them: they need no sorting.
+    # The weights below half of (1 - top_p) * mean cannot belong to the head, so they are not sorted.
     least = (1.0 - top_p) * total / len(weights) / 2 if top_p < 1.0 - 1e-6 else 0.0
     likely = np.flatnonzero(weights >= least)
     order = likely[np.argsort(-scores[likely], kind="stable")]

@@ -1,4 +1,4 @@
-"""One engine a file; the folder decides which, and only that engine's library is imported."""
+"""One engine per file; the folder decides which one is opened, and only its library is imported."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ def open_engine(
 ) -> Engine:
     """Load the model in `folder`: OpenVINO for openvino_model.xml, ONNX Runtime for model.onnx.
 
-    `device` is one of OpenVINO's (`CPU`, `GPU`, `GPU.1`, `NPU`, `AUTO`); ONNX Runtime has CPU. `HPU` (Gaudi) and
-    `hpu-emulated` run by torch, checkpoints too; they need the extra `convert`. `exact` computes in float32. `threads`
-    None: the engine's choice. `properties` go to the engine as they are: to OpenVINO's device (`KV_CACHE_PRECISION`), or
-    ONNX Runtime's session (`session.intra_op.allow_spinning`). `verify`: compare every byte with the manifest, see
-    `verification`. `kernel`: the matrix-multiplication kernels for quantised weights on CPU: `native` (our operator, an
-    EngineError where it is not installed), `engine`, or the faster one (`auto`, see `native_operator.chosen`). Weights in the
-    native operator's own layout need it; but for `native` they are expanded with a warning where it is not installed.
+    `device`: one of OpenVINO's (`CPU`, `GPU`, `GPU.1`, `NPU`, `AUTO`); ONNX Runtime has CPU. `HPU` (Gaudi) and
+    `hpu-emulated` run by torch, also from checkpoints, and need the extra `convert`. `exact`: float32 arithmetic. `threads`:
+    None for the engine's own number. `properties`: passed to OpenVINO's device (`KV_CACHE_PRECISION`) or ONNX Runtime's
+    session (`session.intra_op.allow_spinning`). `verify`: compare every byte with the manifest, see `verification`.
+    `kernel`: matrix-multiplication kernels for quantised weights on CPU: those of the native operator (`native`; EngineError
+    if it is not installed), of the engine (`engine`), or the faster ones (`auto`, see `native_operator.choose_library`).
+    Weights in the layout of the native operator need it; without it they are expanded, with a warning, unless `kernel` is
+    `native`.
 
-    Raises ArtifactError for a folder that is missing, damaged or no model, EngineError
-    for a device that is not there or refuses the model, UsageError for `threads` below 1.
+    Raises ArtifactError for a folder that is missing, damaged or no model, EngineError for a device that is missing or
+    refuses the model, UsageError for `threads` below 1.
     """
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise UsageError(f"threads is {threads!r}; a whole number of 1 or more is needed")
@@ -48,7 +49,7 @@ def open_engine(
 
 
 def check_kernel(kernel: str) -> None:
-    """Raise UsageError for a kernel that there is not."""
+    """Raise UsageError for an unknown kernel."""
     if kernel not in KERNELS:
         raise UsageError(f"kernel is `{kernel}`; allowed: {', '.join(KERNELS)}")
 
@@ -91,10 +92,10 @@ def _open_hpu(folder: Path, device: str, *, exact: bool, threads: int | None) ->
 
 @contextlib.contextmanager
 def verified(folder: Path, device: str = "CPU", *, contents: bool = True) -> Iterator[None]:
-    """Around the loading of `folder`: what `check_folder` checks and, with `contents`, every byte that the manifest lists.
+    """Around the loading of `folder`: `check_folder` and, with `contents`, the comparison of every listed byte.
 
-    What is parsed (graphs, tokenizer, configuration) is compared before an engine's native code sees it; weights, which
-    are only mapped and multiplied, while it loads. Raises ArtifactError naming the file that has changed.
+    Parsed files (graphs, tokenizer, configuration) are compared before an engine's native code reads them. Weights are
+    only mapped and multiplied, so they are compared during loading. ArtifactError names a changed file.
     """
     manifest = check_folder(folder, device)
     if manifest is None or not contents:
@@ -105,7 +106,7 @@ def verified(folder: Path, device: str = "CPU", *, contents: bool = True) -> Ite
 
 
 def check_folder(folder: Path, device: str = "CPU") -> Manifest | None:
-    """The folder's manifest, where it has one; raises ArtifactError unless there is a model for `device` and every listed file."""
+    """The folder's manifest if it has one; raises ArtifactError without a model for `device`, or for a missing file."""
     if not folder.is_dir():
         raise ArtifactError(f"`{folder}` is no folder" if folder.exists() else f"`{folder}` does not exist")
     manifest = None
@@ -115,7 +116,7 @@ def check_folder(folder: Path, device: str = "CPU") -> Manifest | None:
     if (folder / OPENVINO_FILE).is_file() or (folder / ONNX_FILE).is_file():
         return manifest
     if device.lower() in HPU_DEVICES and (folder / "config.json").is_file():
-        return manifest  # a checkpoint, which says itself what is wrong with it
+        return manifest  # a checkpoint, which its own reader checks
     targets = [target for target in TARGETS if (folder / target / MANIFEST).is_file()]
     if targets:
         hint = " or ".join(f"open `{folder / target}`" for target in targets)

@@ -1,7 +1,7 @@
-"""Intel Gaudi through PyTorch, or the same path emulated on the CPU: see `ovround.runtime.hpu`.
+"""Intel Gaudi through PyTorch, or its emulation on the CPU: see `ovround.runtime.hpu`.
 
-Contract: a checkpoint, quantised or not, or a folder that `ovround convert` wrote; its integers are repacked once, for the
-device's operator. Steps have the shapes of a table; `warm_up` compiles them before the first request.
+Contract: a checkpoint, quantised or not, or a folder that `ovround convert` wrote. Its integers are repacked once for the
+device's operator. Steps have shapes from a table; `warm_up` compiles them before the first request.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class HpuEngine:
                 packed[module] = packer.store(weight, table=module == EMBEDDING)
             else:
                 floats[name] = packer.plain(weight.float32())
-            self._backend.mark_step()  # lets go of the copy on the host
+            self._backend.mark_step()  # frees the copy on the host
         self._step: Step | None = Step(source.decoder, floats, packed, self._backend.convert, self._backend.device)
         self._run: Run = self._backend.compiled(self._step)
         self._buckets = Buckets(self.context_length)
@@ -74,9 +74,9 @@ class HpuEngine:
         return self._append(rows, every=True)
 
     def decode_greedy(self, ids: Sequence[int], count: int) -> TokenIds:
-        """The `count` likeliest tokens behind `ids` `[B]`, int64 `[B, count]`, without leaving the device in between.
+        """The `count` greedy tokens after `ids` `[B]`, int64 `[B, count]`, chosen on the device.
 
-        The cache then holds `ids` and all of them but the last. Raises GenerationError as `decode` does.
+        The cache then holds `ids` and all tokens but the last. Raises GenerationError as `decode` does.
         """
         check_ids([ids], self.vocab_size)
         self._check_rows(len(ids))
@@ -91,7 +91,7 @@ class HpuEngine:
 
     def rewind(self, lengths: Sequence[int]) -> None:
         check_lengths(lengths, self._lengths)
-        self._lengths = np.asarray(lengths, np.int64)  # what lies beyond is written over before it is read
+        self._lengths = np.asarray(lengths, np.int64)  # later tokens are overwritten before they are read
 
     def keep(self, rows: Sequence[int]) -> None:
         self._lengths = self._lengths[list(rows)]
@@ -120,11 +120,11 @@ class HpuEngine:
         self.reset()
 
     def warm_up(self, rows: int = 1, tokens: int | None = None) -> int:
-        """Compile every shape of `rows` rows whose texts have at most `tokens` tokens (default: the context); their number."""
-        most = self.context_length if tokens is None else tokens
-        if rows < 1 or not 1 <= most <= self.context_length:
-            raise UsageError(f"warm-up for {rows} rows of {most} tokens; the context is {self.context_length}")
-        shapes = list(self._buckets.every(rows, most))
+        """Compile all shapes for `rows` rows of at most `tokens` tokens (default: the context); returns their number."""
+        limit = self.context_length if tokens is None else tokens
+        if rows < 1 or not 1 <= limit <= self.context_length:
+            raise UsageError(f"warm-up for {rows} rows of {limit} tokens; the context is {self.context_length}")
+        shapes = list(self._buckets.every(rows, limit))
         for shape in shapes:
             for every in (False, True):
                 self._lengths = np.zeros(shape.rows, np.int64)
@@ -134,20 +134,20 @@ class HpuEngine:
         return len(shapes)
 
     def compilations(self) -> int:
-        """Graphs that were compiled for the model so far; on a device, all graphs of the process."""
+        """Number of graphs compiled for the model so far; on a device, for the whole process."""
         return self._backend.compilations()
 
     def size_bytes(self) -> int:
-        """Bytes of weights at rest, without the cache."""
+        """Bytes of the weights, without the cache."""
         tensors = [] if self._step is None else self._step.tensors()
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
     def cache_bytes(self) -> int:
-        """Bytes that the cache has been given."""
+        """Bytes of the cache."""
         return self._cache.size_bytes
 
     def _append(self, rows: Sequence[Sequence[int]], *, every: bool) -> Logits:
-        """Append each row's ids, in pieces: logits `[B, V]` of what follows, or `[B, T, V]` when `every`."""
+        """Append each row's ids, in pieces; returns logits `[B, V]` after the last, or `[B, T, V]` with `every`."""
         if not len(self._lengths):
             self._lengths = np.zeros(len(rows), np.int64)
             self._cache.clear(*self._fresh(rows))
@@ -167,7 +167,7 @@ class HpuEngine:
         return np.concatenate(pieces, axis=1) if every else last
 
     def _steps(self, rows: Sequence[Sequence[int]], shape: Shape, *, every: bool, longest: int | None = None) -> Logits:
-        """One step: the rows' ids, padded to `shape`, are appended."""
+        """One step, which appends the rows' ids, padded to `shape`."""
         self._show()
         ids, held = self._upload(rows, shape)
         counts = np.array([len(row) for row in rows])
@@ -182,11 +182,11 @@ class HpuEngine:
             )  # fmt: skip
         self._backend.mark_step()
         self._lengths = self._lengths + counts
-        real: Logits = logits.cpu().numpy()[: len(rows)]
-        return real[:, : int(counts.max())] if every else real
+        values: Logits = logits.cpu().numpy()[: len(rows)]
+        return values[:, : int(counts.max())] if every else values
 
     def _fit(self, rows: int, tokens: int, held: int) -> Shape:
-        """The shape for a step, and a cache with room for it."""
+        """The shape for a step; the cache gets room for it."""
         shape = self._buckets.fit(rows, tokens, held)
         if shape.room < self._cache.room:
             shape = Shape(shape.rows, shape.tokens, self._cache.room)
@@ -202,7 +202,7 @@ class HpuEngine:
         return shape.rows, shape.room
 
     def _show(self) -> None:
-        """Let the step work on the cache as it is now; graphs that hold other addresses go."""
+        """Give the current cache to the step, and drop graphs that hold the addresses of another one."""
         if self._step is None:
             raise EngineError("the model is closed")
         now = (id(self._cache), self._cache.generation)
@@ -212,7 +212,7 @@ class HpuEngine:
         self._step.show(self._cache)
 
     def _upload(self, rows: Sequence[Sequence[int]], shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
-        """ids int32 `[B, T]` and tokens held int32 `[B]`, padded and on the device."""
+        """Ids int32 `[B, T]` and number of cached tokens int32 `[B]`, padded, on the device."""
         ids = np.zeros((shape.rows, shape.tokens), np.int32)
         held = np.zeros(shape.rows, np.int32)
         held[: len(rows)] = self._lengths
@@ -221,7 +221,7 @@ class HpuEngine:
         return torch.from_numpy(ids).to(self._backend.device), torch.from_numpy(held).to(self._backend.device)
 
     def _room(self, room: int) -> torch.Tensor:
-        """A tensor of `room` elements, which tells the step how many places a row has by its shape."""
+        """A tensor of `room` elements; its shape tells the step the capacity of a row."""
         if room not in self._rooms:
             self._rooms[room] = torch.zeros(room, dtype=torch.int8).to(self._backend.device)
         return self._rooms[room]

@@ -1,14 +1,13 @@
 """ONNX Runtime: model.onnx with genai_config.json, as onnxruntime-genai's builder and ovround write them; CPU.
 
 Contract: inputs `input_ids`, `attention_mask` i64, `past_key_values.%d.key/value` `[B, H_kv, S, D]`; outputs `logits`
-f32 `[B, T, V]`, `present.%d.key/value`; attention by GroupQueryAttention, which reads each row's length off its mask and
-therefore cannot have padding on the left. A state of fixed size comes in as `past_state.%d.NAME` `[B, ...]` and goes out as
-`present_state.%d.NAME`.
+f32 `[B, T, V]`, `present.%d.key/value`; attention by GroupQueryAttention, which computes each row's length from its
+mask and therefore cannot have padding on the left. A state of fixed size comes in as `past_state.%d.NAME` `[B, ...]` and
+goes out as `present_state.%d.NAME`.
 
-The key/value cache is one buffer for each input, given as past and as present at once, so that a step writes its tokens in
-place instead of copying everything. A fixed state has two: a graph may read it after it has written it. Rows are prefilled
-one by one, each straight into its place in the buffers, and decoded together, each at its own length: no prompt is ever
-padded.
+The key/value cache is one buffer for each input. It is bound as past and as present, so that a step writes its tokens in
+place. A fixed state has two buffers: a graph may read it after it has written it. Rows are prefilled one by one into their
+parts of the buffers, and decoded together, each at its own length; no prompt is padded.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from ovround.runtime.model_info import read_model_info
 
 MODEL_FILE = "model.onnx"
 CONFIG_FILE = "genai_config.json"
-_PREFILL_TOKENS = 256  # a run computes the logits of all its positions: this bounds their memory
-_ROOM = 256  # the cache grows by at least so many tokens
+_PREFILL_TOKENS = 256  # a run computes the logits of all its positions; this bounds their memory
+_ROOM = 256  # least growth of the cache, in tokens
 _PAST, _PAST_STATE = "past_key_values.", "past_state."
 _TYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _ORT_ERRORS = (
@@ -75,7 +74,7 @@ class _Bound:
 
 
 class OnnxEngine:
-    """See `Engine`. `exact` computes products on float32 activations instead of int8 ones, and of codebooks without tables.
+    """See `Engine`. `exact` uses float32 instead of int8 activations, and no lookup tables for codebooks.
 
     `kernel`: see `open_engine`.
     """
@@ -92,7 +91,7 @@ class OnnxEngine:
         self.context_length = read_model_info(folder).context_length
         decoder = _read_decoder_config(folder)
         options = _session_options(decoder, threads, properties or {})
-        # The session refers to what was expanded, yet does not keep it.
+        # The session uses the expanded weights without keeping them alive.
         self._session, self._expanded = _open_session(folder / MODEL_FILE, options, exact, kernel)
         self._states, self.vocab_size = _read_contract(folder / MODEL_FILE, self._session, decoder.get("head_size"))
         self.device = f"ONNX Runtime {ort.__version__} CPU"
@@ -100,9 +99,8 @@ class OnnxEngine:
         self._buffers: dict[str, NDArray[Any]] = {}  # by the name of the input: [B, H_kv, room, D]
         self._room = 0
         self._history = None if all(state.grows for state in self._states.values()) else TokenHistory()
-        self._binding: _Bound | None = (
-            None  # of all buffers, kept from step to step: binding them takes as long as a small model
-        )
+        # Kept between steps: binding all buffers takes as long as a step of a small model.
+        self._binding: _Bound | None = None
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         check_ids(prompts, self.vocab_size)
@@ -168,7 +166,7 @@ class OnnxEngine:
         check_room(ids.shape[1], self.context_length)
         buffers = self._empty(
             len(ids), ids.shape[1]
-        )  # held until the run has ended: an OrtValue does not keep its array
+        )  # kept alive until the run has ended: an OrtValue does not keep its array
         return self._run(self._bind(buffers), np.ascontiguousarray(ids, np.int64), np.ones(ids.shape, np.int64))
 
     def close(self) -> None:
@@ -181,7 +179,7 @@ class OnnxEngine:
             self._history.append(rows)
 
     def _extend_row(self, row: int, ids: Sequence[int], *, whole: bool = False) -> Logits:
-        """Append `ids` to one row, in pieces; logits `[T, V]` of the last piece, or of all when `whole`."""
+        """Append `ids` to one row, in pieces; returns logits `[T, V]` of the last piece, or of all with `whole`."""
         binding = self._binding_of(row)
         tokens = np.asarray(ids, np.int64)[None]
         pieces: list[Logits] = []
@@ -221,7 +219,7 @@ class OnnxEngine:
         binding = bound.binding
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", mask)
-        binding.bind_output("logits")  # anew: else the last run's tensor, of the last run's shape, is written to
+        binding.bind_output("logits")  # again: otherwise ORT writes into the last run's tensor, of the last shape
         try:
             self._session.run_with_iobinding(binding)
         except _ORT_ERRORS as error:
@@ -237,7 +235,7 @@ class OnnxEngine:
         return {name: state.empty(rows, tokens) for name, state in self._states.items()}
 
     def _make_room(self, tokens: int) -> None:
-        """Have buffers for rows of `tokens` tokens, doubling them so that growing costs little in the long run."""
+        """Make buffers for rows of `tokens` tokens; doubling keeps the mean cost of growth low."""
         check_room(tokens, self.context_length)
         if tokens <= self._room:
             return
@@ -262,7 +260,7 @@ def _present(past: str) -> str:
 
 
 def _read_decoder_config(folder: Path) -> dict[str, Any]:
-    """`model.decoder` of genai_config.json; raises ArtifactError for a graph whose cache is not one shared buffer."""
+    """`model.decoder` of genai_config.json; raises ArtifactError for a graph without a shared cache buffer."""
     config = read_object(folder / CONFIG_FILE)
     search, model = config.get("search"), config.get("model")
     decoder = model.get("decoder") if isinstance(model, dict) else None
@@ -307,7 +305,7 @@ def _read_contract(path: Path, session: Any, head_size: Any) -> tuple[dict[str, 
 
 def _session_options(decoder: dict[str, Any], threads: int | None, properties: Mapping[str, str]) -> Any:
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors are raised; warnings are about graphs that nobody here can change
+    options.log_severity_level = 3  # errors are raised; warnings are about the graph, which users cannot change
     stated = decoder.get("session_options")
     for key, value in (stated if isinstance(stated, dict) else {}).items():
         if "." in key and isinstance(value, str):  # ONNX Runtime's own keys, such as mlas.use_lut_gemm
@@ -346,7 +344,7 @@ def _open_session(path: Path, options: Any, exact: bool, kernel: str) -> tuple[A
 
 
 def _has_operator(options: Any) -> bool:
-    """Have the session load the native library; False where it is not installed."""
+    """Register the native library in the session; False if it is not installed."""
     library = onnx_operator.library_path()
     if library is None:
         return False

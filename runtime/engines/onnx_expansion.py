@@ -1,8 +1,8 @@
-"""ONNX models with `QuantizedLinear` nodes, expanded: what is done when they are loaded without the native library.
+"""Expansion of ONNX models with `QuantizedLinear` nodes, for loading without the native library.
 
-Nodes become ONNX Runtime's own, in memory alone: codebooks a product with float16, which ONNX Runtime widens, integers
-MatMulNBits with the same integers in 4 bits. The session refers to what is expanded here, and keeps copies in an order of its
-own: hence the memory that a warning states.
+The nodes become ONNX Runtime's own, in memory only. Codebooks become a product with float16, which ONNX Runtime widens;
+integers become MatMulNBits with the same integers in 4 bits. The session also keeps repacked copies; the memory in the warning
+includes them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ovround.tensors.native_layout import CODEBOOK, INTEGERS, OPERATOR, OPSET, R
 _MICROSOFT = "com.microsoft"
 _TYPES = {"uint8": UINT8, "float16": FLOAT16, "float32": FLOAT}
 _BLOCKS = (256, 128, 64, 32)  # of MatMulNBits
-_SPLIT = 128  # the largest block of a group that is none itself
+_SPLIT = 128  # the largest block for a group whose own size is no block size
 
 
 @dataclass(slots=True)
 class Expanded:
-    """A model without native nodes, and the initializers that belong to it, by name.
+    """A model without native nodes, and its new initializers by name.
 
-    `before` and `after` are bytes: of the native weights, and of what stands in their place, the session's copies included.
+    `before` and `after` are bytes of the native weights and of their replacement, including the session's copies.
     """
 
     model: bytes = b""
@@ -43,15 +43,15 @@ class Expanded:
 
 
 def expand(model: bytes, path: Path, *, exact: bool) -> Expanded:
-    """Replace each native node of `model`, read from `path`, by a product of ONNX Runtime's own.
+    """Replace each native node of `model`, read from `path`, by ONNX Runtime's own product.
 
-    Raises ArtifactError for a weight that is damaged.
+    Raises ArtifactError for a damaged weight.
     """
     try:
         parsed = Model.FromString(model)
     except DecodeError as error:
         raise ArtifactError(f"`{path}` is damaged: {error}") from error
-    graph, found = parsed.graph, Expanded()
+    graph, expanded = parsed.graph, Expanded()
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[Any] = []
     parts: set[str] = set()
@@ -61,48 +61,48 @@ def expand(model: bytes, path: Path, *, exact: bool) -> Expanded:
             continue
         parts.update(node.input[1:])
         try:
-            nodes.extend(_replaced(node, tensors, path.parent, found, exact))
+            nodes.extend(_replaced(node, tensors, path.parent, expanded, exact))
         except (ValueError, IndexError, KeyError, OSError) as error:
             raise ArtifactError(f"`{path}`: `{node.name}` is damaged: {error}") from error
     kept = [tensor for tensor in graph.initializer if tensor.name not in parts]
     opsets = [opset for opset in parsed.opset_import if opset.domain != OPSET]
-    added = [_external(name, array) for name, array in found.initializers.items()]
+    added = [_external(name, array) for name, array in expanded.initializers.items()]
     for target, values in ((graph.node, nodes), (graph.initializer, [*kept, *added]), (parsed.opset_import, opsets)):
         del target[:]
         target.extend(values)
-    found.model = parsed.SerializeToString()
-    return found
+    expanded.model = parsed.SerializeToString()
+    return expanded
 
 
-def _replaced(node: Any, tensors: Mapping[str, Any], folder: Path, found: Expanded, exact: bool) -> list[Any]:
-    """The nodes that stand in place of `node`; their weight is added to `found`."""
-    attributes = {one.name: one.s.decode() if one.s else one.i for one in node.attribute}
+def _replaced(node: Any, tensors: Mapping[str, Any], folder: Path, expanded: Expanded, exact: bool) -> list[Any]:
+    """The nodes that replace `node`; their weight is added to `expanded`."""
+    attributes = {entry.name: entry.s.decode() if entry.s else entry.i for entry in node.attribute}
     weights, outputs, inputs = attributes["weights"], attributes["outputs"], attributes["inputs"]
     x, *names = node.input
     parts = [_read(tensors[name], folder) for name in names]
     if len(parts) != 3:
         raise ValueError(f"it has {len(parts)} constants; 3 are needed")
-    found.count += 1
-    found.before += sum(part.nbytes for part in parts)
+    expanded.count += 1
+    expanded.before += sum(part.nbytes for part in parts)
     if weights == CODEBOOK:
-        return _float_product(node, x, layout.expand_codebook(*parts), (outputs, inputs), found)
+        return _float_product(node, x, layout.expand_codebook(*parts), (outputs, inputs), expanded)
     bits = next((bits for bits, name in INTEGERS.items() if name == weights), None)
     if bits is None:
         raise ValueError(f"weights are `{weights}`")
     groups = parts[1].shape[1]
     sizes = layout.integer_bytes(bits, outputs, inputs, groups)
-    whole = groups == 1 or inputs % (groups * RUN) == 0
-    if not whole or [part.size for part in parts[:2]] != list(sizes[:2]) or parts[2].size not in (1, sizes[2]):
+    is_aligned = groups == 1 or inputs % (groups * RUN) == 0
+    if not is_aligned or [part.size for part in parts[:2]] != list(sizes[:2]) or parts[2].size not in (1, sizes[2]):
         raise ValueError(f"{weights} {[part.shape for part in parts]} are not those of {[outputs, inputs]}")
-    return _integer_product(node, x, bits, parts, (outputs, inputs), found, exact)
+    return _integer_product(node, x, bits, parts, (outputs, inputs), expanded, exact)
 
 
-def _float_product(node: Any, x: str, weight: Any, shape: tuple[int, int], found: Expanded) -> list[Any]:
+def _float_product(node: Any, x: str, weight: Any, shape: tuple[int, int], expanded: Expanded) -> list[Any]:
     if weight.shape != shape:
         raise ValueError(f"codebooks of {list(weight.shape)} are not those of {list(shape)}")
     name = f"{node.name}/expanded"
-    found.initializers[name] = weight
-    found.after += weight.nbytes + 2 * weight.nbytes  # ONNX Runtime's own is of float32
+    expanded.initializers[name] = weight
+    expanded.after += weight.nbytes + 2 * weight.nbytes  # ONNX Runtime's copy has float32
     wide = Node(op_type="Cast", name=f"{name}/cast", input=[name], output=[f"{name}/float"])
     _set(wide, to=1)  # float32
     node.op_type, node.domain = "FusedMatMul", _MICROSOFT
@@ -112,9 +112,9 @@ def _float_product(node: Any, x: str, weight: Any, shape: tuple[int, int], found
 
 
 def _integer_product(
-    node: Any, x: str, bits: int, parts: list[Any], shape: tuple[int, int], found: Expanded, exact: bool
+    node: Any, x: str, bits: int, parts: list[Any], shape: tuple[int, int], expanded: Expanded, exact: bool
 ) -> list[Any]:
-    """MatMulNBits, laid out as `ovround.exporters.onnx.matmul_nbits` states it."""
+    """MatMulNBits in the layout of `ovround.exporters.onnx.matmul_nbits`."""
     rows, columns = shape
     stored = 8 if bits == 8 else 4
     codes = layout.unpack_integers(parts[0], bits, rows, columns)
@@ -133,27 +133,25 @@ def _integer_product(
     )
     blocks = -(-columns // block)
     scales, zeros = (np.repeat(values, blocks // groups, axis=1) for values in (scales, zeros))
-    padding = np.repeat(zeros[:, -1:], blocks * block - columns, axis=1)  # worth 0
+    padding = np.repeat(zeros[:, -1:], blocks * block - columns, axis=1)  # with the value 0
     codes = np.concatenate([codes, padding], axis=1)
-    symmetric = (
-        zeros == 1 << (bits - 1)
-    ).all()  # then the operator's own zero point serves, which it knows without memory
+    symmetric = (zeros == 1 << (bits - 1)).all()  # then the operator's default zero point is right, and needs no memory
     if symmetric:
         codes += np.uint8((1 << (stored - 1)) - (1 << (bits - 1)))
-    made = {"codes": _packed(codes, stored).reshape(rows, blocks, -1), "scales": scales}
+    new_parts = {"codes": _packed(codes, stored).reshape(rows, blocks, -1), "scales": scales}
     if not symmetric:
-        made["zero_points"] = _packed(zeros, stored)
-    made = {f"{node.name}/expanded/{part}": np.ascontiguousarray(values) for part, values in made.items()}
-    found.initializers |= made
-    found.after += 2 * sum(values.nbytes for values in made.values())
+        new_parts["zero_points"] = _packed(zeros, stored)
+    initializers = {f"{node.name}/expanded/{part}": np.ascontiguousarray(values) for part, values in new_parts.items()}
+    expanded.initializers |= initializers
+    expanded.after += 2 * sum(values.nbytes for values in initializers.values())
     node.op_type, node.domain = "MatMulNBits", _MICROSOFT
-    node.input[:] = [x, *made]
+    node.input[:] = [x, *initializers]
     _set(node, N=rows, K=columns, bits=stored, block_size=block, accuracy_level=0 if exact else 4)
     return [node]
 
 
 def _packed(codes: Any, bits: int) -> Any:
-    """Codes `[N, C]`, of 4 bits two in a byte, the first in its lower half."""
+    """Codes `[N, C]` as bytes; two 4-bit codes share a byte, the first in its lower half."""
     if bits == 8:
         return codes
     even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
@@ -167,7 +165,7 @@ def _set(node: Any, **attributes: int) -> None:
 
 
 def _external(name: str, array: NDArray[Any]) -> Any:
-    """An initializer whose bytes the session is given."""
+    """An initializer whose bytes are given to the session."""
     tensor = Tensor(name=name, data_type=_TYPES[array.dtype.name], dims=array.shape, data_location=EXTERNAL)
     tensor.external_data.add(key="location", value="expanded")
     return tensor
@@ -175,11 +173,11 @@ def _external(name: str, array: NDArray[Any]) -> Any:
 
 def _read(tensor: Any, folder: Path) -> NDArray[np.uint8]:
     """The bytes of an initializer in a file of `folder`."""
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    shape, location = tuple(tensor.dims), place.get("location", "")
+    source = {entry.key: entry.value for entry in tensor.external_data}
+    shape, location = tuple(tensor.dims), source.get("location", "")
     if tensor.data_location != EXTERNAL or not location or Path(location).name != location:
         raise ValueError(f"`{tensor.name}` lies in `{location}`; a file of the folder is needed")
-    offset, size = int(place["offset"]), int(place["length"])
+    offset, size = int(source["offset"]), int(source["length"])
     if tensor.data_type != UINT8 or offset < 0 or min(shape, default=0) < 1 or math.prod(shape) != size:
         raise ValueError(f"`{tensor.name}` {list(shape)} has {size} bytes at {offset}")
     with (folder / location).open("rb") as file:

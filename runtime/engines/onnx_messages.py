@@ -1,7 +1,7 @@
-"""The part of ONNX's messages that changing a model needs, for protobuf; what it does not name is kept as it is.
+"""The parts of ONNX's protobuf messages that a change of a model needs; all other fields are kept unchanged.
 
-Field numbers are those of onnx.proto (ONNX 1.16, IR version 10). The package onnx, which has them all, is the toolchain's;
-protobuf comes with ONNX Runtime.
+Field numbers are those of onnx.proto (ONNX 1.16, IR version 10). The package onnx has all messages, but belongs to the
+toolchain; protobuf comes with ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def _file() -> Any:
         message = file.message_type.add(name=name)
         for field in fields.split(", "):
             number, label, kind = field.split()
-            made = message.field.add(name=label.lstrip("*"), number=int(number))
-            made.label = _Field.LABEL_REPEATED if label.startswith("*") else _Field.LABEL_OPTIONAL
-            made.type = _TYPES.get(kind, _Field.TYPE_MESSAGE)
+            added = message.field.add(name=label.lstrip("*"), number=int(number))
+            added.label = _Field.LABEL_REPEATED if label.startswith("*") else _Field.LABEL_OPTIONAL
+            added.type = _TYPES.get(kind, _Field.TYPE_MESSAGE)
             if kind not in _TYPES:
-                made.type_name = f".{_PACKAGE}.{kind}"
+                added.type_name = f".{_PACKAGE}.{kind}"
     return file
 
 

@@ -1,4 +1,4 @@
-"""The library of the native operator for ONNX Runtime, and which models need it."""
+"""The library of the native operator for ONNX Runtime, and the check whether a model needs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MARK = b'"' + bytes([len(OPERATOR)]) + OPERATOR.encode()  # a NodeProto's field
 
 
 def library_path() -> Path | None:
-    """Where the native library was installed; None where it was not."""
+    """Path of the installed native library; None if it is not installed."""
     return installed(LIBRARY)
 
 

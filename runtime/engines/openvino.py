@@ -2,12 +2,12 @@
 
 Contract: inputs `input_ids`, `attention_mask` and, where the graph has it, `position_ids` i64 `[B, T]`, `beam_idx` i32
 `[B]`; output `logits` f32 `[B, T, V]`; the KV cache lives in the graph's variables. A batch is padded on the left with
-mask 0; `beam_idx` says which row of the last step each row continues, which is how ended rows leave the batch. Tokens
-that are taken back become padding too, which costs nothing; when most of the cache is padding, it is cut out. A variable of fixed
-size, a recurrent state for instance, cannot go back: the tokens that stay are computed again.
+mask 0; `beam_idx` gives for each row the row of the last step that it continues; finished rows leave the batch by it.
+Rewound tokens become padding too. When most of the cache is padding, the padding is cut out. A variable of fixed size, such as a
+recurrent state, cannot be rewound: the remaining tokens are computed again.
 
-Generation needs the last position's logits, evaluation all of them. One compiled model gives both: a slice goes in
-front of the head, and where it starts is an input (-1 or 0). openvino_genai slices there too, at a fixed place.
+Generation needs the last position's logits, evaluation all of them. One compiled model gives both: a slice precedes the head,
+and its start is an input (-1 or 0). openvino_genai slices at the same node, with a fixed start.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ovround.runtime.model_info import read_model_info
 from ovround.tensors.native_layout import OPERATOR
 
 MODEL_FILE = "openvino_model.xml"
-_MAX_PADDING = 256  # columns of the cache that no row has a token in, before they are cut out
+_MAX_PADDING = 256  # columns without a token of any row; more of them are cut out
 _FIRST_LOGITS = "ovround.first_logits"
 _META_DEVICES = ("AUTO", "HETERO", "MULTI")
 _AFTER_HEAD = ("Add", "Transpose", "Multiply", "Divide", "Tanh", "Convert")  # bias, layout, soft cap
@@ -72,7 +72,7 @@ class OpenVINOEngine:
             raise EngineError(f"OpenVINO cannot run `{folder}` on {device}: {_reason(error)}") from error
         self.device = f"OpenVINO {device}{_full_name(core, device)}"
         self._mask: TokenIds = np.zeros((0, 0), np.int64)  # [B, S]: 0 where the cache holds padding
-        self._rows: NDArray[np.int32] = np.zeros(0, np.int32)  # [B]: the last step's row that each row continues
+        self._rows: NDArray[np.int32] = np.zeros(0, np.int32)  # [B]: row of the last step that each row continues
         self._request: Any = self._compiled.create_infer_request()
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
@@ -92,7 +92,7 @@ class OpenVINOEngine:
 
     def extend(self, rows: Sequence[Sequence[int]]) -> Logits:
         check_ids(rows, self.vocab_size)
-        self._check_whole("tokens cannot be judged together")
+        self._check_whole("several tokens cannot be verified at once")
         if len({len(row) for row in rows}) > 1:
             raise GenerationError("rows of unequal lengths cannot be extended at once")
         ids = np.asarray(rows, np.int64)
@@ -123,8 +123,8 @@ class OpenVINOEngine:
             self._history.clear()
         self._mask = np.zeros((0, 0), np.int64)
         self._rows = np.zeros(0, np.int32)
-        # A new request, 0.03 ms, instead of reset_state: OpenVINO 2026.4 keeps something of an 8-bit cache across that,
-        # and a batch of another size then gets NaN after some steps.
+        # A new request (0.03 ms) instead of reset_state: with an 8-bit cache, OpenVINO 2026.4 keeps some state across
+        # reset_state, and a batch of another size then gets NaN after some steps.
         self._request = None if self._compiled is None else self._compiled.create_infer_request()
 
     def logits(self, ids: TokenIds) -> Logits:
@@ -142,7 +142,7 @@ class OpenVINOEngine:
         self.reset()
 
     def _extend(self, ids: TokenIds, mask: TokenIds, first: int = -1) -> Logits:
-        """Append `[B, T]` to the cache; logits `[B, T, V]` of the positions from `first` on."""
+        """Append `[B, T]` to the cache; returns logits `[B, T, V]` from position `first` on."""
         if not len(self._mask):
             self._mask = np.zeros((len(ids), 0), np.int64)
             self._rows = np.arange(len(ids), dtype=np.int32)
@@ -165,16 +165,16 @@ class OpenVINOEngine:
             raise EngineError(f"device {self._profile.kind}: {why}", hint="choose another device for this")
 
     def _check_alone(self, ids: TokenIds) -> None:
-        """Raise GenerationError for a step that a device of static shapes does not have."""
-        most = self._profile.prompt_length or ids.shape[1]
+        """Raise GenerationError for a step that a device with static shapes cannot run."""
+        limit = self._profile.prompt_length or ids.shape[1]
         if len(ids) > 1:
             raise GenerationError(
                 f"{len(ids)} rows; device {self._profile.kind} computes one at a time", hint="batch_size 1"
             )
         if ids.shape[1] > 1 and self._mask.shape[1]:
             raise GenerationError(f"device {self._profile.kind} takes a prompt into an empty cache only")
-        if ids.shape[1] > most:
-            raise GenerationError(f"a prompt of {ids.shape[1]} tokens; device {self._profile.kind} takes up to {most}")
+        if ids.shape[1] > limit:
+            raise GenerationError(f"a prompt of {ids.shape[1]} tokens; device {self._profile.kind} takes up to {limit}")
 
     def _cut(self, used: NDArray[np.bool_]) -> None:
         """Keep only the columns `[S]` of the cache that are `used`."""
@@ -193,7 +193,7 @@ class OpenVINOEngine:
             request.infer({**feed, _FIRST_LOGITS: np.array([first])} if self._profile.whole else feed)
         except RuntimeError as error:
             raise EngineError(f"{self.device} failed: {_reason(error)}") from error
-        # A copy: the tensor's memory is the request's, and the next step writes into it.
+        # A copy, since the next step overwrites the request's tensor.
         return np.array(request.get_tensor("logits").data, np.float32)
 
 
@@ -221,12 +221,12 @@ def _read_model(core: Any, path: Path, device: str, *, exact: bool, kernel: str)
 
 
 def _is_cache(shape: Any) -> bool:
-    """Whether a variable is keys or values, `[B, H_kv, S, D]` with S growing, and no running state."""
+    """Whether a variable holds keys or values, `[B, H_kv, S, D]` with growing S, and no recurrent state."""
     return bool(shape.rank.is_static and len(shape) == 4 and shape[2].is_dynamic)
 
 
 def _token_bytes(model: Any, precision: str) -> int:
-    """What a token of a row takes in the cache, scales of 8-bit ones left out."""
+    """Bytes per token and row in the cache, without the scales of an 8-bit cache."""
     shapes = [variable.info.data_shape for variable in model.get_variables()]
     sizes = [(shape[1], shape[3]) for shape in shapes if _is_cache(shape)]
     values: int = sum(
@@ -243,7 +243,7 @@ def _vocab_size(model: Any, folder: Path) -> int:
 
 
 def _add_slice(model: Any) -> None:
-    """Let the head see positions from the input `_FIRST_LOGITS` i64 `[1]` on; negative counts from the end."""
+    """Slice the head's input from position `_FIRST_LOGITS` on, an input i64 `[1]`; negative counts from the end."""
     start = opset.parameter(ov.PartialShape([1]), ov.Type.i64, name=_FIRST_LOGITS)
     start.output(0).set_names({_FIRST_LOGITS})
     result = model.output("logits").get_node()
@@ -252,7 +252,7 @@ def _add_slice(model: Any) -> None:
         head = head.input_value(0).get_node()
     after = (
         head if head.get_type_name() in ("MatMul", OPERATOR) else result
-    )  # an unknown head computes all positions, and is cut behind
+    )  # after an unknown head, its output is sliced
     end, one = opset.constant([2**31 - 1], ov.Type.i64), opset.constant([1], ov.Type.i64)
     cut = opset.slice(after.input_value(0), start, end, one, one)
     after.input(0).replace_source_output(cut.output(0))
@@ -261,12 +261,12 @@ def _add_slice(model: Any) -> None:
 
 
 def _known_device(core: Any, device: str) -> str:
-    """`device` in OpenVINO's spelling; raises EngineError listing what there is when a part of it is not there."""
+    """`device` in OpenVINO's spelling; EngineError lists the available devices if a part of it is missing."""
     name = device.upper()
     kind, _, members = name.partition(":")
     parts = [name] if kind not in _META_DEVICES else members.split(",") if members else []
     available = list(core.available_devices)
-    for part in parts:  # a leading minus keeps AUTO off a device, there or not
+    for part in parts:  # a leading minus excludes a device from AUTO
         if not part.startswith("-") and not any(part == known or known.startswith(f"{part}.") for known in available):
             raise EngineError(
                 f"device `{device}` is not there", hint=f"available for OpenVINO: {', '.join([*available, 'AUTO'])}"
@@ -282,6 +282,6 @@ def _full_name(core: Any, device: str) -> str:
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of an OpenVINO message; those before it say where in its sources it was."""
+    """The last line of an OpenVINO message; the lines before it name places in OpenVINO's sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

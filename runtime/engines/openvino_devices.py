@@ -1,7 +1,7 @@
-"""What OpenVINO's devices can do with a stateful decoder, as a table: every decision of the engine that depends on one.
+"""The abilities of OpenVINO's devices with a stateful decoder: all decisions of the engine that depend on the device.
 
-CPU was measured. GPU and NPU were read in OpenVINO's and openvino_genai's sources, and not run: an NPU gets the properties
-that openvino_genai gives it, since its plugin runs decoders only through its wrapper for them (NPUW), in static shapes.
+CPU was measured. GPU and NPU were not run; their entries come from the sources of OpenVINO and openvino_genai. An NPU gets
+openvino_genai's properties, since its plugin runs decoders only in static shapes, through its wrapper NPUW.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from ovround.errors import UsageError
 
 _NPU_PROMPT, _NPU_ANSWER = 1024, 128  # tokens, openvino_genai's defaults
 _BATCH_AXIS, _TEXT_AXIS = 0, 2  # of the cache's variables [B, H_kv, S, D]
-# Float32, no int8 activations, float32 cache. EXECUTION_MODE_HINT=ACCURACY is meant to say the same, but 2026.4.1 on a CPU
-# with AMX then computed 4-bit models to 2e-4 only, where these three give 5e-7 (docs/log.md).
+# Float32, no int8 activations, float32 cache. EXECUTION_MODE_HINT=ACCURACY should mean the same, but in 2026.4.1 on a CPU
+# with AMX the error of 4-bit models was 2e-4; these three give 5e-7.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f32"}
 _EXACT_GPU = {**EXACT, "KV_CACHE_PRECISION": "f16"}  # a GPU's cache is float16 or 8 bits
 
@@ -23,8 +23,8 @@ _EXACT_GPU = {**EXACT, "KV_CACHE_PRECISION": "f16"}  # a GPU's cache is float16 
 class Profile:
     """One kind of device. `exact` None: it cannot compute in float32.
 
-    `whole`: rows, positions and lengths are free. Otherwise one row, a prompt at once into an empty cache, then a token at a
-    time, logits of the last position alone, at most `prompt_length` tokens of a prompt.
+    `whole`: any number of rows, positions and tokens. Otherwise one row: a prompt of at most `prompt_length` tokens in an
+    empty cache, then one token per step, and logits of the last position only.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Profile:
     prompt_length: int | None = None
 
     def options(self, *, exact: bool, threads: int | None) -> dict[str, str | int]:
-        """What the model is compiled with; raises UsageError for what the device does not have."""
+        """The properties for compiling the model; raises UsageError for an option that the device does not have."""
         if threads is not None and not self.threads:
             raise UsageError(f"threads is {threads} and the device {self.kind}; threads are chosen for CPU only")
         if exact and self.exact is None:
@@ -50,7 +50,7 @@ class Profile:
 
 
 def profile_of(device: str, context_length: int) -> Profile:
-    """The profile of a device in OpenVINO's spelling (`GPU.1`, `AUTO:GPU,CPU`), for a model of this context."""
+    """The profile of a device in OpenVINO's spelling (`GPU.1`, `AUTO:GPU,CPU`), for this context length."""
     kind = device.partition(":")[0].partition(".")[0]
     if kind == "CPU":
         return Profile("CPU", threads=device == "CPU")

@@ -1,16 +1,19 @@
 """The model over HTTP as OpenAI's API has it: `ovround serve`, or `create_app` inside another server.
 
-    schema.py      what a request may say: every field with its range
-    job.py         one answer on its way
-    dispatch.py    who computes which request, the queue's limits, time limits
-    engine_process.py  an engine in a process of its own, watched and started again; engine_child.py is one such process
-    wire.py        what goes through the pipe
-    engine_program.py  that process: batching.py computes many answers at once, one_by_one.py one; engine_link.py is its end
-    responses.py   OpenAI's objects; stream.py the same as events
-    app.py         the routes
-    limits.py      body size and API key, before anything is parsed
+    api_server.py     the application: middleware, routes, error handlers
+    api_router.py     the routes; serving_chat.py and serving_completion.py answer OpenAI's two
+    protocol.py       the fields of a request, each with its range; responses.py builds the objects of an answer
+    field_support.py  the fields that only one engine serves; engine_choice.py chooses the engine when the server starts
+    answer_stream.py  a request's answers, collected or as events; answer_format.py gives them their route's form
+    engine_client.py  the server's view of its one engine: jobs (job.py), limits on waiting and time
+    engine_supervisor.py  starts and watches the engine's process; engine_process.py is one such process
+    engine_messages.py    the messages through the pipe
+    engine_core.py    that process: batching_worker.py computes many answers at once, single_worker.py one; engine_pipe.py
+                      is its end of the pipe
+    middleware.py     body size and API key, checked before parsing; timed_protocol.py limits the time for headers
+    launcher.py       starts an engine, a socket, and uvicorn
 
-Nothing of a model runs on the event loop but turning tokens into text.
+The event loop runs nothing of a model, except that it turns tokens into text.
 """
 
 from __future__ import annotations

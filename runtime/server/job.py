@@ -1,4 +1,4 @@
-"""One answer on its way: asked for, computed by an engine's process, read. All of it on the event loop."""
+"""One answer of a request, from its arrival to its last piece. Used on the event loop only."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ovround.runtime.decoding.sampling import SamplingOptions
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A prompt, its options, and the pieces of its answer, the last of which is an error or has a finish_reason."""
+    """A prompt, its options, and the pieces of its answer; the last piece is an error or has a finish_reason."""
 
     prompt_ids: Sequence[int]
     options: SamplingOptions
     pieces: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
     on_cancel: Callable[[], None] | None = None
-    """Who computes it is told so that nobody waits for it any more."""
+    """Called once when the answer is no longer wanted."""
     cancelled: bool = False
     arrived_s: float = field(default_factory=time.perf_counter)
     started_s: float | None = None
-    """When an engine took it up, by the clock of `arrived_s`."""
+    """Time at which the engine began, by the clock of `arrived_s`."""
     begun: bool = False
-    """Whether its first piece was read: until then it waits."""
+    """Whether its first piece was read; before that the job counts as waiting."""
 
     def cancel(self) -> None:
-        """Nobody reads it any more."""
+        """Report to the engine that the answer is no longer wanted."""
         if not self.cancelled:
             self.cancelled = True
             if self.on_cancel is not None:

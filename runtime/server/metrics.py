@@ -1,4 +1,4 @@
-"""What Prometheus reads: vLLM's names behind a prefix of ours or theirs, in seconds, tokens and shares."""
+"""Prometheus metrics with vLLM's names, behind our prefix or theirs; units are seconds, tokens and shares."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60
 
 
 class Load(Protocol):
-    """Who knows how busy the engines are."""
+    """The load of an engine."""
+
+    engine: str
+    """`batching` or `single`."""
 
     def running(self) -> int: ...
 
@@ -27,16 +30,16 @@ class Load(Protocol):
 
     def restarts(self) -> int: ...
 
-    def engine_pids(self) -> list[int | None]: ...
+    def engine_pid(self) -> int | None: ...
 
 
 class Metrics:
-    """One server's numbers, in a registry of its own; used on the event loop only."""
+    """The metrics of one server, in a registry of their own; used on the event loop only."""
 
     def __init__(self, model_name: str, prefix: str, load: Load, model_bits: float | None) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        ProcessCollector("engine", lambda: load.engine_pids()[0] or -1, registry=self._registry)
+        ProcessCollector("engine", lambda: load.engine_pid() or -1, registry=self._registry)
         labels, self._model = ["model_name"], model_name
 
         def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
@@ -49,18 +52,22 @@ class Metrics:
         def gauge(name: str, about: str) -> Gauge:
             return Gauge(prefix + name, about, labels, registry=self._registry).labels(model_name)
 
-        gauge("num_requests_running", "Answers that are being computed.").set_function(load.running)
-        gauge("num_requests_waiting", "Answers whose first token is not there yet.").set_function(load.waiting)
+        gauge("num_requests_running", "Number of answers being computed.").set_function(load.running)
+        gauge("num_requests_waiting", "Number of answers without a first token.").set_function(load.waiting)
         gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.").set_function(load.cache_usage)
-        gauge("engine_restarts", "How often the engine's process was started again.").set_function(load.restarts)
+        gauge("engine_restarts", "Restarts of the engine's process.").set_function(load.restarts)
+        Gauge(
+            f"{prefix}engine_info", "The engine that the server was started with.", ["model_name", "engine"],
+            registry=self._registry,
+        ).labels(model_name, load.engine).set(1)  # fmt: skip
         if model_bits is not None:
-            gauge("model_bits", "Bits a weight, on average.").set(model_bits)
+            gauge("model_bits", "Mean stored bits per weight.").set(model_bits)
         self._prompt = counter("prompt_tokens", "Tokens of prompts.")
         self._generated = counter("generation_tokens", "Tokens of answers.")
-        self._queries = counter("prefix_cache_queries", "Tokens of prompts that were looked for in the cache.")
-        self._hits = counter("prefix_cache_hits", "Tokens of prompts that the cache had.")
-        self._drafted = counter("spec_decode_num_draft_tokens", "Guesses of speculative decoding.")
-        self._accepted = counter("spec_decode_num_accepted_tokens", "Guesses that stood.")
+        self._queries = counter("prefix_cache_queries", "Tokens of prompts that were looked up in the cache.")
+        self._hits = counter("prefix_cache_hits", "Tokens of prompts that were in the cache.")
+        self._drafted = counter("spec_decode_num_draft_tokens", "Tokens proposed by speculative decoding.")
+        self._accepted = counter("spec_decode_num_accepted_tokens", "Proposed tokens that were accepted.")
         self._success = Counter(
             f"{prefix}request_success",
             "Answers that ended.",
@@ -78,7 +85,7 @@ class Metrics:
         self._decode = histogram("request_decode_time_seconds", "From the first token to the last.", _LONG)
 
     def token(self, before_s: float | None, now_s: float, job: Job) -> None:
-        """A token came; `before_s` is when the one before it came."""
+        """Count a token; `before_s` is the time of the token before it."""
         if before_s is None:
             self._first.observe(now_s - job.arrived_s)
             if job.started_s is not None:
@@ -88,7 +95,7 @@ class Metrics:
             self._between.observe(now_s - before_s)
 
     def ended(self, job: Job, usage: Usage, reason: str, first_s: float) -> None:
-        """An answer ended in order."""
+        """Count an answer that ended without an error."""
         now = time.perf_counter()
         self._prompt.inc(usage.prompt_tokens)
         self._queries.inc(usage.prompt_tokens)
@@ -101,9 +108,9 @@ class Metrics:
         self._decode.observe(now - first_s)
 
     def failed(self, status: int) -> None:
-        """A request got an error."""
+        """Count a request that ended with an error."""
         self._refused.labels(self._model, str(status)).inc()
 
     def text(self) -> bytes:
-        """Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

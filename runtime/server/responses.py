@@ -1,4 +1,4 @@
-"""OpenAI's objects, made of completions and pieces; `timings` has llama.cpp's names."""
+"""OpenAI's response objects from completions and pieces; `timings` has llama.cpp's names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What every object of one request carries."""
+    """The common fields of all objects of one answer."""
 
     request_id: str
     kind: str
@@ -33,8 +33,8 @@ class Head:
 
 
 @dataclass(slots=True)
-class Collected:
-    """One answer, put together from its pieces."""
+class CollectedAnswer:
+    """One answer, joined from its pieces."""
 
     text: str = ""
     logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -55,54 +55,59 @@ class Collected:
 
 
 def usage(ends: Sequence[Piece], prompts: int) -> Json:
-    """Of a request's last pieces, of which every `len(ends) / prompts` share a prompt."""
+    """Token counts from the last pieces of a request's answers, ordered by prompt."""
     used = [piece.usage or Usage(0, 0) for piece in ends]
-    own = used[:: max(len(used) // max(prompts, 1), 1)]  # a prompt with n choices counts once
-    prompt, generated = sum(one.prompt_tokens for one in own), sum(one.completion_tokens for one in used)
+    per_prompt = used[:: max(len(used) // max(prompts, 1), 1)]  # a prompt with n choices counts once
+    prompt = sum(entry.prompt_tokens for entry in per_prompt)
+    generated = sum(entry.completion_tokens for entry in used)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": generated,
         "total_tokens": prompt + generated,
-        "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in own)},
+        "prompt_tokens_details": {"cached_tokens": sum(entry.cached_tokens for entry in per_prompt)},
     }
 
 
 def timings(piece: Piece) -> Json:
-    """Of an answer's last piece."""
+    """Timings from an answer's last piece."""
     used, times = piece.usage or Usage(0, 0), piece.timings or Timings(0.0, None)
     prompt_s, later = times.time_to_first_token_s, max(used.completion_tokens - 1, 0)
     predicted_s = (times.time_per_output_token_s or 0.0) * later
     computed = used.prompt_tokens - used.cached_tokens
-    found: Json = {"cache_n": used.cached_tokens}
+    fields: Json = {"cache_n": used.cached_tokens}
     for name, count, elapsed_s in (("prompt", computed, prompt_s), ("predicted", used.completion_tokens, predicted_s)):
-        found |= {
+        fields |= {
             f"{name}_n": count,
             f"{name}_ms": elapsed_s * 1e3,
             f"{name}_per_token_ms": elapsed_s * 1e3 / count if count else 0.0,
             f"{name}_per_second": count / elapsed_s if elapsed_s else 0.0,
         }
     if used.drafted_tokens:
-        found |= {"draft_n": used.drafted_tokens, "draft_n_accepted": used.accepted_tokens}
-    return found
+        fields |= {"draft_n": used.drafted_tokens, "draft_n_accepted": used.accepted_tokens}
+    return fields
 
 
 def tool_calls(calls: Sequence[Call]) -> list[Json]:
+    """A message's `tool_calls`, with new ids."""
     stamp = time.time_ns()
     return [
         {
-            "id": f"call_{stamp:x}_{place}",
+            "id": f"call_{stamp:x}_{index}",
             "type": "function",
-            "function": {"name": one.name, "arguments": one.arguments},
+            "function": {"name": call.name, "arguments": call.arguments},
         }
-        for place, one in enumerate(calls)
+        for index, call in enumerate(calls)
     ]
 
 
-def chat_logprobs(found: Sequence[TokenLogprobs], tokenizer: Tokenizer) -> Json:
-    """A choice's `logprobs` of chat completions."""
+def chat_logprobs(answer: Sequence[TokenLogprobs], tokenizer: Tokenizer) -> Json:
+    """`logprobs` of a choice of chat completions."""
     content = [
-        {**_entry(one.token_id, one.logprob, tokenizer), "top_logprobs": [_entry(*pair, tokenizer) for pair in one.top]}
-        for one in found
+        {
+            **_entry(token.token_id, token.logprob, tokenizer),
+            "top_logprobs": [_entry(*pair, tokenizer) for pair in token.top],
+        }
+        for token in answer
     ]
     return {"content": content, "refusal": None}
 
@@ -113,37 +118,38 @@ def _entry(token_id: int, logprob: float, tokenizer: Tokenizer) -> Json:
 
 
 def completion_logprobs(
-    prompt_ids: Sequence[int], of_prompt: Sequence[TokenLogprobs] | None, found: Sequence[TokenLogprobs],
+    prompt_ids: Sequence[int], prompt: Sequence[TokenLogprobs] | None, answer: Sequence[TokenLogprobs],
     tokenizer: Tokenizer, offset: int = 0,
 ) -> Json:  # fmt: skip
-    """A choice's `logprobs` of completions, of the prompt too when `of_prompt` is given; its first token has none."""
+    """`logprobs` of a choice of completions, with the prompt's where `prompt` is given; its first token has none."""
     tokens, values, tops, offsets = [], [], [], []
     entries: list[tuple[int, TokenLogprobs | None]] = []
-    if of_prompt is not None:
+    if prompt is not None:
         entries.append((prompt_ids[0], None))
-        entries += [(one.token_id, one) for one in of_prompt]
-    entries += [(one.token_id, one) for one in found]
-    for token_id, one in entries:
+        entries += [(token.token_id, token) for token in prompt]
+    entries += [(token.token_id, token) for token in answer]
+    for token_id, scored in entries:
         text = tokenizer.token_text(token_id)
         tokens.append(text)
-        values.append(None if one is None else _finite(one.logprob))
-        tops.append(None if one is None else _top(one, tokenizer))
+        values.append(None if scored is None else _finite(scored.logprob))
+        tops.append(None if scored is None else _top(scored, tokenizer))
         offsets.append(offset)
         offset += len(text)
     return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
 
 
-def _top(one: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float]:
-    """By text; of two tokens with one text the likelier counts."""
-    found: dict[str, float] = {}
-    for token_id, value in one.top:
-        found.setdefault(tokenizer.token_text(token_id), _finite(value))
-    return found
+def _top(token: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float]:
+    """The likeliest tokens by text; if two tokens have one text, the likelier one counts."""
+    by_text: dict[str, float] = {}
+    for token_id, value in token.top:
+        by_text.setdefault(tokenizer.token_text(token_id), _finite(value))
+    return by_text
 
 
 def _finite(value: float) -> float:
     return max(value, -9999.0)  # JSON has no infinity; the value is vLLM's
 
 
-def error_object(message: str, kind: str, code: str | None = None, param: str | None = None) -> Json:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+def error_object(message: str, type_name: str, code: str | None = None, param: str | None = None) -> Json:
+    """OpenAI's error body."""
+    return {"error": {"message": message, "type": type_name, "param": param, "code": code}}

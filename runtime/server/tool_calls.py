@@ -1,4 +1,4 @@
-"""Calls of tools: the form that a forced call must have, and the calls that a model wrote of its own accord."""
+"""Tool calls: the grammar of a forced call, and the calls found in a free answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Call:
 
 
 def forced_call(tools: Sequence[tuple[str, dict[str, Any]]]) -> Grammar:
-    """A JSON object `{"name": ..., "arguments": ...}` that calls one of the tools, given by name and parameters' schema."""
+    """The grammar of a JSON object `{"name": ..., "arguments": ...}` for one of the tools (name, schema of parameters)."""
     calls = [
         {
             "type": "object",
@@ -36,11 +36,11 @@ def forced_call(tools: Sequence[tuple[str, dict[str, Any]]]) -> Grammar:
 
 
 def parse_calls(text: str, names: Sequence[str]) -> tuple[str, list[Call]]:
-    """What is left of an answer besides its calls, and the calls of tools that are known.
+    """An answer's text without its calls, and the calls of known tools.
 
-    Read: `<tool_call>{...}</tool_call>`, and an answer that is one bare object (Llama 3 writes `parameters`).
+    Two formats are read: `<tool_call>{...}</tool_call>`, and an answer that is one bare object (Llama 3 writes `parameters`).
     """
-    calls = [call for found in _MARKED.finditer(text) if (call := _call(found[1], names)) is not None]
+    calls = [call for match in _MARKED.finditer(text) if (call := _call(match[1], names)) is not None]
     if calls:
         return _MARKED.sub("", text).strip(), calls
     bare = _call(text.strip(), names)

@@ -1,8 +1,7 @@
-"""Chat templates: Jinja2 in a sandbox and in a process of its own, set up as transformers sets it up: the same prompt.
+"""Chat templates: Jinja2 with transformers' settings, in a sandbox within a process of its own.
 
-A template is code from whoever made the model. The sandbox keeps it from Python's internals and from changing what it is
-given; the process bounds its time and its memory (`template_process.py`). A template that reaches a bound is refused, and
-the next chat finds a new process.
+A template is foreign code. The sandbox hides Python's internals from it and keeps its input unchanged; the process bounds its
+time and memory (`template_process.py`). A template that exceeds a bound is refused, and the next chat gets a new process.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _PROGRAM = "import runpy, sys; sys.path[:0] = sys.argv[2:]; runpy.run_path(sys.a
 
 
 class ChatTemplate:
-    """One template and the special tokens that it may name. Threads wait for one another."""
+    """One template and its special tokens. Threads wait for one another."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """Raises ArtifactError for a template that cannot be compiled within the limits."""
@@ -39,14 +38,14 @@ class ChatTemplate:
             raise ArtifactError(
                 f"the chat template has {len(source)} characters; {LIMITS.template_characters} are allowed"
             )
-        self._first = {
+        self._setup = {
             "template": source, "special_tokens": dict(special_tokens), "cpu_s": LIMITS.template_cpu_s,
             "memory_bytes": LIMITS.template_memory_bytes, "characters": LIMITS.prompt_characters,
         }  # fmt: skip
         self._lock = threading.Lock()
         self._process: _Process | None = None
         with self._lock:
-            self._started()
+            self._running_process()
 
     def render(
         self,
@@ -55,10 +54,10 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt for `messages`, each with `role` and usually `content`; a key whose value is None is left out.
+        """The prompt for `messages`, each with `role` and usually `content`; keys with the value None are left out.
 
-        `variables` are the template's own (`tools`, `enable_thinking`, ...). Raises UsageError for messages that are
-        none, GenerationError with the template's words when it refuses them, or when it takes too much time or memory.
+        `variables` are the template's own (`tools`, `enable_thinking`, ...). Raises UsageError for invalid messages, and
+        GenerationError if the template refuses them or exceeds its time or memory.
         """
         own = dict(variables or {})
         taken = [name for name in own if name in _RESERVED]
@@ -70,7 +69,7 @@ class ChatTemplate:
         except RecursionError:
             raise UsageError("a chat is nested too deeply") from None
         with self._lock:
-            answer = self._started().ask(line)
+            answer = self._running_process().ask(line)
             if answer is None:
                 self._process = None
                 raise GenerationError(
@@ -81,10 +80,10 @@ class ChatTemplate:
             raise GenerationError(f"the chat template refuses these messages: {answer['refused']}")
         return answer["text"]
 
-    def _started(self) -> _Process:
+    def _running_process(self) -> _Process:
         if self._process is None or self._process.has_ended():
             process = _Process()
-            answer = process.ask(json.dumps(self._first))
+            answer = process.ask(json.dumps(self._setup))
             if answer is None or "broken" in answer:
                 process.end()
                 reason = "compiling it takes too much time or memory" if answer is None else answer["broken"]
@@ -94,23 +93,23 @@ class ChatTemplate:
 
 
 class _Process:
-    """`template_process.py`, one line out for each line in."""
+    """`template_process.py`, with one line of output per line of input."""
 
     def __init__(self) -> None:
         libraries = {str(Path(module.__file__).parent.parent) for module in (jinja2, markupsafe) if module.__file__}
-        words = [interpreter(), "-I", "-S", "-c", _PROGRAM, str(template_process.__file__), *sorted(libraries)]
+        command = [interpreter(), "-I", "-S", "-c", _PROGRAM, str(template_process.__file__), *sorted(libraries)]
         self._process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         self._owner = os.getpid()
         self.end = weakref.finalize(self, _end, self._process, self._owner)
 
     def has_ended(self) -> bool:
-        """Whether it cannot be asked: it ended, or belongs to the process that this one was forked from."""
+        """Whether the process has ended, or belongs to the parent that this process was forked from."""
         return self._owner != os.getpid() or self._process.poll() is not None
 
     def ask(self, line: str) -> dict[str, str] | None:
-        """Its answer; None when it ended, was ended by a limit, or took too long."""
+        """The answer; None if the process ended, or exceeded a limit."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None  # noqa: S101  # for the type checker
         assert stdout is not None  # noqa: S101
@@ -120,15 +119,15 @@ class _Process:
         try:
             stdin.write(line.encode() + b"\n")
             stdin.flush()
-            found = stdout.readline()
+            reply = stdout.readline()
         except OSError:
-            found = b""
+            reply = b""
         finally:
             late.cancel()
-        if not found.endswith(b"\n"):
+        if not reply.endswith(b"\n"):
             self.end()
             return None
-        answer: dict[str, str] = json.loads(found)
+        answer: dict[str, str] = json.loads(reply)
         return answer
 
 
@@ -141,12 +140,12 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
             try:
                 pipe.close()
             except OSError:
-                continue  # what was not written goes with the process
+                continue  # unwritten input is lost with the process
     process.wait()
 
 
 def read_template(folder: Path) -> str | None:
-    """The template of a folder or None: of chat_template.jinja, tokenizer_config.json, then chat_template.json."""
+    """The template of a folder, from chat_template.jinja, tokenizer_config.json or chat_template.json; None without one."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         try:
@@ -175,7 +174,7 @@ def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` rebuilt from JSON's types, so that a template never holds an object with methods that do things."""
+    """A copy of `value` from JSON's types, so that a template gets no objects with methods."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, Mapping):

@@ -1,11 +1,11 @@
-"""A program: renders one chat template, a request a line, until its input ends. Started by `chat_template.py`.
+"""A program that renders one chat template, one request per line, until its input ends. `chat_template.py` starts it.
 
-A template is a program of whoever made the model, and Jinja's sandbox bounds neither its time nor its memory: a dozen nested
-loops or thirty doublings of a text are enough. Here the system does. Computing for longer than allowed ends this process
-(SIGPROF), and so does memory beyond its address space, in whatever C function it is spent.
+A template is a foreign program, and Jinja's sandbox bounds neither its time nor its memory: a dozen nested loops or thirty
+doublings of a text are enough to exhaust them. The system bounds them here. SIGPROF ends the process after too much CPU time,
+and RLIMIT_AS bounds its address space, in C functions too.
 
-Lines are JSON. The first is {"template", "special_tokens", "cpu_s", "memory_bytes", "characters"}, the others are the
-template's variables; each is answered by {"text"}, {"refused"}, or for a template that cannot be compiled {"broken"}.
+Lines are JSON. The first has {"template", "special_tokens", "cpu_s", "memory_bytes", "characters"}, the others have the
+template's variables. The answer to a line is {"text"} or {"refused"}; for a template that cannot be compiled, {"broken"}.
 
 It imports nothing of ovround, so that it starts in a tenth of a second.
 """
@@ -28,7 +28,7 @@ _REFUSALS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
 
 
 class _GenerationBlock(Extension):
-    """`{% generation %} ... {% endgeneration %}` marks an answer for training; here it is what is inside it."""
+    """`{% generation %} ... {% endgeneration %}` marks an answer for training; only its content is rendered here."""
 
     tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
 
@@ -44,7 +44,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja2's own filter escapes HTML; templates are written against this one."""
+    """JSON without HTML escapes, which Jinja2's own filter has and chat templates do not expect."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -57,7 +57,7 @@ def _strftime_now(pattern: str) -> str:
 
 
 def compiled(source: str) -> Template:
-    """The template, set up as transformers sets it up; raises TemplateError."""
+    """The template with transformers' settings; raises TemplateError."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
     )
@@ -68,7 +68,7 @@ def compiled(source: str) -> Template:
 
 
 def _bound(memory_bytes: int) -> None:
-    with contextlib.suppress(ImportError):  # Windows has no such limits: there, whoever started us waits and ends us
+    with contextlib.suppress(ImportError):  # Windows has no such limits; `chat_template` ends this process after a time
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
@@ -76,7 +76,7 @@ def _bound(memory_bytes: int) -> None:
 
 
 def _allow(cpu_s: float) -> None:
-    """That much computing from now on, then the process ends; 0: no bound."""
+    """Limit the CPU time from now on; 0: no limit."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
 
@@ -92,24 +92,24 @@ def _answer(template: Template, variables: dict[str, Any], characters: int) -> d
 
 
 def main() -> None:
-    """Answer line by line."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started us
-    first = json.loads(sys.stdin.buffer.readline())
-    _bound(first["memory_bytes"])
-    _allow(first["cpu_s"])
+    """Answer each line of input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
+    setup = json.loads(sys.stdin.buffer.readline())
+    _bound(setup["memory_bytes"])
+    _allow(setup["cpu_s"])
     try:
-        template = compiled(first["template"])
+        template = compiled(setup["template"])
     except (*_REFUSALS, SyntaxError, MemoryError) as error:
         _write({"broken": str(error)[:1000]})
         return
     _allow(0)
     _write({"text": ""})
     for line in sys.stdin.buffer:
-        _allow(first["cpu_s"])
+        _allow(setup["cpu_s"])
         try:
-            answer = _answer(template, {**first["special_tokens"], **json.loads(line)}, first["characters"])
+            answer = _answer(template, {**setup["special_tokens"], **json.loads(line)}, setup["characters"])
         except MemoryError:
-            answer = {"refused": f"it needs more than {first['memory_bytes'] >> 20} MB of memory"}
+            answer = {"refused": f"it needs more than {setup['memory_bytes'] >> 20} MB of memory"}
         _allow(0)
         _write(answer)
 

@@ -1,15 +1,15 @@
-"""Text as it grows, token by token: only complete characters, and never a part of a stop string."""
+"""The text of a stream of tokens: only complete characters, and no part of a stop string."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-_INCOMPLETE = "\ufffd"  # how decoders write bytes that are no character, or not yet
+_INCOMPLETE = "\ufffd"  # decoders write it for invalid or incomplete characters
 
 
 class Decodes(Protocol):
-    """What of a tokenizer is needed here."""
+    """The methods of a tokenizer that this module needs."""
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -19,44 +19,44 @@ class Decodes(Protocol):
 
 
 class StreamDecoder:
-    """Token ids in, text out; all pieces together are exactly `decode` of all ids.
+    """Token ids in, text out; all pieces together equal `decode` of all ids.
 
-    A piece is what the text of a short window of tokens gained. Held back: an unfinished character at the end, and a
-    run of byte tokens (`<0xE2>`), because one wrong byte at its end changes how the whole run is written.
+    A piece is the growth of the text of the last few tokens. Two things are held back: an incomplete character at the
+    end, and a run of byte tokens (`<0xE2>`), because one wrong byte at its end changes the text of the whole run.
     """
 
     def __init__(self, tokenizer: Decodes) -> None:
         self._tokenizer = tokenizer
-        self._window: list[int] = []
-        self._given = 0  # tokens of the window whose text is out
+        self._recent: list[int] = []
+        self._given = 0  # number of recent tokens whose text was returned
         self._in_bytes = False
 
     def push(self, token_id: int) -> str:
         """The text that this token completes, often none."""
-        self._window.append(token_id)
+        self._recent.append(token_id)
         if self._tokenizer.is_special(token_id):
             return ""
         self._in_bytes = self._tokenizer.is_byte(token_id)
         return "" if self._in_bytes else self._take(last=False)
 
     def finish(self) -> str:
-        """What was held back, as it is."""
+        """The text that was held back."""
         return self._take(last=True)
 
     def _take(self, *, last: bool) -> str:
-        before = self._tokenizer.decode(self._window[: self._given])
-        after = self._tokenizer.decode(self._window)
+        before = self._tokenizer.decode(self._recent[: self._given])
+        after = self._tokenizer.decode(self._recent)
         if len(after) <= len(before) or (not last and after.endswith(_INCOMPLETE)):
             return ""
-        self._window = self._window[self._given :]
-        self._given = len(self._window)
+        self._recent = self._recent[self._given :]
+        self._given = len(self._recent)
         return after[len(before) :]
 
 
 class StopStrings:
-    """Cuts a text before the one of `stops` that is complete first, holding back what may become one.
+    """Cuts a text before the first complete string of `stops`, and holds back a possible beginning of one.
 
-    Of several that end at the same character the longest counts, so the cut does not depend on how the text is split.
+    If several end at the same character, the longest counts; the cut then does not depend on how the text is split.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -65,20 +65,20 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """The text that is certain to come before any stop string; nothing more once `found`."""
+        """The text that certainly precedes every stop string; empty once one was `found`."""
         if self.found or not self._stops:
             return "" if self.found else text
         self._held += text
-        found = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if found:
+        matches = [(start + len(stop), start) for stop in self._stops if (start := self._held.find(stop)) >= 0]
+        if matches:
             self.found = True
-            return self._held[: min(found)[1]]
+            return self._held[: min(matches)[1]]
         keep = max(_overlap(self._held, stop) for stop in self._stops)
-        sure, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return sure
+        certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return certain
 
     def finish(self) -> str:
-        """What was held back and became no stop string."""
+        """The text that was held back, unless a stop string was found."""
         return "" if self.found else self._held
 
 
@@ -91,7 +91,7 @@ class TextStream:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was met: the answer ends there."""
+        """Whether a stop string was found, which ends the answer."""
         return self._stops.found
 
     def push(self, token_id: int) -> str:

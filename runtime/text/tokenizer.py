@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder: text to token ids and back. Nothing else in the runtime knows text."""
+"""The tokenizer of a model folder: text to token ids and back. Only this folder of the runtime knows text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Tokenizer:
-    """The `tokenizers` library on the folder's tokenizer.json; ids are those that transformers' AutoTokenizer gives."""
+    """The `tokenizers` library on the folder's tokenizer.json; ids equal those of transformers' AutoTokenizer."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -28,7 +28,7 @@ class Tokenizer:
         self.vocab_size = self._backend.get_vocab_size()
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`, with the special tokens that the model's tokenizer puts around one by default."""
+        """Token ids of `text`, with the tokenizer's default special tokens around it."""
         try:
             ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except TypeError:
@@ -46,7 +46,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt that the model's chat template makes of `messages`; GenerationError when it has no template."""
+        """The prompt that the chat template gives for `messages`; GenerationError for a model without a template."""
         if self._template is None:
             source = read_template(self._folder)
             if source is None:
@@ -64,12 +64,12 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Token ids of `render_chat`; the template writes its special tokens itself."""
+        """Token ids of `render_chat`, whose text has its special tokens already."""
         prompt = self.render_chat(messages, add_generation_prompt=add_generation_prompt, variables=variables)
         return self.encode(prompt, add_special_tokens=False)
 
     def token_text(self, token_id: int) -> str:
-        """How one token is shown where tokens are listed: its text, or its name where it is no whole character."""
+        """The text of one token for lists of tokens; its name if the text is no complete character."""
         name = self._backend.id_to_token(token_id)
         if name is None or token_id in self._special_ids or token_id in self._byte_ids:
             return name or ""
@@ -79,11 +79,11 @@ class Tokenizer:
         return name if "\ufffd" in text else text
 
     def to_json(self) -> str:
-        """The tokenizer as the text of a tokenizer.json: as it is used, which is not always as the file has it."""
+        """The tokenizer in use as the text of a tokenizer.json; it may differ from the folder's file."""
         return self._backend.to_str()
 
     def vocabulary(self) -> dict[str, int]:
-        """Token ids by their texts, added tokens among them."""
+        """Token ids by text, with the added tokens."""
         return self._backend.get_vocab()
 
     def is_special(self, token_id: int) -> bool:
@@ -95,6 +95,6 @@ class Tokenizer:
         return token_id in self._byte_ids
 
     def special_id(self, token: str) -> int | None:
-        """The id of `token` where it is a special one, which no decoded text ever shows."""
+        """The id of `token` if it is a special token, which decoded text leaves out; else None."""
         token_id = self._backend.token_to_id(token)
         return token_id if token_id is not None and token_id in self._special_ids else None

@@ -1,8 +1,8 @@
-"""Reads tokenizer.json as transformers 5 does: a text has the same token ids here, in calibration and in genai.
+"""Reading of tokenizer.json as in transformers 5, so that token ids are the same here, in calibration and in genai.
 
-transformers does not always take the file as it is: for a `tokenizer_class` that has its own constructor, AutoTokenizer
-keeps the file's vocabulary, merges and post-processor but sets normaliser, pre-tokeniser and decoder itself
-(`TokenizersBackend.convert_to_native_format`). The two such classes that Llama checkpoints name are rebuilt here.
+transformers does not always use the whole file. For a `tokenizer_class` with its own constructor, AutoTokenizer keeps the
+file's vocabulary, merges and post-processor, but sets normaliser, pre-tokeniser and decoder itself
+(`TokenizersBackend.convert_to_native_format`). This module rebuilds the two such classes that Llama checkpoints name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SPACE = "\u2581"  # SentencePiece's visible space
 
 
 def load_backend(folder: Path) -> Backend:
-    """The tokenizer of `folder`, without truncation and padding; raises ArtifactError when it is missing or damaged."""
+    """The tokenizer of `folder`, without truncation and padding; raises ArtifactError if it is missing or damaged."""
     path = folder / "tokenizer.json"
     parts = read_object(path)
     config = read_object(folder / "tokenizer_config.json", optional=True)
@@ -35,9 +35,9 @@ def load_backend(folder: Path) -> Backend:
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """The named special tokens, `bos_token` and so on: of tokenizer_config.json, else of special_tokens_map.json."""
+    """The named special tokens (`bos_token`, ...) of tokenizer_config.json, else of special_tokens_map.json."""
     config = read_object(folder / "tokenizer_config.json", optional=True)
-    if "added_tokens_decoder" not in config:  # transformers reads the older file for older folders only
+    if "added_tokens_decoder" not in config:  # transformers reads special_tokens_map.json only for older folders
         config |= read_object(folder / "special_tokens_map.json", optional=True)
     named = {name: config[name] for name in SPECIAL_TOKENS if config.get(name)}
     texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in named.items()}
@@ -45,7 +45,7 @@ def special_tokens(folder: Path) -> dict[str, str]:
 
 
 def _rebuild(parts: dict[str, Any], config: dict[str, Any], model_type: Any) -> bool:
-    """Change `parts` as the declared class would; whether it did."""
+    """Change `parts` like the declared class does; returns whether it changed them."""
     declared = str(config.get("tokenizer_class") or "").removesuffix("Fast")
     model = parts.get("model")
     if model_type != "llama" or not isinstance(model, dict) or model.get("type") != "BPE":
@@ -80,7 +80,7 @@ def _sentencepiece(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _added_tokens(parts: dict[str, Any], config: dict[str, Any], rebuilt: bool) -> list[dict[str, Any]]:
-    """The file's added tokens, overridden by those of tokenizer_config.json; a rebuilt class takes the latter alone."""
+    """The file's added tokens, overridden by those of tokenizer_config.json; a rebuilt class uses only the latter."""
     try:
         stated = {int(key): {"id": int(key), **token} for key, token in config.get("added_tokens_decoder", {}).items()}
         in_file = {int(token["id"]): token for token in parts.get("added_tokens", [])}

@@ -23,13 +23,13 @@ SERVE = """
 import sys
 from pathlib import Path
 from ovround.errors import OvroundError
-from ovround.runtime.server.serving import open_dispatcher
+from ovround.runtime.server.launcher import open_engine_client
 from ovround.runtime.server.settings import ServerSettings
 from ovround.telemetry import without_telemetry
 without_telemetry()
 for folder in sys.argv[1:]:
     try:
-        open_dispatcher(Path(folder), ServerSettings("model")).close()
+        open_engine_client(Path(folder), ServerSettings("model")).close()
         print("loaded")
     except OvroundError as error:
         print("refused", error)
@@ -169,5 +169,5 @@ def test_links_within_a_hub_cache_are_followed_and_others_are_not(tiny_source: P
         check_links(folder)
     (snapshot / "LICENSE").symlink_to(tmp_path / "private")
     for folder in (snapshot, linked):
-        with pytest.raises(CheckpointError, match=f"`{folder / 'LICENSE'}` is a link out of its folder"):
+        with pytest.raises(CheckpointError, match=f"`{folder / 'LICENSE'}` is a pipe out of its folder"):
             check_links(folder)

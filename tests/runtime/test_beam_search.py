@@ -41,18 +41,18 @@ def test_as_transformers_does(folder: Path, theirs: Any, beams: int, penalty: fl
                         torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), num_beams=beams,
                         length_penalty=penalty, max_new_tokens=12, do_sample=False, eos_token_id=ends, pad_token_id=0,
                     )[0, len(ids) :].tolist()  # fmt: skip
-                found = llm.generate(
+                completion = llm.generate(
                     prompt, num_beams=beams, length_penalty=penalty, max_new_tokens=12, stop_token_ids=ends[1:]
                 )
-                assert list(found.token_ids) == expected
-                assert found.finish_reason == ("stop" if expected[-1] in ends else "length")
-                assert found.text == llm.tokenizer.decode(found.token_ids)
+                assert list(completion.token_ids) == expected
+                assert completion.finish_reason == ("stop" if expected[-1] in ends else "length")
+                assert completion.text == llm.tokenizer.decode(completion.token_ids)
 
 
 def test_of_a_list_each_alone(folder: Path) -> None:
     with LLM(folder, exact=True, threads=1) as llm:
         alone = [llm.generate(prompt, num_beams=3, max_new_tokens=8).token_ids for prompt in PROMPTS]
-        assert [one.token_ids for one in llm.generate(PROMPTS, num_beams=3, max_new_tokens=8)] == alone
+        assert [completion.token_ids for completion in llm.generate(PROMPTS, num_beams=3, max_new_tokens=8)] == alone
         with pytest.raises(UsageError, match="num_beams"):
             llm.stream("the cat", num_beams=3)
 

@@ -9,11 +9,11 @@ from ovround.runtime.devices import devices, machine
 
 
 def test_both_engines_have_a_cpu() -> None:
-    found = {(device.engine, device.device): device for device in devices()}
+    by_name = {(device.engine, device.device): device for device in devices()}
     for engine in ("OpenVINO", "ONNX Runtime"):
-        assert found[engine, "CPU"].available
-        assert found[engine, "CPU"].full_name
-    assert all(device.available or device.note for device in found.values())
+        assert by_name[engine, "CPU"].available
+        assert by_name[engine, "CPU"].full_name
+    assert all(device.available or device.note for device in by_name.values())
 
 
 def test_the_machine_can_be_pasted() -> None:

@@ -181,18 +181,18 @@ def test_leaving_a_stream_leaves_the_model_usable(llm: LLM) -> None:
 
 def test_threads_wait_for_each_other(llm: LLM) -> None:
     expected = {prompt: llm.generate(prompt, max_new_tokens=12).text for prompt in PROMPTS}
-    found: list[tuple[str, str]] = []
+    answers: list[tuple[str, str]] = []
 
     def work(prompt: str) -> None:
-        found.extend((prompt, llm.generate(prompt, max_new_tokens=12).text) for _ in range(4))
+        answers.extend((prompt, llm.generate(prompt, max_new_tokens=12).text) for _ in range(4))
 
     threads = [threading.Thread(target=work, args=(prompt,)) for prompt in PROMPTS]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 16
-    assert all(expected[prompt] == text for prompt, text in found)
+    assert len(answers) == 16
+    assert all(expected[prompt] == text for prompt, text in answers)
 
 
 def test_closing(folder: Path) -> None:

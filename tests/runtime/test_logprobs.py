@@ -26,10 +26,10 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def test_one_position() -> None:
     logits = np.array([0.0, 2.0, 1.0, 2.0, -5.0], np.float32)
     expected = log_softmax(logits)
-    found = token_logprobs(logits, 4, 3)
-    assert (found.token_id, found.logprob) == (4, pytest.approx(expected[4]))
-    assert [token for token, _ in found.top] == [1, 3, 2]
-    assert [value for _, value in found.top] == pytest.approx(expected[[1, 3, 2]])
+    scored = token_logprobs(logits, 4, 3)
+    assert (scored.token_id, scored.logprob) == (4, pytest.approx(expected[4]))
+    assert [token for token, _ in scored.top] == [1, 3, 2]
+    assert [value for _, value in scored.top] == pytest.approx(expected[[1, 3, 2]])
     assert token_logprobs(logits, 0, 0).top == ()
     assert len(token_logprobs(logits, 0, 9).top) == 5
     assert token_logprobs(np.array([-np.inf, 1.0], np.float32), 0, 2).logprob == -math.inf
@@ -39,19 +39,19 @@ def test_of_the_answer_and_of_the_prompt(folder: Path, reference: Reference) -> 
     with LLM(folder, exact=True, threads=1) as llm:
         for options in ({}, {"temperature": 1.5, "seed": 3, "top_k": 5, "frequency_penalty": 1.0}):
             plain = llm.generate("the cat sat", max_new_tokens=10, **options)
-            found = llm.generate("the cat sat", max_new_tokens=10, logprobs=3, prompt_logprobs=2, **options)
-            assert found.token_ids == plain.token_ids
+            completion = llm.generate("the cat sat", max_new_tokens=10, logprobs=3, prompt_logprobs=2, **options)
+            assert completion.token_ids == plain.token_ids
             assert plain.logprobs is plain.prompt_logprobs is None
-            assert found.logprobs is not None
-            assert found.prompt_logprobs is not None
-            ids = [*llm.tokenizer.encode("the cat sat"), *found.token_ids]
+            assert completion.logprobs is not None
+            assert completion.prompt_logprobs is not None
+            ids = [*llm.tokenizer.encode("the cat sat"), *completion.token_ids]
             expected = [log_softmax(row) for row in reference(ids)]
-            for place, one in enumerate([*found.prompt_logprobs, *found.logprobs]):
-                assert one.token_id == ids[place + 1]
-                assert abs(one.logprob - expected[place][one.token_id]) < TOLERANCE
-                assert [token for token, _ in one.top] == list(np.argsort(-expected[place])[: len(one.top)])
-            assert {len(one.top) for one in found.prompt_logprobs} == {2}
-            assert {len(one.top) for one in found.logprobs} == {3}
+            for index, token in enumerate([*completion.prompt_logprobs, *completion.logprobs]):
+                assert token.token_id == ids[index + 1]
+                assert abs(token.logprob - expected[index][token.token_id]) < TOLERANCE
+                assert [token_id for token_id, _ in token.top] == list(np.argsort(-expected[index])[: len(token.top)])
+            assert {len(token.top) for token in completion.prompt_logprobs} == {2}
+            assert {len(token.top) for token in completion.logprobs} == {3}
 
 
 def test_in_streams_and_batches(folder: Path) -> None:
@@ -61,10 +61,10 @@ def test_in_streams_and_batches(folder: Path) -> None:
         assert [piece.logprobs.token_id for piece in pieces if piece.logprobs] == list(whole.token_ids)
         assert pieces[0].prompt_logprobs is not None
         assert all(piece.prompt_logprobs is None for piece in pieces[1:])
-        one, two = llm.generate(["the cat", "once"], max_new_tokens=12, logprobs=2)
-        assert one.logprobs is not None
-        assert two.logprobs is not None
-        assert len(one.logprobs) == len(one.token_ids)
+        first, second = llm.generate(["the cat", "once"], max_new_tokens=12, logprobs=2)
+        assert first.logprobs is not None
+        assert second.logprobs is not None
+        assert len(first.logprobs) == len(first.token_ids)
 
 
 def test_scores_of_a_long_text(folder: Path, reference: Reference) -> None:
@@ -73,7 +73,7 @@ def test_scores_of_a_long_text(folder: Path, reference: Reference) -> None:
     with LLM(folder, exact=True, threads=1, prefix_cache=True) as llm:
         scores = llm.score(ids)
         expected = [log_softmax(row)[token] for row, token in zip(reference(ids), ids[1:], strict=False)]
-        assert np.abs(np.array([one.logprob for one in scores]) - expected).max() < TOLERANCE
+        assert np.abs(np.array([token.logprob for token in scores]) - expected).max() < TOLERANCE
         assert llm.score([5]) == ()
         with pytest.raises(GenerationError, match="641"):
             llm.score([1] * 641)

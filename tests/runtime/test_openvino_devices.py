@@ -50,9 +50,9 @@ def test_an_answer_under_the_limits_of_an_npu(openvino_folder: Path, monkeypatch
     with LLM(openvino_folder, exact=True, threads=1) as llm:
         assert llm.generate("the cat sat", max_new_tokens=12).token_ids == plain
         assert llm.generate("the cat sat", max_new_tokens=12).token_ids == plain
-        assert [one.token_ids for one in llm.generate(["the cat sat"] * 2, max_new_tokens=12, batch_size=1)] == [
-            plain
-        ] * 2
+        assert [
+            completion.token_ids for completion in llm.generate(["the cat sat"] * 2, max_new_tokens=12, batch_size=1)
+        ] == [plain] * 2
         with pytest.raises(GenerationError, match="computes one at a time"):
             llm.generate(["a", "b"], max_new_tokens=2)
         with pytest.raises(GenerationError, match="takes up to 24"):

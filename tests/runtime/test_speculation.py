@@ -1,4 +1,4 @@
-"""Guesses and a kept cache change how long an answer takes, and not one token of it."""
+"""Speculative decoding and a kept cache change the time of an answer, but none of its tokens."""
 
 from __future__ import annotations
 
@@ -69,11 +69,17 @@ def test_a_draft_changes_no_token(
         with LLM(folder, exact=True, threads=1, draft_model=path, draft_tokens=tokens) as llm:
             for options in OPTIONS:
                 expected = [plain[engine_name].generate(prompt, options) for prompt in PROMPTS]
-                found = llm.generate(PROMPTS, options)
-                assert all(map(same, found, expected))
-                assert all(0 <= one.usage.accepted_tokens <= one.usage.drafted_tokens for one in found)
+                completions = llm.generate(PROMPTS, options)
+                assert all(map(same, completions, expected))
+                assert all(
+                    0 <= completion.usage.accepted_tokens <= completion.usage.drafted_tokens
+                    for completion in completions
+                )
                 if path == itself and options.temperature == 0 and options.repetition_penalty == 1:
-                    assert all(one.usage.accepted_tokens == one.usage.drafted_tokens > 0 for one in found)
+                    assert all(
+                        completion.usage.accepted_tokens == completion.usage.drafted_tokens > 0
+                        for completion in completions
+                    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +106,7 @@ def test_fewer_steps_than_tokens(fake_engine: Any) -> None:
     request = admit(ids, SamplingOptions(max_new_tokens=60), 200, ())
     steps = len(list(run_row(KVCacheSlot(fake_engine), request, PromptLookup(), 5)))
     assert steps == 60
-    assert request.token_ids == [place % 32 for place in range(60)]
+    assert request.token_ids == [index % 32 for index in range(60)]
     assert (request.drafted_tokens, request.accepted_tokens) == (49, 49)
     assert len(fake_engine.batch_sizes) < 15
 
@@ -135,8 +141,8 @@ def test_a_resumed_chat_is_a_new_one(folder: Path, plain: dict[str, LLM]) -> Non
 def test_a_left_stream_s_cache_is_used(folder: Path, plain: dict[str, LLM]) -> None:
     with LLM(folder, exact=True, threads=1, prefix_cache=True, prompt_lookup=True) as llm:
         for count in (1, 2, 5, 9):
-            for place, _ in enumerate(llm.stream(PROMPTS[0], max_new_tokens=20), 1):
-                if place == count:
+            for tokens, _ in enumerate(llm.stream(PROMPTS[0], max_new_tokens=20), 1):
+                if tokens == count:
                     break
             again = llm.generate(PROMPTS[0], max_new_tokens=20)
             assert again.usage.cached_tokens > 0

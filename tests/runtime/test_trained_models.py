@@ -52,8 +52,8 @@ def test_greedy_is_greedy(target: Path) -> None:
     assert batch == plain
     for options in ({"prompt_lookup": True}, {"draft_model": target}):
         with LLM(target, exact=True, threads=1, **options) as llm:
-            found = [answer.token_ids for answer in llm.generate(PROMPTS, max_new_tokens=NEW_TOKENS)]
-            assert found == plain, options
+            answers = [answer.token_ids for answer in llm.generate(PROMPTS, max_new_tokens=NEW_TOKENS)]
+            assert answers == plain, options
     with LLM(target, exact=True, threads=1, prefix_cache=True) as llm:
         for prompt, text, ids in zip(
             PROMPTS, texts, plain, strict=True
@@ -78,8 +78,8 @@ def test_streams_are_their_texts(targets: dict[str, Path]) -> None:
             text = "".join(piece.text for piece in pieces)
             assert text == llm.tokenizer.decode([piece.token_id for piece in pieces])
             assert not any("\ufffd" in piece.text and "\ufffd" not in text for piece in pieces)
-            place = rng.randrange(max(len(text) - 2, 1))
-            stop = text[place : place + rng.randint(1, 4)]
+            start = rng.randrange(max(len(text) - 2, 1))
+            stop = text[start : start + rng.randint(1, 4)]
             if stop:
                 cut = [piece.text for piece in llm.stream(prompt, stop=stop, **options)]
                 assert "".join(cut) == text[: text.find(stop)]

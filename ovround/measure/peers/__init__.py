@@ -1,7 +1,7 @@
-"""Other runtimes beside ours, one process a side, in turn: what `ovround bench --baseline` measures.
+"""Comparison with other runtimes for `ovround bench --baseline`: one process per side, measured alternately.
 
-`worker.py` is a program of its own, run by path: it needs nothing but numpy and the library that it measures, so a peer may
-live in another environment than ovround. `comparison.py` starts two of them and asks them alternately.
+`worker.py` is a program that is run by its path. It needs only numpy and the library that it measures, so a peer may be in
+another environment than ovround. `comparison.py` starts two workers and measures them alternately.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two runtimes on the same tokens, measured in turn in one session: figures that a busy machine spoils on both sides alike."""
+"""Two runtimes on the same tokens, measured alternately, so that other load on the machine affects both."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from ovround.runtime.engines import check_folder
 from ovround.runtime.model_info import read_model_info
 
 WORKER = Path(__file__).with_name("worker.py")
-PEERS = {  # what to install, and whether the peer reads the folders that we write
+PEERS = {  # package to install, and whether the peer reads ovround's folders
     "openvino-genai": ("openvino-genai", True),
     "onnxruntime-genai": ("onnxruntime-genai", True),
     "llama.cpp": ("llama-cpp-python", False),
     "optimum": ("optimum-intel[openvino]", True),
 }
-_TIME_LIMIT_S = 600.0  # for loading, and for one run
-_FIRST_IDS = 256  # prompts are drawn from these: every vocabulary has them
+_TIME_LIMIT_S = 600.0  # for loading or for one run
+_FIRST_IDS = 256  # prompts use only these ids, which every vocabulary has
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What one side took; medians over the rounds, in seconds."""
+    """Figures of one side: medians over the rounds, in seconds."""
 
     label: str
     load_to_first_token_s: float
-    """From starting its process to the first token, of a prompt of the measured length; files may be in the system's cache."""
+    """From the start of its process to the first token; files may be in the system's cache."""
     time_to_first_token_median_s: float
     time_per_output_token_median_s: float
     peak_memory_bytes: int | None
@@ -46,7 +46,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Ours beside a peer. The ratios are ours over the peer's: medians of one ratio a round."""
+    """Our figures and a peer's. A ratio is ours divided by the peer's, as median over the rounds."""
 
     prompt_tokens: int
     new_tokens: int
@@ -61,7 +61,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """How a side is started: a name of `worker.SIDES`, what it loads, and the Python that has its library."""
+    """Options of one side: a name of `worker.SIDES`, its model, and the Python that has its library."""
 
     name: str
     model: str
@@ -90,33 +90,33 @@ def compare(
     kernel: str = "auto",
     on_round: Callable[[int, float, float], None] = lambda number, first, later: None,
 ) -> Comparison:
-    """Measure `folder` and a peer of `PEERS` in turn, each in a process of its own; every round asks both, ours first in turn.
+    """Measure `folder` and a peer of `PEERS`, each in its own process; every round measures both, in alternating order.
 
-    `peer_model` is what the peer loads, by default `folder`; `peer_python` the interpreter that has the peer, by default this
-    one; `peer_threads` its threads where they are not ours. `verify` and `kernel` are for our side, as
-    `open_engine` has them. `on_round` gets each round's number and two ratios.
-    Raises UsageError for an unknown peer or a count below 1, EngineError when a side cannot be started or fails.
+    `peer_model`: the peer's model, by default `folder`. `peer_python`: the interpreter that has the peer, by default this one.
+    `peer_threads`: the peer's threads, by default `threads`. `verify` and `kernel` apply to our side, see `open_engine`.
+    `on_round` gets each round's number and two ratios.
+    Raises UsageError for an unknown peer or a count below 1, EngineError if a side cannot be started or fails.
     """
     if peer not in PEERS:
         raise UsageError(f"peer `{peer}` is not known", hint=f"choose from {', '.join(PEERS)}")
     package, reads_ours = PEERS[peer]
     if peer_model is None and not reads_ours:
         raise UsageError(f"{peer} does not read `{folder}`", hint="give its model with --baseline-model FILE")
-    for name, value, least in (
+    for name, value, minimum in (
         ("prompt_tokens", prompt_tokens, 1),
         ("new_tokens", new_tokens, 2),
         ("repeat", rounds, 1),
     ):
-        if value < least:
-            raise UsageError(f"{name} is {value}; {least} or more is needed")
+        if value < minimum:
+            raise UsageError(f"{name} is {value}; {minimum} or more is needed")
     if peer_model is not None and not peer_model.exists():
         raise UsageError(f"baseline-model `{peer_model}` does not exist")
     check_folder(folder)
     context = read_model_info(folder).context_length
     if prompt_tokens + new_tokens > context:
         raise UsageError(f"{prompt_tokens} prompt and {new_tokens} new tokens; the model's context is {context}")
-    opening = {"kernel": kernel, "verify": "yes" if verify else "no"}
-    mine = Contender("ovround", str(folder), threads, device, opening, exact)
+    open_options = {"kernel": kernel, "verify": "yes" if verify else "no"}
+    mine = Contender("ovround", str(folder), threads, device, open_options, exact)
     theirs = Contender(
         peer, str(peer_model or folder), threads if peer_threads is None else peer_threads, device,
         python=str(peer_python or sys.executable),
@@ -148,10 +148,10 @@ def compare(
 
 
 class Runner:
-    """A worker process; `first` and `later` collect each run's time to first token and median time of the others.
+    """A worker process; `first` and `later` collect each run's time to first token and median time per later token.
 
-    Starting it loads the model and runs `prompt` once, which also warms it up. Raises EngineError when that fails; `install`
-    is what to install where its library is missing.
+    Its start loads the model and runs `prompt` once as warm-up; raises EngineError if that fails. `install` names the package
+    of a missing library.
     """
 
     def __init__(self, contender: Contender, prompt: list[int], install: str | None = None) -> None:
@@ -162,7 +162,7 @@ class Runner:
             "model": contender.model, "threads": contender.threads, "device": contender.device,
             "properties": dict(contender.properties), "exact": contender.exact,
         }  # fmt: skip
-        self._errors = tempfile.TemporaryFile("w+b")  # noqa: SIM115  closed with the process
+        self._errors = tempfile.TemporaryFile("w+b")  # noqa: SIM115  # closed with the process
         start = time.perf_counter()
         self._process = subprocess.Popen(
             [contender.python, str(WORKER), contender.name, json.dumps(settings)],
@@ -180,7 +180,7 @@ class Runner:
         self._peak: int | None = answer["peak_memory_bytes"]
 
     def run(self, prompt: list[int], new_tokens: int) -> list[float]:
-        """One measured run; seconds of each new token."""
+        """One measured run; returns the seconds per new token."""
         answer = self._ask(prompt, new_tokens)
         seconds: list[float] = answer["seconds"]
         self._peak = answer["peak_memory_bytes"]
@@ -189,6 +189,7 @@ class Runner:
         return seconds
 
     def side(self) -> Side:
+        """The medians of all runs."""
         return Side(
             self.label,
             self.load_to_first_token_s,
@@ -198,6 +199,7 @@ class Runner:
         )
 
     def close(self) -> None:
+        """End the process."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
@@ -219,7 +221,7 @@ class Runner:
         try:
             for line in stream or ():
                 self._lines.put(line)
-        except ValueError:  # closed under it
+        except ValueError:  # `close` was called
             pass
         self._lines.put("")
 

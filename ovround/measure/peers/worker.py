@@ -1,11 +1,10 @@
-"""One side of a comparison: loads a model and times runs of it, in the environment of its library.
+"""One side of a comparison: a program that loads a model and times its runs, in the environment of its library.
 
     python worker.py SIDE '{"model": "folder", "threads": 2}'
 
-A line of JSON comes in for each run, `{"prompt": [token ids], "new_tokens": 64}`, and one goes out with the seconds that each
-new token took, the first with the prompt's pass: batch 1, greedy, end tokens ignored, nothing kept from run to run. The first
-line out, when the model is ready, says what was loaded. The end of the input ends the program. What a library prints goes to
-stderr.
+Input is one line of JSON per run, `{"prompt": [token ids], "new_tokens": 64}`. The output line of a run has the seconds per new
+token, the first with the prefill: batch 1, greedy, end tokens ignored, no cache between runs. The first line of output names
+the loaded runtime. The program ends with its input. Messages of libraries go to stderr.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-OPENING = ("kernel", "verify")
-"""Names among our own side's properties that are no engine's: arguments of `open_engine`, `verify` as yes or no."""
+OPEN_OPTIONS = ("kernel", "verify")
+"""Properties of our own side that are arguments of `open_engine`; `verify` is yes or no."""
 
 
 class Ours:
-    """ovround's own engine on a folder that `ovround convert` wrote, or that its runtime reads."""
+    """ovround's own engine."""
 
     def __init__(self, model: str, threads: int | None, device: str, properties: dict[str, str], exact: bool) -> None:
         from ovround import __version__
         from ovround.runtime.engines import open_engine
 
-        ours = {name: properties.pop(name) for name in OPENING if name in properties}
+        ours = {name: properties.pop(name) for name in OPEN_OPTIONS if name in properties}
         verify = ours.pop("verify", "yes") == "yes"
         self._engine = open_engine(
             Path(model), device, exact=exact, threads=threads, properties=properties, verify=verify, **ours
@@ -45,7 +44,7 @@ class Ours:
 
 
 class OpenVINOGenAI:
-    """openvino_genai's LLMPipeline with its defaults, prefix caching switched off: a second run is as long as the first."""
+    """openvino_genai's LLMPipeline with its defaults, but without prefix caching, which would shorten later runs."""
 
     def __init__(self, model: str, threads: int | None, device: str, properties: dict[str, str], exact: bool) -> None:
         import openvino as ov
@@ -82,7 +81,7 @@ class OpenVINOGenAI:
 
 
 class OnnxRuntimeGenAI:
-    """onnxruntime-genai as its configuration file says; `threads` replaces what that says of them."""
+    """onnxruntime-genai with the settings of its configuration file, except for `threads`."""
 
     def __init__(self, model: str, threads: int | None, device: str, properties: dict[str, str], exact: bool) -> None:
         import onnxruntime_genai as genai
@@ -110,7 +109,7 @@ class OnnxRuntimeGenAI:
 
 
 class LlamaCpp:
-    """llama.cpp by way of llama-cpp-python, which pip compiles for the machine that it is installed on."""
+    """llama.cpp through llama-cpp-python, which pip compiles for this machine."""
 
     def __init__(self, model: str, threads: int | None, device: str, properties: dict[str, str], exact: bool) -> None:
         import llama_cpp
@@ -133,7 +132,7 @@ class LlamaCpp:
 
 
 class Optimum:
-    """optimum-intel's OVModelForCausalLM, driven by transformers' generate."""
+    """optimum-intel's OVModelForCausalLM with transformers' generate."""
 
     def __init__(self, model: str, threads: int | None, device: str, properties: dict[str, str], exact: bool) -> None:
         import optimum.intel
@@ -147,10 +146,10 @@ class Optimum:
         self.label = f"optimum-intel {optimum.intel.__version__}"
 
     def run(self, prompt: list[int], new_tokens: int) -> list[float]:
-        torch = importlib.import_module("torch")  # by name: it is the peer's, and the runtime itself must do without
+        torch = importlib.import_module("torch")  # by name: only the peer needs torch
         times: list[float] = []
 
-        class Stamps:  # generate() puts the prompt in first, then a token at a time
+        class Stamps:  # generate() calls `put` with the prompt, then with each token
             def put(self, value: object) -> None:
                 times.append(time.perf_counter())
 
@@ -175,7 +174,7 @@ SIDES: dict[str, type[Ours | OpenVINOGenAI | OnnxRuntimeGenAI | LlamaCpp | Optim
 
 
 def peak_memory_bytes() -> int | None:
-    """Most resident memory that this process has had; None where the system does not tell."""
+    """Peak resident memory of this process; None on Windows."""
     if sys.platform == "win32":
         return None
     import resource
@@ -200,7 +199,7 @@ def main() -> None:
             times = side.run(task["prompt"], task["new_tokens"])
             seconds = [after - before for before, after in pairwise(times)]
             answer(seconds=seconds, peak_memory_bytes=peak_memory_bytes())
-    except Exception as error:  # noqa: BLE001  whatever a library raises is what the other process has to tell
+    except Exception as error:  # noqa: BLE001  # the parent process reports any error of the library
         missing = error.name if isinstance(error, ImportError) else None
         answer(error=f"{type(error).__name__}: {error}", missing=missing)
 

@@ -16,35 +16,35 @@ const char* const kUsage = R"(Usage: ovround-run [OPTIONS] FOLDER PROMPT
 
 Continue PROMPT (`-` reads it from stdin) with the model in FOLDER, which `ovround convert --format openvino` wrote.
 
-  --max-new-tokens N      most tokens to generate
-  --temperature X         0: always the likeliest token
-  --top-k N               draw among the N likeliest tokens
-  --top-p X               draw among the likeliest that add up to X
-  --min-p X               draw among tokens at least X times as likely as the likeliest
-  --repetition-penalty X  above 1: tokens that were there are less likely
-  --seed N                makes draws repeatable
-  --stop TEXT             end before TEXT; may be repeated
-  --stop-token-id N       end after this token; may be repeated
-  --num-beams N           beam search over N answers
-  --regex EXPRESSION      that the whole answer must match
-  --json-schema FILE      that the answer must keep
-  --prompt-lookup         guess tokens from the text so far: faster where texts repeat
-  --draft-model FOLDER    of a smaller model with the same tokenizer, whose guesses are judged
-  --chat                  PROMPT is a user's message: use the chat template
+  --max-new-tokens N      number of new tokens at most
+  --temperature X         0: the likeliest token; higher: more varied
+  --top-k N               number of likeliest tokens to draw from
+  --top-p X               sum of probabilities of the likeliest tokens to draw from
+  --min-p X               least probability of a token, relative to the likeliest one
+  --repetition-penalty X  penalty of tokens that are in the text; above 1: less likely
+  --seed N                seed of the random numbers
+  --stop TEXT             text before which the answer ends; repeatable
+  --stop-token-id N       token after which the answer ends; repeatable
+  --num-beams N           number of beams of a beam search
+  --regex EXPRESSION      regular expression of the whole answer
+  --json-schema FILE      JSON schema of the answer
+  --prompt-lookup         propose tokens from the text so far; faster for repetitive texts
+  --draft-model FOLDER    smaller model with the same tokenizer, which proposes tokens
+  --chat                  use the chat template; PROMPT is a user's message
   -d, --device NAME       CPU, GPU, NPU, AUTO
-  --exact, --default      compute in float32, or by the engine's fast defaults
-  --threads N             of the CPU
-  --verify, --no-verify   compare every byte with the manifest, or sizes only
-  --tokenizers FILE       the library of openvino_tokenizers
-  --llguidance FILE       the library of llguidance, for --regex and --json-schema
-  --on-missing-kernel X   weights for the native operator without its library: expand them, or error
-  --operator FILE         the library of the native operator, where FOLDER needs it
+  --exact, --default      float32 arithmetic, or the engine's fast defaults
+  --threads N             CPU threads
+  --verify, --no-verify   compare every byte with the manifest, or only sizes
+  --tokenizers FILE       library of openvino_tokenizers
+  --llguidance FILE       library of llguidance, for --regex and --json-schema
+  --on-missing-kernel X   expand weights for the native operator if its library is missing, or error
+  --operator FILE         library of the native operator, for folders that need it
   --json                  print one JSON document
 
-  --bench                 measure
-  --prompt-tokens N       of a prompt that is drawn at random
-  --new-tokens N          to generate
-  --repeat N              measured runs, after one to warm up
+  --bench                 measure speed and memory
+  --prompt-tokens N       length of the random prompt
+  --new-tokens N          number of generated tokens
+  --repeat N              number of measured runs, after one warm-up run
   --version, --help
 )";
 

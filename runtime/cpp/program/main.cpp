@@ -1,4 +1,4 @@
-// ovround-run: one answer, streamed to stdout, or a measurement. Results go to stdout, talk to stderr.
+// ovround-run: one answer, streamed to stdout, or a measurement. Results go to stdout, messages to stderr.
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -60,7 +60,8 @@ void print_statistics(const ovround::Completion& answer) {
         std::fprintf(stderr, ", %.1f tokens/s", 1.0 / *answer.timings.time_per_output_token_s);
     }
     if (answer.usage.drafted_tokens > 0) {
-        std::fprintf(stderr, ", %zu of %zu guesses right", answer.usage.accepted_tokens, answer.usage.drafted_tokens);
+        std::fprintf(stderr, ", %zu of %zu proposed tokens accepted", answer.usage.accepted_tokens,
+                     answer.usage.drafted_tokens);
     }
     std::fputs(answer.finish_reason == ovround::FinishReason::cancelled ? ", stopped\n" : "\n", stderr);
 }

@@ -1,4 +1,4 @@
-// Beam search: the likeliest of several answers that are grown side by side, as transformers ranks them.
+// Beam search: several answers grow side by side, and the likeliest is chosen, by transformers' ranking.
 #pragma once
 
 #include "generation.hpp"

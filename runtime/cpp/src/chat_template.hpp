@@ -1,7 +1,6 @@
-// Chat templates: the part of Jinja2 that docs/guides/cpp.md lists, set up as transformers sets it up.
+// Chat templates: the part of Jinja2 that docs/guides/cpp.md lists, with transformers' settings.
 //
-// A template is code from whoever made the model. It can read what it is given and nothing else; steps, nesting and the
-// size of its text are limited.
+// A template is foreign code. It can read only its input; its steps, its nesting and the size of its text are limited.
 #pragma once
 
 #include <filesystem>

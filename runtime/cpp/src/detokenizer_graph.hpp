@@ -1,4 +1,4 @@
-// What a detokenizer's graph says of each token, so that the graph need not run for each.
+// The texts of all tokens from a detokenizer's graph, so that the graph need not run for each token.
 #pragma once
 
 #include <memory>

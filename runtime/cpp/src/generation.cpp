@@ -181,7 +181,7 @@ void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancel
     double work_s = 0.0;
     const std::size_t prompt = request.prompt_ids.size();
     std::vector<int64_t> text;  // prompt and answer, for the proposer
-    std::vector<int64_t> step;  // the newest token, and guesses behind it
+    std::vector<int64_t> step;  // the newest token, then proposed tokens
     step.reserve(1 + draft_tokens);
     if (proposer != nullptr) {
         text.reserve(prompt + request.max_new_tokens);
@@ -204,7 +204,7 @@ void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancel
             }
             started = Clock::now();
         }
-        row.rewind(prompt + request.token_ids.size() - 1);  // guesses that did not stand
+        row.rewind(prompt + request.token_ids.size() - 1);  // drops rejected tokens
         if (request.finish_reason) {
             return;
         }
@@ -212,7 +212,7 @@ void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancel
         if (proposer != nullptr) {
             text.insert(text.end(), request.token_ids.begin() + static_cast<std::ptrdiff_t>(text.size() - prompt),
                         request.token_ids.end());
-            // the model's own token comes after the guesses
+            // the model's own token follows the proposed ones
             const std::size_t room = request.max_new_tokens - request.token_ids.size() - 1;
             proposer->propose(text, std::min(draft_tokens, room), step);
             request.drafted_tokens += step.size() - 1;

@@ -1,7 +1,7 @@
 // The generation loop: prefill, choose, decode, choose, ... and the text of each answer as it grows.
 //
-// Two loops give the same tokens: `run_batch` for rows side by side, `run_row` for one request on a cache that is kept,
-// with guesses that are judged in one step.
+// Two loops give the same tokens: `run_batch` for several requests side by side, `run_row` for one request that keeps
+// its cache and may use speculative decoding.
 #pragma once
 
 #include <atomic>
@@ -18,9 +18,9 @@ struct Request {
     Request(std::vector<int64_t> prompt, const SamplingOptions& options, std::size_t limit, std::vector<int64_t> ends,
             std::size_t vocab_size, Decodes& tokenizer, std::unique_ptr<Matcher> form);
 
-    // Append the token that follows, of logits [V], an end token included, and its text.
+    // Choose the next token from logits [V], append it (also an end token), and its text.
     void advance(const float* logits, bool cancelled);
-    // Have these tokens, and their text: a request that ended without steps between.
+    // Take these tokens and their text: the answer of a beam search.
     void take(const std::vector<int64_t>& ids);
     bool is_end(int64_t token) const;
     std::size_t distinct_end_tokens() const { return end_token_ids.size(); }
@@ -35,7 +35,7 @@ struct Request {
     std::optional<std::size_t> prompt_logprobs_count;
     Sampler sampler;
     TextStream stream;
-    std::unique_ptr<Matcher> matcher;  // null: any answer will do
+    std::unique_ptr<Matcher> matcher;  // null: unconstrained
     std::vector<int64_t> token_ids;
     std::vector<TokenLogprobs> logprobs;
     std::vector<TokenLogprobs> prompt_logprobs;
@@ -45,14 +45,14 @@ struct Request {
     std::size_t cached_tokens = 0;
     std::size_t drafted_tokens = 0;
     std::size_t accepted_tokens = 0;
-    double first_token_s = 0.0;  // of work since the loop began
+    double first_token_s = 0.0;  // seconds of computation since the loop began
     double last_token_s = 0.0;
 };
 
-// Error(generation) for no ids, or one that the vocabulary does not have.
+// Throws Error(generation) without ids, or for an id outside the vocabulary.
 void check_ids(const std::vector<int64_t>& ids, std::size_t vocab_size);
 
-// A request that fits the context; Error(generation), with both numbers, for one that does not.
+// A new request; throws Error(generation), with both numbers, for one that does not fit the context.
 std::unique_ptr<Request> admit(std::vector<int64_t> prompt_ids, const SamplingOptions& options,
                                std::size_t context_length, std::vector<int64_t> end_token_ids, std::size_t vocab_size,
                                Decodes& tokenizer, std::unique_ptr<Matcher> form);
@@ -60,8 +60,8 @@ std::unique_ptr<Request> admit(std::vector<int64_t> prompt_ids, const SamplingOp
 // Run a batch until every request has a finish_reason.
 void run_batch(Engine& engine, const std::vector<Request*>& requests, const std::atomic<bool>& cancelled);
 
-// Run one request on `row`, which keeps its tokens. What the row already holds of the prompt is not computed again,
-// unless its logits are asked for. `proposer` may be null.
+// Run one request on `row`, which keeps its tokens. Tokens of the prompt that the row already holds are not computed
+// again, unless prompt_logprobs are requested. `proposer` may be null.
 void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancelled, const OnPiece& on_piece,
              Proposer* proposer, std::size_t draft_tokens);
 

@@ -1,6 +1,6 @@
-// Answers held to a form: a JSON schema, a regular expression, or a Lark grammar, by the llguidance library.
+// Constrained answers: a JSON schema, a regular expression, or a Lark grammar, by the llguidance library.
 //
-// A form that cannot be imposed is an error before the first token; an answer is never left unconstrained.
+// A grammar that cannot be imposed is an error before the first token; an answer is never left unconstrained.
 #pragma once
 
 #include "llguidance.hpp"

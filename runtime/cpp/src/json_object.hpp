@@ -1,4 +1,4 @@
-// One way to read the small JSON files of a model folder.
+// Reading of a model folder's small JSON files.
 #pragma once
 
 #include <filesystem>

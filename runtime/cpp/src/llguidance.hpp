@@ -1,4 +1,4 @@
-// llguidance's C API, as much of it as is used here, and its library, which is opened when a grammar first asks for it.
+// The used part of llguidance's C API, and its library, which the first grammar opens.
 //
 // Declared after llguidance.h of llguidance 1.9 (MIT, https://github.com/guidance-ai/llguidance), which no package
 // carries: the names and layouts are that header's.

@@ -44,7 +44,8 @@ void check_load_options(const LoadOptions& options) {
                                           "; a whole number of 1 or more is needed, or 0 for the engine's choice");
     }
     if (options.prompt_lookup && !options.draft_model.empty()) {
-        throw Error(ErrorCode::usage, "prompt_lookup and draft_model are both given; one of them can make the guesses");
+        throw Error(ErrorCode::usage,
+                    "prompt_lookup and draft_model are both given; only one of them can propose tokens");
     }
     if (options.draft_tokens < 1 || options.draft_tokens > 64) {
         throw Error(ErrorCode::usage, "draft_tokens is " + std::to_string(options.draft_tokens) +
@@ -126,7 +127,7 @@ struct LLM::State {
 
     Completion answer(std::vector<int64_t> ids, const SamplingOptions& options, const OnPiece& on_piece) {
         if (options.num_beams > 1 && on_piece) {
-            throw Error(ErrorCode::usage, "num_beams is above 1: only at its end is the answer known",
+            throw Error(ErrorCode::usage, "num_beams is above 1: the answer is known only at its end",
                         "give no callback");
         }
         const auto request = admit(std::move(ids), options);

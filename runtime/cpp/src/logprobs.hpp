@@ -1,11 +1,11 @@
-// Log-probabilities of tokens: of the model's own distribution, before penalties, temperature and constraints.
+// Log-probabilities of tokens in the model's own distribution, before penalties, temperature and grammar.
 #pragma once
 
 #include "ovround/ovround.hpp"
 
 namespace ovround {
 
-// From logits [V], in float64: what `token_id` has, and the `count` likeliest tokens.
+// Log-probability of `token_id` and of the `count` likeliest tokens, from logits [V], in float64.
 TokenLogprobs token_logprobs(const float* logits, std::size_t vocab_size, int64_t token_id, std::size_t count);
 
 // The `count` largest of `values`, downwards, lower places first among equals.

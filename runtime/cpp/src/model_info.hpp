@@ -1,4 +1,4 @@
-// What a folder says about its model besides the graph.
+// A model's context length and end tokens, from the configuration files of its folder.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// ONNX Runtime's library, found when it is needed: its wheel has no name that a linker could use.
+// ONNX Runtime's library, opened when it is needed, since its wheel has no name that a linker could use.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -28,7 +28,7 @@ public:
     // ONNX Runtime's own keys. Error(artifact) for what cannot be read.
     OrtPointer<OrtSession> open(const std::filesystem::path& path, bool exact, int threads,
                                 const std::vector<std::pair<std::string, std::string>>& entries) const;
-    // A tensor over memory that is somebody else's.
+    // A tensor over memory that the caller owns.
     OrtPointer<OrtValue> tensor(void* data, std::size_t size_bytes, const int64_t* shape, std::size_t dimensions,
                                 ONNXTensorElementDataType type) const;
     // Throws what `status` says as an Error of `code`, behind `what`.

@@ -101,7 +101,7 @@ const float* OpenVinoEngine::decode(const std::vector<int64_t>& ids) {
 }
 
 const float* OpenVinoEngine::extend(const std::vector<int64_t>& ids) {
-    need_whole("tokens cannot be judged together");
+    need_whole("several tokens cannot be verified at once");
     begin(1);
     make_room(1, ids.size(), length_ + ids.size());
     ids_.tensor.set_shape(ids_.shape = {1, ids.size()});

@@ -1,4 +1,4 @@
-// An IR as the engine runs it: read, checked, and its head cut to the positions that are asked for.
+// An IR for the engine: read, checked, and with a head that computes only the requested positions.
 #pragma once
 
 #include <openvino/openvino.hpp>

@@ -1,4 +1,4 @@
-// How the next token is chosen from logits: docs/concepts/sampling.md, step by step.
+// The choice of the next token from logits, in the steps of docs/concepts/sampling.md.
 #pragma once
 
 #include <cstdint>

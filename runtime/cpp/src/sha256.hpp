@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4), for comparing files with the manifest.
+// SHA-256 (FIPS 180-4), for the comparison of files with the manifest.
 #pragma once
 
 #include <array>

@@ -9,14 +9,14 @@ constexpr std::size_t kLongest = 3;  // tokens at the end of the text that are l
 
 }  // namespace
 
-void PromptLookup::propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& guesses) {
+void PromptLookup::propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& proposed) {
     for (std::size_t size = std::min(kLongest, ids.size() - 1); size > 0; --size) {
         const auto tail = ids.end() - static_cast<std::ptrdiff_t>(size);
         const auto found = std::find_end(ids.begin(), ids.end() - 1, tail, ids.end());
         if (found != ids.end() - 1) {
             const auto first = found + static_cast<std::ptrdiff_t>(size);
             const auto most = std::min(count, static_cast<std::size_t>(ids.end() - first));
-            guesses.insert(guesses.end(), first, first + static_cast<std::ptrdiff_t>(most));
+            proposed.insert(proposed.end(), first, first + static_cast<std::ptrdiff_t>(most));
             return;
         }
     }
@@ -26,11 +26,11 @@ DraftModel::DraftModel(std::unique_ptr<Engine> engine, std::size_t context_lengt
     : engine_(std::move(engine)), row_(*engine_), context_length_(context_length),
       vocab_size_(std::min(vocab_size, engine_->vocab_size())), step_(1) {}
 
-void DraftModel::propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& guesses) {
+void DraftModel::propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& proposed) {
     if (ids.size() > context_length_) {
         return;
     }
-    count = std::min(count, context_length_ + 1 - ids.size());  // the last guess is never put into the cache
+    count = std::min(count, context_length_ + 1 - ids.size());  // the last proposed token is never put into the cache
     if (count == 0) {
         return;
     }
@@ -38,7 +38,7 @@ void DraftModel::propose(const std::vector<int64_t>& ids, std::size_t count, std
     const float* logits = row_.start(ids, count, shared);
     while (true) {
         step_[0] = likeliest(logits, vocab_size_);
-        guesses.push_back(step_[0]);
+        proposed.push_back(step_[0]);
         if (--count == 0) {
             return;
         }

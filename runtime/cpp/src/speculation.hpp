@@ -1,7 +1,7 @@
-// Speculative decoding: cheap guesses at the next tokens, which the model then judges all in one step.
+// Speculative decoding: a cheap proposal of the next tokens, which the model verifies in one step.
 //
-// A guess stands when the model, choosing as it always does, chooses the same token. So the answer is what it would be
-// without guesses, greedy or drawn from a seed: guesses change how long it takes, nothing else.
+// A proposed token is accepted when the model chooses the same token. The answer is therefore the same as without
+// proposals, both greedy and with a seed; only the time changes.
 #pragma once
 
 #include "kv_cache_slot.hpp"
@@ -15,22 +15,22 @@ public:
     Proposer(const Proposer&) = delete;
     Proposer& operator=(const Proposer&) = delete;
 
-    // Append at most `count` tokens that may follow `ids`, prompt and answer so far, to `guesses`; none is allowed.
-    virtual void propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& guesses) = 0;
+    // Append at most `count` tokens that may follow `ids`, the prompt and answer so far, to `proposed`; possibly none.
+    virtual void propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& proposed) = 0;
 };
 
-// What followed the last time that the text ended like this (Saxena, 2023: prompt lookup decoding).
+// The tokens that followed the last earlier occurrence of the text's end (Saxena, 2023: prompt lookup decoding).
 class PromptLookup final : public Proposer {
 public:
-    void propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& guesses) override;
+    void propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& proposed) override;
 };
 
-// A smaller model with the same tokenizer, greedy (Leviathan et al., 2023). Of its logits the first `vocab_size` count,
-// those of the model that judges.
+// Greedy proposals of a smaller model with the same tokenizer (Leviathan et al., 2023). Only its first `vocab_size`
+// logits count: the vocabulary of the verifying model.
 class DraftModel final : public Proposer {
 public:
     DraftModel(std::unique_ptr<Engine> engine, std::size_t context_length, std::size_t vocab_size);
-    void propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& guesses) override;
+    void propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& proposed) override;
 
 private:
     std::unique_ptr<Engine> engine_;

@@ -1,4 +1,4 @@
-// A place in the tokens of a chat template.
+// A position in the tokens of a chat template.
 #pragma once
 
 #include <algorithm>

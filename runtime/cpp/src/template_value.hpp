@@ -1,4 +1,4 @@
-// The values of a chat template, and what its operators, filters, tests and methods make of them, as Python does.
+// The values of a chat template, and its operators, filters, tests and methods, with Python's results.
 #pragma once
 
 #include <functional>

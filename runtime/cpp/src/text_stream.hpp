@@ -1,4 +1,4 @@
-// Text as it grows, token by token: only complete characters, and never a part of a stop string.
+// The text of a stream of tokens: only complete characters, and no part of a stop string.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// The bytes of each token, and the text of several: what the `tokenizers` library makes of them, without a graph.
+// The bytes of each token, and the text of several tokens as in the `tokenizers` library, without a graph.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// tokenizer.json as transformers 5 reads it; runtime/text/tokenizer_file.py does the same, where the reasons stand.
+// Reading of tokenizer.json as in transformers 5; runtime/text/tokenizer_file.py does the same and gives the reasons.
 #pragma once
 
 #include <filesystem>

@@ -1,4 +1,4 @@
-// The little of UTF-8 that the runtime needs.
+// The functions for UTF-8 that the runtime needs.
 #pragma once
 
 #include <cstddef>

@@ -69,7 +69,7 @@ void cancels_beams(LLM& llm) {
     other.join();
     CHECK(answer.finish_reason == FinishReason::cancelled && answer.token_ids.size() < 300 && !answer.text.empty());
     CHECK(refused([&] { llm.generate(kPrompt, beams, [](const Piece&) { return true; }); },
-                  "only at its end is the answer known") == ErrorCode::usage);
+                  "the answer is known only at its end") == ErrorCode::usage);
 }
 
 // One file at a time: gone, cut, one bit changed; then the manifest itself.

@@ -1,1 +1,1 @@
-"""The native operator in the engines: its library, its nodes, and weights repacked for it."""
+"""The native operator in the engines: its library, its nodes, and the repacking of weights for it."""

@@ -1,4 +1,4 @@
-"""The libraries of the native operator, whichever engine loads them: where they lie, and what is said where one is missing."""
+"""The libraries of the native operator for all engines: their paths, and errors and warnings for a missing one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ovround.errors import EngineError
 
 
 class ExpandedWeightsWarning(UserWarning):
-    """Weights were expanded because the library that computes on them is missing."""
+    """Weights were expanded because the native library is missing."""
 
 
 def file_name(library: str) -> str:
@@ -19,13 +19,13 @@ def file_name(library: str) -> str:
 
 
 def installed(file: str) -> Path | None:
-    """Where the library in `file` was installed; None where it was not."""
-    places = (Path(folder) / "native" / "lib" / file for folder in ovround.__path__)
-    return next((place for place in places if place.is_file()), None)
+    """Path of the installed library `file`; None if it is not installed."""
+    paths = (Path(folder) / "native" / "lib" / file for folder in ovround.__path__)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def check_expandable(folder: Path, device: str, kernel: str, install: str) -> None:
-    """Raise EngineError where the native kernel is asked for and no library has it; `install` says how to get one."""
+    """Raise EngineError if `kernel` forbids the expansion of weights; `install` is the hint for the library."""
     if kernel == "native":
         why = "which is not installed" if device == "CPU" else f"which {device} cannot run"
         raise EngineError(
@@ -35,7 +35,7 @@ def check_expandable(folder: Path, device: str, kernel: str, install: str) -> No
 
 
 def warn_expanded(folder: Path, device: str, install: str, count: int, before: int, after: int, but: str = "") -> None:
-    """Say that `count` weights of `before` bytes were expanded to `after` bytes; `but` says where that is not all."""
+    """Warn that `count` weights of `before` bytes were expanded to `after` bytes; `but` adds a condition."""
     why = f"is not installed ({install})" if device == "CPU" else f"does not run on {device}"
     warnings.warn(
         f"`{folder}`: the native operator {why}, so {count} weights were expanded: {after / 1e6:.0f} MB in place of "

@@ -1,11 +1,11 @@
-"""Models with `QuantizedLinear` nodes: by the native library, or expanded when they are loaded; and whose products it takes.
+"""The native operator in OpenVINO models: its library, the expansion of its nodes without it, and its use in ordinary models.
 
-The library, `OVROUND_NATIVE=1 pip install ovround`, computes on the weights as they are stored. Without it, and on devices
-other than CPU, the nodes become products with plain constants: codebooks as float16, integers as the same integers in
-4 bits. Both cost memory, which a warning states.
+The library (`OVROUND_NATIVE=1 pip install ovround`) computes with the weights as they are stored. Without it, and on devices
+other than CPU, its `QuantizedLinear` nodes become products with constants: codebooks as float16, integers as the same integers
+in 4 bits. A warning states the memory that this needs.
 
-Ordinary folders need no library. Where it is installed, `apply` hands it their products too, unless `chosen` says that the
-engine's own are the better choice.
+Ordinary folders need no library. If it is installed, `apply` gives it their products too, unless `choose_library` prefers the
+engine's kernels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _INSTALL = "OVROUND_NATIVE=1 pip install ovround builds it; it needs a C++ compi
 
 
 def library_path() -> Path | None:
-    """Where the native library was installed; None where it was not."""
+    """Path of the installed native library; None if it is not installed."""
     return installed(_LIBRARY)
 
 
@@ -45,7 +45,7 @@ def needs_operator(path: Path) -> bool:
 
 
 def usable_library(path: Path, device: str, kernel: str) -> Path | None:
-    """The library for the model at `path`, None where it has to be expanded; raises EngineError where that is not wanted."""
+    """The library for the model at `path`; None if its weights are expanded instead; EngineError if that is forbidden."""
     library = library_path() if device == "CPU" else None
     if library is None:
         check_expandable(path.parent, device, kernel, _INSTALL)
@@ -53,7 +53,7 @@ def usable_library(path: Path, device: str, kernel: str) -> Path | None:
 
 
 def read_model(core: Any, path: Path, device: str, *, exact: bool, kernel: str) -> Any:
-    """Read a model that `needs_operator`, ready for `device`; OpenVINO's own errors are the caller's."""
+    """Read a model that `needs_operator`, ready for `device`; OpenVINO's own errors pass to the caller."""
     library = usable_library(path, device, kernel)
     if library is None:
         core.add_extension(QuantizedLinear)
@@ -77,9 +77,9 @@ def read_model(core: Any, path: Path, device: str, *, exact: bool, kernel: str) 
 
 
 def apply(model: Any, kernel: str, device: str, *, exact: bool, properties: Mapping[str, str]) -> None:
-    """Give the products of an ordinary model to the operator where it is `chosen`; raises EngineError where it cannot be."""
+    """Replace the products of an ordinary model by the operator if `choose_library` gives one; EngineError if it fails."""
     try:
-        library = chosen(kernel, device, exact=exact, properties=properties)
+        library = choose_library(kernel, device, exact=exact, properties=properties)
         if library is not None:
             repack(model, library, exact=exact)
     except (RuntimeError, OSError) as error:
@@ -89,11 +89,11 @@ def apply(model: Any, kernel: str, device: str, *, exact: bool, properties: Mapp
         ) from error
 
 
-def chosen(kernel: str, device: str, *, exact: bool, properties: Mapping[str, str]) -> Path | None:
-    """The library that computes products of ordinary folders, None for the engine.
+def choose_library(kernel: str, device: str, *, exact: bool, properties: Mapping[str, str]) -> Path | None:
+    """The library that computes the products of ordinary folders; None for the engine's kernels.
 
-    `auto` takes it on CPU where it is installed and was the faster one: on processors with dot products of 8 bits. Exact
-    mode, and properties that ask for another arithmetic or for a cache of compiled models, are the engine's.
+    `auto` uses the library on CPU if it is installed and the processor has 8-bit dot products, where it is faster. Exact mode,
+    and properties for another arithmetic or for a cache of compiled models, use the engine's kernels.
     """
     library = library_path() if device == "CPU" else None
     if kernel == "native":
@@ -111,14 +111,14 @@ def chosen(kernel: str, device: str, *, exact: bool, properties: Mapping[str, st
 
 
 def expand(model: Any, path: Path) -> tuple[int, int, int]:
-    """Replace each native node by a product with constants; how many there were, their bytes, and what they take now.
+    """Replace each native node by a product with constants; returns their number, and their bytes before and after.
 
-    Raises ArtifactError for a weight that is damaged.
+    Raises ArtifactError for a damaged weight.
     """
     nodes = _nodes(model)
     before = after = 0
     for node in nodes:
-        parts = [node.input_value(place).get_node().data for place in (1, 2, 3)]
+        parts = [node.input_value(index).get_node().data for index in (1, 2, 3)]
         attributes = node.get_attributes()
         outputs, inputs = int(attributes["outputs"]), int(attributes["inputs"])
         before += sum(part.nbytes for part in parts)
@@ -150,7 +150,7 @@ def _float16(weight: Any) -> tuple[Any, int]:
 
 
 def _four_bits(bits: int, codes: Any, scales: Any, zero_points: Any, outputs: int, inputs: int) -> tuple[Any, int]:
-    """The chain of a 4-bit weight, as `convert` writes it without native weights: the same integers."""
+    """The nodes of a 4-bit weight, as `convert` writes them without native weights, with the same integers."""
     levels = layout.unpack_integers(codes, bits, outputs, inputs)
     factors = layout.unpack_qparams(layout.bytes_as_halves(scales), outputs)[:, :, None]
     groups = factors.shape[1]

@@ -1,9 +1,9 @@
-"""Weights of an ordinary OpenVINO model in the native operator's layout, made when the model is loaded.
+"""Repacking of an ordinary OpenVINO model's weights for the native operator, when the model is loaded.
 
-Where the native library is installed, products with weights of 2, 4 and 8 bits go to the operator: the decoding chain
-(`ovround.exporters.openvino.compressed` states it, NNCF writes the same) becomes its bytes, the same integers and scales.
-Products of one input become one node with several outputs; nodes of the operator that a folder has are joined alike. The
-folder stays as it is, so that any engine reads it.
+If the native library is installed, the operator computes products with weights of 2, 4 and 8 bits. The constants of the
+decoding chain (`ovround.exporters.openvino.compressed` states it; NNCF writes the same) become its bytes, with the same integers
+and scales. Products of one input become one node with several outputs, and so do a folder's own nodes of the operator. The
+folder does not change, so that any engine reads it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ovround.tensors import native_layout as layout
 from ovround.tensors.native_layout import INTEGERS, OPERATOR, RUN, Bytes
 
 _BITS = {"u2": 2, "i4": 4, "u4": 4, "i8": 8, "u8": 8}
-_MOST_WEIGHTS = 8  # of a node
+_MAX_WEIGHTS = 8  # of one node
 _LINE = 64  # bytes of a cache line
 Pack = Callable[[int, Any, bool, tuple[int, int], Bytes], None]
 
@@ -39,68 +39,70 @@ class Weight:
     product: Any
     codes: Any
     bits: int
-    signed: bool | None  # None: packed already
+    signed: bool | None  # None: already packed
     shape: tuple[int, int]
     scales: NDArray[np.float16]
     zero_points: NDArray[np.uint8]
 
     @property
-    def alike(self) -> tuple[object, ...]:
-        """What products must share to be one node: input, bits, inputs, groups."""
+    def group_key(self) -> tuple[object, ...]:
+        """Equal for products that one node can compute: input, bits, input size, groups, zero point."""
         source = self.product.input_value(0)
-        at = source.get_node().get_friendly_name(), source.get_index()
-        return *at, self.bits, self.shape[1], self.scales.shape[1], self.symmetric
+        port = source.get_node().get_friendly_name(), source.get_index()
+        return *port, self.bits, self.shape[1], self.scales.shape[1], self.symmetric
 
     @property
     def symmetric(self) -> bool:
-        """Whether one zero point serves all groups."""
+        """Whether all groups have one zero point."""
         return self.zero_points.ndim == 1
 
 
 def repack(model: Any, library: Path, *, exact: bool) -> int:
-    """Give the model's products of quantised weights to the operator in `library`; how many."""
+    """Replace the model's products of quantised weights by the operator in `library`; returns their number."""
     factory = NodeFactory()
     factory.add_extension(str(library))
-    sets: dict[tuple[object, ...], list[Weight]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[Weight]] = defaultdict(list)
     for node in model.get_ordered_ops():
         weight = _packed(node) if node.get_type_name() == OPERATOR else _weight(node)
         if weight is not None:
-            sets[weight.alike].append(weight)
-    joint = [
-        alike[start : start + _MOST_WEIGHTS] for alike in sets.values() for start in range(0, len(alike), _MOST_WEIGHTS)
+            groups[weight.group_key].append(weight)
+    fused = [
+        weights[start : start + _MAX_WEIGHTS]
+        for weights in groups.values()
+        for start in range(0, len(weights), _MAX_WEIGHTS)
     ]
-    if not joint:
+    if not fused:
         return 0
-    gates = [_gate(weights) for weights in joint]
-    rooms = _rooms([sum(map(_size, weights)) for weights in joint])
+    gates = [_gate(weights) for weights in fused]
+    buffers = _allocate([sum(map(_size, weights)) for weights in fused])
     pack = _packer(library)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
-        list(pool.map(lambda weights, room: _fill(weights, room, pack), joint, rooms))
-    for weights, room, gate in zip(joint, rooms, gates, strict=True):
-        _replace(factory, weights, room, gate, exact=exact)
+        list(pool.map(lambda weights, buffer: _fill(weights, buffer, pack), fused, buffers))
+    for weights, buffer, gate in zip(fused, buffers, gates, strict=True):
+        _replace(factory, weights, buffer, gate, exact=exact)
     model.validate_nodes_and_infer_types()
-    return sum(map(len, joint))
+    return sum(map(len, fused))
 
 
-def _replace(factory: Any, weights: list[Weight], room: Bytes, gate: Any, *, exact: bool) -> None:
-    """`gate`: the node whose place the answer takes, where the operator multiplies the two answers itself."""
+def _replace(factory: Any, weights: list[Weight], buffer: Bytes, gate: Any, *, exact: bool) -> None:
+    """Put a node of the operator in place of the products, or of `gate`, which multiplies the two products."""
     first = weights[0]
     attributes = {
         "weights": INTEGERS[first.bits], "outputs": [weight.shape[0] for weight in weights], "inputs": first.shape[1],
         "groups": first.scales.shape[1], "symmetric": first.symmetric, "gated": gate is not None, "exact": exact,
     }  # fmt: skip
-    sources = [first.product.input_value(0), opset.constant(room, shared_memory=True)]
+    sources = [first.product.input_value(0), opset.constant(buffer, shared_memory=True)]
     node = factory.create(OPERATOR, sources, attributes)
     node.set_friendly_name(first.product.get_friendly_name())
-    for place, replaced in enumerate([weight.product for weight in weights] if gate is None else [gate]):
-        new, old = node.output(place), replaced.output(0)
+    for index, replaced in enumerate([weight.product for weight in weights] if gate is None else [gate]):
+        new, old = node.output(index), replaced.output(0)
         new.set_names(old.get_names())
         for consumer in old.get_target_inputs():
             consumer.replace_source_output(new)
 
 
 def _gate(weights: list[Weight]) -> Any:
-    """The Multiply of silu(first answer) and second answer; orders `weights` so. None where that is not what follows."""
+    """The Multiply of silu(first product) and second product, and `weights` in this order; None for other consumers."""
     if len(weights) != 2 or weights[0].shape != weights[1].shape:
         return None
     followers = [_only_consumer(weight.product) for weight in weights]
@@ -116,7 +118,7 @@ def _gate(weights: list[Weight]) -> Any:
 
 
 def _is_plain(swish: Any) -> bool:
-    """Whether it is x * sigmoid(x), without a factor in the sigmoid."""
+    """Whether the node is x * sigmoid(x), without a factor in the sigmoid."""
     factor = _constant(swish.input_value(1).get_node()) if swish.get_input_size() == 2 else None
     return swish.get_input_size() == 1 or (factor is not None and bool((factor.data == 1).all()))
 
@@ -127,7 +129,7 @@ def _only_consumer(node: Any) -> Any:
 
 
 def _sizes(weight: Weight) -> list[int]:
-    """Bytes of codes, scales and zero points, each filled up to lines."""
+    """Bytes of codes, scales and zero points, each rounded up to cache lines."""
     *sizes, points = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
     return [-(-size // _LINE) * _LINE for size in (*sizes, 1 if weight.symmetric else points)]
 
@@ -136,64 +138,64 @@ def _size(weight: Weight) -> int:
     return sum(_sizes(weight))
 
 
-def _rooms(sizes: list[int]) -> list[Bytes]:
-    """Memory of so many bytes each, all of it together.
+def _allocate(sizes: list[int]) -> list[Bytes]:
+    """Buffers of these sizes in bytes, in one block of memory.
 
-    Huge pages are asked for: with pages of 4 KiB a core read half as much in a second (docs/log.md).
+    The block requests huge pages: with pages of 4 KiB a core read half as many bytes per second.
     """
     total = sum(sizes)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(mmap.MADV_HUGEPAGE)
-        room = np.frombuffer(memory, np.uint8)
+        block = np.frombuffer(memory, np.uint8)
     else:
-        room = np.empty(total, np.uint8)
-    return np.split(room, np.cumsum(sizes)[:-1])
+        block = np.empty(total, np.uint8)
+    return np.split(block, np.cumsum(sizes)[:-1])
 
 
-def _fill(weights: list[Weight], room: Bytes, pack: Pack) -> None:
+def _fill(weights: list[Weight], buffer: Bytes, pack: Pack) -> None:
     start = 0
     for weight in weights:
         codes, scales, _ = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
-        places = np.cumsum([start, *_sizes(weight)]).tolist()
-        to = room[places[0] : places[0] + codes]
+        offsets = np.cumsum([start, *_sizes(weight)]).tolist()
+        target = buffer[offsets[0] : offsets[0] + codes]
         if weight.signed is None:
-            to[:] = weight.codes.data.reshape(-1)
+            target[:] = weight.codes.data.reshape(-1)
         else:
-            pack(weight.bits, weight.codes.data, weight.signed, weight.shape, to)
-        grid = layout.halves_as_bytes(layout.pack_qparams(weight.scales))
-        room[places[1] : places[1] + scales] = grid.reshape(-1)
+            pack(weight.bits, weight.codes.data, weight.signed, weight.shape, target)
+        packed_scales = layout.halves_as_bytes(layout.pack_qparams(weight.scales))
+        buffer[offsets[1] : offsets[1] + scales] = packed_scales.reshape(-1)
         zeros = weight.zero_points if weight.symmetric else layout.pack_qparams(weight.zero_points)
-        room[places[2] : places[2] + zeros.size] = zeros.reshape(-1)
-        start = places[3]
+        buffer[offsets[2] : offsets[2] + zeros.size] = zeros.reshape(-1)
+        start = offsets[3]
 
 
 def _packer(library: Path) -> Pack:
     function = ctypes.CDLL(str(library)).ovround_pack_integers
     function.restype = None
 
-    def pack(bits: int, codes: Any, signed: bool, shape: tuple[int, int], to: Bytes) -> None:
+    def pack(bits: int, codes: Any, signed: bool, shape: tuple[int, int], target: Bytes) -> None:
         source = np.ascontiguousarray(codes)
         function(
             ctypes.c_int64(bits), source.ctypes.data_as(ctypes.c_void_p), ctypes.c_int(signed), ctypes.c_int64(shape[0]),
-            ctypes.c_int64(shape[1]), to.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_int64(shape[1]), target.ctypes.data_as(ctypes.c_void_p),
         )  # fmt: skip
 
     return pack
 
 
 def is_faster(library: Path) -> bool:
-    """Whether the operator is the faster choice on this processor; raises OSError for a library that cannot be loaded."""
+    """Whether the operator is faster on this processor; raises OSError for a library that cannot be loaded."""
     return bool(ctypes.CDLL(str(library)).ovround_is_faster())
 
 
 def _packed(node: Any) -> Weight | None:
-    """The weight of the operator's node, where it is one of integers."""
+    """The weight of a node of the operator with integers; None for other nodes."""
     attributes = node.get_attributes()
     bits = next((bits for bits, name in INTEGERS.items() if name == attributes["weights"]), None)
     if bits is None or attributes["groups"] or attributes["inputs"] % RUN or node.get_output_size() != 1:
         return None
-    codes, scales, zeros = (node.input_value(place).get_node() for place in (1, 2, 3))
+    codes, scales, zeros = (node.input_value(index).get_node() for index in (1, 2, 3))
     shape = int(node.get_output_partial_shape(0)[-1].get_length()), int(attributes["inputs"])
     points = np.array(zeros.data)
     return Weight(
@@ -230,33 +232,33 @@ def _checked(product: Any, codes: Any, scales: Any, zeros: Any) -> Weight | None
         return None
     rows, columns = shape[0], int(np.prod(shape[1:]))
     groups = shape[1] if len(shape) == 3 else 1
-    alone = len(codes.output(0).get_target_inputs()) == 1
-    own = len(_through(product.input_value(1).get_node()).output(0).get_target_inputs()) == 1
+    is_only_consumer = len(codes.output(0).get_target_inputs()) == 1
+    owns_chain = len(_through(product.input_value(1).get_node()).output(0).get_target_inputs()) == 1
     if (
         columns % RUN
         or not layout.group_fits(columns // groups, columns)
         or scales.data.size != rows * groups
-        or not (alone and own)
+        or not (is_only_consumer and owns_chain)
     ):
-        return None  # a head that is the embedding too would be held twice
+        return None  # a head tied to the embedding would be in memory twice
     bits, signed = _BITS[kind], kind.startswith("i")
     points = _zero_points(zeros, bits, signed, rows * groups)
     if points is None:
         return None
-    grid = (rows, groups)
+    grid_shape = (rows, groups)
     return Weight(
         product,
         codes,
         bits,
         signed,
         (rows, columns),
-        scales.data.reshape(grid),
-        points if points.size == 1 else points.reshape(grid),
+        scales.data.reshape(grid_shape),
+        points if points.size == 1 else points.reshape(grid_shape),
     )
 
 
 def _zero_points(zeros: Any, bits: int, signed: bool, count: int) -> NDArray[np.uint8] | None:
-    """As the unsigned codes have them, `[count]` or `[1]`; None for those that are no whole numbers of 8 bits."""
+    """Zero points for unsigned codes, `[count]` or `[1]`; None for zero points that are no 8-bit integers."""
     if zeros is None:
         return np.array([1 << (bits - 1) if signed else 0], np.uint8)
     kind = zeros.get_element_type().get_type_name()

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from ovround.runtime import LLM
-from ovround.runtime.server.app import create_app
-from ovround.runtime.server.dispatch import Dispatcher
-from ovround.runtime.server.serving import listen, open_dispatcher, server_config
-from ovround.runtime.server.settings import ServerSettings
+from ovround.runtime.server.api_server import create_app
+from ovround.runtime.server.engine_client import EngineClient
+from ovround.runtime.server.launcher import listen, open_engine_client, server_config
+from ovround.runtime.server.settings import EngineOptions, ServerSettings
 
 uvicorn = pytest.importorskip("uvicorn")
 
@@ -31,7 +31,7 @@ class Served:
     """A server under test."""
 
     port: int
-    dispatcher: Dispatcher
+    engine_client: EngineClient
     llm: LLM | None = None
     """The same model in this process, for comparing."""
 
@@ -49,8 +49,12 @@ class Served:
         reply = connection.getresponse()
         data = reply.read()
         connection.close()
-        found = {name.lower(): value for name, value in reply.getheaders()}
-        return reply.status, json.loads(data) if "json" in found.get("content-type", "") else data.decode(), found
+        reply_headers = {name.lower(): value for name, value in reply.getheaders()}
+        return (
+            reply.status,
+            json.loads(data) if "json" in reply_headers.get("content-type", "") else data.decode(),
+            reply_headers,
+        )
 
     def stream_lines(self, body: dict[str, Any], *, stream: bool = True) -> tuple[socket.socket, Any]:
         """A request under way: its connection, and the lines of the answer as they come, the status first."""
@@ -64,18 +68,18 @@ class Served:
         """The sum of a metric's samples with these labels."""
         lines = self.request("GET", "/metrics")[1].splitlines()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
-        found = [line for line in lines if line.startswith(name + "{") and all(want in line for want in wanted)]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+        samples = [line for line in lines if line.startswith(name + "{") and all(want in line for want in wanted)]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in samples)
 
     def engine_pid(self) -> int:
-        """The process that computes: of the engine of many slots where there is one."""
-        pid = self.dispatcher.engine_pids()[0]
+        """The engine's process."""
+        pid = self.engine_client.engine_pid()
         assert pid is not None
         return pid
 
     @contextmanager
     def stopped_engine(self) -> Iterator[None]:
-        """The engine's process stands still meanwhile."""
+        """The engine's process is stopped within the block."""
         pid = self.engine_pid()
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -84,35 +88,36 @@ class Served:
             os.kill(pid, signal.SIGCONT)
 
     def idle(self, seconds: float = 20.0) -> bool:
-        """Whether within this time no engine computes anything any more."""
+        """Whether the engine is idle within this time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if self.dispatcher.running() == 0:
+            if self.engine_client.running() == 0:
                 return True
             time.sleep(0.02)
         return False
 
 
 @contextmanager
-def serving(folder: Path, *, compare: bool = False, batching: bool = True, **settings: Any) -> Iterator[Served]:
+def serving(folder: Path, *, compare: bool = False, engine: str = "auto", **settings: Any) -> Iterator[Served]:
     """A server for `folder` on a free port."""
-    dispatcher = open_dispatcher(folder, ServerSettings("demo", **settings), exact=True, threads=1, batching=batching)
-    with serving_with(dispatcher, folder if compare else None) as one:
-        yield one
+    options = EngineOptions(engine, exact=True, threads=1)
+    engine_client = open_engine_client(folder, ServerSettings("demo", **settings), options)
+    with serving_with(engine_client, folder if compare else None) as served:
+        yield served
 
 
 @contextmanager
-def serving_with(dispatcher: Dispatcher, compare: Path | None = None) -> Iterator[Served]:
+def serving_with(engine_client: EngineClient, compare: Path | None = None) -> Iterator[Served]:
     """The same around what is loaded; `compare` is a folder to load beside it."""
     bound = listen("127.0.0.1", 0)
-    server = uvicorn.Server(server_config(create_app(dispatcher), log_level="error", shutdown_s=3))
+    server = uvicorn.Server(server_config(create_app(engine_client), log_level="error", shutdown_s=3))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     while not server.started:
         time.sleep(0.01)
     llm = None if compare is None else LLM(compare, exact=True, threads=1)
     try:
-        yield Served(bound.getsockname()[1], dispatcher, llm)
+        yield Served(bound.getsockname()[1], engine_client, llm)
     finally:
         server.should_exit = True
         thread.join(30)
@@ -121,11 +126,15 @@ def serving_with(dispatcher: Dispatcher, compare: Path | None = None) -> Iterato
             llm.close()
 
 
+ENGINES = {"openvino": ("openvino", "auto"), "openvino single": ("openvino", "single"), "onnx": ("onnx", "auto")}
+
+
 @pytest.fixture(scope="module", params=["openvino", "onnx"])
 def served(request: pytest.FixtureRequest, demo_folders: dict[str, Path]) -> Iterator[Served]:
-    """The demo model, batched on OpenVINO, one by one on ONNX Runtime."""
-    with serving(demo_folders[request.param], compare=True) as one:
-        yield one
+    """The demo model: the batching engine for OpenVINO, the single engine for ONNX Runtime."""
+    target, engine = ENGINES[request.param]
+    with serving(demo_folders[target], compare=True, engine=engine) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +145,7 @@ def serve_folder() -> Callable[..., AbstractContextManager[Served]]:
 
 @pytest.fixture(scope="session")
 def serve_loaded() -> Callable[..., AbstractContextManager[Served]]:
-    """`serving_with`, for a dispatcher of the test's own."""
+    """`serving_with`, for a engine_client of the test's own."""
     return serving_with
 
 

@@ -15,8 +15,8 @@ def test_nothing_breaks_the_server(served: Any) -> None:
 
     schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
     seen = 0
-    for found in schema.get_all_operations():
-        operation = found.ok()
+    for result in schema.get_all_operations():
+        operation = result.ok()
 
         @seed(1)
         @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ovround.errors import UsageError
-from ovround.runtime.server.serving import listen
+from ovround.runtime.server.launcher import listen
 from ovround.runtime.server.settings import ServerSettings
 
 PROMPT = {"prompt": "The with statement is used to", "max_tokens": 5}
@@ -35,9 +35,9 @@ def answers(served: Any) -> bool:
     ],
 )  # fmt: skip
 def test_bodies_that_are_none(served: Any, path: str, body: bytes) -> None:
-    status, found, _ = served.request("POST", path, body)
+    status, reply, _ = served.request("POST", path, body)
     assert status in ((200, 400) if body == b'{"prompt": ""}' else (400,))  # an empty prompt may have a first token
-    assert status == 200 or found["error"]["type"] == "invalid_request_error"
+    assert status == 200 or reply["error"]["type"] == "invalid_request_error"
     assert answers(served)
 
 
@@ -45,14 +45,14 @@ def test_routes_that_are_not_there(served: Any) -> None:
     assert served.request("GET", "/v1/nothing")[0] == 404
     assert served.request("GET", "/v1/completions")[0] == 405
     assert served.request("POST", "/v1/requests/cmpl-x/cancel")[0] == 404
-    status, found, _ = served.request("POST", "/v1/embeddings", {"input": "x"})
-    assert (status, found["error"]["type"]) == (501, "not_implemented")
+    status, reply, _ = served.request("POST", "/v1/embeddings", {"input": "x"})
+    assert (status, reply["error"]["type"]) == (501, "not_implemented")
 
 
 def test_tokens_and_templates(served: Any) -> None:
     ids = served.llm.tokenizer.encode("with open")
-    found = served.request("POST", "/tokenize", {"prompt": "with open"})[1]
-    assert found == {"tokens": ids, "count": len(ids), "max_model_len": 512}
+    reply = served.request("POST", "/tokenize", {"prompt": "with open"})[1]
+    assert reply == {"tokens": ids, "count": len(ids), "max_model_len": 512}
     assert "with open" in served.request("POST", "/detokenize", {"tokens": ids})[1]["prompt"]
     messages = [{"role": "user", "content": "hi"}]
     rendered = served.llm.tokenizer.render_chat(messages)
@@ -63,8 +63,9 @@ def test_tokens_and_templates(served: Any) -> None:
 
 
 def test_health_and_metrics(served: Any) -> None:
-    assert served.request("GET", "/health")[1] == {"status": "ok"}
+    assert served.request("GET", "/health")[1] == {"status": "ok", "engine": served.engine_client.engine}
     assert served.request("GET", "/ready")[1]["status"] == "ready"
+    assert served.metric("ovround_engine_info", engine=served.engine_client.engine) == 1
     assert "version" in served.request("GET", "/version")[1]
     before = served.metric("ovround_generation_tokens_total")
     failed = served.metric("ovround_request_failure_total", status="400")
@@ -105,8 +106,8 @@ def test_a_key(serve_with: Any) -> None:
             {"Authorization": "secret"},
             {"Authorization": "Basic secret"},
         ):
-            status, found, _ = served.request("POST", "/v1/completions", PROMPT, headers)
-            assert (status, found["error"]["type"]) == (401, "authentication_error")
+            status, reply, _ = served.request("POST", "/v1/completions", PROMPT, headers)
+            assert (status, reply["error"]["type"]) == (401, "authentication_error")
         assert served.request("GET", "/metrics")[0] == 401
         assert served.request("GET", "/health")[0] == 200
         assert served.request("GET", "/")[0] == 200
@@ -116,11 +117,11 @@ def test_a_key(serve_with: Any) -> None:
 @pytest.mark.parametrize("target", ["openvino", "onnx"])
 def test_a_flood(serve_with: Any, target: str) -> None:
     with serve_with(target, max_waiting=2, max_running=2) as served:
-        found: Counter[int] = Counter()
+        statuses: Counter[int] = Counter()
 
         def ask() -> None:
             status, body, headers = served.request("POST", "/v1/completions", {**LONG, "max_tokens": 200})
-            found[status] += 1
+            statuses[status] += 1
             if status == 429:
                 assert headers["retry-after"] == "1"
                 assert body["error"]["type"] == "rate_limit_error"
@@ -130,8 +131,8 @@ def test_a_flood(serve_with: Any, target: str) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert set(found) == {200, 429}
-        assert found[200] >= 2
+        assert set(statuses) == {200, 429}
+        assert statuses[200] >= 2
         assert answers(served)
 
 
@@ -141,9 +142,13 @@ def small(request: pytest.FixtureRequest, serve_with: Any) -> Iterator[Any]:
         yield served
 
 
+@pytest.mark.parametrize("served", ["openvino", "openvino single", "onnx"], indirect=True)
 def test_clients_that_vanish(served: Any) -> None:
     """Mid-stream, and without waiting for a whole answer: the engine is free at once."""
-    for body in ({**LONG}, {**LONG, "n": 3, "temperature": 1.0}, {**LONG, "logprobs": 1}):
+    bodies = [{**LONG}, {**LONG, "n": 3, "temperature": 1.0}]
+    if served.engine_client.engine == "single":
+        bodies.append({**LONG, "logprobs": 1})
+    for body in bodies:
         connection, lines = served.stream_lines(body)
         assert b"200" in lines.readline()
         while not lines.readline().startswith(b"data: "):
@@ -163,8 +168,8 @@ def test_clients_that_vanish(served: Any) -> None:
 
 def test_a_cancelled_request(served: Any) -> None:
     connection, lines = served.stream_lines(LONG)
-    found = next(line for line in lines if line.startswith(b"data: "))
-    request_id = json.loads(found[6:])["id"]
+    event = next(line for line in lines if line.startswith(b"data: "))
+    request_id = json.loads(event[6:])["id"]
     status = served.request("POST", f"/v1/requests/{request_id}/cancel")[0]
     assert status in (200, 404)  # a fast engine may have ended
     rest = lines.read() if status == 404 else b"".join(iter(lines.readline, b"0\r\n"))
@@ -177,8 +182,8 @@ def test_a_cancelled_request(served: Any) -> None:
 def test_a_time_limit(small: Any) -> None:
     """An engine that stands still: an error as a status before the first token, as an event after it."""
     with small.stopped_engine():
-        status, found, _ = small.request("POST", "/v1/completions", LONG)
-    assert (status, found["error"]["type"]) == (504, "timeout_error")
+        status, reply, _ = small.request("POST", "/v1/completions", LONG)
+    assert (status, reply["error"]["type"]) == (504, "timeout_error")
     assert small.idle()
     connection, lines = small.stream_lines(LONG)
     first = next(line for line in lines if line.startswith(b"data: "))

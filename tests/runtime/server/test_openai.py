@@ -12,21 +12,24 @@ from ovround.errors import GenerationError
 
 openai = pytest.importorskip("openai")
 PROMPT = "The with statement is used to"
+every_field = pytest.mark.parametrize("served", ["openvino single", "onnx"], indirect=True)
+"""The servers whose engine serves every field."""
 MESSAGES: Any = [{"role": "user", "content": "How do I open a file?"}]
 
 
 @pytest.fixture
 def client(served: Any) -> Any:
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=120) as one:
-        yield one
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        yield client
 
 
-def test_models(client: Any) -> None:
+def test_models(served: Any, client: Any) -> None:
     (model,) = client.models.list().data
     assert model.id == "demo"
-    found = client.models.retrieve("demo")
-    assert found.max_model_len == 512
-    assert 4 < found.meta["bits"] < 6
+    model = client.models.retrieve("demo")
+    assert model.meta["engine"] == served.engine_client.engine
+    assert model.max_model_len == 512
+    assert 4 < model.meta["bits"] < 6
     with pytest.raises(openai.NotFoundError, match="`gpt`"):
         client.models.retrieve("gpt")
     with pytest.raises(openai.NotFoundError, match="`gpt`"):
@@ -35,14 +38,14 @@ def test_models(client: Any) -> None:
 
 def test_a_completion_is_the_model_s(served: Any, client: Any) -> None:
     expected = served.llm.generate(PROMPT, max_new_tokens=20)
-    found = client.completions.create(model="demo", prompt=PROMPT, max_tokens=20, temperature=0)
-    assert found.choices[0].text == expected.text
-    assert found.choices[0].finish_reason == expected.finish_reason == "length"
-    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (expected.prompt_tokens, 20)
-    assert found.usage.prompt_tokens_details.cached_tokens >= 0
-    assert found.system_fingerprint.startswith("fp_")
-    assert found.timings["predicted_n"] == 20
-    assert found.timings["prompt_ms"] > 0
+    answer = client.completions.create(model="demo", prompt=PROMPT, max_tokens=20, temperature=0)
+    assert answer.choices[0].text == expected.text
+    assert answer.choices[0].finish_reason == expected.finish_reason == "length"
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (expected.prompt_tokens, 20)
+    assert answer.usage.prompt_tokens_details.cached_tokens >= 0
+    assert answer.system_fingerprint.startswith("fp_")
+    assert answer.timings["predicted_n"] == 20
+    assert answer.timings["prompt_ms"] > 0
     ids = served.llm.tokenizer.encode(PROMPT)
     again = client.completions.create(model="demo", prompt=ids, max_tokens=20)
     assert again.choices[0].text == expected.text
@@ -52,16 +55,18 @@ def test_a_completion_is_the_model_s(served: Any, client: Any) -> None:
 
 def test_several_prompts(served: Any, client: Any) -> None:
     prompts = [PROMPT, "Return the number of", "x"]
-    found = client.completions.create(model="demo", prompt=prompts, max_tokens=10)
-    assert [one.text for one in found.choices] == [served.llm.generate(one, max_new_tokens=10).text for one in prompts]
-    assert found.usage.prompt_tokens == sum(len(served.llm.tokenizer.encode(one)) for one in prompts)
+    answer = client.completions.create(model="demo", prompt=prompts, max_tokens=10)
+    assert [choice.text for choice in answer.choices] == [
+        served.llm.generate(prompt, max_new_tokens=10).text for prompt in prompts
+    ]
+    assert answer.usage.prompt_tokens == sum(len(served.llm.tokenizer.encode(prompt)) for prompt in prompts)
 
 
 def test_a_chat_is_the_model_s(served: Any, client: Any) -> None:
     expected = served.llm.chat(MESSAGES, max_new_tokens=24)
-    found = client.chat.completions.create(model="demo", messages=MESSAGES, max_tokens=24)
-    assert found.choices[0].message.content == expected.text
-    assert found.choices[0].message.role == "assistant"
+    answer = client.chat.completions.create(model="demo", messages=MESSAGES, max_tokens=24)
+    assert answer.choices[0].message.content == expected.text
+    assert answer.choices[0].message.role == "assistant"
     parts = [
         {"role": "user", "content": [{"type": "text", "text": "How do I "}, {"type": "text", "text": "open a file?"}]}
     ]
@@ -89,43 +94,58 @@ def test_streams(served: Any, client: Any) -> None:
     assert "".join(texts) == PROMPT + served.llm.generate(PROMPT, max_new_tokens=12).text
 
 
+@every_field
 def test_choices_and_seeds(served: Any, client: Any) -> None:
     options: Any = {"model": "demo", "prompt": PROMPT, "max_tokens": 12, "temperature": 1.0}
-    found = [[one.text for one in client.completions.create(**options, n=3, seed=5).choices] for _ in range(2)]
-    assert found[0] == found[1]
-    assert len(set(found[0])) > 1
-    expected = [
-        served.llm.generate(PROMPT, max_new_tokens=12, temperature=1.0, seed=5 + place).text for place in range(3)
+    texts_by_run = [
+        [choice.text for choice in client.completions.create(**options, n=3, seed=5).choices] for _ in range(2)
     ]
-    assert found[0] == expected
+    assert texts_by_run[0] == texts_by_run[1]
+    assert len(set(texts_by_run[0])) > 1
+    expected = [
+        served.llm.generate(PROMPT, max_new_tokens=12, temperature=1.0, seed=5 + index).text for index in range(3)
+    ]
+    assert texts_by_run[0] == expected
     texts: dict[int, str] = {}
     for chunk in client.completions.create(**options, n=3, seed=5, stream=True):
         texts[chunk.choices[0].index] = texts.get(chunk.choices[0].index, "") + chunk.choices[0].text
-    assert [texts[place] for place in range(3)] == expected
-    free = {client.completions.create(**options).choices[0].text for _ in range(4)}
-    assert len(free) > 1
-    assert client.completions.create(**options, n=2).usage.completion_tokens <= 24
+    assert [texts[index] for index in range(3)] == expected
+
+
+def test_choices_without_a_seed(client: Any) -> None:
+    options: Any = {"model": "demo", "prompt": PROMPT, "max_tokens": 12, "temperature": 1.0}
+    texts = {client.completions.create(**options).choices[0].text for _ in range(4)}
+    assert len(texts) > 1
+    answer = client.completions.create(**options, n=3)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert len({choice.text for choice in answer.choices}) > 1
+    assert answer.usage.completion_tokens <= 36
 
 
 def test_stop(served: Any, client: Any) -> None:
     whole = served.llm.generate(PROMPT, max_new_tokens=24).text
     stop = whole[10:13]
-    found = client.completions.create(model="demo", prompt=PROMPT, max_tokens=24, stop=["never this", stop])
-    assert (found.choices[0].text, found.choices[0].finish_reason) == (whole[: whole.find(stop)], "stop")
+    answer = client.completions.create(model="demo", prompt=PROMPT, max_tokens=24, stop=["never this", stop])
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == (whole[: whole.find(stop)], "stop")
     chunks = client.completions.create(model="demo", prompt=PROMPT, max_tokens=24, stop=stop, stream=True)
     assert "".join(chunk.choices[0].text for chunk in chunks) == whole[: whole.find(stop)]
 
 
-def test_penalties_and_bias(served: Any, client: Any) -> None:
+def test_penalties(served: Any, client: Any) -> None:
     options: Any = {"max_tokens": 20, "presence_penalty": 0.5, "frequency_penalty": 1.0}
     expected = served.llm.generate(PROMPT, max_new_tokens=20, presence_penalty=0.5, frequency_penalty=1.0).text
     assert expected != served.llm.generate(PROMPT, max_new_tokens=20).text
     assert client.completions.create(model="demo", prompt=PROMPT, **options).choices[0].text == expected
+
+
+@every_field
+def test_a_bias(served: Any, client: Any) -> None:
     token = served.llm.tokenizer.encode(" file", add_special_tokens=False)[-1]
     biased = client.completions.create(model="demo", prompt=PROMPT, max_tokens=3, logit_bias={str(token): 100})
     assert biased.choices[0].text == served.llm.tokenizer.decode([token] * 3)
 
 
+@every_field
 def test_log_probabilities(served: Any, client: Any) -> None:
     expected = served.llm.chat(MESSAGES, max_new_tokens=6, logprobs=3).logprobs
     options: Any = {"model": "demo", "messages": MESSAGES, "max_tokens": 6, "logprobs": True, "top_logprobs": 3}
@@ -136,29 +156,33 @@ def test_log_probabilities(served: Any, client: Any) -> None:
         if chunk.choices[0].logprobs
         for entry in chunk.choices[0].logprobs.content
     ]
-    for found in (content, streamed):
-        assert [one.logprob for one in found] == pytest.approx([one.logprob for one in expected], abs=1e-4)
-        assert [len(one.top_logprobs) for one in found] == [3] * 6
-        assert [one.token for one in found] == [served.llm.tokenizer.token_text(one.token_id) for one in expected]
+    for entries in (content, streamed):
+        assert [entry.logprob for entry in entries] == pytest.approx([token.logprob for token in expected], abs=1e-4)
+        assert [len(entry.top_logprobs) for entry in entries] == [3] * 6
+        assert [entry.token for entry in entries] == [
+            served.llm.tokenizer.token_text(token.token_id) for token in expected
+        ]
 
 
+@every_field
 @pytest.mark.parametrize("new", [0, 1, 4])
 def test_echo_scores_the_prompt(served: Any, client: Any, new: int) -> None:
     """What lm-eval's local-completions asks for."""
     ids = served.llm.tokenizer.encode(PROMPT)
     scores = served.llm.score(ids, 1)
-    found = client.completions.create(model="demo", prompt=[ids, ids], max_tokens=new, echo=True, logprobs=1)
-    for choice in found.choices:
+    answer = client.completions.create(model="demo", prompt=[ids, ids], max_tokens=new, echo=True, logprobs=1)
+    for choice in answer.choices:
         logprobs = choice.logprobs
         assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs) == len(ids) + new
         assert logprobs.token_logprobs[0] is logprobs.top_logprobs[0] is None
-        assert logprobs.token_logprobs[1 : len(ids)] == pytest.approx([one.logprob for one in scores], abs=1e-4)
+        assert logprobs.token_logprobs[1 : len(ids)] == pytest.approx([token.logprob for token in scores], abs=1e-4)
         best = [max(top, key=top.__getitem__) for top in logprobs.top_logprobs[1 : len(ids)]]
-        assert best == [served.llm.tokenizer.token_text(one.top[0][0]) for one in scores]
+        assert best == [served.llm.tokenizer.token_text(token.top[0][0]) for token in scores]
         assert choice.text.startswith(served.llm.tokenizer.decode(ids))
         assert (choice.text == served.llm.tokenizer.decode(ids)) == (new == 0)
 
 
+@every_field
 def test_forms(served: Any, client: Any) -> None:
     schema = {
         "type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["x", "y"]}},
@@ -166,7 +190,7 @@ def test_forms(served: Any, client: Any) -> None:
     }  # fmt: skip
     form: Any = {"type": "json_schema", "json_schema": {"name": "pair", "schema": schema, "strict": True}}
     for stream in (False, True):
-        found = client.chat.completions.create(
+        answer = client.chat.completions.create(
             model="demo",
             messages=MESSAGES,
             response_format=form,
@@ -176,9 +200,9 @@ def test_forms(served: Any, client: Any) -> None:
             max_tokens=200,
         )
         text = (
-            "".join(chunk.choices[0].delta.content or "" for chunk in found)
+            "".join(chunk.choices[0].delta.content or "" for chunk in answer)
             if stream
-            else found.choices[0].message.content
+            else answer.choices[0].message.content
         )
         assert set(json.loads(text)) == {"a", "b"}
     object_ = client.chat.completions.create(
@@ -193,7 +217,8 @@ def test_forms(served: Any, client: Any) -> None:
             client.chat.completions.create(model="demo", messages=MESSAGES, response_format=form, stream=stream)
 
 
-def test_tools(client: Any) -> None:
+@every_field
+def test_forced_tool_calls(client: Any) -> None:
     tools: Any = [
         {"type": "function", "function": {"name": name, "parameters": {
             "type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["n"],
@@ -213,9 +238,15 @@ def test_tools(client: Any) -> None:
     (delta,) = [chunk.choices[0].delta.tool_calls for chunk in chunks if chunk.choices[0].delta.tool_calls]
     assert delta[0].function.name == "second"
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
-    assert client.chat.completions.create(**{**options, "max_tokens": 5}).choices[0].finish_reason == "length"
     with pytest.raises(openai.BadRequestError, match="tool_choice"):
         client.chat.completions.create(**options, tool_choice={"type": "function", "function": {"name": "third"}})
+
+
+def test_tools_that_may_be_called(client: Any) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "first"}}]
+    options: Any = {"model": "demo", "messages": MESSAGES, "tools": tools, "max_tokens": 5}
+    assert client.chat.completions.create(**options).choices[0].finish_reason == "length"
+    assert client.chat.completions.create(**options, tool_choice="auto", stream=False).choices[0].message.content
 
 
 def test_what_cannot_be_answered(served: Any, client: Any) -> None:
@@ -241,15 +272,15 @@ def test_what_cannot_be_answered(served: Any, client: Any) -> None:
 def test_sixteen_streams_are_not_mixed_up(served: Any, client: Any) -> None:
     prompts = [f"{word} {number}" for word in ("Return", "Raise", "Open", "The") for number in range(4)]
     expected = {prompt: served.llm.generate(prompt, max_new_tokens=24).text for prompt in prompts}
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
 
     def read(prompt: str) -> None:
         chunks = client.completions.create(model="demo", prompt=prompt, max_tokens=24, stream=True)
-        found[prompt] = "".join(chunk.choices[0].text for chunk in chunks)
+        texts[prompt] = "".join(chunk.choices[0].text for chunk in chunks)
 
     threads = [threading.Thread(target=read, args=(prompt,)) for prompt in prompts]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == expected
+    assert texts == expected

@@ -21,14 +21,14 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on the path
 def page(served: Any) -> Iterator[Any]:
     with playwright.sync_playwright() as library:
         browser = library.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        one = browser.new_page(viewport={"width": 820, "height": 620})
+        page = browser.new_page(viewport={"width": 820, "height": 620})
         asked: list[str] = []
-        one.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: asked.append(request.url))
         problems: list[str] = []
-        one.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        one.on("pageerror", lambda error: problems.append(str(error)))
-        one.goto(served.url)
-        yield one
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(served.url)
+        yield page
         assert all(url.startswith(served.url) for url in asked)
         assert problems == []
         browser.close()

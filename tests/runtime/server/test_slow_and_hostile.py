@@ -18,37 +18,37 @@ CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
 
 
 @pytest.fixture(scope="module")
-def one(serve_with: Any) -> Iterator[Any]:
+def server(serve_with: Any) -> Iterator[Any]:
     with serve_with("onnx") as served:
         yield served
 
 
-def test_every_field_of_a_request_has_its_bounds(one: Any) -> None:
+def test_every_field_of_a_request_has_its_bounds(server: Any) -> None:
     """Numbers have a least and a most, texts and lists a length; what is free is JSON within the body's limit."""
-    schemas = one.request("GET", "/openapi.json")[1]["components"]["schemas"]
+    schemas = server.request("GET", "/openapi.json")[1]["components"]["schemas"]
     seen = 0
 
-    def walk(node: Any, place: str) -> None:
+    def walk(node: Any, path: str) -> None:
         nonlocal seen
         if isinstance(node, list):
             for number, part in enumerate(node):
-                walk(part, f"{place}.{number}")
+                walk(part, f"{path}.{number}")
             return
         if not isinstance(node, dict):
             return
         kind, seen = node.get("type"), seen + 1
         if kind in ("integer", "number"):
-            assert {"minimum", "exclusiveMinimum"} & node.keys(), place
-            assert "maximum" in node, place
+            assert {"minimum", "exclusiveMinimum"} & node.keys(), path
+            assert "maximum" in node, path
         if kind == "string" and not {"enum", "const"} & node.keys():
-            assert "maxLength" in node, place
+            assert "maxLength" in node, path
         if kind == "array":
-            assert "maxItems" in node, place
+            assert "maxItems" in node, path
         if kind == "object" and "properties" in node:
-            assert node.get("additionalProperties") is False, place
+            assert node.get("additionalProperties") is False, path
         for key, part in node.items():
             if key not in ("default", "const", "enum", "required"):
-                walk(part, f"{place}.{key}")
+                walk(part, f"{path}.{key}")
 
     for name, schema in schemas.items():
         if name.endswith("Request"):
@@ -79,11 +79,11 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_wrong_field_is_named(one: Any, case: str) -> None:
+def test_a_wrong_field_is_named(server: Any, case: str) -> None:
     change, field = HOSTILE[case]
-    status, found, _ = one.request("POST", "/v1/completions", {**PROMPT, **change})
+    status, reply, _ = server.request("POST", "/v1/completions", {**PROMPT, **change})
     assert status == 400
-    assert field in found["error"]["message"]
+    assert field in reply["error"]["message"]
 
 
 @pytest.mark.parametrize("depth", [100, 400, 900, 200_000])
@@ -93,24 +93,24 @@ def test_a_wrong_field_is_named(one: Any, case: str) -> None:
      '{"messages":[{"role":"user","content":"x"}],"tool_choice":"required","tools":[{"type":"function","function":'
      '{"name":"f","parameters":%s}}]}'],
 )  # fmt: skip
-def test_deep_nesting_is_no_failure_of_the_server(one: Any, frame: str, depth: int) -> None:
+def test_deep_nesting_is_no_failure_of_the_server(server: Any, frame: str, depth: int) -> None:
     path = "/v1/chat/completions" if "messages" in frame else "/v1/completions"
     body = frame.encode().replace(b"%s", nested(depth)).replace(b'"prompt"', b'"max_tokens":2,"prompt"')
-    status, found, _ = one.request("POST", path, body)
-    assert status in (200, 400), found
-    assert status == 200 or found["error"]["message"]
+    status, reply, _ = server.request("POST", path, body)
+    assert status in (200, 400), reply
+    assert status == 200 or reply["error"]["message"]
     assert status == 400 or depth < 400
 
 
 @pytest.mark.parametrize("text", ["a\0b", "</s><s>### System", "<|im_start|>system", "\u202e\ufeff"])
-def test_what_a_user_writes_is_text(one: Any, text: str) -> None:
+def test_what_a_user_writes_is_text(server: Any, text: str) -> None:
     """A special token's name in a user's text is read as the tokenizer of the model reads it, never as an end of the prompt."""
-    status, found, _ = one.request("POST", "/tokenize", {"prompt": text})
+    status, reply, _ = server.request("POST", "/tokenize", {"prompt": text})
     assert status == 200
-    assert found["count"] > 0
+    assert reply["count"] > 0
 
 
-def test_a_model_is_a_name_and_never_a_path(one: Any) -> None:
+def test_a_model_is_a_name_and_never_a_path(server: Any) -> None:
     for name in (
         "../demo",
         "/etc/passwd",
@@ -121,38 +121,38 @@ def test_a_model_is_a_name_and_never_a_path(one: Any) -> None:
         "DEMO",
         "%64emo",
     ):
-        status, found, _ = one.request("POST", "/v1/completions", {**PROMPT, "model": name})
-        assert (status, found["error"]["code"]) == (404, "model_not_found"), name
+        status, reply, _ = server.request("POST", "/v1/completions", {**PROMPT, "model": name})
+        assert (status, reply["error"]["code"]) == (404, "model_not_found"), name
 
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Limits:
-    from ovround.runtime.server import limits, slow_clients
+    from ovround.runtime.server import middleware, timed_protocol
 
     short = Limits(request_header_s=1.0, request_body_s=1.0)
-    monkeypatch.setattr(slow_clients, "LIMITS", short)
-    monkeypatch.setattr(limits, "LIMITS", short)
+    monkeypatch.setattr(timed_protocol, "LIMITS", short)
+    monkeypatch.setattr(middleware, "LIMITS", short)
     return short
 
 
-def test_half_sent_headers_are_closed_and_others_unharmed(one: Any, hurried: Limits) -> None:
-    half = [socket.create_connection(("127.0.0.1", one.port), 30) for _ in range(100)]
+def test_half_sent_headers_are_closed_and_others_unharmed(server: Any, hurried: Limits) -> None:
+    half = [socket.create_connection(("127.0.0.1", server.port), 30) for _ in range(100)]
     for number, connection in enumerate(half):
         connection.sendall(
             b"" if number % 3 == 0 else b"GET /health HTTP/1.1\r\nHost: x" if number % 3 == 1 else b"POST /v1/comple"
         )
     start = time.monotonic()
-    assert one.request("POST", "/v1/completions", PROMPT)[0] == 200
+    assert server.request("POST", "/v1/completions", PROMPT)[0] == 200
     for connection in half:
         connection.settimeout(30)
         assert connection.recv(1) == b""
         connection.close()
     assert time.monotonic() - start < 25
-    assert one.request("GET", "/health")[0] == 200
+    assert server.request("GET", "/health")[0] == 200
 
 
-def test_half_a_second_request_on_one_connection_is_closed_too(one: Any, hurried: Limits) -> None:
-    connection = socket.create_connection(("127.0.0.1", one.port), 30)
+def test_half_a_second_request_on_one_connection_is_closed_too(server: Any, hurried: Limits) -> None:
+    connection = socket.create_connection(("127.0.0.1", server.port), 30)
     connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
     assert connection.recv(4000).startswith(b"HTTP/1.1 200")
     connection.sendall(b"GET /hea")
@@ -161,18 +161,18 @@ def test_half_a_second_request_on_one_connection_is_closed_too(one: Any, hurried
     connection.close()
 
 
-def test_half_a_body_is_status_408(one: Any, hurried: Limits) -> None:
-    connection = socket.create_connection(("127.0.0.1", one.port), 30)
+def test_half_a_body_is_status_408(server: Any, hurried: Limits) -> None:
+    connection = socket.create_connection(("127.0.0.1", server.port), 30)
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n"
     connection.sendall(head + b'{"prompt"')
     assert connection.recv(4000).startswith(b"HTTP/1.1 408")
     connection.close()
 
 
-def test_a_slow_answer_outlives_the_times_of_a_request(one: Any, hurried: Limits) -> None:
+def test_a_slow_answer_outlives_the_times_of_a_request(server: Any, hurried: Limits) -> None:
     """The times are for requests: a client that has sent one may wait for its answer as long as that takes."""
     body = json.dumps({"prompt": "Return the", "max_tokens": 400, "ignore_eos": True, "stream": True}).encode()
-    connection = socket.create_connection(("127.0.0.1", one.port), 30)
+    connection = socket.create_connection(("127.0.0.1", server.port), 30)
     connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                        b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)  # fmt: skip
     time.sleep(2 * hurried.request_header_s)
@@ -184,7 +184,7 @@ def test_a_slow_answer_outlives_the_times_of_a_request(one: Any, hurried: Limits
     connection.close()
 
 
-def test_health_answers_while_bodies_are_hostile(one: Any) -> None:
+def test_health_answers_while_bodies_are_hostile(server: Any) -> None:
     stop = threading.Event()
 
     def attack() -> None:
@@ -195,14 +195,14 @@ def test_health_answers_while_bodies_are_hostile(one: Any) -> None:
         ]
         while not stop.is_set():
             for path, body in zip(("/detokenize", "/v1/completions", "/tokenize"), bodies, strict=True):
-                one.request("POST", path, body)
+                server.request("POST", path, body)
 
     thread = threading.Thread(target=attack)
     thread.start()
     times = []
     for _ in range(20):
         start = time.perf_counter()
-        assert one.request("GET", "/health")[0] == 200
+        assert server.request("GET", "/health")[0] == 200
         times.append(time.perf_counter() - start)
         time.sleep(0.02)
     stop.set()

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from mutations import SCALE
 
-from ovround.runtime.server.dispatch import Dispatcher
+from ovround.runtime.server.engine_client import EngineClient
+from ovround.runtime.server.engine_messages import EngineSettings
 from ovround.runtime.server.settings import ServerSettings
-from ovround.runtime.server.wire import EngineSettings
 
 LEAVERS = 250 * SCALE
 SOAK_S = 3 * SCALE
@@ -31,14 +31,14 @@ def small(request: pytest.FixtureRequest, serve_loaded: Any, demo_folders: dict[
     engine = EngineSettings(
         str(demo_folders[kind]), kind == "openvino", exact=True, threads=1, slots=16, cache_blocks=48 if " " in request.param else 0
     )  # fmt: skip
-    with serve_loaded(Dispatcher(ServerSettings("demo", max_running=16), engine)) as served:
+    with serve_loaded(EngineClient(ServerSettings("demo", max_running=16), engine)) as served:
         yield served
 
 
 def whole(served: Any, prompt: str) -> str:
-    status, found, _ = served.request("POST", "/v1/completions", {"prompt": prompt, "max_tokens": 12})
-    assert status == 200, found
-    return str(found["choices"][0]["text"])
+    status, reply, _ = served.request("POST", "/v1/completions", {"prompt": prompt, "max_tokens": 12})
+    assert status == 200, reply
+    return str(reply["choices"][0]["text"])
 
 
 def resident(pid: int) -> int:
@@ -93,7 +93,7 @@ def test_a_storm_of_clients_that_leave(small: Any) -> None:
     assert left.total() == LEAVERS
     assert left["left"] > 0.8 * LEAVERS
     assert small.idle(10)
-    assert small.dispatcher.waiting() == 0
+    assert small.engine_client.waiting() == 0
     assert (small.engine_pid(), small.metric("ovround_engine_restarts")) == (pid, 0)
     assert resident(pid) < before + _PREPARED_BYTES
     assert {prompt: whole(small, prompt) for prompt in PROMPTS} == alone
@@ -102,10 +102,10 @@ def test_a_storm_of_clients_that_leave(small: Any) -> None:
 def test_mixed_traffic_leaves_nothing_behind(small: Any) -> None:
     """Whole answers, streams, cancelled and refused requests for a while: memory, files and threads as before."""
     alone = {prompt: whole(small, prompt) for prompt in PROMPTS}
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
 
-    def client(place: int, end: float) -> None:
-        source = random.Random(place)
+    def client(index: int, end: float) -> None:
+        source = random.Random(index)
         while time.monotonic() < end:
             kind = source.choice(("whole", "whole", "stream", "leave", "refused"))
             prompt = source.choice(PROMPTS)
@@ -122,18 +122,18 @@ def test_mixed_traffic_leaves_nothing_behind(small: Any) -> None:
                 leave(small, source.randrange(10**6))
             else:
                 assert small.request("POST", "/v1/completions", {"prompt": prompt, "max_tokens": -5})[0] == 400
-            found[kind] += 1
+            counts[kind] += 1
 
     def traffic(seconds: float) -> None:
         failures: list[BaseException] = []
 
-        def run(place: int) -> None:
+        def run(index: int) -> None:
             try:
-                client(place, time.monotonic() + seconds)
-            except BaseException as error:  # noqa: BLE001  # told to the test
+                client(index, time.monotonic() + seconds)
+            except BaseException as error:  # noqa: BLE001  # raised in the test
                 failures.append(error)
 
-        threads = [threading.Thread(target=run, args=(place,)) for place in range(8)]
+        threads = [threading.Thread(target=run, args=(index,)) for index in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -151,30 +151,30 @@ def test_mixed_traffic_leaves_nothing_behind(small: Any) -> None:
     for pid, (_, files, threads) in zip(pids, before, strict=True):
         assert entries(pid, "fd") <= files + 4
         assert entries(pid, "task") <= threads + 8  # of the event loop's pool
-    assert min(found.values()) > 0
-    assert len(found) == 4
+    assert min(counts.values()) > 0
+    assert len(counts) == 4
     assert small.engine_pid() == pids[1]
     growth = [resident(pid) - memory for pid, (memory, *_) in zip(pids, before, strict=True)]
-    print(json.dumps({"seconds": SOAK_S, "requests": found, "growth_bytes": growth}))
+    print(json.dumps({"seconds": SOAK_S, "requests": counts, "growth_bytes": growth}))
 
 
 def test_what_the_cache_has_no_room_for_waits(small: Any) -> None:
     """Sixteen long answers in a cache for four: each comes, as alone."""
     body = {"max_tokens": 200, "ignore_eos": True}
     prompts = [f"Return the {number}: " + "The with statement " * 25 for number in range(16)]
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
 
     def ask(prompt: str) -> None:
         status, answer, _ = small.request("POST", "/v1/completions", {"prompt": prompt, **body})
-        found[prompt] = answer["choices"][0]["text"] if status == 200 else str(answer)
+        texts[prompt] = answer["choices"][0]["text"] if status == 200 else str(answer)
 
     threads = [threading.Thread(target=ask, args=(prompt,)) for prompt in prompts]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    together = dict(found)
+    together = dict(texts)
     for prompt in prompts[:4]:
         ask(prompt)
-    assert {prompt: together[prompt] for prompt in prompts[:4]} == {prompt: found[prompt] for prompt in prompts[:4]}
+    assert {prompt: together[prompt] for prompt in prompts[:4]} == {prompt: texts[prompt] for prompt in prompts[:4]}
     assert not [text for text in together.values() if "error" in text]

@@ -20,8 +20,8 @@ from ovround.runtime.decoding.completion import Piece, Timings, Usage
 from ovround.runtime.decoding.grammar import Grammar
 from ovround.runtime.decoding.logprobs import TokenLogprobs
 from ovround.runtime.decoding.sampling import SamplingOptions
-from ovround.runtime.server import wire
-from ovround.runtime.server.engine_link import EngineLink
+from ovround.runtime.server import engine_messages
+from ovround.runtime.server.engine_pipe import EnginePipe
 
 PROMPT = {"prompt": "The with statement is used to", "max_tokens": 5}
 LONG = {"prompt": "Return the", "max_tokens": 480, "ignore_eos": True}
@@ -47,7 +47,7 @@ def ready(served: Any) -> bool:
 
 @pytest.mark.parametrize("how", [signal.SIGSEGV, signal.SIGKILL])
 def test_an_engine_that_dies_in_mid_stream(served: Any, how: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
-    streams = [served.stream_lines(LONG) for _ in range(3 if served.dispatcher.batches else 1)]
+    streams = [served.stream_lines(LONG) for _ in range(3 if served.engine_client.engine == "batching" else 1)]
     for _, lines in streams:
         while not lines.readline().startswith(b"data: "):
             pass
@@ -71,21 +71,21 @@ def test_an_engine_that_dies_in_mid_stream(served: Any, how: signal.Signals, cap
 def test_what_waits_is_computed_by_the_next_engine(serve_with: Any) -> None:
     """One slot: the answer under way is lost, those behind it are not."""
     with serve_with("onnx") as served:
-        found: list[int] = []
+        statuses: list[int] = []
         connection, lines = served.stream_lines(LONG)
         next(line for line in lines if line.startswith(b"data: "))
         with served.stopped_engine():
             threads = [
-                threading.Thread(target=lambda: found.append(served.request("POST", "/v1/completions", PROMPT)[0]))
+                threading.Thread(target=lambda: statuses.append(served.request("POST", "/v1/completions", PROMPT)[0]))
                 for _ in range(3)
             ]
             for thread in threads:
                 thread.start()
-            within(10, lambda: served.dispatcher.waiting() == 3)
+            within(10, lambda: served.engine_client.waiting() == 3)
             os.kill(served.engine_pid(), signal.SIGKILL)
         for thread in threads:
             thread.join()
-        assert found == [200] * 3
+        assert statuses == [200] * 3
         assert b"SIGKILL" in b"".join(iter(lines.readline, b"0\r\n"))
         connection.close()
 
@@ -93,21 +93,21 @@ def test_what_waits_is_computed_by_the_next_engine(serve_with: Any) -> None:
 def test_an_engine_that_stands_still(served: Any) -> None:
     with served.stopped_engine():
         took = within(20, lambda: not ready(served))
-        status, found, _ = served.request("GET", "/ready")
+        status, reply, _ = served.request("GET", "/ready")
         assert served.request("GET", "/health")[0] == 200
     assert took < 10
     assert status == 503
-    assert "has not answered" in found["reason"]
+    assert "has not answered" in reply["reason"]
     within(10, lambda: ready(served))
     assert answers(served)
 
 
 def test_a_silent_engine_is_replaced(serve_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ovround.runtime.server import engine_process
+    from ovround.runtime.server import engine_supervisor
 
     with serve_with("onnx") as served:
         pid = served.engine_pid()
-        monkeypatch.setattr(engine_process, "SILENT_S", 3.0)
+        monkeypatch.setattr(engine_supervisor, "SILENT_S", 3.0)
         os.kill(pid, signal.SIGSTOP)
         within(10, lambda: not Path(f"/proc/{pid}").exists())
         monkeypatch.undo()
@@ -128,9 +128,9 @@ def test_a_folder_that_changed_is_not_opened_again(
         manifest.write_bytes(whole + b"\n")
         os.kill(served.engine_pid(), signal.SIGKILL)
         within(20, lambda: "has changed" in str(served.request("GET", "/ready")[1]))
-        status, found, headers = served.request("POST", "/v1/completions", PROMPT)
+        status, reply, headers = served.request("POST", "/v1/completions", PROMPT)
         assert (status, headers["retry-after"]) == (503, "1")
-        assert "has changed" in found["error"]["message"]
+        assert "has changed" in reply["error"]["message"]
         manifest.write_bytes(whole)
         within(LOAD_S, lambda: ready(served))
         assert answers(served)
@@ -141,9 +141,9 @@ def test_the_engine_ends_with_its_server(demo_folders: dict[str, Path]) -> None:
     """Killed without a chance to say goodbye, too."""
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from ovround.runtime.server.serving import open_dispatcher; from ovround.runtime.server.settings import ServerSettings\n"
-        "found = open_dispatcher(Path(sys.argv[1]), ServerSettings('x'), threads=1)\n"
-        "print(found.engine_pids()[0], flush=True); time.sleep(600)"
+        "from ovround.runtime.server.launcher import open_engine_client; from ovround.runtime.server.settings import ServerSettings\n"
+        "engine_client = open_engine_client(Path(sys.argv[1]), ServerSettings('x'))\n"
+        "print(engine_client.engine_pid(), flush=True); time.sleep(600)"
     )
     server = subprocess.Popen(
         [sys.executable, "-c", code, str(demo_folders["onnx"])], stdout=subprocess.PIPE, text=True
@@ -163,31 +163,12 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_whose_kernels(demo_folders: dict[str, Path]) -> None:
-    """The batch has OpenVINO's; our own loop is told."""
-    pytest.importorskip("openvino_genai")
-    from ovround.runtime.engines.native.operator import library_path
-    from ovround.runtime.server.serving import open_dispatcher
-    from ovround.runtime.server.settings import ServerSettings
-
-    folder, settings = demo_folders["openvino"], ServerSettings("x")
-    with pytest.raises(UsageError, match="kernel is `native`, and openvino_genai, which batches answers, multiplies"):
-        open_dispatcher(folder, settings, kernel="native")
-    with pytest.raises(UsageError, match="kernel is `fast`; allowed: auto, native, engine"):
-        open_dispatcher(folder, settings, kernel="fast")
-    if library_path() is None:
-        with pytest.raises(EngineError, match="kernel is `native`, yet the native operator is not installed"):
-            open_dispatcher(folder, settings, kernel="native", batching=False)
-    else:
-        open_dispatcher(folder, settings, kernel="native", batching=False).close()
-
-
 def test_a_pipeline_that_raises(demo_folders: dict[str, Path]) -> None:
     """Its answers get the error, and the worker takes the next order."""
     pytest.importorskip("openvino_genai")
-    from ovround.runtime.server.batching import BatchingWorker
+    from ovround.runtime.server.batching_worker import BatchingWorker
 
-    worker = BatchingWorker(wire.EngineSettings(str(demo_folders["openvino"]), batching=True, threads=1))
+    worker = BatchingWorker(engine_messages.EngineSettings(str(demo_folders["openvino"]), batching=True, threads=1))
     pipeline, broken = worker._pipeline, [True]
 
     class Failing:
@@ -201,30 +182,31 @@ def test_a_pipeline_that_raises(demo_folders: dict[str, Path]) -> None:
 
     worker._pipeline = Failing()
     out = _Lines()
-    link = EngineLink(out)  # type: ignore[arg-type]
-    threading.Thread(target=worker.work, args=(link,), daemon=True).start()
+    pipe = EnginePipe(out)  # type: ignore[arg-type]
+    threading.Thread(target=worker.work, args=(pipe,), daemon=True).start()
     for number in (1, 2):
-        order = wire.Order(number, [1, 2, 3], SamplingOptions(), 3, [])
-        link.take(json.dumps({"begin": wire.order_to_json(order)}).encode())
+        order = engine_messages.EngineRequest(number, [1, 2, 3], SamplingOptions(), 3, [])
+        pipe.take(json.dumps({"begin": engine_messages.request_to_json(order)}).encode())
         within(60, lambda: out.ended(number))  # noqa: B023  # called within the turn
-    assert [found for found in out.found if "failed" in found] == [
+    assert [message for message in out.messages if "failed" in message] == [
         {"failed": [1, {"kind": "EngineError", "message": "the engine failed: out of memory", "hint": None}]}
     ]
-    tokens = [token for found in out.found if "tokens" in found for token in found["tokens"][0][1]]
+    tokens = [token for message in out.messages if "tokens" in message for token in message["tokens"][0][1]]
     assert len(tokens) == 3
 
 
 class _Lines(io.BytesIO):
-    """What a worker said."""
+    """The messages of a worker."""
 
     @property
-    def found(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.getvalue().splitlines()]
 
     def ended(self, number: int) -> bool:
         return any(
-            one.get("failed", [0])[0] == number or any(row[0] == number and row[2] for row in one.get("tokens", []))
-            for one in self.found
+            message.get("failed", [0])[0] == number
+            or any(row[0] == number and row[2] for row in message.get("tokens", []))
+            for message in self.messages
         )
 
 
@@ -239,8 +221,8 @@ class _Lines(io.BytesIO):
     ],
 )  # fmt: skip
 def test_orders_arrive_as_they_were(options: SamplingOptions) -> None:
-    order = wire.Order(7, [1, 2], options, 3, [0, 9])
-    assert wire.order_from_json(json.loads(json.dumps(wire.order_to_json(order)))) == order
+    order = engine_messages.EngineRequest(7, [1, 2], options, 3, [0, 9])
+    assert engine_messages.request_from_json(json.loads(json.dumps(engine_messages.request_to_json(order)))) == order
 
 
 @pytest.mark.parametrize(
@@ -252,15 +234,15 @@ def test_orders_arrive_as_they_were(options: SamplingOptions) -> None:
     ],
 )
 def test_pieces_arrive_as_they_were(piece: Piece) -> None:
-    assert wire.piece_from_json(json.loads(json.dumps(wire.piece_to_json(piece)))) == piece
+    assert engine_messages.piece_from_json(json.loads(json.dumps(engine_messages.piece_to_json(piece)))) == piece
 
 
 @pytest.mark.parametrize(
     "error", [UsageError("a", hint="b"), MissingExtraError("m", "e"), EngineError("\ud800"), ValueError("x\n y ")]
 )
 def test_errors_arrive_as_they_were(error: Exception) -> None:
-    found = wire.error_from_json(json.loads(json.dumps(wire.error_to_json(error))))
+    restored = engine_messages.error_from_json(json.loads(json.dumps(engine_messages.error_to_json(error))))
     if isinstance(error, ValueError):
-        assert (type(found), str(found)) == (EngineError, "the engine failed: y")
+        assert (type(restored), str(restored)) == (EngineError, "the engine failed: y")
     else:
-        assert (type(found), str(found), found.hint) == (type(error), str(error), getattr(error, "hint", None))
+        assert (type(restored), str(restored), restored.hint) == (type(error), str(error), getattr(error, "hint", None))

@@ -1,6 +1,6 @@
-"""Clients that send a request in drops: a connection that has not said what it wants within a time is closed.
+"""A time limit for a request's line and headers: a connection that exceeds it is closed.
 
-uvicorn waits for ever for a first header's end, and for the rest of a body.
+uvicorn itself waits without limit for the end of the headers. `middleware` limits the time for a body.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ovround.limits import LIMITS
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, with a time for a request's line and headers: from the connection, then from a next request's first byte."""
+    """uvicorn's HTTP/1.1. The limit counts from the connection, or from the first byte of a later request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -34,7 +34,7 @@ class TimedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._is_answering():  # the next request was here already
+        if self._is_answering():  # the next request has already arrived
             self._stop_waiting()
 
     def _is_answering(self) -> bool:
@@ -42,14 +42,14 @@ class TimedProtocol(H11Protocol):
         return cycle is not None and not cycle.response_complete
 
     def _await_headers(self) -> None:
-        self._headers_until = self.loop.call_later(LIMITS.request_header_s, self._late)
+        self._headers_until = self.loop.call_later(LIMITS.request_header_s, self._close_late)
 
     def _stop_waiting(self) -> None:
         if self._headers_until is not None:
             self._headers_until.cancel()
             self._headers_until = None
 
-    def _late(self) -> None:
+    def _close_late(self) -> None:
         self._headers_until = None
         if not self._is_answering() and not self.transport.is_closing():
             self.transport.close()

@@ -1,4 +1,4 @@
-"""What is checked before a request is parsed: its key, and the size of its body."""
+"""Checks before a request is parsed: its API key, and the size of its body."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ovround.limits import LIMITS
 OPEN_PATHS = ("/", "/health", "/ready")
 
 
-class Gate:
-    """ASGI middleware. 401 without the right key, 413 for a body above the limit, stated or sent."""
+class RequestGate:
+    """ASGI middleware: 401 without the right key, 413 for a body above the limit, 408 for a body that does not come."""
 
     def __init__(self, app: ASGIApp, *, api_key: str | None, max_body_bytes: int) -> None:
         self._app = app
         self._key = api_key.encode() if api_key is not None else None
-        self._most = max_body_bytes
+        self._max_body_bytes = max_body_bytes
         self._too_large = f"the body is larger than {max_body_bytes} bytes"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,7 +34,7 @@ class Gate:
                 await _refuse(send, 401, "the API key is missing or wrong", "authentication_error")
                 return
         stated = headers.get(b"content-length", b"0")
-        if not stated.isdigit() or int(stated) > self._most:
+        if not stated.isdigit() or int(stated) > self._max_body_bytes:
             await _refuse(send, 413, self._too_large, "invalid_request_error")
             return
         size, whole = 0, False
@@ -42,14 +42,14 @@ class Gate:
         async def counted() -> Message:
             nonlocal size, whole
             try:
-                # behind a whole body nothing comes but the client's leaving, which may take as long as the answer
+                # after a whole body only the disconnect can come, which may take as long as the answer
                 message = await asyncio.wait_for(receive(), None if whole else LIMITS.request_body_s)
-            except (TimeoutError, asyncio.TimeoutError):  # one and the same from Python 3.11 on
+            except (TimeoutError, asyncio.TimeoutError):  # the same class from Python 3.11 on
                 raise HTTPException(408, "the body did not come in time") from None
             whole = whole or not message.get("more_body", False)
             size += len(message.get("body", b""))
-            if size > self._most:
-                raise HTTPException(413, self._too_large)  # which the application answers like its own
+            if size > self._max_body_bytes:
+                raise HTTPException(413, self._too_large)  # the application's handler answers it
             return message
 
         await self._app(scope, counted, send)

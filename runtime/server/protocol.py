@@ -1,7 +1,7 @@
-"""What a request may say. Every field has its range and default here and nowhere else; unknown fields are refused.
+"""The fields of a request, each with its range and default; unknown fields are refused.
 
-Fields that OpenAI's clients send and that mean nothing to a single local model (`user`, `store`, ...) are taken and ignored;
-they are listed in `Ignored`.
+OpenAI's clients also send fields without a meaning for one local model (`user`, `store`, ...). The server accepts and ignores
+them; `Ignored` lists them. `field_support` says which fields need a certain engine.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class ChatMessage(_Strict):
     refusal: Text | None = None
 
     def for_template(self) -> dict[str, Any]:
-        """As chat templates know messages: content as one text, arguments of calls as objects."""
+        """The message for a chat template: content is one text, the arguments of calls are objects."""
         message = self.model_dump(exclude_none=True, exclude={"refusal"})
         if isinstance(self.content, list):
             message["content"] = "".join(part.text for part in self.content)
@@ -113,12 +113,12 @@ class ChatMessage(_Strict):
             try:
                 call["function"]["arguments"] = json.loads(call["function"]["arguments"])
             except (ValueError, RecursionError):
-                continue  # a model's own broken call: the template may show it as it was
+                continue  # a broken call of the model: the template gets its text
         return message
 
 
 class Ignored(_Strict):
-    """Taken because clients send it, and without effect on a local model."""
+    """Fields that clients send and that have no effect on a local model."""
 
     user: Name | None = None
     store: bool | None = None
@@ -130,7 +130,7 @@ class Ignored(_Strict):
 
 
 class Sampling(Ignored):
-    """What both kinds of completion share. Defaults are OpenAI's, but for `temperature`: 0 unless it is given."""
+    """The fields of both kinds of completion. Defaults are OpenAI's, except for `temperature`, which is 0."""
 
     model: Name | None = None
     stream: bool = False
@@ -156,12 +156,12 @@ class Sampling(Ignored):
     guided_json: dict[str, JsonValue] | None = None
 
     @model_validator(mode="after")
-    def _one_form(self) -> Sampling:
+    def _at_most_one_grammar(self) -> Sampling:
         forms = [self.guided_regex, self.guided_grammar, self.guided_json]
         given = sum(form is not None for form in forms)
         given += self.response_format is not None and self.response_format.type != "text"
         if given > 1:
-            raise ValueError("an answer can have one form: of response_format and guided_* only one may be given")
+            raise ValueError("response_format and guided_* exclude each other: only one may be given")
         if self.logit_bias is not None and not all(key.isascii() and key.isdigit() for key in self.logit_bias):
             raise ValueError("the keys of logit_bias are token ids")
         return self
@@ -171,7 +171,7 @@ class Sampling(Ignored):
         return self.n or 1
 
     def grammar(self) -> Grammar | None:
-        """The form that was asked for; UsageError when it is none."""
+        """The grammar of the answer, None for free text; raises UsageError for a source that is no grammar."""
         if self.guided_regex is not None:
             return Grammar("regex", self.guided_regex)
         if self.guided_grammar is not None:
@@ -222,9 +222,9 @@ class ChatRequest(Sampling):
             names = [tool.function.name for tool in self.tools or []]
             wanted = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
             if not names or (wanted is not None and wanted not in names):
-                raise ValueError("tool_choice names no tool of tools")
+                raise ValueError("tool_choice names a tool that is not in tools")
             if self.grammar() is not None:
-                raise ValueError("a forced tool call has its own form: response_format and guided_* cannot be given")
+                raise ValueError("a forced tool call excludes response_format and guided_*")
         return self
 
     @property
@@ -253,20 +253,20 @@ class CompletionRequest(Sampling):
     @model_validator(mode="after")
     def _consistent(self) -> CompletionRequest:
         if self.max_tokens == 0 and not self.echo:
-            raise ValueError("max_tokens is 0: without echo there is nothing to answer")
+            raise ValueError("max_tokens is 0, which needs echo")
         return self
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """The prompts one by one."""
+        """A list of prompts, also for a single prompt."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        whole = bool(self.prompt) and isinstance(self.prompt[0], int)
-        return [self.prompt] if whole else list(self.prompt)  # type: ignore[list-item,arg-type]
+        is_one_prompt = bool(self.prompt) and isinstance(self.prompt[0], int)
+        return [self.prompt] if is_one_prompt else list(self.prompt)  # type: ignore[list-item,arg-type]
 
 
 class TokenizeRequest(_Strict):
-    """A text or a chat, never both."""
+    """A text or a chat."""
 
     model: Name | None = None
     prompt: Text | None = None
@@ -275,9 +275,9 @@ class TokenizeRequest(_Strict):
     add_generation_prompt: bool = True
 
     @model_validator(mode="after")
-    def _one_of(self) -> TokenizeRequest:
+    def _exactly_one_source(self) -> TokenizeRequest:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("one of prompt and messages is needed")
+            raise ValueError("either prompt or messages is needed")
         return self
 
 

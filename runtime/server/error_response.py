@@ -1,4 +1,4 @@
-"""Which status and which words an error has over HTTP."""
+"""HTTP status and body of each error, in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from ovround.errors import (
     OvroundError,
     UsageError,
 )
-from ovround.runtime.server.dispatch import RequestCancelledError, TimeLimitError
-from ovround.runtime.server.engine_process import EngineLostError
+from ovround.runtime.server.engine_client import RequestCancelledError, TimeLimitError
+from ovround.runtime.server.engine_supervisor import EngineLostError
+from ovround.runtime.server.field_support import UnsupportedFieldError
 from ovround.runtime.server.responses import error_object
+from ovround.runtime.server.served_model import UnknownModelError
 
-
-class UnknownModelError(OvroundError):
-    """A request names a model that is not served."""
-
-
-_KINDS: tuple[tuple[type[OvroundError], int, str], ...] = (
+_STATUS_AND_TYPE: tuple[tuple[type[OvroundError], int, str], ...] = (
     (UnknownModelError, 404, "invalid_request_error"),
     (BusyError, 429, "rate_limit_error"),
     (TimeLimitError, 504, "timeout_error"),
@@ -36,15 +33,17 @@ _KINDS: tuple[tuple[type[OvroundError], int, str], ...] = (
 )
 
 
-def failure(error: Exception) -> tuple[int, dict[str, Any]]:
-    """The status, and the body in OpenAI's form."""
+def error_response(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body; 500 without details for what is no OvroundError."""
     message = str(error)
     if isinstance(error, OvroundError) and error.hint:
         message += f" ({error.hint})"
-    for kind, status, name in _KINDS:
+    if isinstance(error, UnsupportedFieldError):
+        return 400, error_object(message, "invalid_request_error", "unsupported_parameter", error.param)
+    for kind, status, type_name in _STATUS_AND_TYPE:
         if isinstance(error, kind):
             code = "model_not_found" if status == 404 else None
             if isinstance(error, GenerationError) and "context" in message:
                 code = "context_length_exceeded"
-            return status, error_object(message, name, code)
+            return status, error_object(message, type_name, code)
     return 500, error_object("the server failed", "server_error")

@@ -1,0 +1,78 @@
+"""The application: middleware, routes and error handlers around one engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+import ovround
+from ovround.errors import OvroundError
+from ovround.runtime.server.api_router import ApiRouter
+from ovround.runtime.server.engine_client import EngineClient
+from ovround.runtime.server.error_response import error_response
+from ovround.runtime.server.metrics import Metrics
+from ovround.runtime.server.middleware import RequestGate
+from ovround.runtime.server.responses import error_object
+
+_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The request cannot be answered, or not by the engine that the server was started with."},
+    401: {"description": "The API key is missing or wrong."},
+    404: {"description": "No such model or request."},
+    408: {"description": "The body did not come in time."},
+    413: {"description": "The body is too large."},
+    429: {"description": "Too many requests wait."},
+}
+
+
+def create_app(engine_client: EngineClient) -> FastAPI:
+    """The application of a started engine; it ends the engine when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(engine_client.close)
+
+    app = FastAPI(
+        title="ovround", version=ovround.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        responses=_ERROR_RESPONSES,
+    )  # fmt: skip
+    settings = engine_client.settings
+    app.add_middleware(RequestGate, api_key=settings.api_key, max_body_bytes=settings.max_body_bytes)
+    ApiRouter(engine_client).add_to(app)
+    _add_error_handlers(app, engine_client.metrics)
+    return app
+
+
+def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    async def on_ovround_error(request: Request, error: Exception) -> Response:
+        status, body = error_response(error)
+        metrics.failed(status)
+        return JSONResponse(body, status, {"Retry-After": "1"} if status in (429, 503) else None)
+
+    async def on_invalid_request(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101  # for the type checker
+        metrics.failed(400)
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if part != "body")
+        message = f"{field}: {first['msg']}" if field else first["msg"]
+        return JSONResponse(error_object(message, "invalid_request_error", None, field or None), 400)
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101  # for the type checker
+        return JSONResponse(error_object(str(error.detail), "invalid_request_error"), error.status_code, error.headers)
+
+    async def on_deep_nesting(request: Request, error: Exception) -> Response:
+        metrics.failed(400)
+        return JSONResponse(error_object("the request is nested too deeply", "invalid_request_error"), 400)
+
+    app.add_exception_handler(OvroundError, on_ovround_error)
+    app.add_exception_handler(RecursionError, on_deep_nesting)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(HTTPException, on_http_error)

@@ -1,0 +1,47 @@
+"""POST /v1/chat/completions: a chat request becomes a prompt, sampling options and jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from ovround.runtime.server.answer_format import ChatFormat
+from ovround.runtime.server.answer_stream import AnswerStream
+from ovround.runtime.server.engine_client import EngineClient
+from ovround.runtime.server.field_support import check_fields
+from ovround.runtime.server.protocol import ChatRequest, NamedTool, Tool
+from ovround.runtime.server.tool_calls import forced_call
+
+
+async def create_chat_completion(engine_client: EngineClient, request: Request, body: ChatRequest) -> Response:
+    """The assistant's next message; raises UnsupportedFieldError for what the started engine cannot do."""
+    model = engine_client.model
+    model.check_name(body.model)
+    check_fields(body, engine_client.engine)
+    grammar, variables = body.grammar(), dict(body.chat_template_kwargs or {})
+    tools = _callable_tools(body)
+    if tools:
+        variables["tools"] = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
+        if body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool):
+            grammar = forced_call([(tool.function.name, tool.function.parameters) for tool in tools])
+    messages: list[dict[str, Any]] = [message.for_template() for message in body.messages]
+    ids = await asyncio.to_thread(model.tokenizer.encode_chat, messages, variables=variables)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    options = body.sampling_options(body.max_new_tokens, logprobs, None, grammar)
+    head = model.head("chatcmpl", "chat.completion")
+    jobs = await engine_client.open_jobs(head.request_id, [ids], options, body.choices)
+    answer_format = ChatFormat(model.tokenizer, [tool.function.name for tool in tools])
+    return await AnswerStream(engine_client, head, jobs, answer_format, prompts=1).response(request, body)
+
+
+def _callable_tools(body: ChatRequest) -> Sequence[Tool]:
+    """The tools that the answer may call."""
+    if not body.tools or body.tool_choice == "none":
+        return []
+    if isinstance(body.tool_choice, NamedTool):
+        return [tool for tool in body.tools if tool.function.name == body.tool_choice.function.name]
+    return body.tools
