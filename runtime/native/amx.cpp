@@ -47,7 +47,7 @@ void rows_of(const float* x, int64_t inputs, int64_t tokens, uint16_t* to) {
 
 template <int64_t kBits>
 V codes_of(const uint8_t* at, int64_t quad) {
-    const auto load = [&](int64_t place) { return _mm512_loadu_si512(at + place * kQuadBytes); };
+    const auto load = [&](int64_t index) { return _mm512_loadu_si512(at + index * kQuadBytes); };
     const auto shifted = [](V value, int64_t by) { return _mm512_srl_epi16(value, _mm_cvtsi64_si128(by)); };
     if constexpr (kBits == 8) {
         return load(quad);
@@ -165,14 +165,14 @@ void multiply_blocks(const uint16_t* x, const uint16_t* w, const uint16_t* other
         _tile_zero(3);
     }
     const uint16_t* second = x + runs * kTileValues;
-    for (int64_t place = 0; place < runs * kTileValues; place += kTileValues) {
-        _tile_loadd(4, x + place, 64);
-        _tile_loadd(6, w + place, 64);
+    for (int64_t index = 0; index < runs * kTileValues; index += kTileValues) {
+        _tile_loadd(4, x + index, 64);
+        _tile_loadd(6, w + index, 64);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, other + place, 64);
+        _tile_loadd(7, other + index, 64);
         _tile_dpbf16ps(1, 4, 7);
         if constexpr (kBlocks == 2) {
-            _tile_loadd(5, second + place, 64);
+            _tile_loadd(5, second + index, 64);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
@@ -198,9 +198,9 @@ constexpr MatrixKernels kMatrix{rows_of, integers, floats, multiply};
 
 const Kernels& amx_kernels() {
     static const Kernels kernels = [] {
-        Kernels found = avx512vbmi_kernels();
-        found.matrix = &kMatrix;
-        return found;
+        Kernels with_matrix = avx512vbmi_kernels();
+        with_matrix.matrix = &kMatrix;
+        return with_matrix;
     }();
     return kernels;
 }

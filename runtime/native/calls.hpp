@@ -65,8 +65,8 @@ public:
 
 private:
     static std::mutex& mutex() {
-        static std::mutex one;
-        return one;
+        static std::mutex guard;
+        return guard;
     }
     static std::vector<std::vector<uint8_t>>& idle() {
         static std::vector<std::vector<uint8_t>> all;

@@ -17,10 +17,11 @@ namespace {
 // asked of the processor: a bit of a leaf's register.
 enum Register { kEax, kEbx, kEcx, kEdx };
 
-bool has_bit(unsigned leaf, unsigned subleaf, Register place, unsigned bit) {
-    unsigned found[4] = {};
-    return __get_cpuid_count(leaf, subleaf, &found[kEax], &found[kEbx], &found[kEcx], &found[kEdx]) != 0 &&
-           (found[place] >> bit & 1U) != 0;
+bool has_bit(unsigned leaf, unsigned subleaf, Register word, unsigned bit) {
+    unsigned registers[4] = {};
+    return __get_cpuid_count(leaf, subleaf, &registers[kEax], &registers[kEbx], &registers[kEcx], &registers[kEdx]) !=
+               0 &&
+           (registers[word] >> bit & 1U) != 0;
 }
 
 bool has_f16c() { return has_bit(1, 0, kEcx, 29); }

@@ -111,8 +111,8 @@ float build_tables(const PairedBooks& books, const float* x, int64_t groups, uin
     float most_sum = 0;
     for (int64_t group = 0; group < groups; ++group) {
         float sum = 0;
-        for (int64_t place = 0; place < width; ++place) {
-            sum += absolute(x[group * width + place]);
+        for (int64_t index = 0; index < width; ++index) {
+            sum += absolute(x[group * width + index]);
         }
         if (!(sum <= kLargest)) {
             most_sum = sum - sum;  // a value is infinite or not a number: this is not one either
@@ -135,8 +135,8 @@ float build_tables(const PairedBooks& books, const float* x, int64_t groups, uin
 #endif
     for (int64_t group = 0; group < groups; ++group) {
         inputs[padded - 1] = 0;
-        for (int64_t place = 0; place < width; ++place) {
-            inputs[place] = static_cast<int16_t>(static_cast<int32_t>(rounded(x[group * width + place] * factor)));
+        for (int64_t index = 0; index < width; ++index) {
+            inputs[index] = static_cast<int16_t>(static_cast<int32_t>(rounded(x[group * width + index] * factor)));
         }
         for (int64_t book = 0; book < books.books; ++book) {
             const int16_t* values = books.values + book * padded * kTableEntries;
@@ -177,14 +177,14 @@ void look_up_tiles(const uint8_t* codes, int64_t tile_bytes, const uint8_t* tabl
         for (int vector = 0; vector < kVectors; ++vector) {
             both[vector] = odd[vector] = Simd::zero_i();
         }
-        for (int64_t place = start * books; place < stop * books; ++place) {
-            const typename Simd::Table table(tables + place * kTableEntries);
+        for (int64_t index = start * books; index < stop * books; ++index) {
+            const typename Simd::Table table(tables + index * kTableEntries);
             for (int vector = 0; vector < kVectors; ++vector) {
-                const uint8_t* at = codes + (vector * Simd::kBytes / kRows) * tile_bytes + place * kRows +
+                const uint8_t* at = codes + (vector * Simd::kBytes / kRows) * tile_bytes + index * kRows +
                                     vector * Simd::kBytes % kRows;
-                const typename Simd::I found = table.look_up(Simd::load_i(at));
-                both[vector] = Simd::add16(both[vector], found);
-                odd[vector] = Simd::add16(odd[vector], Simd::high_byte16(found));
+                const typename Simd::I values = table.look_up(Simd::load_i(at));
+                both[vector] = Simd::add16(both[vector], values);
+                odd[vector] = Simd::add16(odd[vector], Simd::high_byte16(values));
             }
         }
         const int32_t offset = static_cast<int32_t>(128 * (stop - start) * books);
@@ -222,16 +222,16 @@ void look_up(const uint8_t* codes, int64_t tile_bytes, int64_t tiles, const uint
         std::memset(to, 0, kRows * sizeof(float));
         for (int64_t start = 0; start < groups; start += block_groups) {
             const int64_t stop = start + block_groups < groups ? start + block_groups : groups;
-            int32_t found[kRows] = {};
-            for (int64_t place = start * books; place < stop * books; ++place) {
-                const uint8_t* table = tables + place * kTableEntries;
+            int32_t totals[kRows] = {};
+            for (int64_t index = start * books; index < stop * books; ++index) {
+                const uint8_t* table = tables + index * kTableEntries;
                 for (int64_t row = 0; row < kRows; ++row) {
-                    found[row] += table[from[place * kRows + row]];
+                    totals[row] += table[from[index * kRows + row]];
                 }
             }
             const int32_t offset = static_cast<int32_t>(128 * (stop - start) * books);
             for (int64_t row = 0; row < kRows; ++row) {
-                to[row] += table_scales[start / block_groups] * static_cast<float>(found[row] - offset);
+                to[row] += table_scales[start / block_groups] * static_cast<float>(totals[row] - offset);
             }
         }
     }
@@ -251,11 +251,11 @@ void expand_groups(const uint8_t* codes, int64_t code_bytes, const uint8_t* code
         for (int64_t row = 0; row < rows; ++row) {
             float* sum = to + row * ld + (group - first) * vector_inputs;
             const auto halves = [&](int64_t book) {
-                const int64_t place = (group * books + book) * kRows + row;
+                const int64_t index = (group * books + book) * kRows + row;
                 if constexpr (kWhole) {
-                    return codebooks + book * book_bytes + codes[place] * vector_bytes;
+                    return codebooks + book * book_bytes + codes[index] * vector_bytes;
                 }
-                const uint8_t* at = codes + place * code_bytes;
+                const uint8_t* at = codes + index * code_bytes;
                 const int64_t code = code_bytes == 1 ? *at : load16(at);
                 // A code beyond the book, in a damaged file, must not be read there.
                 return codebooks + book * book_bytes + (code < entries ? code : 0) * vector_bytes;
@@ -266,8 +266,8 @@ void expand_groups(const uint8_t* codes, int64_t code_bytes, const uint8_t* code
             widen(halves(0), sum, vector_inputs);
             for (int64_t book = 1; book < books; ++book) {
                 widen(halves(book), value, vector_inputs);
-                for (int64_t place = 0; place < vector_inputs; ++place) {
-                    sum[place] += value[place];
+                for (int64_t index = 0; index < vector_inputs; ++index) {
+                    sum[index] += value[index];
                 }
             }
         }
@@ -303,8 +303,8 @@ inline float exponential(float x) {
 }
 
 void gate(float* gates, const float* up, int64_t count) {
-    for (int64_t place = 0; place < count; ++place) {
-        gates[place] = gates[place] / (1 + exponential(-gates[place])) * up[place];
+    for (int64_t index = 0; index < count; ++index) {
+        gates[index] = gates[index] / (1 + exponential(-gates[index])) * up[index];
     }
 }
 

@@ -29,11 +29,11 @@ constexpr std::size_t kInputs = 4;
 using Sizes = std::vector<int64_t>;
 
 std::string text(const Sizes& sizes) {
-    std::string found;
+    std::string joined;
     for (const int64_t size : sizes) {
-        found += (found.empty() ? "" : ", ") + std::to_string(size);
+        joined += (joined.empty() ? "" : ", ") + std::to_string(size);
     }
-    return "[" + found + "]";
+    return "[" + joined + "]";
 }
 
 void need(bool holds, const std::string& otherwise) {
@@ -68,23 +68,23 @@ Sizes shape_of(const OrtApi& api, const OrtValue* value, ONNXTensorElementDataTy
     check(api, api.GetTensorTypeAndShape(value, &info));
     const std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(api.ReleaseTensorTypeAndShapeInfo)> owner(
         info, api.ReleaseTensorTypeAndShapeInfo);
-    ONNXTensorElementDataType found = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    ONNXTensorElementDataType element_type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     std::size_t rank = 0;
-    check(api, api.GetTensorElementType(info, &found));
+    check(api, api.GetTensorElementType(info, &element_type));
     check(api, api.GetDimensionsCount(info, &rank));
-    need(found == type,
-         "an input has element type " + std::to_string(found) + "; " + std::to_string(type) + " is needed");
+    need(element_type == type,
+         "an input has element type " + std::to_string(element_type) + "; " + std::to_string(type) + " is needed");
     Sizes shape(rank);
     check(api, api.GetDimensions(info, shape.data(), rank));
     return shape;
 }
 
 int64_t count(const Sizes& shape) {
-    int64_t found = 1;
+    int64_t product = 1;
     for (const int64_t size : shape) {
-        found *= size;
+        product *= size;
     }
-    return found;
+    return product;
 }
 
 struct Part {
@@ -138,11 +138,12 @@ void run_in_pool(const void* self, int64_t tasks, void (*task)(const void*, int6
     };
     const auto& pool = *static_cast<const Pool*>(self);
     Call call{task, context};
-    const auto one = [](void* data, std::size_t index) {
+    const auto run_task = [](void* data, std::size_t index) {
         const auto& what = *static_cast<const Call*>(data);
         what.task(what.context, static_cast<int64_t>(index));
     };
-    check(pool.api, pool.api.KernelContext_ParallelFor(pool.context, one, static_cast<std::size_t>(tasks), 0, &call));
+    check(pool.api,
+          pool.api.KernelContext_ParallelFor(pool.context, run_task, static_cast<std::size_t>(tasks), 0, &call));
 }
 
 // One node: a weight that was checked when the session was made.
@@ -254,10 +255,10 @@ struct Operator : OrtCustomOp {
 OrtCustomOpDomain* domain(const OrtApi& api) {
     static const Operator operation;
     static OrtCustomOpDomain* const made = [&api] {
-        OrtCustomOpDomain* found = nullptr;
-        check(api, api.CreateCustomOpDomain(kDomain, &found));
-        check(api, api.CustomOpDomain_Add(found, &operation));
-        return found;
+        OrtCustomOpDomain* domain = nullptr;
+        check(api, api.CreateCustomOpDomain(kDomain, &domain));
+        check(api, api.CustomOpDomain_Add(domain, &operation));
+        return domain;
     }();
     return made;
 }

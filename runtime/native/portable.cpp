@@ -117,25 +117,25 @@ struct Simd {
         return a;
     }
     static I add32(I a, I b) {
-        return each32(a, b, [](int32_t one, int32_t other) { return one + other; });
+        return each32(a, b, [](int32_t x, int32_t other) { return x + other; });
     }
     template <int kBits>
     static I shift_right32(I value) {
-        return each32(value, value, [](int32_t one, int32_t) { return one >> kBits; });
+        return each32(value, value, [](int32_t x, int32_t) { return x >> kBits; });
     }
     template <int kBits>
     static I shift_left32(I value) {
-        return each32(value, value, [](int32_t one, int32_t) { return one << kBits; });
+        return each32(value, value, [](int32_t x, int32_t) { return x << kBits; });
     }
     static I add_pairs16(I sum, I) { return sum; }  // of no use where sums have 32 bits
     static F to_float(I value) {
         int32_t sums[4];
         std::memcpy(sums, value.bytes, kBytes);
-        F found;
+        F result;
         for (int lane = 0; lane < 4; ++lane) {
-            found.lanes[lane] = static_cast<float>(sums[lane]);
+            result.lanes[lane] = static_cast<float>(sums[lane]);
         }
-        return found;
+        return result;
     }
 };
 
@@ -148,9 +148,9 @@ namespace ovround::native {
 namespace {
 
 Simd::F Simd::halves(const uint8_t* at) {
-    F found;
-    native::widen(at, found.lanes, kFloats);  // not the member
-    return found;
+    F result;
+    native::widen(at, result.lanes, kFloats);  // not the member
+    return result;
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ private:
     int64_t code_bytes(int64_t outputs) const;
     int64_t scale_bytes(int64_t outputs) const;
     std::vector<IntegerWeight> joined(const uint8_t* memory) const;
-    void check_weight(std::size_t place, int64_t outputs) const;
+    void check_weight(std::size_t first_input, int64_t outputs) const;
 
     std::string weights_;
     std::vector<int64_t> outputs_;

@@ -21,10 +21,10 @@ constexpr std::size_t kWarmUpRuns = 1;
 // Between two values, as numpy.percentile does by default.
 double percentile(std::vector<double> values, double percent) {
     std::sort(values.begin(), values.end());
-    const double place = percent / 100.0 * static_cast<double>(values.size() - 1);
-    const auto low = static_cast<std::size_t>(place);
+    const double rank = percent / 100.0 * static_cast<double>(values.size() - 1);
+    const auto low = static_cast<std::size_t>(rank);
     const std::size_t high = std::min(low + 1, values.size() - 1);
-    return values[low] + (values[high] - values[low]) * (place - std::floor(place));
+    return values[low] + (values[high] - values[low]) * (rank - std::floor(rank));
 }
 
 nlohmann::json peak_memory_bytes() {

@@ -52,7 +52,7 @@ public:
         std::vector<Answer> running;
         rows_.clear();
         newest_.clear();
-        const auto places = largest_places(scores_, beams + beams * request_.distinct_end_tokens());
+        const auto places = largest_indices(scores_, beams + beams * request_.distinct_end_tokens());
         for (std::size_t rank = 0; rank < places.size(); ++rank) {
             const auto token = static_cast<int64_t>(places[rank] % size);
             const bool ends = request_.is_end(token);

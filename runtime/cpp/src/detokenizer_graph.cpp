@@ -84,8 +84,8 @@ Steps read_steps(const ov::Model& detokenizer) {
 }
 
 std::string with_spaces(std::string token) {
-    for (auto place = token.find(kSpace); place != std::string::npos; place = token.find(kSpace, place + 1)) {
-        token.replace(place, kSpace.size(), " ");
+    for (auto index = token.find(kSpace); index != std::string::npos; index = token.find(kSpace, index + 1)) {
+        token.replace(index, kSpace.size(), " ");
     }
     return token;
 }

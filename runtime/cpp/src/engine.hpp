@@ -47,10 +47,10 @@ template <typename T>
 void choose_rows(std::vector<T>& values, const std::vector<std::size_t>& rows, std::size_t width,
                  std::vector<T>& spare) {
     spare.resize(rows.size() * width);
-    for (std::size_t place = 0; place < rows.size(); ++place) {
-        const auto from = values.begin() + static_cast<std::ptrdiff_t>(rows[place] * width);
+    for (std::size_t index = 0; index < rows.size(); ++index) {
+        const auto from = values.begin() + static_cast<std::ptrdiff_t>(rows[index] * width);
         std::copy(from, from + static_cast<std::ptrdiff_t>(width),
-                  spare.begin() + static_cast<std::ptrdiff_t>(place * width));
+                  spare.begin() + static_cast<std::ptrdiff_t>(index * width));
     }
     values.swap(spare);
 }

@@ -95,8 +95,8 @@ void need(bool good, const char* what) {
     }
 }
 
-Part part(const ov::Node& node, std::size_t place) {
-    const auto* constant = dynamic_cast<const Constant*>(node.input_value(place).get_node());
+Part part(const ov::Node& node, std::size_t index) {
+    const auto* constant = dynamic_cast<const Constant*>(node.input_value(index).get_node());
     need(constant != nullptr && constant->get_element_type() == ov::element::u8, "a part is not made of bytes");
     return {constant->get_data_ptr<uint8_t>(), constant->get_shape(), constant->get_byte_size()};
 }
@@ -136,13 +136,13 @@ Expanded expand_codebook(const Part& codes, const Part& codebooks, const Part& s
                 const std::size_t code = stored[0] + (code_bytes > 1 ? std::size_t{256} * stored[1] : 0);
                 need(code < entries, "a code is beyond its codebook");
                 const uint8_t* entry = codebooks.bytes + (book * entries + code) * sums.size() * 2;
-                for (std::size_t place = 0; place < sums.size(); ++place) {
-                    sums[place] += static_cast<float>(half(entry + 2 * place));
+                for (std::size_t index = 0; index < sums.size(); ++index) {
+                    sums[index] += static_cast<float>(half(entry + 2 * index));
                 }
             }
-            for (std::size_t place = 0; place < sums.size(); ++place) {
-                weight[(group * high + place / wide) * columns + vector * wide + place % wide] =
-                    ov::float16(sums[place] * scale);
+            for (std::size_t index = 0; index < sums.size(); ++index) {
+                weight[(group * high + index / wide) * columns + vector * wide + index % wide] =
+                    ov::float16(sums[index] * scale);
             }
         }
     }
@@ -166,8 +166,8 @@ uint8_t integer(const uint8_t* codes, std::size_t bits, std::size_t runs, std::s
 
 std::shared_ptr<Constant> nibbles(const std::vector<uint8_t>& values, const ov::Shape& shape) {
     std::vector<uint8_t> packed((values.size() + 1) / 2);
-    for (std::size_t place = 0; place < values.size(); ++place) {
-        packed[place / 2] |= static_cast<uint8_t>(values[place] << (place % 2 * 4));
+    for (std::size_t index = 0; index < values.size(); ++index) {
+        packed[index / 2] |= static_cast<uint8_t>(values[index] << (index % 2 * 4));
     }
     return std::make_shared<Constant>(ov::element::u4, shape, packed.data());
 }
@@ -233,8 +233,8 @@ std::string expand_weights(ov::Model& model, const std::string& path) {
         }
         try {
             const Expanded expanded = expand(*node);
-            for (const std::size_t place : {1U, 2U, 3U}) {
-                before += part(*node, place).size;
+            for (const std::size_t index : {1U, 2U, 3U}) {
+                before += part(*node, index).size;
             }
             const auto product =
                 std::make_shared<ov::op::v0::MatMul>(node->input_value(0), expanded.weight, false, true);

@@ -162,8 +162,8 @@ void run_batch(Engine& engine, const std::vector<Request*>& requests, const std:
         }
         if (alive.size() < rows.size()) {
             engine.keep(alive);
-            for (std::size_t place = 0; place < alive.size(); ++place) {
-                rows[place] = rows[alive[place]];
+            for (std::size_t index = 0; index < alive.size(); ++index) {
+                rows[index] = rows[alive[index]];
             }
             rows.resize(alive.size());
         }
@@ -193,9 +193,9 @@ void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancel
     const float* logits = prompt_logits(row, request);
     while (true) {
         bool hit = true;
-        for (std::size_t place = 0; hit && !request.finish_reason; ++place) {
-            request.advance(logits + place * request.vocab_size, cancelled);
-            hit = place + 1 < step.size() && request.token_ids.back() == step[place + 1];
+        for (std::size_t index = 0; hit && !request.finish_reason; ++index) {
+            request.advance(logits + index * request.vocab_size, cancelled);
+            hit = index + 1 < step.size() && request.token_ids.back() == step[index + 1];
             request.accepted_tokens += hit ? 1 : 0;
             work_s += seconds_since(started);
             note_time(request, work_s);

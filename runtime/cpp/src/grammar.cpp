@@ -64,11 +64,11 @@ std::size_t tokenize(const void* user_data, const uint8_t* bytes, std::size_t co
 
 // Where no configuration names an end token, that of the names which llguidance knows.
 uint32_t named_end_token(const Tokenizer& tokenizer) {
-    int64_t found = kLlgNoToken;
+    int64_t end_token = kLlgNoToken;
     for (const char* name : {"</s>", "<|endoftext|>", "<|end_of_text|>"}) {
-        found = tokenizer.special_id(name).value_or(found);
+        end_token = tokenizer.special_id(name).value_or(end_token);
     }
-    return static_cast<uint32_t>(found);
+    return static_cast<uint32_t>(end_token);
 }
 
 }  // namespace
@@ -157,8 +157,8 @@ GrammarCompiler::GrammarCompiler(const std::filesystem::path& library, const std
       end_token_(end_token_ids.empty() ? named_end_token(tokenizer) : static_cast<uint32_t>(end_token_ids[0])),
       tokenizer_(nullptr, library_.free_tokenizer) {
     std::vector<uint32_t> others;
-    for (std::size_t place = 1; place < end_token_ids.size(); ++place) {
-        others.push_back(static_cast<uint32_t>(end_token_ids[place]));
+    for (std::size_t index = 1; index < end_token_ids.size(); ++index) {
+        others.push_back(static_cast<uint32_t>(end_token_ids[index]));
     }
     LlgTokenizerInitV2 init{};
     init.struct_size = sizeof(init);
@@ -187,12 +187,12 @@ std::unique_ptr<Matcher> GrammarCompiler::matcher(const Grammar& grammar) const 
     init.log_stderr_level = 0;
     const std::string source = is_schema ? compact_schema(grammar.source) : grammar.source;
     auto* made = library_.new_matcher(&init, kTypes[kind], source.c_str());
-    auto found = std::make_unique<Matcher>(library_, made, vocab_size_, end_token_);
+    auto matcher = std::make_unique<Matcher>(library_, made, vocab_size_, end_token_);
     if (library_.matcher_is_error(made)) {
         throw Error(ErrorCode::generation, "this " + std::string(kNames[kind]) +
                                                " cannot be imposed: " + first_line(library_.matcher_get_error(made)));
     }
-    return found;
+    return matcher;
 }
 
 }  // namespace ovround

@@ -26,7 +26,7 @@ const float* KVCacheSlot::start(const std::vector<int64_t>& prompt, std::size_t 
 }
 
 const float* KVCacheSlot::start_scored(const std::vector<int64_t>& prompt, std::size_t new_tokens, std::size_t count,
-                                     std::vector<TokenLogprobs>& scored) {
+                                       std::vector<TokenLogprobs>& scored) {
     const std::size_t size = engine_.vocab_size();
     engine_.reset();
     ids_.clear();
@@ -36,8 +36,8 @@ const float* KVCacheSlot::start_scored(const std::vector<int64_t>& prompt, std::
         const std::size_t end = std::min(start + kPiece, prompt.size());
         const float* logits = append(
             {prompt.begin() + static_cast<std::ptrdiff_t>(start), prompt.begin() + static_cast<std::ptrdiff_t>(end)});
-        for (std::size_t place = start; place < end && place + 1 < prompt.size(); ++place) {
-            scored.push_back(token_logprobs(logits + (place - start) * size, size, prompt[place + 1], count));
+        for (std::size_t index = start; index < end && index + 1 < prompt.size(); ++index) {
+            scored.push_back(token_logprobs(logits + (index - start) * size, size, prompt[index + 1], count));
         }
         last = logits + (end - start - 1) * size;
     }

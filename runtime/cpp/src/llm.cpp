@@ -194,8 +194,8 @@ std::vector<Completion> LLM::generate_batch(const std::vector<std::string>& prom
     std::vector<Completion> answers;
     for (std::size_t start = 0; start < requests.size(); start += size) {
         std::vector<Request*> batch;
-        for (std::size_t place = start; place < std::min(start + size, requests.size()); ++place) {
-            batch.push_back(requests[place].get());
+        for (std::size_t index = start; index < std::min(start + size, requests.size()); ++index) {
+            batch.push_back(requests[index].get());
         }
         if (batch.size() == 1) {
             state_->answer(*batch[0], {});

@@ -9,6 +9,6 @@ namespace ovround {
 TokenLogprobs token_logprobs(const float* logits, std::size_t vocab_size, int64_t token_id, std::size_t count);
 
 // The `count` largest of `values`, downwards, lower places first among equals.
-std::vector<std::size_t> largest_places(const std::vector<double>& values, std::size_t count);
+std::vector<std::size_t> largest_indices(const std::vector<double>& values, std::size_t count);
 
 }  // namespace ovround

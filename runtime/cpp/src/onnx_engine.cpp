@@ -29,14 +29,14 @@ std::vector<Port> ports(const OnnxRuntime& runtime, const OrtSession* session, b
     need(api.GetAllocatorWithDefaultOptions(&allocator));
     std::size_t count = 0;
     need((inputs ? api.SessionGetInputCount : api.SessionGetOutputCount)(session, &count));
-    std::vector<Port> found;
-    for (std::size_t place = 0; place < count; ++place) {
+    std::vector<Port> ports;
+    for (std::size_t index = 0; index < count; ++index) {
         char* name = nullptr;
         OrtTypeInfo* info = nullptr;
-        need((inputs ? api.SessionGetInputName : api.SessionGetOutputName)(session, place, allocator, &name));
+        need((inputs ? api.SessionGetInputName : api.SessionGetOutputName)(session, index, allocator, &name));
         Port port{name, ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, {}};
         need(api.AllocatorFree(allocator, name));
-        need((inputs ? api.SessionGetInputTypeInfo : api.SessionGetOutputTypeInfo)(session, place, &info));
+        need((inputs ? api.SessionGetInputTypeInfo : api.SessionGetOutputTypeInfo)(session, index, &info));
         const OrtPointer<OrtTypeInfo> held(info, api.ReleaseTypeInfo);
         const OrtTensorTypeAndShapeInfo* tensor = nullptr;
         need(api.CastTypeInfoToTensorInfo(info, &tensor));
@@ -47,14 +47,14 @@ std::vector<Port> ports(const OnnxRuntime& runtime, const OrtSession* session, b
             port.shape.resize(dimensions);
             need(api.GetDimensions(tensor, port.shape.data(), dimensions));
         }
-        found.push_back(std::move(port));
+        ports.push_back(std::move(port));
     }
-    return found;
+    return ports;
 }
 
 const Port* find(const std::vector<Port>& all, const std::string& name) {
-    const auto found = std::find_if(all.begin(), all.end(), [&](const Port& port) { return port.name == name; });
-    return found == all.end() ? nullptr : &*found;
+    const auto port = std::find_if(all.begin(), all.end(), [&](const Port& each) { return each.name == name; });
+    return port == all.end() ? nullptr : &*port;
 }
 
 // `model.decoder` of genai_config.json; Error(artifact) for a graph whose cache is not one shared buffer.
@@ -173,12 +173,12 @@ OrtPointer<OrtValue> OnnxEngine::logits(std::vector<float>& values, std::size_t 
 // Values over all rows of the buffers, for steps of decode: only the mask, which grows, is made anew for each.
 void OnnxEngine::bind_rows() {
     const std::size_t rows = lengths_.size();
-    for (std::size_t place = 0; place < caches_.size(); ++place) {
-        auto& cache = caches_[place];
+    for (std::size_t index = 0; index < caches_.size(); ++index) {
+        auto& cache = caches_[index];
         const std::array<int64_t, 4> shape{static_cast<int64_t>(rows), cache.heads, static_cast<int64_t>(room_),
                                            cache.head_size};
         cache.value = runtime_.tensor(cache.bytes.data(), rows * row_bytes(cache), shape.data(), 4, cache.type);
-        in_[place + 2] = out_[place + 1] = cache.value.get();
+        in_[index + 2] = out_[index + 1] = cache.value.get();
     }
     ids_.resize(rows);
     step_ids_ = matrix(ids_, rows);
@@ -255,12 +255,12 @@ void OnnxEngine::rewind(std::size_t length) { lengths_[0] = length; }  // what l
 // Values over one row of the buffers; to be held until they were used.
 std::vector<OrtPointer<OrtValue>> OnnxEngine::bind_row(std::size_t row) {
     std::vector<OrtPointer<OrtValue>> held;
-    for (std::size_t place = 0; place < caches_.size(); ++place) {
-        auto& cache = caches_[place];
+    for (std::size_t index = 0; index < caches_.size(); ++index) {
+        auto& cache = caches_[index];
         const std::array<int64_t, 4> shape{1, cache.heads, static_cast<int64_t>(room_), cache.head_size};
         const std::size_t size = row_bytes(cache);
         held.push_back(runtime_.tensor(cache.bytes.data() + row * size, size, shape.data(), 4, cache.type));
-        in_[place + 2] = out_[place + 1] = held.back().get();
+        in_[index + 2] = out_[index + 1] = held.back().get();
     }
     return held;
 }
@@ -272,9 +272,9 @@ void OnnxEngine::extend_row(std::size_t row, const int64_t* ids, std::size_t cou
     mask_.assign(lengths_[row], 1);
     positions_.resize(count * vocab_size_);
     const auto tokens = matrix(ids_, 1);
-    const auto found = logits(positions_, 1, count);
+    const auto scores = logits(positions_, 1, count);
     in_[0] = tokens.get();
-    out_[0] = found.get();
+    out_[0] = scores.get();
     run(1);
 }
 

@@ -13,10 +13,10 @@ constexpr std::string_view kLevel = "accuracy_level\x18";
 
 std::string exact_model(const std::filesystem::path& path) {
     std::string model = read_text(path);
-    for (auto place = model.find(kLevel); place != std::string::npos; place = model.find(kLevel, place)) {
-        place += kLevel.size();
-        if (place < model.size() && model[place] == 4) {
-            model[place] = 0;
+    for (auto index = model.find(kLevel); index != std::string::npos; index = model.find(kLevel, index)) {
+        index += kLevel.size();
+        if (index < model.size() && model[index] == 4) {
+            model[index] = 0;
         }
     }
     return model;

@@ -164,9 +164,9 @@ void OpenVinoEngine::cut(const std::vector<uint8_t>& used) {
 
 void OpenVinoEngine::keep(const std::vector<std::size_t>& rows) {
     spare_.resize(rows.size());
-    for (std::size_t place = 0; place < rows.size(); ++place) {
-        spare_[place].held.reserve(length_room_);
-        spare_[place] = rows_[rows[place]];
+    for (std::size_t index = 0; index < rows.size(); ++index) {
+        spare_[index].held.reserve(length_room_);
+        spare_[index] = rows_[rows[index]];
     }
     rows_.swap(spare_);
 }

@@ -12,9 +12,9 @@ constexpr std::size_t kLongest = 3;  // tokens at the end of the text that are l
 void PromptLookup::propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& guesses) {
     for (std::size_t size = std::min(kLongest, ids.size() - 1); size > 0; --size) {
         const auto tail = ids.end() - static_cast<std::ptrdiff_t>(size);
-        const auto found = std::find_end(ids.begin(), ids.end() - 1, tail, ids.end());
-        if (found != ids.end() - 1) {
-            const auto first = found + static_cast<std::ptrdiff_t>(size);
+        const auto match = std::find_end(ids.begin(), ids.end() - 1, tail, ids.end());
+        if (match != ids.end() - 1) {
+            const auto first = match + static_cast<std::ptrdiff_t>(size);
             const auto most = std::min(count, static_cast<std::size_t>(ids.end() - first));
             guesses.insert(guesses.end(), first, first + static_cast<std::ptrdiff_t>(most));
             return;

@@ -45,7 +45,7 @@ void StreamDecoder::take(bool last, std::string& to) {
 }
 
 void StopStrings::push(std::string_view text, std::string& to) {
-    if (found_) {
+    if (matched_) {
         return;
     }
     if (stops_.empty()) {
@@ -56,13 +56,13 @@ void StopStrings::push(std::string_view text, std::string& to) {
     // Of several that end at the same place the longest counts, so the cut does not depend on how the text is split.
     std::pair<std::size_t, std::size_t> first{std::string::npos, 0};  // end, beginning
     for (const auto& stop : stops_) {
-        const std::size_t place = held_.find(stop);
-        if (place != std::string::npos) {
-            found_ = true;
-            first = std::min(first, {place + stop.size(), place});
+        const std::size_t index = held_.find(stop);
+        if (index != std::string::npos) {
+            matched_ = true;
+            first = std::min(first, {index + stop.size(), index});
         }
     }
-    if (found_) {
+    if (matched_) {
         to.append(held_, 0, first.second);
         return;
     }

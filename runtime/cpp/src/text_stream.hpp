@@ -52,14 +52,14 @@ public:
     explicit StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) { held_.reserve(256); }
 
     bool empty() const { return stops_.empty(); }
-    bool found() const { return found_; }
+    bool matched() const { return matched_; }
     void push(std::string_view text, std::string& to);
-    void finish(std::string& to) const { to += found_ ? std::string_view() : std::string_view(held_); }
+    void finish(std::string& to) const { to += matched_ ? std::string_view() : std::string_view(held_); }
 
 private:
     std::vector<std::string> stops_;
     std::string held_;
-    bool found_ = false;
+    bool matched_ = false;
 };
 
 // The text of one answer: `StreamDecoder`, then `StopStrings`.
@@ -75,7 +75,7 @@ public:
             decoder_.wait(tokens);
         }
     }
-    bool stopped() const { return stops_.found(); }
+    bool stopped() const { return stops_.matched(); }
     void push(int64_t token_id, std::string& to) {
         decoded_.clear();
         decoder_.push(token_id, decoded_);

@@ -147,13 +147,13 @@ void Tokenizer::read_tokens(const fs::path& folder) {
             }
         }
         const json& vocabulary = parts.at("model").at("vocab");
-        int64_t place = 0;
+        int64_t index = 0;
         for (const auto& [key, entry] : vocabulary.items()) {  // {text: id}, or [[text, score]] in order
             const bool listed = vocabulary.is_array();
             if (is_byte_token(listed ? entry.at(0).get_ref<const std::string&>() : key)) {
-                byte_ids_.insert(listed ? place : entry.get<int64_t>());
+                byte_ids_.insert(listed ? index : entry.get<int64_t>());
             }
-            ++place;
+            ++index;
         }
     } catch (const std::logic_error& error) {  // std::stoll
         throw Error(ErrorCode::artifact,
@@ -206,8 +206,8 @@ const std::string& Tokenizer::decode(const int64_t* ids, std::size_t count) {
 }
 
 std::optional<int64_t> Tokenizer::special_id(const std::string& token) const {
-    const auto found = special_tokens_.find(token);
-    return found == special_tokens_.end() ? std::nullopt : std::optional<int64_t>(found->second);
+    const auto token_id = special_tokens_.find(token);
+    return token_id == special_tokens_.end() ? std::nullopt : std::optional<int64_t>(token_id->second);
 }
 
 }  // namespace ovround

@@ -108,23 +108,23 @@ std::string tokenizer_json(const std::filesystem::path& folder) { return read_pa
 
 std::map<std::string, int64_t> read_vocabulary(const std::filesystem::path& folder) {
     const json parts = read_parts(folder);
-    std::map<std::string, int64_t> found;
+    std::map<std::string, int64_t> ids;
     try {
         const json& vocabulary = parts.at("model").at("vocab");
-        int64_t place = 0;
+        int64_t index = 0;
         for (const auto& [key, entry] : vocabulary.items()) {  // {text: id}, or [[text, score]] in order
             const bool listed = vocabulary.is_array();
-            found[listed ? entry.at(0).get<std::string>() : key] = listed ? place : entry.get<int64_t>();
-            ++place;
+            ids[listed ? entry.at(0).get<std::string>() : key] = listed ? index : entry.get<int64_t>();
+            ++index;
         }
         for (const auto& token : parts.at("added_tokens")) {
-            found[token.at("content").get<std::string>()] = token.at("id").get<int64_t>();
+            ids[token.at("content").get<std::string>()] = token.at("id").get<int64_t>();
         }
     } catch (const json::exception& error) {
         throw Error(ErrorCode::artifact,
                     "`" + (folder / "tokenizer.json").string() + "` is no tokenizer: " + error.what());
     }
-    return found;
+    return ids;
 }
 
 }  // namespace ovround

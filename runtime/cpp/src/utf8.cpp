@@ -63,11 +63,11 @@ std::size_t count_characters(std::string_view text) {
 }
 
 std::string_view skip_characters(std::string_view text, std::size_t count) {
-    std::size_t place = 0;
-    while (place < text.size() && (count > 0 || continues(text[place]))) {
-        count -= continues(text[place++]) ? 0 : 1;
+    std::size_t index = 0;
+    while (index < text.size() && (count > 0 || continues(text[index]))) {
+        count -= continues(text[index++]) ? 0 : 1;
     }
-    return text.substr(place);
+    return text.substr(index);
 }
 
 }  // namespace ovround

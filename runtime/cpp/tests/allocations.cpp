@@ -127,9 +127,9 @@ int main(int arguments, char** values) {
     drawn.stop = {"never to be seen", "nor this"};
     for (const auto& options : {greedy, drawn}) {
         std::size_t tokens = 0;
-        const std::size_t found = allocations(llm, options, tokens);
-        std::printf("allocations: %zu in %zu tokens\n", found, tokens - 1);
-        CHECK(tokens > 32 && found == 0);
+        const std::size_t count = allocations(llm, options, tokens);
+        std::printf("allocations: %zu in %zu tokens\n", count, tokens - 1);
+        CHECK(tokens > 32 && count == 0);
     }
     counting = true;  // that the count is no constant
     delete new std::string(100, 'a');

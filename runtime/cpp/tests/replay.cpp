@@ -49,14 +49,14 @@ private:
     std::optional<ovround::Tokenizer> tokenizer_;
 };
 
-json as_json(const ovround::TokenLogprobs& one) {
-    return {{"token_id", one.token_id}, {"logprob", one.logprob}, {"top", one.top}};
+json as_json(const ovround::TokenLogprobs& position) {
+    return {{"token_id", position.token_id}, {"logprob", position.logprob}, {"top", position.top}};
 }
 
 json as_json(const std::vector<ovround::TokenLogprobs>& positions) {
     json list = json::array();
-    for (const auto& one : positions) {
-        list.push_back(as_json(one));
+    for (const auto& position : positions) {
+        list.push_back(as_json(position));
     }
     return list;
 }
@@ -117,8 +117,9 @@ json answer(Opened& opened, const json& request) {
     }
     if (request.contains("prompts")) {
         json answers;
-        for (const auto& one : llm.generate_batch(request.at("prompts").get<std::vector<std::string>>(), options)) {
-            answers.push_back(as_json(one));
+        for (const auto& position :
+             llm.generate_batch(request.at("prompts").get<std::vector<std::string>>(), options)) {
+            answers.push_back(as_json(position));
         }
         return answers;
     }
@@ -131,18 +132,18 @@ json answer(Opened& opened, const json& request) {
         }
         return true;
     };
-    json found;
+    json answer;
     if (request.contains("messages")) {
         const auto messages = messages_of(request);
-        found = as_json(llm.chat(messages, options, on_piece));
-        found["rendered"] = llm.render_chat(messages);
+        answer = as_json(llm.chat(messages, options, on_piece));
+        answer["rendered"] = llm.render_chat(messages);
     } else {
-        found = as_json(llm.generate(request.at("prompt").get<std::string>(), options,
-                                     options.num_beams > 1 ? ovround::OnPiece() : on_piece));
+        answer = as_json(llm.generate(request.at("prompt").get<std::string>(), options,
+                                      options.num_beams > 1 ? ovround::OnPiece() : on_piece));
     }
-    found["pieces"] = pieces;
-    found["piece_logprobs"] = logprobs;
-    return found;
+    answer["pieces"] = pieces;
+    answer["piece_logprobs"] = logprobs;
+    return answer;
 }
 
 }  // namespace

@@ -32,8 +32,8 @@ std::vector<uint8_t> random_bytes(std::mt19937& random, std::size_t count, int m
 // Bytes with 0x3B in each odd place are float16 between 0.875 and 1.
 std::vector<uint8_t> random_halves(std::mt19937& random, std::size_t count) {
     auto bytes = random_bytes(random, 2 * count, 0xFF);
-    for (std::size_t place = 1; place < bytes.size(); place += 2) {
-        bytes[place] = static_cast<uint8_t>(0x3B | (random() & 0x80U));
+    for (std::size_t index = 1; index < bytes.size(); index += 2) {
+        bytes[index] = static_cast<uint8_t>(0x3B | (random() & 0x80U));
     }
     return bytes;
 }
