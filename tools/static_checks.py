@@ -1,10 +1,10 @@
-"""mypy and the import contracts, on the package laid out as a wheel holds it; and `forbidden.py`.
+"""Runs `forbidden.py`, and mypy and the import contracts on the package in the layout of a wheel.
 
     python tools/static_checks.py
 
-A checkout keeps `exporters/` and `runtime/` beside the package and extends its `__path__`. Type checkers and the graph
-behind import-linter do not follow that, so both run on a copy under `build/typing`. The contracts run in a Python without
-site hooks (`-S`): an editable install's import hook would lead the graph back to the checkout.
+A checkout keeps `exporters/` and `runtime/` beside the package and extends its `__path__`. mypy and import-linter do not
+follow that, so both run on a copy under `build/typing`. The contracts run in a Python without site hooks (`-S`): the import
+hook of an editable install would lead import-linter back to the checkout.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ CONFIG = str(ROOT / "pyproject.toml")
 
 
 def lay_out() -> None:
-    """Fresh copies of the Python files; native parts and data stay out."""
+    """Copy the Python files into a fresh layout, without native parts and data."""
     shutil.rmtree(LAYOUT, ignore_errors=True)
-    for source, target in ROOMS.items():
+    for source, subfolder in ROOMS.items():
         for path in sorted((ROOT / source).rglob("*.py")):
-            copy = LAYOUT / target / path.relative_to(ROOT / source)
+            copy = LAYOUT / subfolder / path.relative_to(ROOT / source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)
 
