@@ -1,4 +1,4 @@
-"""Reads the weights of a converted folder back from its files, by its manifest."""
+"""Reads the weights of a converted folder from its files with the help of its manifest."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ DATA_FILES = {"openvino": "openvino_model.bin", "onnx": "model.onnx.data"}
 
 
 def read_weights(folder: Path) -> dict[str, Weight]:
-    """Every weight that the manifest of `folder` names, from the engine's own files."""
+    """All weights in the manifest of `folder`, read from the engine's files."""
     manifest = read_manifest(folder)
     data = folder / DATA_FILES[manifest.target]
-    found: dict[str, Weight] = {}
+    weights_by_name: dict[str, Weight] = {}
     with data.open("rb") as source:
         if manifest.target == "openvino":
             entries = constants.read_entries(folder / "openvino_model.xml")
             for record in manifest.weights:
                 stored = compressed.Stored(record.bits, record.symmetric) if record.group_size else None
-                found[record.name] = compressed.read_weight(source, entries, record.name, stored)
+                weights_by_name[record.name] = compressed.read_weight(source, entries, record.name, stored)
         else:
             initializers = external_data.read_entries(folder / "model.onnx", data.name)
             for record in manifest.weights:
                 layout = matmul_nbits.layout_of(blank(record)) if record.group_size else None
-                found[record.name] = matmul_nbits.read_weight(source, initializers, record.name, layout)
-    return found
+                weights_by_name[record.name] = matmul_nbits.read_weight(source, initializers, record.name, layout)
+    return weights_by_name
 
 
 def blank(record: WeightRecord) -> QTensor:
-    """A weight of the record's shape and grid, all zeros."""
+    """A weight of zeros with the record's shape and quantisation scheme."""
     rows, columns = record.shape
     groups = columns // record.group_size
     zero_points = None if record.symmetric else np.zeros((rows, groups), np.uint8)
@@ -45,16 +45,16 @@ def blank(record: WeightRecord) -> QTensor:
 
 
 def weight_offset(folder: Path, name: str) -> tuple[Path, int]:
-    """The data file of `folder` and where the codes of weight `name` begin in it."""
-    target = read_manifest(folder).target
-    data = folder / DATA_FILES[target]
-    if target == "openvino":
+    """The data file of `folder`, and the offset of the codes of weight `name` in it."""
+    engine = read_manifest(folder).target
+    data = folder / DATA_FILES[engine]
+    if engine == "openvino":
         return data, constants.read_entries(folder / "openvino_model.xml")[name].offset
     return data, external_data.read_entries(folder / "model.onnx", data.name)[name].offset
 
 
 def as_torch(weights: dict[str, Weight]) -> dict[str, torch.Tensor]:
-    """De-quantised, float32."""
+    """The weights de-quantised to float32."""
     return {
         name: torch.from_numpy(weight.dequantize() if isinstance(weight, QTensor) else weight.float32())
         for name, weight in weights.items()

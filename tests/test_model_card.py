@@ -1,4 +1,4 @@
-"""The README.md of a converted folder: what was measured, and a command that really makes the folder again."""
+"""The README.md of a converted folder reports the measured quality, and its command reproduces the folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ovround.artifact.manifest import TARGETS, read_manifest
 
 def test_the_card_says_what_was_measured_and_how_to_make_it_again(converted: tuple[Path, Result]) -> None:
     out, _ = converted
-    for target in TARGETS:
-        manifest, card = read_manifest(out / target), (out / target / "README.md").read_text(encoding="utf-8")
+    for engine in TARGETS:
+        manifest, card = read_manifest(out / engine), (out / engine / "README.md").read_text(encoding="utf-8")
         front = card.split("---\n")[1].splitlines()
         assert 'base_model: "demo"' in front
-        assert {"- ovround", f"- {target}", "- llama", "library_name: ovround"} <= set(front)
+        assert {"- ovround", f"- {engine}", "- llama", "library_name: ovround"} <= set(front)
         quality = manifest.quality
         assert quality is not None
         assert f"{quality.perplexity_original:.4f} original, {quality.perplexity_quantised:.4f} quantised" in card

@@ -1,4 +1,4 @@
-"""The audit fails for a known weakness, and for nothing else."""
+"""The audit fails only for a known vulnerability."""
 
 from __future__ import annotations
 
