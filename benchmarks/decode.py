@@ -49,31 +49,31 @@ class Side:
     properties: dict[str, str] = field(default_factory=dict)
 
 
-def ours(target: str, bits: int, head_bits: int, *, packed: bool = False, **properties: str) -> dict[str, Any]:
+def ours(engine_format: str, bits: int, head_bits: int, *, packed: bool = False, **properties: str) -> dict[str, Any]:
     """A side with our integer weights; `packed` stores them for our operator, the property `kernel` selects OpenVINO's kernels."""
 
     def make(model: Path, out: Path, cache: Path | None) -> None:
         options = ConvertOptions(
-            formats=(target,), bits=bits, group_size=GROUP, recipe="rtn", lm_head_bits=head_bits, embedding_bits=8,
+            formats=(engine_format,), bits=bits, group_size=GROUP, recipe="rtn", lm_head_bits=head_bits, embedding_bits=8,
             native_weights=packed,
         )  # fmt: skip
         convert(model, out, options)
 
-    model = f"ours-{target}-w{bits}-head{head_bits}{'-packed' * packed}"
-    kernel = {"kernel": "engine"} if target == "openvino" else {}
+    model = f"ours-{engine_format}-w{bits}-head{head_bits}{'-packed' * packed}"
+    kernel = {"kernel": "engine"} if engine_format == "openvino" else {}
     return {"worker": "ovround", "make": make, "model": model, "properties": {**kernel, **properties}}
 
 
-def of_codebooks(target: str) -> dict[str, Any]:
+def of_codebooks(engine_format: str) -> dict[str, Any]:
     """A side with random AQLM codes in the model's shape: two codebooks of 8 bits, vectors of 8."""
 
     def make(model: Path, out: Path, cache: Path | None) -> None:
         with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
             coded = Path(scratch) / "aqlm"
             random_aqlm.write(model, coded, books=2, bits=8, size=8, seed=0)
-            convert(coded, out, ConvertOptions(formats=(target,), lm_head_bits=8, embedding_bits=8))
+            convert(coded, out, ConvertOptions(formats=(engine_format,), lm_head_bits=8, embedding_bits=8))
 
-    return {"worker": "ovround", "make": make, "model": f"ours-{target}-aqlm-2x8-head8"}
+    return {"worker": "ovround", "make": make, "model": f"ours-{engine_format}-aqlm-2x8-head8"}
 
 
 def by_optimum(model: Path, out: Path, cache: Path | None) -> None:

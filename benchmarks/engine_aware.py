@@ -1,7 +1,7 @@
 """Perplexity in each engine's default mode, with and without tuning for the engine's 8-bit activations.
 
-Each model is converted once without it (`--target none`) for both engines, and once with it for each engine. Every folder is
-scored in the engine's default mode and in exact mode; the difference is the cost of the engine's arithmetic.
+Each model is converted once without it (`--activation-engine none`) for both engines, and once with it for each engine.
+Every folder is scored in the engine's default mode and in exact mode; the difference is the cost of the engine's arithmetic.
 
 `--outliers K` makes a few features of every norm K times larger, and the weights that read them K times smaller. The model's
 output stays the same, but its activations then have outliers as large models have them: features that stretch a shared 8-bit

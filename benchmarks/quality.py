@@ -107,7 +107,7 @@ class Setup:
     iters: int
     cache: Path | None
     divergence: bool = False
-    layout: tuple[int, int, int] = (2, 8, 8)  # for arms with codebooks: their number, bits and vector size
+    layout: tuple[int, int, int] = (2, 8, 8)  # of arms with codebooks: how many, their bits, the vectors' size
 
 
 def options_for(model: Path, bits: int, group_size: int, sym: bool, method: str, setup: Setup) -> ConvertOptions:
@@ -201,7 +201,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=MAIN, help="methods to measure")
     parser.add_argument(
         "--codebooks", type=int, nargs=3, default=(2, 8, 8), metavar=("COUNT", "BITS", "VECTOR"),
-        help="layout of the codebooks of the aqlm methods",
+        help="of the arms aqlm and aqlm-pv",
     )  # fmt: skip
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
     parser.add_argument("--results", type=Path, help="a .jsonl file of finished cells to continue")
