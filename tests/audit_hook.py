@@ -67,10 +67,10 @@ def hear(event: str, arguments: tuple[Any, ...]) -> None:
         return
     _busy = True
     try:
-        said = complaint(event, arguments)
-        if said is not None:
+        note = complaint(event, arguments)
+        if note is not None:
             with open(_NOTES, "a", encoding="utf-8") as notes:  # noqa: PTH123  # pathlib would cause events itself
-                notes.write(f"{event} {said}\n")
+                notes.write(f"{event} {note}\n")
     finally:
         _busy = False
 

@@ -37,9 +37,9 @@ class Case:
         """Assert that the conversion fails with exactly these lines, writes nothing, and imports torch only if `torch` is set."""
         result = self.convert(*options, model=model)
         lines = result.stderr.splitlines()
-        said = [f"error: {message}", *([f"hint: {hint}"] if hint else [])]
-        assert lines[-len(said) :] == said
-        assert lines[: -len(said)] in ([], ["checking the checkpoint"]), "nothing else is said"
+        expected_lines = [f"error: {message}", *([f"hint: {hint}"] if hint else [])]
+        assert lines[-len(expected_lines) :] == expected_lines
+        assert lines[: -len(expected_lines)] in ([], ["checking the checkpoint"]), "there are other lines"
         assert (result.status, result.stdout) == (status, "")
         assert ("torch" in result.modules) == torch
         assert list(self.output_root.iterdir()) == []

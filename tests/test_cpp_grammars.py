@@ -115,8 +115,8 @@ def test_forms_that_cannot_be_imposed_are_refused_as_python_refuses_them(program
         for (kind, source), answer in zip(REFUSED, answers(programs, demo, requests), strict=True):
             with pytest.raises((GenerationError, UsageError)) as refused:
                 llm.generate("a", grammar=Grammar(kind, source), max_new_tokens=4)  # type: ignore[arg-type]
-            said = "the JSON schema is no JSON" if source == "{" else str(refused.value)
-            assert answer["error"].startswith(said), source[:40]
+            message = "the JSON schema is no JSON" if source == "{" else str(refused.value)
+            assert answer["error"].startswith(message), source[:40]
 
 
 def test_a_library_that_is_not_there_is_an_error_that_names_the_way_out(programs: Path, demo: Path) -> None:

@@ -69,13 +69,13 @@ def test_a_folder_that_is_no_checkpoint(case: Case) -> None:
 @pytest.mark.parametrize("pickled", ["pytorch_model.bin", None])
 def test_no_weights(case: Case, pickled: str | None) -> None:
     (case.model / "model.safetensors").unlink()
-    said = f"`{case.model}` has neither model.safetensors nor model.safetensors.index.json"
+    message = f"`{case.model}` has neither model.safetensors nor model.safetensors.index.json"
     if pickled is None:
-        case.refused(said, None)
+        case.refused(message, None)
         return
     (case.model / pickled).write_bytes(b"\x80\x04.")
     hint = "save the model with safetensors: model.save_pretrained(folder)"
-    case.refused(f"{said}; it has {pickled}, and pickled weights are not read", hint)
+    case.refused(f"{message}; it has {pickled}, and pickled weights are not read", hint)
 
 
 def test_a_quantisation_that_cannot_be_read(case: Case) -> None:
@@ -92,8 +92,8 @@ def test_a_quantisation_that_cannot_be_read(case: Case) -> None:
 
 def test_a_converted_folder_is_no_checkpoint(case: Case, tiny_folders: dict[str, Path]) -> None:
     for engine, folder in tiny_folders.items():
-        said = f"`{folder}` was written by ovround for {engine}"
-        case.refused(said, "start from the original checkpoint", model=folder)
+        message = f"`{folder}` was written by ovround for {engine}"
+        case.refused(message, "start from the original checkpoint", model=folder)
 
 
 # config.json

@@ -38,8 +38,8 @@ def test_every_file_is_in_the_manifest_and_any_change_is_found(
         }
         for kind, damaged_content in damaged.items():
             path.write_bytes(damaged_content)
-            said = "has changed since it was written" if kind == "changed" else f"{len(content)} were written"
-            with pytest.raises(ArtifactError, match=said) as caught:
+            message = "has changed since it was written" if kind == "changed" else f"{len(content)} were written"
+            with pytest.raises(ArtifactError, match=message) as caught:
                 check_files(folder, manifest, contents=True)
             assert str(path) in str(caught.value)
         path.unlink()
@@ -64,7 +64,7 @@ WEIGHT = {
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("{", "cannot be read"),
         ("[" * 100_000, "cannot be read"),
@@ -101,10 +101,10 @@ WEIGHT = {
         (manifest_json(**COMPLETE, extra=1), "extra is not known"),
     ],
 )
-def test_damaged_manifests_are_named(tmp_path: Path, command: CommandServer, content: str, said: str) -> None:
+def test_damaged_manifests_are_named(tmp_path: Path, command: CommandServer, content: str, message: str) -> None:
     (tmp_path / MANIFEST).write_text(content)
     result = command("inspect", tmp_path)
     first = result.stderr.splitlines()[0]
     assert first.startswith(f"error: `{tmp_path / MANIFEST}`")
-    assert said in first
+    assert message in first
     assert (result.status, result.stdout, len(result.stderr.splitlines()) <= 2) == (1, "", True)

@@ -58,7 +58,7 @@ def test_the_cards_command_gives_the_same_folder_again(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         (("--recipe", "rtn", "--group-size", "32"), "rounded to nearest"),
         (("--iters", "0", "--group-size", "32"), "rounded to nearest"),
@@ -66,12 +66,12 @@ def test_the_cards_command_gives_the_same_folder_again(
     ],
 )
 def test_the_card_does_not_claim_tuning_where_there_was_none(
-    loaded_command: CommandServer, tiny_source: Path, tmp_path: Path, options: tuple[str, ...], said: str
+    loaded_command: CommandServer, tiny_source: Path, tmp_path: Path, options: tuple[str, ...], sentence: str
 ) -> None:
     succeeded(loaded_command("convert", tiny_source, tmp_path / "out", "--format", "onnx", *options))
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "SignRound" not in card
-    assert said in card
+    assert sentence in card
 
 
 def test_the_card_keeps_the_sources_licence(loaded_command: CommandServer, tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ DAMAGES: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_weight_of_another_size_is_refused(library: Path, damage: str) -> None:
-    name, changes, said = DAMAGES[damage]
-    with pytest.raises(RuntimeException, match=said):
+    name, changes, message = DAMAGES[damage]
+    with pytest.raises(RuntimeException, match=message):
         session(library, model_of(WEIGHTS[name], **changes))
 
 

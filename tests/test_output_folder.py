@@ -222,7 +222,7 @@ def test_a_failure_while_openvino_writes(tiny_source: Path, output_root: Path, f
 
 
 @pytest.mark.parametrize(
-    ("error", "said", "hint"),
+    ("error", "message", "hint"),
     [
         (
             full, r"the disk is full while writing `{}`: \d+ MB are free, about \d+ MB are needed in all; nothing was kept",
@@ -233,13 +233,13 @@ def test_a_failure_while_openvino_writes(tiny_source: Path, output_root: Path, f
     ],
 )  # fmt: skip
 def test_what_is_said_of_a_disk(
-    tiny_source: Path, output_root: Path, failing: FailAt, error: Callable[[], OSError], said: str, hint: str | None
+    tiny_source: Path, output_root: Path, failing: FailAt, error: Callable[[], OSError], message: str, hint: str | None
 ) -> None:
     for step in (6, 20):
         failing.arm(output_root, step, error())
         with pytest.raises(OutputError) as caught:
             convert(tiny_source, output_root / "out", ROUNDED)
-        assert re.fullmatch(said.format(re.escape(str(output_root / "out"))), str(caught.value))
+        assert re.fullmatch(message.format(re.escape(str(output_root / "out"))), str(caught.value))
         assert caught.value.hint == hint
         assert list(output_root.iterdir()) == []
 
@@ -353,7 +353,7 @@ def test_a_disk_that_fills_up(small_disk: Path, output_root: Path) -> None:
     """Each run finds more free space after its start, until the space is enough."""
     out, filler, options = small_disk / "out", small_disk / "filler", ConvertOptions(recipe="rtn", group_size=64)
     undisturbed = contents(convert("demo", output_root / "out", options).folders[0])
-    said = set()
+    messages = set()
     for room in itertools.count(0, 150_000):
 
         def fill(progress: Progress, room: int = room) -> None:
@@ -364,11 +364,11 @@ def test_a_disk_that_fills_up(small_disk: Path, output_root: Path) -> None:
         error = failure_of(lambda: convert("demo", out, options, fill))
         if error is None:
             break
-        said.add(error.partition(": ")[0])
+        messages.add(error.partition(": ")[0])
         assert [path.name for path in small_disk.iterdir()] == ["filler"]
         filler.unlink()
-    assert said <= {FULL.format(out), *(f"OpenVINO could not write `{name}`" for name in undisturbed)}
-    assert FULL.format(out) in said
+    assert messages <= {FULL.format(out), *(f"OpenVINO could not write `{name}`" for name in undisturbed)}
+    assert FULL.format(out) in messages
     assert room > 1_000_000
     assert contents(out) == undisturbed
 

@@ -62,7 +62,7 @@ def _differences_in_use(wheel: Path) -> list[str]:
         python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel], check=True)
         wrong = []
-        for arguments, status, said in (
+        for arguments, status, expected in (
             (["-c", "import ovround.runtime, sys; sys.exit('torch' in sys.modules)"], 0, ""),
             (["-m", "ovround", "--help"], 0, "convert"),
             (["-m", "ovround", "devices"], 0, "CPU"),
@@ -71,7 +71,7 @@ def _differences_in_use(wheel: Path) -> list[str]:
             (["-m", "ovround", "eval", "demo", "--text", "x.txt"], 1, "x.txt"),
         ):
             done = subprocess.run([python, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-            if done.returncode != status or said not in done.stdout + done.stderr:
+            if done.returncode != status or expected not in done.stdout + done.stderr:
                 wrong.append(f"{' '.join(arguments)}: status {done.returncode}, {done.stdout}{done.stderr}")
         return wrong
     finally:

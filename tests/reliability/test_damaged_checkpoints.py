@@ -39,15 +39,15 @@ def test_a_damaged_checkpoint_is_refused_or_is_the_same(source: Path, tmp_path: 
     for damage in damages(source, CASES, seed=3):
         copy, start = damaged_copy(source, tmp_path / "model", damage), time.process_time()
         seen += 1
-        said = ""
+        message = ""
         try:
             job = prepare(str(copy), tmp_path / "out", options)
             (job.quantised or job.checkpoint).scan()
         except OvroundError as error:
-            said = str(error)
+            message = str(error)
             refused += 1
-        assert not said or NAMED.search(said), (damage.description, said)
-        assert len(said) < 2000, damage.description
+        assert not message or NAMED.search(message), (damage.description, message)
+        assert len(message) < 2000, damage.description
         if time.process_time() - start > 10:
             slow.append(damage.description)
     assert not slow

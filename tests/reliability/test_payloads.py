@@ -122,8 +122,10 @@ def test_the_server_loads_none_either(watched: Watched, tiny_folders: dict[str, 
         cwd=watched.root,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    said = [line for line in done.stdout.splitlines() if line.startswith(("loaded", "refused"))]
-    assert [line.split()[0] for line in said] == ["refused" if PAYLOADS[name].status else "loaded" for name in names]
+    outcomes = [line for line in done.stdout.splitlines() if line.startswith(("loaded", "refused"))]
+    assert [line.split()[0] for line in outcomes] == [
+        "refused" if PAYLOADS[name].status else "loaded" for name in names
+    ]
     assert watched.complaints() == before
     assert not canary.exists()
     assert PRIVATE not in done.stdout + done.stderr

@@ -75,15 +75,15 @@ def test_a_signal_is_not_lost(situation: str, number: str) -> None:
         [sys.executable, "-c", PROGRAM.format(number=number), code],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    said = {"SIGINT": "stopped", "SIGTERM": "terminated"}[number]
-    assert (done.stderr, done.stdout) == (f"{said}; nothing was kept\n", "")
+    message = {"SIGINT": "stopped", "SIGTERM": "terminated"}[number]
+    assert (done.stderr, done.stdout) == (f"{message}; nothing was kept\n", "")
     assert done.returncode == 128 + signal.Signals[number]
 
 
-@pytest.mark.parametrize(("command", "said"), [("serve", "stopped"), ("convert", "stopped; nothing was kept")])
-def test_only_commands_that_write_say_what_is_left(command: str, said: str) -> None:
+@pytest.mark.parametrize(("command", "message"), [("serve", "stopped"), ("convert", "stopped; nothing was kept")])
+def test_only_commands_that_write_say_what_is_left(command: str, message: str) -> None:
     code = "import os, signal; from ovround.cli import app; app.app = lambda: os.kill(os.getpid(), signal.SIGINT); app.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "--debug", command], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stderr) == (130, f"{said}\n")
+    assert (done.returncode, done.stderr) == (130, f"{message}\n")
