@@ -8,9 +8,9 @@ namespace ovround::native {
 namespace {
 
 constexpr int64_t kTilesAtOnce = 4;
-constexpr int64_t kTokensAtOnce = 32;  // whose tables are in memory together: 128 KB each for 2x8 and 2048 inputs
+constexpr int64_t kTokensAtOnce = 32;  // their tables are in memory together: 128 KB each for 2x8 and 2048 inputs
 
-// Codebooks [M, entries, V] of float16 as int16 pairs [M, pairs, 256, 2], in units of the largest of them over 32767.
+// Codebooks [M, entries, V] of float16 as int16 pairs [M, pairs, 256, 2], in units of their largest value over 32767.
 float pair_books(const CodebookWeight& weight, const Kernels& kernels, int64_t pairs, float* values, int16_t* to) {
     const int64_t width = weight.vector_inputs, count = weight.books * weight.entries * width;
     kernels.widen(weight.codebooks, values, count);
@@ -110,11 +110,11 @@ void expand_rows(const CodebookWeight& weight, const float* x, int64_t tokens, f
     });
 }
 
-// Tiles of codes decoded to bfloat16, by matrix instructions: vectors of one output.
+// Decodes tiles of codes to bfloat16 and multiplies by matrix instructions; for vectors of one output.
 void matrix_rows(const CodebookWeight& weight, const float* x, int64_t tokens, float* y, const Kernels& kernels,
                  const Threads& threads) {
     constexpr int64_t kParts = kCodeRows / kIntegerRows,
-                      kNear = 256;  // inputs of a tile that a first-level cache holds
+                      kNear = 256;  // inputs of a tile that fit a first-level cache
     const int64_t width = weight.inputs, vector = weight.vector_inputs, groups = width / vector;
     const int64_t depth = kNear % vector == 0 ? kNear : kIntegerRun * vector, ld = depth + kIntegerRows;
     const int64_t code_bytes = weight.entries > kTableEntries ? 2 : 1;

@@ -16,7 +16,7 @@ int64_t span_inputs(const IntegerWeight& weight) {
     return group % 128 == 0 ? 128 : group % 64 == 0 ? 64 : kIntegerRun;
 }
 
-// Rows of x in 8 bits, in blocks of as many tokens as one call of the kernel takes.
+// Rows of x in 8 bits, in blocks of as many tokens as one call of the kernel processes.
 class Quantized {
 public:
     Quantized(const IntegerWeight& weight, const float* x, int64_t tokens, const Kernels& kernels,
@@ -43,7 +43,7 @@ public:
         }
     }
 
-    // How many of the `left` last tokens are a block.
+    // The size of the next block when `left` tokens remain.
     int64_t block(int64_t left) const {
         const auto fits = [&](int64_t size) { return size <= left && size <= most_; };
         return *std::find_if(std::begin(kDotTokens), std::end(kDotTokens), fits);
@@ -90,7 +90,7 @@ IntegerTile tile_of(const IntegerWeight& weight, int64_t tile, int64_t spans) {
             spans / weight.groups};
 }
 
-// Tiles [low, high) of one weight, for all tokens; with `up`, gates of that weight's answers.
+// Computes tiles [low, high) of one weight for all tokens; with `up`, they gate the products of that weight.
 void dot_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Quantized& quantized, int64_t low,
                int64_t high, int64_t tokens, float* y, const Kernels& kernels) {
     alignas(kCacheLine) float products[kDotTokens[0] * kIntegerRows], other[kDotTokens[0] * kIntegerRows];
@@ -113,7 +113,8 @@ void dot_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Quant
     }
 }
 
-// Tiles [low, high) of one weight two at a time, or with `up` each beside that weight's, whose answers it gates.
+// Computes tiles [low, high) of one weight two at a time; with `up`, each together with its tile of `up`, which it
+// gates.
 void matrix_tiles(const IntegerWeight& weight, const IntegerWeight* up, const MatrixRows& rows, int64_t low,
                   int64_t high, float* y, const Kernels& kernels) {
     const int64_t runs = rows.runs(), values = runs * kIntegerRun * kIntegerRows, count = high - low;
@@ -147,7 +148,7 @@ void matrix_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Ma
     }
 }
 
-// The same by weights in float32.
+// The same with weights decoded to float32.
 void expand_tiles(const IntegerWeight& weight, const float* x, int64_t low, int64_t high, int64_t tokens, float* y,
                   const Kernels& kernels) {
     constexpr int64_t kStep = kDepth / kIntegerRun;

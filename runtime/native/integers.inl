@@ -1,16 +1,16 @@
-// Integer weights of 2, 3, 4 and 8 bits: included by kernels.inl.
+// Integer weights of 2, 3, 4 and 8 bits; kernels.inl includes this file.
 //
-// A run is 32 inputs of 16 rows. A quad is four inputs that follow each other, of 16 rows: 64 bytes, byte 4 * row +
-// input. Of 8 bits each quad lies by itself; of 4, two share their bytes, the first in the lower bits; of 2, four do.
-// Of 3 bits the lower two lie so (128 bytes), and behind them the third bits of all eight quads, quad 0 lowest (64
-// bytes).
+// A run is 32 inputs of 16 rows. A quad is four consecutive inputs of 16 rows: 64 bytes, byte 4 * row + input. With 8
+// bits, each quad has its own bytes. With 4 bits, two quads share bytes, the first in the lower bits; with 2 bits, four
+// quads do. With 3 bits, the lower two bits are stored like 2 bits (128 bytes), followed by the third bits of all eight
+// quads, quad 0 lowest (64 bytes).
 
 template <int kBits, int kQuad>
 inline typename Simd::I raw_quad(const uint8_t* at) {
     return Simd::load_i(at + kQuad * kBits / 8 * 64);
 }
 
-// The codes of a quad, or with `kInPlace` those codes where they stand in their bytes: times 2^shift_of<kBits,
+// The codes of a quad; with `kInPlace` they stay at their bit positions, that is, multiplied by 2^shift_of<kBits,
 // kQuad>().
 template <int kBits, int kQuad>
 constexpr int shift_of() {
@@ -33,9 +33,9 @@ inline typename Simd::I unpack_quad(const uint8_t* at) {
     }
 }
 
-// What one tile's products with kTokens quantised rows add up to within a span, as whole numbers.
+// The integer sums of one tile's products with kTokens quantised rows within a span.
 //
-// kChains sums a token hide the latency of a product; where codes stay in their places, sum c holds those at place c.
+// kChains sums for each token hide the latency of a product. If codes stay in place, sum c has those at position c.
 template <int kBits, int kTokens>
 struct Dot {
     static constexpr int kChains = Simd::kWide && kTokens <= Simd::kChainTokens ? 4 : 1;
@@ -59,7 +59,7 @@ struct Dot {
         }
     }
 
-    // Without 32-bit sums of products: 16 bits hold those of a run, eight of at most 2 * 15 * 127.
+    // Without 32-bit sums of products, 16 bits hold the sums of a run: eight products of at most 2 * 15 * 127.
     template <int kQuad>
     static inline void narrow_quad(const uint8_t* at, const int8_t* levels, typename Simd::I* narrow,
                                    typename Simd::I* upper) {
@@ -131,7 +131,7 @@ struct Dot {
 template <int kBits, int kTokens>
 void dot_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
     constexpr int64_t kRunBytes = kBits * kTileRows * kRun / 8;
-    for (int64_t part = 0; part < 64; part += Simd::kBytes) {  // as many rows as a vector has sums
+    for (int64_t part = 0; part < 64; part += Simd::kBytes) {  // one vector of sums for each part of the rows
         typename Simd::F products[kTokens];
         for (auto& sum : products) {
             sum = Simd::zero();
@@ -162,8 +162,8 @@ void dot_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
                 zero_points += kTileRows;
             }
             for (int token = 0; token < kTokens; ++token) {
-                // y += (sum - zero point * sum of inputs) * scale of the weight * scale of the inputs; the first is
-                // exact
+                // y += (sum - zero point * sum of inputs) * scale of the weight * scale of the inputs; the difference
+                // is exact
                 const int64_t at = span * kTokens + token;
                 const typename Simd::F sum = Simd::fma(zero, Simd::set(-rows.sums[at]), dot.total(token));
                 products[token] = Simd::fma(sum, Simd::multiply(scale, Simd::set(rows.scales[at])), products[token]);
@@ -213,7 +213,7 @@ void quantize(const float* x, int64_t inputs, int64_t span_inputs, int64_t token
         for (int64_t index = count; index < padded; ++index) {
             values[index] = 0;
         }
-        uint32_t most_bits = 0;  // of absolute values: in their order, and above all others what is no number
+        uint32_t most_bits = 0;  // of absolute values, which have the same order; NaN is above all numbers
         for (int64_t index = 0; index < padded; ++index) {
             uint32_t bits = 0;
             std::memcpy(&bits, values + index, 4);

@@ -1,4 +1,4 @@
-// The inner loops, over the vectors that the including file defines as `Simd`; see kernels.hpp for what each gives.
+// The inner loops, written with the vectors that the including file defines as `Simd`; kernels.hpp documents them.
 
 #include <cstring>
 
@@ -10,8 +10,8 @@ namespace {
 constexpr int64_t kRows = 64;
 constexpr int64_t kRun = 32;
 constexpr int64_t kTileRows = 16;
-constexpr int64_t kPrefetch = 4096;      // bytes ahead of what is read
-constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding and taking it away rounds to nearest, ties to even
+constexpr int64_t kPrefetch = 4096;      // prefetch distance in bytes
+constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding and subtracting it rounds to nearest, ties to even
 
 constexpr float kLargest = 3.4028234663852886e38F;
 
@@ -24,10 +24,10 @@ void widen(const uint8_t* halves, float* to, int64_t count) {
     int64_t done = Simd::widen(halves, to, count);
     for (; done < count; ++done) {
         const uint32_t half = load16(halves + 2 * done);
-        uint32_t bits = (half & 0x7FFFU) << 13;  // exponent and fraction where float32 has them
+        uint32_t bits = (half & 0x7FFFU) << 13;  // exponent and fraction at the bits of float32
         float value = 0;
         std::memcpy(&value, &bits, 4);
-        value *= 5.192296858534828e+33F;  // 2^112, the difference of the biases; subnormal halves come out right too
+        value *= 5.192296858534828e+33F;  // 2^112, the difference of the biases; this is right for subnormal halves too
         std::memcpy(&bits, &value, 4);
         if ((half & 0x7C00U) == 0x7C00U) {
             bits = 0x7F800000U | ((half & 0x3FFU) << 13);
@@ -40,8 +40,8 @@ void widen(const uint8_t* halves, float* to, int64_t count) {
 // ---- codebooks: tables ----
 
 #ifdef OVROUND_TABLES
-// Products of one group with every entry of one book, in units of 2^-15 of what fits 30 bits: int16 [256] in the order
-// that `packs32` leaves; the largest absolute value goes into `most`.
+// Products of one group with every entry of one book, in units of 2^-15 of the 30-bit range: int16 [256] in the order
+// that `packs32` gives. The largest absolute value is written to `most`.
 template <int kPairs>
 inline typename Simd::I products(const int16_t* book, const int16_t* x, int64_t pairs, int16_t* to,
                                  typename Simd::I most) {
@@ -61,7 +61,7 @@ inline typename Simd::I products(const int16_t* book, const int16_t* x, int64_t 
     return most;
 }
 
-// int16 products as bytes around 128, in the order of the entries.
+// Converts int16 products to bytes around 128, in the order of the entries.
 inline void to_bytes(const int16_t* from, int16_t factor, uint8_t* to) {
     const typename Simd::I by = Simd::set16(factor), offset = Simd::set8(static_cast<char>(0x80));
     for (int64_t entry = 0; entry < kTableEntries; entry += Simd::kBytes) {
@@ -115,7 +115,7 @@ float build_tables(const PairedBooks& books, const float* x, int64_t groups, uin
             sum += absolute(x[group * width + index]);
         }
         if (!(sum <= kLargest)) {
-            most_sum = sum - sum;  // a value is infinite or not a number: this is not one either
+            most_sum = sum - sum;  // if a value is infinite or NaN, the result is NaN
             break;
         }
         most_sum = sum > most_sum ? sum : most_sum;
@@ -124,7 +124,7 @@ float build_tables(const PairedBooks& books, const float* x, int64_t groups, uin
         std::memset(tables, 128, static_cast<size_t>(groups * books.books * kTableEntries));
         return most_sum == most_sum ? 0 : most_sum;
     }
-    // A group's products sum to at most 32767 * 32767, so that 15 bits less fit 16.
+    // A group's products sum to at most 32767 * 32767, so the sums shifted by 15 bits fit 16.
     const float factor = 32767.0F / most_sum;
     alignas(64) int16_t parts[kBlockLookups * kTableEntries];
     alignas(64) int16_t inputs[1024];
@@ -162,7 +162,7 @@ float build_tables(const PairedBooks& books, const float* x, int64_t groups, uin
 }
 
 #ifdef OVROUND_TABLES
-// Even and odd rows are summed apart: a whole 16-bit lane takes even + 256 * odd, modulo 2^16, another one odd alone.
+// Even and odd rows are summed separately: one 16-bit lane sums even + 256 * odd, modulo 2^16, another sums odd alone.
 template <int kTiles>
 void look_up_tiles(const uint8_t* codes, int64_t tile_bytes, const uint8_t* tables, const float* table_scales,
                    int64_t groups, int64_t books, int64_t block_groups, float* sums) {
@@ -240,7 +240,7 @@ void look_up(const uint8_t* codes, int64_t tile_bytes, int64_t tiles, const uint
 
 // ---- codebooks: values ----
 
-// `kWhole`: codes of one byte and as many entries, so that none is beyond its book.
+// `kWhole`: codes of one byte and 256 entries, so that no code is beyond its book.
 template <bool kWhole>
 void expand_groups(const uint8_t* codes, int64_t code_bytes, const uint8_t* codebooks, int64_t books, int64_t entries,
                    int64_t vector_bytes, int64_t vector_inputs, int64_t rows, int64_t first, int64_t last, float* to,
@@ -257,7 +257,7 @@ void expand_groups(const uint8_t* codes, int64_t code_bytes, const uint8_t* code
                 }
                 const uint8_t* at = codes + index * code_bytes;
                 const int64_t code = code_bytes == 1 ? *at : load16(at);
-                // A code beyond the book, in a damaged file, must not be read there.
+                // A damaged file may have a code beyond the book, which must not be read.
                 return codebooks + book * book_bytes + (code < entries ? code : 0) * vector_bytes;
             };
             if (vector_inputs == 8 && Simd::sum_half8(halves, books, sum)) {
@@ -289,7 +289,8 @@ void expand_codes(const uint8_t* codes, int64_t code_bytes, const uint8_t* codeb
 
 // ---- gates ----
 
-// e^x within 2e-7 of it: 2^n times a polynomial between -ln 2 / 2 and ln 2 / 2. A loop over it becomes vectors.
+// e^x with a relative error of 2e-7: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. Compilers vectorize loops over
+// it.
 inline float exponential(float x) {
     x = x < -87.0F ? -87.0F : x > 88.0F ? 88.0F : x;
     const float n = rounded(x * 1.44269504F);

@@ -1,4 +1,4 @@
-// Any processor.
+// Kernels for any processor.
 #include <cstdint>
 #include <cstring>
 
@@ -39,7 +39,7 @@ struct Simd {
     }
     static float sum(F value) { return (value.lanes[0] + value.lanes[1]) + (value.lanes[2] + value.lanes[3]); }
 
-    // Four bytes a row of a tile are one 32-bit sum.
+    // Four bytes for each row of a tile form one 32-bit sum.
     static I zero_i() { return I{}; }
     static I load_i(const uint8_t* from) {
         I loaded;
@@ -55,7 +55,7 @@ struct Simd {
     }
     static constexpr int64_t kDotTokens = 2;
     static constexpr int kChainTokens = 0;
-    static constexpr bool kWide = true;  // products are summed in 32 bits at once
+    static constexpr bool kWide = true;  // products are summed directly in 32 bits
     static void prefetch(const uint8_t*, int64_t) {}
     static F halves(const uint8_t* at);
     static F bytes(const uint8_t* at) { return F{{float(at[0]), float(at[1]), float(at[2]), float(at[3])}}; }
@@ -127,7 +127,7 @@ struct Simd {
     static I shift_left32(I value) {
         return each32(value, value, [](int32_t x, int32_t) { return x << kBits; });
     }
-    static I add_pairs16(I sum, I) { return sum; }  // of no use where sums have 32 bits
+    static I add_pairs16(I sum, I) { return sum; }  // not needed, because sums have 32 bits
     static F to_float(I value) {
         int32_t sums[4];
         std::memcpy(sums, value.bytes, kBytes);
@@ -149,7 +149,7 @@ namespace {
 
 Simd::F Simd::halves(const uint8_t* at) {
     F result;
-    native::widen(at, result.lanes, kFloats);  // not the member
+    native::widen(at, result.lanes, kFloats);  // the free function, not the member
     return result;
 }
 

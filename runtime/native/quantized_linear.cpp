@@ -14,8 +14,8 @@ constexpr std::size_t kParts = 3;  // inputs of a weight
 constexpr std::size_t kMostWeights = 8;
 constexpr int64_t kAlignment = 64;
 
-// The engine's own threads: its arena has as many as INFERENCE_NUM_THREADS says. Who is done takes the next task, since
-// cores are not alike, nor free alike.
+// The engine's own threads; its arena has INFERENCE_NUM_THREADS of them. A thread that is done takes the next task,
+// because cores differ in speed and load.
 void run_in_arena(const void*, int64_t tasks, void (*task)(const void*, int64_t), const void* context) {
     std::atomic<int64_t> next{0};
     ov::parallel_nt(static_cast<int>(std::min<int64_t>(tasks, parallel_get_max_threads())), [&](int, int) {

@@ -23,7 +23,7 @@ double measure_read_bandwidth(std::size_t threads) {
                 for (std::size_t index = 0; index < share; ++index) {
                     bits |= first[index];
                 }
-                together |= bits;  // or the compiler leaves the loop out
+                together |= bits;  // without this the compiler removes the loop
             });
         }
         for (auto& worker : workers) {

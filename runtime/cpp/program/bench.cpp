@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::size_t kWarmUpRuns = 1;
 
-// Between two values, as numpy.percentile does by default.
+// A percentile with linear interpolation, the default of numpy.percentile.
 double percentile(std::vector<double> values, double percent) {
     std::sort(values.begin(), values.end());
     const double rank = percent / 100.0 * static_cast<double>(values.size() - 1);
@@ -75,7 +75,7 @@ nlohmann::json bench(const Arguments& arguments) {
             return true;
         });
     }
-    const auto peak = peak_memory_bytes();  // before the bandwidth test, which needs memory of its own
+    const auto peak = peak_memory_bytes();  // before the bandwidth test, which allocates memory itself
     const auto threads = arguments.load.threads > 0 ? static_cast<std::size_t>(arguments.load.threads)
                                                     : std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
     const double bandwidth = measure_read_bandwidth(threads);

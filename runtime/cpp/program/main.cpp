@@ -1,4 +1,4 @@
-// ovround-run: one answer, streamed to stdout, or a measurement. Results go to stdout, talk to stderr.
+// ovround-run: streams one answer to stdout, or measures speed. Results go to stdout, messages to stderr.
 #include <atomic>
 #include <csignal>
 #include <cstdio>

@@ -14,7 +14,7 @@ struct ovround_llm {
 
 namespace {
 
-// As C reads them: `top` of each position lies in one list.
+// Log-probabilities in the layout of the C API: one list holds the `top` entries of all positions.
 struct Positions {
     explicit Positions(const std::optional<std::vector<ovround::TokenLogprobs>>& from) {
         if (!from) {
@@ -26,7 +26,7 @@ struct Positions {
             }
         }
         const auto* top = likeliest.data();
-        list.reserve(from->size() + 1);  // never NULL
+        list.reserve(from->size() + 1);  // so that data() is never NULL
         for (const auto& position : *from) {
             list.push_back({position.token_id, position.logprob, top, position.top.size()});
             top += position.top.size();
@@ -67,14 +67,14 @@ ovround_status failed(ovround_status status, const char* message, const char* hi
     try {
         last_error = message;
         last_hint = hint;
-    } catch (...) {  // no memory for the words either
+    } catch (...) {  // no memory for the message either
         last_error.clear();
         last_hint.clear();
     }
     return status;
 }
 
-// The border: `work` may throw, the caller gets a status.
+// Runs `work`, which may throw, and returns a status to the C caller.
 template <typename Work>
 ovround_status guarded(const Work& work) noexcept {
     try {

@@ -8,7 +8,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The text of the template, of the first file that has one.
+// The template's text, from the first file that has one.
 std::optional<std::string> template_source(const fs::path& folder) {
     if (fs::is_regular_file(folder / "chat_template.jinja")) {
         return read_text(folder / "chat_template.jinja");
@@ -32,7 +32,7 @@ std::optional<std::string> template_source(const fs::path& folder) {
     return std::nullopt;
 }
 
-// The named special tokens: of tokenizer_config.json, in older folders also of special_tokens_map.json.
+// The named special tokens, from tokenizer_config.json and in older folders from special_tokens_map.json.
 Value special_tokens(const fs::path& folder) {
     auto config = read_object(folder / "tokenizer_config.json", true);
     if (!config.contains("added_tokens_decoder")) {

@@ -1,4 +1,4 @@
-// What a generation needs of an engine; the contract is that of runtime/engine.py, for as much as is used here.
+// The engine's interface for generation; its contract is the used part of runtime/engine.py.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace ovround {
 
-// After an error nothing is known of the cache until `reset`.
+// After an error the state of the cache is undefined until `reset`.
 class Engine {
 public:
     Engine() = default;
@@ -20,28 +20,28 @@ public:
     Engine& operator=(const Engine&) = delete;
 
     virtual std::size_t vocab_size() const = 0;
-    virtual const std::string& device() const = 0;  // where the model runs, for people
-    virtual const std::string& warning() const {    // what loading had to say, for people; often empty
+    virtual const std::string& device() const = 0;  // readable name of the device
+    virtual const std::string& warning() const {    // a readable warning from loading; often empty
         static const std::string none;
         return none;
     }
 
-    // Forget the cache; the next call starts a new batch.
+    // Clears the cache; the next call starts a new batch.
     virtual void reset() = 0;
-    // Append each prompt to its row; an empty cache gets a row a prompt. Logits [B, V] of what follows its last token,
-    // good until the next call. About `new_tokens` more tokens a row follow, so that room is made once.
+    // Appends each prompt to its row; an empty cache gets one row for each prompt. Logits [B, V] after the last token,
+    // valid until the next call. About `new_tokens` more tokens a row follow, so that memory is allocated once.
     virtual const float* prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) = 0;
-    // Logits [B, V] after one more token a row. Allocates nothing outside of the engine's own library.
+    // Appends one token to each row: logits [B, V]. Allocates nothing outside of the engine's own library.
     virtual const float* decode(const std::vector<int64_t>& ids) = 0;
-    // Append T tokens to the only row, which an empty cache gets: logits [T, V] of what follows each.
+    // Appends T tokens to the only row (an empty cache gets one): logits [T, V] after each of them.
     virtual const float* extend(const std::vector<int64_t>& ids) = 0;
-    // Forget what the only row holds beyond its first `length` tokens, at least 1.
+    // Truncates the only row to its first `length` tokens, at least 1.
     virtual void rewind(std::size_t length) = 0;
-    // Go on with these rows only, in this order; a row named twice is there twice from then on.
+    // Keeps only these rows, in this order; a row that is named twice is duplicated.
     virtual void keep(const std::vector<std::size_t>& rows) = 0;
 };
 
-// For Engine::keep: of `values`, `width` for each row, those of the chosen rows; `spare` is what memory is swapped
+// For Engine::keep: reorders `values`, `width` for each row, to the chosen rows; `spare` is a buffer that it swaps
 // with.
 template <typename T>
 void choose_rows(std::vector<T>& values, const std::vector<std::size_t>& rows, std::size_t width,

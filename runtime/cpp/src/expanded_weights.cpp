@@ -24,9 +24,9 @@ constexpr std::size_t kCodeRows = 64;
 constexpr std::size_t kTileRows = 16;
 constexpr std::size_t kRun = 32;  // inputs
 constexpr std::size_t kMostBooks = 64;
-constexpr std::size_t kMostRows = std::size_t{1} << 26;  // and inputs: sizes below are their products
+constexpr std::size_t kMostRows = std::size_t{1} << 26;  // also of inputs, so that products of sizes cannot overflow
 
-// The operator as far as a graph states it: computed by nobody.
+// A placeholder for the operator's node in a graph; it is never computed.
 class Placeholder final : public ov::op::Op {
 public:
     OPENVINO_OP("QuantizedLinear", "ovround")
@@ -62,7 +62,8 @@ private:
     int64_t inputs_ = 0;
 };
 
-// What makes placeholders of a graph's nodes. Not ov::OpExtension, whose constructor calls a virtual method.
+// Creates placeholders for a graph's nodes. It does not derive from ov::OpExtension, whose constructor calls a virtual
+// method.
 class PlaceholderExtension final : public ov::BaseOpExtension {
 public:
     const ov::DiscreteTypeInfo& get_type_info() const override { return Placeholder::get_type_info_static(); }
@@ -77,7 +78,7 @@ public:
     std::vector<ov::Extension::Ptr> get_attached_extensions() const override { return {}; }
 };
 
-// The constants of one node, u8.
+// The u8 constants of one node.
 struct Part {
     const uint8_t* bytes;
     ov::Shape shape;
@@ -109,7 +110,7 @@ std::shared_ptr<ov::Node> as_float32(const std::shared_ptr<ov::Node>& node) {
     return std::make_shared<Convert>(node, ov::element::f32);
 }
 
-// Each value is summed and scaled in float32, and rounded to float16.
+// Each value is summed and scaled in float32, then rounded to float16.
 Expanded expand_codebook(const Part& codes, const Part& codebooks, const Part& scales, std::size_t rows,
                          std::size_t columns) {
     need(codes.shape.size() == 4 && codebooks.shape.size() == 5 && codebooks.size > 0, "its parts have other shapes");
@@ -150,7 +151,7 @@ Expanded expand_codebook(const Part& codes, const Part& codebooks, const Part& s
     return {as_float32(constant), constant->get_byte_size()};
 }
 
-// The integer of a row and an input; `bits` is 2, 3 or 4.
+// The integer at a row and an input; `bits` is 2, 3 or 4.
 uint8_t integer(const uint8_t* codes, std::size_t bits, std::size_t runs, std::size_t row, std::size_t input) {
     const uint8_t* bytes =
         codes + (row / kTileRows * runs + input / kRun) * bits * 64 + row % kTileRows * 4 + input % 4;
@@ -172,7 +173,7 @@ std::shared_ptr<Constant> nibbles(const std::vector<uint8_t>& values, const ov::
     return std::make_shared<Constant>(ov::element::u4, shape, packed.data());
 }
 
-// The chain of a 4-bit weight, as `ovround convert` writes it without native weights: the same integers.
+// The nodes of a 4-bit weight with the same integers, as `ovround convert` writes it without native weights.
 Expanded expand_integers(const Part& codes, const Part& scales, const Part& zero_points, std::size_t bits,
                          std::size_t rows, std::size_t columns) {
     need(bits >= 2 && bits <= 4, "integers of 2, 3 and 4 bits can be expanded");

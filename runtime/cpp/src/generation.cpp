@@ -10,7 +10,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kTextBytes = 16;  // of a token, made room for; a longer text grows as strings do
+constexpr std::size_t kTextBytes = 16;  // memory reserved for each token's text; longer texts grow as strings do
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -21,7 +21,7 @@ void note_time(Request& request, double work_s) {
     }
 }
 
-// Logits [V] of what follows the prompt.
+// Logits [V] after the prompt.
 const float* prompt_logits(KVCacheSlot& row, Request& request) {
     if (request.prompt_logprobs_count) {
         return row.start_scored(request.prompt_ids, request.max_new_tokens, *request.prompt_logprobs_count,
@@ -181,7 +181,7 @@ void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancel
     double work_s = 0.0;
     const std::size_t prompt = request.prompt_ids.size();
     std::vector<int64_t> text;  // prompt and answer, for the proposer
-    std::vector<int64_t> step;  // the newest token, and guesses behind it
+    std::vector<int64_t> step;  // the newest token, followed by guesses
     step.reserve(1 + draft_tokens);
     if (proposer != nullptr) {
         text.reserve(prompt + request.max_new_tokens);
@@ -204,7 +204,7 @@ void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancel
             }
             started = Clock::now();
         }
-        row.rewind(prompt + request.token_ids.size() - 1);  // guesses that did not stand
+        row.rewind(prompt + request.token_ids.size() - 1);  // drop the rejected guesses
         if (request.finish_reason) {
             return;
         }

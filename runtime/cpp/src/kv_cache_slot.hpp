@@ -1,27 +1,27 @@
-// An engine's cache as one row of known tokens: what a new prompt shares with it need not be computed again.
+// One row of an engine's cache with known tokens; a prefix that a new prompt shares with it is not computed again.
 #pragma once
 
 #include "engine.hpp"
 
 namespace ovround {
 
-// The only user of its engine's cache as long as it is used; `clear` after anybody else was there. After an error
-// nothing is known of the cache, and the next prompt starts with an empty one.
+// It must be the only user of its engine's cache; call `clear` after any other use. After an error the cache is
+// undefined, and the next prompt starts with an empty one.
 class KVCacheSlot {
 public:
     explicit KVCacheSlot(Engine& engine) : engine_(engine) {}
 
     Engine& engine() { return engine_; }
-    // Hold exactly `prompt`: logits [V] of what follows. `shared` is how many of its tokens were there already.
+    // Sets the row to `prompt`: logits [V] after it. `shared` is the number of its tokens that were in the cache.
     const float* start(const std::vector<int64_t>& prompt, std::size_t new_tokens, std::size_t& shared);
-    // `start` from an empty cache, with the log-probabilities of the tokens after the first, and the `count` likeliest.
+    // As `start`, from an empty cache, with the log-probabilities of the tokens after the first and `count` likeliest.
     const float* start_scored(const std::vector<int64_t>& prompt, std::size_t new_tokens, std::size_t count,
                               std::vector<TokenLogprobs>& scored);
-    // Logits [T, V] of what follows each of the new tokens.
+    // Appends tokens: logits [T, V] after each of them.
     const float* append(const std::vector<int64_t>& ids);
-    // Hold the first `length` tokens only, at least 1.
+    // Truncates the row to its first `length` tokens, at least 1.
     void rewind(std::size_t length);
-    // The next prompt starts with an empty cache.
+    // Makes the next prompt start with an empty cache.
     void forget() { ids_.clear(); }
 
 private:

@@ -34,7 +34,7 @@ constexpr const char* kName = "libllguidance.dylib";
 constexpr const char* kName = "libllguidance.so";
 #endif
 
-// Of the Python that the build names; or, where ovround is a wheel too (ovround/native/lib), beside that.
+// The library of the Python that the build names; or, if ovround is in a wheel (ovround/native/lib), beside that.
 std::vector<std::string> wheels() {
     std::vector<std::string> names{OVROUND_LLGUIDANCE_WHEEL};
     Dl_info info{};
@@ -45,8 +45,8 @@ std::vector<std::string> wheels() {
     return names;
 }
 
-// The wheel's library is a module of Python, and holds names of Python's library, which no function called here uses:
-// it opens behind that library, whose interpreter is not started.
+// The wheel's library is a Python module. It refers to symbols of Python's library that no function used here calls, so
+// it is loaded after that library; the interpreter is not started.
 void* open_behind_python(const std::string& module) {
     for (const char* python : {OVROUND_PYTHON_LIBRARY, OVROUND_PYTHON_SONAME}) {
         if (*python != '\0' && dlopen(python, RTLD_NOW | RTLD_GLOBAL) != nullptr) {

@@ -7,7 +7,7 @@
 namespace ovround {
 
 std::vector<std::size_t> largest_indices(const std::vector<double>& values, std::size_t count) {
-    std::vector<std::size_t> heap;  // a heap, the worst first
+    std::vector<std::size_t> heap;  // a heap with the lowest value first
     heap.reserve(count);
     const auto better = [&values](std::size_t a, std::size_t b) {
         return values[a] != values[b] ? values[a] > values[b] : a < b;

@@ -18,8 +18,8 @@ bool has_penalties(const SamplingOptions& options) {
     return options.repetition_penalty != 1.0 || options.presence_penalty != 0.0 || options.frequency_penalty != 0.0;
 }
 
-// The first of the largest of `count` values, or the first NaN. Whole runs of values that are no larger than what was
-// draw before are passed over at once, in a form that compilers make vectors of.
+// The index of the first largest of `count` values, or of the first NaN. Blocks without a larger value are skipped at
+// once, in a form that compilers vectorize.
 std::size_t largest(const float* values, std::size_t count) {
     constexpr std::size_t kRun = 16;
     std::size_t best = 0;
@@ -83,7 +83,7 @@ void Sampler::see_prompt(const std::vector<int64_t>& ids) {
     }
 }
 
-// Penalties of the answer round to float32, as numpy does; all that follows is float64.
+// Penalties of the answer are rounded to float32, as in numpy; all later steps use float64.
 double Sampler::adjusted(float logit, std::size_t token) const {
     if (counts_[token] != 0 && (options_.presence_penalty != 0.0 || options_.frequency_penalty != 0.0)) {
         const double taken =
@@ -104,7 +104,7 @@ const float* Sampler::biased(const float* logits, const uint32_t* allowed) {
     }
     std::copy_n(logits, biased_.size(), biased_.begin());
     for (const auto& [token, bias] : options_.logit_bias) {
-        if (static_cast<std::size_t>(token) < biased_.size()) {  // beyond the vocabulary it has no effect
+        if (static_cast<std::size_t>(token) < biased_.size()) {  // an id beyond the vocabulary has no effect
             biased_[static_cast<std::size_t>(token)] += static_cast<float>(bias);
         }
     }
@@ -149,7 +149,7 @@ int64_t Sampler::choose(const float* logits, const uint32_t* allowed) {
     return chosen;
 }
 
-// By chance, of scores_, of which `best` is the largest.
+// Draws a token from scores_, of which `best` is the largest.
 int64_t Sampler::draw(std::size_t best) {
     for (double& score : scores_) {
         score /= options_.temperature;
@@ -171,7 +171,7 @@ int64_t Sampler::draw(std::size_t best) {
     return kept_[static_cast<std::size_t>(std::min(draw, end - 1) - scratch_.begin())];
 }
 
-// The k largest, lower ids first among equals; all for 0.
+// Keeps the k largest, lower ids first for equal values; 0 keeps all.
 void Sampler::keep_top_k() {
     const std::size_t size = scores_.size();
     kept_.resize(size);
@@ -198,12 +198,11 @@ void Sampler::keep_top_k() {
     kept_.resize(count);
 }
 
-// The shortest head, by falling score, whose weights reach top_p of all.
+// Keeps the fewest tokens, by descending score, whose weights reach top_p of the sum.
 void Sampler::keep_top_p() {
     const double total =
         std::accumulate(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()), 0.0);
-    // All weights below half of (1 - top_p) * mean together are too few for the head to reach them: no sorting for
-    // them.
+    // The weights below half of (1 - top_p) * mean cannot be needed to reach top_p, so they are not sorted.
     const double least =
         options_.top_p < 1.0 - 1e-6 ? (1.0 - options_.top_p) * total / static_cast<double>(kept_.size()) / 2.0 : 0.0;
     order_.clear();
@@ -227,7 +226,7 @@ void Sampler::keep_top_p() {
     }
     order_.resize(count);
     std::sort(order_.begin(), order_.end());
-    for (std::size_t index = 0; index < count; ++index) {  // order_ ascends: nothing is overwritten before it is read
+    for (std::size_t index = 0; index < count; ++index) {  // order_ ascends: a value is read before it is overwritten
         const auto from = static_cast<std::size_t>(order_[index]);
         kept_[index] = kept_[from];
         weights_[index] = weights_[from];

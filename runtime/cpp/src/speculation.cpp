@@ -5,7 +5,7 @@
 namespace ovround {
 namespace {
 
-constexpr std::size_t kLongest = 3;  // tokens at the end of the text that are looked for
+constexpr std::size_t kLongest = 3;  // longest suffix of the text that is searched for
 
 }  // namespace
 
@@ -30,7 +30,7 @@ void DraftModel::propose(const std::vector<int64_t>& ids, std::size_t count, std
     if (ids.size() > context_length_) {
         return;
     }
-    count = std::min(count, context_length_ + 1 - ids.size());  // the last guess is never put into the cache
+    count = std::min(count, context_length_ + 1 - ids.size());  // the last guess is never appended to the cache
     if (count == 0) {
         return;
     }

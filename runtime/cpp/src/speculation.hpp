@@ -1,7 +1,7 @@
-// Speculative decoding: cheap guesses at the next tokens, which the model then judges all in one step.
+// Speculative decoding: cheap guesses of the next tokens, which the model verifies in one step.
 //
-// A guess stands when the model, choosing as it always does, chooses the same token. So the answer is what it would be
-// without guesses, greedy or drawn from a seed: guesses change how long it takes, nothing else.
+// A guess is accepted if the model, with its usual sampling, chooses the same token. So the answer is the same as
+// without guesses, greedy or with a seed; only the speed changes.
 #pragma once
 
 #include "kv_cache_slot.hpp"
@@ -15,18 +15,18 @@ public:
     Proposer(const Proposer&) = delete;
     Proposer& operator=(const Proposer&) = delete;
 
-    // Append at most `count` tokens that may follow `ids`, prompt and answer so far, to `guesses`; none is allowed.
+    // Appends to `guesses` at most `count` tokens (or none) that may follow `ids`, the prompt and the answer so far.
     virtual void propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& guesses) = 0;
 };
 
-// What followed the last time that the text ended like this (Saxena, 2023: prompt lookup decoding).
+// Guesses the tokens that followed the last occurrence of the text's end (Saxena, 2023: prompt lookup decoding).
 class PromptLookup final : public Proposer {
 public:
     void propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& guesses) override;
 };
 
-// A smaller model with the same tokenizer, greedy (Leviathan et al., 2023). Of its logits the first `vocab_size` count,
-// those of the model that judges.
+// Guesses by a smaller model with the same tokenizer, greedily (Leviathan et al., 2023). Only the first `vocab_size` of
+// its logits count, the number that the verifying model has.
 class DraftModel final : public Proposer {
 public:
     DraftModel(std::unique_ptr<Engine> engine, std::size_t context_length, std::size_t vocab_size);

@@ -1,4 +1,4 @@
-// A place in the tokens of a chat template.
+// A position in the tokens of a chat template.
 #pragma once
 
 #include <algorithm>
@@ -11,12 +11,12 @@
 
 namespace ovround {
 
-// Parsers walk it forward; its last token is always `end`.
+// Parsers move it forward; its last token is always `end`.
 class Cursor {
 public:
     explicit Cursor(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
 
-    // Held while a parser is one level deeper; too many levels are refused.
+    // Exists while a parser is one level deeper; too many levels are refused.
     class Nested {
     public:
         explicit Nested(Cursor& cursor) : cursor_(cursor) {
@@ -35,7 +35,7 @@ public:
     const Token& now() const { return tokens_[position_]; }
     const Token& next() const { return tokens_[std::min(position_ + 1, tokens_.size() - 1)]; }
     bool at(Token::Kind kind, std::string_view value) const { return now().kind == kind && now().value == value; }
-    // The token is left behind when it is this one.
+    // Advances if the current token is this one.
     bool take(Token::Kind kind, std::string_view value) {
         const bool there = at(kind, value);
         position_ += there ? 1 : 0;

@@ -54,7 +54,7 @@ private:
             return [value = negation()](Rendering& to) { return Value(!truth(value(to))); };
         }
         auto left = sum();
-        bool chained = false;  // of a < b < c Jinja makes another thing: refused
+        bool chained = false;  // Jinja reads a < b < c differently, so it is refused
         while (true) {
             std::string comparison;
             for (const char* known : {"==", "!=", "<=", ">=", "<", ">"}) {

@@ -8,7 +8,7 @@
 namespace ovround {
 namespace {
 
-// The text and the tags of a template, by recursive descent, to closures.
+// Compiles the text and the tags of a template to closures, by recursive descent.
 class Parser {
 public:
     explicit Parser(std::vector<Token> tokens) : cursor_(std::move(tokens)) {}
@@ -24,7 +24,7 @@ public:
 private:
     void close() { cursor_.expect(Token::close_block, "the end of the tag"); }
 
-    // Up to a tag that begins with one of `enders`, whose name is taken and kept in `ender_`.
+    // Reads up to a tag that begins with one of `enders`; consumes its name and keeps it in `ender_`.
     Statement statements(const std::vector<std::string>& enders) {
         const Cursor::Nested nested(cursor_);
         std::vector<Statement> parts;
@@ -170,7 +170,7 @@ private:
         if (attribute.empty()) {
             return [=](Rendering& to) { to.scopes.back()[name] = value(to); };
         }
-        return [=](Rendering& to) {  // of a namespace, in whichever scope it is
+        return [=](Rendering& to) {  // a namespace's attribute, in any scope
             Value given = value(to);
             for (auto scope = to.scopes.rbegin(); scope != to.scopes.rend(); ++scope) {
                 if (const auto variable = scope->find(name); variable != scope->end()) {

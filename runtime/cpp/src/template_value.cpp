@@ -29,7 +29,7 @@ void step(Rendering& rendering, std::size_t cost) {
     check_bytes(rendering.text.size());
 }
 
-// Work and memory that a copy of `value` takes; texts are checked for their size.
+// The cost of a copy of `value` in work and memory; texts are checked for their size.
 static std::size_t cost_of(const Value& value) {
     if (value.is_string()) {
         const std::size_t size = value.get_ref<const std::string&>().size();
@@ -64,7 +64,7 @@ bool truth(const Value& value) {
     }
 }
 
-// How Python's str writes it.
+// The text that Python's str gives.
 std::string written(const Value& value) {
     switch (value.type()) {
         case Value::value_t::discarded: return "";
@@ -77,7 +77,7 @@ std::string written(const Value& value) {
     }
 }
 
-// How json.dumps writes it, with its spaces.
+// The text that json.dumps gives, with its spaces.
 static std::string json_text(const Value& value) {
     if (!value.is_structured()) {
         return value.is_discarded() ? refuse("tojson of nothing"), "" : value.dump();
@@ -101,7 +101,7 @@ bool ends_with(std::string_view text, std::string_view with) {
     return text.size() >= with.size() && text.substr(text.size() - with.size()) == with;
 }
 
-// The characters that `characters` lists, or Unicode's white space, taken off the sides that are asked for.
+// Strips `characters`, or Unicode's white space, from the chosen sides.
 static std::string stripped(std::string_view text, const std::vector<std::string>& characters, bool left, bool right) {
     const auto at = [&](auto test) {
         return std::find_if(characters.begin(), characters.end(),
@@ -278,7 +278,7 @@ Value item(const Value& from, const Value& key) {
     return undefined();
 }
 
-// Python's from[low:high:by]; undefined bounds are left out.
+// Python's from[low:high:by]; an undefined bound means none.
 Value sliced(const Value& from, const Value& low, const Value& high, const Value& by) {
     if (!from.is_array()) {
         refuse("a slice of what is no list");
@@ -327,7 +327,7 @@ Value computed(const std::string& sign, const Value& left, const Value& right) {
     if (b == 0) {
         refuse("a division by 0");
     }
-    const int64_t rest = ((a % b) + b) % b;  // Python's: of the divisor's sign
+    const int64_t rest = ((a % b) + b) % b;  // as in Python, with the divisor's sign
     return sign == "%" ? rest : (a - rest) / b;
 }
 
@@ -339,7 +339,7 @@ static bool holds(const Value& in, const Value& what) {
 }
 
 bool compared(const std::string& sign, const Value& left, const Value& right) {
-    // To nlohmann's JSON a discarded value equals nothing; to Jinja two undefined ones are equal.
+    // In nlohmann's JSON a discarded value equals nothing; in Jinja two undefined values are equal.
     const bool equal =
         left.is_discarded() || right.is_discarded() ? left.is_discarded() == right.is_discarded() : left == right;
     if (sign == "==") return equal;

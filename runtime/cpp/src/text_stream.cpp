@@ -12,7 +12,7 @@ bool ends_with(std::string_view text, std::string_view end) {
     return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
 }
 
-// Bytes of the longest end of `text` that is a beginning of `stop`.
+// Length in bytes of the longest suffix of `text` that is a prefix of `stop`.
 std::size_t overlap(std::string_view text, std::string_view stop) {
     std::size_t size = std::min(text.size(), stop.size() - 1);
     while (size > 0 && !ends_with(text, stop.substr(0, size))) {
@@ -53,7 +53,8 @@ void StopStrings::push(std::string_view text, std::string& to) {
         return;
     }
     held_ += text;
-    // Of several that end at the same place the longest counts, so the cut does not depend on how the text is split.
+    // If several end at the same position, the longest counts, so that the cut does not depend on how the text is
+    // split.
     std::pair<std::size_t, std::size_t> first{std::string::npos, 0};  // end, beginning
     for (const auto& stop : stops_) {
         const std::size_t index = held_.find(stop);

@@ -26,7 +26,7 @@ constexpr const char* kLibrary = "libopenvino_tokenizers.dylib";
 constexpr const char* kLibrary = "libopenvino_tokenizers.so";
 #endif
 
-// Where OpenVINO's packages put the extension: beside libopenvino (archive, apt), or in the wheel beside its wheel.
+// The places of the extension in OpenVINO's packages: beside libopenvino (archive, apt), or in its own wheel.
 fs::path find_library() {
 #if !defined(_WIN32)
     Dl_info info{};
@@ -71,8 +71,8 @@ ov::InferRequest compiled(ov::Core& core, const std::shared_ptr<ov::Model>& mode
     return core.compile_model(model, "CPU").create_infer_request();
 }
 
-// Nothing is cut: a text that is too long for the model is an error of the request, not a shorter text. Graphs since
-// openvino_tokenizers 2026 cut only when a state says so; in older ones the length is a constant.
+// Turns truncation off: a text that is too long for the model is an error of the request. Graphs since
+// openvino_tokenizers 2026 truncate only if a state says so; in older ones the length is a constant.
 void stop_truncation(ov::Model& model) {
     for (const auto& node : model.get_ops()) {
         if (std::string(node->get_type_name()) !=
@@ -88,7 +88,7 @@ void stop_truncation(ov::Model& model) {
     }
 }
 
-// Special tokens are segments that are constant: they become empty.
+// Special tokens are constant segments, which become empty.
 void drop_special_tokens(ov::Model& model) {
     for (const auto& node : model.get_ops()) {
         if (std::string(node->get_type_name()) != "CombineSegments") {  // inputs: (begins, ends, tokens) n times, ids
@@ -136,7 +136,7 @@ void Tokenizer::read_tokens(const fs::path& folder) {
         for (const auto& token : parts.value("added_tokens", json::array())) {
             added[token.at("id").get<int64_t>()] = token;
         }
-        const json stated = config.value("added_tokens_decoder", json::object());  // which wins
+        const json stated = config.value("added_tokens_decoder", json::object());  // these entries win
         for (const auto& [id, token] : stated.items()) {
             added[std::stoll(id)] = token;
         }

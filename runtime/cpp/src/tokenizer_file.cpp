@@ -40,7 +40,7 @@ void use_byte_level(json& parts, const json& config) {
     parts["pre_tokenizer"]["add_prefix_space"] = config.value("add_prefix_space", json()) == true;
 }
 
-// Change `parts` as the declared class would; whether it did.
+// Changes `parts` as the declared class does; returns whether it did.
 bool rebuild(json& parts, const json& config, const json& model_config) {
     const json named = config.value("tokenizer_class", json());
     std::string declared = named.is_string() ? named.get<std::string>() : "";
@@ -64,7 +64,7 @@ bool rebuild(json& parts, const json& config, const json& model_config) {
     return true;
 }
 
-// The file's added tokens, overridden by those of tokenizer_config.json; a rebuilt class takes the latter alone.
+// The file's added tokens, overridden by those of tokenizer_config.json; a rebuilt class uses only the latter.
 json added_tokens(const json& parts, const json& config, bool rebuilt) {
     std::map<int64_t, json> merged;
     const json stated = config.value("added_tokens_decoder", json::object());

@@ -1,4 +1,4 @@
-/* The C API from C: what it gives, and what it refuses. 0 when all is well, else the line that failed. */
+/* Tests the C API from C: results and errors. Returns 0, or the line of the first failure. */
 #include <stddef.h>
 #include <string.h>
 

@@ -1,6 +1,6 @@
-// ovround-replay FOLDER [LOAD]: with the options of loading in the JSON object LOAD, answers the requests on stdin, a
-// JSON object a line, with exact arithmetic; for tests/test_cpp*.py. A list of prompts is answered as one batch. What a
-// request does not need is not opened.
+// ovround-replay FOLDER [LOAD]: answers the requests on stdin, one JSON object a line, in exact mode; for
+// tests/test_cpp*.py. LOAD is a JSON object of load options. A list of prompts is answered as one batch. Files that a
+// request does not need are not opened.
 #include <iostream>
 
 #include "chat_template.hpp"
@@ -81,7 +81,7 @@ std::vector<ovround::Message> messages_of(const json& request) {
     return messages;
 }
 
-// The pieces of a stream of any ids, what `finish` gave behind them, and their text as a whole.
+// The pieces of a stream of any ids, the text of `finish`, and the whole text.
 json streamed(ovround::Tokenizer& tokenizer, const std::vector<int64_t>& ids) {
     ovround::StreamDecoder decoder(tokenizer);
     json pieces = json::array();

@@ -1,4 +1,5 @@
-// The parts that need no model. Golden numbers of sampling lie in sampling.json, which Python's tests read too.
+// Tests the parts that need no model. The expected values of sampling are in sampling.json, which Python's tests read
+// too.
 #include <fstream>
 #include <limits>
 #include <map>
@@ -122,7 +123,7 @@ void utf8() {
     }
     CHECK(count_characters("a\xC3\xA9") == 2 && skip_characters("a\xC3\xA9z", 2) == "z" &&
           skip_characters("a", 3).empty());
-    // Unicode 15, table 3-8, and the end of a text within a character
+    // Unicode 15, table 3-8, and a text that ends within a character
     std::string text;
     append_well_formed("\x61\xF1\x80\x80\xE1\x80\xC2\x62\x80\x63\x80\xBF\x64\xED\xA0\x80\xF0\x9F", text);
     const std::string bad(kReplacement);
