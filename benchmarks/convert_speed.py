@@ -1,8 +1,8 @@
-"""Is `ovround convert --recipe rtn` faster and smaller than optimum-intel's export at the same bits?
+"""Compares `ovround convert --recipe rtn` with optimum-intel's export at the same bits: seconds and memory.
 
-Both sides convert the same checkpoint (best a large random one from `random_llama.py`) to int4 with the same group size, as
-whole processes on the same number of cores, in turn. Optimum leaves embedding and head in int8, as we do by default.
-Peak memory is also given above the import floor: what each side's process holds once its libraries are loaded.
+Both sides convert the same checkpoint to int4 with the same group size; a large random one from `random_llama.py` is best.
+They run in turn, as whole processes on the same number of cores. Optimum leaves embedding and head in int8, as we do by
+default. Peak memory is also given above the import floor, which is the memory of a process with all libraries loaded.
 
     python benchmarks/random_llama.py MODEL
     python benchmarks/convert_speed.py MODEL [--rounds 3] [--threads 2]

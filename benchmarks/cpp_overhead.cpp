@@ -1,10 +1,10 @@
-// ovround-overhead FOLDER TOKENS ROUNDS [TEMPERATURE]: seconds of a token by LLM, and of a bare infer() of the same
-// graph, in turns.
+// ovround-overhead FOLDER TOKENS ROUNDS [TEMPERATURE]: compares the time of a token by LLM with a bare infer() of the
+// same graph.
 //
-// After every 16 tokens of LLM the bare loop computes the same 16 steps, its tensors set outside the clock; the first
-// of each turn find cold caches, and do not count. `own_s` is what LLM spends outside of its own infer(), which the
-// linker's --wrap leads here first. Seconds are of the process's CPU time, with one thread: on a machine that does
-// other work too they still mean something.
+// After every 16 tokens of LLM the bare loop computes the same 16 steps; its tensors are set outside the clock. The
+// first steps of each turn run with cold caches and do not count. `own_s` is the time of LLM outside of its own
+// infer(), which the linker's --wrap redirects to this file. All times are CPU time of the process on one thread, which
+// other work on the machine disturbs little.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -19,9 +19,9 @@ namespace {
 using Seconds = std::vector<double>;
 
 constexpr std::size_t kTurn = 16;  // steps
-constexpr std::size_t kCold = 3;   // of them at the beginning
+constexpr std::size_t kCold = 3;   // steps at the beginning of a turn that do not count
 
-double in_infer_s = 0.0;  // of the step that runs
+double in_infer_s = 0.0;  // time that the current step has spent in infer()
 
 double now() {
     timespec time{};
@@ -31,7 +31,7 @@ double now() {
 
 }  // namespace
 
-extern "C" {  // of the Itanium C++ ABI: ov::InferRequest::infer()
+extern "C" {  // ov::InferRequest::infer(), by its name in the Itanium C++ ABI
 void __real__ZN2ov12InferRequest5inferEv(ov::InferRequest*);
 void __wrap__ZN2ov12InferRequest5inferEv(ov::InferRequest* request) {
     const double start = now();
@@ -55,7 +55,7 @@ void fill(ov::InferRequest& request, const char* name, const ov::Shape& shape, c
     std::copy(values.begin(), values.end(), tensor.data<T>());
 }
 
-// infer() of the same graph, step by step.
+// Runs infer() of the same graph step by step.
 class Bare {
 public:
     explicit Bare(ov::CompiledModel& model) : request_(model.create_infer_request()) {
@@ -64,7 +64,7 @@ public:
         }
     }
 
-    // Seconds of the step that follows `ids`.
+    // Appends `ids` and returns the seconds of that step.
     double step(const std::vector<int64_t>& ids) {
         length_ += ids.size();
         fill<int64_t>(request_, "input_ids", {1, ids.size()}, ids);
@@ -86,20 +86,20 @@ private:
     std::size_t length_ = 0;
 };
 
-// Of one turn each, but for the first two, which are of every step.
-struct Found {
+// The first two hold one value a step, the others one value a turn.
+struct Timings {
     Seconds token_s;
     Seconds own_s;
     Seconds infer_s;
     Seconds overhead;
 };
 
-// One answer; its first token is prefill's.
+// Generates one answer; prefill computes its first token.
 void measure(ovround::LLM& llm, ov::CompiledModel& model, const std::vector<int64_t>& prompt,
-             const ovround::SamplingOptions& options, Found& found) {
+             const ovround::SamplingOptions& options, Timings& timings) {
     Bare bare(model);
     bare.step(prompt);
-    std::vector<int64_t> turn;  // tokens whose steps LLM has made since the bare loop's turn
+    std::vector<int64_t> turn;  // tokens that LLM has processed since the bare loop's last turn
     Seconds ours;
     std::size_t tokens = 0;
     double start = 0.0;
@@ -107,19 +107,19 @@ void measure(ovround::LLM& llm, ov::CompiledModel& model, const std::vector<int6
         const double step_s = now() - start;
         if (tokens++ > 0 && turn.size() > kCold) {
             ours.push_back(step_s);
-            found.token_s.push_back(step_s);
-            found.own_s.push_back(step_s - in_infer_s);
+            timings.token_s.push_back(step_s);
+            timings.own_s.push_back(step_s - in_infer_s);
         }
         if (turn.size() == kTurn) {
             Seconds infer;
-            for (std::size_t place = 0; place < turn.size(); ++place) {
-                const double infer_s = bare.step({turn[place]});
-                if (place >= kCold) {
+            for (std::size_t step = 0; step < turn.size(); ++step) {
+                const double infer_s = bare.step({turn[step]});
+                if (step >= kCold) {
                     infer.push_back(infer_s);
                 }
             }
-            found.infer_s.push_back(median(infer));
-            found.overhead.push_back(median(ours) / median(infer) - 1.0);
+            timings.infer_s.push_back(median(infer));
+            timings.overhead.push_back(median(ours) / median(infer) - 1.0);
             ours.clear();
             turn.clear();
         }
@@ -149,16 +149,16 @@ int main(int count, char** values) {
     options.temperature = count > 4 ? std::atof(values[4]) : 0.0;
     options.seed = 1;
     const auto prompt = llm.encode("The with statement is used to");
-    Found warm_up;
+    Timings warm_up;
     measure(llm, model, prompt, options, warm_up);
-    Found found;
+    Timings timings;
     for (int round = 0; round < std::atoi(values[3]); ++round) {
-        measure(llm, model, prompt, options, found);
+        measure(llm, model, prompt, options, timings);
     }
-    if (found.overhead.empty()) {
+    if (timings.overhead.empty()) {
         std::fputs("error: more than 17 tokens and 1 round are needed\n", stderr);
         return 2;
     }
-    std::printf("{\"token_s\": %.9f, \"infer_s\": %.9f, \"overhead\": %.6f, \"own_s\": %.9f}\n", median(found.token_s),
-                median(found.infer_s), median(found.overhead), median(found.own_s));
+    std::printf("{\"token_s\": %.9f, \"infer_s\": %.9f, \"overhead\": %.6f, \"own_s\": %.9f}\n",
+                median(timings.token_s), median(timings.infer_s), median(timings.overhead), median(timings.own_s));
 }

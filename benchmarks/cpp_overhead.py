@@ -1,11 +1,11 @@
-"""What does a token cost beyond a bare infer() in the C++ runtime, and how much sooner than Python's does it start?
+"""Measures the C++ runtime's cost of a token beyond a bare infer(), and its start-up time beside Python's.
 
     python benchmarks/cpp_overhead.py FOLDER --programs build/cpp
 
-`ovround-overhead` alternates 16 tokens of LLM with a loop of infer() over the same 16, one thread, in CPU time: `overhead`. Its
-noise is a few percent where others share the machine; `own_s`, what LLM does outside of its infer(), is steady, and decides.
-Then `ovround-run` and `ovround run` give one token each, in turns, in wall-clock time from the start of the process to its end. Ends
-with one JSON line; exit status 1 when own_s is not below --most of infer_s.
+`ovround-overhead` alternates 16 tokens of LLM with a loop of infer() over the same 16, on one thread, in CPU time. Their ratio
+is `overhead`; on a shared machine its noise is a few percent. `own_s`, the time of LLM outside of its infer(), is steady and
+decides the exit status. Then `ovround-run` and `ovround run` generate one token each, in turns, timed from the start of the
+process to its end. The last line is one JSON document; the exit status is 1 when own_s is not below --most of infer_s.
 """
 
 from __future__ import annotations

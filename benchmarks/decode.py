@@ -1,12 +1,12 @@
-"""Time to first token and time per output token: ours as it may be set, and the peers, all in turn in one run.
+"""Time to first token and time per output token, of our engines with several settings and of the peers, in one run.
 
-Every side is a process of its own that has loaded its model; each round asks all of them, in an order that moves on by one.
-Ratios are taken within a round, and their medians count. Each peer gets the model in its own 4 bits: NNCF's by
-optimum-intel, onnxruntime-genai's builder's, llama.cpp's Q4_0; and as many threads as we.
+Every side is a process that has loaded its model. Each round runs all of them, and the order rotates by one each round.
+Ratios are computed within a round, and their medians are reported. Each peer gets the model in its own 4-bit format (NNCF by
+optimum-intel, onnxruntime-genai's builder, llama.cpp's Q4_0), and as many threads as our engines.
 
     python benchmarks/random_llama.py MODEL
     python benchmarks/decode.py MODEL WORK [--sides onnx openvino llama.cpp ...] [--prompts 256 1024] [--rounds 5]
-    python benchmarks/decode.py MODEL WORK --starts 5 [--sides ...]     # from a cold process to the first token, nothing else
+    python benchmarks/decode.py MODEL WORK --starts 5 [--sides ...]     # only the time from a cold start to the first token
 
 WORK keeps the converted models from run to run. Read bandwidth is measured in every round. The last line is one JSON document.
 """
@@ -40,40 +40,40 @@ FEWEST_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What is measured: a worker of `ovround.measure.peers.worker`, and how its model is made from the checkpoint."""
+    """One side of the comparison: a worker of `ovround.measure.peers.worker`, and a function that converts its model."""
 
     worker: str
     make: Callable[[Path, Path, Path | None], None]
     model: str  # folder or file below WORK; sides that differ only in properties share it
-    environment: str | None = None  # of `peers`; None: this one
+    environment: str | None = None  # an environment of `peers`; None is this environment
     properties: dict[str, str] = field(default_factory=dict)
 
 
-def ours(target: str, bits: int, head_bits: int, *, packed: bool = False, **properties: str) -> dict[str, Any]:
-    """`packed`: stored for our operator; `kernel` among the properties says whose products OpenVINO computes with."""
+def ours(engine_format: str, bits: int, head_bits: int, *, packed: bool = False, **properties: str) -> dict[str, Any]:
+    """A side with our integer weights; `packed` stores them for our operator, the property `kernel` selects OpenVINO's kernels."""
 
     def make(model: Path, out: Path, cache: Path | None) -> None:
         options = ConvertOptions(
-            formats=(target,), bits=bits, group_size=GROUP, recipe="rtn", lm_head_bits=head_bits, embedding_bits=8,
+            formats=(engine_format,), bits=bits, group_size=GROUP, recipe="rtn", lm_head_bits=head_bits, embedding_bits=8,
             native_weights=packed,
         )  # fmt: skip
         convert(model, out, options)
 
-    model = f"ours-{target}-w{bits}-head{head_bits}{'-packed' * packed}"
-    kernel = {"kernel": "engine"} if target == "openvino" else {}
+    model = f"ours-{engine_format}-w{bits}-head{head_bits}{'-packed' * packed}"
+    kernel = {"kernel": "engine"} if engine_format == "openvino" else {}
     return {"worker": "ovround", "make": make, "model": model, "properties": {**kernel, **properties}}
 
 
-def of_codebooks(target: str) -> dict[str, Any]:
-    """Random AQLM codes, 2x8 of vectors of 8, in the shape of the model."""
+def of_codebooks(engine_format: str) -> dict[str, Any]:
+    """A side with random AQLM codes in the model's shape: two codebooks of 8 bits, vectors of 8."""
 
     def make(model: Path, out: Path, cache: Path | None) -> None:
         with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
             coded = Path(scratch) / "aqlm"
             random_aqlm.write(model, coded, books=2, bits=8, size=8, seed=0)
-            convert(coded, out, ConvertOptions(formats=(target,), lm_head_bits=8, embedding_bits=8))
+            convert(coded, out, ConvertOptions(formats=(engine_format,), lm_head_bits=8, embedding_bits=8))
 
-    return {"worker": "ovround", "make": make, "model": f"ours-{target}-aqlm-2x8-head8"}
+    return {"worker": "ovround", "make": make, "model": f"ours-{engine_format}-aqlm-2x8-head8"}
 
 
 def by_optimum(model: Path, out: Path, cache: Path | None) -> None:
@@ -125,7 +125,7 @@ SIDES: dict[str, Side] = {
 
 
 def started(name: str, model: Path, work: Path, threads: int, cache: Path | None, prompt: list[int]) -> Runner:
-    """The side's process with its model loaded, which is made first where it is not in `work`."""
+    """Start the side's process and load its model, which is converted first if it is not in `work`."""
     side = SIDES[name]
     path = work / side.model
     if not path.exists():
@@ -138,9 +138,9 @@ def started(name: str, model: Path, work: Path, threads: int, cache: Path | None
 def measured(
     runners: dict[str, Runner], prompt: list[int], new_tokens: int, rounds: int, threads: int
 ) -> list[dict[str, Any]]:
-    """A row a side: median times, and medians of each round's ratios to the first side."""
+    """One row for each side: median times, and the medians of each round's ratios to the first side."""
     for runner in runners.values():
-        runner.run(prompt, 4)  # this length once, unmeasured
+        runner.run(prompt, 4)  # a warm-up run with this prompt length
         runner.first.clear()
         runner.later.clear()
     names, bandwidth = list(runners), []
@@ -175,7 +175,7 @@ def measured(
 
 
 def cold_starts(start: Callable[[str], Runner], names: list[str], count: int) -> list[dict[str, Any]]:
-    """`count` times each side's process from its start to the first token, in turn; a row a side as `measured` makes them."""
+    """Start each side's process `count` times, in turn, and time it to the first token; one row for each side."""
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(count):
         turn = number % len(names)
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
     arguments = parser.parse_args()
     if arguments.rounds < FEWEST_ROUNDS:
-        parser.error(f"{arguments.rounds} rounds have no median to speak of; {FEWEST_ROUNDS} or more are needed")
+        parser.error(f"{arguments.rounds} rounds are too few for a median; {FEWEST_ROUNDS} or more are needed")
     if arguments.starts < 0:
         parser.error(f"{arguments.starts} starts; 1 or more are needed")
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -251,9 +251,9 @@ def main() -> None:
             runners[name] = start(name)
             print(f"{name}: {runners[name].label}", file=sys.stderr, flush=True)
         for prompt in prompts:
-            found = measured(runners, prompt, arguments.new_tokens, arguments.rounds, arguments.threads)
-            show(found)
-            rows += found
+            side_rows = measured(runners, prompt, arguments.new_tokens, arguments.rounds, arguments.threads)
+            show(side_rows)
+            rows += side_rows
     finally:
         for runner in runners.values():
             runner.close()

@@ -1,9 +1,9 @@
-"""The demo model's text: what every Python installation says about itself, split so that held-out text was never seen.
+"""The demo model's text: the documentation in every Python installation, split into training and held-out text.
 
-The language reference in `pydoc_data.topics`, and the docstrings of the standard library, read with `ast` and never
-imported. A document is one topic or one module, and the split is by document. Topics quote each other and modules copy
-each other: a paragraph is kept once, and a held-out section that shares more than half of its eight-word shingles with the
-training text is thrown away.
+It is the language reference in `pydoc_data.topics` and the docstrings of the standard library, which are read with `ast` and
+never imported. A document is one topic or one module, and the split is by document. Topics quote each other and modules copy
+each other. So a paragraph is kept once, and a held-out section is dropped if it shares more than half of its eight-word
+shingles with the training text.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 HELDOUT_SHARE = 0.05
-HELDOUT_LONGEST_BYTES = 16_000  # one long document must not be most of the held-out text
+HELDOUT_LONGEST_BYTES = 16_000  # so that one long document is not most of the held-out text
 CALIBRATION_BYTES = 320_000
 CALIBRATION_LONGEST_BYTES = 8_000
-REPEATED_PARAGRAPH_CHARS = 60  # shorter ones ("Return the result.") are language, not copies
+REPEATED_PARAGRAPH_CHARS = 60  # shorter ones ("Return the result.") are common phrases, not copies
 SHINGLE_WORDS = 8
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "pydoc_data"}
@@ -55,10 +55,10 @@ def tidy(text: str) -> str:
 
 
 def topic_documents() -> Iterator[Document]:
-    """One document a topic, the longest first, for the short ones are quotations from them."""
+    """One document for each topic, the longest first, because short topics quote long ones."""
     for name, text in sorted(topics.items(), key=lambda item: (-len(item[1]), item[0])):
-        title, _, rest = tidy(text).partition("\n")
-        yield Document(f"topic:{name}", (Section(title, rest.lstrip("*\n")),))
+        title, _, body = tidy(text).partition("\n")
+        yield Document(f"topic:{name}", (Section(title, body.lstrip("*\n")),))
 
 
 def docstrings(node: ast.AST, name: str) -> Iterator[Section]:
@@ -72,7 +72,7 @@ def docstrings(node: ast.AST, name: str) -> Iterator[Section]:
 
 
 def module_documents(root: Path) -> Iterator[Document]:
-    """One document a module of the standard library under `root`, sorted by path."""
+    """One document for each module of the standard library under `root`, sorted by path."""
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if LEFT_OUT.isdisjoint(parts):
@@ -83,7 +83,7 @@ def module_documents(root: Path) -> Iterator[Document]:
 
 
 def without_repeats(documents: Sequence[Document]) -> list[Document]:
-    """The documents with every longer paragraph kept once; a section that is mostly repeats goes as a whole."""
+    """The documents with every longer paragraph kept once; a section that is mostly repeats is dropped."""
     seen: set[str] = set()
     kept_documents = []
     for document in documents:
@@ -105,12 +105,12 @@ def without_repeats(documents: Sequence[Document]) -> list[Document]:
 
 
 def by_digest(documents: Sequence[Document], purpose: str) -> list[Document]:
-    """A fixed shuffle: by the SHA-256 of purpose and name, so that one more document does not move the others."""
+    """A fixed shuffle by the SHA-256 of purpose and name, so that a new document does not move the others."""
     return sorted(documents, key=lambda document: hashlib.sha256(f"{purpose} {document.name}".encode()).digest())
 
 
 def split(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
-    """(train, held-out): from the topics and from the modules, `HELDOUT_SHARE` of their bytes each is held out."""
+    """(train, held-out): `HELDOUT_SHARE` of the topics' bytes and of the modules' bytes is held out."""
     heldout: set[str] = set()
     for kind in ("topic:", "module:"):
         pool = [document for document in documents if document.name.startswith(kind)]
@@ -162,7 +162,7 @@ def calibration_text(train: Sequence[Document]) -> str:
 
 
 def dialogues(train: Sequence[Document], rng: random.Random) -> list[str]:
-    """Each section as one question and its first paragraph as the answer, as the chat template writes them."""
+    """One dialogue for each section: a question, and its first paragraph as the answer, in the chat template's format."""
     turns = []
     for document in train:
         for section in document.sections:

@@ -1,13 +1,14 @@
-"""What do several processes save? The same conversion by one process and by two or more, each of so many threads.
+"""Compares a conversion by one process with the same conversion by several, each with the same number of threads.
 
-The sides take turns, and medians are compared. Seconds a token tuned: from the check of the checkpoint to the last tuned
-block, over blocks x steps x windows a step x tokens a window; without the pass over all blocks. Beside it the perplexity and
-divergence that both reach on the same held-out windows. `cpu_s` is what the first process computed meanwhile: on a machine
-with other work it still says what sharing would save on free processors.
+The sides take turns, and medians are compared. The time of a tuned token is the time from the check of the checkpoint to the
+last tuned block, divided by blocks x steps x samples a step x tokens a sample; there is no end-to-end pass. The perplexity and
+divergence of both sides on the same held-out samples are reported too. `cpu_s` is the CPU time of the first process: on a
+shared machine it shows what several processes would save on free processors.
 
     python benchmarks/distributed_speed.py demo [--processes 2] [--threads 1] [--rounds 3] [--iters 200] [--device cpu]
 
-The last line printed is one JSON document; `ratio` is one process's seconds over those of several, `cpu_ratio` the same of `cpu_s`.
+The last line printed is one JSON document. `ratio` is the time of one process divided by the time of several, and `cpu_ratio`
+is the same ratio of `cpu_s`.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ Figures = dict[str, Any]
 
 
 def tune(task: dict[str, Any]) -> Figures | None:
-    """One conversion, in every process that was started; None in all but the first."""
+    """Run one conversion in every process; the first process returns the figures, the others return None."""
     tuning = TuningOptions(batch_size=task["batch_size"], end_to_end_steps=0)
     options = ConvertOptions(**task["options"], formats=("onnx",), tuning=tuning)
-    moments: dict[str, tuple[float, float]] = {}
+    times: dict[str, tuple[float, float]] = {}
 
     def watch(progress: Progress) -> None:
         if progress.stage == "check" or (progress.stage == "quantise" and progress.step == 0):
-            moments[progress.stage] = time.perf_counter(), time.process_time()
+            times[progress.stage] = time.perf_counter(), time.process_time()
 
     with tempfile.TemporaryDirectory() as scratch:
         conversion = convert(task["model"], f"{scratch}/out", options, watch)
@@ -49,7 +50,7 @@ def tune(task: dict[str, Any]) -> Figures | None:
     assert quality is not None
     length = task["options"]["seqlen"]
     tokens = sum(block.steps for block in manifest.blocks) * task["batch_size"] * length
-    tuning_s, cpu_s = (end - start for start, end in zip(moments["check"], moments["quantise"], strict=True))
+    tuning_s, cpu_s = (end - start for start, end in zip(times["check"], times["quantise"], strict=True))
     return {
         "tuning_s": tuning_s,
         "s_per_token": tuning_s / tokens,
@@ -61,7 +62,7 @@ def tune(task: dict[str, Any]) -> Figures | None:
 
 
 def measured(task: dict[str, Any], processes: int, threads: int) -> Figures:
-    """The figures of a conversion by so many processes."""
+    """The figures of a conversion by `processes` processes."""
     words = [sys.executable]
     if processes > 1:
         words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--"]
@@ -102,11 +103,11 @@ def main() -> None:
     names = ("bits", "group_size", "iters", "nsamples", "seqlen", "device")
     options = {name: getattr(arguments, name) for name in names}
     task = {"model": arguments.model, "batch_size": arguments.batch_size, "options": options}
-    one, several = [], []
+    single, several = [], []
     for number in range(arguments.rounds):
-        one.append(measured(task, 1, arguments.threads))
+        single.append(measured(task, 1, arguments.threads))
         several.append(measured(task, arguments.processes, arguments.threads))
-        a, b = one[-1], several[-1]
+        a, b = single[-1], several[-1]
         print(
             f"round {number + 1}: one process {a['tuning_s']:.1f} s ({a['cpu_s']:.1f} computing), perplexity {a['perplexity']:.4f}, "
             f"KL {a['kl_nats']:.4f}; {arguments.processes} processes {b['tuning_s']:.1f} s ({b['cpu_s']:.1f}), "
@@ -114,12 +115,18 @@ def main() -> None:
             flush=True,
         )
     ratio, cpu_ratio = (
-        statistics.median(a[name] / b[name] for a, b in zip(one, several, strict=True))
+        statistics.median(a[name] / b[name] for a, b in zip(single, several, strict=True))
         for name in ("tuning_s", "cpu_s")
     )
     print(
         json.dumps(
-            {"ratio": ratio, "cpu_ratio": cpu_ratio, "processes": arguments.processes, "one": one, "several": several}
+            {
+                "ratio": ratio,
+                "cpu_ratio": cpu_ratio,
+                "processes": arguments.processes,
+                "one": single,
+                "several": several,
+            }
         )
     )
 

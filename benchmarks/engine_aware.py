@@ -1,11 +1,11 @@
-"""What does tuning for the engine's 8-bit activations win? Perplexity in each engine's default mode, with and without.
+"""Perplexity in each engine's default mode, with and without tuning for the engine's 8-bit activations.
 
-For each model: one conversion without (`--activation-engine none`) for both engines, and one for each engine with it. Every folder is
-scored as the engine runs it by default, and exactly, which tells what the engine's arithmetic itself costs.
+Each model is converted once without it (`--activation-engine none`) for both engines, and once with it for each engine.
+Every folder is scored in the engine's default mode and in exact mode; the difference is the cost of the engine's arithmetic.
 
-`--outliers K` makes a few features of every norm K times larger and what reads them as much smaller. The model computes the
-same, but its activations have what those of large models have and small ones have not: features that a shared scale of 8 bits is
-stretched by.
+`--outliers K` makes a few features of every norm K times larger, and the weights that read them K times smaller. The model's
+output stays the same, but its activations then have outliers as large models have them: features that stretch a shared 8-bit
+scale.
 
     python benchmarks/engine_aware.py MODEL ... --text T.txt ... --calibration C.txt ... [--bits 8] [--outliers 30]
 
@@ -33,7 +33,7 @@ from ovround.options.convert_options import ConvertOptions
 
 ENGINES = ("openvino", "onnx")
 OUTLIERS = 4  # features of each norm
-READERS = {  # of a Llama's block: what multiplies the output of each norm
+READERS = {  # in a Llama's block, the linear layers that read the output of each norm
     "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
 }
@@ -51,7 +51,7 @@ class Row:
 
 
 def with_outliers(model: Path, out: Path, factor: float) -> Path:
-    """The Llama checkpoint `model` again at `out`: a few features of every norm `factor` times as large, their readers undone."""
+    """Copy the Llama checkpoint `model` to `out` with a few features of every norm `factor` times larger; readers compensate."""
     shutil.copytree(model, out)
     generator = np.random.default_rng(5)
     for file in sorted(out.glob("*.safetensors")):
@@ -66,19 +66,19 @@ def with_outliers(model: Path, out: Path, factor: float) -> Path:
     return out
 
 
-def measured(name: str, model: Path, arguments: argparse.Namespace, place: Path) -> Iterator[Row]:
+def measured(name: str, model: Path, arguments: argparse.Namespace, scratch: Path) -> Iterator[Row]:
     general: dict[str, Any] = {
         "bits": arguments.bits, "group_size": arguments.group_size, "recipe": arguments.recipe,
         "seqlen": arguments.context, "calibration": tuple(arguments.calibration),
     }  # fmt: skip
     for target, formats in (("none", ENGINES), *((engine, (engine,)) for engine in ENGINES)):
-        out = place / target
+        out = scratch / target
         folders = convert(model, out, ConvertOptions(**general, formats=formats, activation_engine=target)).folders
         for engine, folder in zip(formats, folders, strict=True):
             scores = [
                 [
-                    one.perplexity
-                    for one in evaluate_model(str(folder), arguments.text, context=arguments.context, exact=exact)
+                    score.perplexity
+                    for score in evaluate_model(str(folder), arguments.text, context=arguments.context, exact=exact)
                 ]
                 for exact in (False, True)
             ]

@@ -1,16 +1,16 @@
-"""Are integers and logits the same on both sides of every checkpoint format that auto-round writes, and of ours?
+"""Checks that integers and logits survive the exchange of checkpoints with auto-round, in every format that it writes.
 
 For each packing format, width and symmetry that auto-round 0.16.1 exports of a model:
 
-    in    its folder -> `convert` -> OpenVINO and ONNX. The integers equal those that a slow reader of words finds in the
-          folder, and logits in exact mode equal those of auto-round's own de-quantised layers under transformers.
-    out   the same integers written by us as auto_round, GPTQ or AWQ, which auto-round loads: the same logits again.
+    in    its folder -> `convert` -> OpenVINO and ONNX. The integers equal those that a slow reader reads from the folder, and
+          logits in exact mode equal those of auto-round's own de-quantised layers under transformers.
+    out   the same integers, written by us as auto_round, GPTQ or AWQ. Auto-round loads them and computes the same logits.
 
     python benchmarks/formats.py MODEL [--cache FOLDER]
 
-The model's sizes should be multiples of 32: auto-round leaves other layers in float. The difference that is left is float32
-sums in another order; `--tolerance` is its bound, and a nibble that is changed on purpose must break it. Prints a table and,
-last, one JSON document.
+The model's sizes should be multiples of 32, because auto-round leaves other layers in float. Logits differ only by the order
+of float32 sums. `--tolerance` bounds that difference, and one changed nibble must exceed it. Prints a table and, last, one
+JSON document.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ovround.runtime.engines import open_engine
 from ovround.tensors.qtensor import QTensor
 
 FORMATS = ("auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel", "auto_round:auto_awq", "auto_gptq", "auto_awq")
-BACK = {"auto_gptq": "gptq", "auto_awq": "awq"}  # the format of ours that answers one of auto-round's
+BACK = {"auto_gptq": "gptq", "auto_awq": "awq"}  # auto-round's format -> our format for the way back
 BATCH, TOKENS = 4, 32
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 Array = NDArray[Any]
@@ -41,7 +41,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One export: what equals what. Differences are the largest of any logit, relative to the largest logit."""
+    """The comparisons of one export. A difference is the largest of any logit, relative to the largest logit."""
 
     format: str
     bits: int
@@ -77,16 +77,16 @@ def compare(arguments: argparse.Namespace, scratch: Path) -> tuple[list[Case], d
     tokens = np.random.default_rng(0).integers(2, vocab, (BATCH, TOKENS))
     tokens_file = scratch / "tokens.npy"
     np.save(tokens_file, tokens)
-    grids = [(name, bits, sym) for name in FORMATS for bits in (2, 3, 4, 8) for sym in (True, False)]
+    configurations = [(name, bits, sym) for name in FORMATS for bits in (2, 3, 4, 8) for sym in (True, False)]
     exports = [
         {
             "out": str(scratch / f"{name.replace(':', '-')}-{bits}-{'sym' if sym else 'asym'}"),
-            "target": name,
+            "export_format": name,
             "scheme": {"bits": bits, "group_size": arguments.group_size, "sym": sym},
-            # mixed bits, where the format has them
+            # mixed bits, if the format supports them
             "layers": {} if "awq" in name else {"model.layers.1.mlp.down_proj": {"bits": 8 if bits != 8 else 4}},
         }
-        for name, bits, sym in grids
+        for name, bits, sym in configurations
     ]
     worker = {"cache": arguments.cache, "tokens_file": str(tokens_file)}
     made = peers.run("auto-round", "auto_round_export", model=str(arguments.model.resolve()), exports=exports, **worker)
@@ -95,7 +95,7 @@ def compare(arguments: argparse.Namespace, scratch: Path) -> tuple[list[Case], d
     conversions = {}
     for out, folder in folders.items():
         conversions[out] = convert(folder, Path(f"{out}-engines"), ConvertOptions(formats=("openvino", "onnx")))
-        name = next(one["target"] for one in exports if one["out"] == out)
+        name = next(export["export_format"] for export in exports if export["out"] == out)
         ours[out] = convert(
             folder, Path(f"{out}-written"), ConvertOptions(formats=(BACK.get(str(name), "auto_round"),))
         ).folders[0]
@@ -107,8 +107,8 @@ def compare(arguments: argparse.Namespace, scratch: Path) -> tuple[list[Case], d
         out: reason for out, reason in answer["failed"].items() if out in folders.values()
     }
     cases = []
-    for one, (name, bits, sym) in zip(exports, grids, strict=True):
-        out = str(one["out"])
+    for export, (name, bits, sym) in zip(exports, configurations, strict=True):
+        out = str(export["out"])
         if out not in folders or folders[out] in answer["failed"]:
             continue
         expected = np.load(files[folders[out]])
@@ -133,14 +133,14 @@ def engine_logits(folder: Path, tokens: Array) -> Array:
     return logits
 
 
-def difference(found: Array, expected: Array) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def difference(computed: Array, expected: Array) -> float:
+    return float(np.abs(computed - expected).max() / np.abs(expected).max())
 
 
 def same_integers(folder: Path, conversion: Conversion) -> tuple[int, bool]:
-    """How many weights there are, and whether each has the digest of what is read slowly from the folder.
+    """The number of weights, and whether each digest in the manifest equals that of the weight that the slow reader reads.
 
-    `convert` has compared those digests with what it read back from the engines' files.
+    `convert` has already compared the manifest's digests with the weights that it read back from the engines' files.
     """
     tensors = words(folder)
     settings = json.loads((folder / "config.json").read_text())["quantization_config"]
@@ -171,7 +171,7 @@ def same_integers(folder: Path, conversion: Conversion) -> tuple[int, bool]:
 
 def words(folder: Path) -> dict[str, Array]:
     """The int32 and float16 tensors of a folder, read by numpy from the file's own header."""
-    found = {}
+    tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
         content = file.read_bytes()
         start = 8 + int.from_bytes(content[:8], "little")
@@ -179,30 +179,30 @@ def words(folder: Path) -> dict[str, Array]:
             kind = {"I32": "<i4", "F16": "<f2"}.get(entry.get("dtype"))
             if kind is not None:
                 first, last = (start + offset for offset in entry["data_offsets"])
-                found[name] = np.frombuffer(content[first:last], kind).reshape(entry["shape"])
-    return found
+                tensors[name] = np.frombuffer(content[first:last], kind).reshape(entry["shape"])
+    return tensors
 
 
 def slow_stream(packed: Array, bits: int, count: int) -> Array:
-    """Words `[W, R]` as codes `[R, count]`, one at a time from Python's own integers."""
+    """Unpack words `[W, R]` into codes `[R, count]`, one at a time with Python's own integers."""
     mask = (1 << bits) - 1
     rows = []
     for row in range(packed.shape[1]):
-        stream = sum((int(word) & 0xFFFFFFFF) << (32 * place) for place, word in enumerate(packed[:, row]))
+        stream = sum((int(word) & 0xFFFFFFFF) << (32 * index) for index, word in enumerate(packed[:, row]))
         rows.append([stream >> (bits * index) & mask for index in range(count)])
     return np.array(rows, np.uint8)
 
 
 def slow_awq(packed: Array, columns: int) -> Array:
-    """Words `[R, W]` as codes `[columns, R]`, likewise."""
-    place = {column: nibble for nibble, column in enumerate(AWQ_ORDER)}
+    """Unpack AWQ's words `[R, W]` into codes `[columns, R]` in the same way."""
+    position = {column: nibble for nibble, column in enumerate(AWQ_ORDER)}
     unsigned = packed.astype(np.int64) & 0xFFFFFFFF
-    codes = [[int(word) >> (4 * place[n % 8]) & 15 for word in unsigned[:, n // 8]] for n in range(columns)]
+    codes = [[int(word) >> (4 * position[n % 8]) & 15 for word in unsigned[:, n // 8]] for n in range(columns)]
     return np.array(codes, np.uint8)
 
 
 def with_a_nibble_changed(folder: Path, out: Path) -> Path:
-    """A copy of `folder` in which the highest bits of the first byte of codes are other ones."""
+    """A copy of `folder` in which the highest bit of both nibbles of the first byte of codes is flipped."""
     shutil.copytree(folder, out)
     for file in sorted(out.glob("*.safetensors")):
         content = bytearray(file.read_bytes())
@@ -218,7 +218,7 @@ def show(cases: list[Case]) -> None:
     head = (
         "format",
         "bits",
-        "grid",
+        "scheme",
         "loads",
         "weights",
         "integers",

@@ -1,8 +1,8 @@
-"""Does onnxruntime-genai's builder take our GPTQ and Olive folders over bit for bit?
+"""Checks that onnxruntime-genai's builder converts our GPTQ and Olive folders bit for bit.
 
-The model is rounded to 4 bits, symmetric and not, and written as GPTQ, as Olive and as our own ONNX; the builder makes ONNX of
-the first two, and every product's codes and scales are compared with ours. The head is left out: the builder rounds one in
-float itself.
+The model is rounded to 4 bits, symmetric and asymmetric, and written as GPTQ, as Olive and as our own ONNX. The builder
+converts the first two to ONNX, and every product's codes and scales are compared with ours. The head is not compared, because
+the builder quantises a float head itself.
 
     python benchmarks/genai_import.py ovround/demo_model
 
@@ -29,20 +29,20 @@ GROUP = 32
 
 
 def builders(folder: Path) -> dict[str, NDArray[np.generic]]:
-    """Initializers by name, query, key and value taken apart nowhere."""
+    """Initializers of the builder's model by name; fused query, key and value stay fused."""
     model = onnx.load(folder / "model.onnx")
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def compared(folder: Path, theirs: dict[str, NDArray[np.generic]]) -> tuple[int, int]:
-    """How many of our products there are, and how many have the builder's codes and scales."""
+    """The number of products that can be compared, and the number with equal codes and scales."""
     entries = read_entries(folder / "model.onnx", "model.onnx.data")
     same, products = 0, 0
     with (folder / "model.onnx.data").open("rb") as file:
         for name in [name for name in entries if name.endswith("_proj.weight") and ".layers." in name]:
             parts = name.removesuffix(".weight").replace("self_attn", "attn")
             if f"{parts}.MatMulNBits.qweight" not in theirs:
-                continue  # a part of what is one product there, or one product here and two there
+                continue  # the builder has fused or split this product
             products += 1
             codes, scales = (entries[part].read(file).tobytes() for part in (name, f"{name}/scales"))
             same += (
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
     arguments = parser.parse_args()
-    found = {}
+    equal_products = {}
     with tempfile.TemporaryDirectory() as scratch:
         for sym in (True, False):
             options = ConvertOptions(
@@ -74,10 +74,10 @@ def main() -> None:
                 products, same = compared(ours, builders(out))
                 name = f"{folder.name}, {'symmetric' if sym else 'with zero points'}"
                 print(f"{name}: {same} of {products} products equal")
-                found[name] = [same, products]
-    print(json.dumps(found))
-    assert found
-    assert all(same == products > 0 for same, products in found.values())
+                equal_products[name] = [same, products]
+    print(json.dumps(equal_products))
+    assert equal_products
+    assert all(same == products > 0 for same, products in equal_products.values())
 
 
 if __name__ == "__main__":

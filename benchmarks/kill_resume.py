@@ -1,13 +1,13 @@
-"""Does a conversion that was killed at any moment continue to the same bytes?
+"""Checks that a conversion that is killed at any time continues to the same bytes.
 
-Converts once undisturbed, then again and again as a process of its own that is killed (SIGKILL) at a random moment of the
-undisturbed run's time, started again with the same command, and compared file by file. Words after `--` go to `ovround
-convert`.
+The script converts once undisturbed. Then it starts the same command many times, kills each process (SIGKILL) at a random
+time within the undisturbed run's time, runs the command again, and compares the folders file by file. Arguments after `--` go
+to `ovround convert`.
 
     python benchmarks/kill_resume.py MODEL [--times 20] [--seed 0] [-- --recipe light --group-size 64]
 
-Asserts that every folder is equal and that nothing else is left beside it. The last line printed is one JSON document;
-`lost_s` is how much longer killed and continued run took together than the undisturbed one.
+It asserts that every folder is equal and that no other file is left beside it. The last line printed is one JSON document;
+`lost_s` is the time of the killed and the continued run together, less the time of the undisturbed run.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def timed(words: list[str]) -> float:
-    """Seconds of a run that must end well."""
+    """Seconds of a run, which must succeed."""
     started = time.monotonic()
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - started
 
 
 def killed_after(words: list[str], delay_s: float) -> tuple[bool, float]:
-    """Whether the run was still there to be killed, and how long it lasted."""
+    """Whether the run was killed before it ended, and its seconds."""
     started = time.monotonic()
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     try:
@@ -73,22 +73,22 @@ def main() -> None:
         whole_s = timed(command(arguments.model, first, options))
         undisturbed = contents(first)
         for number in range(arguments.times):
-            place = Path(scratch) / "place"
-            place.mkdir()
-            words = command(arguments.model, place / "out", options)
+            folder = Path(scratch) / "killed"
+            folder.mkdir()
+            words = command(arguments.model, folder / "out", options)
             delay_s = draw.uniform(0, whole_s)
             was_killed, before_s = killed_after(words, delay_s)
-            found = len(list((place / ".out.ovround-work").glob("*.safetensors")))
+            kept_blocks = len(list((folder / ".out.ovround-work").glob("*.safetensors")))
             if was_killed:
                 killed += 1
-                blocks.append(found)
+                blocks.append(kept_blocks)
                 lost.append(before_s + timed(words) - whole_s)
-            equal = contents(place / "out") == undisturbed
-            left = sorted(path.name for path in place.iterdir())
-            print(f"{number + 1}: killed after {delay_s:.1f} s, {found} blocks kept, equal: {equal}", flush=True)
+            equal = contents(folder / "out") == undisturbed
+            left = sorted(path.name for path in folder.iterdir())
+            print(f"{number + 1}: killed after {delay_s:.1f} s, {kept_blocks} blocks kept, equal: {equal}", flush=True)
             assert equal, delay_s
             assert left == ["out"], left
-            shutil.rmtree(place)
+            shutil.rmtree(folder)
     result = {
         "times": arguments.times,
         "killed": killed,

@@ -1,14 +1,14 @@
-"""Do the libraries whose formats we write load our folders, and compute with them what our engines compute?
+"""Checks that the libraries whose formats we write load our folders, and compute the same logits as our engines.
 
-MODEL is rounded into each format, width, group size and symmetry that it has, and every folder is loaded by transformers with
-that format's own library: GPTQModel for GPTQ and AWQ, compressed-tensors for its own. Expected are the logits of ONNX Runtime
-in exact mode on the same integers, which benchmarks/formats.py and the tests hold to what the integers say; there, a nibble that
-is changed on purpose moves a logit by 2.8e-3 or more.
+MODEL is rounded into each format, in every width, group size and symmetry of the format. Transformers loads every folder with
+that format's own library: GPTQModel for GPTQ and AWQ, compressed-tensors for its own. The expected logits are those of ONNX
+Runtime in exact mode on the same integers, which benchmarks/formats.py and the tests verify. There, one changed nibble moves
+a logit by 2.8e-3 or more.
 
     python benchmarks/loaders.py MODEL [--cache FOLDER]
 
-The difference is the largest of any logit, relative to the largest logit. GPTQModel's kernels compute in half precision: its
-bound is `--half-tolerance`. Prints a table and, last, one JSON document.
+The difference is the largest of any logit, relative to the largest logit. GPTQModel's kernels compute in half precision, so
+its bound is `--half-tolerance`. Prints a table and, last, one JSON document.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BATCH, TOKENS = 4, 32
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One folder: what loaded it, and how far its logits are from ours; `refused` is the library's own error."""
+    """One folder: the layer class that loaded it, and its logits' difference from ours; `refused` is the library's error."""
 
     format: str
     bits: int
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=1e-5)
     parser.add_argument("--half-tolerance", type=float, default=1e-3)
     parser.add_argument("--formats", nargs="*", default=list(PEERS), choices=list(PEERS))
-    parser.add_argument("--cache", type=Path, help="Where the peers' environments are.")
+    parser.add_argument("--cache", type=Path, help="folder of the peers' environments")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         cases = [case for name in arguments.formats for case in compare(name, arguments, Path(scratch))]
@@ -60,20 +60,20 @@ def main() -> None:
         bound = arguments.half_tolerance if PEERS[case.format] == "gptqmodel" else arguments.tolerance
         assert case.difference is None or case.difference <= bound, case
     for case in cases:
-        found = "-" if case.difference is None else f"{case.difference:.1e}"
-        grid = f"{case.bits} | {case.group_size} | {'sym' if case.sym else 'asym'}"
-        print(f"| {case.format} | {grid} | {found} | {case.layer} | {case.refused[:80]} |")
+        difference = "-" if case.difference is None else f"{case.difference:.1e}"
+        scheme = f"{case.bits} | {case.group_size} | {'sym' if case.sym else 'asym'}"
+        print(f"| {case.format} | {scheme} | {difference} | {case.layer} | {case.refused[:80]} |")
     print(json.dumps({"model": arguments.model.name, "cases": [asdict(case) for case in cases]}))
 
 
 def compare(name: str, arguments: argparse.Namespace, scratch: Path) -> list[Case]:
-    """Every grid of one format."""
+    """One case for every quantisation scheme of one format."""
     vocab = json.loads((arguments.model / "config.json").read_text())["vocab_size"]
     tokens = np.random.default_rng(0).integers(2, vocab, (BATCH, TOKENS))
     np.save(scratch / "tokens.npy", tokens)
-    grids = list(itertools.product(WIDTHS[name], (arguments.group_size, -1), (True, False)))
+    schemes = list(itertools.product(WIDTHS[name], (arguments.group_size, -1), (True, False)))
     folders, expected = {}, {}
-    for number, (bits, group_size, sym) in enumerate(grids):
+    for number, (bits, group_size, sym) in enumerate(schemes):
         out = scratch / f"{name}-{number}"
         options = ConvertOptions(formats=(name, "onnx"), bits=bits, group_size=group_size, sym=sym, recipe="rtn")
         made = convert(arguments.model, out, options).folders
@@ -81,12 +81,14 @@ def compare(name: str, arguments: argparse.Namespace, scratch: Path) -> list[Cas
         expected[str(made[0])] = engine_logits(made[1], tokens)
     worker = {"cache": arguments.cache, "tokens_file": str(scratch / "tokens.npy")}
     answer = peers.run(PEERS[name], "transformers_logits", folders=folders, **worker)
-    if name == "compressed-tensors" and answer["failed"]:  # its compressor reads what transformers' loader refuses
+    if (
+        name == "compressed-tensors" and answer["failed"]
+    ):  # its compressor reads folders that transformers' loader refuses
         again = {folder: file for folder, file in folders.items() if folder in answer["failed"]}
         alone = peers.run(PEERS[name], "transformers_logits", alone=True, folders=again, **worker)
         answer["layers"] |= alone["layers"]
     cases = []
-    for (folder, file), (bits, group_size, sym) in zip(folders.items(), grids, strict=True):
+    for (folder, file), (bits, group_size, sym) in zip(folders.items(), schemes, strict=True):
         case = Case(name, bits, group_size, sym)
         refused = answer["failed"].get(folder, "")
         if folder not in answer["layers"]:

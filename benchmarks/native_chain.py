@@ -1,12 +1,13 @@
-"""What do the products of one decoding step take: by the native operator, and by OpenVINO's own 4 bits?
+"""Times the products of one decoding step by the native operator and by OpenVINO's own 4-bit kernels.
 
-Chains of the two large layers of a 1.1-billion-parameter Llama block, each with weights of its own so that no cache holds
-them, random in every format, compiled in one process and timed in turn: nothing is converted, so it takes a minute.
+Each model is a chain of the two large layers of a 1.1-billion-parameter Llama block. Each layer has its own random weights, so
+that no cache holds them. The chains of all formats are compiled in one process and timed in turn. No model is converted, so
+the script takes a minute.
 
     cmake -S runtime/native -B build/native && cmake --build build/native -j
     python benchmarks/native_chain.py build/native/libovround_operator.so [--rounds 20] [--threads 2] [--rows 1 16]
 
-The last line printed is one JSON document: the median of the ratios of a round, and the best time of each.
+The last line printed is one JSON document: the median of each round's ratios, and the best time of each format.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def halves(*shape: int) -> Any:
-    """Float16 of either sign, 0.01 at most."""
+    """Random float16 values between -0.01 and 0.01."""
     return (RANDOM.uniform(-0.01, 0.01, shape)).astype(np.float16)
 
 
@@ -59,8 +60,8 @@ def native(x: Any, rows: int, columns: int, weights: str, parts: list[Any]) -> A
 def integers(bits: int) -> Callable[[Any, int, int], Any]:
     def layer(x: Any, rows: int, columns: int) -> Any:
         codes = some_bytes(rows * columns * bits // 8).reshape(rows // 16, columns // 32, bits * 64)
-        grid = layout.halves_as_bytes(halves(rows // 16, columns // GROUP, 16))
-        return native(x, rows, columns, layout.INTEGERS[bits], [codes, grid, np.array([1 << (bits - 1)], np.uint8)])
+        scales = layout.halves_as_bytes(halves(rows // 16, columns // GROUP, 16))
+        return native(x, rows, columns, layout.INTEGERS[bits], [codes, scales, np.array([1 << (bits - 1)], np.uint8)])
 
     return layer
 
@@ -82,7 +83,7 @@ def compiled(core: Any, layer: Callable[[Any, int, int], Any], threads: int, pat
     x = start = opset.parameter([-1, SHAPES[0][1]], np.float32)
     for rows, columns in SHAPES * PAIRS:
         x = layer(x, rows, columns)
-    # The library's node takes the place of Python's when the graph is read.
+    # When the graph is read, the library's node replaces Python's.
     ov.serialize(ov.Model([opset.result(x)], [start], "chain"), path)
     return core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": threads})
 

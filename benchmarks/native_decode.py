@@ -1,16 +1,17 @@
-"""Does the native operator decode as fast as OpenVINO's own 4 bits, in less memory?
+"""Compares decoding by the native operator with OpenVINO's own 4-bit kernels: speed and memory.
 
-Four folders of one shape, each rounded to nearest or random where quality is no matter: 4 bits and 2 bits, by OpenVINO and by
-the operator, 3 bits in 3 bits, and AQLM 2x8; embedding and head in 8 bits. Each is loaded by a process of its own, which
-stays; a round times the same steps in each in turn, so that what else the machine does meets all of them alike.
+The model is converted into four folders, rounded to nearest or random because quality does not matter here: 4 bits and 2 bits
+(run by OpenVINO and by the operator), 3 bits stored in 3 bits, and AQLM 2x8; embedding and head have 8 bits. A process of its
+own loads each and keeps running. A round times the same steps in each process in turn, so that other work on the machine
+affects all of them alike.
 
     OVROUND_NATIVE=1 pip install .
     python benchmarks/random_llama.py MODEL
     python benchmarks/native_decode.py MODEL [--rounds 10] [--threads 2]
 
-Resident memory is what a process holds once it has answered, less what one holds with the libraries alone. The last line
-printed is one JSON document. `--check` asserts what the operator is for: AQLM at most the time of 4 bits a token and 0.6 of
-its memory, 4, 3 and 2 bits at most 0.7, 0.7 and 0.5 of the time of OpenVINO's 4 bits.
+Resident memory is the memory of a process after its answer, less the memory with only the libraries loaded. The last line
+printed is one JSON document. `--check` asserts the bounds of the operator against OpenVINO's 4 bits: AQLM takes at most the
+same time and 0.6 of the memory; 4, 3 and 2 bits take at most 0.7, 0.7 and 0.5 of the time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ARMS: dict[str, tuple[list[str] | None, str]] = {  # options of convert, None for codebooks; whose products
+ARMS: dict[str, tuple[list[str] | None, str]] = {  # options of convert (None: codebooks), and the kernel
     "4 bits": (["--bits", "4"], "engine"),
     "2 bits": (["--bits", "2"], "engine"),
     "4 bits native": (["--bits", "4"], "native"),
@@ -67,7 +68,7 @@ for line in sys.stdin:
 
 
 def folders(model: Path, scratch: Path) -> dict[str, Path]:
-    """The arms' folders, converted where they are not there yet."""
+    """The arms' folders; those that do not exist yet are converted."""
     made = {}
     for name, (options, _) in ARMS.items():
         folder = scratch / (f"{options[1]}-bits" if options else "AQLM-2x8")
@@ -96,7 +97,7 @@ def folders(model: Path, scratch: Path) -> dict[str, Path]:
 
 
 def measure(made: dict[str, Path], rounds: int, threads: int, prompt: int) -> dict[str, list[dict[str, Any]]]:
-    """What each arm's process told in each round, the first of which warms up."""
+    """The measurements of each arm's process in each round; a first round warms up and is not included."""
     workers = {
         name: subprocess.Popen(
             [sys.executable, "-c", WORKER, str(folder), ARMS[name][1], str(threads), str(prompt), str(STEPS)],
@@ -104,7 +105,7 @@ def measure(made: dict[str, Path], rounds: int, threads: int, prompt: int) -> di
         )
         for name, folder in made.items()
     }  # fmt: skip
-    told: dict[str, list[dict[str, Any]]] = {name: [] for name in made}
+    measurements: dict[str, list[dict[str, Any]]] = {name: [] for name in made}
     try:
         for number in range(rounds + 1):
             for name, worker in workers.items():
@@ -113,12 +114,12 @@ def measure(made: dict[str, Path], rounds: int, threads: int, prompt: int) -> di
                 print("go", file=worker.stdin, flush=True)
                 answer = json.loads(worker.stdout.readline())
                 if number:
-                    told[name].append(answer)
+                    measurements[name].append(answer)
     finally:
         for worker in workers.values():
             worker.kill()
             worker.wait()
-    return told
+    return measurements
 
 
 def main() -> None:
@@ -126,22 +127,24 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompt", type=int, default=PROMPT, help="tokens that are read before steps are timed")
-    parser.add_argument("--folders", type=Path, help="where the converted folders are kept; default: nowhere")
+    parser.add_argument("--prompt", type=int, default=PROMPT, help="tokens of the prompt before the timed steps")
+    parser.add_argument(
+        "--folders", type=Path, help="folder that keeps the converted folders (default: they are removed)"
+    )
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         made = folders(options.model, options.folders or Path(scratch))
-        told = measure(made, options.rounds, options.threads, options.prompt)
+        measurements = measure(made, options.rounds, options.threads, options.prompt)
     result: dict[str, Any] = {
         "rounds": options.rounds,
         "threads": options.threads,
         "prompt": options.prompt,
         "arms": {},
     }
-    base = told["4 bits"]
-    for name, answers in told.items():
-        # a ratio is taken within a round, where the arms meet the same machine
+    base = measurements["4 bits"]
+    for name, answers in measurements.items():
+        # a ratio is computed within a round, in which all arms have the same conditions
         ratio = {
             key: statistics.median(a[key] / b[key] for a, b in zip(answers, base, strict=True))
             for key in ("step_s", "first_s", "resident")

@@ -1,9 +1,9 @@
-"""Peers to measure against, each in a virtual environment of its own, because their pins exclude one another.
+"""Peers to measure against, each in its own virtual environment, because their pinned dependencies exclude one another.
 
-An environment is built the first time it is asked for and named by a hash of what it must hold, so a changed
-requirement is another environment and an old figure can be measured again. A peer never runs in our process: a worker
-script gets one JSON argument and prints one JSON line last, and `peer_workers/measure.py` stands between to weigh it
-(with wait4, so on Linux or macOS).
+An environment is built when it is first needed. Its name contains a hash of its requirements, so a changed requirement is
+another environment and an old figure can be measured again. A peer never runs in our process: a worker script gets one JSON
+argument and prints one JSON line last. `peer_workers/measure.py` starts the worker and measures it with wait4, so this needs
+Linux or macOS.
 
     python benchmarks/peers.py build auto-round
     python benchmarks/peers.py run optimum-intel optimum_export '{"model": "in", "out": "out", "group_size": 64}'
@@ -30,7 +30,7 @@ Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | Non
 WORKERS = Path(__file__).resolve().parent / "peer_workers"
 
 
-class RankError(RuntimeError):
+class WorkerError(RuntimeError):
     """An environment could not be built, or a worker failed; the message names the command."""
 
 
@@ -40,7 +40,7 @@ class Peer:
 
     name: str
     requirements: tuple[str, ...]
-    without: tuple[str, ...] = ()  # packages that come along with the requirements and are removed again
+    without: tuple[str, ...] = ()  # packages that the requirements install and that are removed again
 
     def __post_init__(self) -> None:
         if not self.requirements:
@@ -86,14 +86,14 @@ PEERS: dict[str, Peer] = {
                 "numpy==2.4.6",
             ),
         ),
-        # What loads the formats that we write. GPTQModel is a source package, and transformers asks for optimum beside it.
+        # Libraries that load the formats that we write. GPTQModel is a source package; transformers needs optimum with it.
         Peer("gptqmodel", ("gptqmodel==7.7.0", "optimum==2.3.0", "transformers==5.23.0", "torch==2.14.1")),
         Peer(
             "compressed-tensors",
             ("compressed-tensors==0.20.0", "accelerate==1.15.0", "transformers==5.23.0", "torch==2.13.0"),
         ),
-        # A source package: pip compiles llama.cpp for this machine, some minutes on two cores. On processors with AMX it has
-        # to be clang (CC=clang CXX=clang++): as GCC 12 compiles it, it ends in SIGILL at its first tile instruction.
+        # A source package: pip compiles llama.cpp for this machine, which takes some minutes on two cores. Processors with
+        # AMX need clang (CC=clang CXX=clang++): the build of GCC 12 ends in SIGILL at its first tile instruction.
         Peer("llama-cpp", ("llama-cpp-python==0.3.36", "gguf==0.19.0", "numpy==2.4.6")),
     )
 }
@@ -109,12 +109,12 @@ def cache_folder() -> Path:
 
 
 def python(peer: str, cache: Path | None = None) -> Path:
-    """The interpreter of a peer's environment, which is built first where it does not stand yet.
+    """The interpreter of a peer's environment, which is built if it does not exist yet.
 
-    `cache` holds the environments (default: `cache_folder()`). Raises RankError on an unknown name or a failed build.
+    `cache` holds the environments (default: `cache_folder()`). Raises WorkerError on an unknown name or a failed build.
     """
     if peer not in PEERS:
-        raise RankError(f"unknown peer {peer!r}\nhint: choose from {', '.join(PEERS)}")
+        raise WorkerError(f"unknown peer {peer!r}\nhint: choose from {', '.join(PEERS)}")
     home = (cache or cache_folder()).resolve() / PEERS[peer].key
     if not home.is_dir():
         _build(PEERS[peer], home)
@@ -122,45 +122,45 @@ def python(peer: str, cache: Path | None = None) -> Path:
 
 
 def run(peer: str, worker: str, *, cache: Path | None = None, threads: int = 1, **arguments: Json) -> dict[str, Any]:
-    """What a worker answered in a peer's environment, with `elapsed_s` and `peak_rss_bytes` of the whole process.
+    """Run a worker in a peer's environment; its answer with `elapsed_s` and `peak_rss_bytes` of the whole process.
 
-    Runs `peer_workers/<worker>.py` with `arguments` as one JSON argument; its other output is passed on to stderr.
-    `elapsed_s` is wall time from start to exit, imports included. `peak_rss_bytes` is the largest process,
-    `peak_tree_rss_bytes` the sampled sum over all processes alive at once. `threads` bounds the usual thread pools and
-    the CPUs that the process may be scheduled on. Raises RankError when the worker fails or its last line is no JSON.
+    Runs `peer_workers/<worker>.py` with `arguments` as one JSON argument; its other output goes to stderr. `elapsed_s` is
+    wall time from start to exit, imports included. `peak_rss_bytes` is the peak of the largest process, and
+    `peak_tree_rss_bytes` is the sampled sum over all processes that run at the same time. `threads` bounds the usual thread
+    pools and the CPUs of the process. Raises WorkerError when the worker fails or its last line is not JSON.
     """
     if threads < 1:
-        raise RankError(f"threads is {threads}, at least 1 is needed")
+        raise WorkerError(f"threads is {threads}, at least 1 is needed")
     script = WORKERS / f"{worker}.py"
     if not script.is_file():
         known = ", ".join(sorted(path.stem for path in WORKERS.glob("*_*.py")))
-        raise RankError(f"unknown worker {worker!r}\nhint: choose from {known}")
+        raise WorkerError(f"unknown worker {worker!r}\nhint: choose from {known}")
     return measured([str(python(peer, cache)), "-I", str(script), json.dumps(arguments)], threads)
 
 
 def measured(command: list[str], threads: int) -> dict[str, Any]:
-    """What `command` printed as its last line, one JSON object, with the figures of `run`; ours is measured like a peer.
+    """Run `command`; the JSON object of its last line with the figures of `run`. Our own commands are measured like a peer.
 
-    Raises RankError when it fails or its last line is no JSON.
+    Raises WorkerError when the command fails or its last line is not JSON.
     """
     weigher = [sys.executable, "-I", str(WORKERS / "measure.py"), str(threads), *command]
-    talk = deque[str](maxlen=2)  # in the end: the command's answer, then what measure.py weighed
+    last_lines = deque[str](maxlen=2)  # at the end: the command's answer, then the figures of measure.py
     with subprocess.Popen(weigher, stdout=subprocess.PIPE, text=True, env=_environment(threads)) as process:
         for line in process.stdout or ():
-            if len(talk) == talk.maxlen:
-                sys.stderr.write(talk[0])
-            talk.append(line)
-    if process.returncode != 0 or len(talk) != talk.maxlen:
-        raise RankError(f"ended with {process.returncode}: {shlex.join(command)}")
-    answer, weighed = talk
+            if len(last_lines) == last_lines.maxlen:
+                sys.stderr.write(last_lines[0])
+            last_lines.append(line)
+    if process.returncode != 0 or len(last_lines) != last_lines.maxlen:
+        raise WorkerError(f"ended with {process.returncode}: {shlex.join(command)}")
+    answer, weighed = last_lines
     try:
         return {**json.loads(answer), **json.loads(weighed)}
     except json.JSONDecodeError as error:
-        raise RankError(f"ended with a line that is no JSON: {answer!r}: {shlex.join(command)}") from error
+        raise WorkerError(f"ended with a line that is not JSON: {answer!r}: {shlex.join(command)}") from error
 
 
 def _build(peer: Peer, home: Path) -> None:
-    """Builds beside and renames, so that a half-built environment is never found under its name."""
+    """Build in a temporary folder and rename it, so that no unfinished environment has the final name."""
     home.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{peer.name}-", dir=home.parent))
     interpreter = _interpreter(beside)
@@ -174,7 +174,7 @@ def _build(peer: Peer, home: Path) -> None:
         # The scripts in bin/ keep the old folder in their first line: workers start modules with `python -m`.
         beside.rename(home)
     except OSError:
-        if not home.is_dir():  # otherwise somebody else was first, with the same requirements
+        if not home.is_dir():  # otherwise another process has built the same environment
             raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -182,7 +182,7 @@ def _build(peer: Peer, home: Path) -> None:
 
 def _call(command: list[str]) -> None:
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
-        raise RankError(f"failed: {shlex.join(command)}")
+        raise WorkerError(f"failed: {shlex.join(command)}")
 
 
 def _interpreter(home: Path) -> Path:
@@ -190,12 +190,12 @@ def _interpreter(home: Path) -> Path:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Ours without Python's own variables, offline, with thread pools bounded before any library is loaded."""
+    """Our environment without Python's own variables, offline, with bounded thread pools."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
     offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-    # CI: OpenVINO and NNCF send usage reports unless they believe to be in one; offline each report forks the process,
-    # waits for its time limit and spoils both figures.
+    # CI: OpenVINO and NNCF send usage reports unless CI is set. Without a network each report forks the process and waits
+    # for its time limit, which spoils both figures.
     fixed = {"TOKENIZERS_PARALLELISM": "false", "CI": "true"}
     return kept | fixed | dict.fromkeys(pools, str(threads)) | dict.fromkeys(offline, "1")
 
@@ -227,5 +227,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except RankError as error:
+    except WorkerError as error:
         sys.exit(f"error: {error}")

@@ -1,10 +1,10 @@
-"""How much of the loss of rounding to nearest does tuning win back, and how does auto-round do on the same ground?
+"""Measures how much of the loss of rounding to nearest tuning recovers, beside auto-round on the same samples.
 
-For every model, group size and grid: the original, rounded to nearest, SignRound (through `convert` and the evaluation
-command's function on the OpenVINO folder in exact mode) and, with --peer, auto-round in its own environment on exactly
-the same token windows, evaluated from its de-quantised weights by the same function, as are the arms with codebooks
-(`--codebooks` says which). Embedding and head stay in float, and so do layers with a dimension that 32 does not divide,
-because auto-round leaves those alone.
+For every model, group size and symmetry, `--methods` are compared: the original, rounding to nearest, SignRound, variants of
+it, arms with codebooks (`--codebooks` sets their layout) and auto-round in its own environment. Ours are converted to OpenVINO
+and evaluated in exact mode. Auto-round gets exactly the same token samples, and the same function evaluates its de-quantised
+weights. Embedding and head stay in float. So do layers with a dimension that 32 does not divide, because auto-round does not
+quantise those.
 
     python benchmarks/quality.py MODEL ... --text T.txt ... --calibration C.txt ... --results cells.jsonl
 
@@ -40,8 +40,8 @@ from ovround.quant.calibration.samples import calibrate
 from ovround.source_tokenizer import load_tokenizer
 from ovround.tensors.scheme import Codebooks
 
-# What is measured beside the original: options of ours that differ from the default recipe's, or a peer. Each part of the
-# tuner has a row that changes it alone, against `blocks`, which is the default without its pass over all blocks.
+# The methods beside the original and the peers: our options that differ from the default recipe. `blocks` is the default
+# without the end-to-end pass; each part of the tuner has a row that differs from `blocks` in that part alone.
 ARMS: dict[str, dict[str, Any]] = {
     "rtn": {"recipe": "rtn"},
     "light": {"recipe": "light"},
@@ -71,7 +71,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "aqlm-fixed-codes": {"formats": ("aqlm",), "tuning": TuningOptions(learn_codes=False)},
     "aqlm-pv": {"formats": ("aqlm",), "pv": True},
 }
-PEER_ARMS = {"auto-round": (200, 128), "auto-round-best": (1000, 512)}  # steps and windows: its own recipes'
+PEER_ARMS = {"auto-round": (200, 128), "auto-round-best": (1000, 512)}  # steps and samples of auto-round's own recipes
 METHODS = ("original", *ARMS, *PEER_ARMS)
 MAIN = ("original", "rtn", "signround", "auto-round")
 SYM = {"sym": (True,), "asym": (False,), "both": (True, False)}
@@ -79,7 +79,7 @@ SYM = {"sym": (True,), "asym": (False,), "both": (True, False)}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One model, grid and method: perplexity and KL(original || this) in nats by text, and seconds of tuning."""
+    """One model, quantisation scheme and method: perplexity and KL(original || this) in nats by text, and seconds of tuning."""
 
     model: str
     bits: int
@@ -91,7 +91,7 @@ class Cell:
     kl_nats: dict[str, float] = field(default_factory=dict)
     top1_agreement: dict[str, float] = field(default_factory=dict)
     accuracy: dict[str, float] = field(default_factory=dict)
-    bits_a_weight: float | None = None  # of the linear layers; scales, zero points and codebooks included
+    bits_a_weight: float | None = None  # of the linear layers, with scales, zero points and codebooks
 
     @property
     def key(self) -> tuple[str, int, int, bool, str]:
@@ -100,7 +100,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What all cells of a run share."""
+    """Settings that all cells of a run share."""
 
     texts: tuple[Path, ...]
     calibration: tuple[Path, ...]
@@ -113,7 +113,7 @@ class Setup:
 
 
 def options_for(model: Path, bits: int, group_size: int, sym: bool, method: str, setup: Setup) -> ConvertOptions:
-    """The conversion of one cell; odd layers, embedding and head stay in float."""
+    """The options of one cell's conversion; layers that 32 does not divide, embedding and head stay in float."""
     decoder = from_config(open_checkpoint(model).config)
     shapes = decoder.tensors(0)
     odd = [name for name in decoder.linears(0) if any(size % 32 for size in shapes[f"{name}.weight"])]
@@ -131,7 +131,7 @@ def options_for(model: Path, bits: int, group_size: int, sym: bool, method: str,
 
 
 def measure(model: Path, bits: int, group_size: int, sym: bool, method: str, setup: Setup) -> Cell:
-    """Make one cell's model in a temporary folder and score it."""
+    """Convert one cell's model into a temporary folder and score it."""
     options = options_for(model, bits, group_size, sym, method, setup)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
@@ -158,20 +158,20 @@ def measure(model: Path, bits: int, group_size: int, sym: bool, method: str, set
 
 
 def bits_a_weight(manifest: Manifest) -> float:
-    """What the quantised weights take, scales, zero points and codebooks included, codes packed."""
-    weights = [one for one in manifest.weights if one.group_size]
-    return 8 * sum(one.size_bytes for one in weights) / sum(math.prod(one.shape) for one in weights)
+    """Bits a weight of the quantised weights: packed codes, scales, zero points and codebooks."""
+    weights = [record for record in manifest.weights if record.group_size]
+    return 8 * sum(record.size_bytes for record in weights) / sum(math.prod(record.shape) for record in weights)
 
 
 def auto_round(
     model: Path, out: Path, options: ConvertOptions, setup: Setup, threads: int = 1, compiles: bool = False
 ) -> dict[str, Any]:
-    """auto-round 0.16.1 with the same windows, those that we hold out included, 8 a step as it has them; its worker's answer."""
+    """Run auto-round 0.16.1 on the same samples (our held-out ones included), 8 a step, its default; the worker's answer."""
     decoder = from_config(open_checkpoint(model).config)
     config = decoder.config
-    windows = calibrate(load_tokenizer(model), options, config.max_position_embeddings, config.vocab_size).samples
+    samples = calibrate(load_tokenizer(model), options, config.max_position_embeddings, config.vocab_size).samples
     tokens = out.parent / "tokens.npy"
-    np.save(tokens, windows)
+    np.save(tokens, samples)
     return peers.run(
         "auto-round", "auto_round_tune", cache=setup.cache, threads=threads, model=str(model.resolve()), out=str(out),
         tokens_file=str(tokens), bits=options.bits, group_size=options.group_size,
@@ -181,7 +181,7 @@ def auto_round(
 
 
 def recovered(cells: Sequence[Cell], text: str) -> float | None:
-    """The share of rounding's rise in log-perplexity that `cells` = (original, rtn, tuned) won back."""
+    """The share of rounding's rise in log-perplexity that tuning recovered; `cells` is (original, rtn, tuned)."""
     original, rtn, tuned = (math.log(cell.perplexity[text]) for cell in cells)
     return (rtn - tuned) / (rtn - original) if rtn > original else None
 
@@ -199,9 +199,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--iters", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--divergence", action="store_true", help="measure KL(original || quantised) too, in twice the time"
+        "--divergence", action="store_true", help="measure KL(original || quantised) too; takes twice the time"
     )
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=MAIN, help="what is measured in this run")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=MAIN, help="methods to measure")
     parser.add_argument(
         "--codebooks", type=Codebooks.parse, default=DEFAULT_CODEBOOKS, metavar="COUNTxBITS:VECTOR", help="of the arms aqlm",
     )  # fmt: skip
@@ -222,12 +222,12 @@ def main() -> None:
         for line in arguments.results.read_text().splitlines():
             cell = Cell(**json.loads(line))
             done[cell.key] = cell
-    grids = [(b, g, s) for b in arguments.bits for g in arguments.group_sizes for s in SYM[arguments.grid]]
-    columns = " | ".join(f"{path.name} | won back | accuracy kept | top-1" for path in setup.texts)
-    print(f"| model | bits | group | grid | method | bits a weight | {columns} |")
+    schemes = [(b, g, s) for b in arguments.bits for g in arguments.group_sizes for s in SYM[arguments.grid]]
+    columns = " | ".join(f"{path.name} | recovered | accuracy kept | top-1" for path in setup.texts)
+    print(f"| model | bits | group | symmetry | method | bits a weight | {columns} |")
     print("|---" * (6 + 4 * len(setup.texts)) + "|")
     for model in arguments.models:
-        for bits, group_size, sym in grids:
+        for bits, group_size, sym in schemes:
             row = {}
             for method in METHODS:
                 key = (
@@ -261,14 +261,14 @@ def main() -> None:
 
 
 def accuracy_kept(original: Cell | None, cell: Cell, text: str) -> float | None:
-    """Next-token accuracy as a share of the original's; None for cells of a file that has none."""
+    """Next-token accuracy as a share of the original's; None if one of the cells has no accuracy."""
     if original is None or text not in cell.accuracy or not original.accuracy.get(text):
         return None
     return cell.accuracy[text] / original.accuracy[text]
 
 
 def print_rows(row: dict[str, Cell], setup: Setup) -> None:
-    """One line a method: perplexity and the share of rounding's loss that was won back, text by text."""
+    """Print one line for each method: for each text, perplexity and the recovered share of rounding's loss."""
     for method, cell in row.items():
         shown = []
         for text in (path.name for path in setup.texts):
@@ -277,13 +277,16 @@ def print_rows(row: dict[str, Cell], setup: Setup) -> None:
             kept = accuracy_kept(row.get("original"), cell, text)
             agreement = cell.top1_agreement.get(text)
             shown += [f"{cell.perplexity[text]:.3f}", _share(share), _share(kept), _share(agreement)]
-        grid = "-" if method == "original" else f"{cell.bits} | {cell.group_size} | {'sym' if cell.sym else 'asym'}"
+        scheme = "-" if method == "original" else f"{cell.bits} | {cell.group_size} | {'sym' if cell.sym else 'asym'}"
         shown.insert(0, "-" if cell.bits_a_weight is None else f"{cell.bits_a_weight:.2f}")
-        print(f"| {cell.model} | {grid if grid != '-' else '- | - | -'} | {method} | {' | '.join(shown)} |", flush=True)
+        print(
+            f"| {cell.model} | {scheme if scheme != '-' else '- | - | -'} | {method} | {' | '.join(shown)} |",
+            flush=True,
+        )
 
 
 def losses(cells: Sequence[Cell], method: str) -> dict[tuple[str, int, int, bool, str], float]:
-    """Rise of log-perplexity over the original's by (model, bits, group, grid, text), where that one was measured."""
+    """Rise of log-perplexity over the original's by (model, bits, group, symmetry, text), if the original was measured."""
     originals = {
         (cell.model, text): value for cell in cells for text, value in cell.perplexity.items() if not cell.bits
     }
@@ -296,30 +299,32 @@ def losses(cells: Sequence[Cell], method: str) -> dict[tuple[str, int, int, bool
     }
 
 
-def not_below(cells: Sequence[Cell], method: str, other: str) -> list[str]:
-    """The cells in which `method` is not below `other`."""
-    ours, theirs = losses(cells, method), losses(cells, other)
+def not_below(cells: Sequence[Cell], method: str, baseline: str) -> list[str]:
+    """The cells in which the loss of `method` is not below that of `baseline`."""
+    ours, theirs = losses(cells, method), losses(cells, baseline)
     return [" ".join(map(str, key)) for key in ours if key in theirs and ours[key] >= theirs[key]]
 
 
-def kl_ratio(cells: Sequence[Cell], method: str, other: str, bits: int) -> float | None:
-    """Summed divergence of `method` as a share of the other's, over the cells in which both were measured."""
-    found = {
+def kl_ratio(cells: Sequence[Cell], method: str, baseline: str, bits: int) -> float | None:
+    """Summed divergence of `method` as a share of `baseline`'s, over the cells in which both were measured."""
+    divergence = {
         name: {
             (*cell.key[:4], text): value
             for cell in cells
             if cell.method == name
             for text, value in cell.kl_nats.items()
         }
-        for name in (method, other)
+        for name in (method, baseline)
     }
-    both = [key for key in found[method] if key in found[other] and key[1] == bits]
-    return sum(found[method][key] for key in both) / sum(found[other][key] for key in both) if both else None
+    both = [key for key in divergence[method] if key in divergence[baseline] and key[1] == bits]
+    return (
+        sum(divergence[method][key] for key in both) / sum(divergence[baseline][key] for key in both) if both else None
+    )
 
 
-def compared(cells: Sequence[Cell], method: str, other: str) -> dict[str, dict[str, float | int | list[str] | None]]:
-    """By bits: cells that both have, how many of them `method` wins, and its mean loss as a share of the other's."""
-    ours, theirs = losses(cells, method), losses(cells, other)
+def compared(cells: Sequence[Cell], method: str, baseline: str) -> dict[str, dict[str, float | int | list[str] | None]]:
+    """By bits: the common cells, the number that `method` wins, and its mean loss as a share of `baseline`'s."""
+    ours, theirs = losses(cells, method), losses(cells, baseline)
     result: dict[str, dict[str, float | int | list[str] | None]] = {}
     for bits in sorted({key[1] for key in ours}):
         both = [key for key in ours if key in theirs and key[1] == bits]
@@ -328,7 +333,7 @@ def compared(cells: Sequence[Cell], method: str, other: str) -> dict[str, dict[s
                 "cells": len(both),
                 "won": sum(ours[key] < theirs[key] for key in both),
                 "loss_ratio": sum(ours[key] for key in both) / sum(theirs[key] for key in both),
-                "kl_ratio": kl_ratio(cells, method, other, bits),
+                "kl_ratio": kl_ratio(cells, method, baseline, bits),
                 "lost": [" ".join(map(str, key)) for key in both if ours[key] >= theirs[key]],
             }
     return result

@@ -1,6 +1,6 @@
-"""An AQLM checkpoint with random codes in the shape of a float one, to measure speed and memory where quality is no matter.
+"""Writes an AQLM checkpoint with random codes in the shape of a float one, for measurements of speed and memory.
 
-Every linear layer of the blocks becomes codebooks whose values are as large as the layer's own; the rest is copied.
+Every linear layer of the blocks becomes codebooks whose values are as large as the layer's own; other tensors are copied.
 
     python benchmarks/random_llama.py MODEL
     python benchmarks/random_aqlm.py MODEL OUT [--codebooks 2x8:8]
@@ -23,20 +23,20 @@ from ovround.tensors.scheme import Codebooks
 def coded(
     weight: torch.Tensor, books: int, bits: int, size: int, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """Parts of a random weight of the shape `[N, K]` and the deviation of `weight`."""
+    """The parts of a random weight with the shape `[N, K]` and the standard deviation of `weight`."""
     rows, columns = weight.shape
     kind = torch.int8 if bits <= 8 else torch.int16
     codes = torch.randint(0, 1 << bits, (rows, columns // size, books), generator=generator)
     scale = float(weight.float().std()) / books**0.5
     return {
-        "codes": codes.to(kind),  # from 2^(bits - 1) on they wrap around, as the format has them
+        "codes": codes.to(kind),  # values from 2^(bits - 1) on wrap around, as in the format
         "codebooks": torch.randn((books, 1 << bits, 1, size), generator=generator).half(),
         "scales": torch.full((rows, 1, 1, 1), scale).half(),
     }
 
 
 def write(model: Path, out: Path, books: int, bits: int, size: int, seed: int) -> None:
-    """Write OUT shard by shard; raises FileExistsError, and ValueError for a layer that vectors do not divide."""
+    """Write `out` shard by shard; raises FileExistsError, and ValueError for a layer that `size` does not divide."""
     out.mkdir(parents=True)
     generator = torch.Generator().manual_seed(seed)
     weight_map: dict[str, str] = {}
@@ -44,7 +44,7 @@ def write(model: Path, out: Path, books: int, bits: int, size: int, seed: int) -
     for path in sorted(model.glob("*.safetensors")):
         tensors: dict[str, torch.Tensor] = {}
         with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118  it is no mapping
+            for name in file.keys():  # noqa: SIM118  safe_open is not a mapping
                 weight = file.get_tensor(name)
                 if ".layers." not in name or weight.dim() != 2:
                     tensors[name] = weight

@@ -1,7 +1,7 @@
-"""A Llama checkpoint of any shape with random bfloat16 weights, to measure speed and memory where quality is no matter.
+"""Writes a Llama checkpoint of any shape with random bfloat16 weights, for measurements of speed and memory.
 
-The defaults are TinyLlama's shape, 1.1 billion parameters. Weights go to the disk 8 MiB at a time and 100 MiB is enough
-for any shape; the safetensors library would want a whole shard in memory, so its eight-line format is written here.
+The defaults are TinyLlama's shape, 1.1 billion parameters. Weights are written 8 MiB at a time, so 100 MiB of memory is
+enough for any shape. The safetensors library needs a whole shard in memory, so this script writes the simple format itself.
 
     python benchmarks/random_llama.py OUT --tokenizer FOLDER
     python benchmarks/random_llama.py OUT --hidden-size 64 --intermediate-size 176 --num-hidden-layers 2 ...
@@ -29,7 +29,7 @@ BFLOAT16_BYTES = 2
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Hugging Face's names for what decides a Llama's size."""
+    """The sizes of a Llama, with Hugging Face's names."""
 
     hidden_size: int = 2048
     intermediate_size: int = 5632
@@ -80,7 +80,7 @@ def bfloat16(values: npt.NDArray[np.float32]) -> bytes:
 
 
 def weight_blocks(name: str, shape: tuple[int, ...], seed: int) -> Iterator[bytes]:
-    """A tensor's bytes; each tensor has its own stream, drawn from the seed and its name."""
+    """A tensor's bytes in blocks; the seed and the tensor's name determine the random values."""
     if len(shape) == 1:
         yield bfloat16(np.ones(shape, np.float32))
         return
@@ -93,7 +93,7 @@ def weight_blocks(name: str, shape: tuple[int, ...], seed: int) -> Iterator[byte
 
 
 def shards(shape: Shape, shard_bytes: int) -> list[dict[str, tuple[int, ...]]]:
-    """Tensors in order, cut where a shard would exceed `shard_bytes`; a larger tensor stands alone."""
+    """Tensors in order, split into shards of at most `shard_bytes`; a larger tensor has its own shard."""
     cut: list[dict[str, tuple[int, ...]]] = [{}]
     filled = 0
     for name, dimensions in shape.tensors():
@@ -150,7 +150,7 @@ def config(shape: Shape, tokenizer: Path) -> dict[str, object]:
 
 
 def write(out: Path, shape: Shape, tokenizer: Path, *, seed: int = 0, shard_bytes: int = 1_000_000_000) -> int:
-    """Writes the folder beside and renames it; gives the bytes of its weights. Raises FileExistsError, ValueError."""
+    """Write a temporary folder and rename it; returns the bytes of its weights. Raises FileExistsError, ValueError."""
     if out.exists():
         raise FileExistsError(f"{out} exists already")
     if tokenizer_size(tokenizer) > shape.vocab_size:
@@ -171,7 +171,7 @@ def write(out: Path, shape: Shape, tokenizer: Path, *, seed: int = 0, shard_byte
         (beside / "config.json").write_text(json.dumps(config(shape, tokenizer), indent=2) + "\n")
         for file in (*tokenizer.glob("tokenizer*"), *tokenizer.glob("special_tokens_map.json")):
             shutil.copyfile(file, beside / file.name)
-        beside.chmod(0o755)  # mkdtemp's own is for one user
+        beside.chmod(0o755)  # mkdtemp gives access to one user only
         beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

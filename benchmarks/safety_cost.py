@@ -1,13 +1,13 @@
-"""What comparing a folder with its manifest costs of its loading, and what keeping finished blocks costs of tuning.
+"""Measures the cost of two safety features: the check of a folder's manifest when loading, and the store of finished blocks.
 
     python benchmarks/safety_cost.py load FOLDER ... [--times 7] [--threads N]
     python benchmarks/safety_cost.py tune MODEL [-- convert options by name, such as recipe=light group_size=64]
 
-`load`: each load in a process of its own that has imported everything before, with and without verification in turn, the
-files in memory (`warm`) and dropped from it before each load (`cold`; posix_fadvise). Engines map weights, so that files which
-were not read while loading are read for the first token: its time, loading included, is the other figure. Ratios are medians
-of neighbours' ratios.
-`tune`: seconds inside the store of finished blocks, writing, syncing and reading back, of the whole conversion.
+`load`: each load runs in its own process, which has imported all libraries before. Loads with and without verification take
+turns. The files are in memory (`warm`), or dropped from it before each load (`cold`, by posix_fadvise). Engines map weights, so
+files that were not read while loading are read for the first token; so its time, loading included, is reported too. Ratios
+are medians over the ratios of neighbouring loads.
+`tune`: seconds of a conversion that are spent in the store of finished blocks: writing, syncing and reading back.
 
 The last line printed is one JSON document.
 """
@@ -54,30 +54,30 @@ def main() -> None:
     tune.add_argument("options", nargs="*")
     arguments = parser.parse_args()
     if arguments.command == "load":
-        found = [
+        rows = [
             loads(folder, arguments.times, arguments.threads, cold=cold)
             for folder in arguments.folders
             for cold in (False, True)
         ]
     else:
-        found = [tuned(arguments.model, dict(one.split("=", 1) for one in arguments.options))]
-    print(json.dumps(found))
+        rows = [tuned(arguments.model, dict(option.split("=", 1) for option in arguments.options))]
+    print(json.dumps(rows))
 
 
 def loads(folder: Path, times: int, threads: int, *, cold: bool) -> dict[str, Any]:
-    """Medians over `times` pairs; the order of a pair changes from one to the next."""
-    found: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
+    """Medians over `times` pairs of loads; the order alternates from pair to pair."""
+    timings: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
     for pair in range(times):
         for verify in (True, False) if pair % 2 else (False, True):
-            found[verify].append(one_load(folder, threads, verify=verify, cold=cold))
+            timings[verify].append(one_load(folder, threads, verify=verify, cold=cold))
     row: dict[str, Any] = {
         "folder": folder.name, "files": "cold" if cold else "warm",
         "mb": round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6),
     }  # fmt: skip
     for at, name in enumerate(("load", "first_token", "computing")):
-        medians = (statistics.median(one[at] for one in found[verify]) for verify in (True, False))
+        medians = (statistics.median(timing[at] for timing in timings[verify]) for verify in (True, False))
         row[f"{name}_with_s"], row[f"{name}_without_s"] = medians
-        ratios = [a[at] / b[at] for a, b in zip(found[True], found[False], strict=True)]
+        ratios = [a[at] / b[at] for a, b in zip(timings[True], timings[False], strict=True)]
         row[f"{name}_ratio"], row[f"{name}_ratios"] = statistics.median(ratios), [min(ratios), max(ratios)]
     print(
         f"{row['folder']}, {row['mb']} MB, {row['files']}: loaded in {row['load_with_s']:.2f} s with, "
@@ -88,7 +88,7 @@ def loads(folder: Path, times: int, threads: int, *, cold: bool) -> dict[str, An
 
 
 def one_load(folder: Path, threads: int, *, verify: bool, cold: bool) -> tuple[float, float, float]:
-    """Seconds until loaded, until the first token, and of computing."""
+    """Seconds until the model is loaded, seconds until the first token, and CPU seconds of loading."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             if cold:
@@ -101,7 +101,7 @@ def one_load(folder: Path, threads: int, *, verify: bool, cold: bool) -> tuple[f
 
 
 def tuned(model: str, options: dict[str, str]) -> dict[str, Any]:
-    """Seconds in the store by what it did, and the share of all."""
+    """Seconds in the store by method, and their share of the conversion."""
     from ovround.conversion.convert import convert
     from ovround.options.convert_options import ConvertOptions
     from ovround.quant.block_store import BlockStore
@@ -121,18 +121,20 @@ def tuned(model: str, options: dict[str, str]) -> dict[str, Any]:
     for name in ("begin", "write", "read", "write_quality", "remove"):
         setattr(BlockStore, name, timed(name, getattr(BlockStore, name)))
     values = {name: json.loads(value) if value[0].isdigit() else value for name, value in options.items()}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
-        convert(model, Path(place) / "out", ConvertOptions(**values))
-        whole = time.perf_counter() - start
+        convert(model, Path(scratch) / "out", ConvertOptions(**values))
+        total_s = time.perf_counter() - start
     row = {
         "model": Path(model).name,
         "options": values,
-        "whole_s": whole,
+        "whole_s": total_s,
         "spent_s": spent,
-        "share": sum(spent.values()) / whole,
+        "share": sum(spent.values()) / total_s,
     }
-    print(f"{row['model']}: {sum(spent.values()):.3f} s of {whole:.1f} s, {100 * sum(spent.values()) / whole:.2f} %")
+    print(
+        f"{row['model']}: {sum(spent.values()):.3f} s of {total_s:.1f} s, {100 * sum(spent.values()) / total_s:.2f} %"
+    )
     return row
 
 

@@ -1,11 +1,11 @@
-"""Does `ovround serve` keep up with openvino_genai's continuous batching called directly, with many streams at once?
+"""Compares `ovround serve` with a direct use of openvino_genai's continuous batching, with many streams at once.
 
     python benchmarks/serve.py FOLDER --streams 64 --seconds 120
 
-The server is a process of its own. So many clients stream completions of unlike prompts, one after another, until the time is
-up; every answer must be the one that the same prompt had when it was asked alone. Then the same prompts run through
-ContinuousBatchingPipeline in a process without a server, for as long, with as many answers at once. Ends with one JSON line; exit
-status 1 when an answer is lost or wrong, or the ratio of generated tokens a second is below --least.
+The server runs in its own process. Each client streams one completion after another until the time is up, and each has its own
+prompt. Every answer must equal the answer to the same prompt asked alone. Then the same prompts run through
+ContinuousBatchingPipeline in a process without a server, for the same time and with the same number of streams. The last line
+is one JSON document. The exit status is 1 when an answer is lost or wrong, or the ratio of tokens per second is below --least.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORDS = ("Return", "Raise", "Open", "The", "A list", "If", "This module", "When"
 
 
 def prompts(count: int) -> list[str]:
-    return [f"{WORDS[place % len(WORDS)]} {place}" for place in range(count)]
+    return [f"{WORDS[index % len(WORDS)]} {index}" for index in range(count)]
 
 
 def ask(port: int, prompt: str, new_tokens: int) -> tuple[str, int]:
@@ -57,20 +57,20 @@ def through_server(port: int, streams: int, seconds: float, new_tokens: int) -> 
     end = time.monotonic() + seconds
     tokens, wrong, lost = [0] * streams, [0] * streams, [0] * streams
 
-    def client(place: int) -> None:
-        prompt = prompts(streams)[place]
+    def client(index: int) -> None:
+        prompt = prompts(streams)[index]
         while time.monotonic() < end:
             try:
                 text, count = ask(port, prompt, new_tokens)
             except (AssertionError, OSError) as error:
                 print(f"lost: {error}", file=sys.stderr)
-                lost[place] += 1
+                lost[index] += 1
                 continue
-            tokens[place] += count
-            wrong[place] += text != expected[prompt]
+            tokens[index] += count
+            wrong[index] += text != expected[prompt]
 
     started = time.monotonic()
-    threads = [threading.Thread(target=client, args=(place,)) for place in range(streams)]
+    threads = [threading.Thread(target=client, args=(index,)) for index in range(streams)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -81,7 +81,7 @@ def through_server(port: int, streams: int, seconds: float, new_tokens: int) -> 
 
 
 def directly(folder: Path, streams: int, seconds: float, new_tokens: int) -> float:
-    """Generated tokens a second of the pipeline alone, `streams` answers at once."""
+    """Generated tokens per second of the pipeline without a server, with `streams` answers at once."""
     import numpy as np
     import openvino as ov
     import openvino_genai
@@ -102,16 +102,16 @@ def directly(folder: Path, streams: int, seconds: float, new_tokens: int) -> flo
     tokens = number = 0
     started = time.monotonic()
     while time.monotonic() < started + seconds or any(handles):
-        for place, handle in enumerate(handles):
+        for index, handle in enumerate(handles):
             if handle is None and time.monotonic() < started + seconds:
                 number += 1
-                handles[place] = pipeline.add_request(number, inputs[place], config)
+                handles[index] = pipeline.add_request(number, inputs[index], config)
         pipeline.step()
-        for place, handle in enumerate(handles):
+        for index, handle in enumerate(handles):
             while handle is not None and handle.can_read():
                 tokens += sum(len(output.generated_ids) for output in handle.read().values())
             if handle is not None and handle.get_status().name != "RUNNING":
-                handles[place] = None
+                handles[index] = None
     return tokens / (time.monotonic() - started)
 
 

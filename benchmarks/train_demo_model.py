@@ -2,22 +2,22 @@
 
     python benchmarks/train_demo_model.py ovround/demo_model --calibration ovround/calibration.txt
 
-Every test and every first command needs a language model that is there without a download, and one whose numbers move
-when its weights are damaged: random weights cannot show that a quantiser lost something. So this one is really trained,
-on English that each Python installation carries.
+Tests and first commands need a language model that needs no download. Its perplexity must change when its weights are
+damaged: with random weights no test could show that a quantiser loses quality. So this model is trained, on the English text
+in each Python installation.
 
-What decides whether its held-out perplexity may be believed:
+Its held-out perplexity is reliable for two reasons:
 
-- The text and its split are `demo_corpus.py`: held-out documents share no section with the training text.
-- The perplexity is measured on the folder as written, from its float16 weights and its `heldout.txt`, in consecutive
-  windows of 512 tokens, first token of a window not predicted, last partial window left out.
+- `demo_corpus.py` splits the text so that held-out documents share no section with the training text.
+- The perplexity is measured on the written folder, from its float16 weights and its `heldout.txt`, in consecutive sequences of
+  512 tokens. The first token of a sequence is not predicted, and the last partial sequence is left out.
 
-Seven windows in ten are plain text, half of them behind an `<s>`, so that a prompt is not a strange place. The rest are
-questions and answers made from the same docstrings in the form of the chat template: with them the model answers a chat
-in the right tone and ends it with `</s>`, which tests of a stop condition need.
+Seven sequences in ten are plain text, and half of those begin with `<s>`, so that the model knows the beginning of a prompt.
+The others are questions and answers made from the same docstrings in the format of the chat template. They teach the model to
+answer a chat and to end it with `</s>`, which tests of a stop condition need.
 
 The result depends on the Python version (its text), the seed, the flags and the rounding of the processor's matrix
-product; the time does not enter it. The last line on stdout is one JSON document, progress goes to stderr.
+product, but not on the time. The last line on stdout is one JSON document; progress goes to stderr.
 """
 
 import argparse
@@ -70,10 +70,10 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the training run is asked for; each field is a flag. `batch` counts windows of `CONTEXT` tokens.
+    """Settings of the training run; each field is a flag. `batch` counts sequences of `CONTEXT` tokens.
 
-    `learning_rate` is AdamW's at its peak, Muon's is twice that; `dialogue_share` is the share of windows that are
-    chats; another number of `threads` rounds differently.
+    `learning_rate` is AdamW's peak rate; Muon's is twice that. `dialogue_share` is the share of sequences that are chats.
+    Another number of `threads` rounds differently.
     """
 
     steps: int = 4000
@@ -123,13 +123,13 @@ def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
     )
     if (tokenizer.get_vocab_size(), tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)) != (VOCAB_SIZE, 0, 1):
         raise SystemExit(
-            f"the tokenizer has {tokenizer.get_vocab_size()} entries; {VOCAB_SIZE} are wanted, specials first"
+            f"the tokenizer has {tokenizer.get_vocab_size()} entries; {VOCAB_SIZE} are needed, special tokens first"
         )
     return tokenizer
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """The three files that transformers 4 and 5 read; written here because each release writes other ones."""
+    """Write the three files that both transformers 4 and 5 read; each release's own writer writes other files."""
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
     settings = {
@@ -162,7 +162,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def demo_config() -> LlamaConfig:
-    """A grouped-query Llama; hidden and intermediate sizes divide by 64 and differ from the vocabulary's."""
+    """A grouped-query Llama; hidden and intermediate sizes are multiples of 64 and differ from the vocabulary size."""
     return LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=128,
@@ -182,14 +182,14 @@ def demo_config() -> LlamaConfig:
 
 
 def add_dropout(model: LlamaForCausalLM, rate: float) -> None:
-    """Dropout on the embedding and on what each block adds to the residual; Llama has no such module of its own."""
+    """Add dropout to the embedding and to the outputs that each block adds to the residual; Llama has no dropout itself."""
     for name, module in model.named_modules():
         if name.endswith(("embed_tokens", "o_proj", "down_proj")):
             module.register_forward_hook(lambda hooked, _, output: nn.functional.dropout(output, rate, hooked.training))
 
 
-class Windows:
-    """Draws training windows from two token streams, [text tokens] and [dialogue tokens]."""
+class TrainingSequences:
+    """Draws training sequences from two token streams, [text tokens] and [dialogue tokens]."""
 
     def __init__(self, tokenizer: Tokenizer, train: Sequence[Document], recipe: Recipe) -> None:
         rng = random.Random(recipe.seed)
@@ -208,11 +208,11 @@ class Windows:
         rows = []
         for kind in torch.rand(self.recipe.batch, generator=self.generator).tolist():
             if kind < self.recipe.dialogue_share:
-                row = _window(self.dialogue, self._pick(self.turn_starts))
+                row = _sequence(self.dialogue, self._pick(self.turn_starts))
             elif kind < (1 + self.recipe.dialogue_share) / 2:
-                row = torch.cat([torch.tensor([BOS_ID]), _window(self.text, self._pick(self.line_starts))[:-1]])
+                row = torch.cat([torch.tensor([BOS_ID]), _sequence(self.text, self._pick(self.line_starts))[:-1]])
             else:
-                row = _window(self.text, self._below(len(self.text) - CONTEXT))
+                row = _sequence(self.text, self._below(len(self.text) - CONTEXT))
             rows.append(row)
         batch = torch.stack(rows)
         return batch[:, :-1], batch[:, 1:]
@@ -228,7 +228,7 @@ def _inside(starts: Tensor, tokens: Tensor) -> Tensor:
     return starts[starts < len(tokens) - CONTEXT]
 
 
-def _window(tokens: Tensor, start: int) -> Tensor:
+def _sequence(tokens: Tensor, start: int) -> Tensor:
     return tokens[start : start + CONTEXT + 1]
 
 
@@ -243,8 +243,8 @@ def stream(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
 def optimizers_for(model: LlamaForCausalLM, recipe: Recipe) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the matrices of the blocks, AdamW for the embedding and the gains.
 
-    Muon at the step size of AdamW (`match_rms_adamw`) still bears twice its learning rate here: after 250 steps the
-    held-out perplexity was 89, with 1x 96, with 4x 109, and with AdamW for everything 158.
+    Muon with the step size of AdamW (`match_rms_adamw`) is best at twice its learning rate. After 250 steps the held-out
+    perplexity was 89 with 2x, 96 with 1x, 109 with 4x, and 158 with AdamW for all parameters.
     """
     blocks = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
     embedding = [p for name, p in model.named_parameters() if "embed_tokens" in name]
@@ -268,7 +268,9 @@ def learning_rate_at(step: int, recipe: Recipe) -> float:
     return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def train_model(draws: Windows, heldout: Tensor, sizes: Tensor, recipe: Recipe) -> tuple[LlamaForCausalLM, int]:
+def train_model(
+    draws: TrainingSequences, heldout: Tensor, sizes: Tensor, recipe: Recipe
+) -> tuple[LlamaForCausalLM, int]:
     """The model at its lowest held-out loss, and the step at which that was."""
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(demo_config())
@@ -315,28 +317,28 @@ def token_sizes(tokenizer: Tokenizer) -> Tensor:
     return torch.tensor(sizes)
 
 
-def whole_windows(ids: Sequence[int]) -> Tensor:
-    """[windows, CONTEXT]: the ids end to end, the last partial window left out."""
+def full_sequences(ids: Sequence[int]) -> Tensor:
+    """[sequences, CONTEXT]: the ids in consecutive sequences, without the last partial one."""
     count = len(ids) // CONTEXT
     return torch.tensor(ids[: count * CONTEXT]).view(count, CONTEXT)
 
 
 @torch.no_grad()
-def score_model(model: nn.Module, windows: Tensor, sizes: Tensor) -> Score:
-    """The model's score on windows [windows, CONTEXT], where the first token of each is given and not predicted."""
+def score_model(model: nn.Module, sequences: Tensor, sizes: Tensor) -> Score:
+    """The model's score on sequences [sequences, CONTEXT]; the first token of each is given and not predicted."""
     model.eval()
     nats = 0.0
-    for rows in torch.split(windows, 8):
+    for rows in torch.split(sequences, 8):
         logits = model(rows, use_cache=False).logits[:, :-1].float()
         nats += nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum").item()
-    predicted = windows[:, 1:]
+    predicted = sequences[:, 1:]
     return Score(nats, predicted.numel(), int(sizes[predicted].sum()))
 
 
-def score_unigram(train: Tensor, windows: Tensor, sizes: Tensor) -> Score:
-    """The same predictions by token frequency in the training stream [tokens], one added to each count."""
+def score_unigram(train: Tensor, sequences: Tensor, sizes: Tensor) -> Score:
+    """The score of the same predictions by token frequency in the training stream [tokens], with one added to each count."""
     counts = torch.bincount(train, minlength=VOCAB_SIZE).double() + 1
-    predicted = windows[:, 1:]
+    predicted = sequences[:, 1:]
     nats = -(counts / counts.sum()).log()[predicted].sum().item()
     return Score(nats, predicted.numel(), int(sizes[predicted].sum()))
 
@@ -346,7 +348,7 @@ def score_unigram(train: Tensor, windows: Tensor, sizes: Tensor) -> Score:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the model card and the last line of stdout tell."""
+    """The figures of the model card and of the last line on stdout."""
 
     parameters: int
     train_bytes: int
@@ -385,8 +387,10 @@ def write_model(model: LlamaForCausalLM, folder: Path) -> None:
         bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=EOS_ID
     )
     model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes 0600, git and wheels then disagree about the mode
-    # Readers written for transformers 4 look for these two names; transformers 5 writes `dtype` and `rope_parameters`.
+    (folder / "model.safetensors").chmod(
+        0o644
+    )  # safetensors writes 0600, for which git and wheels record different modes
+    # Programs for transformers 4 read these two names; transformers 5 writes `dtype` and `rope_parameters`.
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config |= {"torch_dtype": config["dtype"], "rope_theta": config["rope_parameters"]["rope_theta"]}
     write_json(folder / "config.json", dict(sorted(config.items())))
@@ -507,24 +511,24 @@ def main() -> None:
 
     tokenizer = train_tokenizer([document.text() for document in train])
     write_tokenizer(tokenizer, out)
-    windows = Windows(tokenizer, train, recipe)
-    heldout_windows = whole_windows(tokenizer.encode(heldout_text).ids)
+    sequences = TrainingSequences(tokenizer, train, recipe)
+    heldout_sequences = full_sequences(tokenizer.encode(heldout_text).ids)
     sizes = token_sizes(tokenizer)
-    say(f"{len(train)} documents, {len(train_text):,} characters, {len(windows.text):,} tokens to train on; "
+    say(f"{len(train)} documents, {len(train_text):,} characters, {len(sequences.text):,} tokens to train on; "
         f"{len(heldout)} documents, {len(heldout_text):,} characters held out")  # fmt: skip
 
     started = time.perf_counter()
-    model, best_step = train_model(windows, heldout_windows, sizes, recipe)
+    model, best_step = train_model(sequences, heldout_sequences, sizes, recipe)
     training_s = time.perf_counter() - started
     write_model(model, out)
 
     written: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    score = score_model(written, heldout_windows, sizes)
-    unigram = score_unigram(windows.text, heldout_windows, sizes)
+    score = score_model(written, heldout_sequences, sizes)
+    unigram = score_unigram(sequences.text, heldout_sequences, sizes)
     figures = Figures(
         parameters=sum(p.numel() for p in model.parameters()),
         train_bytes=len(train_text.encode()),
-        train_tokens=len(windows.text),
+        train_tokens=len(sequences.text),
         heldout_bytes=len(heldout_text.encode()),
         heldout_predictions=score.tokens,
         heldout_perplexity=round(score.perplexity, 4),

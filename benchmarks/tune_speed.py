@@ -1,14 +1,14 @@
-"""How fast is our tuner beside auto-round's, block for block, and how soon is it as good?
+"""Compares the speed of our tuner with auto-round's, for each block and at equal perplexity.
 
-Same model, grid, calibration windows and threads, both compiled by torch or neither, each with as many windows a step as it
-takes by itself (auto-round 8, ours by recipe or `--batch-size`); the two sides take turns, each as a process of its own, and
-medians are compared. Two questions:
+Both sides use the same model, quantisation scheme, calibration samples and threads, and both are compiled by torch or neither.
+Each uses its own number of samples a step (auto-round 8, ours by recipe or `--batch-size`). The two sides take turns, each in
+its own process, and medians are compared. Two figures are measured:
 
-1. Seconds a block at the same number of steps: from the calibration windows to the last tuned block, divided by the number
-   of blocks; libraries are loaded and texts are tokens by then, on both sides; without our end-to-end pass. Beside it the
-   perplexity that each side reaches.
-2. The fewest of our steps (of `--fewer`, on `--fewer-nsamples` windows) whose perplexity on every text is at most
-   auto-round's with all its steps and windows, and how many times fewer seconds that takes.
+1. Seconds a block at the same number of steps: the time from the calibration samples to the last tuned block, divided by the
+   number of blocks. On both sides libraries are loaded and texts are tokenised before. Our end-to-end pass is off. The
+   perplexity of each side is reported too.
+2. The fewest of our steps (from `--fewer`, on `--fewer-nsamples` samples) whose perplexity on every text is at most
+   auto-round's with all its steps and samples, and the ratio of the times.
 
     python benchmarks/tune_speed.py MODEL --text T.txt ... --calibration C.txt ... [--bits 4] [--rounds 3] [--threads 1]
 
@@ -41,11 +41,8 @@ Figures = dict[str, Any]
 
 
 def tune(task: dict[str, Any]) -> Figures:
-    """One conversion of ours, in a process of its own: seconds until the last block is tuned, and perplexities."""
-    for library in (
-        "ovround.exporters.openvino.package",
-        "ovround.quant.passes.tuning",
-    ):  # that `convert` loads as it goes
+    """Run one conversion of ours in this process: seconds until the last block is tuned, and perplexities."""
+    for library in ("ovround.exporters.openvino.package", "ovround.quant.passes.tuning"):  # that `convert` loads later
         importlib.import_module(library)
     setup = quality.Setup(
         tuple(map(Path, task["texts"])), tuple(map(Path, task["calibration"])), task["context"], task["nsamples"],
@@ -57,16 +54,16 @@ def tune(task: dict[str, Any]) -> Figures:
         general,
         tuning=replace(general.tuning, end_to_end_steps=0, compile=task["compile"], batch_size=task["batch_size"]),
     )
-    moments: dict[str, float] = {}
+    times: dict[str, float] = {}
 
     def watch(progress: Progress) -> None:
         if progress.stage == "check" or (progress.stage == "quantise" and progress.step == 0):
-            moments[progress.stage] = time.perf_counter()
+            times[progress.stage] = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as scratch:
         convert(model, f"{scratch}/out", options, watch)
         scores = evaluate_model(f"{scratch}/out", setup.texts, context=setup.context)
-    return {"tuning_s": moments["quantise"] - moments["check"], "perplexity": [score.perplexity for score in scores]}
+    return {"tuning_s": times["quantise"] - times["check"], "perplexity": [score.perplexity for score in scores]}
 
 
 def ours(arguments: argparse.Namespace, iters: int, nsamples: int) -> Figures:
@@ -80,7 +77,7 @@ def ours(arguments: argparse.Namespace, iters: int, nsamples: int) -> Figures:
 
 
 def theirs(arguments: argparse.Namespace, setup: quality.Setup) -> Figures:
-    """auto-round's own seconds of tuning, and the perplexity of what it found."""
+    """auto-round's own seconds of tuning, and the perplexity of its model."""
     sym = arguments.grid == "sym"
     options = quality.options_for(arguments.model, arguments.bits, arguments.group_size, sym, "auto-round", setup)
     with tempfile.TemporaryDirectory() as scratch:
@@ -103,9 +100,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--nsamples", type=int, default=128)
     parser.add_argument("--iters", type=int, default=200)
     parser.add_argument("--fewer", type=int, nargs="*", default=[2, 5, 10, 20, 50, 100])
-    parser.add_argument("--fewer-nsamples", type=int, help="windows of those runs (default: as many as all others)")
+    parser.add_argument("--fewer-nsamples", type=int, help="samples of those runs (default: --nsamples)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, help="windows a step of ours (default: the recipe's)")
+    parser.add_argument("--batch-size", type=int, help="samples a step of our tuner (default: the recipe's)")
     parser.add_argument("--compile", choices=("on", "off"), default="off", help="torch.compile, on both sides")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, help="where peers' environments are kept")
@@ -136,15 +133,18 @@ def main() -> None:
     result = {"times_faster_a_block": ratio, "ours": mine, "auto_round": peer, "fewest": None}
     peer_s = statistics.median(b["tuning_s"] for b in peer)
     for iters in arguments.fewer:
-        one = ours(arguments, iters, arguments.fewer_nsamples or arguments.nsamples)
-        reached = all(a <= b for a, b in zip(one["perplexity"], peer[0]["perplexity"], strict=True))
-        print(f"{iters} steps: {one['tuning_s']:.1f} s, perplexity {_shown(one)}{' reached' * reached}", flush=True)
+        figures = ours(arguments, iters, arguments.fewer_nsamples or arguments.nsamples)
+        reached = all(a <= b for a, b in zip(figures["perplexity"], peer[0]["perplexity"], strict=True))
+        print(
+            f"{iters} steps: {figures['tuning_s']:.1f} s, perplexity {_shown(figures)}{' reached' * reached}",
+            flush=True,
+        )
         if reached:
             result["fewest"] = {
                 "iters": iters,
                 "nsamples": arguments.fewer_nsamples or arguments.nsamples,
-                "tuning_s": one["tuning_s"],
-                "times_fewer": peer_s / one["tuning_s"],
+                "tuning_s": figures["tuning_s"],
+                "times_fewer": peer_s / figures["tuning_s"],
             }
             break
     print(json.dumps(result))

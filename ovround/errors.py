@@ -1,36 +1,36 @@
-"""Every error that ovround raises on purpose.
+"""All errors that ovround raises deliberately.
 
     OvroundError
-    ├── UsageError            an option or argument that cannot be (exit status 2)
-    ├── CheckpointError       the source folder: missing, damaged, or not understood
+    ├── UsageError            an option or argument that is not allowed (exit status 2)
+    ├── CheckpointError       a source folder that is missing, damaged, or not understood
     │   ├── HeaderError       a safetensors header that does not describe its file
     │   └── TensorError       a tensor that is missing, of the wrong shape, or not finite
     ├── ArchitectureError     a model family or variant that ovround does not have
     ├── CalibrationError      calibration or evaluation text that is missing or too short
-    ├── OutputError           the output folder: taken, full, or not writable
-    ├── ResumeError           what an interrupted conversion left cannot be continued
-    ├── RankError             another process of the same conversion: gone, silent, or at odds with this one
-    ├── VerifyError           what was read back is not what was meant to be written
+    ├── OutputError           an output folder that exists already, is full, or is not writable
+    ├── ResumeError           an interrupted conversion that cannot be continued
+    ├── RankError             another process of the same conversion that ended, does not answer, or has other options
+    ├── VerifyError           a written folder whose contents differ from the intended ones
     ├── ArtifactError         an output folder that the runtime cannot read
     ├── EngineError           an engine or device that is missing or refuses the model
-    ├── BusyError             a request that there is no room for now
+    ├── BusyError             a request that the server has no capacity for now
     ├── GenerationError       a request that the loaded model cannot answer
     └── MissingExtraError     an optional package that is not installed
 
-A message says what, the value, and what is allowed; `hint` says what to do about it.
+A message says what is wrong, the value, and what is allowed; `hint` says what to do.
 """
 
 from __future__ import annotations
 
-# Messages quote files and libraries, which may quote files in turn: a number of a megabyte must not fill the screen.
+# Messages quote files and libraries: a value of a megabyte must not fill the screen.
 MESSAGE_CHARACTERS = 1600
 _END = 300
 
 
 class OvroundError(Exception):
-    """Base of all errors on purpose; `str(error)` is the message, `error.hint` the way out (or None).
+    """Base of all deliberate errors; `str(error)` is the message, `error.hint` says what to do (or is None).
 
-    The middle of a message of more than MESSAGE_CHARACTERS is left out.
+    A message longer than MESSAGE_CHARACTERS is shortened in the middle.
     """
 
     exit_status = 1
@@ -99,7 +99,7 @@ class GenerationError(OvroundError):
 
 
 class MissingExtraError(OvroundError):
-    """An optional dependency is not installed; the message names the pip line that brings it."""
+    """An optional dependency is not installed; the hint is the pip command that installs it."""
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f"this needs `{module}`, which is not installed", hint=f"pip install 'ovround[{extra}]'")

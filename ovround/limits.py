@@ -1,7 +1,7 @@
-"""What files, templates, grammars and requests may cost: one place for every bound, printed by `ovround devices`.
+"""Limits of files, templates, grammars and requests, all in one place; `ovround devices` prints them.
 
-A bound stands well above what real models need, and well below what would take a machine down. Reaching one is an error
-that names it; nothing is cut to fit.
+A limit is well above the needs of real models, and well below what would exhaust a machine. Exceeding it is an error that
+names the limit; nothing is truncated.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ class Limits:
     """Sizes in bytes or characters, times in seconds."""
 
     json_bytes: int = 16 << 20
-    """Of a configuration or an index of shards; parsing takes up to twenty times its size."""
+    """Size of a configuration or an index of shards; parsing takes up to twenty times as much memory."""
     manifest_bytes: int = 64 << 20
-    """Of ovround.json: 300 bytes a weight, and each expert is one."""
+    """Size of ovround.json: it has 300 bytes a weight, and each expert is a weight."""
     tokenizer_bytes: int = 256 << 20
-    """Of tokenizer.json: the largest in use has 35 MB."""
+    """Size of tokenizer.json: the largest in use has 35 MB."""
     template_characters: int = 1 << 20
-    """Of a chat template; long ones have 15,000."""
+    """Length of a chat template; long templates have 15,000."""
     template_cpu_s: float = 1.0
-    """Computing that one chat may take a template, its first time included; they need milliseconds."""
+    """CPU time for rendering one chat, compiling the template included; real templates take milliseconds."""
     template_memory_bytes: int = 256 << 20
-    """Address space of the process that renders templates, its interpreter's 40 MB included."""
+    """Address space of the process that renders templates; its interpreter takes 40 MB of it."""
     template_wait_s: float = 30.0
-    """Waiting for that process, for whatever reason."""
+    """Longest wait for the answer of that process."""
     prompt_characters: int = 16 << 20
-    """Of a rendered chat."""
+    """Length of a rendered chat."""
     grammar_characters: int = 65_536
-    """Of a JSON schema, a regular expression or a Lark grammar; 2,200 properties compile in 0.8 s, and time grows squared."""
+    """Length of a JSON schema, regular expression or Lark grammar. 2,200 properties compile in 0.8 s; time grows quadratically."""
     grammar_depth: int = 256
-    """Brackets within brackets of one; parsers recurse, and a stack that overflows ends the process."""
+    """Nesting of brackets in a grammar; parsers recurse, and a stack overflow would end the process."""
     pattern_characters: int = 1_000
-    """Of a regular expression in a checkpoint's configuration."""
+    """Length of a regular expression in a checkpoint's configuration."""
     pattern_s: float = 0.5
-    """For one such expression on all names of layers together."""
+    """Time for matching one such expression with the names of all layers."""
     request_header_s: float = 10.0
-    """Until a request's line and headers are there; then the connection is closed."""
+    """Longest wait for a request's line and headers; after it the connection is closed."""
     request_body_s: float = 60.0
-    """Between two parts of a request's body; then status 408."""
+    """Longest wait between two parts of a request's body; after it the status is 408."""
     request_body_bytes: int = 4 << 20
-    """Of a request's body; beyond: status 413."""
+    """Size of a request's body; a larger body gets status 413."""
 
 
 LIMITS = Limits()

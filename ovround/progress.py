@@ -1,4 +1,4 @@
-"""What a long job says while it runs; the command line draws it, an application may ignore it or raise to stop the job."""
+"""Progress of a long job. The command line draws it; an application may ignore it, or raise an exception to stop the job."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the job is. `stage` is check, allocate, codebooks, quantise, end-to-end, pv-tuning, write or verify.
+    """One report of the job's progress.
 
-    The rest says how far within it.
+    `stage` is check, allocate, codebooks, quantise, end-to-end, pv-tuning, write, verify, resume or damaged. The other
+    fields say how far the stage has come. `unreached` counts a block's experts that no calibration token was routed to.
 
-    `unreached` counts a block's experts that no calibration token chose.
+    A loss is the mean squared error of a block's output; in a pass over all blocks it is the divergence in nats a token.
 
-    Losses are mean squared errors of a block's output, of the passes over all blocks divergences in nats a token.
-
-    `resume` counts the blocks that an earlier run had finished; `damaged` says that the file of block number `block`, from
-    0, cannot be used and that the block is tuned again.
+    In the stage resume, `block` counts the blocks that an earlier run had finished. In the stage damaged, the file of
+    block `block` (from 0) cannot be used and the block is tuned again.
     """
 
     stage: str
@@ -34,4 +33,4 @@ OnProgress = Callable[[Progress], None]
 
 
 def silent(progress: Progress) -> None:
-    """The default: say nothing."""
+    """Ignore the report; the default."""

@@ -1,6 +1,7 @@
-"""The tokenizer of a checkpoint, as transformers and our runtime read it: a model is tuned and scored on the ids that it will see.
+"""The tokenizer of a checkpoint, read as transformers and our runtime read it.
 
-Not every tokenizer.json says it all, see `ovround.runtime.text.tokenizer_file`.
+A model is thus tuned and scored on the ids that it will see when it runs. Some files need more than tokenizer.json: see
+`ovround.runtime.text.tokenizer_file`.
 """
 
 from __future__ import annotations

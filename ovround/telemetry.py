@@ -1,4 +1,4 @@
-"""OpenVINO's telemetry: `import openvino` reports to Google Analytics that it happened, unless a user has opted out."""
+"""Switches OpenVINO's telemetry off: `import openvino` sends an event to Google Analytics unless the user has opted out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 
 
 def without_telemetry() -> None:
-    """Let this process's imports of OpenVINO and NNCF send nothing; for programs of ours, before they import either.
+    """Keep OpenVINO and NNCF from sending telemetry in this process; call it before either is imported.
 
-    Both do without the package `openvino_telemetry` where it cannot be imported. An application that embeds the runtime
-    decides for itself.
+    Both work without the package `openvino_telemetry`. Only our own programs call this: an application that embeds the
+    runtime decides for itself.
     """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: an import of it fails
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes its import fail

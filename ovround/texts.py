@@ -1,4 +1,4 @@
-"""Text files to calibrate and evaluate on."""
+"""Text files for calibration and evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from ovround.errors import CalibrationError
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """The documents of a file: one for plain text, the `text` of each line for .jsonl; raises CalibrationError naming the line."""
+    """The documents of a file: a plain text is one, a .jsonl file has one in the `text` of each line.
+
+    Raises CalibrationError; for a .jsonl file it names the line.
+    """
     try:
         content = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -22,7 +25,7 @@ def read_texts(path: Path) -> Iterator[str]:
     if path.suffix != ".jsonl":
         yield content
         return
-    # splitlines would also cut at separators that stand inside JSON strings, such as U+2028
+    # splitlines() also splits at separators that JSON strings may contain, such as U+2028
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
@@ -35,5 +38,5 @@ def read_texts(path: Path) -> Iterator[str]:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise CalibrationError(f"`{path}` line {number}: `text` is no text that UTF-8 can write: {error}") from None
+            raise CalibrationError(f"`{path}` line {number}: `text` cannot be written as UTF-8: {error}") from None
         yield text

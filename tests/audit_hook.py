@@ -1,7 +1,7 @@
-"""Imported by the process of a command: what Python does that no model folder may make it do is noted, a line each.
+"""An audit hook for the process of a command. It writes a line for each event that no model folder may cause.
 
-OVROUND_TEST_AUDIT names the file of notes; below OVROUND_TEST_PLACES the command may open files. Native code is not seen
-here; what it might execute would leave its mark (`payloads.CANARY`).
+OVROUND_TEST_AUDIT names the file for these lines. The command may open files only below the folders in OVROUND_TEST_FOLDERS.
+The hook does not see native code; code that native code executes would write the canary file of `payloads`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 _NOTES = os.environ["OVROUND_TEST_AUDIT"]
 _CODE = [
-    os.path.realpath(place)
-    for place in (sys.prefix, sys.base_prefix, *site.getsitepackages(), Path(os.__file__).parent, Path(__file__).parents[1])
+    os.path.realpath(folder)
+    for folder in (sys.prefix, sys.base_prefix, *site.getsitepackages(), Path(os.__file__).parent, Path(__file__).parents[1])
 ]  # fmt: skip
-_PLACES = [*_CODE, *map(os.path.realpath, os.environ["OVROUND_TEST_PLACES"].split(os.pathsep))]
+_FOLDERS = [*_CODE, *map(os.path.realpath, os.environ["OVROUND_TEST_FOLDERS"].split(os.pathsep))]
 _SYSTEM = ("/proc/", "/sys/", "/dev/null", "/usr/share/zoneinfo/", "/etc/localtime", "/etc/os-release")
 _PROCESSES = (
     "os.exec",
@@ -30,13 +30,13 @@ _PROCESSES = (
     "os.forkpty",
 )
 _CONNECTIONS = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname")
-parent = os.getpid()  # which forks a process a command, and does nothing else; 0: this one is watched too
+parent = os.getpid()  # it only forks one process for each command and is not watched; 0: it is watched too
 _busy = False
 
 
-def inside(path: Any, places: list[str]) -> bool:
+def inside(path: Any, folders: list[str]) -> bool:
     real = os.path.realpath(os.fsdecode(path))
-    return any(real == place or real.startswith(place + os.sep) for place in places)
+    return any(real == folder or real.startswith(folder + os.sep) for folder in folders)
 
 
 def complaint(event: str, arguments: tuple[Any, ...]) -> str | None:
@@ -49,7 +49,7 @@ def complaint(event: str, arguments: tuple[Any, ...]) -> str | None:
         return None if renders or computes else repr(words)
     if event == "open" and isinstance(arguments[0], str | bytes):
         system = os.fsdecode(arguments[0]).startswith(_SYSTEM)
-        return None if system or inside(arguments[0], _PLACES) else os.fsdecode(arguments[0])
+        return None if system or inside(arguments[0], _FOLDERS) else os.fsdecode(arguments[0])
     if event == "exec":
         name = str(getattr(arguments[0], "co_filename", ""))
         return None if name.startswith("<") or inside(name, _CODE) else name
@@ -65,10 +65,10 @@ def hear(event: str, arguments: tuple[Any, ...]) -> None:
         return
     _busy = True
     try:
-        said = complaint(event, arguments)
-        if said is not None:
-            with open(_NOTES, "a", encoding="utf-8") as notes:  # noqa: PTH123  # pathlib would be heard itself
-                notes.write(f"{event} {said}\n")
+        note = complaint(event, arguments)
+        if note is not None:
+            with open(_NOTES, "a", encoding="utf-8") as notes:  # noqa: PTH123  # pathlib would cause events itself
+                notes.write(f"{event} {note}\n")
     finally:
         _busy = False
 

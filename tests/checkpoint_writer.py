@@ -1,4 +1,4 @@
-"""Writes a real Hugging Face checkpoint folder with random weights: config.json, safetensors, a tokenizer of its own."""
+"""Writes a real Hugging Face checkpoint folder with random weights: config.json, safetensors and a tokenizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from ovround.models import from_config, smallest_configs
 
-VOCAB_SIZE = 320  # 256 bytes, the special tokens, and what training merges
+VOCAB_SIZE = 320  # 256 bytes, the special tokens and the trained merges
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{{ eos_token }}{% endfor %}"
@@ -25,13 +25,13 @@ Arrays = dict[str, NDArray[np.float32]]
 
 
 def tiny_config(**changes: Any) -> dict[str, Any]:
-    """The smallest Llama config.json that exercises everything, with room for the tokenizer's 320 tokens."""
+    """The smallest Llama config.json that uses every feature of the family, with the tokenizer's 320 tokens."""
     base = {"vocab_size": VOCAB_SIZE, "bos_token_id": 1, "eos_token_id": 2, "architectures": ["LlamaForCausalLM"]}
     return {**smallest_configs("llama")[0], **base, **changes}
 
 
 def random_weights(config: Mapping[str, Any], seed: int = 0, scale: float = 0.2) -> Arrays:
-    """Every tensor that `config` calls for, normal with deviation `scale`; norms lie around 1."""
+    """All tensors of a model with `config`, normal with standard deviation `scale`; norms are around 1."""
     decoder, rng = from_config(config), np.random.default_rng(seed)
     parts = (None, *range(decoder.config.num_hidden_layers))
     shapes = {name: shape for part in parts for name, shape in decoder.tensors(part).items()}
@@ -50,7 +50,7 @@ def write_checkpoint(
     shards: int = 1,
     seed: int = 0,
 ) -> Path:
-    """Write `folder`: weights (random where none are given) in `dtype`, in one file or in `shards` files with an index."""
+    """Write `folder` with `weights` (default: random) in `dtype`, in one file or in `shards` files with an index."""
     config = tiny_config() if config is None else config
     weights = random_weights(config, seed) if weights is None else weights
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,14 +74,14 @@ def write_checkpoint(
 
 
 def in_bytes(values: NDArray[np.float32], dtype: str) -> bytes:
-    """`values` as little-endian F32, F16 or BF16 (cut, not rounded)."""
+    """`values` as little-endian F32, F16 or BF16 (truncated, not rounded)."""
     if dtype == "BF16":
         return (values.view(np.uint32) >> 16).astype("<u2").tobytes()
     return values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> None:
-    """The format in its own words: 8 bytes of header length, the header as JSON, the data."""
+    """Write a safetensors file: 8 bytes of header length, the header as JSON, the data."""
     header: dict[str, Any] = {}
     offset = 0
     for name, (dtype, shape, data) in tensors.items():
@@ -91,13 +91,13 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ..
 
 
 def write_raw_safetensors(path: Path, header: str, data: bytes, length: int | None = None) -> None:
-    """Any header over any data; `length` is what the first 8 bytes claim instead of the truth."""
+    """Write any header and any data; `length` is the header length in the first 8 bytes (default: the true one)."""
     encoded = header.encode()
     path.write_bytes((len(encoded) if length is None else length).to_bytes(8, "little") + encoded + data)
 
 
 def write_tokenizer(folder: Path) -> None:
-    """tokenizer.json of `VOCAB_SIZE` tokens and its tokenizer_config.json with a chat template."""
+    """Write tokenizer.json with `VOCAB_SIZE` tokens, and tokenizer_config.json with a chat template."""
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATE, **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -106,7 +106,7 @@ def write_tokenizer(folder: Path) -> None:
 
 @functools.cache
 def tokenizer_json() -> str:
-    """A byte-level BPE tokenizer that puts <s> in front."""
+    """A byte-level BPE tokenizer that prepends <s>."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""Reads the weights of a converted folder back from its files, by its manifest."""
+"""Reads the weights of a converted folder from its files with the help of its manifest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATA_FILES = {"openvino": "openvino_model.bin", "onnx": "model.onnx.data"}
 
 
 def read_weights(folder: Path) -> dict[str, Weight]:
-    """Every weight that the manifest of `folder` names, from the engine's own files."""
+    """All weights in the manifest of `folder`, read from the engine's files."""
     manifest = read_manifest(folder)
     reader = open_reader(manifest.format, folder, {record.name: record for record in manifest.weights})
     weights: dict[str, Weight] = {}
@@ -30,16 +30,16 @@ def read_weights(folder: Path) -> dict[str, Weight]:
 
 
 def weight_offset(folder: Path, name: str) -> tuple[Path, int]:
-    """The data file of `folder` and where the codes of weight `name` begin in it."""
-    target = read_manifest(folder).target
-    data = folder / DATA_FILES[target]
-    if target == "openvino":
+    """The data file of `folder`, and the offset of the codes of weight `name` in it."""
+    engine = read_manifest(folder).format
+    data = folder / DATA_FILES[engine]
+    if engine == "openvino":
         return data, storage.read_entries(folder / "openvino_model.xml")[name].offset
     return data, external_data.read_entries(folder / "model.onnx", data.name)[name].offset
 
 
 def as_torch(weights: dict[str, Weight]) -> dict[str, torch.Tensor]:
-    """De-quantised, float32."""
+    """The weights de-quantised to float32."""
     return {
         name: torch.from_numpy(weight.dequantize() if isinstance(weight, QTensor) else weight.float32())
         for name, weight in weights.items()

@@ -1,6 +1,6 @@
-"""What other people's engines cannot do with a configuration of `smallest_configs`, by `family-number`.
+"""Configurations of `smallest_configs`, by `family-number`, that other projects' engines cannot run.
 
-tests/test_clients.py runs every other pair, and sees that these still fail; docs/reference/families.md is made of both.
+tests/test_clients.py runs every other pair and checks that these still fail. docs/reference/families.md lists both.
 """
 
 OPENVINO_GENAI, ONNXRUNTIME_GENAI = "openvino_genai", "onnxruntime_genai"

@@ -1,4 +1,4 @@
-"""A failure at every single step of a conversion: the k-th file that is made or opened, for k = 1, 2, 3 ..."""
+"""Makes a conversion fail at each of its steps: the k-th file that it creates or opens, for k = 1, 2, 3 ..."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ovround.errors import OutputError
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """sha256 of every file below `folder`, and an entry for each folder that is empty."""
-    found = {}
+    """sha256 of every file below `folder`, and an entry for each empty folder."""
+    digests = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file():
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif not any(path.iterdir()):
-            found[f"{name}/"] = ""
-    return found
+            digests[f"{name}/"] = ""
+    return digests
 
 
 class FailAt:
-    """Raises, once, at the k-th time that Python makes, opens for writing, syncs or renames something; or calls `error`.
+    """Raises `error` (or calls it) once, at the k-th time that Python creates, opens for writing, syncs or renames a file.
 
-    A signal may also come while the scratch folder is being removed; a disk that fails then is nothing to recover from.
+    A signal may also come while the scratch folder is removed. A disk that fails at that time is not tested.
     """
 
     def __init__(self) -> None:
@@ -68,21 +68,21 @@ class FailAt:
 
 
 def interrupted(
-    failing: FailAt, place: Path, error: Callable[[], BaseException], work: Callable[[], object], every: int = 1
+    failing: FailAt, folder: Path, error: Callable[[], BaseException], work: Callable[[], object], every: int = 1
 ) -> Iterator[int]:
-    """Run `work` with `error` at step 1, 2, 3 ... until a run ends without having met it; yields after each that met it."""
+    """Run `work` with `error` at step 1, 2, 3 ... and yield after each run; ends after a run with fewer steps than that."""
     for k in itertools.count(1, every):
         planned = error()
-        failing.arm(place, k, planned)
+        failing.arm(folder, k, planned)
         caught: BaseException | None = planned
         try:
             work()
-            caught = None  # some failures do not matter: a folder that cannot be made because it is there
+            caught = None  # some failures do not matter, such as creating a folder that exists
         except (OutputError, KeyboardInterrupt) as met:
             caught = met
         unmet, failing.left = failing.left, 0
         if unmet:
-            assert k > 20, "there are more steps than that"
+            assert k > 20, "a conversion has more than 20 steps"
             return
         assert caught is None or caught is planned or caught.__cause__ is planned
         yield k

@@ -1,4 +1,4 @@
-"""The operator of runtime/native, built once, and its kernels through ctypes."""
+"""Builds the operator of runtime/native once, and calls its kernels through ctypes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ISAS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi", "amx")
 
 
 def built(folder: Path = ROOT / "build" / "native", *options: str) -> Path:
-    """The folder that runtime/native is built in; what was built before is kept. Skips where there is no compiler."""
+    """The build folder of runtime/native, brought up to date. Skips the test if there is no compiler."""
     missing = [program for program in ("cmake", "c++") if shutil.which(program) is None]
     if missing:
         pytest.skip(f"no {missing[0]} to build the operator with")
@@ -38,7 +38,7 @@ def built(folder: Path = ROOT / "build" / "native", *options: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """`linear` of both kinds of weight, with as many threads of its own as asked for."""
+    """`linear` for both kinds of weight, with `threads` threads of its own."""
 
     library: ctypes.CDLL
 
@@ -55,7 +55,7 @@ class Kernels:
         threads: int = 1,
         gated: bool = False,
     ) -> NDArray[np.float32]:
-        """x `[tokens, K]` times the weight: `[tokens, N]`; `gated`: that times its silu."""
+        """The product of x `[tokens, K]` with the weight, `[tokens, N]`; `gated` multiplies it by its silu."""
         y = np.full((len(x), weight.shape[0]), np.nan, np.float32)
         if isinstance(weight, QTensor):
             scales = layout.halves_as_bytes(layout.pack_qparams(weight.scales))
@@ -88,7 +88,7 @@ def load_kernels(folder: Path) -> Kernels:
 def random_codebooks(
     shape: tuple[int, int], books: int = 2, entries: int = 256, vector: tuple[int, int] = (1, 8), seed: int = 0
 ) -> CodebookTensor:
-    """A weight `[N, K]` of normal entries; its values are about as large as 1 / sqrt(K)."""
+    """A weight `[N, K]` with normal codebook entries; its values are about as large as 1 / sqrt(K)."""
     rng = np.random.default_rng(seed)
     rows, groups = shape[0] // vector[0], shape[1] // vector[1]
     codes = rng.integers(0, entries, (rows, groups, books)).astype(np.uint16)

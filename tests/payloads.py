@@ -1,7 +1,7 @@
-"""Model folders that carry something to be executed or read: each writes CANARY when it is, or shows PRIVATE.
+"""Malicious model folders: each writes the canary file if its code is executed, or contains PRIVATE if a secret is read.
 
-A payload changes a sound folder, a checkpoint or one that we converted; the manifest of the latter is removed, as whoever
-built such a folder would.
+A payload changes a valid folder: a checkpoint, or a folder that we converted. The manifest of a converted folder is removed,
+as an attacker would do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PRIVATE = "what another user keeps to himself"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`folder` is the model to be changed; `canary` the file that executed code would write, `secret` one outside."""
+    """`folder` is the model to change, `canary` is a file that executed code writes, `secret` is a file outside the folder."""
 
     folder: Path
     canary: Path
@@ -48,7 +48,7 @@ class Stage:
         (self.folder / name).symlink_to(self.secret)
 
     def library(self) -> Path:
-        """A shared library that writes the canary as it is loaded; without a compiler a file that is none."""
+        """A shared library that writes the canary when it is loaded; without a compiler, a file with only the ELF magic."""
         path = self.folder / "libevil.so"
         source = (
             f'#include <stdio.h>\n__attribute__((constructor)) void run() {{ fclose(fopen("{self.canary}", "w")); }}\n'
@@ -77,7 +77,7 @@ def pickled(stage: Stage) -> None:
 
 
 def torch_zip(stage: Stage) -> None:
-    """torch.save's own layout, beside sound weights, under every name that some loader tries."""
+    """Files in torch.save's layout beside valid weights, under every name that some loader tries."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(_Executed(stage.code)))
@@ -124,7 +124,7 @@ def template(stage: Stage) -> None:
 
 
 def bomb(stage: Stage) -> None:
-    """An archive of 64 MB in 64 kB, where weights, calibration or statistics might be looked for."""
+    """An archive that expands from 64 kB to 64 MB, under names of weights, calibration data and statistics."""
     content = io.BytesIO()
     with (
         zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
@@ -167,7 +167,7 @@ def outside_index(stage: Stage) -> None:
 
 
 def custom_operators(stage: Stage) -> None:
-    """Libraries in every place where an ONNX program names one, and a node that needs one."""
+    """A library in every field in which an ONNX program can name one, and a node that needs one."""
     library = str(stage.library())
     session = {
         "custom_ops_library": library,
@@ -206,12 +206,12 @@ def openvino_extension(stage: Stage) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """`apply` to a folder of this kind: `checkpoint`, `openvino` or `onnx`; `status` of convert, or of run."""
+    """A change for a folder of a kind (`checkpoint`, `openvino` or `onnx`), and the exit status of `convert` or `run`."""
 
     kind: str
     apply: Callable[[Stage], None]
     status: int
-    target: str = "onnx"  # that a checkpoint is converted for; transformers is asked for OpenVINO's tokenizer
+    format: str = "onnx"  # output format of a checkpoint; for openvino, transformers reads the tokenizer
 
 
 PAYLOADS = {
@@ -237,9 +237,9 @@ PAYLOADS = {
 }
 
 
-def staged(payload: Payload, sound: Path, place: Path, canary: Path, secret: Path) -> Path:
-    """`sound` copied to `place` and changed."""
-    shutil.copytree(sound, place)
-    (place / MANIFEST).unlink(missing_ok=True)
-    payload.apply(Stage(place, canary, secret))
-    return place
+def staged(payload: Payload, sound: Path, destination: Path, canary: Path, secret: Path) -> Path:
+    """Copy `sound` to `destination` and apply the payload."""
+    shutil.copytree(sound, destination)
+    (destination / MANIFEST).unlink(missing_ok=True)
+    payload.apply(Stage(destination, canary, secret))
+    return destination

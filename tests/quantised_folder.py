@@ -1,4 +1,4 @@
-"""A tiny GPTQ checkpoint with known grids, and a way to change one of its tensors."""
+"""A tiny GPTQ checkpoint with known codes, scales and zero points, and a function that changes one of its tensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODULE = "model.layers.0.mlp.up_proj"
 
 
 def quantised_folder(tmp_path: Path, changes: dict[str, Any], order: NDArray[np.int32] | None = None) -> Path:
-    """A tiny GPTQ checkpoint with scales of two bits, so that bfloat16 holds them; `order` for its up_proj layers."""
+    """Write a tiny GPTQ checkpoint; its scales are exact in bfloat16, and `order` is the g_idx of its up_proj layers."""
     config = tiny_config()
     decoder = from_config(config)
     tmp_path.mkdir(exist_ok=True)
@@ -62,16 +62,16 @@ def quantised_folder(tmp_path: Path, changes: dict[str, Any], order: NDArray[np.
 
 
 def rewrite(folder: Path, name: str, change: Any, dtype: str | None = None) -> None:
-    """Write `model.safetensors` again with one tensor changed, left out where `change` gives None."""
+    """Write `model.safetensors` again with one tensor changed, or without it if `change` returns None."""
     source = open_source(folder)
     assert isinstance(source, QuantisedCheckpoint)
     (file,) = source.stored.files
-    tensors = {one: (file.read_array(one), info.dtype) for one, info in file.tensors.items()}
+    tensors = {tensor_name: (file.read_array(tensor_name), info.dtype) for tensor_name, info in file.tensors.items()}
     writer = ShardWriter(folder)
-    for one, (data, kind) in tensors.items():
+    for tensor_name, (data, kind) in tensors.items():
         stated = "bfloat16" if kind == "BF16" else None
-        if one != name:
-            writer.write(one, data, stated)
+        if tensor_name != name:
+            writer.write(tensor_name, data, stated)
         elif (changed := change(data)) is not None:
-            writer.write(one, changed, dtype or stated)
+            writer.write(tensor_name, changed, dtype or stated)
     writer.finish()

@@ -1,4 +1,4 @@
-"""Random models of every family, built and computed by transformers from a configuration alone."""
+"""Random models of every family, built by transformers from a configuration and computed by it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Logits = NDArray[np.float32]
 
 
 def write_random_model(folder: Path, config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> Any:
-    """Write a checkpoint as transformers does, but with `config` as it stands; the model, in float32 with the same values.
+    """Write a checkpoint with transformers, but with `config` unchanged; returns the model in float32 with the same values.
 
-    Weights are normal with deviation 0.2, so that attention is not flat; norms lie around 1.
+    Weights are normal with standard deviation 0.2, so that attention is not uniform; norms are around 1.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
@@ -44,7 +44,7 @@ def write_random_model(folder: Path, config: Mapping[str, Any], dtype: torch.dty
         for name, parameter in model.named_parameters():
             is_gain = parameter.dim() == 1 and name.endswith("weight") and not less_one
             parameter.copy_((torch.randn(parameter.shape, generator=generator) * 0.2 + is_gain).to(dtype))
-    copy.deepcopy(model).to(dtype).save_pretrained(folder)  # a copy: buffers such as frequencies stay in float32
+    copy.deepcopy(model).to(dtype).save_pretrained(folder)  # a copy, so that the model's buffers stay in float32
     (folder / "config.json").write_text(json.dumps(config))
     write_tokenizer(folder)
     return model
@@ -52,27 +52,27 @@ def write_random_model(folder: Path, config: Mapping[str, Any], dtype: torch.dty
 
 @torch.no_grad()
 def logits_of(model: Any, ids: Ids) -> Logits:
-    """Logits `[B, T, V]` in one pass."""
+    """Logits `[B, T, V]` of one forward pass."""
     values: Logits = model(torch.from_numpy(ids), use_cache=False).logits.numpy()
     return values
 
 
 @torch.no_grad()
 def logits_by_steps(model: Any, ids: Ids, prefill: int) -> Logits:
-    """Logits `[B, 1 + steps, V]` behind the first `prefill` tokens, and behind each token after them, over the cache."""
-    # transformers renamed it in 5.24.
+    """Logits `[B, 1 + steps, V]` after the first `prefill` tokens and after each later token, computed with the cache."""
+    # transformers renamed the argument in 5.24.
     name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    cache, found = None, []
+    cache, logits = None, []
     cuts = [0, *range(prefill, ids.shape[1] + 1)]
     for start, end in itertools.pairwise(cuts):
         result = model(torch.from_numpy(ids[:, start:end]), use_cache=True, **{name: cache})
         cache = result[name]
-        found.append(result.logits[:, -1].numpy())
-    return np.stack(found, axis=1)
+        logits.append(result.logits[:, -1].numpy())
+    return np.stack(logits, axis=1)
 
 
-def relative_rms(found: Logits, expected: Logits) -> float:
-    difference = np.sqrt(np.mean((found.astype(np.float64) - expected) ** 2))
+def relative_rms(actual: Logits, expected: Logits) -> float:
+    difference = np.sqrt(np.mean((actual.astype(np.float64) - expected) ** 2))
     return float(difference / np.sqrt(np.mean(expected.astype(np.float64) ** 2)))
 
 

@@ -1,4 +1,4 @@
-"""The C++ runtime gives Python's tokens and texts, refuses what Python refuses, and installs as a CMake package."""
+"""The C++ runtime generates the same tokens and texts as Python, and refuses the same requests."""
 
 from __future__ import annotations
 
@@ -80,9 +80,10 @@ def test_batches_are_those_of_python(programs: Path, model: Path) -> None:
     with LLM(model, exact=True, threads=1) as llm:
         for options, batch in zip(OPTIONS, answers, strict=True):
             expected = [
-                (one.text, list(one.token_ids), one.finish_reason) for one in llm.generate(PROMPTS, **keywords(options))
+                (completion.text, list(completion.token_ids), completion.finish_reason)
+                for completion in llm.generate(PROMPTS, **keywords(options))
             ]
-            assert [(one["text"], one["token_ids"], one["finish_reason"]) for one in batch] == expected
+            assert [(answer["text"], answer["token_ids"], answer["finish_reason"]) for answer in batch] == expected
 
 
 def test_texts_have_the_same_tokens(programs: Path, model: Path) -> None:
@@ -141,7 +142,7 @@ def test_chat_templates_give_the_same_bytes(programs: Path, demo: Path) -> None:
 
 
 def rendered(template: str, messages: list[dict[str, str]], add_generation_prompt: bool) -> Any:
-    """What Python makes of the messages, or how it refuses them."""
+    """The text that Python renders for the messages, or the error that it raises."""
     try:
         return ChatTemplate(template, SPECIAL_TOKENS).render(messages, add_generation_prompt=add_generation_prompt)
     except GenerationError as error:
@@ -236,7 +237,9 @@ def test_onnx_folders_give_the_tokens_of_python(programs: Path, onnx_demo: Path)
             expected = llm.generate(request["prompt"], **keywords(request["options"]))
             assert next(answers)["token_ids"] == list(expected.token_ids), request
         expected_batch = llm.generate(PROMPTS, **keywords(OPTIONS[1]))
-        assert [one["token_ids"] for one in next(answers)] == [list(one.token_ids) for one in expected_batch]
+        assert [answer["token_ids"] for answer in next(answers)] == [
+            list(expected.token_ids) for expected in expected_batch
+        ]
 
 
 def test_program(programs: Path, demo: Path) -> None:

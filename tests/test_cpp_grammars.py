@@ -1,4 +1,4 @@
-"""The C++ runtime holds an answer to a form by llguidance's C API: Python's tokens, Python's refusals."""
+"""The C++ runtime constrains answers by llguidance's C API: the same tokens and errors as in Python."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ OPTIONS: list[dict[str, Any]] = [
     {"max_new_tokens": 48, "temperature": 1.0, "seed": 5},
     {"max_new_tokens": 24, "temperature": 0.7, "seed": 2, "repetition_penalty": 1.2, "logit_bias": [[40, 3.0]]},
 ]
-MODELS = ["demo", "TinyStories-656K", "stories260K"]  # byte level, and a space in front of a text: first, always
+MODELS = [
+    "demo",
+    "TinyStories-656K",
+    "stories260K",
+]  # byte-level BPE, and tokenizers that add a space at the start, or always
 pytestmark = pytest.mark.timeout(900)  # the first test builds
 
 
@@ -62,10 +66,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answers(programs: Path, folder: Path, requests: list[dict[str, Any]], load: Any = None) -> list[Any]:
-    found = list(replay(programs, folder, requests, load))
-    if any("whose library cannot be loaded" in one.get("error", "") for one in found):
+    replies = list(replay(programs, folder, requests, load))
+    if any("whose library cannot be loaded" in reply.get("error", "") for reply in replies):
         pytest.skip("neither libllguidance nor libpython, which the wheel's library needs, can be opened")
-    return found
+    return replies
 
 
 @pytest.mark.parametrize("load", [{}, {"prompt_lookup": True}])
@@ -73,9 +77,9 @@ def test_forms_give_the_tokens_of_python(programs: Path, model: Path, load: dict
     cases = [(kind, source, options) for kind, source in GRAMMARS for options in (OPTIONS[:1] if load else OPTIONS)]
     prompt = "The name of the girl"
     requests = [{"prompt": prompt, "options": {**options, kind: source}} for kind, source, options in cases]
-    found = answers(programs, model, requests, load)
+    replies = answers(programs, model, requests, load)
     with LLM(model, exact=True, threads=1, **load) as llm:
-        for (kind, source, options), answer in zip(cases, found, strict=True):
+        for (kind, source, options), answer in zip(cases, replies, strict=True):
             keywords = {**options, "logit_bias": dict(options.get("logit_bias", []))}
             try:
                 expected = llm.generate(prompt, grammar=Grammar(kind, source), **keywords)  # type: ignore[arg-type]
@@ -111,8 +115,8 @@ def test_forms_that_cannot_be_imposed_are_refused_as_python_refuses_them(program
         for (kind, source), answer in zip(REFUSED, answers(programs, demo, requests), strict=True):
             with pytest.raises((GenerationError, UsageError)) as refused:
                 llm.generate("a", grammar=Grammar(kind, source), max_new_tokens=4)  # type: ignore[arg-type]
-            said = "the JSON schema is no JSON" if source == "{" else str(refused.value)
-            assert answer["error"].startswith(said), source[:40]
+            message = "the JSON schema is no JSON" if source == "{" else str(refused.value)
+            assert answer["error"].startswith(message), source[:40]
 
 
 def test_a_library_that_is_not_there_is_an_error_that_names_the_way_out(programs: Path, demo: Path) -> None:

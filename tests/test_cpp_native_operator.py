@@ -1,4 +1,4 @@
-"""The C++ runtime runs folders with weights for the native operator, by its library, else expanded."""
+"""The C++ runtime runs folders with weights for the native operator, with its library or with expanded weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def tokens_are_those_of_python(programs: Path, folder: Path, load: dict[str, str], draw: float) -> None:
     options = [{"max_new_tokens": 24}, {"max_new_tokens": 24, "temperature": draw, "seed": 3, "ignore_eos": True}]
-    requests = [{"prompt": "Return the number", "options": one} for one in options]
+    requests = [{"prompt": "Return the number", "options": settings} for settings in options]
     answers = replay(programs, folder, requests, load)
     with LLM(folder, exact=True, threads=1) as llm:
         for request, answer in zip(requests, answers, strict=True):

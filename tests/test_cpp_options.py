@@ -1,4 +1,4 @@
-"""What the C++ runtime does beyond sampling gives Python's tokens and numbers: log-probabilities, a kept cache, beams, guesses."""
+"""Log-probabilities, prefix cache, beam search and speculation give the same tokens and numbers in C++ as in Python."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODELS = ["demo", "stories260K"]
 PROMPTS = ["Once upon a time, there was a little girl. Once upon a time, there was a", "Return the number of", "A"]
 GREEDY: dict[str, Any] = {"max_new_tokens": 48}
 DRAWN: dict[str, Any] = {"max_new_tokens": 48, "temperature": 0.8, "top_p": 0.95, "seed": 7, "ignore_eos": True}
-TOLERANCE = 1e-12  # of log-probabilities: float64 sums of a few thousand terms, in another order, and another exp
+TOLERANCE = 1e-12  # of log-probabilities: float64 sums of a few thousand terms in another order, with another exp
 pytestmark = pytest.mark.timeout(900)  # the first test builds
 
 
@@ -58,18 +58,20 @@ def same(answer: Any, expected: Completion) -> None:
 
 def same_logprobs(answer: Any, expected: tuple[TokenLogprobs, ...] | None) -> None:
     assert expected is not None
-    assert [one["token_id"] for one in answer] == [one.token_id for one in expected]
-    for one, other in zip(answer, expected, strict=True):
-        assert one["logprob"] == pytest.approx(other.logprob, abs=TOLERANCE)
-        assert [token for token, _ in one["top"]] == [token for token, _ in other.top]
-        assert [value for _, value in one["top"]] == pytest.approx([value for _, value in other.top], abs=TOLERANCE)
+    assert [actual["token_id"] for actual in answer] == [token.token_id for token in expected]
+    for actual, expected_token in zip(answer, expected, strict=True):
+        assert actual["logprob"] == pytest.approx(expected_token.logprob, abs=TOLERANCE)
+        assert [token for token, _ in actual["top"]] == [token for token, _ in expected_token.top]
+        assert [value for _, value in actual["top"]] == pytest.approx(
+            [value for _, value in expected_token.top], abs=TOLERANCE
+        )
 
 
 def test_log_probabilities_are_those_of_python(programs: Path, model: Path) -> None:
     wanted = [{"logprobs": 0}, {"logprobs": 3}, {"prompt_logprobs": 2}, {"logprobs": 1, "prompt_logprobs": 0}]
     options = [{**base, "max_new_tokens": 8, **extra} for base in (GREEDY, DRAWN) for extra in wanted]
     long = "Return the number of " * 30  # longer than one piece of scoring
-    requests = [{"prompt": prompt, "options": one} for one in options for prompt in (PROMPTS[1], "A", long)]
+    requests = [{"prompt": prompt, "options": settings} for settings in options for prompt in (PROMPTS[1], "A", long)]
     with LLM(model, exact=True, threads=1) as llm:
         ids = llm.tokenizer.encode(PROMPTS[0])
         answers = replay(programs, model, [*requests, {"score": ids, "count": 4}])
@@ -90,13 +92,13 @@ def test_a_kept_cache_gives_the_tokens_of_python_and_the_same_counts(programs: P
     requests = [{"prompt": text, "options": options} for options in (GREEDY, DRAWN) for text in texts]
     with LLM(model, exact=True, threads=1, prefix_cache=True) as llm:
         expected = [llm.generate(request["prompt"], **request["options"]) for request in requests]
-    assert sum(one.usage.cached_tokens for one in expected) > 40
-    for answer, one in zip(replay(programs, model, requests, {"prefix_cache": True}), expected, strict=True):
-        same(answer, one)
+    assert sum(completion.usage.cached_tokens for completion in expected) > 40
+    for answer, completion in zip(replay(programs, model, requests, {"prefix_cache": True}), expected, strict=True):
+        same(answer, completion)
 
 
 def test_what_is_cut_out_of_a_kept_cache_is_not_missed(programs: Path, model: Path) -> None:
-    """After a long prompt a short one is most of it forgotten: OpenVINO's cache is cut then."""
+    """A short prompt after a long one drops most of the cache, so OpenVINO's cache is trimmed."""
     with LLM(model, exact=True, threads=1, prefix_cache=True) as llm:
         each = len(llm.tokenizer.encode(" " + PROMPTS[1], add_special_tokens=False))
         long = " ".join([PROMPTS[1]] * (330 // each))
@@ -105,8 +107,8 @@ def test_what_is_cut_out_of_a_kept_cache_is_not_missed(programs: Path, model: Pa
         expected = [llm.generate(request["prompt"], **request["options"]) for request in requests]
     assert expected[0].usage.prompt_tokens > 290
     assert expected[2].usage.cached_tokens > 0
-    for answer, one in zip(replay(programs, model, requests, {"prefix_cache": True}), expected, strict=True):
-        same(answer, one)
+    for answer, completion in zip(replay(programs, model, requests, {"prefix_cache": True}), expected, strict=True):
+        same(answer, completion)
 
 
 def test_beams_find_the_answers_of_python(programs: Path, model: Path) -> None:
@@ -117,7 +119,7 @@ def test_beams_find_the_answers_of_python(programs: Path, model: Path) -> None:
         {"num_beams": 5, "max_new_tokens": 20, "stop_token_ids": [13, 30, 261, 30]},
         {"num_beams": 2, "max_new_tokens": 1},
     ]
-    requests = [{"prompt": prompt, "options": one} for one in options for prompt in PROMPTS]
+    requests = [{"prompt": prompt, "options": settings} for settings in options for prompt in PROMPTS]
     batch = {"prompts": PROMPTS, "options": options[0]}
     answers = replay(programs, model, [*requests, batch, {"prompt": PROMPTS[0], "options": GREEDY}])
     with LLM(model, exact=True, threads=1) as llm:
@@ -134,12 +136,16 @@ def same_guesses(programs: Path, model: Path, load: dict[str, Any]) -> None:
     with LLM(model, exact=True, threads=1, **load) as llm:
         expected = [llm.generate(request["prompt"], **request["options"]) for request in requests]
         batch = llm.generate(PROMPTS, **DRAWN)
-    assert 4 < sum(one.usage.accepted_tokens for one in expected) < sum(one.usage.drafted_tokens for one in expected)
+    assert (
+        4
+        < sum(completion.usage.accepted_tokens for completion in expected)
+        < sum(completion.usage.drafted_tokens for completion in expected)
+    )
     answers = replay(programs, model, [*requests, {"prompts": PROMPTS, "options": DRAWN}], load)
-    for one in expected:
-        same(next(answers), one)
-    for answer, one in zip(next(answers), batch, strict=True):
-        same(answer, one)
+    for completion in expected:
+        same(next(answers), completion)
+    for answer, completion in zip(next(answers), batch, strict=True):
+        same(answer, completion)
 
 
 def test_guesses_from_the_prompt_are_those_of_python(programs: Path, model: Path) -> None:
@@ -147,7 +153,7 @@ def test_guesses_from_the_prompt_are_those_of_python(programs: Path, model: Path
 
 
 def test_guesses_of_a_draft_are_those_of_python(programs: Path, demo: Path, tmp_path: Path) -> None:
-    """A draft that is right most of the time: the model itself in fewer bits."""
+    """The draft model is the model itself in fewer bits, so most of its guesses are right."""
     options = ConvertOptions(formats=("openvino",), bits=2, group_size=32, recipe="rtn")
     draft = convert("demo", tmp_path / "draft", options).folders[0]
     same_guesses(programs, demo, {"draft_model": str(draft), "draft_tokens": 3, "prefix_cache": True})

@@ -1,4 +1,4 @@
-"""The C++ runtime as others take it: installed, by pkg-config, as a folder of their project, and in a wheel."""
+"""The ways to use the C++ runtime in another project: installed, by pkg-config, as a subdirectory, and in a wheel."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def examples(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["minimal", "minimal_c"])
 def test_an_example_answers(examples: Path, demo: Path, name: str) -> None:
-    told = run(examples / name, demo, "Return the")
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.strip()
+    done = run(examples / name, demo, "Return the")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
     refused = run(examples / name, "/nowhere", "Return the")
     assert (refused.returncode, refused.stderr.splitlines()[0]) == (1, "error: `/nowhere` does not exist")
 
 
 def test_the_example_of_a_chat_streams_two_turns(examples: Path, demo: Path) -> None:
-    told = run(examples / "chat", demo, input="How do I open a file?\nAnd close it?\n")
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.count("> ") >= 3
-    assert len(told.stdout) > 20
+    done = run(examples / "chat", demo, input="How do I open a file?\nAnd close it?\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("> ") >= 3
+    assert len(done.stdout) > 20
 
 
 def test_the_minimal_example_is_short() -> None:
@@ -88,15 +88,15 @@ def test_it_is_a_folder_of_another_project(demo: Path, tmp_path: Path) -> None:
         f'add_executable(other "{ROOT}/examples/cpp/minimal.cpp")\n'
         "target_link_libraries(other PRIVATE ovround::ovround)\n"
     )
-    cheap = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")  # not even what debuggers need
-    other = built(tmp_path, tmp_path / "build", *cheap, "-DBUILD_SHARED_LIBS=OFF")
-    done = run(other / "other", demo, "Return the")
+    cheap = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")  # without debug information
+    build = built(tmp_path, tmp_path / "build", *cheap, "-DBUILD_SHARED_LIBS=OFF")
+    done = run(build / "other", demo, "Return the")
     assert done.returncode == 0, done.stderr
-    assert not list(other.rglob("ovround-run"))  # programs and tests are not what another project wants
+    assert not list(build.rglob("ovround-run"))  # programs and tests are not built in another project
 
 
 def test_a_native_wheel_runs_without_the_checkout(demo: Path, tmp_path: Path) -> None:
-    """The real build of `OVROUND_NATIVE=1 pip install .`, without optimisation to be cheap, in an empty environment."""
+    """Build as `OVROUND_NATIVE=1 pip install .` does, without optimisation to save time, and run in an empty environment."""
     need_compiler()
     environment = {**os.environ, "OVROUND_NATIVE": "1"}
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
@@ -126,8 +126,8 @@ def test_a_native_wheel_runs_without_the_checkout(demo: Path, tmp_path: Path) ->
     libraries = [f"{name}=={version(name)}" for name in ("openvino", "openvino-tokenizers")]
     done = run(*pip, "--python", python, "install", "--no-deps", "--no-compile", wheel, *libraries)
     assert done.returncode == 0, done.stderr
-    told = run(python.parent / "ovround-run", demo, "Return the", "--max-new-tokens", 4, cwd=tmp_path, env={})
-    assert told.returncode == 0, told.stderr
+    done = run(python.parent / "ovround-run", demo, "Return the", "--max-new-tokens", 4, cwd=tmp_path, env={})
+    assert done.returncode == 0, done.stderr
     config = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")})) / "ovround" / "native"
     examples = built(ROOT / "examples" / "cpp", tmp_path / "examples", f"-Dovround_DIR={config}/lib/cmake/ovround")
     assert run(examples / "minimal", demo, "Return the").returncode == 0

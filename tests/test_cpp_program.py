@@ -1,4 +1,4 @@
-"""The options of `ovround-run` are those of `ovround run` and `ovround bench`, but for those that its guide names."""
+"""`ovround-run` has the options of `ovround run` and `ovround bench`, with the exceptions that its guide names."""
 
 from __future__ import annotations
 
@@ -27,13 +27,18 @@ def program() -> Path:
 
 
 def of_python(command: str) -> dict[str, Any]:
-    """Its options by their names."""
+    """The options of a Python command by their names."""
     params: Any = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
-    return {name: one for one in params for name in (*one.opts, *one.secondary_opts) if name.startswith("-")}
+    return {
+        name: parameter
+        for parameter in params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+        if name.startswith("-")
+    }
 
 
 def of_program(program: Path) -> set[str]:
-    """What the first columns of its help name."""
+    """The option names in the first column of the program's help."""
     columns = [
         line.lstrip().partition("  ")[0] for line in run(program, "--help").stdout.splitlines() if line[:3] == "  -"
     ]

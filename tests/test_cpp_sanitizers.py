@@ -1,4 +1,4 @@
-"""The C++ runtime under the sanitizers of addresses and undefined behaviour, and its readers under a fuzzer."""
+"""The C++ runtime under the address and undefined-behaviour sanitizers, and its readers under a fuzzer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ovround.conversion.convert import convert
 from ovround.options.convert_options import ConvertOptions
 
 READERS = {"m": "ovround.json", "c": "config.json", "g": "generation_config.json"}
-FUZZ_S = 10  # .ci/run goes on for a minute
-# oneTBB opens a library in a way that the sanitizers refuse, unless it is told that they are there.
+FUZZ_S = 10  # .ci/run fuzzes for a minute
+# oneTBB opens a library in a way that the sanitizers refuse, unless this variable is set.
 ENVIRONMENT = {**os.environ, "TBB_ENABLE_SANITIZERS": "1"}
 pytestmark = pytest.mark.timeout(1800)  # the first test builds
 
@@ -79,7 +79,7 @@ def test_readers_under_the_fuzzer(sanitized: Path, demo: Path, tmp_path: Path) -
         (corpus / name).write_text(reader + (demo / name).read_text())
     for template in (ROOT / "tests" / "chat_templates").glob("*.jinja"):
         (corpus / template.name).write_text("t" + template.read_text())
-    # Its peak memory begins with what this process has (Linux hands it on through fork and exec); its own is about 100 MB.
+    # Linux keeps this process's peak memory through fork and exec, so the limit includes it; the fuzzer needs about 100 MB.
     most = 2048 + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     limits = (f"-max_total_time={FUZZ_S}", "-max_len=8192", "-timeout=20", f"-rss_limit_mb={most}")
     done = run(fuzzer, *limits, corpus, cwd=tmp_path)

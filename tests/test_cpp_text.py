@@ -1,4 +1,4 @@
-"""Any token ids become the text of Python in the C++ runtime, piece by piece: by a table where the tokenizer allows it."""
+"""The C++ runtime decodes any token ids to the same text as Python, piece by piece, by a table if the tokenizer allows it."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def byte_tokens() -> list[str]:
 
 
 def numbered(tokens: list[str]) -> dict[str, int]:
-    return {token: place for place, token in enumerate(tokens)}
+    return {token: index for index, token in enumerate(tokens)}
 
 
 def byte_level() -> Tokenizer:
-    """Byte-level BPE with added tokens that are no bytes, or other bytes than they look like."""
+    """Byte-level BPE with added tokens that are not byte-encoded, or that look like other bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [("\u00e2", "\u0122"), ("\u0120", "t"), ("\u00f0", "\u0141"), ("\u0120", "\u00e2\u0122")]
     tokenizer = Tokenizer(models.BPE(numbered([*alphabet, *("".join(pair) for pair in pairs), "<0xE2>"]), pairs))
@@ -60,7 +60,7 @@ def byte_level() -> Tokenizer:
 
 
 def byte_fallback() -> Tokenizer:
-    """Gemma's kind: spaces are shown, characters beyond the vocabulary are byte tokens, nothing is stripped."""
+    """A tokenizer like Gemma's: spaces are replaced, unknown characters become byte tokens, nothing is stripped."""
     tokenizer = Tokenizer(
         models.BPE(numbered(["<pad>", *byte_tokens(), *WORDS]), [], byte_fallback=True, fuse_unk=True)
     )
@@ -72,7 +72,7 @@ def byte_fallback() -> Tokenizer:
 
 
 def stripping() -> Tokenizer:
-    """Mistral's kind: a space at the beginning is left out too."""
+    """A tokenizer like Mistral's: as Gemma's, but a space at the beginning is stripped."""
     tokenizer = byte_fallback()
     parts = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence(parts)
@@ -95,7 +95,7 @@ def replay() -> Path:
 
 @pytest.fixture(scope="module", params=[*MADE, *STORED])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tokenizer alone, as `convert` writes it."""
+    """A folder with only a tokenizer, as `convert` writes it."""
     name: str = request.param
     source = tmp_path_factory.mktemp("source")
     if name in MADE:
@@ -117,20 +117,26 @@ def written(source: Path, folder: Path) -> Path:
 
 
 def sequences(tokenizer: PythonTokenizer) -> list[list[int]]:
-    """Ids as no model would give them: all kinds alike, broken and unfinished characters, special ones, ones beyond the end."""
+    """Ids that no model would generate: broken and unfinished characters, special tokens, ids beyond the vocabulary."""
     rng = random.Random(5)
-    everything = range(tokenizer.vocab_size + 3)
-    broken = [one for one in everything if tokenizer.is_byte(one) or "\ufffd" in tokenizer.decode([one])]
-    high = [one for one in broken if tokenizer.is_byte(one) and int(tokenizer.token_text(one)[3:5], 16) > 127]
-    kinds = [everything, broken or everything, [*broken, *range(min(300, tokenizer.vocab_size))], high or everything]
-    found = [[rng.choice(kinds[case % len(kinds)]) for _ in range(rng.randint(1, 14))] for case in range(CASES)]
+    all_ids = range(tokenizer.vocab_size + 3)
+    broken = [
+        token_id for token_id in all_ids if tokenizer.is_byte(token_id) or "\ufffd" in tokenizer.decode([token_id])
+    ]
+    high = [
+        token_id
+        for token_id in broken
+        if tokenizer.is_byte(token_id) and int(tokenizer.token_text(token_id)[3:5], 16) > 127
+    ]
+    kinds = [all_ids, broken or all_ids, [*broken, *range(min(300, tokenizer.vocab_size))], high or all_ids]
+    random_ids = [[rng.choice(kinds[case % len(kinds)]) for _ in range(rng.randint(1, 14))] for case in range(CASES)]
     texts = [
         "\U0001f642\u4e2d\u6587 e\u0301 caf\u00e9",
         "  two  spaces \n\n",
         "\u0939\u093f\u0928\u094d\u0926\u0940",
         "",
     ]
-    return [*found, *(tokenizer.encode(text) for text in texts)]
+    return [*random_ids, *(tokenizer.encode(text) for text in texts)]
 
 
 def answers(replay: Path, folder: Path, sequences: list[list[int]]) -> list[dict[str, object]]:
@@ -145,8 +151,8 @@ def test_streams_of_any_ids_are_those_of_python(replay: Path, folder: Path) -> N
     cases = sequences(tokenizer)
     for ids, answer in zip(cases, answers(replay, folder, cases), strict=True):
         stream = StreamDecoder(tokenizer)
-        names = [tokenizer.token_text(one) for one in ids]
-        assert answer["pieces"] == [*(stream.push(one) for one in ids), stream.finish()], names
+        names = [tokenizer.token_text(token_id) for token_id in ids]
+        assert answer["pieces"] == [*(stream.push(token_id) for token_id in ids), stream.finish()], names
         assert answer["text"] == tokenizer.decode(ids), names
         assert answer["by_table"] is True
 

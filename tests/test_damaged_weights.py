@@ -1,6 +1,6 @@
-"""Weights that cannot be right: hostile headers, shards that are missing, tensors that do not fit or are not finite.
+"""Damaged weights: hostile headers, missing shards, tensors with wrong shapes or values that are not finite.
 
-Each is refused in a line or two, before torch is imported and before a byte is written.
+`convert` refuses each in one or two lines, before it imports torch and before it writes a byte.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def check_header_error(case: Case, path: Path) -> None:
     assert len(first) < len(str(path)) + 500, "a long header is not printed"
     assert hint == "hint: the file is damaged: download it again"
     assert (result.status, result.stdout, "torch" in result.modules) == (1, "", False)
-    assert list(case.place.iterdir()) == []
+    assert list(case.output_root.iterdir()) == []
 
 
 # Shards
@@ -136,8 +136,8 @@ def test_a_tensor_in_two_shards(sharded: Case) -> None:
     document = json.loads(path.read_text())
     document["weight_map"]["another.weight"] = "extra.safetensors"
     path.write_text(json.dumps(document))
-    place = document["weight_map"]["model.norm.weight"]
-    sharded.refused(f"tensor `model.norm.weight` is in `extra.safetensors` and in `{place}`", None)
+    shard = document["weight_map"]["model.norm.weight"]
+    sharded.refused(f"tensor `model.norm.weight` is in `extra.safetensors` and in `{shard}`", None)
 
 
 # Tensors
@@ -203,7 +203,7 @@ def test_the_largest_finite_values_are_not_taken_for_infinity(case: Case, loaded
 
 
 def test_a_scale_that_overflows(case: Case, loaded_command: CommandServer) -> None:
-    """Found only when the weight is rounded: nothing is kept then either."""
+    """The error appears only when the weight is rounded; then nothing is kept either."""
     name = "model.layers.1.mlp.up_proj"
     case.weights(**{f"{name}.weight": np.full((96, 64), 1e7, np.float32)})
     result = case.convert("--recipe", "rtn", "--bits", "2", "--quiet", by=loaded_command)
@@ -211,6 +211,6 @@ def test_a_scale_that_overflows(case: Case, loaded_command: CommandServer) -> No
         f"error: `{name}.weight` has values so large that a float16 scale overflows",
         f"hint: --layer '{name}.weight=bits:16' leaves it in float",
     ]
-    assert (result.status, result.stdout, list(case.place.iterdir())) == (1, "", [])
+    assert (result.status, result.stdout, list(case.output_root.iterdir())) == (1, "", [])
     again = case.convert("--recipe", "rtn", "--bits", "2", "--layer", f"{name}=bits:16", by=loaded_command)
     assert again.status == 0

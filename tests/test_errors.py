@@ -1,4 +1,4 @@
-"""Everything that is wrong with the input is refused in a line or two, before torch is imported and before a byte is written."""
+"""`convert` refuses every kind of wrong input in one or two lines, before it imports torch and before it writes a byte."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FORMAT_NAMES = ", ".join(FORMATS)
 
 
 def test_the_undamaged_checkpoint_is_accepted(case: Case) -> None:
-    """So that every refusal below is due to its damage."""
+    """This shows that every refusal below is caused by its damage."""
     result = case.convert("--recipe", "rtn", "--json")
     assert result.status == 0, result.stderr
     assert "torch" in result.modules
-    assert (case.place / "out" / "ovround.json").is_file()
+    assert (case.output_root / "out" / "ovround.json").is_file()
 
 
 def test_a_message_that_quotes_too_much_is_cut_in_the_middle() -> None:
@@ -38,13 +38,13 @@ def test_a_message_that_quotes_too_much_is_cut_in_the_middle() -> None:
     assert long.endswith("99, expected usize")
 
 
-# What is given as the model
+# The model argument
 
 
 def test_no_such_folder(case: Case) -> None:
     message = "`{}` is no folder and no hub name"
     hint = "give a model folder, a hub name such as org/model, or `demo`"
-    for model in (case.place / "nothing", case.model / "config.json", "no such model", "a/b/c"):
+    for model in (case.output_root / "nothing", case.model / "config.json", "no such model", "a/b/c"):
         case.refused(message.format(model), hint, model=model)
 
 
@@ -52,7 +52,7 @@ def test_a_hub_name_without_a_hub(case: Case, monkeypatch: pytest.MonkeyPatch, t
     with CommandServer(
         tmp_path, ["ovround.conversion.convert"], {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     ) as offline:
-        result = offline("convert", "ovround-tests/no-such-model", case.place / "out")
+        result = offline("convert", "ovround-tests/no-such-model", case.output_root / "out")
     first, hint = result.stderr.splitlines()
     assert first.startswith("error: `ovround-tests/no-such-model` is no local folder, and the hub did not give it: ")
     assert hint == "hint: check the name and the network, or give a local folder"
@@ -61,19 +61,21 @@ def test_a_hub_name_without_a_hub(case: Case, monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_a_folder_that_is_no_checkpoint(case: Case) -> None:
-    case.refused(f"`{case.place}` has no config.json", "is it a Hugging Face model folder?", model=case.place)
+    case.refused(
+        f"`{case.output_root}` has no config.json", "is it a Hugging Face model folder?", model=case.output_root
+    )
 
 
 @pytest.mark.parametrize("pickled", ["pytorch_model.bin", None])
 def test_no_weights(case: Case, pickled: str | None) -> None:
     (case.model / "model.safetensors").unlink()
-    said = f"`{case.model}` has neither model.safetensors nor model.safetensors.index.json"
+    message = f"`{case.model}` has neither model.safetensors nor model.safetensors.index.json"
     if pickled is None:
-        case.refused(said, None)
+        case.refused(message, None)
         return
     (case.model / pickled).write_bytes(b"\x80\x04.")
     hint = "save the model with safetensors: model.save_pretrained(folder)"
-    case.refused(f"{said}; it has {pickled}, and pickled weights are not read", hint)
+    case.refused(f"{message}; it has {pickled}, and pickled weights are not read", hint)
 
 
 def test_a_quantisation_that_cannot_be_read(case: Case) -> None:
@@ -89,9 +91,9 @@ def test_a_quantisation_that_cannot_be_read(case: Case) -> None:
 
 
 def test_a_converted_folder_is_no_checkpoint(case: Case, tiny_folders: dict[str, Path]) -> None:
-    for target, folder in tiny_folders.items():
-        said = f"`{folder}` was written by ovround for {target}"
-        case.refused(said, "start from the original checkpoint", model=folder)
+    for engine, folder in tiny_folders.items():
+        message = f"`{folder}` was written by ovround for {engine}"
+        case.refused(message, "start from the original checkpoint", model=folder)
 
 
 # config.json
@@ -104,7 +106,7 @@ def test_a_config_that_is_no_json_object(case: Case, content: str) -> None:
     result = case.convert()
     assert result.stderr.startswith((f"error: `{path}` cannot be read: ", f"error: `{path}` holds no JSON object"))
     assert (result.status, len(result.stderr.splitlines()) <= 2, "torch" in result.modules) == (1, True, False)
-    assert list(case.place.iterdir()) == []
+    assert list(case.output_root.iterdir()) == []
 
 
 def test_an_unknown_architecture_lists_the_known_ones(case: Case) -> None:
@@ -184,7 +186,7 @@ TOO_SHORT = "the calibration text gives 0 samples of 256 tokens; 144 are needed 
     ],
 )  # fmt: skip
 def test_calibration_text(case: Case, name: str, content: bytes | None, message: str) -> None:
-    path = case.place.parent / name
+    path = case.output_root.parent / name
     if content is not None:
         path.write_bytes(content)
     hints = {"latin.txt": "UTF-8 text or .jsonl is needed", "short.txt": "give more text, or a smaller --seqlen"}
@@ -206,7 +208,7 @@ def test_a_damaged_tokenizer(case: Case, content: str) -> None:
     lines = result.stderr.splitlines()
     assert lines[0].startswith(f"error: `{path}` ")
     assert lines[1:] == ["hint: download it again"]
-    assert (result.status, "torch" in result.modules, list(case.place.iterdir())) == (1, False, [])
+    assert (result.status, "torch" in result.modules, list(case.output_root.iterdir())) == (1, False, [])
 
 
 def test_a_tokenizer_of_another_model(case: Case) -> None:
@@ -220,22 +222,22 @@ def test_a_tokenizer_of_another_model(case: Case) -> None:
     )
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnx"])
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
 @pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"])
-def test_damaged_settings_are_found_before_tuning(case: Case, name: str, target: str) -> None:
+def test_damaged_settings_are_found_before_tuning(case: Case, name: str, engine: str) -> None:
     path = case.model / name
     path.write_text("{")
-    result = case.convert("--format", target)
+    result = case.convert("--format", engine)
     first, hint = result.stderr.splitlines()
     assert first.startswith(f"error: `{path}` cannot be read: ")
     assert hint == "hint: download it again"
-    assert (result.status, "torch" in result.modules, list(case.place.iterdir())) == (1, False, [])
+    assert (result.status, "torch" in result.modules, list(case.output_root.iterdir())) == (1, False, [])
 
 
 def test_a_tokenizer_that_openvino_cannot_have_is_found_before_tuning(
     case: Case, loaded_command: CommandServer
 ) -> None:
-    """A pre-tokeniser that the runtime has and openvino_tokenizers has not."""
+    """The runtime supports this pre-tokeniser, and openvino_tokenizers does not."""
     document = json.loads((case.model / "tokenizer.json").read_text())
     document["pre_tokenizer"] = {"type": "UnicodeScripts"}
     (case.model / "tokenizer.json").write_text(json.dumps(document))
@@ -243,7 +245,7 @@ def test_a_tokenizer_that_openvino_cannot_have_is_found_before_tuning(
     lines = result.stderr.splitlines()
     assert lines[:1] == ["checking the checkpoint"]
     assert lines[1].startswith(f"error: the tokenizer of `{case.model}` cannot be converted for OpenVINO: ")
-    assert (len(lines) <= 4, result.status, list(case.place.iterdir())) == (True, 1, [])
+    assert (len(lines) <= 4, result.status, list(case.output_root.iterdir())) == (True, 1, [])
 
 
 # Options
@@ -270,7 +272,7 @@ def test_options_that_cannot_be(case: Case, options: tuple[str, ...], message: s
     case.refused(message, hint, *options, status=2)
 
 
-def test_a_window_longer_than_the_context(case: Case) -> None:
+def test_a_sample_longer_than_the_context(case: Case) -> None:
     case.refused("seqlen is 257; the model has 256 positions", "--seqlen 256", "--seqlen", "257")
 
 

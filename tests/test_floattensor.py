@@ -1,4 +1,4 @@
-"""Values into the types that checkpoints hold."""
+"""Conversion of values to the float types of checkpoints."""
 
 from __future__ import annotations
 

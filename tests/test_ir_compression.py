@@ -1,4 +1,4 @@
-"""An OpenVINO IR as a source: compressed by NNCF, written and read like every other folder of ours."""
+"""An OpenVINO IR as a source: NNCF compresses it, and its folder is written and read like every other folder of ours."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ IDS = np.random.default_rng(5).integers(3, 320, (2, 40))
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 def ir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Such a folder as optimum-intel exports: ours without its manifest."""
-    place = tmp_path_factory.mktemp("ir")
+    """A folder as optimum-intel exports it: one of ours without its manifest."""
+    root = tmp_path_factory.mktemp("ir")
     config = {**CONFIGS["llama-0"], "hidden_size": 128, "intermediate_size": 256}
-    write_random_model(place / "model", config, request.param)
-    (folder,) = convert(place / "model", place / "exported", ConvertOptions(bits=16)).folders
+    write_random_model(root / "model", config, request.param)
+    (folder,) = convert(root / "model", root / "exported", ConvertOptions(bits=16)).folders
     (folder / "ovround.json").unlink()
     return folder
 
@@ -51,9 +51,9 @@ def test_data_free(ir: Path, tmp_path: Path, bits: int, group: int, sym: bool, e
     assert record.group_size == (group if bits == 4 else 128)
     assert 0 < record.relative_error < (0.2 if bits == 4 else 0.02)
     assert records["lm_head.weight"].bits == 8
-    found, original = (open_engine(one, exact=True, threads=1) for one in (folder, ir))
-    assert 1e-4 < relative_rms(found.logits(IDS), original.logits(IDS)) < error
-    found.close()
+    compressed, original = (open_engine(path, exact=True, threads=1) for path in (folder, ir))
+    assert 1e-4 < relative_rms(compressed.logits(IDS), original.logits(IDS)) < error
+    compressed.close()
     original.close()
     assert "by NNCF" in (folder / "README.md").read_text()
 
@@ -68,7 +68,7 @@ def test_calibrated_and_used_like_any_folder(ir: Path, tmp_path: Path, text_file
 
 
 def test_what_was_written_is_read_back(ir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smallest corruption: one byte of one weight."""
+    """Changes one byte of one weight, the smallest corruption."""
     save = ov.save_model
 
     def damaged(model: ov.Model, path: Path, **settings: bool) -> None:
@@ -125,7 +125,7 @@ def test_without_nncf_the_extra_is_named(ir: Path, tmp_path: Path, monkeypatch: 
     assert caught.value.hint == "pip install 'ovround[nncf]'"
 
 
-def test_an_unknown_architecture_is_told_this_way_out() -> None:
+def test_the_hint_for_an_unknown_architecture_names_this_path() -> None:
     with pytest.raises(ArchitectureError) as caught:
         from_config({"model_type": "rwkv"})
     assert "optimum-cli export openvino" in str(caught.value.hint)

@@ -1,4 +1,4 @@
-"""`ovround.json`: what says that a folder is complete, and that no file of it has changed."""
+"""The manifest `ovround.json` proves that a folder is complete and that none of its files has changed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def test_a_folder_without_its_manifest_is_not_complete(tiny_folders: dict[str, P
         read_manifest(folder)
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnx"])
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
 def test_every_file_is_in_the_manifest_and_any_change_is_found(
-    tiny_folders: dict[str, Path], tmp_path: Path, target: str
+    tiny_folders: dict[str, Path], tmp_path: Path, engine: str
 ) -> None:
-    folder = Path(shutil.copytree(tiny_folders[target], tmp_path / "out"))
+    folder = Path(shutil.copytree(tiny_folders[engine], tmp_path / "out"))
     manifest = read_manifest(folder)
     assert {*manifest.files, MANIFEST} == {path.name for path in folder.iterdir()}
     for name in manifest.files:
@@ -36,10 +36,10 @@ def test_every_file_is_in_the_manifest_and_any_change_is_found(
             "cut": content[:-1],
             "grown": content + b"\0",
         }
-        for what, other in damaged.items():
-            path.write_bytes(other)
-            said = "has changed since it was written" if what == "changed" else f"{len(content)} were written"
-            with pytest.raises(ArtifactError, match=said) as caught:
+        for kind, damaged_content in damaged.items():
+            path.write_bytes(damaged_content)
+            message = "has changed since it was written" if kind == "changed" else f"{len(content)} were written"
+            with pytest.raises(ArtifactError, match=message) as caught:
                 check_files(folder, manifest, contents=True)
             assert str(path) in str(caught.value)
         path.unlink()
@@ -54,7 +54,7 @@ def manifest_json(**changes: object) -> str:
 
 
 RECORD = {"size_bytes": 1, "sha256": ""}
-WHOLE = {
+COMPLETE = {
     "ovround_version": "0.1.0", "format": "onnx", "source_name": "x", "model_type": "llama", "source_files": {}, "options": {},
     "versions": {},
 }  # fmt: skip
@@ -64,7 +64,7 @@ WEIGHT = {
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("{", "cannot be read"),
         ("[" * 100_000, "cannot be read"),
@@ -79,29 +79,32 @@ WEIGHT = {
         (manifest_json(files=[]), "is not a manifest"),
         (manifest_json(files={"model.onnx": 7}), "is not a manifest"),
         *[
-            (manifest_json(**WHOLE, files={name: RECORD}), "names a file outside its folder: `")
+            (manifest_json(**COMPLETE, files={name: RECORD}), "names a file outside its folder: `")
             for name in ("../../etc/passwd", "/etc/passwd", "a/../../b", "..", "", "c:x", "..\\x", "a\0")
         ],
-        (manifest_json(**WHOLE, files={"a": {**RECORD, "size_bytes": -1}}), "files.a has -1 bytes"),
-        (manifest_json(**{**WHOLE, "source_name": 7}), "source_name is 7; a text is needed"),
-        (manifest_json(**WHOLE, weights=[{**WEIGHT, "bits": "4"}]), "weights[0].bits is '4'; a whole number is needed"),
-        (manifest_json(**WHOLE, weights=[{**WEIGHT, "shape": 5}]), "weights[0].shape is 5; a list is needed"),
-        (manifest_json(**WHOLE, weights=[{**WEIGHT, "shape": [10**400]}]), "weights[0].shape[0] is 1000"),
-        (manifest_json(**WHOLE, weights=[{**WEIGHT, "size_bytes": None}]), "weights[0].size_bytes is None"),
+        (manifest_json(**COMPLETE, files={"a": {**RECORD, "size_bytes": -1}}), "files.a has -1 bytes"),
+        (manifest_json(**{**COMPLETE, "source_name": 7}), "source_name is 7; a text is needed"),
         (
-            manifest_json(**WHOLE, weights=[{**WEIGHT, "relative_error": "0"}]),
+            manifest_json(**COMPLETE, weights=[{**WEIGHT, "bits": "4"}]),
+            "weights[0].bits is '4'; a whole number is needed",
+        ),
+        (manifest_json(**COMPLETE, weights=[{**WEIGHT, "shape": 5}]), "weights[0].shape is 5; a list is needed"),
+        (manifest_json(**COMPLETE, weights=[{**WEIGHT, "shape": [10**400]}]), "weights[0].shape[0] is 1000"),
+        (manifest_json(**COMPLETE, weights=[{**WEIGHT, "size_bytes": None}]), "weights[0].size_bytes is None"),
+        (
+            manifest_json(**COMPLETE, weights=[{**WEIGHT, "relative_error": "0"}]),
             "relative_error is '0'; a number is needed",
         ),
-        (manifest_json(**WHOLE, weights=[{**WEIGHT, "symmetric": 1}]), "symmetric is 1; true or false is needed"),
-        (manifest_json(**WHOLE, files={"a": {"size_bytes": True, "sha256": ""}}), "size_bytes is True"),
-        (manifest_json(**WHOLE, quality={"tokens": 1}), "quality.perplexity_original is missing"),
-        (manifest_json(**WHOLE, extra=1), "extra is not known"),
+        (manifest_json(**COMPLETE, weights=[{**WEIGHT, "symmetric": 1}]), "symmetric is 1; true or false is needed"),
+        (manifest_json(**COMPLETE, files={"a": {"size_bytes": True, "sha256": ""}}), "size_bytes is True"),
+        (manifest_json(**COMPLETE, quality={"tokens": 1}), "quality.perplexity_original is missing"),
+        (manifest_json(**COMPLETE, extra=1), "extra is not known"),
     ],
 )
-def test_damaged_manifests_are_named(tmp_path: Path, command: CommandServer, content: str, said: str) -> None:
+def test_damaged_manifests_are_named(tmp_path: Path, command: CommandServer, content: str, message: str) -> None:
     (tmp_path / MANIFEST).write_text(content)
     result = command("inspect", tmp_path)
     first = result.stderr.splitlines()[0]
     assert first.startswith(f"error: `{tmp_path / MANIFEST}`")
-    assert said in first
+    assert message in first
     assert (result.status, result.stdout, len(result.stderr.splitlines()) <= 2) == (1, "", True)

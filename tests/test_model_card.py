@@ -1,4 +1,4 @@
-"""The README.md of a converted folder: what was measured, and a command that really makes the folder again."""
+"""The README.md of a converted folder reports the measured quality, and its command reproduces the folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ovround.artifact.manifest import TARGETS, read_manifest
 
 def test_the_card_says_what_was_measured_and_how_to_make_it_again(converted: tuple[Path, Result]) -> None:
     out, _ = converted
-    for target in TARGETS:
-        manifest, card = read_manifest(out / target), (out / target / "README.md").read_text(encoding="utf-8")
+    for engine in TARGETS:
+        manifest, card = read_manifest(out / engine), (out / engine / "README.md").read_text(encoding="utf-8")
         front = card.split("---\n")[1].splitlines()
         assert 'base_model: "demo"' in front
-        assert {"- ovround", f"- {target}", "- llama", "library_name: ovround"} <= set(front)
+        assert {"- ovround", f"- {engine}", "- llama", "library_name: ovround"} <= set(front)
         quality = manifest.quality
         assert quality is not None
         assert f"{quality.perplexity_original:.4f} original, {quality.perplexity_quantised:.4f} quantised" in card
@@ -62,7 +62,7 @@ def test_the_cards_command_gives_the_same_folder_again(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         (("--recipe", "rtn", "--group-size", "32"), "rounded to nearest"),
         (("--iters", "0", "--group-size", "32"), "rounded to nearest"),
@@ -70,12 +70,12 @@ def test_the_cards_command_gives_the_same_folder_again(
     ],
 )
 def test_the_card_does_not_claim_tuning_where_there_was_none(
-    loaded_command: CommandServer, tiny_source: Path, tmp_path: Path, options: tuple[str, ...], said: str
+    loaded_command: CommandServer, tiny_source: Path, tmp_path: Path, options: tuple[str, ...], sentence: str
 ) -> None:
     succeeded(loaded_command("convert", tiny_source, tmp_path / "out", "--format", "onnx", *options))
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "SignRound" not in card
-    assert said in card
+    assert sentence in card
 
 
 def test_the_card_keeps_the_sources_licence(loaded_command: CommandServer, tmp_path: Path) -> None:

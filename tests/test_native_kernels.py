@@ -1,8 +1,8 @@
-"""The kernels of runtime/native against numpy, on every instruction set of this machine.
+"""The kernels of runtime/native against numpy, with every instruction set of this machine.
 
-Tolerances, of the largest answer of a product: float32 sums of K terms, 2e-6, to which products with activations in 8 bits
-are held too, against activations that numpy rounded, and AMX's against both factors rounded to bfloat16; tables of 8 bits,
-each entry rounded to half a step of 1 / 127 of the largest in 128 inputs, 3 %.
+Tolerances are relative to the largest output of a product. Float32 sums of K terms: 2e-6. Kernels with 8-bit activations have
+the same tolerance, against activations that numpy rounded; AMX kernels too, against both factors rounded to bfloat16. Lookup
+tables of 8 bits: 3 %, because each entry is rounded by half a step of 1 / 127 of the largest value in 128 inputs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ovround.tensors.qtensor import QTensor
 
 pytestmark = pytest.mark.timeout(600)  # the first test builds
 EXACT, TABLES = 2e-6, 0.03
-PORTABLE_LEVELS = 2  # rows of x that the portable kernels round
-MATRIX_ROWS = 40  # from which on AMX is used
+PORTABLE_LEVELS = 2  # most rows of x with which the portable kernels round x to 8 bits
+MATRIX_ROWS = 40  # fewest rows of x with which AMX is used
 BATCHES = (1, 2, 3, 7, 16, 33, 49, 64)
 CODEBOOKS = {
     "2x8": random_codebooks((96, 128)),
@@ -74,7 +74,7 @@ def difference(values: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[n
 
 
 def bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """To nearest, ties to even."""
+    """`values` rounded to the nearest bfloat16, ties to even."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
     return rounded.view(np.float32)
@@ -132,7 +132,7 @@ def test_gates(kernels: Kernels, isa: str, exact: bool) -> None:
 
 
 def rounded_inputs(x: NDArray[np.float32], weight: QTensor) -> tuple[NDArray[np.float32], float]:
-    """x as 8 bits hold it in the activation groups of `weight`, and the largest step."""
+    """x rounded to 8 bits in the activation groups of `weight`, and the largest step."""
     rounded = np.zeros_like(x)
     span, largest = openvino_group([weight.shape[1] // weight.scales.shape[1]]), 0.0
     for start in range(0, x.shape[1], span):
@@ -158,10 +158,10 @@ def test_one_wrong_code_is_noticed_in_a_prompt(kernels: Kernels, name: str) -> N
         pytest.skip("no amx here")
     weight = {**CODEBOOKS, **INTEGERS}[name]
     x = inputs(MATRIX_ROWS, weight.shape[1])
-    place = (5, 7, 1)[: weight.codes.ndim]
-    weight.codes[place] ^= 1
+    position = (5, 7, 1)[: weight.codes.ndim]
+    weight.codes[position] ^= 1
     answer = kernels.linear(weight, x, "amx")
-    weight.codes[place] ^= 1
+    weight.codes[position] ^= 1
     assert matrix_error(weight, x, answer) > 100 * EXACT
 
 
@@ -181,7 +181,7 @@ def test_threads_and_instruction_sets_give_the_same_sums(kernels: Kernels, isa: 
     alone = kernels.linear(weight, x, isa)
     for _ in range(20):
         np.testing.assert_array_equal(kernels.linear(weight, x, isa, threads=4), alone)
-    # All sums of table bytes are whole numbers: only the last products in float32 may differ.
+    # All sums of table bytes are integers, so only the last products in float32 may differ.
     np.testing.assert_allclose(alone, kernels.linear(weight, x, "portable"), rtol=0, atol=2e-6 * np.abs(alone).max())
 
 
@@ -203,8 +203,8 @@ def test_layouts_keep_every_bit() -> None:
         halves = layout.halves_as_bytes(codebook.codebooks), layout.halves_as_bytes(codebook.scales)
         np.testing.assert_array_equal(layout.expand_codebook(packed, *halves), codebook.dequantize().astype(np.float16))
     for weight in INTEGERS.values():
-        packed, grid = layout.pack_integers(weight.codes, weight.bits), layout.pack_qparams(weight.scales)
+        packed, scales = layout.pack_integers(weight.codes, weight.bits), layout.pack_qparams(weight.scales)
         np.testing.assert_array_equal(layout.unpack_integers(packed, weight.bits, *weight.shape), weight.codes)
-        np.testing.assert_array_equal(layout.unpack_qparams(grid, len(weight.scales)), weight.scales)
+        np.testing.assert_array_equal(layout.unpack_qparams(scales, len(weight.scales)), weight.scales)
         groups = weight.scales.shape[1]
-        assert (packed.size, 2 * grid.size, grid.size) == layout.integer_bytes(weight.bits, *weight.shape, groups)
+        assert (packed.size, 2 * scales.size, scales.size) == layout.integer_bytes(weight.bits, *weight.shape, groups)

@@ -1,4 +1,4 @@
-"""Folders with weights for the native operator: written bit for bit, run by the library, and expanded without it."""
+"""Folders with weights for the native operator: exact storage, computation by the library, expansion without it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EXACT, FLOAT16, TABLES = (
 def write_aqlm(
     folder: Path, config: dict[str, Any], vector: tuple[int, int] = (1, 8), bits: int = 8, books: int = 2
 ) -> Any:
-    """A random checkpoint in AQLM's layout, and the transformers model with the weights that it stands for."""
+    """Write a random checkpoint in AQLM's layout; returns the transformers model with the de-quantised weights."""
     model = write_random_model(folder, config)
     tensors = load_file(folder / "model.safetensors")
     for number, name in enumerate(sorted(tensors)):
@@ -166,7 +166,9 @@ def test_three_bits_in_three_bits(tmp_path: Path, library: Path, monkeypatch: py
     options = {"bits": 3, "group_size": 32, "recipe": "rtn", "sym": sym}
     wide = convert(tmp_path / "source", tmp_path / "wide", ConvertOptions(**options))  # type: ignore[arg-type]
     narrow = convert(tmp_path / "source", tmp_path / "narrow", ConvertOptions(**options, native_weights=True))  # type: ignore[arg-type]
-    assert [one.sha256 for one in wide.manifests[0].weights] == [one.sha256 for one in narrow.manifests[0].weights]
+    assert [record.sha256 for record in wide.manifests[0].weights] == [
+        record.sha256 for record in narrow.manifests[0].weights
+    ]
     with LLM(wide.folders[0], exact=True) as llm:
         expected = llm.logits(IDS)
     for exact, most in ((True, EXACT), (False, TABLES)):
@@ -185,7 +187,7 @@ def test_a_folder_is_read_by_its_manifest(folder: Path, tmp_path: Path, made: st
         folder = convert(tmp_path / "source", tmp_path / "out", options).folders[0]
     records = {record.name: record for record in read_manifest(folder).weights}
     reader = Reader(folder, records)
-    assert {name: reader.read(name).digest() for name in records} == {n: one.sha256 for n, one in records.items()}
+    assert {name: reader.read(name).digest() for name in records} == {n: record.sha256 for n, record in records.items()}
 
 
 def test_three_bits_that_do_not_fit_stay_in_four(tmp_path: Path) -> None:
@@ -198,10 +200,10 @@ def test_three_bits_that_do_not_fit_stay_in_four(tmp_path: Path) -> None:
 def test_library_is_found_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ovround, "__path__", [str(tmp_path / "other"), str(tmp_path)])
     assert native_operator.library_path() is None
-    place = tmp_path / "native" / "lib" / native_operator._LIBRARY
-    place.parent.mkdir(parents=True)
-    place.write_bytes(b"no library")
-    assert native_operator.library_path() == place
+    path = tmp_path / "native" / "lib" / native_operator._LIBRARY
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no library")
+    assert native_operator.library_path() == path
 
 
 def test_library_that_openvino_cannot_load(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

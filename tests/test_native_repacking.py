@@ -1,4 +1,4 @@
-"""Ordinary folders whose products the native operator takes when they are loaded: the same integers, the same answers."""
+"""Ordinary folders whose weights are repacked for the native operator when they are loaded: same integers, same answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`QuantizedLinear` in ONNX Runtime: the operator against numpy, and folders that need it, by its library and expanded."""
+"""`QuantizedLinear` in ONNX Runtime: the operator against numpy, and folders that need it, with the library and expanded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ovround.tensors.qtensor import QTensor
 
 pytestmark = pytest.mark.timeout(600)  # the first test builds
 Weight = QTensor | CodebookTensor
-# of the largest answer: sums of float32; tables of 8 bits, and activations rounded to 8 bits (test_native_kernels.py)
+# relative to the largest output: float32 sums; 8-bit tables and 8-bit activations (see test_native_kernels.py)
 SUMS, LEVELS = 2e-6, 0.03
 ROWS = (1, 2, 7, 16, 33, 64)
 WEIGHTS: dict[str, Weight] = {
@@ -68,7 +68,7 @@ def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_of(weight: Weight, **changes: Any) -> bytes:
-    """One node with `weight`; `changes` are attributes, and of `parts` the number of bytes that each keeps."""
+    """A model of one node with `weight`; `changes` replace attributes, and `parts` has the bytes to keep of each part."""
     weights = INTEGERS[weight.bits] if isinstance(weight, QTensor) else CODEBOOK
     kept = changes.pop("parts", [None, None, None])
     attributes = {"weights": weights, "outputs": weight.shape[0], "inputs": weight.shape[1], "exact": 0, **changes}
@@ -82,8 +82,8 @@ def model_of(weight: Weight, **changes: Any) -> bytes:
     ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy"]
     opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("ovround", 1)]
     graph = onnx.helper.make_graph([node], "graph", ports[:1], ports[1:], tensors)
-    found: bytes = onnx.helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()
-    return found
+    serialized: bytes = onnx.helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()
+    return serialized
 
 
 def session(library: Path, model: bytes, threads: int = 1) -> Any:
@@ -102,14 +102,14 @@ def inputs(rows: int, columns: int) -> NDArray[np.float32]:
 @pytest.mark.parametrize("exact", [True, False])
 def test_products_are_those_of_numpy(library: Path, name: str, exact: bool) -> None:
     weight = WEIGHTS[name]
-    one, several = (session(library, model_of(weight, exact=int(exact)), threads) for threads in (1, 3))
+    single, threaded = (session(library, model_of(weight, exact=int(exact)), threads) for threads in (1, 3))
     for rows in ROWS:
         x = inputs(rows, weight.shape[1])
         expected = x.astype(np.float64) @ weight.dequantize().astype(np.float64).T
-        answer = one.run(None, {"x": x})[0]
+        answer = single.run(None, {"x": x})[0]
         assert np.abs(answer - expected).max() < (SUMS if exact else LEVELS) * np.abs(expected).max(), rows
-        np.testing.assert_array_equal(several.run(None, {"x": x[None]})[0][0], answer)
-    assert one.run(None, {"x": np.zeros((2, 0, weight.shape[1]), np.float32)})[0].shape == (2, 0, weight.shape[0])
+        np.testing.assert_array_equal(threaded.run(None, {"x": x[None]})[0][0], answer)
+    assert single.run(None, {"x": np.zeros((2, 0, weight.shape[1]), np.float32)})[0].shape == (2, 0, weight.shape[0])
 
 
 DAMAGES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -130,8 +130,8 @@ DAMAGES: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_weight_of_another_size_is_refused(library: Path, damage: str) -> None:
-    name, changes, said = DAMAGES[damage]
-    with pytest.raises(RuntimeException, match=said):
+    name, changes, message = DAMAGES[damage]
+    with pytest.raises(RuntimeException, match=message):
         session(library, model_of(WEIGHTS[name], **changes))
 
 
@@ -205,7 +205,9 @@ def test_integers_are_expanded_to_what_convert_writes_without_native_weights(
     options = {"formats": ("onnx",), "bits": bits, "group_size": group_size, "recipe": "rtn", "sym": sym}
     wide = convert(tmp_path / "source", tmp_path / "wide", ConvertOptions(**options))  # type: ignore[arg-type]
     narrow = convert(tmp_path / "source", tmp_path / "narrow", ConvertOptions(**options, native_weights=True))  # type: ignore[arg-type]
-    assert [one.sha256 for one in wide.manifests[0].weights] == [one.sha256 for one in narrow.manifests[0].weights]
+    assert [record.sha256 for record in wide.manifests[0].weights] == [
+        record.sha256 for record in narrow.manifests[0].weights
+    ]
     with LLM(wide.folders[0], exact=True) as llm:
         expected = llm.logits(IDS)
     with pytest.warns(ExpandedWeightsWarning), LLM(narrow.folders[0], exact=True) as llm:
@@ -214,11 +216,11 @@ def test_integers_are_expanded_to_what_convert_writes_without_native_weights(
 
 def test_what_was_expanded_is_not_loaded_too(demo: dict[str, Path]) -> None:
     path = demo["onnx"] / "model.onnx"
-    found = expand(path.read_bytes(), path, exact=False)
-    model = onnx.ModelProto.FromString(found.model)
+    expanded = expand(path.read_bytes(), path, exact=False)
+    model = onnx.ModelProto.FromString(expanded.model)
     names = {tensor.name for tensor in model.graph.initializer}
     assert names <= {name for node in model.graph.node for name in node.input}
-    assert found.initializers.keys() <= names
+    assert expanded.initializers.keys() <= names
     assert all(opset.domain != "ovround" for opset in model.opset_import)
 
 
@@ -226,11 +228,13 @@ def test_a_folder_is_read_by_its_manifest(codebooks: tuple[Path, Any], demo: dic
     for folder in (codebooks[0], demo["onnx"]):
         records = {record.name: record for record in read_manifest(folder).weights}
         reader = Reader(folder, records)
-        assert {name: reader.read(name).digest() for name in records} == {n: one.sha256 for n, one in records.items()}
+        assert {name: reader.read(name).digest() for name in records} == {
+            n: record.sha256 for n, record in records.items()
+        }
 
 
 def damaged(folder: Path, to: Path, **changes: int) -> Path:
-    """A copy of `folder`, no manifest, whose first native node, or the part of it that `length` cuts, says something else."""
+    """A copy of `folder` without its manifest; `changes` are attributes of its first native node, or the `length` of its codes."""
     shutil.copytree(folder, to, ignore=shutil.ignore_patterns("ovround.json"))
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     node = next(node for node in model.graph.node if node.op_type == "QuantizedLinear")
@@ -250,14 +254,14 @@ def test_a_damaged_folder_is_an_error(
     codebooks: tuple[Path, Any], demo: dict[str, Path], tmp_path: Path, made: str, changes: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    whole = codebooks[0] if made == "codebooks" else demo["onnx"]
-    folder = damaged(whole, tmp_path / "copy", **changes)
+    undamaged = codebooks[0] if made == "codebooks" else demo["onnx"]
+    folder = damaged(undamaged, tmp_path / "copy", **changes)
     monkeypatch.setattr(onnx_operator, "library_path", lambda: None)
     with pytest.raises(ArtifactError, match=r"q_proj` is damaged: "):
         LLM(folder)
     if "length" in changes:
         with pytest.raises(VerifyError, match="5 bytes"):
-            Reader(folder, {record.name: record for record in read_manifest(whole).weights})
+            Reader(folder, {record.name: record for record in read_manifest(undamaged).weights})
 
 
 @pytest.mark.usefixtures("with_library")

@@ -1,4 +1,4 @@
-"""The output folder comes whole or not at all: what may be replaced, full disks, and a failure at every single step."""
+"""The output folder is complete or absent: replacement of older folders, full disks, and a failure at every step."""
 
 from __future__ import annotations
 
@@ -31,57 +31,57 @@ def assert_complete(folder: Path) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    folder = tmp_path / "place"
+def output_root(tmp_path: Path) -> Path:
+    folder = tmp_path / "output"
     folder.mkdir()
     return folder
 
 
-# What stands at OUT already
+# Files and folders that already exist at OUT
 
 
-def test_missing_parents_are_made(tiny_source: Path, place: Path) -> None:
-    (folder,) = convert(tiny_source, place / "a" / "b" / "out", ROUNDED).folders
-    assert folder == place / "a" / "b" / "out"
+def test_missing_parents_are_made(tiny_source: Path, output_root: Path) -> None:
+    (folder,) = convert(tiny_source, output_root / "a" / "b" / "out", ROUNDED).folders
+    assert folder == output_root / "a" / "b" / "out"
     assert_complete(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
 
 
-def test_an_empty_folder_is_filled(tiny_source: Path, place: Path) -> None:
-    (place / "out").mkdir()
-    convert(tiny_source, place / "out", ROUNDED)
-    assert_complete(place / "out")
+def test_an_empty_folder_is_filled(tiny_source: Path, output_root: Path) -> None:
+    (output_root / "out").mkdir()
+    convert(tiny_source, output_root / "out", ROUNDED)
+    assert_complete(output_root / "out")
 
 
-def test_a_folder_of_ours_is_replaced_whatever_its_formats(tiny_source: Path, place: Path) -> None:
-    out = place / "out"
+def test_a_folder_of_ours_is_replaced_whatever_its_formats(tiny_source: Path, output_root: Path) -> None:
+    out = output_root / "out"
     convert(tiny_source, out, ROUNDED)
     convert(tiny_source, out, BOTH)
     assert sorted(path.name for path in out.iterdir()) == ["onnx", "openvino"]
-    for target in ("onnx", "openvino"):
-        assert_complete(out / target)
+    for engine in ("onnx", "openvino"):
+        assert_complete(out / engine)
     convert(tiny_source, out, ROUNDED)
     assert_complete(out)
     assert not (out / "onnx").exists()
-    assert [path.name for path in place.iterdir()] == ["out"]
+    assert [path.name for path in output_root.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(
     ("name", "inside"),
     [("notes.txt", ""), ("sub/notes.txt", ""), ("notes.txt", "onnx"), ("notes.txt", "openvino")],
 )
-def test_what_we_did_not_write_is_never_removed(tiny_source: Path, place: Path, name: str, inside: str) -> None:
-    out = place / "out"
+def test_what_we_did_not_write_is_never_removed(tiny_source: Path, output_root: Path, name: str, inside: str) -> None:
+    out = output_root / "out"
     convert(tiny_source, out, BOTH if inside else ROUNDED)
     precious = out / inside / name
     precious.parent.mkdir(exist_ok=True)
     precious.write_text("do not lose this")
-    before = contents(place)
+    before = contents(output_root)
     foreign = precious.relative_to(out).as_posix()
     with pytest.raises(OutputError, match=f"holds `{foreign}`, which ovround did not write") as caught:
         convert(tiny_source, out, ROUNDED)
     assert caught.value.hint == "choose another output folder, or remove it"
-    assert contents(place) == before
+    assert contents(output_root) == before
 
 
 def make_foreign(kind: str, out: Path) -> None:
@@ -113,51 +113,55 @@ def make_foreign(kind: str, out: Path) -> None:
     ],
 )
 def test_other_things_at_out_are_refused_at_once(
-    tiny_source: Path, place: Path, command: CommandServer, kind: str, message: str
+    tiny_source: Path, output_root: Path, command: CommandServer, kind: str, message: str
 ) -> None:
-    out = place / "out"
+    out = output_root / "out"
     make_foreign(kind, out)
     result = command("convert", tiny_source, out, "--group-size", "32")
     first, hint = result.stderr.splitlines()
     assert first == f"error: {message.format(out)}"
     assert hint.startswith("hint: choose another output folder")
     assert (result.status, result.stdout, "torch" in result.modules) == (1, "", False)
-    assert [path.name for path in place.iterdir()] == ["out"]
+    assert [path.name for path in output_root.iterdir()] == ["out"]
 
 
-def test_a_file_in_the_place_of_a_parent_is_refused(tiny_source: Path, place: Path, command: CommandServer) -> None:
-    (place / "file").write_text("")
-    result = command("convert", tiny_source, place / "file" / "out", "--group-size", "32")
-    assert result.stderr.splitlines()[0] == f"error: `{place / 'file'}` cannot be written to"
+def test_a_file_in_the_place_of_a_parent_is_refused(
+    tiny_source: Path, output_root: Path, command: CommandServer
+) -> None:
+    (output_root / "file").write_text("")
+    result = command("convert", tiny_source, output_root / "file" / "out", "--group-size", "32")
+    assert result.stderr.splitlines()[0] == f"error: `{output_root / 'file'}` cannot be written to"
     assert (result.status, "torch" in result.modules) == (1, False)
 
 
-def test_a_name_that_is_too_long_is_refused(tiny_source: Path, place: Path, command: CommandServer) -> None:
-    out = place / ("x" * 300)
+def test_a_name_that_is_too_long_is_refused(tiny_source: Path, output_root: Path, command: CommandServer) -> None:
+    out = output_root / ("x" * 300)
     result = command("convert", tiny_source, out, "--group-size", "32")
     assert result.stderr.startswith(f"error: `{out}` cannot be written: ")
     assert (result.status, len(result.stderr.splitlines()), "torch" in result.modules) == (1, 1, False)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_parent_that_cannot_be_written_to_is_refused(tiny_source: Path, place: Path, command: CommandServer) -> None:
-    place.chmod(0o500)
-    result = command("convert", tiny_source, place / "out", "--group-size", "32")
-    place.chmod(0o700)
-    assert result.stderr.splitlines()[0] == f"error: `{place}` cannot be written to"
+def test_a_parent_that_cannot_be_written_to_is_refused(
+    tiny_source: Path, output_root: Path, command: CommandServer
+) -> None:
+    output_root.chmod(0o500)
+    result = command("convert", tiny_source, output_root / "out", "--group-size", "32")
+    output_root.chmod(0o700)
+    assert result.stderr.splitlines()[0] == f"error: `{output_root}` cannot be written to"
     assert (result.status, "torch" in result.modules) == (1, False)
 
 
-def test_out_may_be_relative(tiny_source: Path, place: Path, loaded_command: CommandServer) -> None:
-    result = loaded_command("convert", tiny_source, "a/out", "--group-size", "32", "--recipe", "rtn", cwd=place)
+def test_out_may_be_relative(tiny_source: Path, output_root: Path, loaded_command: CommandServer) -> None:
+    result = loaded_command("convert", tiny_source, "a/out", "--group-size", "32", "--recipe", "rtn", cwd=output_root)
     assert result.status == 0, result.stderr
-    assert_complete(place / "a" / "out")
+    assert_complete(output_root / "a" / "out")
 
 
-def test_files_get_the_rights_that_the_user_gives(tiny_source: Path, place: Path) -> None:
+def test_files_get_the_rights_that_the_user_gives(tiny_source: Path, output_root: Path) -> None:
     mask = os.umask(0o027)
     try:
-        (folder,) = convert(tiny_source, place / "out", ROUNDED).folders
+        (folder,) = convert(tiny_source, output_root / "out", ROUNDED).folders
     finally:
         os.umask(mask)
     assert folder.stat().st_mode & 0o777 == 0o750
@@ -176,49 +180,49 @@ ERRORS = {"full disk": full, "broken disk": broken, "no permission": forbidden, 
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_a_failure_at_any_step_leaves_nothing(tiny_source: Path, place: Path, failing: FailAt, kind: str) -> None:
-    out = place / "new" / "out"
-    undisturbed = contents(convert(tiny_source, place.parent / "other" / "out", ROUNDED).folders[0])
-    for step in interrupted(failing, place, ERRORS[kind], lambda: convert(tiny_source, out, ROUNDED)):
-        left = contents(place)
-        if left:  # the very last step, the sync of the parent, comes after the rename
+def test_a_failure_at_any_step_leaves_nothing(tiny_source: Path, output_root: Path, failing: FailAt, kind: str) -> None:
+    out = output_root / "new" / "out"
+    undisturbed = contents(convert(tiny_source, output_root.parent / "other" / "out", ROUNDED).folders[0])
+    for step in interrupted(failing, output_root, ERRORS[kind], lambda: convert(tiny_source, out, ROUNDED)):
+        left = contents(output_root)
+        if left:  # the last step, the sync of the parent, comes after the rename
             assert contents(out) == undisturbed, step
-            shutil.rmtree(place / "new")
+            shutil.rmtree(output_root / "new")
     assert contents(out) == undisturbed
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_a_failure_at_any_step_leaves_the_old_folder_or_the_new_one(
-    tiny_source: Path, place: Path, failing: FailAt, kind: str
+    tiny_source: Path, output_root: Path, failing: FailAt, kind: str
 ) -> None:
-    out = place / "out"
-    new = contents(convert(tiny_source, place.parent / "other" / "out", ROUNDED).folders[0])
+    out = output_root / "out"
+    new = contents(convert(tiny_source, output_root.parent / "other" / "out", ROUNDED).folders[0])
     convert("demo", out, ROUNDED)
     old = contents(out)
     seen = []
-    for step in interrupted(failing, place, ERRORS[kind], lambda: convert(tiny_source, out, ROUNDED)):
-        assert [path.name for path in place.iterdir()] == ["out"], step
+    for step in interrupted(failing, output_root, ERRORS[kind], lambda: convert(tiny_source, out, ROUNDED)):
+        assert [path.name for path in output_root.iterdir()] == ["out"], step
         seen.append(contents(out))
         assert seen[-1] in (old, new), step
     assert contents(out) == new
     assert seen[0] == old
 
 
-def test_a_failure_while_openvino_writes(tiny_source: Path, place: Path, failing: FailAt) -> None:
+def test_a_failure_while_openvino_writes(tiny_source: Path, output_root: Path, failing: FailAt) -> None:
     for step in interrupted(
-        failing, place, full, lambda: convert(tiny_source, place / "out", BOTH), max(6 // SCALE, 1)
+        failing, output_root, full, lambda: convert(tiny_source, output_root / "out", BOTH), max(6 // SCALE, 1)
     ):
-        if contents(place):
-            assert_complete(place / "out" / "onnx")
-            shutil.rmtree(place / "out")
-        assert list(place.iterdir()) == [], step
-    for target in BOTH.formats:
-        assert_complete(place / "out" / target)
+        if contents(output_root):
+            assert_complete(output_root / "out" / "onnx")
+            shutil.rmtree(output_root / "out")
+        assert list(output_root.iterdir()) == [], step
+    for engine in BOTH.formats:
+        assert_complete(output_root / "out" / engine)
 
 
 @pytest.mark.parametrize(
-    ("error", "said", "hint"),
+    ("error", "message", "hint"),
     [
         (
             full, r"the disk is full while writing `{}`: \d+ MB are free, about \d+ MB are needed in all; nothing was kept",
@@ -229,43 +233,43 @@ def test_a_failure_while_openvino_writes(tiny_source: Path, place: Path, failing
     ],
 )  # fmt: skip
 def test_what_is_said_of_a_disk(
-    tiny_source: Path, place: Path, failing: FailAt, error: Callable[[], OSError], said: str, hint: str | None
+    tiny_source: Path, output_root: Path, failing: FailAt, error: Callable[[], OSError], message: str, hint: str | None
 ) -> None:
     for step in (6, 20):
-        failing.arm(place, step, error())
+        failing.arm(output_root, step, error())
         with pytest.raises(OutputError) as caught:
-            convert(tiny_source, place / "out", ROUNDED)
-        assert re.fullmatch(said.format(re.escape(str(place / "out"))), str(caught.value))
+            convert(tiny_source, output_root / "out", ROUNDED)
+        assert re.fullmatch(message.format(re.escape(str(output_root / "out"))), str(caught.value))
         assert caught.value.hint == hint
-        assert list(place.iterdir()) == []
+        assert list(output_root.iterdir()) == []
 
 
-def test_a_short_write_at_any_step(tiny_source: Path, place: Path, failing: FailAt) -> None:
-    """From each step on, of what is written to a file the system takes the first 700 bytes, and no more."""
+def test_a_short_write_at_any_step(tiny_source: Path, output_root: Path, failing: FailAt) -> None:
+    """From each step on, the system accepts only the first 700 bytes of a file."""
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    undisturbed = contents(convert(tiny_source, place.parent / "other" / "out", BOTH).folders[0].parent)
+    undisturbed = contents(convert(tiny_source, output_root.parent / "other" / "out", BOTH).folders[0].parent)
     failed = 0
     for step in itertools.count(1, max(6 // SCALE, 1)):
-        failing.arm(place, step, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1])))
+        failing.arm(output_root, step, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1])))
         try:
-            error = failure_of(lambda: convert(tiny_source, place / "out", BOTH))
+            error = failure_of(lambda: convert(tiny_source, output_root / "out", BOTH))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         unmet, failing.left = failing.left, 0
         if error is None:
-            assert contents(place / "out") == undisturbed
-            shutil.rmtree(place / "out")
+            assert contents(output_root / "out") == undisturbed
+            shutil.rmtree(output_root / "out")
         else:
             failed += 1
-            assert error.startswith((TOO_LARGE.format(place / "out"), "OpenVINO could not write `")), step
-        assert list(place.iterdir()) == []
+            assert error.startswith((TOO_LARGE.format(output_root / "out"), "OpenVINO could not write `")), step
+        assert list(output_root.iterdir()) == []
         if unmet:
             break
     assert failed > 5
 
 
-def test_an_application_may_stop_the_job_from_its_callback(tiny_source: Path, place: Path) -> None:
+def test_an_application_may_stop_the_job_from_its_callback(tiny_source: Path, output_root: Path) -> None:
     class StopError(Exception):
         pass
 
@@ -279,21 +283,21 @@ def test_an_application_may_stop_the_job_from_its_callback(tiny_source: Path, pl
                 raise StopError
 
         with pytest.raises(StopError):
-            convert(tiny_source, place / "new" / "out", ROUNDED, stop)
+            convert(tiny_source, output_root / "new" / "out", ROUNDED, stop)
         assert stages == all_stages[:count]
-        assert list(place.iterdir()) == []
+        assert list(output_root.iterdir()) == []
 
 
-def test_any_exception_inside_leaves_nothing(place: Path) -> None:
+def test_any_exception_inside_leaves_nothing(output_root: Path) -> None:
     def fail() -> None:
-        with atomic_folder(place / "a" / "out") as work:
+        with atomic_folder(output_root / "a" / "out") as work:
             (work / "file").write_text("x")
             assert work.name == "out"
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert list(place.iterdir()) == []
+    assert list(output_root.iterdir()) == []
 
 
 # Disks that are really full
@@ -305,27 +309,27 @@ OPENVINO_FULL = "OpenVINO could not write `openvino_model.xml`: "
 
 
 @pytest.mark.parametrize("file_size", [1_000, 30_000, 70_000, 200_000, 430_000, 880_000])
-def test_a_limit_on_file_sizes(place: Path, loaded_command: CommandServer, file_size: int) -> None:
-    result = loaded_command("convert", "demo", place / "out", "--recipe", "rtn", "--quiet", file_size=file_size)
+def test_a_limit_on_file_sizes(output_root: Path, loaded_command: CommandServer, file_size: int) -> None:
+    result = loaded_command("convert", "demo", output_root / "out", "--recipe", "rtn", "--quiet", file_size=file_size)
     assert result.stderr.splitlines() == [
-        f"error: {TOO_LARGE.format(place / 'out')}",
+        f"error: {TOO_LARGE.format(output_root / 'out')}",
         "hint: raise the limit on the size of files (`ulimit -f`), or choose another disk",
     ]
-    assert (result.status, result.stdout, list(place.iterdir())) == (1, "", [])
+    assert (result.status, result.stdout, list(output_root.iterdir())) == (1, "", [])
 
 
 def test_a_limit_that_only_openvinos_own_writer_meets(
-    tiny_source: Path, tiny_folders: dict[str, Path], place: Path, loaded_command: CommandServer
+    tiny_source: Path, tiny_folders: dict[str, Path], output_root: Path, loaded_command: CommandServer
 ) -> None:
     sizes = {path.name: path.stat().st_size for path in tiny_folders["openvino"].iterdir()}
     graph = sizes.pop("openvino_model.xml")
     assert graph > max(sizes.values()) + 1000
     options = ("--recipe", "rtn", "--quiet", "--group-size", "32", "--asym")
-    result = loaded_command("convert", tiny_source, place / "out", *options, file_size=graph - 1000)
+    result = loaded_command("convert", tiny_source, output_root / "out", *options, file_size=graph - 1000)
     first, hint = result.stderr.splitlines()
     assert first.startswith(f"error: {OPENVINO_FULL}")
     assert hint == "hint: free some space and run again"
-    assert (result.status, result.stdout, list(place.iterdir())) == (1, "", [])
+    assert (result.status, result.stdout, list(output_root.iterdir())) == (1, "", [])
 
 
 @pytest.fixture
@@ -345,11 +349,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_that_fills_up(small_disk: Path, place: Path) -> None:
-    """With more and more room left once the job has begun, until it is enough."""
+def test_a_disk_that_fills_up(small_disk: Path, output_root: Path) -> None:
+    """Each run finds more free space after its start, until the space is enough."""
     out, filler, options = small_disk / "out", small_disk / "filler", ConvertOptions(recipe="rtn", group_size=64)
-    undisturbed = contents(convert("demo", place / "out", options).folders[0])
-    said = set()
+    undisturbed = contents(convert("demo", output_root / "out", options).folders[0])
+    messages = set()
     for room in itertools.count(0, 150_000):
 
         def fill(progress: Progress, room: int = room) -> None:
@@ -360,11 +364,11 @@ def test_a_disk_that_fills_up(small_disk: Path, place: Path) -> None:
         error = failure_of(lambda: convert("demo", out, options, fill))
         if error is None:
             break
-        said.add(error.partition(": ")[0])
+        messages.add(error.partition(": ")[0])
         assert [path.name for path in small_disk.iterdir()] == ["filler"]
         filler.unlink()
-    assert said <= {FULL.format(out), *(f"OpenVINO could not write `{name}`" for name in undisturbed)}
-    assert FULL.format(out) in said
+    assert messages <= {FULL.format(out), *(f"OpenVINO could not write `{name}`" for name in undisturbed)}
+    assert FULL.format(out) in messages
     assert room > 1_000_000
     assert contents(out) == undisturbed
 

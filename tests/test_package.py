@@ -1,4 +1,4 @@
-"""`import ovround`: cheap, and its public names are what they are called, whatever was imported before."""
+"""`import ovround` is fast, and its public names are never shadowed by modules that were imported before."""
 
 from __future__ import annotations
 

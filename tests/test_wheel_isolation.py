@@ -1,4 +1,4 @@
-"""The runtime in an application: no torch, no transformers, nothing of the checkout."""
+"""The runtime in an application needs no torch, no transformers and no file of the checkout."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ NO_INDEX = ("No matching distribution found", "Could not find a version", "Faile
 def run_python(
     python: str | Path, code: str, *arguments: object, cwd: Path, environment: Mapping[str, str] | None = None
 ) -> dict[str, object]:
-    """Run `code`, whose last line is a JSON document."""
-    words = [str(python), "-c", code, *(str(one) for one in arguments)]
+    """Run `code` and return the JSON document on its last line of output."""
+    words = [str(python), "-c", code, *(str(argument) for argument in arguments)]
     result = subprocess.run(words, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
     assert result.returncode == 0, result.stderr
     document: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
@@ -51,26 +51,26 @@ def run_python(
 def test_the_runtime_needs_no_toolchain(demo_folders: dict[str, Path], tmp_path: Path) -> None:
     blocked = f"import sys\nfor name in {TOOLCHAIN}:\n    sys.modules[name] = None\n"
     document = run_python(sys.executable, blocked + GENERATE, *demo_folders.values(), cwd=tmp_path)
-    one, other = document["texts"]
-    assert one == other
-    assert len(one) > 3
+    first, second = document["texts"]
+    assert first == second
+    assert len(first) > 3
     modules = document["modules"]
     assert isinstance(modules, list)
     own = {name.split(".")[1] for name in modules if name.startswith("ovround.")}
     assert own == {"runtime", "artifact", "errors", "limits", "record", "native_layout", "quantized_linear"}
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_only_the_engine_of_the_folder_is_imported(demo_folders: dict[str, Path], tmp_path: Path, target: str) -> None:
-    document = run_python(sys.executable, GENERATE, demo_folders[target], cwd=tmp_path)
+@pytest.mark.parametrize("engine", TARGETS)
+def test_only_the_engine_of_the_folder_is_imported(demo_folders: dict[str, Path], tmp_path: Path, engine: str) -> None:
+    document = run_python(sys.executable, GENERATE, demo_folders[engine], cwd=tmp_path)
     modules = document["modules"]
     assert isinstance(modules, list)
-    assert {"openvino", "onnxruntime"} & set(modules) == {"openvino" if target == "openvino" else "onnxruntime"}
+    assert {"openvino", "onnxruntime"} & set(modules) == {"openvino" if engine == "openvino" else "onnxruntime"}
     assert not {*TOOLCHAIN, "ovround.conversion.convert", "ovround.quant", "ovround.models"} & set(modules)
 
 
 def pip(*words: object) -> None:
-    """Run pip; skips where no package index answers."""
+    """Run pip; skips the test if no package index answers."""
     command = [sys.executable, "-m", "pip", "--quiet", *(str(word) for word in words)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode and any(reason in result.stderr for reason in NO_INDEX):
@@ -88,7 +88,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that holds the wheel and what it depends on, nothing else."""
+    """The interpreter of an environment with only the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("clean")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -122,8 +122,10 @@ def test_a_clean_environment_generates(
     assert str(document["file"]).startswith(str(clean_python.parent.parent))
     expected = run_python(sys.executable, GENERATE, *demo_folders.values(), cwd=tmp_path)
     assert document["texts"] == expected["texts"]
-    found = run_python(clean_python, FIND, "torch", "transformers", "onnx", cwd=tmp_path, environment=clean_environment)
-    assert found == {"torch": False, "transformers": False, "onnx": False}
+    installed = run_python(
+        clean_python, FIND, "torch", "transformers", "onnx", cwd=tmp_path, environment=clean_environment
+    )
+    assert installed == {"torch": False, "transformers": False, "onnx": False}
 
 
 def test_the_command_of_a_clean_environment(

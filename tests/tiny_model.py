@@ -1,4 +1,4 @@
-"""A tiny random model with a tokenizer of its own, as a checkpoint and exported for each engine; and an engine of lists."""
+"""A tiny random model with its own tokenizer, as a checkpoint and exported for each engine; and a fake engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ovround.models import from_config, smallest_configs
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
-VOCAB_SIZE = 320  # 256 bytes, special tokens, and what training merges
+VOCAB_SIZE = 320  # 256 bytes, the special tokens and the trained merges
 CONTEXT_LENGTH = 640  # longer than one piece of the ONNX engine's prefill
 SPECIAL = ["<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (
@@ -30,7 +30,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 def write_source(folder: Path) -> Weights:
-    """A checkpoint folder without its weights, which are returned."""
+    """Write a checkpoint folder without weights, and return the weights."""
     folder.mkdir()
     config = {**smallest_configs("llama")[0], "vocab_size": VOCAB_SIZE, "max_position_embeddings": CONTEXT_LENGTH}
     config |= {"bos_token_id": 1, "eos_token_id": 2, "architectures": ["LlamaForCausalLM"]}
@@ -62,11 +62,11 @@ def write_source(folder: Path) -> Weights:
     }
 
 
-def export(target: str, source: Path, weights: Mapping[str, NDArray[np.float32] | QTensor], folder: Path) -> Path:
-    """The checkpoint as the target's exporter writes it, arrays in float32."""
+def export(engine: str, source: Path, weights: Mapping[str, NDArray[np.float32] | QTensor], folder: Path) -> Path:
+    """Export the checkpoint for `engine`; arrays are written in float32."""
     folder.mkdir()
     decoder = from_config(json.loads((source / "config.json").read_text()))
-    writer = open_exporter(target, folder, decoder, source, {})
+    writer = open_exporter(engine, folder, decoder, source, {})
     for name, values in weights.items():
         writer.write(name, values if isinstance(values, QTensor) else FloatTensor(values, "float32"))
     writer.finish()
@@ -83,7 +83,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Weights]:
 
 @pytest.fixture(scope="session")
 def exporting() -> Callable[[str, Path, Mapping[str, NDArray[np.float32] | QTensor], Path], Path]:
-    """`export`, for a test that wants weights of its own."""
+    """`export`, for tests with their own weights."""
     return export
 
 
@@ -106,7 +106,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def reference(tiny: tuple[Path, Weights]) -> Callable[[Sequence[int]], NDArray[np.float32]]:
-    """Logits `[T, V]` of one row of ids, by torch in float32."""
+    """A function that computes the logits `[T, V]` of one row of ids by torch in float32."""
     import torch
 
     from ovround.models.torch_ops import TorchOps
@@ -123,7 +123,7 @@ def reference(tiny: tuple[Path, Weights]) -> Callable[[Sequence[int]], NDArray[n
 
 
 class FakeEngine:
-    """Counts upwards: the likeliest token after token t is t + 1 (mod V). Remembers what it was asked."""
+    """An engine that counts upwards: the likeliest token after t is t + 1 (mod V). It records its calls."""
 
     def __init__(self, vocab_size: int = 32, context_length: int = 64) -> None:
         self.vocab_size, self.context_length, self.device = vocab_size, context_length, "fake"
@@ -165,7 +165,7 @@ def fake_engine() -> FakeEngine:
 
 
 def trained_models() -> list[Any]:
-    """Folders of real models to try, from OVROUND_TEST_MODELS; one skipped case without."""
+    """Folders of real models, from OVROUND_TEST_MODELS; one skipped case if it is not set."""
     root = os.environ.get("OVROUND_TEST_MODELS")
     if not root:
         return [pytest.param(None, marks=pytest.mark.skip(reason="OVROUND_TEST_MODELS names no folder of models"))]

@@ -1,8 +1,8 @@
-"""clang-format, a longer run of the fuzzer over the C++ runtime, the native kernels under ThreadSanitizer, clang-tidy when asked.
+"""Checks the C++ code: clang-format, the fuzzer, the native kernels under ThreadSanitizer and, if asked for, clang-tidy.
 
-What is not installed is left out.
+A check whose program is not installed is skipped. The tests build build/cpp and build/cpp-sanitizers, which must exist.
 
-python tools/cpp_checks.py [--tidy] [--fuzz SECONDS]      after build/cpp and build/cpp-sanitizers were built, as the tests do
+    python tools/cpp_checks.py [--tidy] [--fuzz SECONDS]
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SUFFIXES = (".c", ".cpp", ".h", ".hpp", ".inl")
 
 
 def files(folders: tuple[str, ...], suffixes: tuple[str, ...]) -> list[str]:
-    found = (path for folder in folders for path in sorted((ROOT / folder).rglob("*")))
-    return [str(path.relative_to(ROOT)) for path in found if path.suffix in suffixes]
+    paths = (path for folder in folders for path in sorted((ROOT / folder).rglob("*")))
+    return [str(path.relative_to(ROOT)) for path in paths if path.suffix in suffixes]
 
 
 def run(*command: str) -> bool:
@@ -50,9 +50,11 @@ def tidy() -> bool:
     text = (ROOT / "build" / "cpp" / "compile_commands.json").read_text()
     database = ROOT / "build" / "cpp-tidy" / "compile_commands.json"
     database.parent.mkdir(exist_ok=True)
-    # Without the precompiled header, which is GCC's: each file has to include what it needs.
+    # Without the precompiled header, which only GCC reads: each file has to include what it needs.
     database.write_text(re.sub(r"-Winvalid-pch -include \S+cmake_pch\.hxx", "", text))
-    sources = [name for name in files(TIDY, (".cpp",)) if str(ROOT / name) in text]  # as built here
+    sources = [
+        name for name in files(TIDY, (".cpp",)) if str(ROOT / name) in text
+    ]  # only the sources that this build compiles
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return all(list(pool.map(lambda name: run("clang-tidy", "--quiet", "-p", str(database.parent), name), sources)))
 
@@ -68,9 +70,9 @@ def fuzz(seconds: int) -> bool:
 
 
 def races() -> bool:
-    """Every native kernel of this processor on several threads (tests/race.cpp), watched by ThreadSanitizer.
+    """Run every native kernel that this processor supports on several threads under ThreadSanitizer (tests/race.cpp).
 
-    Other sanitizers are run by hand: GCC compiles the kernels for six minutes with them (docs/concepts/native-operator.md).
+    Other sanitizers are run by hand: with them GCC takes six minutes to compile the kernels (docs/concepts/native-operator.md).
     """
     folder = ROOT / "build" / "native-thread"
     settings = ("-DOVROUND_OPERATOR=OFF", "-DOVROUND_SANITIZE=thread")
@@ -84,18 +86,18 @@ def races() -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fuzz", type=int, default=60, metavar="SECONDS")
-    parser.add_argument("--tidy", action="store_true", help="clang-tidy too: about 4 minutes of one core in all")
-    given = parser.parse_args()
+    parser.add_argument("--tidy", action="store_true", help="run clang-tidy too: about 4 minutes on one core")
+    arguments = parser.parse_args()
     passed = True
     checks: list[tuple[str, str, Callable[[], bool]]] = [
         ("clang-format", "clang-format", formatted),
-        *([("clang-tidy", "clang-tidy", tidy)] if given.tidy else []),
+        *([("clang-tidy", "clang-tidy", tidy)] if arguments.tidy else []),
         ("native kernels, ThreadSanitizer", "cmake", races),
-        ("the fuzzer", "clang++", lambda: fuzz(given.fuzz)),
+        ("the fuzzer", "clang++", lambda: fuzz(arguments.fuzz)),
     ]
     for name, needed, check in checks:
         if shutil.which(needed) is None:
-            print(f"{name}: left out, {needed} is not installed")
+            print(f"{name}: skipped, {needed} is not installed")
             continue
         good = check()
         passed = passed and good

@@ -1,8 +1,8 @@
-"""What must not stand in the package: ways in which a file or a request becomes code, or a check that can be switched off.
+"""Finds forbidden code in the package: code that runs data from a file or request, and switches that turn a check off.
 
     python tools/forbidden.py [FOLDER ...]
 
-Ruff's S rules warn of some of these and can be silenced by a comment; here nothing can.
+Ruff's S rules warn of some of these, but a comment can silence them. Nothing can silence this script.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torc
 
 
 def violations(path: Path) -> Iterator[str]:
-    """Each as `file:line: what`."""
+    """Violations in one file, each as `file:line: description`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
-        found = _violation(node)
-        if found:
-            yield f"{path}:{getattr(node, 'lineno', 0)}: {found}"
+        violation = _violation(node)
+        if violation:
+            yield f"{path}:{getattr(node, 'lineno', 0)}: {violation}"
 
 
 def _violation(node: ast.AST) -> str | None:
@@ -46,15 +46,15 @@ def _violation(node: ast.AST) -> str | None:
 
 
 def main() -> int:
-    """Print every violation; 1 where there is one."""
+    """Print every violation; return 1 if there is any."""
     folders = [Path(name) for name in sys.argv[1:]] or [ROOT / room for room in ROOMS]
     files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     if not files:
-        print("no files to look at")
+        print("there are no Python files to check")
         return 1
-    found = [line for path in files for line in violations(path)]
-    print("\n".join(found) or f"{len(files)} files: no pickle, no code from data")
-    return int(bool(found))
+    lines = [line for path in files for line in violations(path)]
+    print("\n".join(lines) or f"{len(files)} files: no pickle, no code from data")
+    return int(bool(lines))
 
 
 if __name__ == "__main__":

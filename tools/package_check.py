@@ -1,4 +1,4 @@
-"""A built wheel and source distribution: what is inside, and that the runtime works where torch is not installed.
+"""Checks a built wheel and source distribution: their contents, and that the runtime works without torch.
 
 python tools/package_check.py dist
 """
@@ -33,7 +33,7 @@ NOT_SHIPPED = (".venv", "build/", "__pycache__", ".git/", "out/")
 
 
 def main(folder: Path) -> int:
-    """Give 0 when both hold what they must, nothing else, and the wheel runs; else 1, having said what is wrong."""
+    """Return 0 if both archives have the right contents and the wheel runs; otherwise print the errors and return 1."""
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         in_wheel = archive.namelist()
@@ -55,14 +55,14 @@ def _differences(archive: str, names: list[str], needed: tuple[str, ...]) -> lis
 
 
 def _differences_in_use(wheel: Path) -> list[str]:
-    """Install the wheel alone in an empty environment and use what needs no extra."""
+    """Install the wheel alone in an empty environment and run the commands that need no extra."""
     folder = Path(tempfile.mkdtemp(prefix="ovround-package-"))
     try:
         venv.create(folder, with_pip=True)
         python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel], check=True)
         wrong = []
-        for arguments, status, said in (
+        for arguments, status, expected in (
             (["-c", "import ovround.runtime, sys; sys.exit('torch' in sys.modules)"], 0, ""),
             (["-m", "ovround", "--help"], 0, "convert"),
             (["-m", "ovround", "devices"], 0, "CPU"),
@@ -71,7 +71,7 @@ def _differences_in_use(wheel: Path) -> list[str]:
             (["-m", "ovround", "eval", "demo", "--text", "x.txt"], 1, "x.txt"),
         ):
             done = subprocess.run([python, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-            if done.returncode != status or said not in done.stdout + done.stderr:
+            if done.returncode != status or expected not in done.stdout + done.stderr:
                 wrong.append(f"{' '.join(arguments)}: status {done.returncode}, {done.stdout}{done.stderr}")
         return wrong
     finally:

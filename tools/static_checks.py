@@ -1,9 +1,9 @@
-"""mypy and the import contracts, on the package laid out as a wheel holds it; and `forbidden.py`.
+"""Runs `forbidden.py`, and mypy and the import contracts on the package in the layout of a wheel.
 
     python tools/static_checks.py
 
-Both run on a copy under `build/typing` (`package_layout.py` says why). The contracts run in a Python without site hooks
-(`-S`): an editable install's import hook would lead the graph back to the checkout.
+mypy and import-linter run on a copy under `build/typing` (`package_layout.py` says why). The contracts run in a Python
+without site hooks (`-S`): the import hook of an editable install would lead import-linter back to the checkout.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from transformers import AutoRoundConfig
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The worker's argument: `exports` are made of `model`, then `folders` are computed on `tokens_file`, int64 `[B, T]`."""
+    """The worker's argument: it writes `exports` of `model`, then computes `folders` on `tokens_file`, int64 `[B, T]`."""
 
     tokens_file: str
     model: str | None = None
@@ -36,7 +36,7 @@ class Task:
     iters: int = 0
 
 
-def export(task: Task, out: str, target: str, scheme: dict[str, object], layers: dict[str, dict]) -> None:
+def export(task: Task, out: str, export_format: str, scheme: dict[str, object], layers: dict[str, dict]) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(task.model, dtype="auto")
     tokenizer = transformers.AutoTokenizer.from_pretrained(task.model)
     tokens = torch.from_numpy(np.load(task.tokens_file).astype(np.int64))
@@ -53,11 +53,11 @@ def export(task: Task, out: str, target: str, scheme: dict[str, object], layers:
         enable_torch_compile=False,
         device_map="cpu",
     )
-    tuner.quantize_and_save(out, format=target)
+    tuner.quantize_and_save(out, format=export_format)
 
 
 def dequantised(layer: torch.nn.Module) -> torch.Tensor:
-    """float32 `[N, K]` of a packed layer, by its own forward: `layer(I) = W^T`, the bias taken off."""
+    """float32 `[N, K]` of a packed layer by its own forward without the bias: `layer(I) = W^T`."""
     bias, layer.bias = layer.bias, None
     layer.scales = layer.scales.float()
     inputs = layer.infeatures if hasattr(layer, "infeatures") else layer.in_features
@@ -67,7 +67,7 @@ def dequantised(layer: torch.nn.Module) -> torch.Tensor:
 
 
 def own_layer(tensors: dict[str, torch.Tensor], name: str, packing: str, shape: torch.Size) -> torch.Tensor:
-    """float32 `[N, K]` by the layer class of auto-round that has this packing, where none of its backends takes the folder."""
+    """float32 `[N, K]` by auto-round's layer class for this packing, for folders that none of its backends loads."""
     parts = {part: tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales")}
     groups = parts["scales"].shape[0]
     if "awq" in packing:
@@ -81,11 +81,11 @@ def own_layer(tensors: dict[str, torch.Tensor], name: str, packing: str, shape: 
 
 
 def logits(folder: str, tokens: torch.Tensor) -> tuple[np.ndarray, bool]:
-    """Logits, and whether all layers came through `from_pretrained`."""
+    """Logits, and whether `from_pretrained` loaded all quantised layers."""
     config = transformers.AutoConfig.from_pretrained(folder)
     settings = config.quantization_config
     override = {}
-    if settings["quant_method"] in ("gptq", "awq"):  # transformers' own loaders want other packages
+    if settings["quant_method"] in ("gptq", "awq"):  # transformers' own loaders need other packages
         override = {"quantization_config": AutoRoundConfig()}
     stored: dict[str, torch.Tensor] = {}
     for file in sorted(Path(folder).glob("*.safetensors")):
@@ -99,9 +99,9 @@ def logits(folder: str, tokens: torch.Tensor) -> tuple[np.ndarray, bool]:
     quantised = [name.removesuffix(".qweight") for name in stored if name.endswith(".qweight")]
     packing = settings.get("packing_format") or settings["quant_method"]
     for name in quantised:
-        whole = name in layers
+        loaded = name in layers
         shape = model.get_submodule(name).weight.shape
-        weights[f"{name}.weight"] = dequantised(layers[name]) if whole else own_layer(stored, name, packing, shape)
+        weights[f"{name}.weight"] = dequantised(layers[name]) if loaded else own_layer(stored, name, packing, shape)
     missing = model.load_state_dict(weights, strict=False).missing_keys
     if [name for name in missing if not (config.tie_word_embeddings and name == "lm_head.weight")]:
         raise ValueError(f"not in the folder: {missing}")
@@ -111,11 +111,11 @@ def logits(folder: str, tokens: torch.Tensor) -> tuple[np.ndarray, bool]:
 
 def main(task: Task) -> dict[str, object]:
     failed: dict[str, str] = {}
-    for one in task.exports:
+    for arguments in task.exports:
         try:
-            export(task, **one)
-        except Exception as error:  # noqa: BLE001  what a peer cannot write is part of the answer
-            failed[str(one["out"])] = f"{type(error).__name__}: {error}"[:300]
+            export(task, **arguments)
+        except Exception as error:  # noqa: BLE001  a peer's failure is part of the answer
+            failed[str(arguments["out"])] = f"{type(error).__name__}: {error}"[:300]
     tokens = torch.from_numpy(np.load(task.tokens_file).astype(np.int64))
     loaded: dict[str, bool] = {}
     for folder, file in task.folders.items():
@@ -126,10 +126,10 @@ def main(task: Task) -> dict[str, object]:
         except Exception as error:  # noqa: BLE001  as above
             failed[folder] = f"{type(error).__name__}: {error}"[:300]
     exported = {}
-    for one in task.exports:  # it writes into a folder of its own choice below
-        found = next(Path(str(one["out"])).rglob("config.json"), None)
-        if found is not None:
-            exported[str(one["out"])] = str(found.parent)
+    for arguments in task.exports:  # auto-round writes into a folder below `out`
+        config = next(Path(str(arguments["out"])).rglob("config.json"), None)
+        if config is not None:
+            exported[str(arguments["out"])] = str(config.parent)
     return {"failed": failed, "exported": exported, "loaded": loaded, "auto_round": version("auto-round")}
 
 

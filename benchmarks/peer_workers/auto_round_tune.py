@@ -1,9 +1,8 @@
-"""Tunes a Hugging Face folder with auto-round on our calibration tokens and writes what it found as plain float32.
+"""Tunes a Hugging Face folder with auto-round on our calibration tokens and writes the tuned weights as plain float32.
 
-The folder that comes out differs from the one that went in by the tuned linear layers alone: each is `scale * (code -
-zero_point)` in float32, from the integer codes and float16 scales that auto-round would pack. Its own "fake" format
-is of no use: it rounds to bfloat16, and 0.16.1 then puts the original weights of a float32 checkpoint back in the place
-of the tuned ones. Runs in the environment of `auto-round`.
+The output differs from the input only in the tuned linear layers: each is `scale * (code - zero_point)` in float32, from the
+integer codes and float16 scales that auto-round would pack. Its own "fake" format is of no use: it rounds to bfloat16, and
+0.16.1 then replaces the tuned weights of a float32 checkpoint with the original ones. Runs in the environment of `auto-round`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from safetensors.torch import save_file
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The worker's argument. `tokens_file` holds int64 [samples, seqlen] and decides nsamples and seqlen."""
+    """The worker's argument. `tokens_file` holds int64 [samples, seqlen], which sets nsamples and seqlen."""
 
     model: str
     out: str
@@ -40,7 +39,7 @@ class Task:
     group_size: int = 128
     sym: bool = True
     iters: int = 200  # 0: round to nearest, no calibration
-    opt_rtn: bool = False  # with iters 0: auto-round's scale search, which does calibrate
+    opt_rtn: bool = False  # with iters 0: auto-round's scale search, which needs calibration
     batch_size: int = 8
     seed: int = 42
     layers: dict[str, dict[str, int]] = field(default_factory=dict)  # layer -> {bits, group_size}; bits 16 leaves it
@@ -51,7 +50,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TunedLinear:
-    """A linear layer [N, K] as auto-round left it: `weight` in its working type, scales and zero points [N, G]."""
+    """A linear layer [N, K] as auto-round returns it: `weight` in its working type, scales and zero points [N, G]."""
 
     name: str
     weight: torch.Tensor
@@ -62,7 +61,7 @@ class TunedLinear:
 
     @classmethod
     def of(cls, name: str, layer: Any) -> TunedLinear:
-        """Reads the attributes that auto-round hangs on a torch Linear: scale, zp, bits, group_size."""
+        """Read the attributes that auto-round sets on a torch Linear: scale, zp, bits, group_size."""
         in_features, groups = layer.weight.shape[1], layer.scale.shape[1]
         group_size = layer.group_size if 0 < layer.group_size < in_features else in_features
         if groups != -(-in_features // group_size):
@@ -72,7 +71,7 @@ class TunedLinear:
         return cls(name, layer.weight.detach(), layer.scale, expanded, layer.bits, group_size)
 
     def dequantised(self) -> torch.Tensor:
-        """float32 [N, K] from integer codes and float16 scales; the codes are found as auto-round's packer does it."""
+        """float32 [N, K] from integer codes and float16 scales; the codes are computed as auto-round's packer does."""
         in_features = self.weight.shape[1]
         scales = self.scales.to(torch.float16).float().repeat_interleave(self.group_size, dim=1)[:, :in_features]
         zero_points = self.zero_points.repeat_interleave(self.group_size, dim=1)[:, :in_features]
@@ -97,7 +96,7 @@ def original_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def write_float32(source: Path, out: Path, linears: dict[str, torch.Tensor]) -> int:
-    """`source` again in float32 with these weights replaced; gives the number of tensors taken over unchanged."""
+    """Write `source` in float32 with these weights replaced; returns the number of unchanged tensors."""
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: linears.get(name, tensor.float()).contiguous() for name, tensor in original_tensors(source)}
     missing = sorted(linears.keys() - tensors.keys())
@@ -114,7 +113,7 @@ def write_float32(source: Path, out: Path, linears: dict[str, torch.Tensor]) -> 
 
 
 def calibrated_on(model: Any) -> list[torch.Tensor]:
-    """A list that fills with every batch of token ids [B, T] that the model's embedding sees from now on."""
+    """A list to which the model's embedding appends every batch of token ids [B, T] that it sees from now on."""
     seen: list[torch.Tensor] = []
     embedding: torch.nn.Module = model.get_input_embeddings()
     embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
@@ -122,7 +121,7 @@ def calibrated_on(model: Any) -> list[torch.Tensor]:
 
 
 def main(task: Task) -> dict[str, object]:
-    """Tunes and writes; raises ValueError when auto-round calibrated on anything but the given tokens."""
+    """Tune and write; raises ValueError when auto-round calibrated on other tokens than the given ones."""
     source = Path(task.model)
     tokens = torch.from_numpy(np.load(task.tokens_file).astype(np.int64))
     model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype="auto")

@@ -1,4 +1,7 @@
-"""Builds an int4 ONNX model with onnxruntime-genai's own builder, as its documentation says; in the environment of that name."""
+"""Builds an int4 ONNX model with onnxruntime-genai's own builder, as its documentation describes.
+
+Runs in the environment of `onnxruntime-genai`.
+"""
 
 from __future__ import annotations
 

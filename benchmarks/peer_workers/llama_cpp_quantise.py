@@ -1,6 +1,6 @@
-"""Writes a Llama checkpoint as GGUF, and has llama.cpp quantise it to Q4_0 as its own program does by default.
+"""Writes a Llama checkpoint as GGUF and quantises it to Q4_0 with llama.cpp's defaults.
 
-The vocabulary is made up, token ids are all that a benchmark needs. Runs in the environment of `llama-cpp`.
+The vocabulary is invented, because a benchmark needs only token ids. Runs in the environment of `llama-cpp`.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def gguf_name(name: str) -> str:
     base = name.removesuffix(".weight")
     if base in OUTSIDE:
         return f"{OUTSIDE[base]}.weight"
-    _, _, layer, rest = base.split(".", 3)
-    return f"blk.{layer}.{NAMES[rest]}.weight"
+    _, _, layer, module = base.split(".", 3)
+    return f"blk.{layer}.{NAMES[module]}.weight"
 
 
 def in_pairs(values: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of each head as llama.cpp's rotation wants them: halves interleaved."""
+    """Reorder the rows of each head for llama.cpp's rotation, which interleaves the halves."""
     rows, columns = values.shape
     return values.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
@@ -95,15 +95,15 @@ def write(folder: Path, path: Path) -> None:
 
 def main(model: str, out: str) -> dict[str, object]:
     path = Path(out)
-    whole, part = path.with_suffix(".f16"), path.with_suffix(".part")
-    write(Path(model), whole)
+    float16_path, partial_path = path.with_suffix(".f16"), path.with_suffix(".part")
+    write(Path(model), float16_path)
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
-    status = llama_cpp.llama_model_quantize(str(whole).encode(), str(part).encode(), parameters)
-    whole.unlink()
+    status = llama_cpp.llama_model_quantize(str(float16_path).encode(), str(partial_path).encode(), parameters)
+    float16_path.unlink()
     if status:
         sys.exit(f"llama_model_quantize gave {status}")
-    part.rename(path)
+    partial_path.rename(path)
     return {"size_bytes": path.stat().st_size}
 
 

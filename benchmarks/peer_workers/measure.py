@@ -1,7 +1,7 @@
 """measure.py THREADS COMMAND...: runs the command, then prints `{"elapsed_s", "peak_rss_bytes", ...}` as the last line.
 
-Why a process between: a child that Linux forks from a large parent starts with the parent's peak as its own
-(ru_maxrss survives exec), so a benchmark that holds a model would charge it to the peer. This one holds nothing.
+The reason for this process: a child that Linux forks from a large parent starts with the parent's peak memory as its own
+(ru_maxrss survives exec). A benchmark that holds a model would charge it to the peer; this process is small.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def tree_rss_bytes(root: int) -> int:
             total += int((process / "statm").read_text().split()[1]) * PAGE_BYTES
             for task in (process / "task").iterdir():
                 open_list += [int(child) for child in (task / "children").read_text().split()]
-        except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
+        except (FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile
             continue
     return total
 
 
 def main() -> int:
-    """Runs argv's command on argv's number of CPUs, prints the figures, gives the command's exit status."""
+    """Run the command on THREADS CPUs, print its figures, and return its exit status."""
     threads, command = int(sys.argv[1]), sys.argv[2:]
-    if hasattr(os, "sched_setaffinity"):  # bounds pools that read no variable too (TBB in OpenVINO)
+    if hasattr(os, "sched_setaffinity"):  # also bounds pools that read no environment variable (TBB in OpenVINO)
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     started = time.perf_counter()
     process = subprocess.Popen(command)

@@ -1,7 +1,7 @@
-"""Exports a Hugging Face folder with `optimum-cli export openvino` to int4 weights, and weighs that process.
+"""Exports a Hugging Face folder with `optimum-cli export openvino` to int4 weights, and measures that process.
 
-The command line is the one that a user types; it runs as a child, so its seconds and bytes hold nothing of ours. Runs
-in the environment of `optimum-intel`.
+The command line is the one that a user types. It runs as a child process, so its seconds and bytes contain nothing of ours.
+Runs in the environment of `optimum-intel`.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ class Task:
     group_size: int = 128  # -1: one group a row
     sym: bool = True
     ratio: float = 1.0
-    group_size_fallback: str | None = None  # error | ignore | adjust: layers that the group size does not divide
+    group_size_fallback: str | None = None  # error | ignore | adjust, for layers that the group size does not divide
 
     def command(self) -> list[str]:
-        """What a user would type, with the module in the place of `optimum-cli`."""
+        """The command that a user would type, with the module instead of `optimum-cli`."""
         options = ["-m", self.model, "--task", "text-generation-with-past", "--weight-format", self.weight_format]
         if self.weight_format == "int4":
             options += ["--group-size", str(self.group_size), "--ratio", str(self.ratio)]
             options += ["--sym"] if self.sym else []
         if self.group_size_fallback is not None:
             options += ["--group-size-fallback", self.group_size_fallback]
-        # As a module: the script in bin/ names the folder that the environment was built in.
+        # As a module, because the script in bin/ names the temporary folder in which the environment was built.
         return [sys.executable, "-I", "-m", "optimum.commands.optimum_cli", "export", "openvino", *options, self.out]
 
 
 def constant_types(xml: Path) -> dict[str, int]:
-    """How many bytes of the model's constants have each element type: {"i4": ..., "f16": ...}."""
+    """Bytes of the model's constants by element type: {"i4": ..., "f16": ...}."""
     sizes: Counter[str] = Counter()
     for element_type, size in CONSTANT.findall(xml.read_text()):
         sizes[element_type] += int(size)
@@ -53,7 +53,7 @@ def constant_types(xml: Path) -> dict[str, int]:
 
 
 def main(task: Task) -> dict[str, object]:
-    """Exports; gives seconds, bytes and what the folder holds."""
+    """Export; returns seconds, bytes and the contents of the folder."""
     command = task.command()
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=sys.stderr)

@@ -1,4 +1,4 @@
-"""Computes logits of quantised folders as `from_pretrained` of transformers loads them, with whatever library is beside it.
+"""Computes logits of quantised folders that transformers' `from_pretrained` loads with the installed library.
 
 Runs in the environments of `gptqmodel` and `compressed-tensors`.
 """
@@ -12,20 +12,23 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ["TORCHDYNAMO_DISABLE"] = "1"  # GPTQModel compiles its plain kernel, for minutes
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # GPTQModel would compile its plain kernel for minutes
 
 import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file
 
-# GPTQModel's plain kernels: its others are compiled for minutes when they are first asked for, and compute in half precision
+# GPTQModel's plain kernels: the others compile for minutes at the first use, and compute in half precision
 BACKENDS = {"gptq": "torch", "awq": "torch_awq"}
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The worker's argument: each of `folders` is computed on `tokens_file`, int64 `[B, T]`, into its file, float32 `[B, T, V]`."""
+    """The worker's argument: `folders` maps each folder to a file for its logits, float32 `[B, T, V]`.
+
+    `tokens_file` holds the token ids, int64 `[B, T]`.
+    """
 
     tokens_file: str
     folders: dict[str, str]
@@ -33,7 +36,7 @@ class Task:
 
 
 def decompressed(folder: str) -> torch.nn.Module:
-    """The model with each packed weight as compressed-tensors' own compressor decompresses it."""
+    """The model with each packed weight decompressed by compressed-tensors' own compressor."""
     from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
     from compressed_tensors.quantization import QuantizationConfig
 
@@ -56,7 +59,7 @@ def decompressed(folder: str) -> torch.nn.Module:
 
 
 def logits(folder: str, tokens: torch.Tensor, *, alone: bool) -> tuple[np.ndarray, str]:
-    """Logits, and the class of most layers that hold packed weights; `alone`: by the library, without transformers' loader."""
+    """Logits, and the most common class of layers with packed weights; `alone` uses the library without transformers' loader."""
     if alone:
         with torch.no_grad():
             return decompressed(folder)(tokens, use_cache=False).logits.numpy(), "decompressed"
@@ -69,10 +72,10 @@ def logits(folder: str, tokens: torch.Tensor, *, alone: bool) -> tuple[np.ndarra
     )
     model.eval()
     marks = ("qweight", "weight_packed", "weight_scale")
-    kinds = Counter(type(one).__name__ for one in model.modules() if any(hasattr(one, mark) for mark in marks))
+    kinds = Counter(type(module).__name__ for module in model.modules() if any(hasattr(module, mark) for mark in marks))
     with torch.no_grad():
-        found = model(tokens, use_cache=False).logits.float().numpy()
-    return found, kinds.most_common(1)[0][0] if kinds else "none"
+        computed = model(tokens, use_cache=False).logits.float().numpy()
+    return computed, kinds.most_common(1)[0][0] if kinds else "none"
 
 
 def main(task: Task) -> dict[str, object]:
@@ -83,7 +86,7 @@ def main(task: Task) -> dict[str, object]:
         try:
             computed, layers[folder] = logits(folder, tokens, alone=task.alone)
             np.save(file, computed)
-        except Exception as error:  # noqa: BLE001  what a peer cannot load is part of the answer
+        except Exception as error:  # noqa: BLE001  a peer's failure is part of the answer
             failed[folder] = f"{type(error).__name__}: {error}"[:300]
     return {"failed": failed, "layers": layers, "transformers": transformers.__version__}
 

@@ -1,4 +1,4 @@
-// chat FOLDER: a conversation, streamed; ends with the input.
+// chat FOLDER: holds a streamed conversation until the input ends.
 #include <iostream>
 #include <ovround/ovround.hpp>
 
@@ -17,7 +17,7 @@ int main(int count, char** values) {
             messages.push_back({"user", line});
             const auto answer = llm.chat(messages, options, [](const ovround::Piece& piece) {
                 std::cout << piece.text << std::flush;
-                return true;  // false would end the answer here
+                return true;  // false would stop the answer here
             });
             std::cout << '\n';
             messages.push_back({"assistant", answer.text});

@@ -1,10 +1,10 @@
-/* minimal_c FOLDER PROMPT: one answer, streamed, by the C API. */
+/* minimal_c FOLDER PROMPT: streams one answer through the C API. */
 #include <ovround/ovround.h>
 #include <stdio.h>
 
 static int print_piece(const char* text, size_t size, int64_t token_id, void* user) {
     (void)token_id;
-    return fwrite(text, 1, size, user) == size; /* 0 would end the answer */
+    return fwrite(text, 1, size, user) == size; /* 0 would stop the answer */
 }
 
 int main(int count, char** values) {

@@ -1,4 +1,4 @@
-// minimal FOLDER PROMPT: one answer.
+// minimal FOLDER PROMPT: prints one answer.
 #include <iostream>
 #include <ovround/ovround.hpp>
 

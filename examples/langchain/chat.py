@@ -1,5 +1,6 @@
-"""LangChain through the OpenAI-compatible server: `ovround serve out/demo --port 8000`, then
+"""LangChain with the OpenAI-compatible server.
 
+ovround serve out/demo --port 8000
 python chat.py http://127.0.0.1:8000 "The with statement is used to"
 """
 
@@ -12,9 +13,9 @@ from langchain_core.prompts import PromptTemplate
 from langchain_openai import OpenAI
 
 
-def chain(url: str, max_tokens: int = 24, served: str = "demo") -> object:
-    """A prompt, the model that `url` serves under the name `served`, and its text; `invoke` and `stream` take {"text": ...}."""
-    model = OpenAI(base_url=f"{url}/v1", api_key="none", model=served, temperature=0, max_tokens=max_tokens)
+def chain(url: str, max_tokens: int = 24, model_name: str = "demo") -> object:
+    """A chain that completes {"text": ...} with the model that `url` serves as `model_name`; it has `invoke` and `stream`."""
+    model = OpenAI(base_url=f"{url}/v1", api_key="none", model=model_name, temperature=0, max_tokens=max_tokens)
     return PromptTemplate.from_template("{text}") | model | StrOutputParser()
 
 

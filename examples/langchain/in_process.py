@@ -1,4 +1,4 @@
-"""LangChain without a server: a language model of LangChain's over `LLM`, in one class.
+"""LangChain without a server: a LangChain language model in one class that wraps `LLM`.
 
 python in_process.py out/demo "The with statement is used to"
 """
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from langchain_core.language_models.llms import LLM as LangChainLLM  # noqa: N811  the class's own name is LLM, as ours is
+from langchain_core.language_models.llms import LLM as LangChainLLM  # noqa: N811  our class is called LLM too
 from langchain_core.outputs import GenerationChunk
 from pydantic import PrivateAttr
 
@@ -17,7 +17,7 @@ from ovround import LLM
 
 
 class Ovround(LangChainLLM):
-    """A converted folder as LangChain's language model; greedy unless `temperature` says otherwise."""
+    """A converted folder as a LangChain language model; it decodes greedily unless `temperature` is above 0."""
 
     folder: str
     device: str = "CPU"

@@ -1,8 +1,8 @@
-"""`ovround serve` as a Ray Serve deployment: one engine a replica, routed and scaled by Ray.
+"""`ovround serve` as a Ray Serve deployment: Ray routes requests to the replicas, each of which has one engine.
 
     OVROUND_FOLDER=out/demo serve run deployment:application
 
-Ray calls `build` in each replica; what it returns is the server's own application, with all its routes.
+Ray calls `build` in each replica. It returns the server's own application with all its routes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ovround.runtime.server.settings import EngineOptions, ServerSettings
 
 
 def build() -> FastAPI:
-    """The server for the folder in OVROUND_FOLDER, loaded in the process that calls this."""
+    """The server for the folder in OVROUND_FOLDER, with the model loaded in this process."""
     folder = Path(os.environ["OVROUND_FOLDER"]).absolute()
     threads = int(os.environ.get("OVROUND_THREADS", "0")) or None
     options = EngineOptions(os.environ.get("OVROUND_ENGINE", "auto"), threads=threads)

@@ -1,4 +1,4 @@
-"""Evaluate what a name stands for: a converted folder through its engine, a checkpoint through torch."""
+"""Evaluation of a converted folder by its engine, or of a checkpoint by torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed, open_source
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
-from ovround.measure.perplexity import Evaluation, Logits, OnWindows, cut_windows, evaluate
+from ovround.measure.perplexity import Evaluation, Logits, OnSamples, cut_samples, evaluate
 from ovround.models import from_config
 from ovround.models.decoder import HEAD
 from ovround.models.tied_head import with_head
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_texts
 
-LONGEST_DEFAULT = 2048  # tokens a window when no context is given
+LONGEST_DEFAULT = 2048  # tokens a sample when no context is given
 
 
 def evaluate_model(
@@ -30,11 +30,11 @@ def evaluate_model(
     exact: bool = True,
     device: str = "CPU",
     kernel: str = "auto",
-    on_windows: OnWindows | None = None,
+    on_samples: OnSamples | None = None,
 ) -> list[Evaluation]:
-    """One `Evaluation` a text. The documents of a .jsonl file are joined by blank lines; each file is tokenised once.
+    """One `Evaluation` for each text. The documents of a .jsonl file are joined by blank lines; each file is tokenised once.
 
-    Raises OvroundError when a folder or text cannot be read, and UsageError for a context that the model does not have.
+    Raises OvroundError when a folder or text cannot be read, and UsageError for a context that the model does not allow.
     """
     from ovround.runtime.engines import check_kernel
 
@@ -56,22 +56,22 @@ def evaluate_model(
                     f"the tokenizer gives token {tokens.max()}; the model has {vocab_size}",
                     hint="tokenizer.json belongs to another model",
                 )
-            results.append(evaluate(cut_windows(tokens, length, str(path)), logits, vocab_size, compared, on_windows))
+            results.append(evaluate(cut_samples(tokens, length, str(path)), logits, vocab_size, compared, on_samples))
         return results
 
 
 def is_converted(folder: Path) -> bool:
-    """Whether an engine reads `folder`, rather than torch."""
+    """Whether `folder` is read by an engine instead of by torch."""
     return any((folder / name).is_file() for name in ("openvino_model.xml", "model.onnx"))
 
 
 def open_logits(folder: Path) -> Logits:
-    """A checkpoint folder, quantised or not, computed by torch in float32: token ids `[B, T]` -> logits `[B, T, V]`."""
+    """Logits of a checkpoint folder, quantised or not, by torch in float32: token ids `[B, T]` -> logits `[B, T, V]`."""
     return _open_checkpoint(folder)[0]
 
 
 def _open(folder: Path, stack: ExitStack, exact: bool, device: str, kernel: str) -> tuple[Logits, int, int]:
-    """The logits function of a folder, its vocabulary and its context length."""
+    """The logits function of a folder, its vocabulary size and its context length."""
     if not is_converted(folder):
         return _open_checkpoint(folder)
     from ovround.runtime import LLM
@@ -85,7 +85,7 @@ def _open(folder: Path, stack: ExitStack, exact: bool, device: str, kernel: str)
 
 
 def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
-    """Likewise, of a checkpoint: by torch in float32, on what its integers say where it is quantised."""
+    """The same for a checkpoint, computed by torch in float32; quantised weights are de-quantised."""
     try:
         from ovround.measure.torch_model import CheckpointWeights, PackedWeights, ReadWeights, TorchModel
     except ModuleNotFoundError as error:
@@ -115,6 +115,6 @@ def _open_reference(reference: str | None, vocab_size: int) -> Logits | None:
     if reference_vocab != vocab_size:
         raise CalibrationError(
             f"reference `{reference}` has {reference_vocab} tokens, the model {vocab_size}",
-            hint="the reference is the checkpoint that the model was converted from",
+            hint="give the checkpoint that the model was converted from as the reference",
         )
     return logits

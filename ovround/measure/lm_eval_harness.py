@@ -1,10 +1,10 @@
-"""lm-evaluation-harness on our folders: a model class for it, and tasks from local files.
+"""lm-evaluation-harness on converted folders: its model class, and tasks from local files.
 
     lm_eval.simple_evaluate(model=OvroundLM("out"), tasks=["lambada_openai"])
     evaluate_tasks("out", ["lambada=lambada.jsonl", "piqa=piqa.jsonl"], limit=100)
 
-Importing this registers the class as `ovround`. Texts are cut and scored as the harness's own class for transformers does it,
-so that scores can be compared item by item. Needs the extra `lm-eval`.
+Importing this module registers the class as `ovround`. It cuts and scores texts as the harness's own class for transformers
+does, so that scores can be compared item by item. It needs the extra `lm-eval`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "lm_eval", "lm-eval") from error
 
-_NEW_TOKENS = 256  # of an answer where a task does not say, as in the harness
-_COUNT_SUFFIX = ",none"  # of the harness's metrics without a filter
+_NEW_TOKENS = 256  # the harness's limit for an answer when the task has none
+_COUNT_SUFFIX = ",none"  # ends the harness's names of metrics that have no filter
 _FORMS: dict[frozenset[str], dict[str, Any]] = {
     frozenset({"text"}): {
         "output_type": "loglikelihood",
@@ -52,7 +52,7 @@ _FORMS: dict[frozenset[str], dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class TaskScore:
-    """One metric of one task over `items` items; `standard_error` None where the harness gives none."""
+    """One metric of one task over `items` items; `standard_error` is None where the harness gives none."""
 
     task: str
     metric: str
@@ -63,17 +63,17 @@ class TaskScore:
 
 @register_model("ovround")
 class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
-    """A converted folder as the harness wants models; `exact` computes in float32. Close it after use."""
+    """A converted folder as a model of the harness; `exact` computes in float32. Close it after use."""
 
     def __init__(self, folder: str, device: str = "CPU", exact: bool = False, **ignored: Any) -> None:
-        """`ignored` takes what the harness gives every model: batch_size, max_batch_size."""
+        """`ignored` takes the options that the harness passes to every model: batch_size, max_batch_size."""
         super().__init__()
         self._llm = LLM(locate(folder), device, exact=exact)
         self._folder = folder
         names = self._llm.tokenizer.special_tokens
         ids = [self._llm.tokenizer.special_id(names.get(key, "")) for key in ("bos_token", "eos_token")]
-        found = [one for one in ids if one is not None]
-        self._prefix, self._end = (found[0], found[-1]) if found else (0, 0)
+        special_ids = [token_id for token_id in ids if token_id is not None]
+        self._prefix, self._end = (special_ids[0], special_ids[-1]) if special_ids else (0, 0)
 
     @property
     def eot_token_id(self) -> int:
@@ -98,23 +98,23 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **ignored: Any
     ) -> list[tuple[float, bool]]:
-        found = []
+        scores = []
         for request, context, continuation in requests:
-            found.append(self._score(context, continuation))
-            self.cache_hook.add_partial("loglikelihood", request, found[-1])
-        return found
+            scores.append(self._score(context, continuation))
+            self.cache_hook.add_partial("loglikelihood", request, scores[-1])
+        return scores
 
     def _score(self, context: list[int], continuation: list[int]) -> tuple[float, bool]:
-        """Log-likelihood of `continuation`, and whether it is what greedy decoding gives."""
+        """Log-likelihood of `continuation`, and whether greedy decoding gives the same tokens."""
         if not continuation:
             return 0.0, True
         ids = (context + continuation)[-self._llm.context_length :]
         check_ids([ids], self._llm.vocab_size)
         scored = self._llm.score(ids, 1)[-len(continuation) :]
-        return sum(one.logprob for one in scored), all(one.top[0][0] == one.token_id for one in scored)
+        return sum(token.logprob for token in scored), all(token.top[0][0] == token.token_id for token in scored)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        found = []
+        log_likelihoods = []
         for request in requests:
             (text,) = request.args
             windows = get_rolling_token_windows(
@@ -122,12 +122,12 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
                 max_seq_len=self._llm.context_length - 1, context_len=1,
             )  # fmt: skip
             parts = [self._score(*make_disjoint_window(window))[0] for window in windows]
-            found.append(sum(parts))
-            self.cache_hook.add_partial("loglikelihood_rolling", (text,), found[-1])
-        return found
+            log_likelihoods.append(sum(parts))
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), log_likelihoods[-1])
+        return log_likelihoods
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        found = []
+        answers = []
         for request in requests:
             text, options = request.args
             until = options.get("until") or []
@@ -138,9 +138,9 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
                 text, max_new_tokens=min(wanted, room), temperature=temperature, seed=0,
                 stop=(until,) if isinstance(until, str) else tuple(until),
             )  # fmt: skip
-            found.append(answer.text)
+            answers.append(answer.text)
             self.cache_hook.add_partial("generate_until", request.args, answer.text)
-        return found
+        return answers
 
     def close(self) -> None:
         """Release the model."""
@@ -151,11 +151,11 @@ def evaluate_tasks(
     model: str, tasks: Sequence[str], *, device: str = "CPU", exact: bool = True, limit: int | None = None,
     fewshot: int = 0, task_folder: Path | None = None,
 ) -> list[TaskScore]:  # fmt: skip
-    """Scores of `model` on `tasks`: names of the harness's tasks, of those in `task_folder`, or `NAME=FILE.jsonl`.
+    """Scores of `model` on `tasks`: tasks of the harness, tasks in `task_folder`, or `NAME=FILE.jsonl`.
 
-    A file has a JSON object a line: `text`, whose last word is to be predicted (LAMBADA), or `query`, `choices` and `gold`, the
-    number of the right one (PIQA and the like). `limit` counts items. Raises UsageError for a task that is not known, and
-    CalibrationError for a file of another form.
+    A file has one JSON object a line. It has either `text`, whose last word the model predicts (LAMBADA), or `query`,
+    `choices` and `gold`, the index of the right choice (PIQA and the like). `limit` counts items. Raises UsageError for an
+    unknown task, and CalibrationError for a file with other fields.
     """
     return score_tasks(lambda: OvroundLM(model, device, exact), tasks, limit=limit, fewshot=fewshot, folder=task_folder)
 
@@ -163,7 +163,7 @@ def evaluate_tasks(
 def score_tasks(
     open_model: Any, tasks: Sequence[str], *, limit: int | None = None, fewshot: int = 0, folder: Path | None = None
 ) -> list[TaskScore]:
-    """`evaluate_tasks` for any model of the harness, opened when all tasks are known."""
+    """`evaluate_tasks` for any model of the harness; `open_model` is called after all tasks were checked."""
     if not tasks:
         raise UsageError("no task was given", hint="--tasks lambada=FILE.jsonl")
     if limit is not None and limit < 1:
@@ -177,14 +177,14 @@ def score_tasks(
         raise UsageError(f"`{unknown}` is no task of lm-eval", hint="a file is given as NAME=FILE.jsonl")
     lm = open_model()
     try:
-        found = simple_evaluate(
+        output = simple_evaluate(
             model=lm, tasks=[*named, *local.values()], limit=limit, num_fewshot=fewshot, task_manager=manager,
             bootstrap_iters=0, log_samples=False, verbosity="ERROR",
         )  # fmt: skip
     finally:
         if isinstance(lm, OvroundLM):
             lm.close()
-    return _scores(found["results"], found["n-samples"])
+    return _scores(output["results"], output["n-samples"])
 
 
 def _local_task(text: str) -> tuple[str, dict[str, Any]]:
@@ -208,7 +208,7 @@ def _local_task(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _scores(results: Mapping[str, Mapping[str, Any]], samples: Mapping[str, Mapping[str, int]]) -> list[TaskScore]:
-    found = []
+    scores = []
     for task, values in results.items():
         for key, value in values.items():
             metric = key.removesuffix(_COUNT_SUFFIX)
@@ -216,5 +216,5 @@ def _scores(results: Mapping[str, Mapping[str, Any]], samples: Mapping[str, Mapp
                 continue
             error = values.get(f"{metric}_stderr{_COUNT_SUFFIX}")
             items = samples[task]["effective"]
-            found.append(TaskScore(task, metric, float(value), error if isinstance(error, float) else None, items))
-    return found
+            scores.append(TaskScore(task, metric, float(value), error if isinstance(error, float) else None, items))
+    return scores

@@ -1,7 +1,7 @@
-"""Perplexity by the GPTQ / AutoRound protocol, and how far a model's predictions are from a reference's.
+"""Perplexity by the GPTQ / AutoRound protocol, and the divergence of a model's predictions from a reference's.
 
-The whole text is tokenised once and cut into consecutive windows of `context` tokens; the remainder is dropped. Each
-window is scored on its own: `context - 1` predicted tokens. Perplexity is exp of the mean negative log-likelihood in nats.
+The whole text is tokenised once and cut into consecutive samples of `context` tokens; the remainder is dropped. Each
+sample is scored on its own: `context - 1` predicted tokens. Perplexity is exp of the mean negative log-likelihood in nats.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ovround.errors import CalibrationError
 Logits = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Token ids `[B, T]` -> logits `[B, T, V]`."""
 
-OnWindows = Callable[[int, int], None]
-"""Told the number of windows done and of all windows."""
+OnSamples = Callable[[int, int], None]
+"""Receives the number of samples scored so far and the number of all samples."""
 
-_BATCH_LOGITS = 1 << 22  # logits in memory at a time: 16 MB
-_BATCH_WINDOWS = 16  # more make no engine faster, and its attention scores grow with them
+_BATCH_LOGITS = 1 << 22  # most logits in memory at a time: 16 MB
+_BATCH_SAMPLES = 16  # a larger batch makes no engine faster, and its attention scores take more memory
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One model on one text; what compares it with a reference is None without one.
+    """One model's scores on one text; the fields that compare it with a reference are None without one.
 
-    Means a token: `kl_nats` (reference to model), `top1_agreement` (both find the same token likeliest), and the two
-    `accuracy`, how often the likeliest token is the text's own.
+    `kl_nats` (reference to model), `top1_agreement` (both have the same likeliest token) and the two accuracies (the
+    likeliest token is the text's own) are means over the tokens.
     """
 
     tokens: int
@@ -43,30 +43,30 @@ class Evaluation:
     top1_agreement: float | None = None
 
 
-def cut_windows(tokens: NDArray[np.int64], context: int, source: str) -> NDArray[np.int64]:
-    """`[n]` as `[n // context, context]`; raises CalibrationError when there is not one whole window."""
+def cut_samples(tokens: NDArray[np.int64], context: int, source: str) -> NDArray[np.int64]:
+    """Cut tokens `[n]` into samples `[n // context, context]`; raises CalibrationError for fewer than `context` tokens."""
     count = len(tokens) // context
     if count == 0:
         raise CalibrationError(
-            f"`{source}` has {len(tokens)} tokens; a window of {context} is needed",
+            f"`{source}` has {len(tokens)} tokens; one sample needs {context}",
             hint="give more text or a smaller --context",
         )
     return tokens[: count * context].reshape(count, context)
 
 
 def evaluate(
-    windows: NDArray[np.int64],
+    samples: NDArray[np.int64],
     logits: Logits,
     vocab_size: int,
     reference: Logits | None = None,
-    on_windows: OnWindows | None = None,
+    on_samples: OnSamples | None = None,
 ) -> Evaluation:
-    """Score `windows` `[W, T]`, a batch at a time; sums are kept in float64."""
-    batch = min(_BATCH_WINDOWS, max(1, _BATCH_LOGITS // (windows.shape[1] * vocab_size)))
+    """Score `samples` `[B, T]` in batches; sums are kept in float64."""
+    batch = min(_BATCH_SAMPLES, max(1, _BATCH_LOGITS // (samples.shape[1] * vocab_size)))
     nll = reference_nll = divergence = 0.0
     tokens = right = reference_right = agreed = 0
-    for start in range(0, len(windows), batch):
-        ids = windows[start : start + batch]
+    for start in range(0, len(samples), batch):
+        ids = samples[start : start + batch]
         log_p = _log_softmax(logits(ids)[:, :-1])
         following = ids[:, 1:, None]
         nll -= float(np.take_along_axis(log_p, following, -1).sum(dtype=np.float64))
@@ -80,8 +80,8 @@ def evaluate(
             reference_likeliest = log_q.argmax(-1)
             reference_right += int((reference_likeliest == ids[:, 1:]).sum())
             agreed += int((likeliest == reference_likeliest).sum())
-        if on_windows is not None:
-            on_windows(min(start + batch, len(windows)), len(windows))
+        if on_samples is not None:
+            on_samples(min(start + batch, len(samples)), len(samples))
     if reference is None:
         return Evaluation(tokens, math.exp(nll / tokens), right / tokens)
     return Evaluation(
@@ -90,7 +90,7 @@ def evaluate(
         right / tokens,
         reference_perplexity=math.exp(reference_nll / tokens),
         reference_accuracy=reference_right / tokens,
-        kl_nats=max(0.0, divergence / tokens),  # of equal models, rounding may leave -1e-9
+        kl_nats=max(0.0, divergence / tokens),  # rounding can give -1e-9 for equal models
         top1_agreement=agreed / tokens,
     )
 

@@ -14,11 +14,11 @@ from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
 from ovround.tensors.float_tensor import FloatTensor
 
-_KEEP_BYTES = 2 << 30  # checkpoints up to this size stay in memory; larger ones are read again for every batch
+_KEEP_BYTES = 2 << 30  # a checkpoint up to this size stays in memory; a larger one is read again for every batch
 
 
 class ReadWeights(Mapping[str, torch.Tensor]):
-    """Tensors as float32, read when they are asked for; `read` gives one of `names`, all of which have `size_bytes`."""
+    """Tensors as float32, read on first access; `read` gives the tensor of a name, `size_bytes` is their sum."""
 
     def __init__(self, names: Iterable[str], read: Callable[[str], NDArray[np.float32]], size_bytes: int) -> None:
         self._names, self._read = tuple(names), read
@@ -49,7 +49,7 @@ class CheckpointWeights(ReadWeights):
 
 
 class PackedWeights(ReadWeights):
-    """The tensors of `shapes` of a quantised checkpoint, de-quantised: what its integers, scales and zero points say."""
+    """The tensors named in `shapes` of a quantised checkpoint, de-quantised from its integers, scales and zero points."""
 
     def __init__(self, source: PackedCheckpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
         def read(name: str) -> NDArray[np.float32]:
@@ -60,7 +60,7 @@ class PackedWeights(ReadWeights):
 
 
 class TorchModel:
-    """Callable: token ids `[B, T]` -> logits float32 `[B, T, V]`."""
+    """A function from token ids `[B, T]` to logits float32 `[B, T, V]`."""
 
     def __init__(self, decoder: Decoder, weights: Mapping[str, torch.Tensor]) -> None:
         self._decoder, self._weights = decoder, weights

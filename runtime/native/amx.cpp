@@ -1,5 +1,5 @@
-// AMX (Sapphire Rapids on), for prompts: products of 16 tokens, 16 outputs and 32 inputs at once in bfloat16, summed as
-// float32. Few rows are computed as by AVX-512 with VBMI.
+// AMX (since Sapphire Rapids), for prompts: products of 16 tokens, 16 outputs and 32 inputs at once in bfloat16, with
+// float32 sums. Few rows are computed by the AVX-512 VBMI kernels.
 #include <immintrin.h>
 
 #include "kernels.hpp"
@@ -21,14 +21,15 @@ __mmask16 mask_of(int64_t left) {
     return static_cast<__mmask16>(left >= 16 ? 0xFFFF : left <= 0 ? 0 : (1 << left) - 1);
 }
 
-// Float32 as bfloat16, to nearest, ties to even: the lower half of each 32 bits from `even`, the upper from `odd`.
+// Rounds float32 to the nearest bfloat16, ties to even: the lower half of each 32 bits from `even`, the upper from
+// `odd`.
 V interleaved(__m512 even, __m512 odd) {
     alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
     return _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), reinterpret_cast<V>(_mm512_cvtne2ps_pbh(odd, even)));
 }
 
-// 32 inputs of a row, those from `left` on being zero.
+// 32 inputs of a row; those from `left` on are zero.
 V in_order(const float* from, int64_t left) {
     const __m512 low = _mm512_maskz_loadu_ps(mask_of(left), from);
     const __m512 high = _mm512_maskz_loadu_ps(mask_of(left - 16), from + 16);
@@ -47,7 +48,7 @@ void rows_of(const float* x, int64_t inputs, int64_t tokens, uint16_t* to) {
 
 template <int64_t kBits>
 V codes_of(const uint8_t* at, int64_t quad) {
-    const auto load = [&](int64_t place) { return _mm512_loadu_si512(at + place * kQuadBytes); };
+    const auto load = [&](int64_t index) { return _mm512_loadu_si512(at + index * kQuadBytes); };
     const auto shifted = [](V value, int64_t by) { return _mm512_srl_epi16(value, _mm_cvtsi64_si128(by)); };
     if constexpr (kBits == 8) {
         return load(quad);
@@ -82,7 +83,7 @@ void widen_bits(const IntegerTile& tile, int64_t runs, int64_t group_runs, uint1
         const uint8_t* at = tile.codes + run * kBits * kQuadBytes;
         for (int64_t quad = 0; quad < kRunQuads; ++quad, to += 4 * 16) {
             const V codes = codes_of<kBits>(at, quad);
-            // Exact, as both products are: 8 and 11 bits.
+            // The product is exact in float32: its factors have 8 and 11 bits.
             const auto value = [&](V code) { return _mm512_fmsub_ps(_mm512_cvtepi32_ps(code), scale, offset); };
             const __m512 first = value(_mm512_and_si512(codes, byte)),
                          second = value(_mm512_and_si512(_mm512_srli_epi32(codes, 8), byte)),
@@ -103,7 +104,7 @@ void integers(const IntegerTile& tile, int64_t runs, int64_t group_runs, uint16_
     }
 }
 
-// 16 x 16 values of 32 bits, rows and columns changed.
+// Transposes 16 x 16 values of 32 bits.
 void transpose(V (&rows)[16]) {
     V parts[16];
     for (int64_t row = 0; row < 16; row += 2) {
@@ -157,7 +158,7 @@ void multiply_blocks(const uint16_t* x, const uint16_t* w, const uint16_t* other
                      float* other_y, int64_t ldy) {
     static constexpr TileConfig config;  // whole in memory: GCC does not know that all of it is read
     _tile_loadconfig(&config);
-    asm volatile("" ::: "memory");  // GCC's tile loads do not say that they read memory
+    asm volatile("" ::: "memory");  // tells GCC that the tile loads read memory
     _tile_zero(0);
     _tile_zero(1);
     if constexpr (kBlocks == 2) {
@@ -165,14 +166,14 @@ void multiply_blocks(const uint16_t* x, const uint16_t* w, const uint16_t* other
         _tile_zero(3);
     }
     const uint16_t* second = x + runs * kTileValues;
-    for (int64_t place = 0; place < runs * kTileValues; place += kTileValues) {
-        _tile_loadd(4, x + place, 64);
-        _tile_loadd(6, w + place, 64);
+    for (int64_t index = 0; index < runs * kTileValues; index += kTileValues) {
+        _tile_loadd(4, x + index, 64);
+        _tile_loadd(6, w + index, 64);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, other + place, 64);
+        _tile_loadd(7, other + index, 64);
         _tile_dpbf16ps(1, 4, 7);
         if constexpr (kBlocks == 2) {
-            _tile_loadd(5, second + place, 64);
+            _tile_loadd(5, second + index, 64);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
@@ -198,9 +199,9 @@ constexpr MatrixKernels kMatrix{rows_of, integers, floats, multiply};
 
 const Kernels& amx_kernels() {
     static const Kernels kernels = [] {
-        Kernels found = avx512vbmi_kernels();
-        found.matrix = &kMatrix;
-        return found;
+        Kernels with_matrix = avx512vbmi_kernels();
+        with_matrix.matrix = &kMatrix;
+        return with_matrix;
     }();
     return kernels;
 }

@@ -1,4 +1,4 @@
-// AVX2, FMA and F16C: Haswell on.
+// AVX2, FMA and F16C: since Haswell.
 #include "avx2.inl"
 
 namespace ovround::native {

@@ -71,8 +71,8 @@ struct Simd {
         return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     }
 
-    // 256 bytes as 16 tables of 16: each by the lower four bits of the code, and of those one by its upper four, bit by
-    // bit.
+    // 256 bytes as 16 tables of 16: the lower four bits of the code index each table, and the upper four bits select
+    // the table, bit by bit.
     struct Table {
         const uint8_t* values;
         explicit Table(const uint8_t* from) : values(from) {}
@@ -135,7 +135,7 @@ struct Simd {
         return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
 #ifdef OVROUND_VNNI
-    static constexpr bool kWide = true;  // products are summed in 32 bits at once
+    static constexpr bool kWide = true;  // products are summed directly in 32 bits
     static I add_products8(I sum, I codes, I levels) { return _mm256_dpbusd_avx_epi32(sum, codes, levels); }
 #else
     static constexpr bool kWide = false;

@@ -1,4 +1,4 @@
-// AVX-512 as Skylake servers have it.
+// AVX-512 of Skylake servers.
 #include "avx512.inl"
 
 namespace ovround::native {

@@ -81,7 +81,7 @@ struct Simd {
     }
 
 #ifdef OVROUND_VBMI
-    // Two tables of 128, and of those one by the code's top bit.
+    // Two tables of 128; the code's top bit selects one.
     struct Table {
         I a, b, c, d;
         explicit Table(const uint8_t* from)
@@ -93,7 +93,8 @@ struct Simd {
         }
     };
 #else
-    // 16 tables of 16: each by the lower four bits of the code, and of those one by its upper four, bit by bit.
+    // 16 tables of 16: the lower four bits of the code index each, and the upper four bits select the table, bit by
+    // bit.
     struct Table {
         const uint8_t* values;
         explicit Table(const uint8_t* from) : values(from) {}
@@ -160,7 +161,7 @@ struct Simd {
         return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
     }
 #ifdef OVROUND_VBMI
-    static constexpr bool kWide = true;  // products are summed in 32 bits at once
+    static constexpr bool kWide = true;  // products are summed directly in 32 bits
     static I add_products8(I sum, I codes, I levels) { return _mm512_dpbusd_epi32(sum, codes, levels); }
 #else
     static constexpr bool kWide = false;

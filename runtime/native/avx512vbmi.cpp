@@ -1,4 +1,4 @@
-// AVX-512 with VBMI and VNNI: Ice Lake servers and Zen 4 on.
+// AVX-512 with VBMI and VNNI: since Ice Lake servers and Zen 4.
 #define OVROUND_VBMI
 #include "avx512.inl"
 

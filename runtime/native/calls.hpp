@@ -1,4 +1,4 @@
-// What a product needs while it is computed: the kernels, memory, threads.
+// Resources of a running product: kernels, memory, threads.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace ovround::native {
 
-constexpr int64_t kDepth = 512;  // inputs of a decoded tile: 64 rows of so many float32 fit a second-level cache
+constexpr int64_t kDepth = 512;  // inputs of a decoded tile: 64 rows of this many float32 fit a second-level cache
 constexpr int64_t kCacheLine = 64;
 
 const Kernels& kernels_of(Isa isa);
@@ -28,7 +28,7 @@ void parallel(const Threads& threads, int64_t tasks, const Body& body) {
 
 inline int64_t pieces(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
-// Memory that calls use again: no allocation in the decode loop. Each call has one of its own while it lasts.
+// Memory that calls reuse, so that the decode loop allocates nothing. Each call has its own buffer while it runs.
 class Scratch {
 public:
     Scratch() {
@@ -45,7 +45,7 @@ public:
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
 
-    // Room for all parts at once; each begins at a cache line.
+    // Reserves memory for all parts at once; each begins at a cache line.
     template <typename... Sizes>
     void reserve(Sizes... sizes) {
         const std::size_t size = (... + (static_cast<std::size_t>(sizes) + kCacheLine)) + kCacheLine;
@@ -65,8 +65,8 @@ public:
 
 private:
     static std::mutex& mutex() {
-        static std::mutex one;
-        return one;
+        static std::mutex guard;
+        return guard;
     }
     static std::vector<std::vector<uint8_t>>& idle() {
         static std::vector<std::vector<uint8_t>> all;

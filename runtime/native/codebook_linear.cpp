@@ -8,24 +8,24 @@ namespace ovround::native {
 namespace {
 
 constexpr int64_t kTilesAtOnce = 4;
-constexpr int64_t kTokensAtOnce = 32;  // whose tables are in memory together: 128 KB each for 2x8 and 2048 inputs
+constexpr int64_t kTokensAtOnce = 32;  // their tables are in memory together: 128 KB each for 2x8 and 2048 inputs
 
-// Codebooks [M, entries, V] of float16 as int16 pairs [M, pairs, 256, 2], in units of the largest of them over 32767.
+// Codebooks [M, entries, V] of float16 as int16 pairs [M, pairs, 256, 2], in units of their largest value over 32767.
 float pair_books(const CodebookWeight& weight, const Kernels& kernels, int64_t pairs, float* values, int16_t* to) {
     const int64_t width = weight.vector_inputs, count = weight.books * weight.entries * width;
     kernels.widen(weight.codebooks, values, count);
     float most = 0;
-    for (int64_t place = 0; place < count; ++place) {
-        most = std::max(most, std::fabs(values[place]));
+    for (int64_t index = 0; index < count; ++index) {
+        most = std::max(most, std::fabs(values[index]));
     }
     const float by = most > 0 && std::isfinite(most) ? 32767.0F / most : 0;
     std::memset(to, 0, static_cast<std::size_t>(weight.books * pairs * kTableEntries * 2) * sizeof(int16_t));
     for (int64_t book = 0; book < weight.books; ++book) {
         for (int64_t entry = 0; entry < weight.entries; ++entry) {
             const float* from = values + (book * weight.entries + entry) * width;
-            for (int64_t place = 0; place < width; ++place) {
-                int16_t* pair = to + ((book * pairs + place / 2) * kTableEntries + entry) * 2;
-                pair[place % 2] = static_cast<int16_t>(std::lrint(from[place] * by));
+            for (int64_t index = 0; index < width; ++index) {
+                int16_t* pair = to + ((book * pairs + index / 2) * kTableEntries + entry) * 2;
+                pair[index % 2] = static_cast<int16_t>(std::lrint(from[index] * by));
             }
         }
     }
@@ -102,19 +102,19 @@ void expand_rows(const CodebookWeight& weight, const float* x, int64_t tokens, f
             }
             for (int64_t token = 0; token < tokens; ++token) {
                 for (int64_t row = 0; row < rows; ++row) {
-                    const int64_t place = (start + row) * weight.vector_outputs + output;
-                    y[token * weight.outputs + place] = scales[start + row] * sums[token * kCodeRows + row];
+                    const int64_t index = (start + row) * weight.vector_outputs + output;
+                    y[token * weight.outputs + index] = scales[start + row] * sums[token * kCodeRows + row];
                 }
             }
         }
     });
 }
 
-// Tiles of codes decoded to bfloat16, by matrix instructions: vectors of one output.
+// Decodes tiles of codes to bfloat16 and multiplies by matrix instructions; for vectors of one output.
 void matrix_rows(const CodebookWeight& weight, const float* x, int64_t tokens, float* y, const Kernels& kernels,
                  const Threads& threads) {
     constexpr int64_t kParts = kCodeRows / kIntegerRows,
-                      kNear = 256;  // inputs of a tile that a first-level cache holds
+                      kNear = 256;  // inputs of a tile that fit a first-level cache
     const int64_t width = weight.inputs, vector = weight.vector_inputs, groups = width / vector;
     const int64_t depth = kNear % vector == 0 ? kNear : kIntegerRun * vector, ld = depth + kIntegerRows;
     const int64_t code_bytes = weight.entries > kTableEntries ? 2 : 1;
@@ -131,7 +131,7 @@ void matrix_rows(const CodebookWeight& weight, const float* x, int64_t tokens, f
         scratch.reserve(kCodeRows * ld * 4, kParts * values * 2, 2 * kMatrixAnswers * 4);
         auto* decoded = scratch.take<float>(kCodeRows * ld);
         auto* widened = scratch.take<uint16_t>(kParts * values);
-        auto* found = scratch.take<float>(2 * kMatrixAnswers);
+        auto* products = scratch.take<float>(2 * kMatrixAnswers);
         for (int64_t input = 0; input < width; input += depth) {
             const int64_t count = std::min(depth, width - input);
             kernels.expand_codes(weight.codes + tile * tile_bytes, code_bytes, weight.codebooks, weight.books,
@@ -146,7 +146,7 @@ void matrix_rows(const CodebookWeight& weight, const float* x, int64_t tokens, f
             for (int64_t first = 0; first < outputs; first += 2 * kIntegerRows) {
                 const uint16_t* pair = widened + first / kIntegerRows * values;
                 rows.multiply(step, pair, outputs - first > kIntegerRows ? pair + values : pair,
-                              std::min(outputs - first, 2 * kIntegerRows), y + start + first, weight.outputs, found);
+                              std::min(outputs - first, 2 * kIntegerRows), y + start + first, weight.outputs, products);
             }
         }
     });

@@ -1,4 +1,4 @@
-// Marks a function that a library shows to those who load it.
+// Marks a function that the library exports.
 #pragma once
 
 #if defined(_WIN32)

@@ -1,4 +1,4 @@
-// What `core.add_extension` finds in the library.
+// The entry point that `core.add_extension` looks for.
 #include <openvino/core/extension.hpp>
 #include <openvino/core/op_extension.hpp>
 

@@ -9,13 +9,14 @@ namespace {
 constexpr int64_t kTilesATask = 4;
 constexpr int64_t kDotTokens[] = {16, 8, 4, 3, 2, 1};
 
-// Inputs that share a scale: the largest of 128, 64 and 32 that divides a group (ovround/tensors/activation_rounding.py).
+// Inputs that share a scale: the largest of 128, 64 and 32 that divides a group
+// (ovround/tensors/activation_rounding.py).
 int64_t span_inputs(const IntegerWeight& weight) {
     const int64_t group = weight.inputs / weight.groups;
     return group % 128 == 0 ? 128 : group % 64 == 0 ? 64 : kIntegerRun;
 }
 
-// Rows of x in 8 bits, in blocks of as many tokens as one call of the kernel takes.
+// Rows of x in 8 bits, in blocks of as many tokens as one call of the kernel processes.
 class Quantized {
 public:
     Quantized(const IntegerWeight& weight, const float* x, int64_t tokens, const Kernels& kernels,
@@ -28,10 +29,10 @@ public:
         scales_ = scratch_.take<float>(tokens * spans_);
         sums_ = scratch_.take<float>(tokens * spans_);
         const auto fill = [&](int64_t token) {
-            const int64_t start = start_of(token, tokens), size = block(tokens - start), place = token - start;
+            const int64_t start = start_of(token, tokens), size = block(tokens - start), index = token - start;
             kernels.quantize(x + token * weight.inputs, weight.inputs, span_runs_ * kIntegerRun, size,
-                             levels_ + start * width + 4 * place, scales_ + start * spans_ + place,
-                             sums_ + start * spans_ + place);
+                             levels_ + start * width + 4 * index, scales_ + start * spans_ + index,
+                             sums_ + start * spans_ + index);
         };
         if (tokens < kFewTokens) {
             for (int64_t token = 0; token < tokens; ++token) {
@@ -42,7 +43,7 @@ public:
         }
     }
 
-    // How many of the `left` last tokens are a block.
+    // The size of the next block when `left` tokens remain.
     int64_t block(int64_t left) const {
         const auto fits = [&](int64_t size) { return size <= left && size <= most_; };
         return *std::find_if(std::begin(kDotTokens), std::end(kDotTokens), fits);
@@ -89,22 +90,22 @@ IntegerTile tile_of(const IntegerWeight& weight, int64_t tile, int64_t spans) {
             spans / weight.groups};
 }
 
-// Tiles [low, high) of one weight, for all tokens; with `up`, gates of that weight's answers.
+// Computes tiles [low, high) of one weight for all tokens; with `up`, they gate the products of that weight.
 void dot_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Quantized& quantized, int64_t low,
                int64_t high, int64_t tokens, float* y, const Kernels& kernels) {
-    alignas(kCacheLine) float found[kDotTokens[0] * kIntegerRows], other[kDotTokens[0] * kIntegerRows];
+    alignas(kCacheLine) float products[kDotTokens[0] * kIntegerRows], other[kDotTokens[0] * kIntegerRows];
     for (int64_t start = 0; start < tokens;) {
         const int64_t count = quantized.block(tokens - start);
         const QuantizedRows rows = quantized.rows(start, count);
         for (int64_t tile = low; tile < high; ++tile) {
-            kernels.dot(tile_of(weight, tile, quantized.spans()), rows, found);
+            kernels.dot(tile_of(weight, tile, quantized.spans()), rows, products);
             if (up != nullptr) {
                 kernels.dot(tile_of(*up, tile, quantized.spans()), rows, other);
-                kernels.gate(found, other, count * kIntegerRows);
+                kernels.gate(products, other, count * kIntegerRows);
             }
             const int64_t first = tile * kIntegerRows, width = std::min(kIntegerRows, weight.outputs - first);
             for (int64_t token = 0; token < count; ++token) {
-                const float* from = found + token * kIntegerRows;
+                const float* from = products + token * kIntegerRows;
                 std::copy(from, from + width, y + (start + token) * weight.outputs + first);
             }
         }
@@ -112,17 +113,18 @@ void dot_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Quant
     }
 }
 
-// Tiles [low, high) of one weight two at a time, or with `up` each beside that weight's, whose answers it gates.
+// Computes tiles [low, high) of one weight two at a time; with `up`, each together with its tile of `up`, which it
+// gates.
 void matrix_tiles(const IntegerWeight& weight, const IntegerWeight* up, const MatrixRows& rows, int64_t low,
                   int64_t high, float* y, const Kernels& kernels) {
     const int64_t runs = rows.runs(), values = runs * kIntegerRun * kIntegerRows, count = high - low;
     Scratch scratch;
     scratch.reserve(2 * count * values * 2, 2 * kMatrixAnswers * 4);
     auto* widened = scratch.take<uint16_t>(2 * count * values);
-    auto* found = scratch.take<float>(2 * kMatrixAnswers);
-    const auto widen = [&](const IntegerWeight& one, uint16_t* to) {
+    auto* products = scratch.take<float>(2 * kMatrixAnswers);
+    const auto widen = [&](const IntegerWeight& source, uint16_t* to) {
         for (int64_t tile = low; tile < high; ++tile, to += values) {
-            kernels.matrix->integers(tile_of(one, tile, one.groups), runs, runs / one.groups, to);
+            kernels.matrix->integers(tile_of(source, tile, source.groups), runs, runs / source.groups, to);
         }
     };
     widen(weight, widened);
@@ -131,22 +133,22 @@ void matrix_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Ma
     }
     for (int64_t step = 0; step < rows.steps(); ++step) {
         for (int64_t tile = low; tile < high; tile += up == nullptr ? 2 : 1) {
-            const uint16_t* one = widened + (tile - low) * values;
+            const uint16_t* weight_tile = widened + (tile - low) * values;
             const int64_t first = tile * kIntegerRows, outputs = weight.outputs - first;
             if (up == nullptr) {
-                rows.multiply(step, one, tile + 1 < high ? one + values : one, std::min(outputs, 2 * kIntegerRows),
-                              y + first, weight.outputs, found);
+                rows.multiply(step, weight_tile, tile + 1 < high ? weight_tile + values : weight_tile,
+                              std::min(outputs, 2 * kIntegerRows), y + first, weight.outputs, products);
                 continue;
             }
-            rows.multiply(step, one, one + count * values, found);
-            kernels.gate(found, found + kMatrixAnswers, rows.count(step) * kIntegerRows);
-            rows.place(step, found, std::min(outputs, kIntegerRows), y + rows.first(step) * weight.outputs + first,
-                       weight.outputs);
+            rows.multiply(step, weight_tile, weight_tile + count * values, products);
+            kernels.gate(products, products + kMatrixAnswers, rows.count(step) * kIntegerRows);
+            rows.store_rows(step, products, std::min(outputs, kIntegerRows),
+                            y + rows.first(step) * weight.outputs + first, weight.outputs);
         }
     }
 }
 
-// The same by weights in float32.
+// The same with weights decoded to float32.
 void expand_tiles(const IntegerWeight& weight, const float* x, int64_t low, int64_t high, int64_t tokens, float* y,
                   const Kernels& kernels) {
     constexpr int64_t kStep = kDepth / kIntegerRun;

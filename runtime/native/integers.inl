@@ -1,40 +1,41 @@
-// Integer weights of 2, 3, 4 and 8 bits: included by kernels.inl.
+// Integer weights of 2, 3, 4 and 8 bits; kernels.inl includes this file.
 //
-// A run is 32 inputs of 16 rows. A quad is four inputs that follow each other, of 16 rows: 64 bytes, byte 4 * row +
-// input. Of 8 bits each quad lies by itself; of 4, two share their bytes, the first in the lower bits; of 2, four do.
-// Of 3 bits the lower two lie so (128 bytes), and behind them the third bits of all eight quads, quad 0 lowest (64
-// bytes).
+// A run is 32 inputs of 16 rows. A quad is four consecutive inputs of 16 rows: 64 bytes, byte 4 * row + input. With 8
+// bits, each quad has its own bytes. With 4 bits, two quads share bytes, the first in the lower bits; with 2 bits, four
+// quads do. With 3 bits, the lower two bits are stored like 2 bits (128 bytes), followed by the third bits of all eight
+// quads, quad 0 lowest (64 bytes).
 
 template <int kBits, int kQuad>
 inline typename Simd::I raw_quad(const uint8_t* at) {
     return Simd::load_i(at + kQuad * kBits / 8 * 64);
 }
 
-// The codes of a quad, or with `kInPlace` those codes where they stand in their bytes: times 2^place<kBits, kQuad>().
+// The codes of a quad; with `kInPlace` they stay at their bit positions, that is, multiplied by 2^shift_of<kBits,
+// kQuad>().
 template <int kBits, int kQuad>
-constexpr int place() {
+constexpr int shift_of() {
     return kBits == 8 ? 0 : kBits == 4 ? 4 * (kQuad % 2) : 2 * (kQuad % 4);
 }
 
 template <int kBits, int kQuad, bool kInPlace>
 inline typename Simd::I unpack_quad(const uint8_t* at) {
-    constexpr int kPlace = place<kBits, kQuad>();
+    constexpr int kShift = shift_of<kBits, kQuad>();
     if constexpr (kBits == 8) {
         return raw_quad<8, kQuad>(at);
     } else if constexpr (kBits == 3) {
-        const typename Simd::I low = Simd::template shift_right16<kPlace>(raw_quad<2, kQuad>(at));
+        const typename Simd::I low = Simd::template shift_right16<kShift>(raw_quad<2, kQuad>(at));
         return Simd::join_bits(low, Simd::template place_third_bit<kQuad>(Simd::load_i(at + 128)));
     } else if constexpr (kInPlace) {
-        return Simd::and_i(raw_quad<kBits, kQuad>(at), Simd::set8(static_cast<char>(((1 << kBits) - 1) << kPlace)));
+        return Simd::and_i(raw_quad<kBits, kQuad>(at), Simd::set8(static_cast<char>(((1 << kBits) - 1) << kShift)));
     } else {
-        const typename Simd::I low = Simd::template shift_right16<kPlace>(raw_quad<kBits, kQuad>(at));
+        const typename Simd::I low = Simd::template shift_right16<kShift>(raw_quad<kBits, kQuad>(at));
         return Simd::and_i(low, Simd::set8(static_cast<char>((1 << kBits) - 1)));
     }
 }
 
-// What one tile's products with kTokens quantised rows add up to within a span, as whole numbers.
+// The integer sums of one tile's products with kTokens quantised rows within a span.
 //
-// kChains sums a token hide the latency of a product; where codes stay in their places, sum c holds those at place c.
+// kChains sums for each token hide the latency of a product. If codes stay in place, sum c has those at position c.
 template <int kBits, int kTokens>
 struct Dot {
     static constexpr int kChains = Simd::kWide && kTokens <= Simd::kChainTokens ? 4 : 1;
@@ -58,7 +59,7 @@ struct Dot {
         }
     }
 
-    // Without 32-bit sums of products: 16 bits hold those of a run, eight of at most 2 * 15 * 127.
+    // Without 32-bit sums of products, 16 bits hold the sums of a run: eight products of at most 2 * 15 * 127.
     template <int kQuad>
     static inline void narrow_quad(const uint8_t* at, const int8_t* levels, typename Simd::I* narrow,
                                    typename Simd::I* upper) {
@@ -130,9 +131,9 @@ struct Dot {
 template <int kBits, int kTokens>
 void dot_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
     constexpr int64_t kRunBytes = kBits * kTileRows * kRun / 8;
-    for (int64_t part = 0; part < 64; part += Simd::kBytes) {  // as many rows as a vector has sums
-        typename Simd::F found[kTokens];
-        for (auto& sum : found) {
+    for (int64_t part = 0; part < 64; part += Simd::kBytes) {  // one vector of sums for each part of the rows
+        typename Simd::F products[kTokens];
+        for (auto& sum : products) {
             sum = Simd::zero();
         }
         const int64_t first = part / 4;
@@ -161,15 +162,15 @@ void dot_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
                 zero_points += kTileRows;
             }
             for (int token = 0; token < kTokens; ++token) {
-                // y += (sum - zero point * sum of inputs) * scale of the weight * scale of the inputs; the first is
-                // exact
+                // y += (sum - zero point * sum of inputs) * scale of the weight * scale of the inputs; the difference
+                // is exact
                 const int64_t at = span * kTokens + token;
                 const typename Simd::F sum = Simd::fma(zero, Simd::set(-rows.sums[at]), dot.total(token));
-                found[token] = Simd::fma(sum, Simd::multiply(scale, Simd::set(rows.scales[at])), found[token]);
+                products[token] = Simd::fma(sum, Simd::multiply(scale, Simd::set(rows.scales[at])), products[token]);
             }
         }
         for (int token = 0; token < kTokens; ++token) {
-            Simd::store(y + token * kTileRows + first, found[token]);
+            Simd::store(y + token * kTileRows + first, products[token]);
         }
     }
 }
@@ -209,13 +210,13 @@ void quantize(const float* x, int64_t inputs, int64_t span_inputs, int64_t token
         const int64_t padded = (count + kRun - 1) / kRun * kRun;
         float values[kMostSpan];
         std::memcpy(values, x + start, static_cast<size_t>(count) * sizeof(float));
-        for (int64_t place = count; place < padded; ++place) {
-            values[place] = 0;
+        for (int64_t index = count; index < padded; ++index) {
+            values[index] = 0;
         }
-        uint32_t most_bits = 0;  // of absolute values: in their order, and above all others what is no number
-        for (int64_t place = 0; place < padded; ++place) {
+        uint32_t most_bits = 0;  // of absolute values, which have the same order; NaN is above all numbers
+        for (int64_t index = 0; index < padded; ++index) {
             uint32_t bits = 0;
-            std::memcpy(&bits, values + place, 4);
+            std::memcpy(&bits, values + index, 4);
             bits &= 0x7FFFFFFFU;
             most_bits = bits > most_bits ? bits : most_bits;
         }
@@ -227,19 +228,19 @@ void quantize(const float* x, int64_t inputs, int64_t span_inputs, int64_t token
             scale[span * tokens] = most - most;
         } else {
             const float by = most > 0 ? 127.0F / most : 0;
-            for (int64_t place = 0; place < padded; ++place) {
-                each[place] = static_cast<int32_t>(rounded(values[place] * by));
-                total += each[place];
+            for (int64_t index = 0; index < padded; ++index) {
+                each[index] = static_cast<int32_t>(rounded(values[index] * by));
+                total += each[index];
             }
             scale[span * tokens] = most / 127.0F;
         }
         sum[span * tokens] = static_cast<float>(total);
         int8_t* to = levels + start * tokens;
-        for (int64_t place = 0; place < padded; place += 4) {
+        for (int64_t index = 0; index < padded; index += 4) {
             const uint32_t quad =
-                (static_cast<uint32_t>(each[place]) & 255U) | (static_cast<uint32_t>(each[place + 1]) & 255U) << 8 |
-                (static_cast<uint32_t>(each[place + 2]) & 255U) << 16 | static_cast<uint32_t>(each[place + 3]) << 24;
-            std::memcpy(to + place * tokens, &quad, 4);
+                (static_cast<uint32_t>(each[index]) & 255U) | (static_cast<uint32_t>(each[index + 1]) & 255U) << 8 |
+                (static_cast<uint32_t>(each[index + 2]) & 255U) << 16 | static_cast<uint32_t>(each[index + 3]) << 24;
+            std::memcpy(to + index * tokens, &quad, 4);
         }
     }
 }

@@ -13,14 +13,15 @@ namespace ovround::native {
 #ifdef OVROUND_X86
 namespace {
 
-// Compilers that know instructions need not know their name for __builtin_cpu_supports (Clang 14: f16c), so these are
-// asked of the processor: a bit of a leaf's register.
+// Some compilers know instructions but not their name for __builtin_cpu_supports (Clang 14: f16c). These are read from
+// the processor: a bit of a register of a CPUID leaf.
 enum Register { kEax, kEbx, kEcx, kEdx };
 
-bool has_bit(unsigned leaf, unsigned subleaf, Register place, unsigned bit) {
-    unsigned found[4] = {};
-    return __get_cpuid_count(leaf, subleaf, &found[kEax], &found[kEbx], &found[kEcx], &found[kEdx]) != 0 &&
-           (found[place] >> bit & 1U) != 0;
+bool has_bit(unsigned leaf, unsigned subleaf, Register word, unsigned bit) {
+    unsigned registers[4] = {};
+    return __get_cpuid_count(leaf, subleaf, &registers[kEax], &registers[kEbx], &registers[kEcx], &registers[kEdx]) !=
+               0 &&
+           (registers[word] >> bit & 1U) != 0;
 }
 
 bool has_f16c() { return has_bit(1, 0, kEcx, 29); }
@@ -33,7 +34,7 @@ bool has_avx_vnni() {
 #endif
 }
 
-// AMX-BF16, AMX-TILE, AVX512-BF16, and the system's leave to use the registers, which a process asks for once.
+// AMX-BF16, AMX-TILE, AVX512-BF16, and the system's permission to use the registers, which a process requests once.
 bool has_amx() {
 #ifdef OVROUND_AMX
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // Linux: ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA

@@ -1,4 +1,4 @@
-// The inner loops, over the vectors that the including file defines as `Simd`; see kernels.hpp for what each gives.
+// The inner loops, written with the vectors that the including file defines as `Simd`; kernels.hpp documents them.
 
 #include <cstring>
 
@@ -10,8 +10,8 @@ namespace {
 constexpr int64_t kRows = 64;
 constexpr int64_t kRun = 32;
 constexpr int64_t kTileRows = 16;
-constexpr int64_t kPrefetch = 4096;      // bytes ahead of what is read
-constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding and taking it away rounds to nearest, ties to even
+constexpr int64_t kPrefetch = 4096;      // prefetch distance in bytes
+constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding and subtracting it rounds to nearest, ties to even
 
 constexpr float kLargest = 3.4028234663852886e38F;
 
@@ -24,10 +24,10 @@ void widen(const uint8_t* halves, float* to, int64_t count) {
     int64_t done = Simd::widen(halves, to, count);
     for (; done < count; ++done) {
         const uint32_t half = load16(halves + 2 * done);
-        uint32_t bits = (half & 0x7FFFU) << 13;  // exponent and fraction where float32 has them
+        uint32_t bits = (half & 0x7FFFU) << 13;  // exponent and fraction at the bits of float32
         float value = 0;
         std::memcpy(&value, &bits, 4);
-        value *= 5.192296858534828e+33F;  // 2^112, the difference of the biases; subnormal halves come out right too
+        value *= 5.192296858534828e+33F;  // 2^112, the difference of the biases; this is right for subnormal halves too
         std::memcpy(&bits, &value, 4);
         if ((half & 0x7C00U) == 0x7C00U) {
             bits = 0x7F800000U | ((half & 0x3FFU) << 13);
@@ -40,8 +40,8 @@ void widen(const uint8_t* halves, float* to, int64_t count) {
 // ---- codebooks: tables ----
 
 #ifdef OVROUND_TABLES
-// Products of one group with every entry of one book, in units of 2^-15 of what fits 30 bits: int16 [256] in the order
-// that `packs32` leaves; the largest absolute value goes into `most`.
+// Products of one group with every entry of one book, in units of 2^-15 of the 30-bit range: int16 [256] in the order
+// that `packs32` gives. The largest absolute value is written to `most`.
 template <int kPairs>
 inline typename Simd::I products(const int16_t* book, const int16_t* x, int64_t pairs, int16_t* to,
                                  typename Simd::I most) {
@@ -61,7 +61,7 @@ inline typename Simd::I products(const int16_t* book, const int16_t* x, int64_t 
     return most;
 }
 
-// int16 products as bytes around 128, in the order of the entries.
+// Converts int16 products to bytes around 128, in the order of the entries.
 inline void to_bytes(const int16_t* from, int16_t factor, uint8_t* to) {
     const typename Simd::I by = Simd::set16(factor), offset = Simd::set8(static_cast<char>(0x80));
     for (int64_t entry = 0; entry < kTableEntries; entry += Simd::kBytes) {
@@ -111,11 +111,11 @@ float build_tables(const PairedBooks& books, const float* x, int64_t groups, uin
     float most_sum = 0;
     for (int64_t group = 0; group < groups; ++group) {
         float sum = 0;
-        for (int64_t place = 0; place < width; ++place) {
-            sum += absolute(x[group * width + place]);
+        for (int64_t index = 0; index < width; ++index) {
+            sum += absolute(x[group * width + index]);
         }
         if (!(sum <= kLargest)) {
-            most_sum = sum - sum;  // a value is infinite or not a number: this is not one either
+            most_sum = sum - sum;  // if a value is infinite or NaN, the result is NaN
             break;
         }
         most_sum = sum > most_sum ? sum : most_sum;
@@ -124,7 +124,7 @@ float build_tables(const PairedBooks& books, const float* x, int64_t groups, uin
         std::memset(tables, 128, static_cast<size_t>(groups * books.books * kTableEntries));
         return most_sum == most_sum ? 0 : most_sum;
     }
-    // A group's products sum to at most 32767 * 32767, so that 15 bits less fit 16.
+    // A group's products sum to at most 32767 * 32767, so the sums shifted by 15 bits fit 16.
     const float factor = 32767.0F / most_sum;
     alignas(64) int16_t parts[kBlockLookups * kTableEntries];
     alignas(64) int16_t inputs[1024];
@@ -135,8 +135,8 @@ float build_tables(const PairedBooks& books, const float* x, int64_t groups, uin
 #endif
     for (int64_t group = 0; group < groups; ++group) {
         inputs[padded - 1] = 0;
-        for (int64_t place = 0; place < width; ++place) {
-            inputs[place] = static_cast<int16_t>(static_cast<int32_t>(rounded(x[group * width + place] * factor)));
+        for (int64_t index = 0; index < width; ++index) {
+            inputs[index] = static_cast<int16_t>(static_cast<int32_t>(rounded(x[group * width + index] * factor)));
         }
         for (int64_t book = 0; book < books.books; ++book) {
             const int16_t* values = books.values + book * padded * kTableEntries;
@@ -162,7 +162,7 @@ float build_tables(const PairedBooks& books, const float* x, int64_t groups, uin
 }
 
 #ifdef OVROUND_TABLES
-// Even and odd rows are summed apart: a whole 16-bit lane takes even + 256 * odd, modulo 2^16, another one odd alone.
+// Even and odd rows are summed separately: one 16-bit lane sums even + 256 * odd, modulo 2^16, another sums odd alone.
 template <int kTiles>
 void look_up_tiles(const uint8_t* codes, int64_t tile_bytes, const uint8_t* tables, const float* table_scales,
                    int64_t groups, int64_t books, int64_t block_groups, float* sums) {
@@ -177,14 +177,14 @@ void look_up_tiles(const uint8_t* codes, int64_t tile_bytes, const uint8_t* tabl
         for (int vector = 0; vector < kVectors; ++vector) {
             both[vector] = odd[vector] = Simd::zero_i();
         }
-        for (int64_t place = start * books; place < stop * books; ++place) {
-            const typename Simd::Table table(tables + place * kTableEntries);
+        for (int64_t index = start * books; index < stop * books; ++index) {
+            const typename Simd::Table table(tables + index * kTableEntries);
             for (int vector = 0; vector < kVectors; ++vector) {
-                const uint8_t* at = codes + (vector * Simd::kBytes / kRows) * tile_bytes + place * kRows +
+                const uint8_t* at = codes + (vector * Simd::kBytes / kRows) * tile_bytes + index * kRows +
                                     vector * Simd::kBytes % kRows;
-                const typename Simd::I found = table.look_up(Simd::load_i(at));
-                both[vector] = Simd::add16(both[vector], found);
-                odd[vector] = Simd::add16(odd[vector], Simd::high_byte16(found));
+                const typename Simd::I values = table.look_up(Simd::load_i(at));
+                both[vector] = Simd::add16(both[vector], values);
+                odd[vector] = Simd::add16(odd[vector], Simd::high_byte16(values));
             }
         }
         const int32_t offset = static_cast<int32_t>(128 * (stop - start) * books);
@@ -222,16 +222,16 @@ void look_up(const uint8_t* codes, int64_t tile_bytes, int64_t tiles, const uint
         std::memset(to, 0, kRows * sizeof(float));
         for (int64_t start = 0; start < groups; start += block_groups) {
             const int64_t stop = start + block_groups < groups ? start + block_groups : groups;
-            int32_t found[kRows] = {};
-            for (int64_t place = start * books; place < stop * books; ++place) {
-                const uint8_t* table = tables + place * kTableEntries;
+            int32_t totals[kRows] = {};
+            for (int64_t index = start * books; index < stop * books; ++index) {
+                const uint8_t* table = tables + index * kTableEntries;
                 for (int64_t row = 0; row < kRows; ++row) {
-                    found[row] += table[from[place * kRows + row]];
+                    totals[row] += table[from[index * kRows + row]];
                 }
             }
             const int32_t offset = static_cast<int32_t>(128 * (stop - start) * books);
             for (int64_t row = 0; row < kRows; ++row) {
-                to[row] += table_scales[start / block_groups] * static_cast<float>(found[row] - offset);
+                to[row] += table_scales[start / block_groups] * static_cast<float>(totals[row] - offset);
             }
         }
     }
@@ -240,7 +240,7 @@ void look_up(const uint8_t* codes, int64_t tile_bytes, int64_t tiles, const uint
 
 // ---- codebooks: values ----
 
-// `kWhole`: codes of one byte and as many entries, so that none is beyond its book.
+// `kWhole`: codes of one byte and 256 entries, so that no code is beyond its book.
 template <bool kWhole>
 void expand_groups(const uint8_t* codes, int64_t code_bytes, const uint8_t* codebooks, int64_t books, int64_t entries,
                    int64_t vector_bytes, int64_t vector_inputs, int64_t rows, int64_t first, int64_t last, float* to,
@@ -251,13 +251,13 @@ void expand_groups(const uint8_t* codes, int64_t code_bytes, const uint8_t* code
         for (int64_t row = 0; row < rows; ++row) {
             float* sum = to + row * ld + (group - first) * vector_inputs;
             const auto halves = [&](int64_t book) {
-                const int64_t place = (group * books + book) * kRows + row;
+                const int64_t index = (group * books + book) * kRows + row;
                 if constexpr (kWhole) {
-                    return codebooks + book * book_bytes + codes[place] * vector_bytes;
+                    return codebooks + book * book_bytes + codes[index] * vector_bytes;
                 }
-                const uint8_t* at = codes + place * code_bytes;
+                const uint8_t* at = codes + index * code_bytes;
                 const int64_t code = code_bytes == 1 ? *at : load16(at);
-                // A code beyond the book, in a damaged file, must not be read there.
+                // A damaged file may have a code beyond the book, which must not be read.
                 return codebooks + book * book_bytes + (code < entries ? code : 0) * vector_bytes;
             };
             if (vector_inputs == 8 && Simd::sum_half8(halves, books, sum)) {
@@ -266,8 +266,8 @@ void expand_groups(const uint8_t* codes, int64_t code_bytes, const uint8_t* code
             widen(halves(0), sum, vector_inputs);
             for (int64_t book = 1; book < books; ++book) {
                 widen(halves(book), value, vector_inputs);
-                for (int64_t place = 0; place < vector_inputs; ++place) {
-                    sum[place] += value[place];
+                for (int64_t index = 0; index < vector_inputs; ++index) {
+                    sum[index] += value[index];
                 }
             }
         }
@@ -289,7 +289,8 @@ void expand_codes(const uint8_t* codes, int64_t code_bytes, const uint8_t* codeb
 
 // ---- gates ----
 
-// e^x within 2e-7 of it: 2^n times a polynomial between -ln 2 / 2 and ln 2 / 2. A loop over it becomes vectors.
+// e^x with a relative error of 2e-7: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. Compilers vectorize loops over
+// it.
 inline float exponential(float x) {
     x = x < -87.0F ? -87.0F : x > 88.0F ? 88.0F : x;
     const float n = rounded(x * 1.44269504F);
@@ -303,8 +304,8 @@ inline float exponential(float x) {
 }
 
 void gate(float* gates, const float* up, int64_t count) {
-    for (int64_t place = 0; place < count; ++place) {
-        gates[place] = gates[place] / (1 + exponential(-gates[place])) * up[place];
+    for (int64_t index = 0; index < count; ++index) {
+        gates[index] = gates[index] / (1 + exponential(-gates[index])) * up[index];
     }
 }
 

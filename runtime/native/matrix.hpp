@@ -1,4 +1,4 @@
-// Products of many rows by matrix instructions: what both kinds of weight share.
+// Products of many rows by matrix instructions, for both kinds of weight.
 #pragma once
 
 #include <algorithm>
@@ -8,8 +8,8 @@
 
 namespace ovround::native {
 
-constexpr int64_t kMatrixBlocks = 2;         // of rows, that a product takes at once
-constexpr int64_t kFewestMatrixTokens = 40;  // from which on they are faster than dot products and tables (docs/log.md)
+constexpr int64_t kMatrixBlocks = 2;         // blocks of rows in one product
+constexpr int64_t kFewestMatrixTokens = 40;  // with fewer, dot products and tables are faster
 constexpr int64_t kMatrixAnswers = kMatrixBlocks * kMatrixTokens * kIntegerRows;
 
 inline bool by_matrix(const Kernels& kernels, int64_t tokens) {
@@ -36,26 +36,27 @@ public:
     int64_t first(int64_t step) const { return step * kMatrixBlocks * kMatrixTokens; }
     int64_t count(int64_t step) const { return std::min(kMatrixBlocks * kMatrixTokens, tokens_ - first(step)); }
 
-    // The rows of a step times two tiles: found [2, 32, 16].
-    void multiply(int64_t step, const uint16_t* w, const uint16_t* other, float* found) const {
-        product(step, w, other, found, found + kMatrixAnswers, kIntegerRows);
+    // The products of a step's rows with two tiles: products [2, 32, 16].
+    void multiply(int64_t step, const uint16_t* w, const uint16_t* other, float* products) const {
+        product(step, w, other, products, products + kMatrixAnswers, kIntegerRows);
     }
-    // The same for the first `outputs` (32 at most) to y [tokens, ldy]; by way of `found` where not all are wanted.
+    // The same for the first `outputs` (at most 32), written to y [tokens, ldy]; via `products` if not all are needed.
     void multiply(int64_t step, const uint16_t* w, const uint16_t* other, int64_t outputs, float* y, int64_t ldy,
-                  float* found) const {
+                  float* products) const {
         float* to = y + first(step) * ldy;
         if (outputs == 2 * kIntegerRows && count(step) % kMatrixTokens == 0) {
             product(step, w, other, to, to + kIntegerRows, ldy);
             return;
         }
-        multiply(step, w, other, found);
-        place(step, found, std::min(outputs, kIntegerRows), to, ldy);
-        place(step, found + kMatrixAnswers, std::max<int64_t>(outputs - kIntegerRows, 0), to + kIntegerRows, ldy);
+        multiply(step, w, other, products);
+        store_rows(step, products, std::min(outputs, kIntegerRows), to, ldy);
+        store_rows(step, products + kMatrixAnswers, std::max<int64_t>(outputs - kIntegerRows, 0), to + kIntegerRows,
+                   ldy);
     }
-    // One tile's answers [32, 16] to where those of the step's rows are.
-    void place(int64_t step, const float* found, int64_t outputs, float* to, int64_t ldy) const {
+    // Copies one tile's products [32, 16] to the step's rows of the output.
+    void store_rows(int64_t step, const float* products, int64_t outputs, float* to, int64_t ldy) const {
         for (int64_t token = 0; token < count(step); ++token) {
-            std::memcpy(to + token * ldy, found + token * kIntegerRows,
+            std::memcpy(to + token * ldy, products + token * kIntegerRows,
                         static_cast<std::size_t>(outputs) * sizeof(float));
         }
     }

@@ -1,8 +1,8 @@
-// `QuantizedLinear` of the domain `ovround` as a custom operator of ONNX Runtime, by its C API: y = x * W^T for a
+// `QuantizedLinear` of the domain `ovround` as a custom operator of ONNX Runtime, through its C API: y = x * W^T for a
 // weight in one of the layouts of linear.hpp.
 //
-// Inputs: x f32 [..., inputs], then constants of u8: codes, codebooks [M, entries, O, V, 2] and scales where `weights`
-// is "codebook"; codes, scales and zero points where it is "int2", "int3", "int4" or "int8". Output f32 [..., outputs].
+// Inputs: x f32 [..., inputs], then u8 constants: codes, codebooks [M, entries, O, V, 2] and scales if `weights` is
+// "codebook"; codes, scales and zero points if it is "int2", "int3", "int4" or "int8". Output f32 [..., outputs].
 // Attributes: weights, outputs, inputs; exact: float32 throughout.
 #include <onnxruntime_c_api.h>
 
@@ -20,7 +20,7 @@
 namespace ovround::native {
 namespace {
 
-constexpr uint32_t kApi = 17;  // the first that lends operators the session's threads; later libraries have it too
+constexpr uint32_t kApi = 17;  // the first version that gives operators the session's threads
 static_assert(ORT_API_VERSION >= kApi, "headers of ONNX Runtime 1.17 or later are needed");
 
 constexpr const char* kDomain = "ovround";
@@ -29,11 +29,11 @@ constexpr std::size_t kInputs = 4;
 using Sizes = std::vector<int64_t>;
 
 std::string text(const Sizes& sizes) {
-    std::string found;
+    std::string joined;
     for (const int64_t size : sizes) {
-        found += (found.empty() ? "" : ", ") + std::to_string(size);
+        joined += (joined.empty() ? "" : ", ") + std::to_string(size);
     }
-    return "[" + found + "]";
+    return "[" + joined + "]";
 }
 
 void need(bool holds, const std::string& otherwise) {
@@ -50,7 +50,7 @@ void check(const OrtApi& api, OrtStatus* status) {
     }
 }
 
-// What `call` throws, as a status: no exception may pass the C border.
+// Converts an exception of `call` to a status: no exception may pass the C interface.
 template <typename Call>
 OrtStatus* guarded(const OrtApi& api, const Call& call) noexcept {
     try {
@@ -68,23 +68,23 @@ Sizes shape_of(const OrtApi& api, const OrtValue* value, ONNXTensorElementDataTy
     check(api, api.GetTensorTypeAndShape(value, &info));
     const std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(api.ReleaseTensorTypeAndShapeInfo)> owner(
         info, api.ReleaseTensorTypeAndShapeInfo);
-    ONNXTensorElementDataType found = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    ONNXTensorElementDataType element_type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     std::size_t rank = 0;
-    check(api, api.GetTensorElementType(info, &found));
+    check(api, api.GetTensorElementType(info, &element_type));
     check(api, api.GetDimensionsCount(info, &rank));
-    need(found == type,
-         "an input has element type " + std::to_string(found) + "; " + std::to_string(type) + " is needed");
+    need(element_type == type,
+         "an input has element type " + std::to_string(element_type) + "; " + std::to_string(type) + " is needed");
     Sizes shape(rank);
     check(api, api.GetDimensions(info, shape.data(), rank));
     return shape;
 }
 
 int64_t count(const Sizes& shape) {
-    int64_t found = 1;
+    int64_t product = 1;
     for (const int64_t size : shape) {
-        found *= size;
+        product *= size;
     }
-    return found;
+    return product;
 }
 
 struct Part {
@@ -108,7 +108,7 @@ std::string node_name(const OrtApi& api, const OrtKernelInfo* info) {
     check(api, api.KernelInfo_GetNodeName(info, nullptr, &size));
     std::string name(size, '\0');
     check(api, api.KernelInfo_GetNodeName(info, name.data(), &size));
-    return name.c_str();  // without the closing zero
+    return name.c_str();  // without the terminating zero
 }
 
 std::string text_attribute(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
@@ -125,7 +125,7 @@ int64_t attribute(const OrtApi& api, const OrtKernelInfo* info, const char* name
     return value;
 }
 
-// The session's own threads, for one call.
+// The session's threads, for one call.
 struct Pool {
     const OrtApi& api;
     const OrtKernelContext* context;
@@ -138,14 +138,15 @@ void run_in_pool(const void* self, int64_t tasks, void (*task)(const void*, int6
     };
     const auto& pool = *static_cast<const Pool*>(self);
     Call call{task, context};
-    const auto one = [](void* data, std::size_t index) {
+    const auto run_task = [](void* data, std::size_t index) {
         const auto& what = *static_cast<const Call*>(data);
         what.task(what.context, static_cast<int64_t>(index));
     };
-    check(pool.api, pool.api.KernelContext_ParallelFor(pool.context, one, static_cast<std::size_t>(tasks), 0, &call));
+    check(pool.api,
+          pool.api.KernelContext_ParallelFor(pool.context, run_task, static_cast<std::size_t>(tasks), 0, &call));
 }
 
-// One node: a weight that was checked when the session was made.
+// One node, whose weight was checked when the session was created.
 class Kernel {
 public:
     Kernel(const OrtApi& api, const OrtKernelInfo* info)
@@ -207,7 +208,7 @@ private:
     const OrtApi& api_;
     int64_t outputs_, inputs_;
     bool exact_;
-    int64_t bits_ = 0;  // of integers; 0 for codebooks
+    int64_t bits_ = 0;  // bits of integers; 0 for codebooks
     IntegerWeight integers_{};
     CodebookWeight codebooks_{};
 };
@@ -229,7 +230,7 @@ struct Operator : OrtCustomOp {
     Operator() : OrtCustomOp{} {
         version = kApi;
         GetName = [](const OrtCustomOp*) { return "QuantizedLinear"; };
-        GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // the CPU's
+        GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // null is the CPU
         GetInputTypeCount = [](const OrtCustomOp*) { return kInputs; };
         GetInputType = [](const OrtCustomOp*, std::size_t index) {
             return index == 0 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
@@ -250,19 +251,19 @@ struct Operator : OrtCustomOp {
     }
 };
 
-// For all sessions: they keep its address.
+// One object for all sessions, which keep its address.
 OrtCustomOpDomain* domain(const OrtApi& api) {
     static const Operator operation;
     static OrtCustomOpDomain* const made = [&api] {
-        OrtCustomOpDomain* found = nullptr;
-        check(api, api.CreateCustomOpDomain(kDomain, &found));
-        check(api, api.CustomOpDomain_Add(found, &operation));
-        return found;
+        OrtCustomOpDomain* domain = nullptr;
+        check(api, api.CreateCustomOpDomain(kDomain, &domain));
+        check(api, api.CustomOpDomain_Add(domain, &operation));
+        return domain;
     }();
     return made;
 }
 
-// A library older than `kApi`: says so by the newest interface that it has.
+// Reports a library older than `kApi`, through the newest interface that it has.
 OrtStatus* too_old(const OrtApiBase& base) {
     const OrtApi* api = nullptr;
     for (uint32_t number = kApi - 1; number > 0 && api == nullptr; --number) {
@@ -276,7 +277,7 @@ OrtStatus* too_old(const OrtApiBase& base) {
 }  // namespace
 }  // namespace ovround::native
 
-// What `RegisterCustomOpsLibrary` looks for.
+// The function that `RegisterCustomOpsLibrary` looks for.
 extern "C" OVROUND_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
                                                                     const OrtApiBase* base) {
     using namespace ovround::native;

@@ -1,4 +1,4 @@
-// Any processor.
+// Kernels for any processor.
 #include <cstdint>
 #include <cstring>
 
@@ -39,7 +39,7 @@ struct Simd {
     }
     static float sum(F value) { return (value.lanes[0] + value.lanes[1]) + (value.lanes[2] + value.lanes[3]); }
 
-    // Four bytes a row of a tile are one 32-bit sum.
+    // Four bytes for each row of a tile form one 32-bit sum.
     static I zero_i() { return I{}; }
     static I load_i(const uint8_t* from) {
         I loaded;
@@ -55,7 +55,7 @@ struct Simd {
     }
     static constexpr int64_t kDotTokens = 2;
     static constexpr int kChainTokens = 0;
-    static constexpr bool kWide = true;  // products are summed in 32 bits at once
+    static constexpr bool kWide = true;  // products are summed directly in 32 bits
     static void prefetch(const uint8_t*, int64_t) {}
     static F halves(const uint8_t* at);
     static F bytes(const uint8_t* at) { return F{{float(at[0]), float(at[1]), float(at[2]), float(at[3])}}; }
@@ -117,25 +117,25 @@ struct Simd {
         return a;
     }
     static I add32(I a, I b) {
-        return each32(a, b, [](int32_t one, int32_t other) { return one + other; });
+        return each32(a, b, [](int32_t x, int32_t other) { return x + other; });
     }
     template <int kBits>
     static I shift_right32(I value) {
-        return each32(value, value, [](int32_t one, int32_t) { return one >> kBits; });
+        return each32(value, value, [](int32_t x, int32_t) { return x >> kBits; });
     }
     template <int kBits>
     static I shift_left32(I value) {
-        return each32(value, value, [](int32_t one, int32_t) { return one << kBits; });
+        return each32(value, value, [](int32_t x, int32_t) { return x << kBits; });
     }
-    static I add_pairs16(I sum, I) { return sum; }  // of no use where sums have 32 bits
+    static I add_pairs16(I sum, I) { return sum; }  // not needed, because sums have 32 bits
     static F to_float(I value) {
         int32_t sums[4];
         std::memcpy(sums, value.bytes, kBytes);
-        F found;
+        F result;
         for (int lane = 0; lane < 4; ++lane) {
-            found.lanes[lane] = static_cast<float>(sums[lane]);
+            result.lanes[lane] = static_cast<float>(sums[lane]);
         }
-        return found;
+        return result;
     }
 };
 
@@ -148,9 +148,9 @@ namespace ovround::native {
 namespace {
 
 Simd::F Simd::halves(const uint8_t* at) {
-    F found;
-    native::widen(at, found.lanes, kFloats);  // not the member
-    return found;
+    F result;
+    native::widen(at, result.lanes, kFloats);  // the free function, not the member
+    return result;
 }
 
 }  // namespace

@@ -14,8 +14,8 @@ constexpr std::size_t kParts = 3;  // inputs of a weight
 constexpr std::size_t kMostWeights = 8;
 constexpr int64_t kAlignment = 64;
 
-// The engine's own threads: its arena has as many as INFERENCE_NUM_THREADS says. Who is done takes the next task, since
-// cores are not alike, nor free alike.
+// The engine's own threads; its arena has INFERENCE_NUM_THREADS of them. A thread that is done takes the next task,
+// because cores differ in speed and load.
 void run_in_arena(const void*, int64_t tasks, void (*task)(const void*, int64_t), const void* context) {
     std::atomic<int64_t> next{0};
     ov::parallel_nt(static_cast<int>(std::min<int64_t>(tasks, parallel_get_max_threads())), [&](int, int) {
@@ -104,15 +104,15 @@ std::vector<IntegerWeight> QuantizedLinear::joined(const uint8_t* memory) const 
     return weights;
 }
 
-void QuantizedLinear::check_weight(std::size_t place, int64_t outputs) const {
-    for (std::size_t part = place; part < place + kParts; ++part) {
+void QuantizedLinear::check_weight(std::size_t input, int64_t outputs) const {
+    for (std::size_t part = input; part < input + kParts; ++part) {
         NODE_VALIDATION_CHECK(this, get_input_element_type(part).compatible(ov::element::u8), "weights must be u8");
         if (get_input_partial_shape(part).is_dynamic()) {
             return;
         }
     }
-    const ov::Shape codes = get_input_shape(place), other = get_input_shape(place + 1),
-                    third = get_input_shape(place + 2);
+    const ov::Shape codes = get_input_shape(input), other = get_input_shape(input + 1),
+                    third = get_input_shape(input + 2);
     const int64_t code_bytes = size_of(codes), last = size_of(third);
     if (bits() > 0) {
         const int64_t groups = integer_groups(bits(), outputs, inputs_, code_bytes, size_of(other), last);
@@ -165,10 +165,10 @@ bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector
         y[weight] = outputs[weight].data<float>();
     }
     const Threads threads{run_in_arena, nullptr};
-    const auto bytes = [&](std::size_t place) { return inputs[place].data<const uint8_t>(); };
+    const auto bytes = [&](std::size_t input) { return inputs[input].data<const uint8_t>(); };
     if (bits() == 0) {
         const auto& books = inputs[2].get_shape();
-        const auto size = [&](std::size_t place) { return static_cast<int64_t>(books[place]); };
+        const auto size = [&](std::size_t axis) { return static_cast<int64_t>(books[axis]); };
         linear(CodebookWeight{bytes(1), bytes(2), bytes(3), outputs_[0], inputs_, size(0), size(1), size(2), size(3)},
                x, tokens, y[0], exact_, best_isa(), threads);
         return true;
@@ -177,10 +177,10 @@ bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector
     if (groups_ > 0) {
         weights = joined(bytes(1));
     } else {
-        for (std::size_t weight = 0, place = 1; weight < outputs_.size(); ++weight, place += kParts) {
-            const int64_t groups = size_of(inputs[place + 1].get_shape()) / (2 * grid_rows(outputs_[weight]));
-            const bool one_zero_point = size_of(inputs[place + 2].get_shape()) == 1;
-            weights.push_back({bits(), bytes(place), bytes(place + 1), bytes(place + 2), one_zero_point,
+        for (std::size_t weight = 0, input = 1; weight < outputs_.size(); ++weight, input += kParts) {
+            const int64_t groups = size_of(inputs[input + 1].get_shape()) / (2 * grid_rows(outputs_[weight]));
+            const bool one_zero_point = size_of(inputs[input + 2].get_shape()) == 1;
+            weights.push_back({bits(), bytes(input), bytes(input + 1), bytes(input + 2), one_zero_point,
                                outputs_[weight], inputs_, groups});
         }
     }

@@ -1,14 +1,14 @@
 // `QuantizedLinear` as an OpenVINO operation: y = x * W^T for a weight in one of the layouts of linear.hpp.
 //
-// Inputs: x [..., inputs]; for weights "codebook" codes, codebooks [M, entries, O, V, 2] and scales; for "int2",
-// "int3", "int4" and "int8" codes, scales and zero points, of one weight or of several with equal groups. All but x are
-// u8: plugins widen other types when they compile. Outputs [..., outputs[i]], one for each weight.
+// Inputs: x [..., inputs]; for weights "codebook": codes, codebooks [M, entries, O, V, 2] and scales; for "int2",
+// "int3", "int4" and "int8": codes, scales and zero points, of one weight or of several with equal groups. All but x
+// are u8, because plugins widen other types when they compile. Outputs [..., outputs[i]], one for each weight.
 //
-// With `gated`, two weights of one shape have one output: silu(first answer) * second answer.
+// With `gated`, two weights of one shape have one output: silu(first product) * second product.
 //
-// With `groups`, the groups of a row, integers are one input: for each weight codes, scales and zero points (one where
-// `symmetric`), each from a multiple of 64 bytes on. The CPU plugin infers shapes before each call, and copies the node
-// and its constants for that: 8 us for three constants, 30 for nine.
+// With `groups`, the groups of a row, all integer parts are one input: for each weight codes, scales and zero points
+// (one if `symmetric`), each aligned to 64 bytes. The CPU plugin infers shapes before each call and copies the node and
+// its constants for that: 8 us for three constants, 30 for nine.
 #pragma once
 
 #include <openvino/op/op.hpp>
@@ -32,12 +32,12 @@ public:
     bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
 private:
-    int64_t bits() const;  // of integers; 0 for codebooks
+    int64_t bits() const;  // bits of integers; 0 for codebooks
     void check() const;
     int64_t code_bytes(int64_t outputs) const;
     int64_t scale_bytes(int64_t outputs) const;
     std::vector<IntegerWeight> joined(const uint8_t* memory) const;
-    void check_weight(std::size_t place, int64_t outputs) const;
+    void check_weight(std::size_t first_input, int64_t outputs) const;
 
     std::string weights_;
     std::vector<int64_t> outputs_;
@@ -46,7 +46,7 @@ private:
     bool symmetric_ = false;
     bool gated_ = false;
     bool exact_ = false;
-    bool checked_ = false;  // a copy of a node whose weights were
+    bool checked_ = false;  // whether this is a copy of a node with checked weights
 };
 
 }  // namespace ovround::native

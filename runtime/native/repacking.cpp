@@ -1,4 +1,5 @@
-// Codes of an engine's constants in the layout of linear.hpp: C functions, which Python calls as it loads a model.
+// Repacks codes of an engine's constants to the layout of linear.hpp: C functions that Python calls when it loads a
+// model.
 #include <cstdint>
 #include <cstring>
 
@@ -16,19 +17,19 @@ uint32_t load32(const uint8_t* at) {
     return value;
 }
 
-// 16 bits as four bytes, of four bits each.
+// Spreads 16 bits to four bytes with four bits each.
 uint32_t nibbles(uint32_t bits) {
     bits = (bits | bits << 8) & 0x00FF00FFU;
     return (bits | bits << 4) & 0x0F0F0F0FU;
 }
 
-// 8 bits as four bytes, of two bits each.
+// Spreads 8 bits to four bytes with two bits each.
 uint32_t crumbs(uint32_t bits) {
     bits = (bits | bits << 12) & 0x000F000FU;
     return (bits | bits << 6) & 0x03030303U;
 }
 
-// Four bytes of each 64 of a run: what one row has there. `from`: 32 codes of the row, lowest bits first.
+// Writes four of each 64 bytes of a run, which belong to one row. `from`: 32 codes of the row, lowest bits first.
 void pack_run(int64_t bits, const uint8_t* from, uint32_t flip, uint8_t* to) {
     for (int64_t part = 0; part < bits; ++part) {
         uint32_t word = 0;
@@ -49,7 +50,7 @@ void pack_run(int64_t bits, const uint8_t* from, uint32_t flip, uint8_t* to) {
 }  // namespace
 }  // namespace ovround::native
 
-// 1 where the operator is the faster one: see `chosen` of runtime/engines/native/operator.py.
+// 1 if the operator is faster; see `chosen` of runtime/engines/native/operator.py.
 extern "C" OVROUND_EXPORT int ovround_is_faster() {
     using namespace ovround::native;
     const Isa best = best_isa();

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ovround.errors import CalibrationError, UsageError
 from ovround.measure import perplexity
 from ovround.measure.evaluation import evaluate_model
-from ovround.measure.perplexity import cut_windows, evaluate
+from ovround.measure.perplexity import cut_samples, evaluate
 
 VOCAB = 7
 IDS = np.random.default_rng(0).integers(0, VOCAB, (5, 9))
@@ -57,9 +57,9 @@ def test_batches_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_windows_drop_the_remainder() -> None:
-    assert cut_windows(np.arange(11), 4, "x").tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    with pytest.raises(CalibrationError, match="`x` has 3 tokens; a window of 4 is needed"):
-        cut_windows(np.arange(3), 4, "x")
+    assert cut_samples(np.arange(11), 4, "x").tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(CalibrationError, match="`x` has 3 tokens; one sample needs 4"):
+        cut_samples(np.arange(3), 4, "x")
 
 
 def test_perplexity_is_transformers_own(tiny_source: Path, text_file: Path) -> None:

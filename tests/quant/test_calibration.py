@@ -180,7 +180,7 @@ def test_jsonl_lines_end_at_line_feeds_only(write: Callable[..., Path]) -> None:
         ("7", "is no JSON object with `text`"),
         ('{"text": 7}', "`text` is no string"),
         ('{"text": null}', "`text` is no string"),
-        ('{"text": "\\ud800"}', "`text` is no text that UTF-8 can write"),
+        ('{"text": "\\ud800"}', "`text` cannot be written as UTF-8"),
         ("[" * 100_000, "is no JSON object with `text`"),
     ],
 )

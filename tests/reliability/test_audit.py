@@ -1,4 +1,4 @@
-"""The audit fails for a known weakness, and for nothing else."""
+"""The audit fails only for a known vulnerability."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PATH = Path(__file__).resolve().parents[2] / "tools" / "audit.py"
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "said"),
+    ("answer", "status", "output"),
     [
         ({"dependencies": [{"name": "a", "version": "1", "vulns": []}]}, 0, "1 packages, 0 known"),
         ({"dependencies": [{"name": "a", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}]}, 1, "a 1: CVE-1"),
@@ -21,7 +21,7 @@ PATH = Path(__file__).resolve().parents[2] / "tools" / "audit.py"
         ("", 0, "not audited"),
     ],
 )  # fmt: skip
-def test_judgement(answer: object, status: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_judgement(answer: object, status: int, output: str, capsys: pytest.CaptureFixture[str]) -> None:
     spec = importlib.util.spec_from_file_location("audit", PATH)
     assert spec is not None
     assert spec.loader is not None
@@ -29,4 +29,4 @@ def test_judgement(answer: object, status: int, said: str, capsys: pytest.Captur
     spec.loader.exec_module(audit)
     text = answer if isinstance(answer, str) else json.dumps(answer)
     assert audit.assess(text, "connection refused") == status
-    assert said in capsys.readouterr().out
+    assert output in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Checkpoints damaged in every way: an error of ours in time, that names a file or a tensor; or nothing that matters changed."""
+"""Damaged checkpoints: each is refused quickly with an error that names a file or a tensor, or the damage does not matter."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ NAMED = re.compile(
 
 @pytest.fixture(scope="module", params=["float", "sharded", "gptq"])
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("source")
+    root = tmp_path_factory.mktemp("source")
     if request.param == "gptq":
-        return quantised_folder(place, {})
-    return write_checkpoint(place / "model", shards=2 if request.param == "sharded" else 1)
+        return quantised_folder(root, {})
+    return write_checkpoint(root / "model", shards=2 if request.param == "sharded" else 1)
 
 
 def test_a_damaged_checkpoint_is_refused_or_is_the_same(source: Path, tmp_path: Path) -> None:
@@ -37,19 +37,19 @@ def test_a_damaged_checkpoint_is_refused_or_is_the_same(source: Path, tmp_path: 
     refused, slow = 0, []
     seen = 0
     for damage in damages(source, CASES, seed=3):
-        place, start = damaged_copy(source, tmp_path / "model", damage), time.process_time()
+        copy, start = damaged_copy(source, tmp_path / "model", damage), time.process_time()
         seen += 1
-        said = ""
+        message = ""
         try:
-            job = prepare(str(place), tmp_path / "out", options)
+            job = prepare(str(copy), tmp_path / "out", options)
             (job.quantised or job.checkpoint).scan()
         except OvroundError as error:
-            said = str(error)
+            message = str(error)
             refused += 1
-        assert not said or NAMED.search(said), (damage.what, said)
-        assert len(said) < 2000, damage.what
+        assert not message or NAMED.search(message), (damage.description, message)
+        assert len(message) < 2000, damage.description
         if time.process_time() - start > 10:
-            slow.append(damage.what)
+            slow.append(damage.description)
     assert not slow
     assert refused > seen // 3
     assert not (tmp_path / "out").exists()
@@ -57,14 +57,14 @@ def test_a_damaged_checkpoint_is_refused_or_is_the_same(source: Path, tmp_path: 
 
 def test_inspect_of_any_damage_is_quick(source: Path, tmp_path: Path) -> None:
     for damage in damages(source, CASES // 3, seed=4):
-        place, start = damaged_copy(source, tmp_path / "model", damage), time.process_time()
+        copy, start = damaged_copy(source, tmp_path / "model", damage), time.process_time()
         try:
-            opened = open_source(place)
+            opened = open_source(copy)
             stored = opened if isinstance(opened, Checkpoint) else opened.stored
             assert stored.size_bytes() >= 0
         except OvroundError:
             pass
-        assert time.process_time() - start < 2, damage.what
+        assert time.process_time() - start < 2, damage.description
 
 
 def test_a_changed_weight_of_a_checkpoint_that_we_wrote_is_found(tiny_source: Path, tmp_path: Path) -> None:
@@ -77,4 +77,4 @@ def test_a_changed_weight_of_a_checkpoint_that_we_wrote_is_found(tiny_source: Pa
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model.safetensors` has changed since it was written"):
         convert(folder, tmp_path / "b", ConvertOptions(formats=("onnx",)))
-    assert [one.name for one in tmp_path.iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

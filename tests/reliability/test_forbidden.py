@@ -1,4 +1,4 @@
-"""The package holds nothing that makes code of data, and the check that says so finds what is planted."""
+"""The package contains no code that executes data, and the check for it detects each planted violation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ CHECK = Path(__file__).resolve().parents[2] / "tools" / "forbidden.py"
 
 
 def test_the_package_is_clean() -> None:
-    found = subprocess.run([sys.executable, CHECK], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stdout
+    done = subprocess.run([sys.executable, CHECK], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,9 @@ def test_the_package_is_clean() -> None:
 )  # fmt: skip
 def test_what_is_planted_is_found(tmp_path: Path, line: str) -> None:
     (tmp_path / "module.py").write_text(f"def f(x, a, flag, path, text):\n    {line}  # noqa\n")
-    found = subprocess.run([sys.executable, CHECK, tmp_path], capture_output=True, text=True, check=False)
-    assert found.returncode == 1
-    assert "module.py:2: " in found.stdout
+    done = subprocess.run([sys.executable, CHECK, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "module.py:2: " in done.stdout
 
 
 def test_no_files_is_a_failure(tmp_path: Path) -> None:

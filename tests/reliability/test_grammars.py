@@ -1,4 +1,4 @@
-"""Hostile schemas and grammars: refused, or compiled in time; no answer is ever left unconstrained, and nothing dies."""
+"""Hostile schemas and grammars are refused or compiled in time; no answer is unconstrained, and no process dies."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def nested(depth: int) -> str:
     return '{"type":"object","properties":{"a":' * depth + '{"type":"string"}' + "}}" * depth
 
 
-def schema(**what: Any) -> tuple[Kind, str]:
-    return "json_schema", json.dumps(what)
+def schema(**keywords: Any) -> tuple[Kind, str]:
+    return "json_schema", json.dumps(keywords)
 
 
 REFUSED: dict[str, tuple[Kind, str]] = {

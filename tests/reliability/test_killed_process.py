@@ -1,4 +1,4 @@
-"""Four processes tune one model, and each is killed once. The others end soon and name it; the same command continues."""
+"""Four processes tune one model and each is killed once: the others end soon and name it, and the same command continues."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ TUNING = (
 
 
 class Processes:
-    """Four processes as torchrun would start them."""
+    """The processes that torchrun starts with `--nproc-per-node 4`."""
 
     def __init__(self, servers: list[CommandServer], faults: list[Path]) -> None:
         self._servers, self._faults = servers, faults
 
     def __call__(self, *arguments: object, die: tuple[int, int] | None = None) -> tuple[list[Result], list[float]]:
-        """Results and end times of all; with `die` (rank, block) one of them is killed as it finishes that block."""
+        """The results and end times of all processes; `die` (rank, block) kills one process when it finishes the block."""
         for rank, fault in enumerate(self._faults):
             fault.write_text(f"die {die[1]}" if die is not None and rank == die[0] else "nothing 0", encoding="utf-8")
 
-        def run(server: CommandServer) -> tuple[Result, float]:
+        def run_command(server: CommandServer) -> tuple[Result, float]:
             return server(*arguments), time.monotonic()
 
         with ThreadPoolExecutor(SIZE) as threads:
-            ends = list(threads.map(run, self._servers))
-        return [result for result, _ in ends], [ended for _, ended in ends]
+            outcomes = list(threads.map(run_command, self._servers))
+        return [result for result, _ in outcomes], [ended for _, ended in outcomes]
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    folder = tmp_path_factory.mktemp("four")
+    root = tmp_path_factory.mktemp("four")
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = str(listening.getsockname()[1])
@@ -55,24 +55,24 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
         "WORLD_SIZE": str(SIZE), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }  # fmt: skip
-    faults = [folder / f"fault-{rank}" for rank in range(SIZE)]
+    faults = [root / f"fault-{rank}" for rank in range(SIZE)]
     with ExitStack() as stack:
         servers = []
         for rank, fault in enumerate(faults):
-            (folder / str(rank)).mkdir()
+            (root / str(rank)).mkdir()
             environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OVROUND_TEST_FAULT": str(fault)}
             modules = ["ovround.exporters.onnx.package", "fault_injection"]
-            servers.append(stack.enter_context(CommandServer(folder / str(rank), modules, environment)))
+            servers.append(stack.enter_context(CommandServer(root / str(rank), modules, environment)))
         yield Processes(servers, faults)
 
 
 def test_each_process_is_killed_once(processes: Processes, text_file: Path, tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "tiny", tiny_config(num_hidden_layers=BLOCKS))
-    words = ("convert", source, tmp_path / "place" / "out", *TUNING, "--calibration", text_file)
+    words = ("convert", source, tmp_path / "output" / "out", *TUNING, "--calibration", text_file)
     results, _ = processes("convert", source, tmp_path / "undisturbed" / "out", *TUNING, "--calibration", text_file)
     assert [result.status for result in results] == [0] * SIZE, results[0].stderr
     for turn in range(min(SCALE, 10)):
-        for rank in range(SIZE):  # the first at the first block, the next at the second, from which it continues
+        for rank in range(SIZE):  # each rank dies one block later, where the run before has stopped
             results, ended = processes(*words, die=((rank + turn) % SIZE, rank))
             survivors = [number for number in range(SIZE) if number != (rank + turn) % SIZE]
             assert results[(rank + turn) % SIZE].status == -signal.SIGKILL
@@ -84,6 +84,6 @@ def test_each_process_is_killed_once(processes: Processes, text_file: Path, tmp_
                 assert ended[number] - ended[(rank + turn) % SIZE] < END_S
         results, _ = processes(*words)
         assert [result.status for result in results] == [0] * SIZE, results[0].stderr
-        assert contents(tmp_path / "place" / "out") == contents(tmp_path / "undisturbed" / "out")
-        assert [path.name for path in (tmp_path / "place").iterdir()] == ["out"]
-        (tmp_path / "place").rename(tmp_path / f"done-{turn}")
+        assert contents(tmp_path / "output" / "out") == contents(tmp_path / "undisturbed" / "out")
+        assert [path.name for path in (tmp_path / "output").iterdir()] == ["out"]
+        (tmp_path / "output").rename(tmp_path / f"done-{turn}")

@@ -1,7 +1,7 @@
-"""Attention, norms, rotation and activations, as the exporters emit them, in both engines against float64; a bound beside each.
+"""Attention, norms, rotation and activations of the exporters, in both engines against float64, each with an error bound.
 
-A case is a model of one operator: its inputs are rows of tables, looked up by `input_ids` 0, 1, 2 ..., its output is `logits`.
-The error is normalised and squared, `mean((y - y64)^2) / mean(y64^2)`, of float32 computed exactly, nothing rounded further.
+A case is a model of one operator. Its inputs are rows of embeddings, selected by `input_ids` 0, 1, 2 ...; its output is
+`logits`. The error is `mean((y - y64)^2) / mean(y64^2)`; the engines compute in float32 without further rounding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Build = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`build` emits the operator on `ops` and ids, `expected` is its output `[T, N]` in float64; `bound` its largest error."""
+    """`build` emits the operator, `expected` is its output `[T, N]` in float64, and `bound` is the largest allowed error."""
 
     weights: dict[str, NDArray[np.float32]]
     build: Build
@@ -59,8 +59,8 @@ def activation(kind: str, *, gated: bool, width: int) -> Case:
     expected = compute(x.astype(np.float64)) * (y if gated else 1)
 
     def build(ops: Any, ids: Any) -> Any:
-        found = ops.activation(ops.embedding(ids, "x"), kind)
-        return ops.mul(found, ops.embedding(ids, "y")) if gated else found
+        activated = ops.activation(ops.embedding(ids, "x"), kind)
+        return ops.mul(activated, ops.embedding(ids, "y")) if gated else activated
 
     return Case({"x.weight": x, **({"y.weight": y} if gated else {})}, build, expected, bound)
 
@@ -81,7 +81,7 @@ def norm(kind: str, *, bias: bool, width: int, heads: int = 1, size: float = 1.0
 
 
 def residual_norm(width: int) -> Case:
-    """The sum and its norm, which ONNX Runtime gets as one operator."""
+    """A sum and its norm, which the ONNX exporter emits as one operator."""
     x, y, weight = numbers(6, TOKENS, width), numbers(7, TOKENS, width), numbers(8, width)
     total = x.astype(np.float64) + y
     normal = total / np.sqrt((total**2).mean(-1, keepdims=True) + EPS) * weight
@@ -123,11 +123,11 @@ def attended(spec: Attention, weights: dict[str, NDArray[np.float32]]) -> Rows:
     q, k, v = (weights[f"{name}.weight"].astype(np.float64).reshape(TOKENS, -1, spec.head_dim) for name in "qkv")
     if spec.rope is not None:
         q, k = rotated(q, spec.rope), rotated(k, spec.rope)
-    here, found = np.arange(TOKENS), []
+    here, outputs = np.arange(TOKENS), []
     distance = here[:, None] - here[None, :]
     for head in range(spec.num_heads):
-        of = head * spec.num_key_value_heads // spec.num_heads
-        scores = q[:, head] @ k[:, of].T * spec.scale
+        kv_head = head * spec.num_key_value_heads // spec.num_heads
+        scores = q[:, head] @ k[:, kv_head].T * spec.scale
         if spec.softcap is not None:
             scores = spec.softcap * np.tanh(scores / spec.softcap)
         if spec.alibi:
@@ -135,12 +135,12 @@ def attended(spec: Attention, weights: dict[str, NDArray[np.float32]]) -> Rows:
         seen = (distance >= 0) & (distance < (spec.window or TOKENS))
         powers = np.where(seen, np.exp(scores), 0)
         extra = math.exp(weights[sinks_name(0)][head]) if spec.sinks else 0
-        found.append(powers / (powers.sum(-1, keepdims=True) + extra) @ v[:, of])
-    return np.stack(found, axis=1).reshape(TOKENS, -1)
+        outputs.append(powers / (powers.sum(-1, keepdims=True) + extra) @ v[:, kv_head])
+    return np.stack(outputs, axis=1).reshape(TOKENS, -1)
 
 
 def rotated(x: Rows, rope: Rope) -> Rows:
-    """`[T, H, D]`, feature j of the first `dim` turned with feature j + dim / 2."""
+    """x `[T, H, D]` with feature j of the first `dim` rotated together with feature j + dim / 2."""
     half = rope.dim // 2
     angles = np.arange(TOKENS)[:, None, None] * rope.inverse_frequencies().astype(np.float64)
     cos, sin = np.cos(angles) * rope.attention_factor, np.sin(angles) * rope.attention_factor
@@ -230,12 +230,12 @@ def onnx(folder: Path, case: Case) -> Rows:
     empty = np.zeros((1, spec.num_key_value_heads, 0, spec.head_dim), np.float32)
     given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     given |= {f"past_key_values.0.{part}": empty for part in ("key", "value")}
-    found: Any = session.run(["logits"], {one.name: given[one.name] for one in session.get_inputs()})
-    return np.array(found[0][0], np.float64)
+    outputs: Any = session.run(["logits"], {port.name: given[port.name] for port in session.get_inputs()})
+    return np.array(outputs[0][0], np.float64)
 
 
-def error(found: Rows, expected: Rows) -> float:
-    return float(np.mean((found - expected) ** 2) / np.mean(expected**2))
+def error(actual: Rows, expected: Rows) -> float:
+    return float(np.mean((actual - expected) ** 2) / np.mean(expected**2))
 
 
 @pytest.mark.parametrize("engine", [openvino, onnx])
@@ -243,13 +243,13 @@ def test_operators_are_those_of_float64(tmp_path: Path, engine: Callable[[Path, 
     errors = {name: error(engine(tmp_path, case), case.expected) for name, case in CASES.items()}
     assert len(errors) == len(CASES) >= 60, "nothing was executed"
     assert all(np.isfinite(list(errors.values())))
-    beyond = {name: found for name, found in errors.items() if found > CASES[name].bound}
+    beyond = {name: value for name, value in errors.items() if value > CASES[name].bound}
     assert not beyond
 
 
 @pytest.mark.parametrize("name", ["attention", "rope", "window of 8", "capped", "alibi", "sinks"])
 def test_a_wrong_operator_is_beyond_the_bound(name: str) -> None:
-    """A scale that is off by a ten-thousandth part, or a window by one token."""
+    """The scale is wrong by one part in ten thousand, or the sliding window by one token."""
     case = CASES[name]
     spec = case.attention
     wrong = replace(spec, window=spec.window + 1) if spec.window else replace(spec, scale=spec.scale * (1 + 1e-4))

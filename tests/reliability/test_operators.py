@@ -1,6 +1,6 @@
-"""Every quantised product of both engines against float64: widths, groups, zero points and shapes, a bound beside each mode.
+"""Quantised products of both engines against float64 for all widths, groups, zero points and shapes; a bound for each mode.
 
-The error is normalised and squared: `mean((y - y64)^2) / mean(y64^2)`.
+The error is `mean((y - y64)^2) / mean(y64^2)`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Rows = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One weight `[N, K]`, an input `[1, T, K]`, and what float64 makes of them."""
+    """One weight `[N, K]`, an input `[1, T, K]`, and their product in float64."""
 
     name: str
     weight: Weight
@@ -37,7 +37,7 @@ class Product:
 
 
 def dense(weight: Weight) -> Rows:
-    """`[N, K]` in float64: (code - zero point) * scale, group by group."""
+    """The weight `[N, K]` in float64: (code - zero point) * scale for each group."""
     if isinstance(weight, FloatTensor):
         return weight.float32().astype(np.float64)
     rows, columns = weight.codes.shape
@@ -48,7 +48,7 @@ def dense(weight: Weight) -> Rows:
 
 
 def products() -> list[Product]:
-    rng, found = np.random.default_rng(24), []
+    rng, cases = np.random.default_rng(24), []
     for rows, columns in ((32, 64), (48, 128), (5, 256)):
         x = rng.standard_normal((1, TOKENS, columns)).astype(np.float32)
         for bits in (2, 3, 4, 8):
@@ -61,12 +61,12 @@ def products() -> list[Product]:
                         None if symmetric else rng.integers(0, 1 << bits, (rows, groups), dtype=np.uint8),
                         bits,
                     )
-                    found.append(Product(f"{rows}x{columns}, {bits} bits, group {group}, {symmetric=}", weight, x))
+                    cases.append(Product(f"{rows}x{columns}, {bits} bits, group {group}, {symmetric=}", weight, x))
         for dtype in (np.float32, np.float16):
             data = rng.standard_normal((rows, columns)).astype(dtype)
             kind: Any = np.dtype(dtype).name
-            found.append(Product(f"{rows}x{columns}, {kind}", FloatTensor(data, kind), x))
-    return found
+            cases.append(Product(f"{rows}x{columns}, {kind}", FloatTensor(data, kind), x))
+    return cases
 
 
 def openvino(folder: Path, cases: list[Product], *, exact: bool) -> list[Rows]:
@@ -95,12 +95,12 @@ def onnx(folder: Path, cases: list[Product], *, exact: bool) -> list[Rows]:
     if exact:
         path.write_bytes(exact_model(path))
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found: Any = session.run(None, {f"x{number}": case.x for number, case in enumerate(cases)})
-    return [one.astype(np.float64) for one in found]
+    outputs: Any = session.run(None, {f"x{number}": case.x for number, case in enumerate(cases)})
+    return [output.astype(np.float64) for output in outputs]
 
 
-def error(found: Rows, expected: Rows) -> float:
-    return float(np.mean((found - expected) ** 2) / np.mean(expected**2))
+def error(actual: Rows, expected: Rows) -> float:
+    return float(np.mean((actual - expected) ** 2) / np.mean(expected**2))
 
 
 @pytest.mark.parametrize(("exact", "bound"), [(True, EXACT), (False, FAST)], ids=["exact", "fast"])
@@ -109,15 +109,15 @@ def test_products_are_those_of_float64(
     tmp_path: Path, engine: Callable[..., list[Rows]], exact: bool, bound: float
 ) -> None:
     cases = products()
-    found = engine(tmp_path, cases, exact=exact)
-    assert len(found) == len(cases) >= 100
-    errors = {case.name: error(one, case.expected()) for case, one in zip(cases, found, strict=True)}
+    outputs = engine(tmp_path, cases, exact=exact)
+    assert len(outputs) == len(cases) >= 100
+    errors = {case.name: error(output, case.expected()) for case, output in zip(cases, outputs, strict=True)}
     worst = max(errors, key=lambda name: errors[name])
     assert errors[worst] <= bound, (worst, errors[worst])
 
 
 def test_one_level_is_beyond_the_bound() -> None:
-    """The smallest corruption, a code changed by one, is larger than what the exact mode may be off by."""
+    """A code that is changed by one, the smallest corruption, gives a larger error than the exact mode's bound."""
     for case in products():
         if isinstance(case.weight, QTensor):
             codes = case.weight.codes.copy()

@@ -1,6 +1,6 @@
-"""Folders that carry code, links and bombs, through every command: nothing of them is executed, nothing outside is read.
+"""Folders with code, links and archive bombs through every command: no code is executed, and no file outside is read.
 
-Python's audit hook watches each command (`audit_hook`); the canary file would show what native code had executed.
+Python's audit hook watches each command (`audit_hook`); a canary file would show code that native code has executed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 
 
 class Watched:
-    """The command line under the hook; `notes` are its complaints so far."""
+    """The command line under the audit hook, which writes its complaints to `notes`."""
 
-    def __init__(self, server: CommandServer, place: Path, notes: Path, environment: dict[str, str]) -> None:
-        self.place, self.environment, self._server, self._notes = place, environment, server, notes
+    def __init__(self, server: CommandServer, root: Path, notes: Path, environment: dict[str, str]) -> None:
+        self.root, self.environment, self._server, self._notes = root, environment, server, notes
 
     def __call__(self, *arguments: object, cwd: Path | None = None, stdin: str = "") -> Result:
         return self._server(*arguments, cwd=cwd, stdin=stdin)
@@ -52,23 +52,23 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    place = tmp_path_factory.mktemp("watched")
+    root = tmp_path_factory.mktemp("watched")
     notes = tmp_path_factory.mktemp("notes") / "notes"
     for name in ("commands", "scratch"):
-        (place / name).mkdir()
+        (root / name).mkdir()
     environment = {
-        "OVROUND_TEST_AUDIT": str(notes), "OVROUND_TEST_PLACES": str(place), "TMPDIR": str(place / "scratch"),
+        "OVROUND_TEST_AUDIT": str(notes), "OVROUND_TEST_FOLDERS": str(root), "TMPDIR": str(root / "scratch"),
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }  # fmt: skip
-    modules = [  # what commands import, once for all of them
+    modules = [  # modules of the commands, imported once for all of them
         "ovround.conversion.convert", "ovround.exporters.onnx.package", "ovround.exporters.openvino.tokenizer", "ovround.check",
         "ovround.conversion.model_card", "ovround.quant.passes.tuning",
         "ovround.runtime.engines.onnx", "ovround.runtime.engines.openvino",
         "ovround.runtime.decoding.speculation", "rich.console", "sympy", "openvino_tokenizers.hf_parser",
         "transformers.modeling_utils", "audit_hook",
     ]  # fmt: skip
-    with CommandServer(place / "commands", modules, environment) as server:
-        yield Watched(server, place, notes, {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[1])})
+    with CommandServer(root / "commands", modules, environment) as server:
+        yield Watched(server, root, notes, {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[1])})
 
 
 @pytest.mark.parametrize("name", PAYLOADS)
@@ -77,13 +77,13 @@ def test_a_payload_is_neither_executed_nor_read(
 ) -> None:
     payload, canary, secret = PAYLOADS[name], tmp_path / "canary", tmp_path / "secret"
     secret.write_text(PRIVATE)
-    place = watched.place / name.replace(" ", "-")
+    root = watched.root / name.replace(" ", "-")
     sound = {"checkpoint": tiny_source, **tiny_folders}[payload.kind]
-    folder, out = staged(payload, sound, place / "model", canary, secret), place / "out"
+    folder, out = staged(payload, sound, root / "model", canary, secret), root / "out"
     commands: list[tuple[object, ...]] = [("inspect", folder, "--check"), ("check", folder)]
     if payload.kind == "checkpoint":
         commands.insert(
-            0, ("convert", folder, out, "--recipe", "rtn", "--group-size", "32", "--quiet", "--format", payload.target)
+            0, ("convert", folder, out, "--recipe", "rtn", "--group-size", "32", "--quiet", "--format", payload.format)
         )
     else:
         commands.insert(0, ("run", folder, "once", "--max-new-tokens", "2"))
@@ -98,13 +98,13 @@ def test_a_payload_is_neither_executed_nor_read(
         assert result.status in (0, 1, 2), words
         assert "Traceback" not in result.stderr, result.stderr
         assert PRIVATE not in result.stdout + result.stderr, words
-    written = [path for path in place.rglob("*") if out in path.parents and path.is_file()]
+    written = [path for path in root.rglob("*") if out in path.parents and path.is_file()]
     assert not any(PRIVATE.encode() in path.read_bytes() for path in written)
 
 
 def test_the_server_loads_none_either(watched: Watched, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
-    """The part of `serve` that opens a folder, and the process that it opens it in, both watched from their first line."""
-    hooked = watched.place / "hooked"
+    """Both the part of `serve` that opens a folder and its engine process are watched from their first line."""
+    hooked = watched.root / "hooked"
     hooked.mkdir()
     (hooked / "sitecustomize.py").write_text("import audit_hook\naudit_hook.parent = 0\n")
     paths = os.pathsep.join([str(hooked), watched.environment["PYTHONPATH"]])
@@ -112,25 +112,27 @@ def test_the_server_loads_none_either(watched: Watched, tiny_folders: dict[str, 
     private.write_text(PRIVATE)
     names = [name for name, payload in PAYLOADS.items() if payload.kind != "checkpoint"]
     folders = [
-        staged(PAYLOADS[name], tiny_folders[PAYLOADS[name].kind], watched.place / f"serve-{at}", canary, private)
+        staged(PAYLOADS[name], tiny_folders[PAYLOADS[name].kind], watched.root / f"serve-{at}", canary, private)
         for at, name in enumerate(names)
     ]
     before = watched.complaints()
     done = subprocess.run(
         [sys.executable, "-c", SERVE, *map(str, folders)],
         capture_output=True, text=True, check=False, env={**watched.environment, "PYTHONPATH": paths},
-        cwd=watched.place,
+        cwd=watched.root,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    said = [line for line in done.stdout.splitlines() if line.startswith(("loaded", "refused"))]
-    assert [line.split()[0] for line in said] == ["refused" if PAYLOADS[name].status else "loaded" for name in names]
+    outcomes = [line for line in done.stdout.splitlines() if line.startswith(("loaded", "refused"))]
+    assert [line.split()[0] for line in outcomes] == [
+        "refused" if PAYLOADS[name].status else "loaded" for name in names
+    ]
     assert watched.complaints() == before
     assert not canary.exists()
     assert PRIVATE not in done.stdout + done.stderr
 
 
 def test_the_hook_hears(watched: Watched, tiny_source: Path, tmp_path: Path) -> None:
-    """What the tests above would see."""
+    """The hook reports the events that the tests above assert to be absent."""
     outside = tmp_path / "elsewhere"
     before = watched.complaints()
     watched("convert", tiny_source, outside / "out", "--recipe", "rtn", "--group-size", "32", "--format", "onnx")
@@ -145,11 +147,11 @@ def test_the_hook_hears(watched: Watched, tiny_source: Path, tmp_path: Path) -> 
 
 
 def test_a_command_from_its_first_import_on(watched: Watched, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
-    """Imports too open no socket: OpenVINO's would tell Google Analytics."""
+    """Imports open no socket either; OpenVINO's telemetry would contact Google Analytics."""
     before = watched.complaints()
     code = "import audit_hook; audit_hook.parent = 0; from ovround.cli.app import main; main()"
     words = ("run", tiny_folders["openvino"], "once", "--max-new-tokens", "2")
-    environment = {**watched.environment, "OVROUND_TEST_PLACES": str(tiny_folders["openvino"])}
+    environment = {**watched.environment, "OVROUND_TEST_FOLDERS": str(tiny_folders["openvino"])}
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False, env=environment
     )

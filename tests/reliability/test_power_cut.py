@@ -1,6 +1,6 @@
-"""A cut of power at any moment of a conversion: nothing torn is taken for whole, and no finished block is lost.
+"""A power cut at any time of a conversion: no torn folder is accepted as complete, and no finished block is lost.
 
-The work is recorded once; then what a disk may hold after every prefix of the record is laid out (`power_cut`) and read.
+The work is recorded once. Then each state that a disk may have after a prefix of the record is laid out (`power_cut`) and read.
 """
 
 from __future__ import annotations
@@ -57,23 +57,23 @@ def options(text_file: Path) -> ConvertOptions:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One state of the disk, laid out at `place`."""
+    """One state of the disk, laid out below `root`."""
 
-    place: Path
+    root: Path
     events: int
     kind: str
 
 
 def cuts(record: Record, tmp_path: Path, seed: int = 3, every: int = 1) -> Iterator[Cut]:
-    place = tmp_path / "cut"
+    root = tmp_path / "cut"
     for number, kind, tree in itertools.islice(states(record, EACH * SCALE, seed), 0, None, every):
-        shutil.rmtree(place, ignore_errors=True)
-        lay_out(tree, place)
-        yield Cut(place, number, kind)
+        shutil.rmtree(root, ignore_errors=True)
+        lay_out(tree, root)
+        yield Cut(root, number, kind)
 
 
 def accepted(folder: Path) -> bool:
-    """Whether the runtime takes what lies there for a whole folder of ours; without a manifest it is somebody else's."""
+    """Whether the runtime accepts `folder` as a complete folder of ours; a folder without a manifest is somebody else's."""
     try:
         with verified(folder):
             return (folder / MANIFEST).exists()
@@ -85,51 +85,51 @@ def accepted(folder: Path) -> bool:
 def tuned(
     recorder: Recorder, source: Path, options: ConvertOptions, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Record, dict[str, str]]:
-    """The record of a tuned conversion into a folder whose parent is not there either, and the folder's contents."""
-    place = tmp_path_factory.mktemp("record")
-    with recorder.recording(place) as record:
-        convert(source, place / OUT, options)
-    return record, contents(place / OUT)
+    """The record of a tuned conversion into a folder whose parent does not exist, and the folder's contents."""
+    root = tmp_path_factory.mktemp("record")
+    with recorder.recording(root) as record:
+        convert(source, root / OUT, options)
+    return record, contents(root / OUT)
 
 
 def test_a_conversion_is_there_whole_or_not_at_all(tuned: tuple[Record, dict[str, str]], tmp_path: Path) -> None:
-    record, whole = tuned
+    record, complete = tuned
     count = there = 0
     for cut in cuts(record, tmp_path):
-        out = cut.place / OUT
-        assert out.exists() or cut.events < len(record.events), "it ended well, and the folder is not there"
-        assert not out.exists() or contents(out) == whole, cut
-        scratch = [path.parent for path in cut.place.rglob(f"*.partial/**/{MANIFEST}")]
-        assert not any(accepted(path) and contents(path) != contents_of(whole, path.name) for path in scratch), cut
+        out = cut.root / OUT
+        assert out.exists() or cut.events < len(record.events), "the conversion ended, and the folder is missing"
+        assert not out.exists() or contents(out) == complete, cut
+        scratch = [path.parent for path in cut.root.rglob(f"*.partial/**/{MANIFEST}")]
+        assert not any(accepted(path) and contents(path) != contents_of(complete, path.name) for path in scratch), cut
         count, there = count + 1, there + out.exists()
     assert count >= 300
     assert 0 < there < count
 
 
-def contents_of(whole: dict[str, str], target: str) -> dict[str, str]:
-    return {name.partition("/")[2]: sha256 for name, sha256 in whole.items() if name.startswith(f"{target}/")}
+def contents_of(complete: dict[str, str], engine: str) -> dict[str, str]:
+    return {name.partition("/")[2]: sha256 for name, sha256 in complete.items() if name.startswith(f"{engine}/")}
 
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """How many stored blocks were seen whole and how many were refused."""
+    """The number of stored blocks that were complete, and the number that were refused."""
 
-    whole: int
+    complete: int
     refused: int
 
 
 def read_blocks(
     record: Record, source: Path, options: ConvertOptions, tmp_path: Path, certain: list[int] | None
 ) -> Blocks:
-    """Read every stored block in every state; whole ones are equal, and the first `certain` ones after each event are there."""
+    """Read every stored block in every state; complete ones must be equal, and the first `certain[events]` must be there."""
     files = last_contents(record.events)
     store = BlockStore(tmp_path / "any", prepare(str(source), tmp_path / "x", options).checkpoint, BLOCKS)
     store.begin(json.loads(files["job.json"]))
     digests: dict[int, str] = {}
-    whole = refused = 0
+    complete = refused = 0
     for cut in cuts(record, tmp_path, seed=4, every=3):
-        store.folder = working_folder(cut.place / OUT)
-        for layer in () if (cut.place / OUT).exists() else range(BLOCKS):
+        store.folder = working_folder(cut.root / OUT)
+        for layer in () if (cut.root / OUT).exists() else range(BLOCKS):
             digest = ""
             try:
                 digest = store.read(layer).digest() if store.has(layer) else ""
@@ -137,8 +137,8 @@ def read_blocks(
                 refused += 1
             assert digest or certain is None or layer >= certain[cut.events], (cut, "a finished block is lost")
             assert not digest or digests.setdefault(layer, digest) == digest, cut
-            whole += bool(digest)
-    return Blocks(whole, refused)
+            complete += bool(digest)
+    return Blocks(complete, refused)
 
 
 def test_finished_blocks_are_kept(
@@ -147,35 +147,35 @@ def test_finished_blocks_are_kept(
     record, _ = tuned
     certain = finished_blocks(record.events)
     assert certain[-1] == BLOCKS
-    found = read_blocks(record, source, options, tmp_path, certain)
-    assert found.whole > 100
-    assert found.refused == 0, "a file has its name before its bytes are there"
+    blocks = read_blocks(record, source, options, tmp_path, certain)
+    assert blocks.complete > 100
+    assert blocks.refused == 0, "a file has its name before its bytes are there"
 
 
 def test_torn_blocks_are_not_trusted(
     tuned: tuple[Record, dict[str, str]], source: Path, options: ConvertOptions, tmp_path: Path
 ) -> None:
-    found = read_blocks(careless(tuned[0]), source, options, tmp_path, None)
-    assert found.refused > 20
-    assert found.whole > 0
+    blocks = read_blocks(careless(tuned[0]), source, options, tmp_path, None)
+    assert blocks.refused > 20
+    assert blocks.complete > 0
 
 
 def careless(record: Record) -> Record:
-    """The same work by writers that sync folders and forget the files."""
+    """The record of writers that sync folders but not files."""
     files = {event.child for event in record.events if isinstance(event, Bytes)}
     kept = [event for event in record.events if not isinstance(event, Sync) or event.child not in files]
     return Record(record.start, kept)
 
 
 def last_contents(events: list[Event]) -> dict[str, bytes]:
-    """What each file held in the end, by its last name."""
+    """The final contents of each file by its last name."""
     held = {event.child: event.content for event in events if isinstance(event, Bytes)}
     named = {event.child: event.new[1] for event in events if isinstance(event, Names) and event.new is not None}
     return {named[child]: content for child, content in held.items()}
 
 
 def finished_blocks(events: list[Event]) -> list[int]:
-    """How many blocks were certain after 0, 1, 2 ... events: their names had been synced."""
+    """The number of blocks whose names had been synced after 0, 1, 2 ... events."""
     names, finished = {ROOT: ""}, [0]
     for event in events:
         done = finished[-1]
@@ -190,22 +190,22 @@ def finished_blocks(events: list[Event]) -> list[int]:
 def test_the_same_command_continues_after_a_cut(
     tuned: tuple[Record, dict[str, str]], source: Path, options: ConvertOptions, tmp_path: Path
 ) -> None:
-    record, whole = tuned
+    record, complete = tuned
     every = (len(record.events) * EACH * SCALE // (6 * min(SCALE, 10))) | 1
     for cut in cuts(record, tmp_path, seed=5, every=every):
-        convert(source, cut.place / OUT, options)
-        assert contents(cut.place / OUT) == whole, cut
-        assert [path.name for path in (cut.place / OUT).parent.iterdir()] == ["out"]
+        convert(source, cut.root / OUT, options)
+        assert contents(cut.root / OUT) == complete, cut
+        assert [path.name for path in (cut.root / OUT).parent.iterdir()] == ["out"]
 
 
-def replaced(recorder: Recorder, source: Path, place: Path) -> tuple[Record, dict[str, str], dict[str, str]]:
-    """The record of a conversion over an older one; the contents before and after."""
-    place.mkdir()
-    convert(source, place / "out", ROUNDED)
-    before = contents(place / "out")
-    with recorder.recording(place) as record:
-        convert("demo", place / "out", ROUNDED)
-    return record, before, contents(place / "out")
+def replaced(recorder: Recorder, source: Path, root: Path) -> tuple[Record, dict[str, str], dict[str, str]]:
+    """The record of a conversion that replaces an older folder, and the contents before and after."""
+    root.mkdir()
+    convert(source, root / "out", ROUNDED)
+    before = contents(root / "out")
+    with recorder.recording(root) as record:
+        convert("demo", root / "out", ROUNDED)
+    return record, before, contents(root / "out")
 
 
 def test_a_folder_that_is_replaced_is_the_old_one_or_the_new_one(
@@ -214,12 +214,12 @@ def test_a_folder_that_is_replaced_is_the_old_one_or_the_new_one(
     record, before, after = replaced(recorder, source, tmp_path / "record")
     seen = []
     for cut in cuts(record, tmp_path, seed=6):
-        out = cut.place / "out"
-        if not out.exists():  # between two renames; the next conversion, even one that is refused, puts it back
+        out = cut.root / "out"
+        if not out.exists():  # between two renames; the next conversion restores it, even if it is refused
             with pytest.raises(OvroundError):
                 convert(source / "config.json", out, ROUNDED)
         if not out.exists():
-            (out,) = cut.place.glob(".out.*.partial/replaced")
+            (out,) = cut.root.glob(".out.*.partial/replaced")
         seen.append(contents(out))
         assert seen[-1] in (before, after), cut
         assert seen[-1] == after or cut.events < len(record.events)
@@ -228,13 +228,13 @@ def test_a_folder_that_is_replaced_is_the_old_one_or_the_new_one(
 
 
 def test_torn_folders_are_not_accepted(tuned: tuple[Record, dict[str, str]], tmp_path: Path) -> None:
-    """What the first test would see if the writers forgot to sync files."""
-    record, whole = tuned
+    """The states that the first test would read if the writers did not sync files."""
+    record, complete = tuned
     torn = 0
     for cut in cuts(careless(record), tmp_path, seed=7, every=3):
-        for target in ("openvino", "onnx"):
-            out = cut.place / OUT / target
-            if out.exists() and contents(out) != contents_of(whole, target):
+        for engine in ("openvino", "onnx"):
+            out = cut.root / OUT / engine
+            if out.exists() and contents(out) != contents_of(complete, engine):
                 torn += 1
                 assert not accepted(out), cut
     assert torn > 5

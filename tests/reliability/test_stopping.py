@@ -1,4 +1,4 @@
-"""A signal that comes where exceptions are dropped still ends the command, with its message and its status."""
+"""A signal that arrives where Python drops exceptions still ends the command, with its message and exit status."""
 
 from __future__ import annotations
 
@@ -61,29 +61,29 @@ app.main()
 
 def test_names_that_no_encoding_can_write_are_printed() -> None:
     code = "from ovround.cli import app; app.app = lambda: print('a\\ud800b'); app.main()"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (found.stdout, found.stderr) == ("a\\ud800b\n", "")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("a\\ud800b\n", "")
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("place", DROPS)
-def test_a_signal_is_not_lost(place: str, number: str) -> None:
-    lines = DROPS[place].strip("\n").splitlines()
+@pytest.mark.parametrize("situation", DROPS)
+def test_a_signal_is_not_lost(situation: str, number: str) -> None:
+    lines = DROPS[situation].strip("\n").splitlines()
     margin = len(lines[0]) - len(lines[0].lstrip())
     code = "\n".join(line[margin:] for line in lines)
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(number=number), code],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    said = {"SIGINT": "stopped", "SIGTERM": "terminated"}[number]
-    assert (found.stderr, found.stdout) == (f"{said}; nothing was kept\n", "")
-    assert found.returncode == 128 + signal.Signals[number]
+    message = {"SIGINT": "stopped", "SIGTERM": "terminated"}[number]
+    assert (done.stderr, done.stdout) == (f"{message}; nothing was kept\n", "")
+    assert done.returncode == 128 + signal.Signals[number]
 
 
-@pytest.mark.parametrize(("command", "said"), [("serve", "stopped"), ("convert", "stopped; nothing was kept")])
-def test_only_commands_that_write_say_what_is_left(command: str, said: str) -> None:
+@pytest.mark.parametrize(("command", "message"), [("serve", "stopped"), ("convert", "stopped; nothing was kept")])
+def test_only_commands_that_write_say_what_is_left(command: str, message: str) -> None:
     code = "import os, signal; from ovround.cli import app; app.app = lambda: os.kill(os.getpid(), signal.SIGINT); app.main()"
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, "--debug", command], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (found.returncode, found.stderr) == (130, f"{said}\n")
+    assert (done.returncode, done.stderr) == (130, f"{message}\n")

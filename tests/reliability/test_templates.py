@@ -1,4 +1,4 @@
-"""Hostile chat templates: refused in a second or so and 256 MB, and the next chat is answered."""
+"""Hostile chat templates are refused within about a second and 256 MB, and the next chat is answered."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_hostile_template_is_refused_in_time(name: str) -> None:
         ChatTemplate(HOSTILE[name], {}).render(CHAT)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert used.ru_utime + used.ru_stime - spent.ru_utime - spent.ru_stime < LIMITS.template_cpu_s + 1.5
-    # A child's highest memory begins with what this process has: Linux hands it on through fork and exec.
+    # A child's peak memory starts with this process's peak, because Linux keeps it through fork and exec.
     mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert used.ru_maxrss < max(2 * LIMITS.template_memory_bytes // 1024, spent.ru_maxrss + 1, mine + 1)
     assert time.monotonic() - start < LIMITS.template_wait_s + 10
@@ -63,7 +63,7 @@ def test_the_next_chat_finds_a_new_process() -> None:
 
 
 def test_bounds_count_for_one_chat_alone() -> None:
-    """A process lives for many chats; each has its second."""
+    """A process renders many chats, and the time limit applies to each chat."""
     template = ChatTemplate("{% for a in range(2000) %}{% for b in range(200) %}{% endfor %}{% endfor %}ok", {})
     for _ in range(40):
         assert template.render(CHAT) == "ok"
@@ -72,8 +72,8 @@ def test_bounds_count_for_one_chat_alone() -> None:
 def test_what_is_given_arrives_as_it_is() -> None:
     template = ChatTemplate("{{ messages[0].content }}{{ extra | tojson }}{{ bos_token }}", {"bos_token": "<s>"})
     text = 'line\nnext\r\t"\\ \0 \U0001f600 é \u2028 {{ 1 }}'
-    found = template.render([{"role": "user", "content": text}], variables={"extra": {"a": [1, 2.5, None, True]}})
-    assert found == text + '{"a": [1, 2.5, null, true]}<s>'
+    rendered = template.render([{"role": "user", "content": text}], variables={"extra": {"a": [1, 2.5, None, True]}})
+    assert rendered == text + '{"a": [1, 2.5, null, true]}<s>'
 
 
 def test_an_argument_of_ours_cannot_be_replaced() -> None:

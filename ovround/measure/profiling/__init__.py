@@ -1,1 +1,1 @@
-"""What one linear layer costs on a device: the table that a budget in milliseconds adds up, and how it is measured."""
+"""Latency of linear layers on a device: the measurement, and the table from which a latency budget is allocated."""

@@ -1,4 +1,4 @@
-"""`measure`: the latency table of a model's linear layers on this device, from graphs that hold nothing else."""
+"""The latency table of a model's linear layers on this device, measured on graphs of linear layers alone."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
 
 Shape = tuple[int, int]
 OnShape = Callable[[Shape, int, int], None]
-"""Told the shape that is about to be measured, its number, and the number of shapes."""
+"""Receives the shape that is measured next, its index, and the number of shapes."""
 
 _LEAST_COPIES, _MOST_COPIES = 4, 256
-_MOST_BYTES = 512 << 20  # of the copies of one weight
+_MOST_BYTES = 512 << 20  # of all copies of one weight
 _WARM_UP_RUNS = 2
 _LINEAR = "linear.weight"  # the name for sizes: neither an embedding nor an expert
 _LIBRARIES = {"openvino": "openvino", "onnx": "onnxruntime"}
@@ -50,12 +50,12 @@ def measure(
     repeat: int = 15,
     on_shape: OnShape | None = None,
 ) -> LatencyTable:
-    """Median milliseconds of one token through each shape of linear layer of `model`, the head included, at each of the bits.
+    """Median milliseconds of one token through each shape of linear layer of `model`, head included, at each bit width.
 
-    A single weight would stay in the cache, where decoding never finds it: each graph holds distinct copies of it, as many
-    bytes as decoding reads before it comes back (all linear layers at these bits), but no more than twice the last cache.
-    Runs at different bits alternate, so that a disturbance meets all of them. Widths that the format stores alike are
-    measured once. Raises UsageError, EngineError, and what opening a checkpoint raises.
+    A single weight would stay in the cache, but decoding always reads it from memory. So each graph holds distinct copies
+    of the weight: as many bytes as all linear layers take at these bits, but at most twice the last-level cache. Runs at
+    different bits alternate, so that a disturbance affects all of them. Widths that the format stores alike are measured
+    once. Raises UsageError, EngineError, and the errors of `open_checkpoint`.
     """
     if format not in TARGETS:
         raise UsageError(f"format is `{format}`; allowed: {', '.join(TARGETS)}")
@@ -91,10 +91,10 @@ def measure(
     for number, shape in enumerate(shapes):
         if on_shape is not None:
             on_shape(shape, number, len(shapes))
-        alike = {stored[shape, bits]: bits for bits in schemes}  # the widest of those that take the same bytes
+        alike = {stored[shape, bits]: bits for bits in schemes}  # the widest of the widths that take the same bytes
         weights = {bits: _weight(shape, schemes[bits], dtype) for bits in alike.values()}
         copies = {
-            bits: _copies(stored[shape, bits], sum(stored[one, bits] * count for one, count in shapes.items()))
+            bits: _copies(stored[shape, bits], sum(stored[other, bits] * count for other, count in shapes.items()))
             for bits in weights
         }
         medians = _medians(probe, weights, copies, device, threads, repeat)
@@ -106,16 +106,16 @@ def measure(
 
 
 def linear_shapes(decoder: Decoder) -> dict[Shape, int]:
-    """The shapes `[N, K]` of what a decoded token is multiplied by, the head last, and how often each occurs."""
-    found: Counter[Shape] = Counter()
+    """The shapes `[N, K]` of all linear layers of a decoding step, the head last, with the number of layers of each."""
+    counts: Counter[Shape] = Counter()
     for layer in range(decoder.config.num_hidden_layers):
         tensors = decoder.tensors(layer)
         for name in decoder.linears(layer):
             rows, columns = tensors[f"{name}.weight"]
-            found[rows, columns] += 1
+            counts[rows, columns] += 1
     rows, columns = decoder.tensors()[f"{decoder.head_at}.weight"]
-    found[rows, columns] += 1
-    return dict(found)
+    counts[rows, columns] += 1
+    return dict(counts)
 
 
 def _copies(size_bytes: int, model_bytes: int) -> int:
@@ -131,7 +131,7 @@ def _medians(
     threads: int | None,
     repeat: int,
 ) -> dict[int, float]:
-    """Milliseconds a product by bits."""
+    """Median milliseconds of one product at each bit width."""
     seconds: dict[int, list[float]] = {bits: [] for bits in weights}
     with ExitStack() as stack:
         runs = {}
@@ -149,7 +149,7 @@ def _medians(
 
 
 def _weight(shape: Shape, scheme: QuantScheme | None, dtype: FloatType) -> QTensor | FloatTensor:
-    """Random levels; what they are worth does not change how long they take."""
+    """A weight of random levels; their values do not change the latency."""
     rng = np.random.default_rng(0)
     rows, columns = shape
     if scheme is None:
@@ -163,7 +163,7 @@ def _weight(shape: Shape, scheme: QuantScheme | None, dtype: FloatType) -> QTens
 
 
 def _rolled(weight: QTensor | FloatTensor, number: int) -> QTensor | FloatTensor:
-    """The same weight with its rows moved by `number`: other bytes, so that engines cannot keep one for all."""
+    """The weight with its rows rotated by `number`: other bytes, so that an engine cannot share one constant for all copies."""
     if isinstance(weight, FloatTensor):
         return FloatTensor(np.roll(weight.data, number, axis=0), weight.dtype)
     return QTensor(np.roll(weight.codes, number, axis=0), weight.scales, weight.zero_points, weight.bits)

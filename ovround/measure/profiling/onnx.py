@@ -22,9 +22,9 @@ from ovround.tensors.qtensor import QTensor
 def compiled(
     folder: Path, weights: Sequence[QTensor | FloatTensor], device: str, threads: int | None
 ) -> Callable[[], object]:
-    """A call that multiplies one token by every weight, one after the other; `folder` is used for the graph's files.
+    """A function that multiplies one token by every weight in turn; `folder` receives the graph's files.
 
-    Each product has an input of its own, so that none can be merged with another. Raises EngineError.
+    Each product has its own input, so that the engine cannot merge two. Raises EngineError.
     """
     device_name(device)
     file = DataFile(folder / "probe.onnx.data")
@@ -42,12 +42,12 @@ def compiled(
     path = folder / "probe.onnx"
     path.write_bytes(onnx.helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opsets).SerializeToString())
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors are raised
+    options.log_severity_level = 3  # errors only; those are raised as well
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except RuntimeError as error:  # the base of all of ONNX Runtime's errors
+    except RuntimeError as error:  # the base class of ONNX Runtime's errors
         raise EngineError(f"ONNX Runtime {ort.__version__} cannot run linear layers: {error}") from error
     tokens = {f"x{n}": np.full((1, 1, w.shape[1]), 0.5, np.float32) for n, w in enumerate(weights)}
     return lambda: session.run(None, tokens)
@@ -56,7 +56,9 @@ def compiled(
 def device_name(device: str) -> str:
     """The processor's name; raises EngineError for any device but CPU."""
     if device != "CPU":
-        raise EngineError(f"ONNX Runtime is used on CPU only, not on `{device}`", hint="--format openvino has others")
+        raise EngineError(
+            f"ONNX Runtime is used on CPU only, not on `{device}`", hint="--format openvino has other devices"
+        )
     return machine().cpu
 
 

@@ -21,9 +21,9 @@ from ovround.tensors.qtensor import QTensor
 def compiled(
     folder: Path, weights: Sequence[QTensor | FloatTensor], device: str, threads: int | None
 ) -> Callable[[], object]:
-    """A call that multiplies one token by every weight, one after the other; `folder` is used for the graph's files.
+    """A function that multiplies one token by every weight in turn; `folder` receives the graph's files.
 
-    Each product has an input of its own, so that none can be merged with another. Raises EngineError.
+    Each product has its own input, so that the engine cannot merge two. Raises EngineError.
     """
     file = ConstantFile(folder / "probe.bin")
     inputs, results = [], []
@@ -53,7 +53,7 @@ def compiled(
 
 
 def device_name(device: str) -> str:
-    """The device's own name; raises EngineError where there is no such device."""
+    """The full name of a device; raises EngineError for a device that does not exist."""
     core = ov.Core()
     try:
         return str(core.get_property(device, "FULL_DEVICE_NAME"))

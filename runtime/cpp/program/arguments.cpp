@@ -80,16 +80,16 @@ std::string read(const std::string& path) {
 }  // namespace
 
 Arguments parse(const std::vector<std::string>& arguments) {
-    Arguments found;
-    auto& load = found.load;
-    auto& sampling = found.sampling;
+    Arguments parsed;
+    auto& load = parsed.load;
+    auto& sampling = parsed.sampling;
     std::vector<std::string> plain;
     const std::map<std::string, std::function<void()>> switches{
-        {"--help", [&] { found.help = true; }},
-        {"--version", [&] { found.version = true; }},
-        {"--bench", [&] { found.bench = true; }},
-        {"--chat", [&] { found.chat = true; }},
-        {"--json", [&] { found.json = true; }},
+        {"--help", [&] { parsed.help = true; }},
+        {"--version", [&] { parsed.version = true; }},
+        {"--bench", [&] { parsed.bench = true; }},
+        {"--chat", [&] { parsed.chat = true; }},
+        {"--json", [&] { parsed.json = true; }},
         {"--exact", [&] { load.exact = true; }},
         {"--default", [&] { load.exact = false; }},
         {"--verify", [&] { load.check_contents = true; }},
@@ -114,7 +114,7 @@ Arguments parse(const std::vector<std::string>& arguments) {
          [&](Text, Text text) {
              sampling.grammar = {ovround::Grammar::Kind::regex, text};
          }},
-        {"--json-schema", [&](Text, Text text) { found.json_schema = text; }},
+        {"--json-schema", [&](Text, Text text) { parsed.json_schema = text; }},
         {"--draft-model", [&](Text, Text text) { load.draft_model = text; }},
         {"--device", [&](Text, Text text) { load.device = text; }},
         {"-d", [&](Text, Text text) { load.device = text; }},
@@ -123,14 +123,14 @@ Arguments parse(const std::vector<std::string>& arguments) {
         {"--llguidance", [&](Text, Text text) { load.llguidance_library = text; }},
         {"--threads", [&](Text name, Text text) { load.threads = number<int>(name, text); }},
         {"--tokenizers", [&](Text, Text text) { load.tokenizers_library = text; }},
-        {"--prompt-tokens", [&](Text name, Text text) { found.prompt_tokens = number<std::size_t>(name, text); }},
-        {"--new-tokens", [&](Text name, Text text) { found.new_tokens = number<std::size_t>(name, text); }},
-        {"--repeat", [&](Text name, Text text) { found.repeat = number<std::size_t>(name, text); }},
+        {"--prompt-tokens", [&](Text name, Text text) { parsed.prompt_tokens = number<std::size_t>(name, text); }},
+        {"--new-tokens", [&](Text name, Text text) { parsed.new_tokens = number<std::size_t>(name, text); }},
+        {"--repeat", [&](Text name, Text text) { parsed.repeat = number<std::size_t>(name, text); }},
     };
-    for (std::size_t place = 0; place < arguments.size(); ++place) {
-        const std::string& argument = arguments[place];
+    for (std::size_t index = 0; index < arguments.size(); ++index) {
+        const std::string& argument = arguments[index];
         if (argument == "--") {
-            plain.insert(plain.end(), arguments.begin() + static_cast<std::ptrdiff_t>(place) + 1, arguments.end());
+            plain.insert(plain.end(), arguments.begin() + static_cast<std::ptrdiff_t>(index) + 1, arguments.end());
             break;
         }
         if (argument.rfind("--", 0) != 0 && argument != "-d") {
@@ -145,29 +145,29 @@ Arguments parse(const std::vector<std::string>& arguments) {
             throw Error(ErrorCode::usage, "there is no option `" + name + "`", "ovround-run --help lists them");
         } else if (equals != std::string::npos) {
             options.at(name)(name, argument.substr(equals + 1));
-        } else if (place + 1 == arguments.size()) {
+        } else if (index + 1 == arguments.size()) {
             throw Error(ErrorCode::usage, name + " needs a value");
         } else {
-            options.at(name)(name, arguments[++place]);
+            options.at(name)(name, arguments[++index]);
         }
     }
-    if (found.help || found.version) {
-        return found;
+    if (parsed.help || parsed.version) {
+        return parsed;
     }
-    const std::size_t needed = found.bench ? 1 : 2;
+    const std::size_t needed = parsed.bench ? 1 : 2;
     if (plain.size() != needed) {
         throw Error(ErrorCode::usage,
                     std::to_string(plain.size()) + " arguments; " +
-                        (found.bench ? "FOLDER is needed" : "FOLDER and PROMPT are needed"),
+                        (parsed.bench ? "FOLDER is needed" : "FOLDER and PROMPT are needed"),
                     "ovround-run --help says more");
     }
-    if (!found.json_schema.empty()) {
+    if (!parsed.json_schema.empty()) {
         if (sampling.grammar) {
             throw Error(ErrorCode::usage, "--regex and --json-schema are both given; an answer has one form");
         }
-        sampling.grammar = {ovround::Grammar::Kind::json_schema, read(found.json_schema)};
+        sampling.grammar = {ovround::Grammar::Kind::json_schema, read(parsed.json_schema)};
     }
-    found.folder = plain[0];
-    found.prompt = found.bench ? "" : plain[1];
-    return found;
+    parsed.folder = plain[0];
+    parsed.prompt = parsed.bench ? "" : plain[1];
+    return parsed;
 }

@@ -14,7 +14,7 @@ struct Arguments {
     bool json = false;
     std::string folder;
     std::string prompt;
-    std::string json_schema;  // a file
+    std::string json_schema;  // a file name
     ovround::LoadOptions load;
     ovround::SamplingOptions sampling;
     std::size_t prompt_tokens = 128;
@@ -24,5 +24,5 @@ struct Arguments {
 
 extern const char* const kUsage;
 
-// Throws ovround::Error(usage) naming the argument.
+// Throws ovround::Error(usage) that names the argument.
 Arguments parse(const std::vector<std::string>& arguments);

@@ -20,10 +20,10 @@ double measure_read_bandwidth(std::size_t threads) {
         for (std::size_t worker = 0; worker < threads; ++worker) {
             workers.emplace_back([&, first = words.data() + worker * share] {
                 uint64_t bits = 0;
-                for (std::size_t place = 0; place < share; ++place) {
-                    bits |= first[place];
+                for (std::size_t index = 0; index < share; ++index) {
+                    bits |= first[index];
                 }
-                together |= bits;  // or the compiler leaves the loop out
+                together |= bits;  // without this the compiler removes the loop
             });
         }
         for (auto& worker : workers) {

@@ -2,5 +2,5 @@
 
 #include <cstddef>
 
-// Bytes per second that `threads` threads read from main memory; ovround/measure/bandwidth.py does the same.
+// Bytes per second that `threads` threads read from main memory, measured as ovround/measure/bandwidth.py does.
 double measure_read_bandwidth(std::size_t threads);

@@ -18,13 +18,13 @@ namespace {
 
 constexpr std::size_t kWarmUpRuns = 1;
 
-// Between two values, as numpy.percentile does by default.
+// A percentile with linear interpolation, the default of numpy.percentile.
 double percentile(std::vector<double> values, double percent) {
     std::sort(values.begin(), values.end());
-    const double place = percent / 100.0 * static_cast<double>(values.size() - 1);
-    const auto low = static_cast<std::size_t>(place);
+    const double rank = percent / 100.0 * static_cast<double>(values.size() - 1);
+    const auto low = static_cast<std::size_t>(rank);
     const std::size_t high = std::min(low + 1, values.size() - 1);
-    return values[low] + (values[high] - values[low]) * (place - std::floor(place));
+    return values[low] + (values[high] - values[low]) * (rank - std::floor(rank));
 }
 
 nlohmann::json peak_memory_bytes() {
@@ -75,7 +75,7 @@ nlohmann::json bench(const Arguments& arguments) {
             return true;
         });
     }
-    const auto peak = peak_memory_bytes();  // before the bandwidth test, which needs memory of its own
+    const auto peak = peak_memory_bytes();  // before the bandwidth test, which allocates memory itself
     const auto threads = arguments.load.threads > 0 ? static_cast<std::size_t>(arguments.load.threads)
                                                     : std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
     const double bandwidth = measure_read_bandwidth(threads);

@@ -4,5 +4,6 @@
 
 #include "arguments.hpp"
 
-// The fields of Python's BenchResult: batch 1, greedy, a random prompt; one run before the measured ones warms up.
+// The fields of Python's BenchResult, for batch 1, greedy, and a random prompt; a first run warms up and is not
+// counted.
 nlohmann::json bench(const Arguments& arguments);

@@ -1,4 +1,4 @@
-// ovround-run: one answer, streamed to stdout, or a measurement. Results go to stdout, messages to stderr.
+// ovround-run: streams one answer to stdout, or measures speed. Results go to stdout, messages to stderr.
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -29,8 +29,8 @@ json as_json(const std::optional<std::vector<ovround::TokenLogprobs>>& positions
         return nullptr;
     }
     json list = json::array();
-    for (const auto& one : *positions) {
-        list.push_back({{"token_id", one.token_id}, {"logprob", one.logprob}, {"top", one.top}});
+    for (const auto& position : *positions) {
+        list.push_back({{"token_id", position.token_id}, {"logprob", position.logprob}, {"top", position.top}});
     }
     return list;
 }

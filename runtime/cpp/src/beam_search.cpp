@@ -11,7 +11,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 struct Answer {
-    double score = 0.0;  // a sum of log-probabilities; of a closed answer, over its length to the penalty
+    double score = 0.0;  // the sum of log-probabilities; for a closed answer, divided by its length to the penalty
     std::vector<int64_t> token_ids;
 };
 
@@ -43,7 +43,7 @@ class Search {
 public:
     Search(Engine& engine, Request& request) : engine_(engine), request_(request), running_(1) {}
 
-    // One token more; whether the search goes on.
+    // Appends one token to each answer; returns whether the search continues.
     bool step(const float* logits, double length) {
         const std::size_t beams = request_.beams;
         const std::size_t size = engine_.vocab_size();
@@ -52,7 +52,7 @@ public:
         std::vector<Answer> running;
         rows_.clear();
         newest_.clear();
-        const auto places = largest_places(scores_, beams + beams * request_.distinct_end_tokens());
+        const auto places = largest_indices(scores_, beams + beams * request_.distinct_end_tokens());
         for (std::size_t rank = 0; rank < places.size(); ++rank) {
             const auto token = static_cast<int64_t>(places[rank] % size);
             const bool ends = request_.is_end(token);
@@ -82,7 +82,7 @@ public:
         return engine_.decode(newest_);
     }
 
-    // The search ends before it is decided.
+    // Ends the search early.
     void close_all(double length) {
         const double worth = std::pow(length, request_.length_penalty);
         for (auto& answer : running_) {
@@ -103,8 +103,8 @@ private:
     std::vector<Answer> running_;
     std::vector<Answer> closed_;
     std::vector<double> scores_;     // [B, V]
-    std::vector<std::size_t> rows_;  // that the running answers continue
-    std::vector<int64_t> newest_;    // their last tokens
+    std::vector<std::size_t> rows_;  // the rows of the cache that the unfinished answers continue
+    std::vector<int64_t> newest_;    // the last tokens of the unfinished answers
 };
 
 }  // namespace

@@ -14,22 +14,22 @@ struct ovround_llm {
 
 namespace {
 
-// As C reads them: `top` of each position lies in one list.
+// Log-probabilities in the layout of the C API: one list holds the `top` entries of all positions.
 struct Positions {
     explicit Positions(const std::optional<std::vector<ovround::TokenLogprobs>>& from) {
         if (!from) {
             return;
         }
-        for (const auto& one : *from) {
-            for (const auto& [token, logprob] : one.top) {
+        for (const auto& position : *from) {
+            for (const auto& [token, logprob] : position.top) {
                 likeliest.push_back({token, logprob});
             }
         }
         const auto* top = likeliest.data();
-        list.reserve(from->size() + 1);  // never NULL
-        for (const auto& one : *from) {
-            list.push_back({one.token_id, one.logprob, top, one.top.size()});
-            top += one.top.size();
+        list.reserve(from->size() + 1);  // so that data() is never NULL
+        for (const auto& position : *from) {
+            list.push_back({position.token_id, position.logprob, top, position.top.size()});
+            top += position.top.size();
         }
     }
 
@@ -67,14 +67,14 @@ ovround_status failed(ovround_status status, const char* message, const char* hi
     try {
         last_error = message;
         last_hint = hint;
-    } catch (...) {  // no memory for the words either
+    } catch (...) {  // no memory for the message either
         last_error.clear();
         last_hint.clear();
     }
     return status;
 }
 
-// The border: `work` may throw, the caller gets a status.
+// Runs `work`, which may throw, and returns a status to the C caller.
 template <typename Work>
 ovround_status guarded(const Work& work) noexcept {
     try {
@@ -269,9 +269,9 @@ void ovround_cancel(ovround_llm* llm) { llm->llm.cancel(); }
 ovround_status ovround_encode(ovround_llm* llm, const char* text, int add_special_tokens, int64_t* ids, size_t capacity,
                               size_t* count) {
     return guarded([&] {
-        const auto found = given(llm, "llm")->llm.encode(given(text, "text"), add_special_tokens != 0);
-        *given(count, "count") = found.size();
-        std::copy_n(found.begin(), std::min(capacity, found.size()), capacity == 0 ? ids : given(ids, "ids"));
+        const auto encoded = given(llm, "llm")->llm.encode(given(text, "text"), add_special_tokens != 0);
+        *given(count, "count") = encoded.size();
+        std::copy_n(encoded.begin(), std::min(capacity, encoded.size()), capacity == 0 ? ids : given(ids, "ids"));
     });
 }
 

@@ -8,46 +8,46 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The text of the template, of the first file that has one.
+// The template's text, from the first file that has one.
 std::optional<std::string> template_source(const fs::path& folder) {
     if (fs::is_regular_file(folder / "chat_template.jinja")) {
         return read_text(folder / "chat_template.jinja");
     }
     for (const char* name : {"tokenizer_config.json", "chat_template.json"}) {
         const auto config = read_object(folder / name, true);
-        nlohmann::json found = config.value("chat_template", nlohmann::json());
-        if (found.is_array()) {
+        nlohmann::json chat_template = config.value("chat_template", nlohmann::json());
+        if (chat_template.is_array()) {
             nlohmann::json chosen;
-            for (const auto& one : found) {
-                if (chosen.is_null() && one.is_object() && one.value("name", nlohmann::json()) == "default") {
-                    chosen = one.value("template", nlohmann::json());
+            for (const auto& entry : chat_template) {
+                if (chosen.is_null() && entry.is_object() && entry.value("name", nlohmann::json()) == "default") {
+                    chosen = entry.value("template", nlohmann::json());
                 }
             }
-            found = chosen;
+            chat_template = chosen;
         }
-        if (found.is_string()) {
-            return found.get<std::string>();
+        if (chat_template.is_string()) {
+            return chat_template.get<std::string>();
         }
     }
     return std::nullopt;
 }
 
-// The named special tokens: of tokenizer_config.json, in older folders also of special_tokens_map.json.
+// The named special tokens, from tokenizer_config.json and in older folders from special_tokens_map.json.
 Value special_tokens(const fs::path& folder) {
     auto config = read_object(folder / "tokenizer_config.json", true);
     if (!config.contains("added_tokens_decoder")) {
         config.update(read_object(folder / "special_tokens_map.json", true));
     }
-    Value found = Value::object();
+    Value tokens = Value::object();
     for (const char* name :
          {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
         const auto token = config.value(name, nlohmann::json());
         const auto text = token.is_object() ? token.value("content", nlohmann::json()) : token;
         if (text.is_string() && text != "") {
-            found[name] = text.get<std::string>();
+            tokens[name] = text.get<std::string>();
         }
     }
-    return found;
+    return tokens;
 }
 
 }  // namespace

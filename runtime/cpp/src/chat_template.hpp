@@ -1,6 +1,7 @@
-// Chat templates: the part of Jinja2 that docs/guides/cpp.md lists, with transformers' settings.
+// Chat templates: the subset of Jinja2 that docs/guides/cpp.md lists, configured as transformers configures it.
 //
-// A template is foreign code. It can read only its input; its steps, its nesting and the size of its text are limited.
+// A template is code from the model's author. It can read only its inputs; its steps, nesting and output size are
+// limited.
 #pragma once
 
 #include <filesystem>
@@ -14,10 +15,10 @@ namespace ovround {
 
 class ChatTemplate {
 public:
-    // Error(artifact), naming the line, for what cannot be read.
+    // Throws Error(artifact) that names the line if the template cannot be parsed.
     ChatTemplate(const std::string& source, Value special_tokens);
 
-    // Error(generation) with the template's words when it refuses the messages.
+    // Throws Error(generation) with the template's own message if it rejects the chat.
     std::string render(const std::vector<Message>& messages, bool add_generation_prompt) const;
 
 private:
@@ -25,7 +26,7 @@ private:
     Value special_tokens_;
 };
 
-// The template of a folder: of chat_template.jinja, tokenizer_config.json, then chat_template.json.
+// The template of a folder, from chat_template.jinja, tokenizer_config.json or chat_template.json, in this order.
 std::optional<ChatTemplate> read_chat_template(const std::filesystem::path& folder);
 
 }  // namespace ovround

@@ -18,7 +18,7 @@ bool is(const NodePointer& node, std::string_view type, std::size_t inputs) {
     return node->get_type_name() == type && node->get_input_size() == inputs;
 }
 
-// A constant's elements; empty where `node` is none of that type.
+// A constant's elements; empty if `node` is not a constant of that type.
 template <typename T>
 std::vector<T> elements(const NodePointer& node) {
     const auto constant = ov::as_type_ptr<ov::op::v0::Constant>(node);
@@ -39,13 +39,13 @@ bool replaces(const NodePointer& node, std::string_view pattern, std::string_vie
 }
 
 struct Steps {
-    NodePointer vocabulary;  // nothing for a graph of other steps
+    NodePointer vocabulary;  // null for a graph with other steps
     bool shows_spaces = false;
     bool has_bytes = false;
     bool strips_space = false;
 };
 
-// The steps from the text back to the tokens, each at most once.
+// The graph's steps from the text back to the tokens; each occurs at most once.
 Steps read_steps(const ov::Model& detokenizer) {
     Steps steps;
     if (detokenizer.get_results().size() != 1) {
@@ -84,8 +84,8 @@ Steps read_steps(const ov::Model& detokenizer) {
 }
 
 std::string with_spaces(std::string token) {
-    for (auto place = token.find(kSpace); place != std::string::npos; place = token.find(kSpace, place + 1)) {
-        token.replace(place, kSpace.size(), " ");
+    for (auto index = token.find(kSpace); index != std::string::npos; index = token.find(kSpace, index + 1)) {
+        token.replace(index, kSpace.size(), " ");
     }
     return token;
 }

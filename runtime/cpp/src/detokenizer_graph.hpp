@@ -1,4 +1,4 @@
-// The texts of all tokens from a detokenizer's graph, so that the graph need not run for each token.
+// Reads each token's text from a detokenizer's graph, so that the graph need not run for every token.
 #pragma once
 
 #include <memory>
@@ -9,14 +9,14 @@
 
 namespace ovround {
 
-// The tokens of `detokenizer` where its graph, as openvino_tokenizers writes it, joins them and does nothing else:
+// The token texts of `detokenizer`, if its graph only joins them, as openvino_tokenizers writes it:
 //
 //     VocabDecoder, [replace the visible space], [ByteFallback], FuzeRagged, [strip a space], [UTF8Validate]
 //
-// Nothing for any other graph, such as one that cleans up spaces: it has to be run.
+// Empty for any other graph, such as one that cleans up spaces; such a graph must run.
 std::optional<TokenTexts> read_token_texts(const ov::Model& detokenizer);
 
-// Whether `token` stands for a byte: <0xE2>.
+// Whether `token` represents a byte, such as <0xE2>.
 bool is_byte_token(std::string_view token);
 
 }  // namespace ovround

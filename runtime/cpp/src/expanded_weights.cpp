@@ -24,9 +24,9 @@ constexpr std::size_t kCodeRows = 64;
 constexpr std::size_t kTileRows = 16;
 constexpr std::size_t kRun = 32;  // inputs
 constexpr std::size_t kMostBooks = 64;
-constexpr std::size_t kMostRows = std::size_t{1} << 26;  // and inputs: sizes below are their products
+constexpr std::size_t kMostRows = std::size_t{1} << 26;  // also of inputs, so that products of sizes cannot overflow
 
-// The operator as far as a graph states it: computed by nobody.
+// A placeholder for the operator's node in a graph; it is never computed.
 class Placeholder final : public ov::op::Op {
 public:
     OPENVINO_OP("QuantizedLinear", "ovround")
@@ -62,7 +62,8 @@ private:
     int64_t inputs_ = 0;
 };
 
-// What makes placeholders of a graph's nodes. Not ov::OpExtension, whose constructor calls a virtual method.
+// Creates placeholders for a graph's nodes. It does not derive from ov::OpExtension, whose constructor calls a virtual
+// method.
 class PlaceholderExtension final : public ov::BaseOpExtension {
 public:
     const ov::DiscreteTypeInfo& get_type_info() const override { return Placeholder::get_type_info_static(); }
@@ -77,7 +78,7 @@ public:
     std::vector<ov::Extension::Ptr> get_attached_extensions() const override { return {}; }
 };
 
-// The constants of one node, u8.
+// The u8 constants of one node.
 struct Part {
     const uint8_t* bytes;
     ov::Shape shape;
@@ -95,8 +96,8 @@ void need(bool good, const char* what) {
     }
 }
 
-Part part(const ov::Node& node, std::size_t place) {
-    const auto* constant = dynamic_cast<const Constant*>(node.input_value(place).get_node());
+Part part(const ov::Node& node, std::size_t index) {
+    const auto* constant = dynamic_cast<const Constant*>(node.input_value(index).get_node());
     need(constant != nullptr && constant->get_element_type() == ov::element::u8, "a part is not made of bytes");
     return {constant->get_data_ptr<uint8_t>(), constant->get_shape(), constant->get_byte_size()};
 }
@@ -109,7 +110,7 @@ std::shared_ptr<ov::Node> as_float32(const std::shared_ptr<ov::Node>& node) {
     return std::make_shared<Convert>(node, ov::element::f32);
 }
 
-// Each value is summed and scaled in float32, and rounded to float16.
+// Each value is summed and scaled in float32, then rounded to float16.
 Expanded expand_codebook(const Part& codes, const Part& codebooks, const Part& scales, std::size_t rows,
                          std::size_t columns) {
     need(codes.shape.size() == 4 && codebooks.shape.size() == 5 && codebooks.size > 0, "its parts have other shapes");
@@ -136,13 +137,13 @@ Expanded expand_codebook(const Part& codes, const Part& codebooks, const Part& s
                 const std::size_t code = stored[0] + (code_bytes > 1 ? std::size_t{256} * stored[1] : 0);
                 need(code < entries, "a code is beyond its codebook");
                 const uint8_t* entry = codebooks.bytes + (book * entries + code) * sums.size() * 2;
-                for (std::size_t place = 0; place < sums.size(); ++place) {
-                    sums[place] += static_cast<float>(half(entry + 2 * place));
+                for (std::size_t index = 0; index < sums.size(); ++index) {
+                    sums[index] += static_cast<float>(half(entry + 2 * index));
                 }
             }
-            for (std::size_t place = 0; place < sums.size(); ++place) {
-                weight[(group * high + place / wide) * columns + vector * wide + place % wide] =
-                    ov::float16(sums[place] * scale);
+            for (std::size_t index = 0; index < sums.size(); ++index) {
+                weight[(group * high + index / wide) * columns + vector * wide + index % wide] =
+                    ov::float16(sums[index] * scale);
             }
         }
     }
@@ -150,7 +151,7 @@ Expanded expand_codebook(const Part& codes, const Part& codebooks, const Part& s
     return {as_float32(constant), constant->get_byte_size()};
 }
 
-// The integer of a row and an input; `bits` is 2, 3 or 4.
+// The integer at a row and an input; `bits` is 2, 3 or 4.
 uint8_t integer(const uint8_t* codes, std::size_t bits, std::size_t runs, std::size_t row, std::size_t input) {
     const uint8_t* bytes =
         codes + (row / kTileRows * runs + input / kRun) * bits * 64 + row % kTileRows * 4 + input % 4;
@@ -166,13 +167,13 @@ uint8_t integer(const uint8_t* codes, std::size_t bits, std::size_t runs, std::s
 
 std::shared_ptr<Constant> nibbles(const std::vector<uint8_t>& values, const ov::Shape& shape) {
     std::vector<uint8_t> packed((values.size() + 1) / 2);
-    for (std::size_t place = 0; place < values.size(); ++place) {
-        packed[place / 2] |= static_cast<uint8_t>(values[place] << (place % 2 * 4));
+    for (std::size_t index = 0; index < values.size(); ++index) {
+        packed[index / 2] |= static_cast<uint8_t>(values[index] << (index % 2 * 4));
     }
     return std::make_shared<Constant>(ov::element::u4, shape, packed.data());
 }
 
-// The chain of a 4-bit weight, as `ovround convert` writes it without native weights: the same integers.
+// The nodes of a 4-bit weight with the same integers, as `ovround convert` writes it without native weights.
 Expanded expand_integers(const Part& codes, const Part& scales, const Part& zero_points, std::size_t bits,
                          std::size_t rows, std::size_t columns) {
     need(bits >= 2 && bits <= 4, "integers of 2, 3 and 4 bits can be expanded");
@@ -233,8 +234,8 @@ std::string expand_weights(ov::Model& model, const std::string& path) {
         }
         try {
             const Expanded expanded = expand(*node);
-            for (const std::size_t place : {1U, 2U, 3U}) {
-                before += part(*node, place).size;
+            for (const std::size_t index : {1U, 2U, 3U}) {
+                before += part(*node, index).size;
             }
             const auto product =
                 std::make_shared<ov::op::v0::MatMul>(node->input_value(0), expanded.weight, false, true);

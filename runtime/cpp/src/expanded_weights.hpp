@@ -1,5 +1,5 @@
-// Weights for the native operator as plain constants, where its library is missing; runtime/engines/native/operator.py does the
-// same, and ovround/tensors/native_layout.py says how they lie in memory.
+// Expands weights of the native operator to plain constants if its library is missing, as
+// runtime/engines/native/operator.py does. ovround/tensors/native_layout.py defines their layout.
 #pragma once
 
 #include <openvino/openvino.hpp>
@@ -7,11 +7,11 @@
 
 namespace ovround {
 
-// Let `core` read models with such weights.
+// Makes `core` able to read models with such weights.
 void add_placeholder(ov::Core& core);
 
-// Replace each native node by a product with constants: codebooks as float16, integers as the same integers in 4 bits.
-// What that costs, in words. Error(artifact) for a weight that is damaged.
+// Replaces each native node by a product with constants: codebooks become float16, integers become the same integers in
+// 4 bits. Returns a message about the cost. Throws Error(artifact) for a damaged weight.
 std::string expand_weights(ov::Model& model, const std::string& path);
 
 }  // namespace ovround

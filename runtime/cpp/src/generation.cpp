@@ -10,7 +10,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kTextBytes = 16;  // of a token, made room for; a longer text grows as strings do
+constexpr std::size_t kTextBytes = 16;  // memory reserved for each token's text; longer texts grow as strings do
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -21,7 +21,7 @@ void note_time(Request& request, double work_s) {
     }
 }
 
-// Logits [V] of what follows the prompt.
+// Logits [V] after the prompt.
 const float* prompt_logits(KVCacheSlot& row, Request& request) {
     if (request.prompt_logprobs_count) {
         return row.start_scored(request.prompt_ids, request.max_new_tokens, *request.prompt_logprobs_count,
@@ -162,8 +162,8 @@ void run_batch(Engine& engine, const std::vector<Request*>& requests, const std:
         }
         if (alive.size() < rows.size()) {
             engine.keep(alive);
-            for (std::size_t place = 0; place < alive.size(); ++place) {
-                rows[place] = rows[alive[place]];
+            for (std::size_t index = 0; index < alive.size(); ++index) {
+                rows[index] = rows[alive[index]];
             }
             rows.resize(alive.size());
         }
@@ -181,7 +181,7 @@ void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancel
     double work_s = 0.0;
     const std::size_t prompt = request.prompt_ids.size();
     std::vector<int64_t> text;  // prompt and answer, for the proposer
-    std::vector<int64_t> step;  // the newest token, then proposed tokens
+    std::vector<int64_t> step;  // the newest token, followed by guesses
     step.reserve(1 + draft_tokens);
     if (proposer != nullptr) {
         text.reserve(prompt + request.max_new_tokens);
@@ -193,9 +193,9 @@ void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancel
     const float* logits = prompt_logits(row, request);
     while (true) {
         bool hit = true;
-        for (std::size_t place = 0; hit && !request.finish_reason; ++place) {
-            request.advance(logits + place * request.vocab_size, cancelled);
-            hit = place + 1 < step.size() && request.token_ids.back() == step[place + 1];
+        for (std::size_t index = 0; hit && !request.finish_reason; ++index) {
+            request.advance(logits + index * request.vocab_size, cancelled);
+            hit = index + 1 < step.size() && request.token_ids.back() == step[index + 1];
             request.accepted_tokens += hit ? 1 : 0;
             work_s += seconds_since(started);
             note_time(request, work_s);
@@ -204,7 +204,7 @@ void run_row(KVCacheSlot& row, Request& request, const std::atomic<bool>& cancel
             }
             started = Clock::now();
         }
-        row.rewind(prompt + request.token_ids.size() - 1);  // drops rejected tokens
+        row.rewind(prompt + request.token_ids.size() - 1);  // drop the rejected guesses
         if (request.finish_reason) {
             return;
         }

@@ -10,10 +10,10 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr std::size_t kMaxCharacters = 65536;  // as ovround/limits.py has them
+constexpr std::size_t kMaxCharacters = 65536;  // the limit of ovround/limits.py
 constexpr std::size_t kMaxDepth = 256;
 
-// Most brackets that are open at once, those in texts counted too: a pattern of a schema is parsed as well.
+// The deepest nesting of brackets. Brackets in texts count too, because a schema's pattern is parsed as well.
 std::size_t depth(const std::string& source) {
     std::size_t open = 0;
     std::size_t deepest = 0;
@@ -33,7 +33,7 @@ std::string first_line(const char* text) {
     return begin == std::string::npos ? "" : all.substr(begin, all.find('\n', begin) - begin);
 }
 
-// The schema that allows no whitespace but what JSON's writers put.
+// The schema with only the whitespace that JSON writers use.
 std::string compact_schema(const std::string& source) {
     auto schema = ordered_json::parse(source);
     if (!schema.is_object()) {
@@ -48,7 +48,7 @@ std::string compact_schema(const std::string& source) {
     return schema.dump();
 }
 
-// For llguidance, which tokenizes what a grammar forces. Nothing may be thrown through it.
+// Tokenizes text for llguidance when a grammar forces it. No exception may pass through llguidance.
 std::size_t tokenize(const void* user_data, const uint8_t* bytes, std::size_t count, uint32_t* tokens,
                      std::size_t room) {
     try {
@@ -58,17 +58,17 @@ std::size_t tokenize(const void* user_data, const uint8_t* bytes, std::size_t co
                        [](int64_t id) { return static_cast<uint32_t>(id); });
         return ids.size();
     } catch (...) {
-        return 0;  // then nothing is forced
+        return 0;  // on an error no tokens are forced
     }
 }
 
-// Where no configuration names an end token, that of the names which llguidance knows.
+// The end token, by the names that llguidance knows, if no configuration names one.
 uint32_t named_end_token(const Tokenizer& tokenizer) {
-    int64_t found = kLlgNoToken;
+    int64_t end_token = kLlgNoToken;
     for (const char* name : {"</s>", "<|endoftext|>", "<|end_of_text|>"}) {
-        found = tokenizer.special_id(name).value_or(found);
+        end_token = tokenizer.special_id(name).value_or(end_token);
     }
-    return static_cast<uint32_t>(found);
+    return static_cast<uint32_t>(end_token);
 }
 
 }  // namespace
@@ -157,8 +157,8 @@ GrammarCompiler::GrammarCompiler(const std::filesystem::path& library, const std
       end_token_(end_token_ids.empty() ? named_end_token(tokenizer) : static_cast<uint32_t>(end_token_ids[0])),
       tokenizer_(nullptr, library_.free_tokenizer) {
     std::vector<uint32_t> others;
-    for (std::size_t place = 1; place < end_token_ids.size(); ++place) {
-        others.push_back(static_cast<uint32_t>(end_token_ids[place]));
+    for (std::size_t index = 1; index < end_token_ids.size(); ++index) {
+        others.push_back(static_cast<uint32_t>(end_token_ids[index]));
     }
     LlgTokenizerInitV2 init{};
     init.struct_size = sizeof(init);
@@ -187,12 +187,12 @@ std::unique_ptr<Matcher> GrammarCompiler::matcher(const Grammar& grammar) const 
     init.log_stderr_level = 0;
     const std::string source = is_schema ? compact_schema(grammar.source) : grammar.source;
     auto* made = library_.new_matcher(&init, kTypes[kind], source.c_str());
-    auto found = std::make_unique<Matcher>(library_, made, vocab_size_, end_token_);
+    auto matcher = std::make_unique<Matcher>(library_, made, vocab_size_, end_token_);
     if (library_.matcher_is_error(made)) {
         throw Error(ErrorCode::generation, "this " + std::string(kNames[kind]) +
                                                " cannot be imposed: " + first_line(library_.matcher_get_error(made)));
     }
-    return found;
+    return matcher;
 }
 
 }  // namespace ovround

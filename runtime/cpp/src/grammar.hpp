@@ -1,6 +1,6 @@
-// Constrained answers: a JSON schema, a regular expression, or a Lark grammar, by the llguidance library.
+// Constrains answers to a JSON schema, a regular expression or a Lark grammar, with the llguidance library.
 //
-// A grammar that cannot be imposed is an error before the first token; an answer is never left unconstrained.
+// A constraint that cannot be applied is an error before the first token; no answer is ever left unconstrained.
 #pragma once
 
 #include "llguidance.hpp"
@@ -8,19 +8,19 @@
 
 namespace ovround {
 
-// Error(usage) for a source that is empty or too long, nested too deeply, or, as a JSON schema, no JSON.
+// Throws Error(usage) for a source that is empty, too long, nested too deeply, or not JSON if it is a JSON schema.
 void check_grammar(const Grammar& grammar);
 
-// Where one answer stands in its grammar. Error(generation) when the grammar became too large to follow.
+// The position of one answer in its grammar. Throws Error(generation) if the grammar becomes too large to follow.
 class Matcher {
 public:
     Matcher(const Llguidance& library, LlgMatcher* matcher, std::size_t vocab_size, uint32_t end_token);
 
-    // Which tokens may come next, a bit each, [V / 32].
+    // The tokens that may come next, one bit each, [V / 32].
     const uint32_t* allowed();
-    // Go on behind `token`.
+    // Advances by `token`.
     void accept(int64_t token);
-    // Whether nothing may follow.
+    // Whether the answer is complete and no token may follow.
     bool ended() const { return library_.matcher_is_stopped(matcher_.get()); }
 
 private:
@@ -32,8 +32,8 @@ private:
     std::vector<uint32_t> bits_;
 };
 
-// The tokens of a text that is not the beginning of one: without the space that some tokenizers put there. It is
-// encoded behind a character that merges with nothing.
+// Encodes a text that is not at the beginning, without the space that some tokenizers prepend: it is encoded after a
+// character that merges with no other.
 class InnerText {
 public:
     InnerText(Tokenizer& tokenizer, const std::string& tokenizer_json);
@@ -44,23 +44,23 @@ private:
     bool has_prefix_;
 };
 
-// llguidance's view of one tokenizer, a second's work for a large vocabulary, and the matchers made from it.
+// llguidance's data for one tokenizer, which takes a second to build for a large vocabulary, and its matchers.
 class GrammarCompiler {
 public:
-    // `tokenizer_json` as `tokenizer_json` gives it; `tokenizer` outlives this.
+    // `tokenizer_json` is the result of the function of that name; `tokenizer` must outlive this object.
     GrammarCompiler(const std::filesystem::path& library, const std::string& tokenizer_json, Tokenizer& tokenizer,
                     std::size_t vocab_size, const std::vector<int64_t>& end_token_ids);
 
     GrammarCompiler(const GrammarCompiler&) = delete;
     GrammarCompiler& operator=(const GrammarCompiler&) = delete;
 
-    // A new answer's state; Error(generation), with the library's reason, for a form that it does not know.
+    // The state of a new answer; throws Error(generation) with the library's reason for an unsupported constraint.
     std::unique_ptr<Matcher> matcher(const Grammar& grammar) const;
 
 private:
     const Llguidance& library_;
     std::size_t vocab_size_;
-    InnerText inner_;  // whose place llguidance keeps
+    InnerText inner_;  // llguidance keeps a pointer to it
     uint32_t end_token_;
     std::unique_ptr<LlgTokenizer, void (*)(LlgTokenizer*)> tokenizer_;
 };

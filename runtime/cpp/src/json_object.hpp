@@ -1,4 +1,4 @@
-// Reading of a model folder's small JSON files.
+// Reads the small JSON files of a model folder.
 #pragma once
 
 #include <filesystem>
@@ -7,13 +7,13 @@
 
 namespace ovround {
 
-// The object that `text` is; Error(artifact), naming `path`, when it is none or nested deeper than 64.
+// Parses `text` as an object; throws Error(artifact) that names `path` if it is no object or nested deeper than 64.
 nlohmann::json parse_object(std::string_view text, const std::filesystem::path& path);
 
-// The object in a file of at most 256 MiB; an empty one where an `optional` file is missing.
+// The object in a file of at most 256 MiB; an empty object if an `optional` file is missing.
 nlohmann::json read_object(const std::filesystem::path& path, bool optional = false);
 
-// A whole file, as it is.
+// The contents of a file.
 std::string read_text(const std::filesystem::path& path);
 
 }  // namespace ovround

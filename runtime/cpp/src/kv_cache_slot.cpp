@@ -5,19 +5,19 @@
 namespace ovround {
 namespace {
 
-constexpr std::size_t kPiece = 128;  // tokens whose logits are held at once: 75 MB for a vocabulary of 150,000
+constexpr std::size_t kPiece = 128;  // tokens whose logits are in memory at once: 75 MB for a vocabulary of 150,000
 
 }  // namespace
 
 const float* KVCacheSlot::start(const std::vector<int64_t>& prompt, std::size_t new_tokens, std::size_t& shared) {
     const auto differs = std::mismatch(ids_.begin(), ids_.end(), prompt.begin(), prompt.end()).first;
-    shared = std::min(static_cast<std::size_t>(differs - ids_.begin()), prompt.size() - 1);  // the last one's logits
+    shared = std::min(static_cast<std::size_t>(differs - ids_.begin()), prompt.size() - 1);  // the last needs logits
     if (shared == 0) {
         engine_.reset();
     } else {
         rewind(shared);
     }
-    ids_.clear();  // until the engine has done its part
+    ids_.clear();  // empty until the engine has succeeded
     ids_.reserve(prompt.size() + new_tokens);
     const std::vector<int64_t> rest(prompt.begin() + static_cast<std::ptrdiff_t>(shared), prompt.end());
     const float* logits = engine_.prefill({&rest}, new_tokens);
@@ -26,7 +26,7 @@ const float* KVCacheSlot::start(const std::vector<int64_t>& prompt, std::size_t 
 }
 
 const float* KVCacheSlot::start_scored(const std::vector<int64_t>& prompt, std::size_t new_tokens, std::size_t count,
-                                     std::vector<TokenLogprobs>& scored) {
+                                       std::vector<TokenLogprobs>& scored) {
     const std::size_t size = engine_.vocab_size();
     engine_.reset();
     ids_.clear();
@@ -36,8 +36,8 @@ const float* KVCacheSlot::start_scored(const std::vector<int64_t>& prompt, std::
         const std::size_t end = std::min(start + kPiece, prompt.size());
         const float* logits = append(
             {prompt.begin() + static_cast<std::ptrdiff_t>(start), prompt.begin() + static_cast<std::ptrdiff_t>(end)});
-        for (std::size_t place = start; place < end && place + 1 < prompt.size(); ++place) {
-            scored.push_back(token_logprobs(logits + (place - start) * size, size, prompt[place + 1], count));
+        for (std::size_t index = start; index < end && index + 1 < prompt.size(); ++index) {
+            scored.push_back(token_logprobs(logits + (index - start) * size, size, prompt[index + 1], count));
         }
         last = logits + (end - start - 1) * size;
     }
@@ -47,8 +47,8 @@ const float* KVCacheSlot::start_scored(const std::vector<int64_t>& prompt, std::
 const float* KVCacheSlot::append(const std::vector<int64_t>& ids) {
     std::vector<int64_t> held;
     held.swap(ids_);
-    // Of several tokens at once all logits are needed, of one alone the engine has a shorter way; an empty cache has no
-    // row yet that `decode` could go on with.
+    // Several tokens need the logits of each; for one token `decode` is faster, but it needs a row, which an empty
+    // cache does not have.
     const float* logits = ids.size() == 1 && !held.empty() ? engine_.decode(ids) : engine_.extend(ids);
     held.insert(held.end(), ids.begin(), ids.end());
     ids_.swap(held);

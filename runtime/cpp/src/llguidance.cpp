@@ -34,19 +34,19 @@ constexpr const char* kName = "libllguidance.dylib";
 constexpr const char* kName = "libllguidance.so";
 #endif
 
-// Of the Python that the build found; or, where ovround is a wheel too (ovround/native/lib), beside that.
+// The library of the Python that the build names; or, if ovround is in a wheel (ovround/native/lib), beside that.
 std::vector<std::string> wheels() {
-    std::vector<std::string> found{OVROUND_LLGUIDANCE_WHEEL};
+    std::vector<std::string> names{OVROUND_LLGUIDANCE_WHEEL};
     Dl_info info{};
     if (dladdr(reinterpret_cast<const void*>(&open_llguidance), &info) != 0 && info.dli_fname != nullptr) {
         const auto packages = std::filesystem::absolute(info.dli_fname).parent_path() / ".." / ".." / "..";
-        found.push_back((packages / "llguidance" / "_lib.abi3.so").string());
+        names.push_back((packages / "llguidance" / "_lib.abi3.so").string());
     }
-    return found;
+    return names;
 }
 
-// The wheel's library is a module of Python, and holds names of Python's library, which no function called here uses:
-// it opens behind that library, whose interpreter is not started.
+// The wheel's library is a Python module. It refers to symbols of Python's library that no function used here calls, so
+// it is loaded after that library; the interpreter is not started.
 void* open_behind_python(const std::string& module) {
     for (const char* python : {OVROUND_PYTHON_LIBRARY, OVROUND_PYTHON_SONAME}) {
         if (*python != '\0' && dlopen(python, RTLD_NOW | RTLD_GLOBAL) != nullptr) {
@@ -91,28 +91,28 @@ void* function(void* library, const char* name) { return dlsym(library, name); }
 #endif
 
 template <typename Function>
-void find(void* library, const char* name, Function& found) {
-    found = reinterpret_cast<Function>(function(library, name));
-    if (found == nullptr) {
+void find(void* library, const char* name, Function& entry) {
+    entry = reinterpret_cast<Function>(function(library, name));
+    if (entry == nullptr) {
         throw Error(ErrorCode::engine, "llguidance's library has no `" + std::string(name) + "`; 1.9 is needed", kHint);
     }
 }
 
 Llguidance loaded(const std::filesystem::path& given) {
     void* library = open_library(given);
-    Llguidance found{};
-    find(library, "llg_new_tokenizer_v2", found.new_tokenizer_v2);
-    find(library, "llg_free_tokenizer", found.free_tokenizer);
-    find(library, "llg_constraint_init_set_defaults", found.constraint_init_set_defaults);
-    find(library, "llg_new_matcher", found.new_matcher);
-    find(library, "llg_free_matcher", found.free_matcher);
-    find(library, "llg_matcher_compute_mask_into", found.matcher_compute_mask_into);
-    find(library, "llg_matcher_get_mask_byte_size", found.matcher_get_mask_byte_size);
-    find(library, "llg_matcher_consume_token", found.matcher_consume_token);
-    find(library, "llg_matcher_get_error", found.matcher_get_error);
-    find(library, "llg_matcher_is_error", found.matcher_is_error);
-    find(library, "llg_matcher_is_stopped", found.matcher_is_stopped);
-    return found;
+    Llguidance api{};
+    find(library, "llg_new_tokenizer_v2", api.new_tokenizer_v2);
+    find(library, "llg_free_tokenizer", api.free_tokenizer);
+    find(library, "llg_constraint_init_set_defaults", api.constraint_init_set_defaults);
+    find(library, "llg_new_matcher", api.new_matcher);
+    find(library, "llg_free_matcher", api.free_matcher);
+    find(library, "llg_matcher_compute_mask_into", api.matcher_compute_mask_into);
+    find(library, "llg_matcher_get_mask_byte_size", api.matcher_get_mask_byte_size);
+    find(library, "llg_matcher_consume_token", api.matcher_consume_token);
+    find(library, "llg_matcher_get_error", api.matcher_get_error);
+    find(library, "llg_matcher_is_error", api.matcher_is_error);
+    find(library, "llg_matcher_is_stopped", api.matcher_is_stopped);
+    return api;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The used part of llguidance's C API, and its library, which the first grammar opens.
+// The used part of llguidance's C API, and its library, which is loaded when the first grammar needs it.
 //
 // Declared after llguidance.h of llguidance 1.9 (MIT, https://github.com/guidance-ai/llguidance), which no package
 // carries: the names and layouts are that header's.
@@ -34,7 +34,7 @@ struct LlgConstraintInit {
     bool ff_tokens_ok;
     bool backtrack_ok;
     LlgParserLimits limits;
-    char later[256];  // not of the header: the struct states no size, and the library fills it
+    char later[256];  // not in the header: the struct has no size field, and the library fills the struct
 };
 
 struct LlgTokenizerInitV2 {
@@ -55,7 +55,7 @@ struct LlgTokenizerInitV2 {
 
 constexpr uint32_t kLlgNoToken = 0xFFFFFFFF;
 
-// The functions of the library.
+// The library's functions.
 struct Llguidance {
     LlgTokenizer* (*new_tokenizer_v2)(const LlgTokenizerInitV2*, char* error, std::size_t error_len);
     void (*free_tokenizer)(LlgTokenizer*);
@@ -70,8 +70,8 @@ struct Llguidance {
     bool (*matcher_is_stopped)(const LlgMatcher*);
 };
 
-// `given`, or where that is empty the first that opens: the one named when this was built, libllguidance of the
-// loader's path, the one in Python's wheel. It stays open. Error(engine) saying where to get one, where there is none.
+// Loads `given`; if it is empty, the first that loads of: the library named at build time, libllguidance in the
+// loader's path, the library in Python's wheel. It stays loaded. Throws Error(engine) with a hint if there is none.
 const Llguidance& open_llguidance(const std::filesystem::path& given);
 
 }  // namespace ovround

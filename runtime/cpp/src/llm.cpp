@@ -18,7 +18,7 @@
 namespace ovround {
 namespace {
 
-// Prefer to say that a callback asked its own model, over waiting forever for oneself.
+// Throw if a callback calls its own model, which would otherwise wait for itself forever.
 class Turn {
 public:
     Turn(std::mutex& lock, std::atomic<std::thread::id>& owner) : owner_(owner) {
@@ -98,7 +98,7 @@ struct LLM::State {
     std::unique_ptr<Request> admit(std::vector<int64_t> ids, const SamplingOptions& options) {
         check_options(options);
         SamplingOptions chosen = options;
-        // A special token has no text in which a stop string could be found: it is looked for by its id.
+        // A special token has no text, so a stop string that is a special token is matched by its id.
         for (const auto& text : options.stop) {
             if (const auto id = tokenizer.special_id(text)) {
                 chosen.stop_token_ids.push_back(*id);
@@ -108,7 +108,7 @@ struct LLM::State {
                               tokenizer, options.grammar ? matcher(*options.grammar) : nullptr);
     }
 
-    // What the last request left is of use to the next one only where that is asked for.
+    // Reuse the last request's cache only if that is requested.
     void begin() {
         cancelled = false;
         if (!load.prefix_cache) {
@@ -141,14 +141,14 @@ struct LLM::State {
     std::atomic<bool> cancelled = false;
     LoadOptions load;
     uint64_t weight_bytes_per_token;
-    ov::Core core;  // outlives what was made with it
+    ov::Core core;  // must outlive all objects made with it
     ModelInfo info;
     std::unique_ptr<Engine> engine;
     KVCacheSlot row;
     std::filesystem::path folder;
     Tokenizer tokenizer;
     std::unique_ptr<Proposer> proposer;
-    std::optional<GrammarCompiler> grammars;    // made by the first grammar
+    std::optional<GrammarCompiler> grammars;    // created by the first grammar
     std::optional<ChatTemplate> chat_template;  // read by the first chat
     double load_s = 0.0;
 };
@@ -195,8 +195,8 @@ std::vector<Completion> LLM::generate_batch(const std::vector<std::string>& prom
     std::vector<Completion> answers;
     for (std::size_t start = 0; start < requests.size(); start += size) {
         std::vector<Request*> batch;
-        for (std::size_t place = start; place < std::min(start + size, requests.size()); ++place) {
-            batch.push_back(requests[place].get());
+        for (std::size_t index = start; index < std::min(start + size, requests.size()); ++index) {
+            batch.push_back(requests[index].get());
         }
         if (batch.size() == 1) {
             state_->answer(*batch[0], {});

@@ -6,24 +6,24 @@
 
 namespace ovround {
 
-std::vector<std::size_t> largest_places(const std::vector<double>& values, std::size_t count) {
-    std::vector<std::size_t> places;  // a heap, the worst first
-    places.reserve(count);
+std::vector<std::size_t> largest_indices(const std::vector<double>& values, std::size_t count) {
+    std::vector<std::size_t> heap;  // a heap with the lowest value first
+    heap.reserve(count);
     const auto better = [&values](std::size_t a, std::size_t b) {
         return values[a] != values[b] ? values[a] > values[b] : a < b;
     };
-    for (std::size_t place = 0; place < values.size() && count > 0; ++place) {
-        if (places.size() < count) {
-            places.push_back(place);
-            std::push_heap(places.begin(), places.end(), better);
-        } else if (values[place] > values[places.front()]) {
-            std::pop_heap(places.begin(), places.end(), better);
-            places.back() = place;
-            std::push_heap(places.begin(), places.end(), better);
+    for (std::size_t id = 0; id < values.size() && count > 0; ++id) {
+        if (heap.size() < count) {
+            heap.push_back(id);
+            std::push_heap(heap.begin(), heap.end(), better);
+        } else if (values[id] > values[heap.front()]) {
+            std::pop_heap(heap.begin(), heap.end(), better);
+            heap.back() = id;
+            std::push_heap(heap.begin(), heap.end(), better);
         }
     }
-    std::sort_heap(places.begin(), places.end(), better);
-    return places;
+    std::sort_heap(heap.begin(), heap.end(), better);
+    return heap;
 }
 
 TokenLogprobs token_logprobs(const float* logits, std::size_t vocab_size, int64_t token_id, std::size_t count) {
@@ -34,11 +34,11 @@ TokenLogprobs token_logprobs(const float* logits, std::size_t vocab_size, int64_
         sum += std::exp(score - best);
     }
     const double whole = best + std::log(sum);
-    TokenLogprobs found{token_id, scores[static_cast<std::size_t>(token_id)] - whole, {}};
-    for (const std::size_t place : largest_places(scores, count)) {
-        found.top.emplace_back(static_cast<int64_t>(place), scores[place] - whole);
+    TokenLogprobs logprobs{token_id, scores[static_cast<std::size_t>(token_id)] - whole, {}};
+    for (const std::size_t id : largest_indices(scores, count)) {
+        logprobs.top.emplace_back(static_cast<int64_t>(id), scores[id] - whole);
     }
-    return found;
+    return logprobs;
 }
 
 }  // namespace ovround

@@ -32,7 +32,7 @@ uint64_t read_per_token(const json& weights) {
     for (const auto& weight : weights) {
         const auto size = weight.at("size_bytes").get<uint64_t>();
         const auto rows = weight.at("shape").at(0).get<uint64_t>();
-        // Of a table that is not also the head, a step gathers one row.
+        // If the embeddings are not also the head, a step reads one row of them.
         const bool gathered =
             has_head && ends_with(weight.at("name").get_ref<const std::string&>(), "embed_tokens.weight");
         total += gathered && rows > 0 ? size / rows : size;
@@ -97,7 +97,7 @@ uint64_t check_folder(const fs::path& folder, bool contents) {
         check_files(folder, *manifest, contents);
     }
     if (fs::is_regular_file(folder / "openvino_model.xml")) {
-        std::error_code missing;  // which the engine reports
+        std::error_code missing;  // the engine reports a missing file
         return manifest ? manifest->weight_bytes_per_token : fs::file_size(folder / "openvino_model.bin", missing);
     }
 #if defined(OVROUND_ONNX)

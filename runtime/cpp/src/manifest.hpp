@@ -1,4 +1,4 @@
-// The manifest of a folder, `ovround.json`, as docs/concepts/artifact.md describes it.
+// The manifest `ovround.json` of a folder, described in docs/concepts/artifact.md.
 #pragma once
 
 #include <cstdint>
@@ -19,15 +19,15 @@ struct FileRecord {
 
 struct Manifest {
     std::map<std::string, FileRecord> files;
-    uint64_t weight_bytes_per_token;  // what a decoding step reads, as stored
+    uint64_t weight_bytes_per_token;  // bytes of stored weights that a decoding step reads
 };
 
-// What `text`, the manifest at `path`, says; Error(artifact) when it is damaged or of another format.
+// Parses `text`, the manifest at `path`; throws Error(artifact) if it is damaged or has another format.
 Manifest parse_manifest(std::string_view text, const std::filesystem::path& path);
 
-// Error(artifact) unless `folder` holds an OpenVINO model and, where it has a manifest, every file of the manifest: of
-// the same size, and with `contents` of the same sha256. Bytes of weights that a decoding step reads: of the manifest,
-// else of the whole weight file.
+// Throws Error(artifact) unless `folder` holds an OpenVINO model and, if it has a manifest, every file of the manifest
+// with the same size, and with `contents` the same sha256. Returns the bytes of weights that a decoding step reads:
+// from the manifest, or else the size of the weight file.
 uint64_t check_folder(const std::filesystem::path& folder, bool contents);
 
 }  // namespace ovround

@@ -42,8 +42,7 @@ ModelInfo read_model_info(const std::filesystem::path& folder) {
 
 ModelInfo parse_model_info(const json& config, const json& generation_config, const std::filesystem::path& folder) {
     const std::vector<json> sources{generation_config, config, config.value("text_config", json())};
-    // ovround adds context_length to a config.json whose own key is another, or means the length before rope stretches
-    // it
+    // ovround adds context_length to a config.json that has another key, or whose length is that before rope scaling
     json context = config.value("context_length", json());
     for (const char* key : {"max_position_embeddings", "context_length"}) {
         if (context.is_null()) {

@@ -1,4 +1,4 @@
-// A model's context length and end tokens, from the configuration files of its folder.
+// Properties of a model that are not in its graph.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +9,15 @@
 namespace ovround {
 
 struct ModelInfo {
-    std::size_t context_length;          // tokens, prompt and answer together
+    std::size_t context_length;          // tokens of prompt and answer together
     std::vector<int64_t> end_token_ids;  // may be empty
 };
 
-// Of config.json and generation_config.json; the end tokens of the latter win. Error(artifact) without a context
-// length.
+// Reads config.json and generation_config.json; the end tokens of the latter win. Throws Error(artifact) without a
+// context length.
 ModelInfo read_model_info(const std::filesystem::path& folder);
 
-// The same of the objects that these files hold.
+// The same from the objects in these files.
 ModelInfo parse_model_info(const nlohmann::json& config, const nlohmann::json& generation_config,
                            const std::filesystem::path& folder);
 

@@ -37,7 +37,7 @@ bool needs_operator(const fs::path& path) {
     return false;
 }
 
-// Beside libovround, or beside the program where that is linked into it.
+// Beside libovround, or beside the program if libovround is linked statically.
 fs::path beside_us() {
 #if !defined(_WIN32)
     Dl_info info{};

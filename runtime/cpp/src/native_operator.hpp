@@ -1,4 +1,4 @@
-// Models with `QuantizedLinear` nodes, which the library of runtime/native computes; docs/concepts/native-operator.md.
+// Models with `QuantizedLinear` nodes, which runtime/native computes; see docs/concepts/native-operator.md.
 #pragma once
 
 #include <openvino/openvino.hpp>
@@ -9,18 +9,18 @@ namespace ovround {
 
 constexpr const char* kNativeOperator = "QuantizedLinear";
 
-// What becomes of the weights for the operator in a model.
+// How the operator's weights in a model are used.
 enum class NativeWeights { none, computed, expanded };
 
-// Where the model at `path` has such weights, give `core` the library, or let it read them so that they can be
-// expanded. Error(engine) where neither is wanted or possible.
+// If the model at `path` has such weights, loads the library into `core`, or prepares `core` to read them for
+// expansion. Throws Error(engine) if neither is allowed or possible.
 NativeWeights prepare_native(ov::Core& core, const std::filesystem::path& path, const std::string& device,
                              const LoadOptions& options);
 
-// Why weights on `device` were expanded, for people.
+// A readable reason for the expansion of weights on `device`.
 std::string expansion_warning(const std::filesystem::path& path, const std::string& device, const std::string& cost);
 
-// Let the operator compute on float32.
+// Makes the operator compute in float32.
 void make_exact(ov::Model& model);
 
 }  // namespace ovround

@@ -13,13 +13,13 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr std::size_t kPrefillTokens = 256;  // a run computes the logits of all its positions: this bounds their memory
+constexpr std::size_t kPrefillTokens = 256;  // a run computes the logits of all its positions; this limits their memory
 constexpr std::string_view kPast = "past_key_values.";
 
 struct Port {
     std::string name;
     ONNXTensorElementDataType type;
-    std::vector<int64_t> shape;  // -1 where it is not stated
+    std::vector<int64_t> shape;  // -1 for a dimension that is not fixed
 };
 
 std::vector<Port> ports(const OnnxRuntime& runtime, const OrtSession* session, bool inputs) {
@@ -29,14 +29,14 @@ std::vector<Port> ports(const OnnxRuntime& runtime, const OrtSession* session, b
     need(api.GetAllocatorWithDefaultOptions(&allocator));
     std::size_t count = 0;
     need((inputs ? api.SessionGetInputCount : api.SessionGetOutputCount)(session, &count));
-    std::vector<Port> found;
-    for (std::size_t place = 0; place < count; ++place) {
+    std::vector<Port> ports;
+    for (std::size_t index = 0; index < count; ++index) {
         char* name = nullptr;
         OrtTypeInfo* info = nullptr;
-        need((inputs ? api.SessionGetInputName : api.SessionGetOutputName)(session, place, allocator, &name));
+        need((inputs ? api.SessionGetInputName : api.SessionGetOutputName)(session, index, allocator, &name));
         Port port{name, ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, {}};
         need(api.AllocatorFree(allocator, name));
-        need((inputs ? api.SessionGetInputTypeInfo : api.SessionGetOutputTypeInfo)(session, place, &info));
+        need((inputs ? api.SessionGetInputTypeInfo : api.SessionGetOutputTypeInfo)(session, index, &info));
         const OrtPointer<OrtTypeInfo> held(info, api.ReleaseTypeInfo);
         const OrtTensorTypeAndShapeInfo* tensor = nullptr;
         need(api.CastTypeInfoToTensorInfo(info, &tensor));
@@ -47,17 +47,17 @@ std::vector<Port> ports(const OnnxRuntime& runtime, const OrtSession* session, b
             port.shape.resize(dimensions);
             need(api.GetDimensions(tensor, port.shape.data(), dimensions));
         }
-        found.push_back(std::move(port));
+        ports.push_back(std::move(port));
     }
-    return found;
+    return ports;
 }
 
 const Port* find(const std::vector<Port>& all, const std::string& name) {
-    const auto found = std::find_if(all.begin(), all.end(), [&](const Port& port) { return port.name == name; });
-    return found == all.end() ? nullptr : &*found;
+    const auto port = std::find_if(all.begin(), all.end(), [&](const Port& each) { return each.name == name; });
+    return port == all.end() ? nullptr : &*port;
 }
 
-// `model.decoder` of genai_config.json; Error(artifact) for a graph whose cache is not one shared buffer.
+// Reads `model.decoder` of genai_config.json; throws Error(artifact) if the cache is not one shared buffer.
 json read_decoder(const fs::path& path) {
     const json config = read_object(path);
     json decoder = config.value(json::json_pointer("/model/decoder"), json());
@@ -170,15 +170,15 @@ OrtPointer<OrtValue> OnnxEngine::logits(std::vector<float>& values, std::size_t 
                            ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
 }
 
-// Values over all rows of the buffers, for steps of decode: only the mask, which grows, is made anew for each.
+// Tensors over all rows of the buffers, for decoding; only the growing mask is created anew at each step.
 void OnnxEngine::bind_rows() {
     const std::size_t rows = lengths_.size();
-    for (std::size_t place = 0; place < caches_.size(); ++place) {
-        auto& cache = caches_[place];
+    for (std::size_t index = 0; index < caches_.size(); ++index) {
+        auto& cache = caches_[index];
         const std::array<int64_t, 4> shape{static_cast<int64_t>(rows), cache.heads, static_cast<int64_t>(room_),
                                            cache.head_size};
         cache.value = runtime_.tensor(cache.bytes.data(), rows * row_bytes(cache), shape.data(), 4, cache.type);
-        in_[place + 2] = out_[place + 1] = cache.value.get();
+        in_[index + 2] = out_[index + 1] = cache.value.get();
     }
     ids_.resize(rows);
     step_ids_ = matrix(ids_, rows);
@@ -192,7 +192,7 @@ void OnnxEngine::reset() {
     room_ = 0;
 }
 
-// Buffers for rows of `tokens` tokens, made once where it is known how many will come, else twice as large each time.
+// Buffers for rows of `tokens` tokens: allocated once if the length is known, otherwise doubled each time.
 void OnnxEngine::make_room(std::size_t tokens) {
     if (tokens <= room_) {
         return;
@@ -201,7 +201,7 @@ void OnnxEngine::make_room(std::size_t tokens) {
     room_ = std::max(tokens, std::min(2 * old, context_length_));
     for (auto& cache : caches_) {
         const std::size_t heads = lengths_.size() * static_cast<std::size_t>(cache.heads);
-        const std::size_t size = row_bytes(cache) / static_cast<std::size_t>(cache.heads);  // of a head
+        const std::size_t size = row_bytes(cache) / static_cast<std::size_t>(cache.heads);  // bytes of one head
         spare_.assign(heads * size, 0);
         for (std::size_t head = 0; old > 0 && head < heads; ++head) {
             const std::size_t old_size = size / room_ * old;
@@ -250,31 +250,31 @@ const float* OnnxEngine::extend(const std::vector<int64_t>& ids) {
     return positions_.data();
 }
 
-void OnnxEngine::rewind(std::size_t length) { lengths_[0] = length; }  // what lies beyond is written over
+void OnnxEngine::rewind(std::size_t length) { lengths_[0] = length; }  // later tokens are overwritten
 
-// Values over one row of the buffers; to be held until they were used.
+// Tensors over one row of the buffers; they must live until the run ends.
 std::vector<OrtPointer<OrtValue>> OnnxEngine::bind_row(std::size_t row) {
     std::vector<OrtPointer<OrtValue>> held;
-    for (std::size_t place = 0; place < caches_.size(); ++place) {
-        auto& cache = caches_[place];
+    for (std::size_t index = 0; index < caches_.size(); ++index) {
+        auto& cache = caches_[index];
         const std::array<int64_t, 4> shape{1, cache.heads, static_cast<int64_t>(room_), cache.head_size};
         const std::size_t size = row_bytes(cache);
         held.push_back(runtime_.tensor(cache.bytes.data() + row * size, size, shape.data(), 4, cache.type));
-        in_[place + 2] = out_[place + 1] = held.back().get();
+        in_[index + 2] = out_[index + 1] = held.back().get();
     }
     return held;
 }
 
-// Append a piece to a row whose values are bound: logits [T, V] in positions_.
+// Appends a piece to a row whose tensors are bound: logits [T, V] in positions_.
 void OnnxEngine::extend_row(std::size_t row, const int64_t* ids, std::size_t count) {
     ids_.assign(ids, ids + count);
     lengths_[row] += count;
     mask_.assign(lengths_[row], 1);
     positions_.resize(count * vocab_size_);
     const auto tokens = matrix(ids_, 1);
-    const auto found = logits(positions_, 1, count);
+    const auto scores = logits(positions_, 1, count);
     in_[0] = tokens.get();
-    out_[0] = found.get();
+    out_[0] = scores.get();
     run(1);
 }
 

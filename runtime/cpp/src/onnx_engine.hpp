@@ -1,9 +1,9 @@
-// ONNX Runtime, by its C API: the decoders that ovround and onnxruntime-genai's builder write, on the CPU. The contract
+// ONNX Runtime by its C API, on the CPU, for decoders that ovround and onnxruntime-genai's builder write. The contract
 // is that of runtime/engines/onnx.py: inputs `input_ids`, `attention_mask` i64, `past_key_values.%d.key/value` [B,
 // H_kv, S, D]; outputs `logits` f32 [B, T, V] and `present.%d.key/value`.
 //
-// Past and present are one buffer, written in place. Rows are prefilled one by one, each straight into its place, and
-// decoded together, each at its own length: no prompt is padded.
+// Past and present share one buffer, which is updated in place. Rows are prefilled one by one, each at its own
+// location, and decoded together, each at its own length; no prompt is padded.
 #pragma once
 
 #include "engine.hpp"
@@ -33,7 +33,7 @@ private:
         int64_t head_size;
         ONNXTensorElementDataType type;
         std::vector<char> bytes;
-        OrtPointer<OrtValue> value;  // of all rows
+        OrtPointer<OrtValue> value;  // a tensor over all rows
     };
 
     void read_contract(const std::filesystem::path& path, int64_t stated_head_size);
@@ -54,17 +54,17 @@ private:
     std::vector<Cache> caches_;
     std::vector<const char*> inputs_;                     // input_ids, attention_mask, then the caches
     std::vector<const char*> outputs_;                    // logits, then the caches
-    std::vector<OrtValue*> in_;                           // of the next run, as inputs_
-    std::vector<OrtValue*> out_;                          // as outputs_
+    std::vector<OrtValue*> in_;                           // inputs of the next run, in the order of inputs_
+    std::vector<OrtValue*> out_;                          // in the order of outputs_
     OrtPointer<OrtValue> step_ids_{nullptr, nullptr};     // i64 [B, 1], over ids_
     OrtPointer<OrtValue> step_logits_{nullptr, nullptr};  // f32 [B, 1, V], over logits_
     std::size_t room_ = 0;                                // S
     std::vector<std::size_t> lengths_;                    // [B]: tokens in each row
     std::vector<int64_t> ids_;                            // [B, T]
     std::vector<int64_t> mask_;                           // [B, longest row]
-    std::vector<float> logits_;                           // [B, V], of the last position
-    std::vector<float> positions_;                        // [T, V], of a piece of a prompt
-    std::vector<char> spare_;                             // memory that a cache's was swapped with
+    std::vector<float> logits_;                           // [B, V] of the last position
+    std::vector<float> positions_;                        // [T, V] of a piece of a prompt
+    std::vector<char> spare_;                             // spare buffer that is swapped with a cache's
     std::vector<std::size_t> spare_lengths_;
 };
 

@@ -7,16 +7,16 @@
 namespace ovround {
 namespace {
 
-// An AttributeProto in protobuf's wire format: the name, then the tag of the integer and its value, which is a byte; as
-// runtime/engines/onnx_exact.py has it. Level 4 rounds activations to int8, level 0 computes on float32.
+// An AttributeProto in protobuf's wire format: the name, the tag of the integer, and its value in one byte, as in
+// runtime/engines/onnx_exact.py. Level 4 rounds activations to int8, level 0 computes in float32.
 constexpr std::string_view kLevel = "accuracy_level\x18";
 
 std::string exact_model(const std::filesystem::path& path) {
     std::string model = read_text(path);
-    for (auto place = model.find(kLevel); place != std::string::npos; place = model.find(kLevel, place)) {
-        place += kLevel.size();
-        if (place < model.size() && model[place] == 4) {
-            model[place] = 0;
+    for (auto index = model.find(kLevel); index != std::string::npos; index = model.find(kLevel, index)) {
+        index += kLevel.size();
+        if (index < model.size() && model[index] == 4) {
+            model[index] = 0;
         }
     }
     return model;
@@ -69,7 +69,7 @@ OrtPointer<OrtSession> OnnxRuntime::open(const std::filesystem::path& path, bool
     }
     OrtSession* session = nullptr;
     if (exact) {
-        const std::string model = exact_model(path);  // bytes do not say where the weights lie
+        const std::string model = exact_model(path);  // a model in memory does not name the folder of its weights
         need(api_->AddSessionConfigEntry(made, "session.model_external_initializers_file_folder_path",
                                          std::filesystem::absolute(path).parent_path().c_str()));
         need(api_->CreateSessionFromArray(env_.get(), model.data(), model.size(), made, &session));

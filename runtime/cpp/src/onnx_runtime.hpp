@@ -1,4 +1,4 @@
-// ONNX Runtime's library, opened when it is needed, since its wheel has no name that a linker could use.
+// ONNX Runtime's library, loaded when it is needed: the name in its wheel is not one that a linker can use.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -18,20 +18,20 @@ using OrtPointer = std::unique_ptr<T, void (*)(T*)>;
 
 class OnnxRuntime {
 public:
-    // Error(engine) where there is no library, or an older one than the headers that this was built with.
+    // Throws Error(engine) if there is no library, or one older than the headers of this build.
     OnnxRuntime();
 
     const OrtApi& api() const { return *api_; }
     const std::string& version() const { return version_; }
 
-    // A session of the model at `path`; with `exact` every MatMulNBits computes on float32 activations. `entries` are
-    // ONNX Runtime's own keys. Error(artifact) for what cannot be read.
+    // A session for the model at `path`; with `exact` every MatMulNBits computes on float32 activations. `entries` are
+    // ONNX Runtime's own keys. Throws Error(artifact) if the model cannot be read.
     OrtPointer<OrtSession> open(const std::filesystem::path& path, bool exact, int threads,
                                 const std::vector<std::pair<std::string, std::string>>& entries) const;
-    // A tensor over memory that the caller owns.
+    // A tensor over memory that it does not own.
     OrtPointer<OrtValue> tensor(void* data, std::size_t size_bytes, const int64_t* shape, std::size_t dimensions,
                                 ONNXTensorElementDataType type) const;
-    // Throws what `status` says as an Error of `code`, behind `what`.
+    // Throws the message of `status` as an Error of `code`, after `what`.
     void check(OrtStatus* status, ErrorCode code, const std::string& what) const;
 
 private:

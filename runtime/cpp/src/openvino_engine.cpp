@@ -12,9 +12,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kMaxPadding = 256;  // columns of the cache without a token, before they are cut out
+constexpr std::size_t kMaxPadding = 256;  // columns of the cache without a token before the cache is compacted
 
-// Float32, no int8 activations, float32 cache: the same three as in Python, where the reason stands.
+// Float32, no int8 activations, float32 cache: the same three properties as in Python, which documents the reasons.
 const ov::AnyMap& exact_options() {
     static const ov::AnyMap options{
         {"INFERENCE_PRECISION_HINT", "f32"}, {"DYNAMIC_QUANTIZATION_GROUP_SIZE", "0"}, {"KV_CACHE_PRECISION", "f32"}};
@@ -39,7 +39,7 @@ OpenVinoEngine::OpenVinoEngine(ov::Core& core, const fs::path& folder, const Loa
         throw Error(ErrorCode::artifact, "`" + path.string() + "` does not state how many logits it gives, in float32");
     }
     vocab_size_ = static_cast<std::size_t>(size.get_length());
-    whole_ = device.rfind("NPU", 0) != 0;  // which has static shapes, and its own way of taking a prompt
+    whole_ = device.rfind("NPU", 0) != 0;  // an NPU has static shapes and its own way of prefill
     rewindable_ = has_plain_cache(*model);
     add_slice(*model, !whole_);
     ov::AnyMap config = options.exact ? exact_options() : ov::AnyMap{};
@@ -59,7 +59,7 @@ OpenVinoEngine::OpenVinoEngine(ov::Core& core, const fs::path& folder, const Loa
     device_ = "OpenVINO " + device + full_name(core, device);
 }
 
-// A new request, not reset_state: OpenVINO 2026.4 keeps something of an 8-bit cache across that.
+// Create a new request instead of reset_state: in OpenVINO 2026.4 parts of an 8-bit cache survive that call.
 void OpenVinoEngine::reset() {
     request_ = {};
     logits_ = {};
@@ -128,7 +128,7 @@ void OpenVinoEngine::rewind(std::size_t length) {
     }
 }
 
-// Keep only the columns [S] of the cache that are used.
+// Keeps only the columns [S] of the cache that are used.
 void OpenVinoEngine::cut(const std::vector<uint8_t>& used) {
     const auto count = static_cast<std::size_t>(rows_[0].count);
     try {
@@ -164,9 +164,9 @@ void OpenVinoEngine::cut(const std::vector<uint8_t>& used) {
 
 void OpenVinoEngine::keep(const std::vector<std::size_t>& rows) {
     spare_.resize(rows.size());
-    for (std::size_t place = 0; place < rows.size(); ++place) {
-        spare_[place].held.reserve(length_room_);
-        spare_[place] = rows_[rows[place]];
+    for (std::size_t index = 0; index < rows.size(); ++index) {
+        spare_[index].held.reserve(length_room_);
+        spare_[index] = rows_[rows[index]];
     }
     rows_.swap(spare_);
 }
@@ -177,7 +177,7 @@ void OpenVinoEngine::need_whole(const char* why) const {
     }
 }
 
-// Rows for an empty cache.
+// Creates the rows of an empty cache.
 void OpenVinoEngine::begin(std::size_t rows) {
     if (rows_.empty()) {
         rows_.resize(rows);
@@ -187,7 +187,7 @@ void OpenVinoEngine::begin(std::size_t rows) {
     }
 }
 
-// Tensors for this many, made once where it is known how many will come, else twice as large each time.
+// Tensors for this length: allocated once if the length is known, otherwise doubled each time.
 void OpenVinoEngine::make_room(std::size_t rows, std::size_t columns, std::size_t length) {
     if (request_ && rows <= rows_room_ && columns <= columns_room_ && length <= length_room_) {
         return;
@@ -226,7 +226,7 @@ void OpenVinoEngine::give_inputs() {
     }
 }
 
-// Append `columns` columns to a row, the first `padding` of which have no token, and write their positions.
+// Appends `columns` columns to a row, the first `padding` of which hold no token, and writes their positions.
 void OpenVinoEngine::grow(Row& row, std::size_t columns, std::size_t padding, int64_t* positions) {
     for (std::size_t column = 0; column < columns; ++column) {
         const bool held = column >= padding;

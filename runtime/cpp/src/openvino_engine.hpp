@@ -1,9 +1,9 @@
 // OpenVINO: the stateful IR that ovround and optimum-intel write. The contract is that of runtime/engines/openvino.py.
 //
 // Inputs `input_ids`, `attention_mask` and perhaps `position_ids` i64 [B, T], `beam_idx` i32 [B]; output `logits` f32
-// [B, T, V], of which an input that is added here says the first position that is computed. The KV cache lies in the
-// graph's variables. A batch is padded on the left; forgotten tokens are masked like padding, and cut out when they are
-// most of the cache. `beam_idx` says which row of the last step each row continues.
+// [B, T, V]. An added input sets the first position whose logits are computed. The KV cache is in the graph's
+// variables. A batch is padded on the left. Dropped tokens are masked like padding, and removed when they are most of
+// the cache. `beam_idx` is the row of the last step that each row continues.
 #pragma once
 
 #include <openvino/openvino.hpp>
@@ -27,14 +27,14 @@ public:
     void keep(const std::vector<std::size_t>& rows) override;
 
 private:
-    // A tensor of the request that is filled anew for every step, with room for its largest shape.
+    // A tensor of the request that is filled for every step, with capacity for its largest shape.
     struct Input {
         ov::Tensor tensor;
         ov::Shape shape;
     };
     struct Row {
-        std::vector<uint8_t> held;  // [S]: 0 where the cache holds padding, or what was forgotten
-        int64_t count = 0;          // of tokens
+        std::vector<uint8_t> held;  // [S]: 0 for padding and dropped tokens
+        int64_t count = 0;          // number of tokens
         int32_t source = 0;         // the last step's row that this one continues
     };
 
@@ -51,7 +51,7 @@ private:
     std::string device_;
     std::string warning_;
     bool has_positions_ = false;
-    bool whole_ = true;       // rows, positions and lengths are free
+    bool whole_ = true;       // the number of rows, positions and lengths is free
     bool rewindable_ = true;  // the state is a plain KV cache
     ov::CompiledModel compiled_;
     ov::InferRequest request_;

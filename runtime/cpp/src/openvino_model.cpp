@@ -43,7 +43,7 @@ std::string known_device(const ov::Core& core, const std::string& device) {
                        : colon == std::string::npos ? std::vector<std::string>{}
                                                     : split(name.substr(colon + 1));
     auto available = core.get_available_devices();
-    for (const auto& part : parts) {  // a leading minus keeps AUTO off a device, there or not
+    for (const auto& part : parts) {  // a leading minus excludes a device from AUTO, whether it exists or not
         const bool there = std::any_of(available.begin(), available.end(), [&](const std::string& known) {
             return part == known || known.rfind(part + ".", 0) == 0;
         });
@@ -59,7 +59,7 @@ std::string known_device(const ov::Core& core, const std::string& device) {
 std::string full_name(ov::Core& core, const std::string& device) {
     try {
         return ", " + core.get_property(device, "FULL_DEVICE_NAME").as<std::string>();
-    } catch (const ov::Exception&) {  // AUTO and the like have none
+    } catch (const ov::Exception&) {  // virtual devices such as AUTO have no name
         return "";
     }
 }
@@ -115,7 +115,7 @@ void add_slice(ov::Model& model, bool last_only) {
            std::end(kAfterHead)) {
         head = head->input_value(0).get_node_shared_ptr();
     }
-    // An unknown head computes all positions, and is cut behind.
+    // An unknown head computes all positions, and its output is sliced.
     const std::string type = head->get_type_name();
     const auto after = type == "MatMul" || type == kNativeOperator ? head : result;
     const auto constant = [](int64_t value) {

@@ -1,4 +1,4 @@
-// The random numbers of sampling: xoshiro256**, seeded by splitmix64; see runtime/decoding/random_source.py.
+// The random numbers of sampling: xoshiro256**, seeded by splitmix64, as in runtime/decoding/random_source.py.
 #pragma once
 
 #include <array>

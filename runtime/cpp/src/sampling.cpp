@@ -18,8 +18,8 @@ bool has_penalties(const SamplingOptions& options) {
     return options.repetition_penalty != 1.0 || options.presence_penalty != 0.0 || options.frequency_penalty != 0.0;
 }
 
-// The first of the largest of `count` values, or the first NaN. Whole runs of values that are no larger than what was
-// found before are passed over at once, in a form that compilers make vectors of.
+// The index of the first largest of `count` values, or of the first NaN. Blocks without a larger value are skipped at
+// once, in a form that compilers vectorize.
 std::size_t largest(const float* values, std::size_t count) {
     constexpr std::size_t kRun = 16;
     std::size_t best = 0;
@@ -27,8 +27,8 @@ std::size_t largest(const float* values, std::size_t count) {
         const std::size_t end = std::min(start + kRun, count);
         if (end - start == kRun) {
             unsigned more = 0;
-            for (std::size_t place = 0; place < kRun; ++place) {
-                more |= static_cast<unsigned>(!(values[start + place] <= values[best]));
+            for (std::size_t index = 0; index < kRun; ++index) {
+                more |= static_cast<unsigned>(!(values[start + index] <= values[best]));
             }
             if (more == 0) {
                 continue;
@@ -83,7 +83,7 @@ void Sampler::see_prompt(const std::vector<int64_t>& ids) {
     }
 }
 
-// Penalties of the answer round to float32, as numpy does; all that follows is float64.
+// Penalties of the answer are rounded to float32, as in numpy; all later steps use float64.
 double Sampler::adjusted(float logit, std::size_t token) const {
     if (counts_[token] != 0 && (options_.presence_penalty != 0.0 || options_.frequency_penalty != 0.0)) {
         const double taken =
@@ -104,7 +104,7 @@ const float* Sampler::biased(const float* logits, const uint32_t* allowed) {
     }
     std::copy_n(logits, biased_.size(), biased_.begin());
     for (const auto& [token, bias] : options_.logit_bias) {
-        if (static_cast<std::size_t>(token) < biased_.size()) {  // beyond the vocabulary it has no effect
+        if (static_cast<std::size_t>(token) < biased_.size()) {  // an id beyond the vocabulary has no effect
             biased_[static_cast<std::size_t>(token)] += static_cast<float>(bias);
         }
     }
@@ -149,15 +149,15 @@ int64_t Sampler::choose(const float* logits, const uint32_t* allowed) {
     return chosen;
 }
 
-// By chance, of scores_, of which `best` is the largest.
+// Draws a token from scores_, of which `best` is the largest.
 int64_t Sampler::draw(std::size_t best) {
     for (double& score : scores_) {
         score /= options_.temperature;
     }
     keep_top_k();
     const double most = scores_[best];
-    for (std::size_t place = 0; place < kept_.size(); ++place) {
-        weights_[place] = std::exp(scores_[static_cast<std::size_t>(kept_[place])] - most);
+    for (std::size_t index = 0; index < kept_.size(); ++index) {
+        weights_[index] = std::exp(scores_[static_cast<std::size_t>(kept_[index])] - most);
     }
     if (options_.top_p < 1.0) {
         keep_top_p();
@@ -167,11 +167,11 @@ int64_t Sampler::draw(std::size_t best) {
     }
     std::partial_sum(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()), scratch_.begin());
     const auto end = scratch_.begin() + static_cast<std::ptrdiff_t>(kept_.size());
-    const auto found = std::upper_bound(scratch_.begin(), end, source_.uniform() * *(end - 1));
-    return kept_[static_cast<std::size_t>(std::min(found, end - 1) - scratch_.begin())];
+    const auto draw = std::upper_bound(scratch_.begin(), end, source_.uniform() * *(end - 1));
+    return kept_[static_cast<std::size_t>(std::min(draw, end - 1) - scratch_.begin())];
 }
 
-// The k largest, lower ids first among equals; all for 0.
+// Keeps the k largest, lower ids first for equal values; 0 keeps all.
 void Sampler::keep_top_k() {
     const std::size_t size = scores_.size();
     kept_.resize(size);
@@ -181,9 +181,9 @@ void Sampler::keep_top_k() {
     }
     const auto k = static_cast<std::size_t>(options_.top_k);
     scratch_ = scores_;
-    const auto place = scratch_.begin() + static_cast<std::ptrdiff_t>(k - 1);
-    std::nth_element(scratch_.begin(), place, scratch_.end(), std::greater<>());
-    const double least = *place;
+    const auto kth = scratch_.begin() + static_cast<std::ptrdiff_t>(k - 1);
+    std::nth_element(scratch_.begin(), kth, scratch_.end(), std::greater<>());
+    const double least = *kth;
     const auto above = static_cast<std::size_t>(
         std::count_if(scores_.begin(), scores_.end(), [least](double score) { return score > least; }));
     std::size_t equals = k - above;
@@ -198,22 +198,21 @@ void Sampler::keep_top_k() {
     kept_.resize(count);
 }
 
-// The shortest head, by falling score, whose weights reach top_p of all.
+// Keeps the fewest tokens, by descending score, whose weights reach top_p of the sum.
 void Sampler::keep_top_p() {
     const double total =
         std::accumulate(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()), 0.0);
-    // All weights below half of (1 - top_p) * mean together are too few for the head to reach them: no sorting for
-    // them.
+    // The weights below half of (1 - top_p) * mean cannot be needed to reach top_p, so they are not sorted.
     const double least =
         options_.top_p < 1.0 - 1e-6 ? (1.0 - options_.top_p) * total / static_cast<double>(kept_.size()) / 2.0 : 0.0;
     order_.clear();
-    for (std::size_t place = 0; place < kept_.size(); ++place) {
-        if (weights_[place] >= least) {
-            order_.push_back(static_cast<int64_t>(place));
+    for (std::size_t index = 0; index < kept_.size(); ++index) {
+        if (weights_[index] >= least) {
+            order_.push_back(static_cast<int64_t>(index));
         }
     }
-    const auto score = [this](int64_t place) {
-        return scores_[static_cast<std::size_t>(kept_[static_cast<std::size_t>(place)])];
+    const auto score = [this](int64_t index) {
+        return scores_[static_cast<std::size_t>(kept_[static_cast<std::size_t>(index)])];
     };
     std::sort(order_.begin(), order_.end(),
               [&](int64_t a, int64_t b) { return score(a) != score(b) ? score(a) > score(b) : a < b; });
@@ -227,10 +226,10 @@ void Sampler::keep_top_p() {
     }
     order_.resize(count);
     std::sort(order_.begin(), order_.end());
-    for (std::size_t place = 0; place < count; ++place) {  // order_ ascends: nothing is overwritten before it is read
-        const auto from = static_cast<std::size_t>(order_[place]);
-        kept_[place] = kept_[from];
-        weights_[place] = weights_[from];
+    for (std::size_t index = 0; index < count; ++index) {  // order_ ascends: a value is read before it is overwritten
+        const auto from = static_cast<std::size_t>(order_[index]);
+        kept_[index] = kept_[from];
+        weights_[index] = weights_[from];
     }
     kept_.resize(count);
 }
@@ -239,10 +238,10 @@ void Sampler::keep_min_p() {
     const double largest =
         *std::max_element(weights_.begin(), weights_.begin() + static_cast<std::ptrdiff_t>(kept_.size()));
     std::size_t count = 0;
-    for (std::size_t place = 0; place < kept_.size(); ++place) {
-        if (weights_[place] >= options_.min_p * largest) {
-            kept_[count] = kept_[place];
-            weights_[count++] = weights_[place];
+    for (std::size_t index = 0; index < kept_.size(); ++index) {
+        if (weights_[index] >= options_.min_p * largest) {
+            kept_[count] = kept_[index];
+            weights_[count++] = weights_[index];
         }
     }
     kept_.resize(count);

@@ -62,8 +62,8 @@ void compress_block(State& state, const uint8_t* block) {
 }
 
 #if defined(__x86_64__)
-// Intel's SHA extensions keep the state as the pairs of rows A, B, E, F and C, D, G, H, and compute two rounds at a
-// time.
+// Intel's SHA extensions keep the state as the rows A, B, E, F and C, D, G, H, and compute two rounds in one
+// instruction.
 __attribute__((target("sha,sse4.1"))) void compress_by_instructions(State& state, const uint8_t* blocks,
                                                                     std::size_t count) {
     const __m128i big_endian = _mm_set_epi8(12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3);
@@ -110,7 +110,7 @@ bool Sha256::has_instructions() {
     unsigned b = 0;
     unsigned c = 0;
     unsigned d = 0;
-    constexpr unsigned kSha = 1U << 29;  // of leaf 7, in EBX
+    constexpr unsigned kSha = 1U << 29;  // in EBX of leaf 7
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & kSha) != 0;
 #else
     return false;

@@ -11,7 +11,7 @@ namespace ovround {
 
 class Sha256 {
 public:
-    // By the processor's own instructions for SHA-256, several times faster, where it has them and they are wanted.
+    // `instructions`: use the processor's SHA-256 instructions if it has them, which are several times faster.
     explicit Sha256(bool instructions = has_instructions()) : instructions_(instructions && has_instructions()) {}
 
     static bool has_instructions();
@@ -29,7 +29,7 @@ private:
     uint64_t size_ = 0;
 };
 
-// The digest of a file; Error(artifact) when it cannot be read.
+// The digest of a file; throws Error(artifact) if it cannot be read.
 std::string sha256_file(const std::filesystem::path& path);
 
 }  // namespace ovround

@@ -5,16 +5,16 @@
 namespace ovround {
 namespace {
 
-constexpr std::size_t kLongest = 3;  // tokens at the end of the text that are looked for
+constexpr std::size_t kLongest = 3;  // longest suffix of the text that is searched for
 
 }  // namespace
 
 void PromptLookup::propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& proposed) {
     for (std::size_t size = std::min(kLongest, ids.size() - 1); size > 0; --size) {
         const auto tail = ids.end() - static_cast<std::ptrdiff_t>(size);
-        const auto found = std::find_end(ids.begin(), ids.end() - 1, tail, ids.end());
-        if (found != ids.end() - 1) {
-            const auto first = found + static_cast<std::ptrdiff_t>(size);
+        const auto match = std::find_end(ids.begin(), ids.end() - 1, tail, ids.end());
+        if (match != ids.end() - 1) {
+            const auto first = match + static_cast<std::ptrdiff_t>(size);
             const auto most = std::min(count, static_cast<std::size_t>(ids.end() - first));
             proposed.insert(proposed.end(), first, first + static_cast<std::ptrdiff_t>(most));
             return;
@@ -30,7 +30,7 @@ void DraftModel::propose(const std::vector<int64_t>& ids, std::size_t count, std
     if (ids.size() > context_length_) {
         return;
     }
-    count = std::min(count, context_length_ + 1 - ids.size());  // the last proposed token is never put into the cache
+    count = std::min(count, context_length_ + 1 - ids.size());  // the last guess is never appended to the cache
     if (count == 0) {
         return;
     }

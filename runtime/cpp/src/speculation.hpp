@@ -1,7 +1,7 @@
-// Speculative decoding: a cheap proposal of the next tokens, which the model verifies in one step.
+// Speculative decoding: cheap guesses of the next tokens, which the model verifies in one step.
 //
-// A proposed token is accepted when the model chooses the same token. The answer is therefore the same as without
-// proposals, both greedy and with a seed; only the time changes.
+// A guess is accepted if the model, with its usual sampling, chooses the same token. So the answer is the same as
+// without guesses, greedy or with a seed; only the speed changes.
 #pragma once
 
 #include "kv_cache_slot.hpp"
@@ -15,18 +15,18 @@ public:
     Proposer(const Proposer&) = delete;
     Proposer& operator=(const Proposer&) = delete;
 
-    // Append at most `count` tokens that may follow `ids`, the prompt and answer so far, to `proposed`; possibly none.
-    virtual void propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& proposed) = 0;
+    // Appends to `guesses` at most `count` tokens (or none) that may follow `ids`, the prompt and the answer so far.
+    virtual void propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& guesses) = 0;
 };
 
-// The tokens that followed the last earlier occurrence of the text's end (Saxena, 2023: prompt lookup decoding).
+// Guesses the tokens that followed the last occurrence of the text's end (Saxena, 2023: prompt lookup decoding).
 class PromptLookup final : public Proposer {
 public:
     void propose(const std::vector<int64_t>& ids, std::size_t count, std::vector<int64_t>& proposed) override;
 };
 
-// Greedy proposals of a smaller model with the same tokenizer (Leviathan et al., 2023). Only its first `vocab_size`
-// logits count: the vocabulary of the verifying model.
+// Guesses by a smaller model with the same tokenizer, greedily (Leviathan et al., 2023). Only the first `vocab_size` of
+// its logits count, the number that the verifying model has.
 class DraftModel final : public Proposer {
 public:
     DraftModel(std::unique_ptr<Engine> engine, std::size_t context_length, std::size_t vocab_size);

@@ -11,12 +11,12 @@
 
 namespace ovround {
 
-// Parsers walk it forward; its last token is always `end`.
+// Parsers move it forward; its last token is always `end`.
 class Cursor {
 public:
     explicit Cursor(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
 
-    // Held while a parser is one level deeper; too many levels are refused.
+    // Exists while a parser is one level deeper; too many levels are refused.
     class Nested {
     public:
         explicit Nested(Cursor& cursor) : cursor_(cursor) {
@@ -32,13 +32,13 @@ public:
         Cursor& cursor_;
     };
 
-    const Token& now() const { return tokens_[place_]; }
-    const Token& next() const { return tokens_[std::min(place_ + 1, tokens_.size() - 1)]; }
+    const Token& now() const { return tokens_[position_]; }
+    const Token& next() const { return tokens_[std::min(position_ + 1, tokens_.size() - 1)]; }
     bool at(Token::Kind kind, std::string_view value) const { return now().kind == kind && now().value == value; }
-    // The token is left behind when it is this one.
+    // Advances if the current token is this one.
     bool take(Token::Kind kind, std::string_view value) {
         const bool there = at(kind, value);
-        place_ += there ? 1 : 0;
+        position_ += there ? 1 : 0;
         return there;
     }
     bool sign(std::string_view value) { return take(Token::sign, value); }
@@ -47,20 +47,20 @@ public:
         if (now().kind != kind) {
             unreadable(now().line, std::string(what) + " is needed, not `" + now().value + "`");
         }
-        return tokens_[place_++].value;
+        return tokens_[position_++].value;
     }
     void expect_sign(const char* value) {
         if (!sign(value)) {
             unreadable(now().line, std::string("`") + value + "` is needed, not `" + now().value + "`");
         }
     }
-    std::string take_any() { return tokens_[place_++].value; }
+    std::string take_any() { return tokens_[position_++].value; }
 
 private:
     static constexpr int kMaxNesting = 64;
 
     std::vector<Token> tokens_;
-    std::size_t place_ = 0;
+    std::size_t position_ = 0;
     int depth_ = 0;
 };
 

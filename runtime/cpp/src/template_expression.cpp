@@ -54,7 +54,7 @@ private:
             return [value = negation()](Rendering& to) { return Value(!truth(value(to))); };
         }
         auto left = sum();
-        bool chained = false;  // of a < b < c Jinja makes another thing: refused
+        bool chained = false;  // Jinja reads a < b < c differently, so it is refused
         while (true) {
             std::string comparison;
             for (const char* known : {"==", "!=", "<=", ">=", "<", ">"}) {
@@ -216,14 +216,14 @@ private:
     Expression named(const Token& token) {
         static const std::map<std::string, Value> literals{{"true", true},   {"True", true}, {"false", false},
                                                            {"False", false}, {"none", {}},   {"None", {}}};
-        if (const auto found = literals.find(token.value); found != literals.end()) {
-            return [value = found->second](Rendering&) { return value; };
+        if (const auto entry = literals.find(token.value); entry != literals.end()) {
+            return [value = entry->second](Rendering&) { return value; };
         }
         if (!cursor_.sign("(")) {
             return [name = token.value](Rendering& to) {
                 for (auto scope = to.scopes.rbegin(); scope != to.scopes.rend(); ++scope) {
-                    if (const auto found = scope->find(name); found != scope->end()) {
-                        return paid(to, found->second);
+                    if (const auto entry = scope->find(name); entry != scope->end()) {
+                        return paid(to, entry->second);
                     }
                 }
                 return undefined();
@@ -289,8 +289,8 @@ private:
     static std::vector<Value> evaluated(const std::vector<Expression>& expressions, Rendering& to) {
         std::vector<Value> values;
         values.reserve(expressions.size());
-        for (const auto& one : expressions) {
-            values.push_back(one(to));
+        for (const auto& expression : expressions) {
+            values.push_back(expression(to));
         }
         return values;
     }

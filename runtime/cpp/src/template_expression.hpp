@@ -1,4 +1,4 @@
-// The expressions of a chat template, as functions.
+// Compiles the expressions of a chat template to functions.
 #pragma once
 
 #include "template_cursor.hpp"
@@ -6,11 +6,11 @@
 
 namespace ovround {
 
-// The expression at `cursor`, which is left behind it. Throws Error(artifact), naming the line, for what cannot be
-// read.
+// Compiles the expression at `cursor` and moves past it. Throws Error(artifact) that names the line if it cannot be
+// parsed.
 Expression parse_expression(Cursor& cursor);
 
-// The same without a conditional on the outside, whose `if` is that of a loop.
+// The same without a top-level conditional, because the `if` belongs to a loop.
 Expression parse_unconditional(Cursor& cursor);
 
 }  // namespace ovround

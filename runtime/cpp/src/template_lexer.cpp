@@ -19,9 +19,9 @@ public:
     }
 
     std::vector<Token> tokens() {
-        while (place_ < source_.size()) {
+        while (position_ < source_.size()) {
             take_text();
-            if (place_ < source_.size()) {
+            if (position_ < source_.size()) {
                 take_tag();
             }
         }
@@ -33,26 +33,26 @@ private:
     void add(Token::Kind kind, std::string value) { tokens_.push_back({kind, std::move(value), line_}); }
 
     void advance(std::size_t to) {
-        line_ += static_cast<std::size_t>(std::count(source_.begin() + static_cast<std::ptrdiff_t>(place_),
+        line_ += static_cast<std::size_t>(std::count(source_.begin() + static_cast<std::ptrdiff_t>(position_),
                                                      source_.begin() + static_cast<std::ptrdiff_t>(to), '\n'));
-        place_ = to;
+        position_ = to;
     }
 
     void take_text() {
-        std::size_t tag = source_.find('{', place_);
+        std::size_t tag = source_.find('{', position_);
         while (tag + 1 < source_.size() && tag != std::string::npos &&
                std::string("{%#").find(source_[tag + 1]) == std::string::npos) {
             tag = source_.find('{', tag + 1);
         }
         tag = tag + 1 >= source_.size() || tag == std::string::npos ? source_.size() : tag;
-        std::string text = source_.substr(place_, tag - place_);
+        std::string text = source_.substr(position_, tag - position_);
         if (trim_) {
             text = trimmed(text, true, false);
         }
         if (tag < source_.size()) {
             const char mark = tag + 2 < source_.size() ? source_[tag + 2] : ' ';
             const std::size_t line = text.find_last_of('\n');
-            const bool at_start = line != std::string::npos || place_ == 0 || source_[place_ - 1] == '\n';
+            const bool at_start = line != std::string::npos || position_ == 0 || source_[position_ - 1] == '\n';
             if (mark == '-') {
                 text = trimmed(text, false, true);
             } else if (mark != '+' && source_[tag + 1] != '{' && at_start &&
@@ -67,41 +67,41 @@ private:
     }
 
     void take_tag() {
-        const char kind = source_[place_ + 1];
+        const char kind = source_[position_ + 1];
         const std::string close = kind == '{' ? "}}" : kind == '%' ? "%}" : "#}";
-        advance(place_ + 2);
+        advance(position_ + 2);
         if (kind == '#') {
-            const std::size_t end = source_.find(close, place_);
+            const std::size_t end = source_.find(close, position_);
             if (end == std::string::npos) {
                 unreadable(line_, "a comment does not end");
             }
-            trim_ = end > place_ && source_[end - 1] == '-';
+            trim_ = end > position_ && source_[end - 1] == '-';
             advance(end + 2);
         } else {
-            if (place_ < source_.size() && (source_[place_] == '-' || source_[place_] == '+')) {
-                advance(place_ + 1);
+            if (position_ < source_.size() && (source_[position_] == '-' || source_[position_] == '+')) {
+                advance(position_ + 1);
             }
             add(kind == '{' ? Token::open_value : Token::open_block, "");
             take_expression(close);
             add(kind == '{' ? Token::close_value : Token::close_block, "");
         }
-        if (kind != '{' && !trim_ && place_ < source_.size() && source_[place_] == '\n') {
-            advance(place_ + 1);
+        if (kind != '{' && !trim_ && position_ < source_.size() && source_[position_] == '\n') {
+            advance(position_ + 1);
         }
     }
 
     void take_expression(const std::string& close) {
         int braces = 0;
         while (true) {
-            const std::size_t start = source_.find_first_not_of(" \t\r\n", place_);
+            const std::size_t start = source_.find_first_not_of(" \t\r\n", position_);
             if (start == std::string::npos) {
                 unreadable(line_, "a tag does not end");
             }
             advance(start);
-            const std::string_view rest = std::string_view(source_).substr(place_);
+            const std::string_view rest = std::string_view(source_).substr(position_);
             trim_ = begins_with(rest, "-" + close);
             if (braces == 0 && (trim_ || begins_with(rest, close))) {
-                advance(place_ + close.size() + (trim_ ? 1 : 0));
+                advance(position_ + close.size() + (trim_ ? 1 : 0));
                 return;
             }
             const char first = rest[0];
@@ -117,14 +117,14 @@ private:
                     rest.size() > 1 && (rest[1] == '=' ? std::string("=!<>").find(first) != std::string::npos
                                                        : first == '/' && rest[1] == '/');
                 add(Token::sign, std::string(rest.substr(0, two ? 2 : 1)));
-                advance(place_ + (two ? 2 : 1));
+                advance(position_ + (two ? 2 : 1));
             }
         }
     }
 
     void take_run(Token::Kind kind, const char* characters) {
-        const std::size_t end = std::min(source_.find_first_not_of(characters, place_), source_.size());
-        add(kind, source_.substr(place_, end - place_));
+        const std::size_t end = std::min(source_.find_first_not_of(characters, position_), source_.size());
+        add(kind, source_.substr(position_, end - position_));
         advance(end);
     }
 
@@ -132,27 +132,27 @@ private:
         static const std::map<char, char> escapes{{'n', '\n'},  {'t', '\t'},  {'r', '\r'},
                                                   {'\\', '\\'}, {'\'', '\''}, {'"', '"'}};
         std::string text;
-        std::size_t place = place_ + 1;
-        for (; place < source_.size() && source_[place] != quote; ++place) {
-            if (source_[place] == '\\' && ++place < source_.size()) {
-                const auto known = escapes.find(source_[place]);
+        std::size_t index = position_ + 1;
+        for (; index < source_.size() && source_[index] != quote; ++index) {
+            if (source_[index] == '\\' && ++index < source_.size()) {
+                const auto known = escapes.find(source_[index]);
                 if (known == escapes.end()) {
-                    unreadable(line_, std::string("the escape \\") + source_[place]);
+                    unreadable(line_, std::string("the escape \\") + source_[index]);
                 }
                 text += known->second;
             } else {
-                text += source_[place];
+                text += source_[index];
             }
         }
-        if (place >= source_.size()) {
+        if (index >= source_.size()) {
             unreadable(line_, "a text does not end");
         }
         add(Token::string, text);
-        advance(place + 1);
+        advance(index + 1);
     }
 
     std::string source_;
-    std::size_t place_ = 0;
+    std::size_t position_ = 0;
     std::size_t line_ = 1;
     bool trim_ = false;
     std::vector<Token> tokens_;

@@ -1,4 +1,4 @@
-// The text of a chat template, cut into tokens.
+// Splits the text of a chat template into tokens.
 #pragma once
 
 #include <string>
@@ -12,10 +12,10 @@ struct Token {
     std::size_t line;
 };
 
-// With trim_blocks and lstrip_blocks, and without the last newline, as transformers sets Jinja up.
+// With trim_blocks and lstrip_blocks, and without the last newline: transformers' settings of Jinja.
 std::vector<Token> template_tokens(const std::string& source);
 
-// Throws Error(artifact) naming the line.
+// Throws Error(artifact) that names the line.
 [[noreturn]] void unreadable(std::size_t line, const std::string& what);
 
 }  // namespace ovround

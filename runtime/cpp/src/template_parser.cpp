@@ -8,7 +8,7 @@
 namespace ovround {
 namespace {
 
-// The text and the tags of a template, by recursive descent, to closures.
+// Compiles the text and the tags of a template to closures, by recursive descent.
 class Parser {
 public:
     explicit Parser(std::vector<Token> tokens) : cursor_(std::move(tokens)) {}
@@ -24,7 +24,7 @@ public:
 private:
     void close() { cursor_.expect(Token::close_block, "the end of the tag"); }
 
-    // Up to a tag that begins with one of `enders`, whose name is taken and kept in `ender_`.
+    // Reads up to a tag that begins with one of `enders`; consumes its name and keeps it in `ender_`.
     Statement statements(const std::vector<std::string>& enders) {
         const Cursor::Nested nested(cursor_);
         std::vector<Statement> parts;
@@ -118,27 +118,27 @@ private:
             if (!all.is_structured()) {
                 refuse("it goes through what is no list");
             }
-            for (const auto& [key, one] : all.items()) {
+            for (const auto& [key, item] : all.items()) {
                 to.scopes.emplace_back();
-                bind(to, names, all.is_object() ? Value(key) : one);
+                bind(to, names, all.is_object() ? Value(key) : item);
                 if (truth(only(to))) {
-                    items.push_back(all.is_object() ? Value(key) : one);
+                    items.push_back(all.is_object() ? Value(key) : item);
                 }
                 to.scopes.pop_back();
             }
-            for (std::size_t place = 0; place < items.size(); ++place) {
+            for (std::size_t index = 0; index < items.size(); ++index) {
                 step(to);
                 to.scopes.emplace_back();
-                bind(to, names, items[place]);
-                to.scopes.back()["loop"] = {{"index", place + 1},
-                                            {"index0", place},
-                                            {"revindex", items.size() - place},
-                                            {"revindex0", items.size() - place - 1},
-                                            {"first", place == 0},
-                                            {"last", place + 1 == items.size()},
+                bind(to, names, items[index]);
+                to.scopes.back()["loop"] = {{"index", index + 1},
+                                            {"index0", index},
+                                            {"revindex", items.size() - index},
+                                            {"revindex0", items.size() - index - 1},
+                                            {"first", index == 0},
+                                            {"last", index + 1 == items.size()},
                                             {"length", items.size()},
-                                            {"previtem", place > 0 ? items[place - 1] : undefined()},
-                                            {"nextitem", place + 1 < items.size() ? items[place + 1] : undefined()}};
+                                            {"previtem", index > 0 ? items[index - 1] : undefined()},
+                                            {"nextitem", index + 1 < items.size() ? items[index + 1] : undefined()}};
                 body(to);
                 to.scopes.pop_back();
             }
@@ -156,8 +156,8 @@ private:
         if (!value.is_array() || value.size() != names.size()) {
             refuse("a list of " + std::to_string(names.size()) + " is needed");
         }
-        for (std::size_t place = 0; place < names.size(); ++place) {
-            to.scopes.back()[names[place]] = value[place];
+        for (std::size_t index = 0; index < names.size(); ++index) {
+            to.scopes.back()[names[index]] = value[index];
         }
     }
 
@@ -170,14 +170,14 @@ private:
         if (attribute.empty()) {
             return [=](Rendering& to) { to.scopes.back()[name] = value(to); };
         }
-        return [=](Rendering& to) {  // of a namespace, in whichever scope it is
+        return [=](Rendering& to) {  // a namespace's attribute, in any scope
             Value given = value(to);
             for (auto scope = to.scopes.rbegin(); scope != to.scopes.rend(); ++scope) {
-                if (const auto found = scope->find(name); found != scope->end()) {
-                    if (!found->second.is_object() || name == "loop") {
+                if (const auto variable = scope->find(name); variable != scope->end()) {
+                    if (!variable->second.is_object() || name == "loop") {
                         refuse("`" + name + "` is no namespace");
                     }
-                    found->second[attribute] = std::move(given);
+                    variable->second[attribute] = std::move(given);
                     return;
                 }
             }

@@ -1,4 +1,4 @@
-// A chat template as a function.
+// Compiles a chat template to a function.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 
 namespace ovround {
 
-// Writes the template's text into a Rendering. Throws Error(artifact), naming the line, for what cannot be read.
+// Writes the template's text into a Rendering. Throws Error(artifact) that names the line if it cannot be parsed.
 Statement parse_template(const std::string& source);
 
 }  // namespace ovround

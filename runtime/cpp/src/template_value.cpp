@@ -29,7 +29,7 @@ void step(Rendering& rendering, std::size_t cost) {
     check_bytes(rendering.text.size());
 }
 
-// Work and memory that a copy of `value` takes; texts are checked for their size.
+// The cost of a copy of `value` in work and memory; texts are checked for their size.
 static std::size_t cost_of(const Value& value) {
     if (value.is_string()) {
         const std::size_t size = value.get_ref<const std::string&>().size();
@@ -38,8 +38,8 @@ static std::size_t cost_of(const Value& value) {
     }
     std::size_t cost = 1;
     if (value.is_structured()) {
-        for (const auto& one : value) {
-            cost += cost_of(one);
+        for (const auto& element : value) {
+            cost += cost_of(element);
         }
     }
     return cost;
@@ -64,7 +64,7 @@ bool truth(const Value& value) {
     }
 }
 
-// How Python's str writes it.
+// The text that Python's str gives.
 std::string written(const Value& value) {
     switch (value.type()) {
         case Value::value_t::discarded: return "";
@@ -77,7 +77,7 @@ std::string written(const Value& value) {
     }
 }
 
-// How json.dumps writes it, with its spaces.
+// The text that json.dumps gives, with its spaces.
 static std::string json_text(const Value& value) {
     if (!value.is_structured()) {
         return value.is_discarded() ? refuse("tojson of nothing"), "" : value.dump();
@@ -101,16 +101,17 @@ bool ends_with(std::string_view text, std::string_view with) {
     return text.size() >= with.size() && text.substr(text.size() - with.size()) == with;
 }
 
-// The characters that `characters` lists, or Unicode's white space, taken off the sides that are asked for.
+// Strips `characters`, or Unicode's white space, from the chosen sides.
 static std::string stripped(std::string_view text, const std::vector<std::string>& characters, bool left, bool right) {
     const auto at = [&](auto test) {
-        return std::find_if(characters.begin(), characters.end(), [&](const auto& one) { return test(text, one); });
+        return std::find_if(characters.begin(), characters.end(),
+                            [&](const auto& element) { return test(text, element); });
     };
-    for (auto found = characters.end(); left && (found = at(begins_with)) != characters.end();) {
-        text.remove_prefix(found->size());
+    for (auto character = characters.end(); left && (character = at(begins_with)) != characters.end();) {
+        text.remove_prefix(character->size());
     }
-    for (auto found = characters.end(); right && (found = at(ends_with)) != characters.end();) {
-        text.remove_suffix(found->size());
+    for (auto character = characters.end(); right && (character = at(ends_with)) != characters.end();) {
+        text.remove_suffix(character->size());
     }
     return std::string(text);
 }
@@ -141,8 +142,8 @@ static std::string replaced(std::string text, const std::string& old, const std:
     if (old.empty()) {
         refuse("replace of an empty text");
     }
-    for (std::size_t place = 0; (place = text.find(old, place)) != std::string::npos; place += fresh.size()) {
-        text.replace(place, old.size(), fresh);
+    for (std::size_t index = 0; (index = text.find(old, index)) != std::string::npos; index += fresh.size()) {
+        text.replace(index, old.size(), fresh);
         check_bytes(text.size());
     }
     return text;
@@ -166,24 +167,24 @@ static Value split(const Value& from, const std::vector<Value>& arguments) {
     const std::string& by = arguments[0].get_ref<const std::string&>();
     Value parts = Value::array();
     std::size_t start = 0;
-    for (std::size_t place; (place = text.find(by, start)) != std::string::npos; start = place + by.size()) {
-        parts.push_back(text.substr(start, place - start));
+    for (std::size_t index; (index = text.find(by, start)) != std::string::npos; start = index + by.size()) {
+        parts.push_back(text.substr(start, index - start));
     }
     parts.push_back(text.substr(start));
     return parts;
 }
 
 static Value pairs(const Value& mapping) {
-    Value found = Value::array();
+    Value items = Value::array();
     for (const auto& [key, item] : mapping.items()) {
-        found.push_back(Value::array({key, item}));
+        items.push_back(Value::array({key, item}));
     }
-    return found;
+    return items;
 }
 
 Value filtered(const std::string& name, const Value& value, const std::vector<Value>& arguments) {
-    const auto argument = [&](std::size_t place) -> const Value& {
-        return place < arguments.size() ? arguments[place]
+    const auto argument = [&](std::size_t index) -> const Value& {
+        return index < arguments.size() ? arguments[index]
                                         : (refuse("filter " + name + " needs an argument"), arguments[0]);
     };
     if (name == "trim") return strip(value, arguments, true, true);
@@ -208,8 +209,8 @@ Value filtered(const std::string& name, const Value& value, const std::vector<Va
     }
     if (value.is_array() && name == "join") {
         std::string text;
-        for (std::size_t place = 0; place < value.size(); ++place) {
-            text += (place == 0 || arguments.empty() ? "" : written(arguments[0])) + written(value[place]);
+        for (std::size_t index = 0; index < value.size(); ++index) {
+            text += (index == 0 || arguments.empty() ? "" : written(arguments[0])) + written(value[index]);
             check_bytes(text.size());
         }
         return text;
@@ -251,8 +252,8 @@ Value called(const std::string& name, const Value& on, const std::vector<Value>&
     if (on.is_object()) {
         if (name == "items" && arguments.empty()) return pairs(on);
         if (name == "get" && !arguments.empty()) {
-            const auto found = on.find(text_of(arguments[0], "get"));
-            return found != on.end() ? *found : arguments.size() > 1 ? arguments[1] : Value();
+            const auto entry = on.find(text_of(arguments[0], "get"));
+            return entry != on.end() ? *entry : arguments.size() > 1 ? arguments[1] : Value();
         }
     }
     refuse("method `" + name + "` is not known here, or not for this value");
@@ -263,13 +264,13 @@ Value item(const Value& from, const Value& key) {
         refuse("it looks into something that is undefined");
     }
     if (from.is_object() && key.is_string()) {
-        const auto found = from.find(key.get_ref<const std::string&>());
-        return found == from.end() ? undefined() : *found;
+        const auto entry = from.find(key.get_ref<const std::string&>());
+        return entry == from.end() ? undefined() : *entry;
     }
     if (from.is_array() && key.is_number_integer()) {
         const auto size = static_cast<int64_t>(from.size());
-        const auto place = key.get<int64_t>() + (key < 0 ? size : 0);
-        return place < 0 || place >= size ? undefined() : from[static_cast<std::size_t>(place)];
+        const auto index = key.get<int64_t>() + (key < 0 ? size : 0);
+        return index < 0 || index >= size ? undefined() : from[static_cast<std::size_t>(index)];
     }
     if (from.is_string() && key.is_number_integer()) {
         refuse("it takes single characters of a text");
@@ -277,7 +278,7 @@ Value item(const Value& from, const Value& key) {
     return undefined();
 }
 
-// Python's from[low:high:by]; undefined bounds are left out.
+// Python's from[low:high:by]; an undefined bound means none.
 Value sliced(const Value& from, const Value& low, const Value& high, const Value& by) {
     if (!from.is_array()) {
         refuse("a slice of what is no list");
@@ -291,16 +292,16 @@ Value sliced(const Value& from, const Value& low, const Value& high, const Value
         if (given.is_discarded()) {
             return otherwise;
         }
-        const auto place = given.get<int64_t>() + (given < 0 ? size : 0);
-        return stride > 0 ? std::clamp<int64_t>(place, 0, size) : std::clamp<int64_t>(place, -1, size - 1);
+        const auto index = given.get<int64_t>() + (given < 0 ? size : 0);
+        return stride > 0 ? std::clamp<int64_t>(index, 0, size) : std::clamp<int64_t>(index, -1, size - 1);
     };
-    Value found = Value::array();
+    Value part = Value::array();
     const int64_t end = bound(high, stride > 0 ? size : -1);
-    for (int64_t place = bound(low, stride > 0 ? 0 : size - 1); stride > 0 ? place < end : place > end;
-         place += stride) {
-        found.push_back(from[static_cast<std::size_t>(place)]);
+    for (int64_t index = bound(low, stride > 0 ? 0 : size - 1); stride > 0 ? index < end : index > end;
+         index += stride) {
+        part.push_back(from[static_cast<std::size_t>(index)]);
     }
-    return found;
+    return part;
 }
 
 Value computed(const std::string& sign, const Value& left, const Value& right) {
@@ -326,7 +327,7 @@ Value computed(const std::string& sign, const Value& left, const Value& right) {
     if (b == 0) {
         refuse("a division by 0");
     }
-    const int64_t rest = ((a % b) + b) % b;  // Python's: of the divisor's sign
+    const int64_t rest = ((a % b) + b) % b;  // as in Python, with the divisor's sign
     return sign == "%" ? rest : (a - rest) / b;
 }
 
@@ -338,7 +339,7 @@ static bool holds(const Value& in, const Value& what) {
 }
 
 bool compared(const std::string& sign, const Value& left, const Value& right) {
-    // To nlohmann's JSON a discarded value equals nothing; to Jinja two undefined ones are equal.
+    // In nlohmann's JSON a discarded value equals nothing; in Jinja two undefined values are equal.
     const bool equal =
         left.is_discarded() || right.is_discarded() ? left.is_discarded() == right.is_discarded() : left == right;
     if (sign == "==") return equal;

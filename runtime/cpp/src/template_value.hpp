@@ -1,4 +1,4 @@
-// The values of a chat template, and its operators, filters, tests and methods, with Python's results.
+// The values of a chat template, with the operators, filters, tests and methods of Python.
 #pragma once
 
 #include <functional>
@@ -10,7 +10,7 @@
 
 namespace ovround {
 
-using Value = nlohmann::ordered_json;  // a discarded one is Jinja's undefined
+using Value = nlohmann::ordered_json;  // a discarded value is Jinja's undefined
 
 // One rendering's state.
 struct Rendering {
@@ -23,14 +23,14 @@ using Expression = std::function<Value(Rendering&)>;
 using Statement = std::function<void(Rendering&)>;
 
 [[noreturn]] void refuse(const std::string& why);
-// Count work, and refuse a rendering that takes too much of it or writes too much.
+// Counts work, and refuses a rendering that takes too much or writes too much.
 void step(Rendering& rendering, std::size_t cost = 1);
-// `value`, paid for: whatever makes or copies values goes through here, so that none can double without end.
+// Charges the cost of `value`. All code that creates or copies values calls it, so that no value can double endlessly.
 Value paid(Rendering& rendering, Value value);
 
 Value undefined();
 bool truth(const Value& value);
-std::string written(const Value& value);  // as Python's str
+std::string written(const Value& value);  // the text of Python's str
 const std::string& text_of(const Value& value, const char* what);
 
 Value item(const Value& from, const Value& key);
@@ -43,7 +43,7 @@ Value called(const std::string& name, const Value& on, const std::vector<Value>&
 
 bool begins_with(std::string_view text, std::string_view with);
 bool ends_with(std::string_view text, std::string_view with);
-// Unicode's white space taken off the sides that are asked for.
+// Strips Unicode's white space from the chosen sides.
 std::string trimmed(std::string_view text, bool left, bool right);
 
 }  // namespace ovround

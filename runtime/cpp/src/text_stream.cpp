@@ -12,7 +12,7 @@ bool ends_with(std::string_view text, std::string_view end) {
     return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
 }
 
-// Bytes of the longest end of `text` that is a beginning of `stop`.
+// Length in bytes of the longest suffix of `text` that is a prefix of `stop`.
 std::size_t overlap(std::string_view text, std::string_view stop) {
     std::size_t size = std::min(text.size(), stop.size() - 1);
     while (size > 0 && !ends_with(text, stop.substr(0, size))) {
@@ -45,7 +45,7 @@ void StreamDecoder::take(bool last, std::string& to) {
 }
 
 void StopStrings::push(std::string_view text, std::string& to) {
-    if (found_) {
+    if (matched_) {
         return;
     }
     if (stops_.empty()) {
@@ -53,16 +53,17 @@ void StopStrings::push(std::string_view text, std::string& to) {
         return;
     }
     held_ += text;
-    // Of several that end at the same place the longest counts, so the cut does not depend on how the text is split.
+    // If several end at the same position, the longest counts, so that the cut does not depend on how the text is
+    // split.
     std::pair<std::size_t, std::size_t> first{std::string::npos, 0};  // end, beginning
     for (const auto& stop : stops_) {
-        const std::size_t place = held_.find(stop);
-        if (place != std::string::npos) {
-            found_ = true;
-            first = std::min(first, {place + stop.size(), place});
+        const std::size_t index = held_.find(stop);
+        if (index != std::string::npos) {
+            matched_ = true;
+            first = std::min(first, {index + stop.size(), index});
         }
     }
-    if (found_) {
+    if (matched_) {
         to.append(held_, 0, first.second);
         return;
     }

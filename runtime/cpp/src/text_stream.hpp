@@ -1,4 +1,4 @@
-// The text of a stream of tokens: only complete characters, and no part of a stop string.
+// Streams text token by token: only complete characters, and never a part of a stop string.
 #pragma once
 
 #include <cstddef>
@@ -10,25 +10,25 @@
 
 namespace ovround {
 
-// What of a tokenizer is needed here.
+// The part of a tokenizer that streaming needs.
 class Decodes {
 public:
     virtual ~Decodes() = default;
-    // The text of `count` ids, good until the next call.
+    // The text of `count` ids, valid until the next call.
     virtual const std::string& decode(const int64_t* ids, std::size_t count) = 0;
     virtual bool is_special(int64_t token_id) const = 0;  // left out of decoded text
     virtual bool is_byte(int64_t token_id) const = 0;     // one byte of a character, `<0xE2>`
 };
 
-// Token ids in, text out, appended to `to`; all of it together is exactly `decode` of all ids.
+// Converts token ids to text and appends it to `to`; the total text is exactly `decode` of all ids.
 //
-// What is appended is what the text of a short window of tokens gained. Held back: an unfinished character at the end,
-// and a run of byte tokens, because one wrong byte at its end changes how the whole run is written.
+// It decodes a short window of tokens and appends the text that is new. An unfinished character at the end is held
+// back; so is a run of byte tokens, because one wrong byte at its end changes the text of the whole run.
 class StreamDecoder {
 public:
     explicit StreamDecoder(Decodes& tokenizer) : tokenizer_(tokenizer) { window_.reserve(64); }
 
-    // Nobody looks before `finish`: all of at most `tokens` ids become text there.
+    // No text is needed before `finish`, which then decodes all of at most `tokens` ids.
     void wait(std::size_t tokens) {
         waits_ = true;
         window_.reserve(tokens);
@@ -42,24 +42,24 @@ private:
     Decodes& tokenizer_;
     bool waits_ = false;
     std::vector<int64_t> window_;
-    std::size_t given_ = 0;              // tokens of the window whose text is out
-    std::optional<std::size_t> before_;  // characters of their text, where they were counted already
+    std::size_t given_ = 0;              // tokens of the window whose text was appended
+    std::optional<std::size_t> before_;  // characters of their text, if already counted
 };
 
-// Cuts a text before the one of `stops` that is complete first, holding back what may become one.
+// Cuts a text before the first complete stop string; holds back text that may become one.
 class StopStrings {
 public:
     explicit StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) { held_.reserve(256); }
 
     bool empty() const { return stops_.empty(); }
-    bool found() const { return found_; }
+    bool matched() const { return matched_; }
     void push(std::string_view text, std::string& to);
-    void finish(std::string& to) const { to += found_ ? std::string_view() : std::string_view(held_); }
+    void finish(std::string& to) const { to += matched_ ? std::string_view() : std::string_view(held_); }
 
 private:
     std::vector<std::string> stops_;
     std::string held_;
-    bool found_ = false;
+    bool matched_ = false;
 };
 
 // The text of one answer: `StreamDecoder`, then `StopStrings`.
@@ -69,13 +69,13 @@ public:
         decoded_.reserve(256);
     }
 
-    // See StreamDecoder; without effect where stop strings have to be looked for.
+    // See StreamDecoder; it has no effect if there are stop strings.
     void wait(std::size_t tokens) {
         if (stops_.empty()) {
             decoder_.wait(tokens);
         }
     }
-    bool stopped() const { return stops_.found(); }
+    bool stopped() const { return stops_.matched(); }
     void push(int64_t token_id, std::string& to) {
         decoded_.clear();
         decoder_.push(token_id, decoded_);

@@ -50,7 +50,7 @@ void TokenTexts::end_run() {
     if (is_utf8(run_)) {
         text_ += run_;
     } else {
-        for (std::size_t place = 0; place < run_.size(); ++place) {
+        for (std::size_t index = 0; index < run_.size(); ++index) {
             text_ += kReplacement;
         }
     }

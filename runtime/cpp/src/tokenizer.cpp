@@ -26,7 +26,7 @@ constexpr const char* kLibrary = "libopenvino_tokenizers.dylib";
 constexpr const char* kLibrary = "libopenvino_tokenizers.so";
 #endif
 
-// Where OpenVINO's packages put the extension: beside libopenvino (archive, apt), or in the wheel beside its wheel.
+// The places of the extension in OpenVINO's packages: beside libopenvino (archive, apt), or in its own wheel.
 fs::path find_library() {
 #if !defined(_WIN32)
     Dl_info info{};
@@ -71,8 +71,8 @@ ov::InferRequest compiled(ov::Core& core, const std::shared_ptr<ov::Model>& mode
     return core.compile_model(model, "CPU").create_infer_request();
 }
 
-// Nothing is cut: a text that is too long for the model is an error of the request, not a shorter text. Graphs since
-// openvino_tokenizers 2026 cut only when a state says so; in older ones the length is a constant.
+// Turns truncation off: a text that is too long for the model is an error of the request. Graphs since
+// openvino_tokenizers 2026 truncate only if a state says so; in older ones the length is a constant.
 void stop_truncation(ov::Model& model) {
     for (const auto& node : model.get_ops()) {
         if (std::string(node->get_type_name()) !=
@@ -88,7 +88,7 @@ void stop_truncation(ov::Model& model) {
     }
 }
 
-// Special tokens are segments that are constant: they become empty.
+// Special tokens are constant segments, which become empty.
 void drop_special_tokens(ov::Model& model) {
     for (const auto& node : model.get_ops()) {
         if (std::string(node->get_type_name()) != "CombineSegments") {  // inputs: (begins, ends, tokens) n times, ids
@@ -136,7 +136,7 @@ void Tokenizer::read_tokens(const fs::path& folder) {
         for (const auto& token : parts.value("added_tokens", json::array())) {
             added[token.at("id").get<int64_t>()] = token;
         }
-        const json stated = config.value("added_tokens_decoder", json::object());  // which wins
+        const json stated = config.value("added_tokens_decoder", json::object());  // these entries win
         for (const auto& [id, token] : stated.items()) {
             added[std::stoll(id)] = token;
         }
@@ -147,13 +147,13 @@ void Tokenizer::read_tokens(const fs::path& folder) {
             }
         }
         const json& vocabulary = parts.at("model").at("vocab");
-        int64_t place = 0;
+        int64_t index = 0;
         for (const auto& [key, entry] : vocabulary.items()) {  // {text: id}, or [[text, score]] in order
             const bool listed = vocabulary.is_array();
             if (is_byte_token(listed ? entry.at(0).get_ref<const std::string&>() : key)) {
-                byte_ids_.insert(listed ? place : entry.get<int64_t>());
+                byte_ids_.insert(listed ? index : entry.get<int64_t>());
             }
-            ++place;
+            ++index;
         }
     } catch (const std::logic_error& error) {  // std::stoll
         throw Error(ErrorCode::artifact,
@@ -206,8 +206,8 @@ const std::string& Tokenizer::decode(const int64_t* ids, std::size_t count) {
 }
 
 std::optional<int64_t> Tokenizer::special_id(const std::string& token) const {
-    const auto found = special_tokens_.find(token);
-    return found == special_tokens_.end() ? std::nullopt : std::optional<int64_t>(found->second);
+    const auto token_id = special_tokens_.find(token);
+    return token_id == special_tokens_.end() ? std::nullopt : std::optional<int64_t>(token_id->second);
 }
 
 }  // namespace ovround

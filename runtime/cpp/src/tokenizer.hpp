@@ -1,4 +1,4 @@
-// Text to token ids and back, by the graphs that `ovround convert` writes and openvino_tokenizers runs.
+// Converts text to token ids and back, with the graphs that `ovround convert` writes and openvino_tokenizers runs.
 #pragma once
 
 #include <map>
@@ -14,17 +14,17 @@ namespace ovround {
 
 class Tokenizer final : public Decodes {
 public:
-    // Loads the extension `library` into `core`, which has to outlive this, or the one beside libopenvino where
-    // `library` is empty.
+    // Loads the extension `library` into `core`, which must outlive this object; if `library` is empty, loads the one
+    // beside libopenvino.
     Tokenizer(ov::Core& core, const std::filesystem::path& folder, const std::filesystem::path& library);
 
     std::vector<int64_t> encode(std::string_view text, bool add_special_tokens);
     const std::string& decode(const int64_t* ids, std::size_t count) override;
     bool is_special(int64_t token_id) const override { return special_ids_.count(token_id) > 0; }
     bool is_byte(int64_t token_id) const override { return byte_ids_.count(token_id) > 0; }
-    // Whether `decode` is a look-up in a table; else it runs the detokenizer's graph.
+    // Whether `decode` uses a table; otherwise it runs the detokenizer's graph.
     bool decodes_by_table() const { return texts_.has_value(); }
-    // The id of `token` where it is a special one, which no decoded text ever shows.
+    // The id of `token` if it is a special token, which decoded text never contains.
     std::optional<int64_t> special_id(const std::string& token) const;
 
 private:
@@ -36,12 +36,12 @@ private:
     ov::Core& core_;
     ov::InferRequest with_special_;
     std::shared_ptr<ov::Model> without_special_graph_;
-    ov::InferRequest without_special_;  // compiled by its first use: chats and bare texts
+    ov::InferRequest without_special_;  // compiled at the first use: chats, and texts without special tokens
     std::optional<TokenTexts> texts_;
-    // Where the graph does more than to join texts, it runs.
+    // The graph runs if it does more than join texts.
     ov::InferRequest decoder_;
     ov::Shape decoder_shape_{1, 256};
-    ov::Tensor decoder_ids_;   // i64 [1, T], with room for many
+    ov::Tensor decoder_ids_;   // i64 [1, T], with spare capacity
     ov::Tensor decoder_text_;  // string [1]
 };
 

@@ -40,7 +40,7 @@ void use_byte_level(json& parts, const json& config) {
     parts["pre_tokenizer"]["add_prefix_space"] = config.value("add_prefix_space", json()) == true;
 }
 
-// Change `parts` as the declared class would; whether it did.
+// Changes `parts` as the declared class does; returns whether it did.
 bool rebuild(json& parts, const json& config, const json& model_config) {
     const json named = config.value("tokenizer_class", json());
     std::string declared = named.is_string() ? named.get<std::string>() : "";
@@ -64,7 +64,7 @@ bool rebuild(json& parts, const json& config, const json& model_config) {
     return true;
 }
 
-// The file's added tokens, overridden by those of tokenizer_config.json; a rebuilt class takes the latter alone.
+// The file's added tokens, overridden by those of tokenizer_config.json; a rebuilt class uses only the latter.
 json added_tokens(const json& parts, const json& config, bool rebuilt) {
     std::map<int64_t, json> merged;
     const json stated = config.value("added_tokens_decoder", json::object());
@@ -108,23 +108,23 @@ std::string tokenizer_json(const std::filesystem::path& folder) { return read_pa
 
 std::map<std::string, int64_t> read_vocabulary(const std::filesystem::path& folder) {
     const json parts = read_parts(folder);
-    std::map<std::string, int64_t> found;
+    std::map<std::string, int64_t> ids;
     try {
         const json& vocabulary = parts.at("model").at("vocab");
-        int64_t place = 0;
+        int64_t index = 0;
         for (const auto& [key, entry] : vocabulary.items()) {  // {text: id}, or [[text, score]] in order
             const bool listed = vocabulary.is_array();
-            found[listed ? entry.at(0).get<std::string>() : key] = listed ? place : entry.get<int64_t>();
-            ++place;
+            ids[listed ? entry.at(0).get<std::string>() : key] = listed ? index : entry.get<int64_t>();
+            ++index;
         }
         for (const auto& token : parts.at("added_tokens")) {
-            found[token.at("content").get<std::string>()] = token.at("id").get<int64_t>();
+            ids[token.at("content").get<std::string>()] = token.at("id").get<int64_t>();
         }
     } catch (const json::exception& error) {
         throw Error(ErrorCode::artifact,
                     "`" + (folder / "tokenizer.json").string() + "` is no tokenizer: " + error.what());
     }
-    return found;
+    return ids;
 }
 
 }  // namespace ovround

@@ -1,4 +1,4 @@
-// Reading of tokenizer.json as in transformers 5; runtime/text/tokenizer_file.py does the same and gives the reasons.
+// Reads tokenizer.json as transformers 5 does; runtime/text/tokenizer_file.py does the same and documents the reasons.
 #pragma once
 
 #include <filesystem>
@@ -7,10 +7,10 @@
 
 namespace ovround {
 
-// The text of a tokenizer.json: as the tokenizer is used, which is not always as the folder's file has it.
+// The tokenizer.json that is really used, which can differ from the folder's file.
 std::string tokenizer_json(const std::filesystem::path& folder);
 
-// Token ids by their texts, added tokens among them.
+// Token ids by their texts, with added tokens.
 std::map<std::string, int64_t> read_vocabulary(const std::filesystem::path& folder);
 
 }  // namespace ovround

@@ -7,7 +7,7 @@ namespace {
 
 bool continues(char byte) { return (static_cast<uint8_t>(byte) & 0xC0U) == 0x80U; }
 
-// What `text`, which is not empty, begins with: a character, or the most that could have become one.
+// The beginning of a non-empty `text`: a character, or the longest part that could have become one.
 struct Beginning {
     std::size_t size;
     bool is_character;
@@ -19,7 +19,7 @@ Beginning beginning(std::string_view text) {
         return {1, true};
     }
     const std::size_t size = lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
-    // Of the second byte: no overlong forms, no surrogates, nothing beyond U+10FFFF.
+    // Limits of the second byte: no overlong forms, no surrogates, no character beyond U+10FFFF.
     uint8_t low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
     uint8_t high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
     for (std::size_t i = 1; i < size; ++i) {
@@ -63,11 +63,11 @@ std::size_t count_characters(std::string_view text) {
 }
 
 std::string_view skip_characters(std::string_view text, std::size_t count) {
-    std::size_t place = 0;
-    while (place < text.size() && (count > 0 || continues(text[place]))) {
-        count -= continues(text[place++]) ? 0 : 1;
+    std::size_t index = 0;
+    while (index < text.size() && (count > 0 || continues(text[index]))) {
+        count -= continues(text[index++]) ? 0 : 1;
     }
-    return text.substr(place);
+    return text.substr(index);
 }
 
 }  // namespace ovround

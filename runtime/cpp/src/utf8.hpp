@@ -1,4 +1,4 @@
-// The functions for UTF-8 that the runtime needs.
+// The UTF-8 functions that the runtime needs.
 #pragma once
 
 #include <cstddef>
@@ -7,13 +7,13 @@
 
 namespace ovround {
 
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD, for bytes that are no character, or not yet
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD, for bytes that are not (yet) a character
 
 // Whether `text` is well-formed UTF-8 (Unicode 15, table 3-7).
 bool is_utf8(std::string_view text);
 
-// Append `text` with U+FFFD for each maximal subpart of an ill-formed subsequence (Unicode 15, section 3.9), as Rust
-// and Python do it.
+// Appends `text` with U+FFFD for each maximal subpart of an ill-formed subsequence (Unicode 15, section 3.9), as Rust
+// and Python do.
 void append_well_formed(std::string_view text, std::string& to);
 
 std::size_t count_characters(std::string_view text);

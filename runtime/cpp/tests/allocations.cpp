@@ -1,8 +1,7 @@
-// ovround-allocations FOLDER: between two tokens nothing is allocated by us, and memory that ends anywhere is an error.
+// ovround-allocations FOLDER: checks that a step allocates nothing, and that a failed allocation is an error.
 //
-// Every `new` of the program is counted but those within the calls below, which are OpenVINO's; the linker's
-// --wrap leads the calls of our objects here first. `set_shape` takes its shape by value, so OpenVINO copies two
-// numbers.
+// Every `new` of the program is counted except those within the calls below, which are OpenVINO's. The linker's --wrap
+// redirects our objects' calls to this file. `set_shape` takes its shape by value, so OpenVINO copies two numbers.
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -15,20 +14,20 @@ namespace {
 
 thread_local bool counting = false;
 thread_local std::size_t count = 0;
-thread_local std::size_t last = SIZE_MAX;  // there is no memory for more allocations than that
+thread_local std::size_t last = SIZE_MAX;  // memory fails after this number of allocations
 
 void* counted(std::size_t size) {
     count += counting ? 1 : 0;
     void* memory = count > last ? nullptr : std::malloc(size == 0 ? 1 : size);
     if (memory == nullptr) {
-        counting = false;  // what handles it has memory again
+        counting = false;  // the error handler has memory again
         count = 0;
         throw std::bad_alloc();
     }
     return memory;
 }
 
-// Not counted while it lives.
+// Pauses the counting while it exists.
 class Outside {
 public:
     Outside() : was_(counting) { counting = false; }
@@ -49,7 +48,7 @@ void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 
-// Of the Itanium C++ ABI: ov::InferRequest::infer(), ov::Tensor::set_shape(const ov::Shape&).
+// By their names in the Itanium C++ ABI: ov::InferRequest::infer(), ov::Tensor::set_shape(const ov::Shape&).
 extern "C" {
 void __real__ZN2ov12InferRequest5inferEv(ov::InferRequest*);
 void __wrap__ZN2ov12InferRequest5inferEv(ov::InferRequest* request) {
@@ -65,7 +64,7 @@ void __wrap__ZN2ov6Tensor9set_shapeERKNS_5ShapeE(ov::Tensor* tensor, const ov::S
 
 namespace {
 
-// Allocations of each step, from one callback to the next; the first ends prefill, after which counting begins.
+// The allocations of each step, from one callback to the next; counting starts after prefill, with the first callback.
 std::size_t allocations(ovround::LLM& llm, const ovround::SamplingOptions& options, std::size_t& tokens) {
     tokens = 0;
     count = 0;
@@ -77,7 +76,8 @@ std::size_t allocations(ovround::LLM& llm, const ovround::SamplingOptions& optio
     return count;
 }
 
-// Memory ends at each allocation of a request in turn, by the C API: a status, and the model answers as before.
+// Makes each allocation of a request fail in turn, by the C API: it must return a status, and the model must still
+// work.
 std::size_t exhaustions(const char* folder) {
     ovround_llm* llm = nullptr;
     CHECK(ovround_open(folder, nullptr, &llm) == OVROUND_OK);
@@ -95,7 +95,7 @@ std::size_t exhaustions(const char* folder) {
         counting = false;
         last = SIZE_MAX;
         if (status != OVROUND_OK && status != OVROUND_OUT_OF_MEMORY &&
-            status != OVROUND_ENGINE) {  // oneDNN words it its way
+            status != OVROUND_ENGINE) {  // oneDNN has its own message
             std::fprintf(stderr, "without allocation %zu: %s\n", ends, ovround_last_error());
             CHECK(false);
         }
@@ -127,11 +127,11 @@ int main(int arguments, char** values) {
     drawn.stop = {"never to be seen", "nor this"};
     for (const auto& options : {greedy, drawn}) {
         std::size_t tokens = 0;
-        const std::size_t found = allocations(llm, options, tokens);
-        std::printf("allocations: %zu in %zu tokens\n", found, tokens - 1);
-        CHECK(tokens > 32 && found == 0);
+        const std::size_t count = allocations(llm, options, tokens);
+        std::printf("allocations: %zu in %zu tokens\n", count, tokens - 1);
+        CHECK(tokens > 32 && count == 0);
     }
-    counting = true;  // that the count is no constant
+    counting = true;  // so that the counter is known to work
     delete new std::string(100, 'a');
     CHECK(count > 0);
     counting = false;

@@ -1,4 +1,4 @@
-/* The C API from C: what it gives, and what it refuses. 0 when all is well, else the line that failed. */
+/* Tests the C API from C: results and errors. Returns 0, or the line of the first failure. */
 #include <stddef.h>
 #include <string.h>
 
@@ -28,15 +28,16 @@ static int check_logprobs(ovround_llm* llm, ovround_sampling_options options) {
     const int64_t* ids = ovround_completion_token_ids(completion, &count);
     const ovround_usage usage = ovround_completion_usage(completion);
     CHECK(usage.completion_tokens == count && usage.cached_tokens == 0 && usage.drafted_tokens == 0);
-    const ovround_token_logprobs* found = ovround_completion_logprobs(completion, &count);
+    const ovround_token_logprobs* logprobs = ovround_completion_logprobs(completion, &count);
     CHECK(count == usage.completion_tokens);
-    for (size_t place = 0; place < count; ++place) {
-        CHECK(found[place].token_id == ids[place] && found[place].top_count == 3 && found[place].logprob <= 0);
-        CHECK(found[place].top[0].token_id == ids[place] && found[place].top[0].logprob == found[place].logprob);
-        CHECK(found[place].top[1].logprob >= found[place].top[2].logprob);
+    for (size_t index = 0; index < count; ++index) {
+        CHECK(logprobs[index].token_id == ids[index] && logprobs[index].top_count == 3 && logprobs[index].logprob <= 0);
+        CHECK(logprobs[index].top[0].token_id == ids[index] &&
+              logprobs[index].top[0].logprob == logprobs[index].logprob);
+        CHECK(logprobs[index].top[1].logprob >= logprobs[index].top[2].logprob);
     }
-    found = ovround_completion_prompt_logprobs(completion, &count);
-    CHECK(count == usage.prompt_tokens - 1 && found[0].top_count == 0 && found[0].logprob < 0);
+    logprobs = ovround_completion_prompt_logprobs(completion, &count);
+    CHECK(count == usage.prompt_tokens - 1 && logprobs[0].top_count == 0 && logprobs[0].logprob < 0);
     ovround_completion_free(completion);
     return 0;
 }

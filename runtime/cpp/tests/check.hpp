@@ -1,4 +1,4 @@
-// The assertion of these tests: says where and what, and ends the program.
+// The assertion of these tests: prints the location and the expression, and ends the program.
 #pragma once
 
 #include <cstdio>
@@ -15,7 +15,7 @@
         }                                                                        \
     } while (false)
 
-// The error that `work` throws; its message holds `words`.
+// The error that `work` throws; checks that its message contains `words`.
 template <typename Work>
 ovround::ErrorCode refused(const Work& work, const std::string& words) {
     try {

@@ -1,4 +1,4 @@
-// Sampling options as the JSON that Python's tests write.
+// Reads sampling options from the JSON that Python's tests write.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -1,4 +1,4 @@
-// ovround-pipeline FOLDER: errors, cancellation, threads and the C API, on a model.
+// ovround-pipeline FOLDER: tests errors, cancellation, threads and the C API with a model.
 #include <atomic>
 #include <fstream>
 #include <thread>
@@ -48,10 +48,10 @@ void refuses_what_cannot_be(const fs::path& folder, LLM& llm) {
                   });
               },
               "asked it again") == ErrorCode::generation);
-    CHECK(llm.generate(kPrompt, drawn(4)).token_ids.size() == 4);  // all of that did it no harm
+    CHECK(llm.generate(kPrompt, drawn(4)).token_ids.size() == 4);  // the model still works after all of these
 }
 
-// A search with beams too can be stopped, by another thread.
+// Another thread can also stop a beam search.
 void cancels_beams(LLM& llm) {
     SamplingOptions beams;
     beams.num_beams = 4;
@@ -72,7 +72,7 @@ void cancels_beams(LLM& llm) {
                   "the answer is known only at its end") == ErrorCode::usage);
 }
 
-// One file at a time: gone, cut, one bit changed; then the manifest itself.
+// Damages one file at a time: missing, truncated, one bit changed; then the manifest itself.
 void refuses_damage(const fs::path& folder) {
     const fs::path copy =
         fs::temp_directory_path() / ("ovround-pipeline-" + std::to_string(std::hash<std::string>()(folder.string())));
@@ -103,7 +103,7 @@ void refuses_damage(const fs::path& folder) {
     std::ofstream(copy / "ovround.json") << "{";
     CHECK(refused(open, "cannot be read") == ErrorCode::artifact);
     fs::remove(copy / "ovround.json");
-    open();  // as a folder of optimum-intel
+    open();  // like a folder of optimum-intel
     fs::remove(copy / "openvino_detokenizer.xml");
     CHECK(refused(open, "needs the tokenizer as a graph") == ErrorCode::artifact);
     fs::remove_all(copy);

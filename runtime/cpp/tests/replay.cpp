@@ -1,6 +1,6 @@
-// ovround-replay FOLDER [LOAD]: with the options of loading in the JSON object LOAD, answers the requests on stdin, a
-// JSON object a line, with exact arithmetic; for tests/test_cpp*.py. A list of prompts is answered as one batch. What a
-// request does not need is not opened.
+// ovround-replay FOLDER [LOAD]: answers the requests on stdin, one JSON object a line, in exact mode; for
+// tests/test_cpp*.py. LOAD is a JSON object of load options. A list of prompts is answered as one batch. Files that a
+// request does not need are not opened.
 #include <iostream>
 
 #include "chat_template.hpp"
@@ -49,14 +49,14 @@ private:
     std::optional<ovround::Tokenizer> tokenizer_;
 };
 
-json as_json(const ovround::TokenLogprobs& one) {
-    return {{"token_id", one.token_id}, {"logprob", one.logprob}, {"top", one.top}};
+json as_json(const ovround::TokenLogprobs& position) {
+    return {{"token_id", position.token_id}, {"logprob", position.logprob}, {"top", position.top}};
 }
 
 json as_json(const std::vector<ovround::TokenLogprobs>& positions) {
     json list = json::array();
-    for (const auto& one : positions) {
-        list.push_back(as_json(one));
+    for (const auto& position : positions) {
+        list.push_back(as_json(position));
     }
     return list;
 }
@@ -81,7 +81,7 @@ std::vector<ovround::Message> messages_of(const json& request) {
     return messages;
 }
 
-// The pieces of a stream of any ids, what `finish` gave behind them, and their text as a whole.
+// The pieces of a stream of any ids, the text of `finish`, and the whole text.
 json streamed(ovround::Tokenizer& tokenizer, const std::vector<int64_t>& ids) {
     ovround::StreamDecoder decoder(tokenizer);
     json pieces = json::array();
@@ -117,8 +117,9 @@ json answer(Opened& opened, const json& request) {
     }
     if (request.contains("prompts")) {
         json answers;
-        for (const auto& one : llm.generate_batch(request.at("prompts").get<std::vector<std::string>>(), options)) {
-            answers.push_back(as_json(one));
+        for (const auto& position :
+             llm.generate_batch(request.at("prompts").get<std::vector<std::string>>(), options)) {
+            answers.push_back(as_json(position));
         }
         return answers;
     }
@@ -131,18 +132,18 @@ json answer(Opened& opened, const json& request) {
         }
         return true;
     };
-    json found;
+    json answer;
     if (request.contains("messages")) {
         const auto messages = messages_of(request);
-        found = as_json(llm.chat(messages, options, on_piece));
-        found["rendered"] = llm.render_chat(messages);
+        answer = as_json(llm.chat(messages, options, on_piece));
+        answer["rendered"] = llm.render_chat(messages);
     } else {
-        found = as_json(llm.generate(request.at("prompt").get<std::string>(), options,
-                                     options.num_beams > 1 ? ovround::OnPiece() : on_piece));
+        answer = as_json(llm.generate(request.at("prompt").get<std::string>(), options,
+                                      options.num_beams > 1 ? ovround::OnPiece() : on_piece));
     }
-    found["pieces"] = pieces;
-    found["piece_logprobs"] = logprobs;
-    return found;
+    answer["pieces"] = pieces;
+    answer["piece_logprobs"] = logprobs;
+    return answer;
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// The parts that need no model. Golden numbers of sampling lie in sampling.json, which Python's tests read too.
+// Tests the parts that need no model. The expected values of sampling are in sampling.json, which Python's tests read
+// too.
 #include <fstream>
 #include <limits>
 #include <map>
@@ -30,11 +31,11 @@ void sampling_is_python_s(const char* path) {
     std::ifstream file(path);
     const auto cases = nlohmann::json::parse(file);
     CHECK(cases.size() >= 10);
-    for (const auto& one : cases) {
-        const auto logits = one.at("logits").get<std::vector<float>>();
-        Sampler sampler(sampling_options(one.at("options")), logits.size());
-        sampler.see_prompt(one.at("prompt"));
-        for (const int64_t token : one.at("tokens").get<std::vector<int64_t>>()) {
+    for (const auto& case_ : cases) {
+        const auto logits = case_.at("logits").get<std::vector<float>>();
+        Sampler sampler(sampling_options(case_.at("options")), logits.size());
+        sampler.see_prompt(case_.at("prompt"));
+        for (const int64_t token : case_.at("tokens").get<std::vector<int64_t>>()) {
             CHECK(sampler.choose(logits.data()) == token);
         }
     }
@@ -64,8 +65,8 @@ void sha256_is_the_standard_s() {  // FIPS 180-4 examples
             CHECK(whole.finish() == digest);
         }
         Sha256 parts;
-        for (std::size_t place = 0; place < text.size(); place += 61) {
-            parts.update(text.data() + place, std::min<std::size_t>(61, text.size() - place));
+        for (std::size_t index = 0; index < text.size(); index += 61) {
+            parts.update(text.data() + index, std::min<std::size_t>(61, text.size() - index));
         }
         CHECK(parts.finish() == digest);
     }
@@ -122,7 +123,7 @@ void utf8() {
     }
     CHECK(count_characters("a\xC3\xA9") == 2 && skip_characters("a\xC3\xA9z", 2) == "z" &&
           skip_characters("a", 3).empty());
-    // Unicode 15, table 3-8, and the end of a text within a character
+    // Unicode 15, table 3-8, and a text that ends within a character
     std::string text;
     append_well_formed("\x61\xF1\x80\x80\xE1\x80\xC2\x62\x80\x63\x80\xBF\x64\xED\xA0\x80\xF0\x9F", text);
     const std::string bad(kReplacement);
@@ -157,8 +158,8 @@ class Bytes final : public Decodes {
 public:
     const std::string& decode(const int64_t* ids, std::size_t count) override {
         text_.clear();
-        for (std::size_t place = 0; place < count; ++place) {
-            text_ += ids[place] < 256 ? std::string(1, static_cast<char>(ids[place])) : "";
+        for (std::size_t index = 0; index < count; ++index) {
+            text_ += ids[index] < 256 ? std::string(1, static_cast<char>(ids[index])) : "";
         }
         const std::size_t size = text_.size();
         while (!is_utf8(text_)) {
@@ -192,7 +193,7 @@ void text_streams() {
     CHECK(text == "a\xE2\x82\xAC\xEF\xBF\xBD");
 
     StopStrings stops({"bcd", "cd", "x"});
-    CHECK(pushed(stops, "ab") == "a" && pushed(stops, "c").empty() && pushed(stops, "de").empty() && stops.found());
+    CHECK(pushed(stops, "ab") == "a" && pushed(stops, "c").empty() && pushed(stops, "de").empty() && stops.matched());
     std::string rest;
     stops.finish(rest);
     CHECK(pushed(stops, "more").empty() && rest.empty());

@@ -1,4 +1,4 @@
-// A C door to the products, with threads of its own: what the tests call through ctypes.
+// A C interface to the products with its own threads, which the tests call through ctypes.
 #include <algorithm>
 #include <atomic>
 #include <thread>

@@ -1,5 +1,5 @@
-// Several callers at once, each with several threads, on every instruction set: for ThreadSanitizer and its siblings.
-// The answers must be those of one thread, to the bit.
+// Several callers at once, each with several threads, on every instruction set, for ThreadSanitizer and other
+// sanitizers. The results must equal those of one thread bit for bit.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -29,11 +29,11 @@ std::vector<uint8_t> random_bytes(std::mt19937& random, std::size_t count, int m
     return bytes;
 }
 
-// Bytes with 0x3B in each odd place are float16 between 0.875 and 1.
+// Bytes with 0x3B at odd positions are float16 values between 0.875 and 1.
 std::vector<uint8_t> random_halves(std::mt19937& random, std::size_t count) {
     auto bytes = random_bytes(random, 2 * count, 0xFF);
-    for (std::size_t place = 1; place < bytes.size(); place += 2) {
-        bytes[place] = static_cast<uint8_t>(0x3B | (random() & 0x80U));
+    for (std::size_t index = 1; index < bytes.size(); index += 2) {
+        bytes[index] = static_cast<uint8_t>(0x3B | (random() & 0x80U));
     }
     return bytes;
 }
@@ -56,7 +56,7 @@ int main() {
         if (bits == 0) {
             ovround_codebook_linear(codes.data(), codebooks.data(), scales.data(), kOutputs, kInputs, kBooks, 256, 1, 8,
                                     x.data(), tokens, y.data(), exact, isa, threads);
-        } else if (bits == 8) {  // as a gate, so that both are seen
+        } else if (bits == 8) {  // as a gate, so that both products run
             ovround_gated_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, bits, 0,
                                  x.data(), tokens, y.data(), exact, isa, threads);
         } else {

@@ -1,8 +1,8 @@
-/* The C API of ovround, for C and for other languages. See ovround.hpp for what the fields mean.
+/* The C API of ovround, for C and for other languages. ovround.hpp documents the fields.
  *
- * Every function that can fail gives an ovround_status; ovround_last_error tells the thread that called what happened.
- * Nothing throws across this border. Text is UTF-8. A handle may be used from any thread: calls on one handle wait for
- * each other, ovround_cancel does not wait. ovround_close must be the last call on its handle.
+ * Every function that can fail returns an ovround_status; ovround_last_error describes the last failure of the calling
+ * thread. No exception leaves a function. Text is UTF-8. A handle may be used from any thread: calls on one handle wait
+ * for each other, but ovround_cancel does not wait. ovround_close must be the last call on its handle.
  */
 #ifndef OVROUND_H
 #define OVROUND_H
@@ -23,7 +23,7 @@ extern "C" {
 typedef enum ovround_status {
     OVROUND_OK = 0,
     OVROUND_INTERNAL = 1,   /* a defect of the library */
-    OVROUND_USAGE = 2,      /* an option or argument that cannot be */
+    OVROUND_USAGE = 2,      /* an option or argument that is not allowed */
     OVROUND_ARTIFACT = 3,   /* a folder that the runtime cannot read */
     OVROUND_ENGINE = 4,     /* a device that is missing or refuses the model */
     OVROUND_GENERATION = 5, /* a request that the loaded model cannot answer */
@@ -39,17 +39,17 @@ typedef enum ovround_finish_reason {
 typedef struct ovround_llm ovround_llm;
 typedef struct ovround_completion ovround_completion;
 
-/* Filled by ovround_load_defaults; a struct that was not is refused. */
+/* Initialize it with ovround_load_defaults; a struct that was not initialized is refused. */
 typedef struct ovround_load_options {
     size_t struct_size;
     const char* device;
     int exact;
     int threads;
     int check_contents;
-    const char* tokenizers_library; /* NULL: looked for beside libopenvino */
-    const char* llguidance_library; /* NULL: docs/guides/cpp.md says where it is looked for */
-    const char* operator_library;   /* where a folder needs it; NULL: beside libovround */
-    int error_on_missing_kernel;    /* 0: expand such weights where the library is missing */
+    const char* tokenizers_library; /* NULL: the one beside libopenvino */
+    const char* llguidance_library; /* NULL: searched as docs/guides/cpp.md describes */
+    const char* operator_library;   /* for folders that need it; NULL: the one beside libovround */
+    int error_on_missing_kernel;    /* 0: expand such weights if the library is missing */
     int prefix_cache;
     int prompt_lookup;
     const char* draft_model; /* NULL: none */
@@ -68,7 +68,7 @@ typedef enum ovround_grammar_kind {
     OVROUND_LARK = 3
 } ovround_grammar_kind;
 
-/* Filled by ovround_sampling_defaults; a struct that was not is refused. */
+/* Initialize it with ovround_sampling_defaults; a struct that was not initialized is refused. */
 typedef struct ovround_sampling_options {
     size_t struct_size;
     int64_t max_new_tokens; /* 0: until an end token or the end of the context */
@@ -88,8 +88,8 @@ typedef struct ovround_sampling_options {
     double frequency_penalty;
     const ovround_token_bias* logit_bias;
     size_t logit_bias_count;
-    int64_t logprobs;        /* of so many likeliest tokens at each; negative: none */
-    int64_t prompt_logprobs; /* the same */
+    int64_t logprobs;        /* number of the likeliest tokens at each position; negative: no log-probabilities */
+    int64_t prompt_logprobs; /* the same for the prompt */
     ovround_grammar_kind grammar_kind;
     const char* grammar;
     int64_t num_beams;
@@ -109,7 +109,7 @@ typedef struct ovround_logprob {
     double logprob;
 } ovround_logprob;
 
-/* One position: the token that stands there, and the likeliest ones. */
+/* The token at one position, and the likeliest tokens there. */
 typedef struct ovround_token_logprobs {
     int64_t token_id;
     double logprob;
@@ -122,25 +122,25 @@ typedef struct ovround_message {
     const char* content;
 } ovround_message;
 
-/* Called for each token with the text that it completed, `size` bytes without a zero at the end; 0 cancels the rest. */
+/* Called for each token with the text that it completed: `size` bytes, not zero-terminated. Return 0 to cancel. */
 typedef int (*ovround_on_piece)(const char* text, size_t size, int64_t token_id, void* user);
 
 OVROUND_C_API const char* ovround_version(void);
-/* What the last failed call of this thread says, and what to do about it; never NULL, good until its next call. */
+/* Message and hint of the last failed call of this thread; never NULL, valid until the thread's next call. */
 OVROUND_C_API const char* ovround_last_error(void);
 OVROUND_C_API const char* ovround_last_hint(void);
 
 OVROUND_C_API void ovround_load_defaults(ovround_load_options* options);
 OVROUND_C_API void ovround_sampling_defaults(ovround_sampling_options* options);
 
-/* `options` may be NULL everywhere: the defaults. */
+/* `options` may be NULL in all functions, for the defaults. */
 OVROUND_C_API ovround_status ovround_open(const char* folder, const ovround_load_options* options, ovround_llm** llm);
 OVROUND_C_API void ovround_close(ovround_llm* llm); /* NULL is allowed */
 
 OVROUND_C_API size_t ovround_context_length(const ovround_llm* llm);
 OVROUND_C_API size_t ovround_vocab_size(const ovround_llm* llm);
 OVROUND_C_API double ovround_load_s(const ovround_llm* llm);
-OVROUND_C_API const char* ovround_warning(const ovround_llm* llm); /* what loading had to say; often empty */
+OVROUND_C_API const char* ovround_warning(const ovround_llm* llm); /* a warning from loading; often empty */
 
 /* `on_piece` may be NULL. The completion is freed with ovround_completion_free. */
 OVROUND_C_API ovround_status ovround_generate(ovround_llm* llm, const char* prompt,
@@ -154,7 +154,7 @@ OVROUND_C_API ovround_status ovround_chat(ovround_llm* llm, const ovround_messag
                                           void* user, ovround_completion** completion);
 OVROUND_C_API void ovround_cancel(ovround_llm* llm);
 
-/* Writes at most `capacity` ids, and to `count` how many there are. */
+/* Writes at most `capacity` ids to `ids`, and the number of all ids to `count`. */
 OVROUND_C_API ovround_status ovround_encode(ovround_llm* llm, const char* text, int add_special_tokens, int64_t* ids,
                                             size_t capacity, size_t* count);
 
@@ -163,14 +163,14 @@ OVROUND_C_API const int64_t* ovround_completion_token_ids(const ovround_completi
 OVROUND_C_API ovround_finish_reason ovround_completion_finish_reason(const ovround_completion* completion);
 OVROUND_C_API size_t ovround_completion_prompt_tokens(const ovround_completion* completion);
 OVROUND_C_API ovround_usage ovround_completion_usage(const ovround_completion* completion);
-/* Of each token of the answer; NULL where they were not asked for. Good as long as the completion. */
+/* Log-probabilities of the answer's tokens; NULL if not requested. Valid as long as the completion. */
 OVROUND_C_API const ovround_token_logprobs* ovround_completion_logprobs(const ovround_completion* completion,
                                                                         size_t* count);
-/* Of the prompt's tokens after the first. */
+/* Log-probabilities of the prompt's tokens after the first. */
 OVROUND_C_API const ovround_token_logprobs* ovround_completion_prompt_logprobs(const ovround_completion* completion,
                                                                                size_t* count);
 OVROUND_C_API double ovround_completion_time_to_first_token_s(const ovround_completion* completion);
-/* Negative where there is no second token. */
+/* Negative if there is no second token. */
 OVROUND_C_API double ovround_completion_time_per_output_token_s(const ovround_completion* completion);
 OVROUND_C_API void ovround_completion_free(ovround_completion* completion); /* NULL is allowed */
 

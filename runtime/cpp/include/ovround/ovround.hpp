@@ -1,10 +1,10 @@
-// The runtime for C++: it loads a folder that `ovround convert --format openvino` wrote, and generates text.
+// The runtime for C++: loads a folder that `ovround convert --format openvino` wrote, and generates answers.
 //
 //     ovround::LLM llm("out");
 //     std::cout << llm.generate("Once upon a time").text;
 //
 // Threads: the methods of one LLM wait for each other; `cancel` does not. Several LLMs are independent.
-// Errors: all functions throw ovround::Error, or std::bad_alloc.
+// Errors: all functions throw ovround::Error, or std::bad_alloc if memory is exhausted.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +28,7 @@
 namespace ovround {
 
 enum class ErrorCode {
-    usage = 2,       // an invalid option or argument
+    usage = 2,       // an option or argument that is not allowed
     artifact = 3,    // a folder that the runtime cannot read
     engine = 4,      // a device that is missing or refuses the model
     generation = 5,  // a request that the loaded model cannot answer
@@ -45,33 +45,32 @@ private:
     std::string hint_;
 };
 
-// Treatment of weights for the native operator if its library is missing; expanded weights need memory, see
-// LLM::warning.
+// For weights of the native operator whose library is not found. Expanding them costs memory, see LLM::warning.
 enum class OnMissingKernel { expand, error };
 
 struct LoadOptions {
-    std::string device = "CPU";                // OpenVINO's name: CPU, GPU, GPU.1, NPU, AUTO
+    std::string device = "CPU";                // an OpenVINO device: CPU, GPU, GPU.1, NPU, AUTO
     bool exact = false;                        // compute in float32, for comparisons
-    int threads = 0;                           // CPU threads; 0: the engine's own number
+    int threads = 0;                           // CPU threads; 0: the engine's own choice
     bool check_contents = true;                // compare every file's sha256 with the manifest; false: sizes only
-    std::filesystem::path tokenizers_library;  // libopenvino_tokenizers; empty: searched beside libopenvino
+    std::filesystem::path tokenizers_library;  // libopenvino_tokenizers; empty: the one beside libopenvino
     std::filesystem::path llguidance_library;  // libllguidance, for grammars; empty: see docs/guides/cpp.md
     OnMissingKernel on_missing_kernel = OnMissingKernel::expand;
     std::filesystem::path operator_library;  // libovround_operator, for folders that need it; empty: beside libovround
-    bool prefix_cache = false;          // do not compute the beginning again that a prompt shares with the last request
-    bool prompt_lookup = false;         // propose tokens from the text so far, which changes only the speed
-    std::filesystem::path draft_model;  // folder of a smaller model with the same tokenizer, which proposes tokens
-    int draft_tokens = 5;               // proposed tokens per step, 1 to 64
+    bool prefix_cache = false;          // reuse the cache for the common prefix with the last request and its answer
+    bool prompt_lookup = false;         // guess tokens from the text so far, which changes only the speed
+    std::filesystem::path draft_model;  // folder of a smaller model with the same tokenizer, which makes the guesses
+    int draft_tokens = 5;               // guesses a step, 1 to 64
 };
 
-// The grammar of an answer: a JSON schema as text, a regular expression, or a grammar in Lark's notation.
+// A constraint on the answer: a JSON schema, a regular expression, or a grammar in Lark's notation.
 struct Grammar {
     enum class Kind { json_schema, regex, lark };
     Kind kind = Kind::json_schema;
     std::string source;
 };
 
-// The fields, ranges and defaults of Python's SamplingOptions; docs/concepts/sampling.md defines each of them.
+// The fields, ranges and defaults of Python's SamplingOptions; see docs/concepts/sampling.md.
 struct SamplingOptions {
     std::optional<int64_t> max_new_tokens;  // none: until an end token or the end of the context
     double temperature = 0.0;
@@ -79,45 +78,45 @@ struct SamplingOptions {
     double top_p = 1.0;
     double min_p = 0.0;
     double repetition_penalty = 1.0;
-    std::optional<uint64_t> seed;  // none: a new one for each request
+    std::optional<uint64_t> seed;  // none: a new seed for each request
     std::vector<std::string> stop;
     std::vector<int64_t> stop_token_ids;
     bool ignore_eos = false;
     double presence_penalty = 0.0;
     double frequency_penalty = 0.0;
     std::vector<std::pair<int64_t, double>> logit_bias;
-    std::optional<int64_t> logprobs;         // number of likeliest tokens listed with each token, 0 to 100
+    std::optional<int64_t> logprobs;  // for the answer's tokens, and this number of likeliest tokens at each; up to 100
     std::optional<int64_t> prompt_logprobs;  // the same for the prompt's tokens after the first
-    std::optional<Grammar> grammar;          // needs the library llguidance
-    int64_t num_beams = 1;        // beam search, 1 to 64: greedy, without a callback, and with few other options
-    double length_penalty = 1.0;  // power of the length that divides a beam's sum of log-probabilities
+    std::optional<Grammar> grammar;          // needs the llguidance library
+    int64_t num_beams = 1;        // beams, 1 to 64; several are greedy, without a callback, and allow few other options
+    double length_penalty = 1.0;  // with beams: the sum of log-probabilities is divided by the length to this power
 };
 
 enum class FinishReason { stop, length, cancelled };
 
 OVROUND_API const char* to_string(FinishReason reason) noexcept;
 
-// Seconds of computation from the start of prefill, without the callback's time.
+// Seconds of work from the start of prefill, without the time of the callback.
 struct Timings {
     double time_to_first_token_s = 0.0;
     std::optional<double> time_per_output_token_s;  // mean over the tokens after the first
 };
 
-// Token counts: the prompt with its special tokens, and the generated tokens with an end token.
+// Numbers of tokens: of the prompt with its special tokens, and generated ones with an end token.
 struct Usage {
     std::size_t prompt_tokens = 0;
     std::size_t completion_tokens = 0;
-    std::size_t cached_tokens = 0;    // of the prompt, found in the cache
-    std::size_t drafted_tokens = 0;   // tokens that a draft model or prompt lookup proposed
-    std::size_t accepted_tokens = 0;  // proposed tokens that the model chose as well
+    std::size_t cached_tokens = 0;    // tokens of the prompt that were reused from the cache
+    std::size_t drafted_tokens = 0;   // guesses of a draft model or the prompt lookup
+    std::size_t accepted_tokens = 0;  // guesses that the model accepted
 };
 
-// One position: its token, and the likeliest tokens, in the model's own distribution before penalties, temperature and
-// grammar. Natural logarithms.
+// The token at one position and the likeliest tokens there, by the model's own distribution before penalties,
+// temperature and constraints. Natural logarithms.
 struct TokenLogprobs {
     int64_t token_id = 0;
     double logprob = 0.0;
-    std::vector<std::pair<int64_t, double>> top;  // in descending order; of equals the lower id first
+    std::vector<std::pair<int64_t, double>> top;  // descending, lower ids first for equal values
 };
 
 struct Completion {
@@ -126,11 +125,11 @@ struct Completion {
     FinishReason finish_reason = FinishReason::stop;
     Usage usage;
     Timings timings;
-    std::optional<std::vector<TokenLogprobs>> logprobs;         // of token_ids, if requested
-    std::optional<std::vector<TokenLogprobs>> prompt_logprobs;  // of the prompt's tokens after the first, if requested
+    std::optional<std::vector<TokenLogprobs>> logprobs;         // for each of token_ids, if requested
+    std::optional<std::vector<TokenLogprobs>> prompt_logprobs;  // for the prompt's tokens after the first
 };
 
-// One token of a stream and the text that it completed, often none; valid during the callback.
+// One token of a stream and the text that it completed, which is often empty; valid during the callback.
 struct Piece {
     std::string_view text;
     int64_t token_id;
@@ -138,7 +137,7 @@ struct Piece {
     const std::vector<TokenLogprobs>* prompt_logprobs = nullptr;  // if requested, with the first piece
 };
 
-// Called for each token, in the caller's thread; false cancels the rest.
+// Called for each token in the caller's thread; return false to cancel.
 using OnPiece = std::function<bool(const Piece&)>;
 
 struct Message {
@@ -156,29 +155,29 @@ public:
     Completion generate(std::string_view prompt, const SamplingOptions& options = {}, const OnPiece& on_piece = {});
     Completion generate_ids(const std::vector<int64_t>& prompt_ids, const SamplingOptions& options = {},
                             const OnPiece& on_piece = {});
-    // Answers `batch_size` prompts at a time; each answer is the same as alone, apart from rounding.
+    // Answers each prompt as if it were alone, `batch_size` prompts at a time; only rounding may differ.
     std::vector<Completion> generate_batch(const std::vector<std::string>& prompts, const SamplingOptions& options = {},
                                            std::size_t batch_size = 8);
-    // The assistant's next message, by the model's chat template; docs/guides/cpp.md lists the templates.
+    // The assistant's next message, by the model's chat template; docs/guides/cpp.md lists the supported templates.
     Completion chat(const std::vector<Message>& messages, const SamplingOptions& options = {},
                     const OnPiece& on_piece = {});
 
     // Log-probabilities of the token ids after the first, each with the `count` likeliest tokens at its position.
     std::vector<TokenLogprobs> score(const std::vector<int64_t>& ids, std::size_t count = 0);
 
-    // End the running request of any thread after its next token.
+    // Ends the running request after its next token; may be called from any thread.
     void cancel() noexcept;
 
     std::vector<int64_t> encode(std::string_view text, bool add_special_tokens = true);
     std::string decode(const std::vector<int64_t>& ids);
     std::string render_chat(const std::vector<Message>& messages, bool add_generation_prompt = true);
 
-    std::size_t context_length() const noexcept;  // number of tokens of prompt and answer together
+    std::size_t context_length() const noexcept;  // maximum number of tokens of a prompt and its answer together
     std::size_t vocab_size() const noexcept;
-    const std::string& device() const noexcept;        // engine and device in words
-    const std::string& warning() const noexcept;       // warning of the loading; often empty
+    const std::string& device() const noexcept;        // readable name of the device
+    const std::string& warning() const noexcept;       // a readable warning from loading; often empty
     double load_s() const noexcept;                    // seconds of the constructor
-    uint64_t weight_bytes_per_token() const noexcept;  // stored bytes that a decoding step reads
+    uint64_t weight_bytes_per_token() const noexcept;  // bytes of stored weights that a decoding step reads
 
 private:
     struct State;

@@ -1,6 +1,6 @@
-// The readers of what comes with a model: whatever the bytes, they give what was asked for or an Error.
+// Fuzzes the readers of a model's files: for any bytes they return a result or throw an Error.
 //
-// The first byte says which reader is meant: `m` the manifest, `c` config.json, `g` generation_config.json, `t` a chat
+// The first byte selects the reader: `m` the manifest, `c` config.json, `g` generation_config.json, `t` a chat
 // template, which is rendered too.
 #include <cstddef>
 #include <cstdint>
