@@ -1,4 +1,4 @@
-"""Imported by one of several processes: what the file named by OVROUND_TEST_MISHAP says happens to it, `die 1` or `differ 2`.
+"""Imported by one of several processes: what the file named by OVROUND_TEST_FAULT says happens to it, `die 1` or `differ 2`.
 
 The number is the block; without the file nothing happens.
 """
@@ -17,7 +17,7 @@ _tell, _digest = BlockQuantizer._tell, FinishedBlock.digest
 
 
 def planned() -> tuple[str, int]:
-    path = Path(os.environ["OVROUND_TEST_MISHAP"])
+    path = Path(os.environ["OVROUND_TEST_FAULT"])
     what, _, block = path.read_text(encoding="utf-8").partition(" ") if path.is_file() else ("nothing", "", "0")
     return what, int(block)
 

@@ -44,7 +44,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"max_new_tokens": 24, "temperature": 0.7, "seed": 2, "repetition_penalty": 1.2, "logit_bias": [[40, 3.0]]},
 ]
 MODELS = ["demo", "TinyStories-656K", "stories260K"]  # byte level, and a space in front of a text: first, always
-pytestmark = pytest.mark.timeout(900)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -15,7 +15,7 @@ from ovround.cli.app import app
 GUIDE = ROOT / "docs" / "guides" / "cpp.md"
 ONLY_PYTHON = {"--kernel", "--peer", "--peer-model", "--peer-python", "--peer-threads", "--plot"}
 ONLY_CPP = {"--bench", "--chat", "--llguidance", "--operator", "--tokenizers", "--version"}
-pytestmark = pytest.mark.timeout(900)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from command_server import CommandServer, Result
 from failing_steps import contents
+from free_port import free_port
 
 from ovround.artifact.manifest import Manifest, check_files, read_manifest
 from ovround.conversion.convert import convert, prepare
@@ -45,12 +45,6 @@ OPTIONS = ConvertOptions(
     initial_grid="search",
     end_to_end=2,
 )
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

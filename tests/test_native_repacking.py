@@ -21,7 +21,7 @@ from ovround.runtime.engines.native.repacking import is_faster, repack
 from ovround.tensors import native_layout as layout
 from ovround.tensors.packing import pack_rows
 
-pytestmark = pytest.mark.timeout(600)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first test builds
 CONFIG = {
     **CONFIGS["llama-0"], "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "head_dim": 32,
     "mlp_bias": False,

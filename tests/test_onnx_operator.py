@@ -31,7 +31,7 @@ from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.native_layout import CODEBOOK, INTEGERS
 from ovround.tensors.qtensor import QTensor
 
-pytestmark = pytest.mark.timeout(600)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first test builds
 Weight = QTensor | CodebookTensor
 # of the largest answer: sums of float32; tables of 8 bits, and activations rounded to 8 bits (test_native_kernels.py)
 SUMS, LEVELS = 2e-6, 0.03

@@ -10,12 +10,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S, wait_until
 
 from ovround.runtime import LLM
 from ovround.runtime.server.app import create_app
@@ -54,7 +55,7 @@ class Served:
 
     def stream_lines(self, body: dict[str, Any], *, stream: bool = True) -> tuple[socket.socket, Any]:
         """A request under way: its connection, and the lines of the answer as they come, the status first."""
-        connection = socket.create_connection(("127.0.0.1", self.port), 60)
+        connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE_S)
         data = json.dumps({**body, "stream": stream}).encode()
         head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
@@ -75,22 +76,19 @@ class Served:
 
     @contextmanager
     def stopped_engine(self) -> Iterator[None]:
-        """The engine's process stands still meanwhile."""
+        """The engine's process stands still meanwhile, unless it is killed."""
         pid = self.engine_pid()
         os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
-    def idle(self, seconds: float = 20.0) -> bool:
-        """Whether within this time no engine computes anything any more."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.dispatcher.running() == 0:
-                return True
-            time.sleep(0.02)
-        return False
+    def idle(self) -> bool:
+        """True as soon as no engine computes anything any more."""
+        wait_until(lambda: self.dispatcher.running() == 0)
+        return True
 
 
 @contextmanager
@@ -115,7 +113,7 @@ def serving_with(dispatcher: Dispatcher, compare: Path | None = None) -> Iterato
         yield Served(bound.getsockname()[1], dispatcher, llm)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(PATIENCE_S)
         bound.close()
         if llm is not None:
             llm.close()
