@@ -104,6 +104,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield Pair(servers, place / "fault")
 
 
+@pytest.mark.slow
 def test_two_processes_end_near_one(torchrun: Path, alone: Manifest) -> None:
     manifest = read_manifest(torchrun)
     check_files(torchrun, manifest, contents=True)
@@ -132,6 +133,7 @@ def need_of_one(out: Path) -> MemoryNeed:
     return memory_need(job.checkpoint, job.decoder, job.plan, shared, job.calibration.part(0, 2))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_both_and_the_same_command_continues(
     torchrun: Path, pair: Pair, tmp_path: Path
 ) -> None:
@@ -153,6 +155,7 @@ def test_a_process_that_dies_ends_both_and_the_same_command_continues(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_other_integers_in_one_process_are_noticed(pair: Pair, tmp_path: Path) -> None:
     first, second = pair("convert", "demo", tmp_path / "out", *TUNING, "--quiet", fault="differ 1")
     assert (first.status, second.status) == (1, 1)
@@ -161,6 +164,7 @@ def test_other_integers_in_one_process_are_noticed(pair: Pair, tmp_path: Path) -
     assert second.stderr.splitlines()[-1] == "note: the first process keeps the blocks that are finished"
 
 
+@pytest.mark.slow
 def test_other_inputs_in_one_process_are_named(pair: Pair, tmp_path: Path) -> None:
     first, second = pair("convert", "demo", tmp_path / "out", *TUNING, "--quiet", second=("--robust-loss",))
     assert (first.status, second.status) == (1, 1)

@@ -175,6 +175,7 @@ def failing() -> FailAt:
 ERRORS = {"full disk": full, "broken disk": broken, "no permission": forbidden, "Ctrl-C": KeyboardInterrupt}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ERRORS)
 def test_a_failure_at_any_step_leaves_nothing(tiny_source: Path, place: Path, failing: FailAt, kind: str) -> None:
     out = place / "new" / "out"
@@ -188,6 +189,7 @@ def test_a_failure_at_any_step_leaves_nothing(tiny_source: Path, place: Path, fa
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ERRORS)
 def test_a_failure_at_any_step_leaves_the_old_folder_or_the_new_one(
     tiny_source: Path, place: Path, failing: FailAt, kind: str
@@ -205,6 +207,7 @@ def test_a_failure_at_any_step_leaves_the_old_folder_or_the_new_one(
     assert seen[0] == old
 
 
+@pytest.mark.slow
 def test_a_failure_while_openvino_writes(tiny_source: Path, place: Path, failing: FailAt) -> None:
     for step in interrupted(
         failing, place, full, lambda: convert(tiny_source, place / "out", BOTH), max(6 // SCALE, 1)
@@ -240,6 +243,7 @@ def test_what_is_said_of_a_disk(
         assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_short_write_at_any_step(tiny_source: Path, place: Path, failing: FailAt) -> None:
     """From each step on, of what is written to a file the system takes the first 700 bytes, and no more."""
     resource = pytest.importorskip("resource")

@@ -16,21 +16,23 @@ from ovround.runtime.engines import check_folder, verified
 CASES = 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_damage_is_found_before_an_engine_sees_it(tiny_folders: dict[str, Path], tmp_path: Path, target: str) -> None:
     folder, seen = tiny_folders[target], 0
     for damage in damages(folder, CASES, seed=1):
         if damage.name == MANIFEST:
             continue
-        place, start = damaged_copy(folder, tmp_path / "out", damage), time.perf_counter()
+        place, start = damaged_copy(folder, tmp_path / "out", damage), time.process_time()
         with pytest.raises(ArtifactError) as caught:
             LLM(place)
         assert str(place / damage.name) in str(caught.value), damage.what
-        assert time.perf_counter() - start < 10
+        assert time.process_time() - start < 10
         seen += 1
     assert seen > CASES // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_damaged_manifest_is_an_error_or_says_the_same(
     tiny_folders: dict[str, Path], tmp_path: Path, target: str
@@ -59,6 +61,7 @@ def test_a_damaged_manifest_is_an_error_or_says_the_same(
     assert refused + accepted > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_changed_byte_of_weights_is_found(tiny_folders: dict[str, Path], tmp_path: Path, target: str) -> None:
     """The engines accept all of these: the file's size is right, and every number is a number."""
