@@ -32,7 +32,6 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return write_checkpoint(place / "model", shards=2 if request.param == "sharded" else 1)
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_or_is_the_same(source: Path, tmp_path: Path) -> None:
     options = ConvertOptions(formats=("onnx",), recipe="rtn", group_size=32)
     refused, slow = 0, []
@@ -56,7 +55,6 @@ def test_a_damaged_checkpoint_is_refused_or_is_the_same(source: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_inspect_of_any_damage_is_quick(source: Path, tmp_path: Path) -> None:
     for damage in damages(source, CASES // 3, seed=4):
         place, start = damaged_copy(source, tmp_path / "model", damage), time.process_time()

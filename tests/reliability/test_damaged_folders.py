@@ -16,7 +16,6 @@ from ovround.runtime.engines import check_folder, verified
 CASES = 150
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_damage_is_found_before_an_engine_sees_it(tiny_folders: dict[str, Path], tmp_path: Path, target: str) -> None:
     folder, seen = tiny_folders[target], 0
@@ -32,7 +31,6 @@ def test_damage_is_found_before_an_engine_sees_it(tiny_folders: dict[str, Path],
     assert seen > CASES // 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_damaged_manifest_is_an_error_or_says_the_same(
     tiny_folders: dict[str, Path], tmp_path: Path, target: str
@@ -61,7 +59,6 @@ def test_a_damaged_manifest_is_an_error_or_says_the_same(
     assert refused + accepted > 20
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_changed_byte_of_weights_is_found(tiny_folders: dict[str, Path], tmp_path: Path, target: str) -> None:
     """The engines accept all of these: the file's size is right, and every number is a number."""
