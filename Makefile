@@ -51,7 +51,7 @@ reference: $(VENV)/.convert
 
 nightly: $(VENV)/.test
 	OVROUND_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest $(PYTEST_ARGS) --timeout 7200 tests/reliability tests/runtime/server \
-	  tests/test_resume.py tests/test_output_folder.py tests/test_interruption.py
+	  tests/test_resume.py tests/artifact/test_output_folder.py tests/conversion/test_interruption.py
 
 audit: $(VENV)/.lint
 	$(BIN)/python tools/audit.py

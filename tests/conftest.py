@@ -29,7 +29,10 @@ settings.register_profile("suite", deadline=None, derandomize=SCALE == 1, suppre
 settings.load_profile("suite")
 
 # Files of few tests that take minutes: they begin, so that no worker waits for another in the end.
-LONG = ("test_cpp_sanitizers.py", "test_cpp_package.py", "test_cpp.py", "test_lm_eval_harness.py", "test_resume.py")
+LONG = (
+    "test_cpp_sanitizers.py", "test_cpp_package.py", "test_cpp.py", "test_lm_eval_harness.py", "test_power_cut.py",
+    "test_resume.py", "test_device.py", "test_payloads.py",
+)  # fmt: skip
 CALIBRATION = Path(__file__).resolve().parents[1] / "ovround" / "calibration.txt"
 
 

@@ -51,7 +51,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     place = tmp_path_factory.mktemp("four")
     common = {
         "WORLD_SIZE": str(SIZE), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
     }  # fmt: skip
     faults = [place / f"fault-{rank}" for rank in range(SIZE)]
     with ExitStack() as stack:

@@ -58,7 +58,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         (place / name).mkdir()
     environment = {
         "OVROUND_TEST_AUDIT": str(notes), "OVROUND_TEST_PLACES": str(place), "TMPDIR": str(place / "scratch"),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
     }  # fmt: skip
     modules = [  # what commands import, once for all of them
         "ovround.conversion.convert", "ovround.exporters.onnx", "ovround.exporters.openvino.tokenizer", "ovround.check",
@@ -68,7 +68,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         "transformers.modeling_utils", "audit_hook",
     ]  # fmt: skip
     with CommandServer(place / "commands", modules, environment) as server:
-        yield Watched(server, place, notes, {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[1])})
+        yield Watched(server, place, notes, {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[1] / "support")})
 
 
 @pytest.mark.parametrize("name", PAYLOADS)

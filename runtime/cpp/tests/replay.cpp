@@ -1,5 +1,5 @@
 // ovround-replay FOLDER [LOAD]: with the options of loading in the JSON object LOAD, answers the requests on stdin, a
-// JSON object a line, with exact arithmetic; for tests/test_cpp*.py. A list of prompts is answered as one batch. What a
+// JSON object a line, with exact arithmetic; for tests/cpp/test_cpp*.py. A list of prompts is answered as one batch. What a
 // request does not need is not opened.
 #include <iostream>
 

@@ -14,7 +14,7 @@ import pytest
 
 from ovround.artifact.manifest import TARGETS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOOLCHAIN = ("torch", "transformers", "onnx", "huggingface_hub")
 GENERATE = """
 import json, sys

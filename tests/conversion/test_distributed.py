@@ -92,7 +92,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     place = tmp_path_factory.mktemp("pair")
     common = {
         "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent), "OVROUND_TEST_FAULT": str(place / "fault"),
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support"), "OVROUND_TEST_FAULT": str(place / "fault"),
     }  # fmt: skip
     servers = []
     with ExitStack() as stack:

@@ -28,7 +28,7 @@ CONFIG = {
 }  # fmt: skip
 IDS = np.array([[3, 9, 27, 5, 11, 2, 40, 7], [8, 1, 30, 12, 6, 60, 4, 19]])
 EXACT, LEVELS = 2e-5, 0.1  # relative RMS of logits: float32, activations of 8 bits
-DEMO = Path(__file__).resolve().parents[1] / "ovround" / "demo_model"
+DEMO = Path(__file__).resolve().parents[2] / "ovround" / "demo_model"
 
 
 @pytest.fixture
