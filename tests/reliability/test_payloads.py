@@ -68,7 +68,12 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         "transformers.modeling_utils", "audit_hook",
     ]  # fmt: skip
     with CommandServer(place / "commands", modules, environment) as server:
-        yield Watched(server, place, notes, {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[1] / "support")})
+        yield Watched(
+            server,
+            place,
+            notes,
+            {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[1] / "support")},
+        )
 
 
 @pytest.mark.parametrize("name", PAYLOADS)
