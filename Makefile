@@ -1,10 +1,12 @@
-# make demo     installs into .venv and runs the demonstration
-# make test     installs into .venv and runs the tests
-# make lint     ruff, mypy, import contracts, generated documentation
-# make nightly  the tests of tests/reliability with SCALE times as many cases, and what takes minutes
-# make audit    known weaknesses of the installed dependencies
-# make package  wheel and source distribution in dist/, looked into and tried without torch
-# make clean    removes what these made
+# make demo       installs into .venv and runs the demonstration
+# make test       installs into .venv and runs the tests, without those that are marked slow
+# make test-slow  the tests that `make test` leaves out: C++ builds, sanitizers, packages, storms, sweeps of failures
+# make test-all   all tests
+# make lint       ruff, mypy, import contracts, generated documentation
+# make nightly    the tests of tests/reliability with SCALE times as many cases, and what takes minutes
+# make audit      known weaknesses of the installed dependencies
+# make package    wheel and source distribution in dist/, looked into and tried without torch
+# make clean      removes what these made
 #
 # PYTHON chooses the interpreter (3.10 to 3.13), VENV the folder of the environment.
 
@@ -23,13 +25,19 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH = torch>=2.8,<2.14
 
-.PHONY: demo test lint reference nightly audit package clean
+.PHONY: demo test test-slow test-all lint reference nightly audit package clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.convert
 	$(BIN)/ovround demo
 
 test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-all: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
@@ -43,7 +51,7 @@ reference: $(VENV)/.convert
 
 nightly: $(VENV)/.test
 	OVROUND_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest $(PYTEST_ARGS) --timeout 7200 tests/reliability tests/runtime/server \
-	  tests/test_resume.py tests/test_output_folder.py tests/test_interruption.py
+	  tests/test_resume.py tests/artifact/test_output_folder.py tests/conversion/test_interruption.py
 
 audit: $(VENV)/.lint
 	$(BIN)/python tools/audit.py

@@ -12,6 +12,8 @@ from checkpoint_writer import write_checkpoint
 from command_server import CommandServer, Result
 from cpp_build import ROOT, SOURCE, built, need_compiler
 from damaged_checkpoint import Case
+from hypothesis import HealthCheck, settings
+from mutations import SCALE
 
 from ovround.artifact.manifest import TARGETS
 from ovround.conversion.convert import convert
@@ -22,13 +24,24 @@ pytest_plugins = ["tiny_model"]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the forks of the tests
 torch.set_num_threads(1)
 
+# No time limit for an example, since the machine may be busy; the same examples in each run, but others in `make nightly`.
+settings.register_profile("suite", deadline=None, derandomize=SCALE == 1, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
 # Files of few tests that take minutes: they begin, so that no worker waits for another in the end.
-LONG = ("test_cpp_sanitizers.py", "test_cpp_package.py", "test_cpp.py", "test_lm_eval_harness.py", "test_resume.py")
+LONG = (
+    "test_cpp_sanitizers.py", "test_cpp_package.py", "test_cpp.py", "test_lm_eval_harness.py", "test_power_cut.py",
+    "test_resume.py", "test_device.py", "test_payloads.py",
+)  # fmt: skip
 CALIBRATION = Path(__file__).resolve().parents[1] / "ovround" / "calibration.txt"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    torch.manual_seed(0)  # before the test's fixtures: no test depends on those that ran before it
 
 
 @pytest.fixture(scope="session")

@@ -129,6 +129,7 @@ def random_case(
     return request.param, folders, [token for token in token_ids if token != END_TOKEN]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["SDPA", "PA"])
 def test_openvino_genai_runs_every_family(random_case: tuple[str, dict[str, Path], list[int]], backend: str) -> None:
     """Both back ends: paged attention reads window and slopes off the graph's shape, and drops a mask that it does not know."""
@@ -154,6 +155,7 @@ def test_openvino_genai_runs_every_family(random_case: tuple[str, dict[str, Path
     assert found() == token_ids
 
 
+@pytest.mark.slow
 def test_onnxruntime_genai_runs_every_family(random_case: tuple[str, dict[str, Path], list[int]]) -> None:
     genai: Any = pytest.importorskip("onnxruntime_genai")
     _, folders, token_ids = random_case

@@ -307,6 +307,7 @@ def test_something_else_in_the_folders_place_is_refused(source: Path, tmp_path: 
 # Interruptions
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 def test_killed_at_random_moments(
     source: Path, tmp_path: Path, options: ConvertOptions, loaded_command: CommandServer
@@ -339,6 +340,7 @@ def failing() -> FailAt:
     return FailAt()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [full, broken, KeyboardInterrupt], ids=["full disk", "broken disk", "Ctrl-C"])
 def test_a_failure_at_any_step(
     source: Path,

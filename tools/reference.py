@@ -117,7 +117,7 @@ def options_page() -> str:
 
 def families_page() -> str:
     """Family by engine: what the tests run on every configuration, and the limits that they assert."""
-    support = runpy.run_path(str(FOLDER.parents[1] / "tests" / "engine_support.py"))
+    support = runpy.run_path(str(FOLDER.parents[1] / "tests" / "support" / "engine_support.py"))
     limits: dict[tuple[str, str], str] = support["LIMITS"]
     clients = (support["OPENVINO_GENAI"], support["ONNXRUNTIME_GENAI"])
     rows, notes = [], dict.fromkeys(limits.values())

@@ -17,7 +17,7 @@ from ovround.errors import CalibrationError, UsageError
 from ovround.measure.lm_eval_harness import TaskScore, evaluate_tasks, score_tasks
 from ovround.options.convert_options import ConvertOptions
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the harness and what it imports warn freely
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the harness and what it imports warn freely
 WORDS = "The with statement is used to wrap the execution of a block with methods defined by a context manager"
 
 

@@ -73,6 +73,7 @@ def taken(tuned: list[LearnedScaleWeight]) -> list[torch.Tensor]:
     return actual
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function:DeprecationWarning")  # a warning of torch itself
 @pytest.mark.parametrize("name", DENSE)
 def test_a_block_of_every_family_is_one_graph(name: str) -> None:
@@ -92,6 +93,7 @@ def test_a_block_of_every_family_is_one_graph(name: str) -> None:
         )  # addcmul is a product and a sum there, each rounded to bfloat16
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_gradients_are_those_of_plain_steps(dtype: torch.dtype) -> None:
@@ -110,6 +112,7 @@ def test_compiled_gradients_are_those_of_plain_steps(dtype: torch.dtype) -> None
         assert float((plain - compiled).norm() / plain.norm()) <= tolerance
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_conversion_with_compiled_steps(tiny_source: Path, text_file: Path, tmp_path: Path) -> None:
     general = ConvertOptions(

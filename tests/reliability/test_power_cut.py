@@ -26,6 +26,8 @@ from ovround.options.tuning_options import TuningOptions
 from ovround.quant.block_store import BlockStore, working_folder
 from ovround.runtime.engines import verified
 
+pytestmark = pytest.mark.slow
+
 BLOCKS, OUT, EACH = 2, "new/out", 2
 ROUNDED = ConvertOptions(formats=("onnx",), recipe="rtn", group_size=32)
 

@@ -10,12 +10,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S, wait_until
 
 from ovround.runtime import LLM
 from ovround.runtime.server.api_server import create_app
@@ -58,7 +59,7 @@ class Served:
 
     def stream_lines(self, body: dict[str, Any], *, stream: bool = True) -> tuple[socket.socket, Any]:
         """A request under way: its connection, and the lines of the answer as they come, the status first."""
-        connection = socket.create_connection(("127.0.0.1", self.port), 60)
+        connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE_S)
         data = json.dumps({**body, "stream": stream}).encode()
         head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
@@ -79,22 +80,19 @@ class Served:
 
     @contextmanager
     def stopped_engine(self) -> Iterator[None]:
-        """The engine's process is stopped within the block."""
+        """The engine's process is stopped within the block, unless it is killed."""
         pid = self.engine_pid()
         os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
-    def idle(self, seconds: float = 20.0) -> bool:
-        """Whether the engine is idle within this time."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.engine_client.running() == 0:
-                return True
-            time.sleep(0.02)
-        return False
+    def idle(self) -> bool:
+        """True as soon as no engine computes anything."""
+        wait_until(lambda: self.engine_client.running() == 0)
+        return True
 
 
 @contextmanager
@@ -120,7 +118,7 @@ def serving_with(engine_client: EngineClient, compare: Path | None = None) -> It
         yield Served(bound.getsockname()[1], engine_client, llm)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(PATIENCE_S)
         bound.close()
         if llm is not None:
             llm.close()

@@ -48,6 +48,7 @@ def test_langchain_in_process(demo_folders: dict[str, Path]) -> None:
     assert model.invoke(PROMPT, stop=[text[3:6]]) == text[: text.index(text[3:6])]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_harness_over_http(serve_with: Any, demo_folders: dict[str, Path], tmp_path: Path) -> None:
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"

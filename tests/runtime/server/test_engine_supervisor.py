@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from ovround.errors import EngineError, MissingExtraError, UsageError
 from ovround.runtime.decoding.completion import Piece, Timings, Usage
@@ -25,16 +25,7 @@ from ovround.runtime.server.engine_pipe import EnginePipe
 
 PROMPT = {"prompt": "The with statement is used to", "max_tokens": 5}
 LONG = {"prompt": "Return the", "max_tokens": 480, "ignore_eos": True}
-LOAD_S = 60  # a loaded machine's, not a promise
-
-
-def within(seconds: float, holds: Any) -> float:
-    """Seconds until it held."""
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds, f"not within {seconds} s"
-        time.sleep(0.02)
-    return time.monotonic() - began
+ATTEMPTS = 10  # a quick engine may have given the whole answer before it is killed
 
 
 def answers(served: Any) -> bool:
@@ -47,58 +38,71 @@ def ready(served: Any) -> bool:
 
 @pytest.mark.parametrize("how", [signal.SIGSEGV, signal.SIGKILL])
 def test_an_engine_that_dies_in_mid_stream(served: Any, how: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
-    streams = [served.stream_lines(LONG) for _ in range(3 if served.engine_client.engine == "batching" else 1)]
-    for _, lines in streams:
-        while not lines.readline().startswith(b"data: "):
-            pass
     restarts = served.metric("ovround_engine_restarts")
-    pid = served.engine_pid()
-    os.kill(pid, how)
-    died = time.monotonic()
-    for connection, lines in streams:
-        events = [line for line in iter(lines.readline, b"0\r\n") if line.startswith(b"data: ")]
-        assert how.name in json.loads(events[-1][6:])["error"]["message"]
-        connection.close()
-    assert time.monotonic() - died < 5  # one second where nothing else runs
-    assert served.request("GET", "/health")[0] == 200
-    assert answers(served)  # it waits for the next engine
-    assert served.engine_pid() != pid
-    assert ready(served)
-    assert served.metric("ovround_engine_restarts") == restarts + 1
+    for _ in range(ATTEMPTS):
+        streams = [served.stream_lines(LONG) for _ in range(3 if served.engine_client.engine == "batching" else 1)]
+        for _, lines in streams:
+            assert any(line.startswith(b"data: ") for line in lines)
+        pid = served.engine_pid()
+        os.kill(pid, how)
+        restarts += 1
+        ends = [last_event(lines) for _, lines in streams]
+        for connection, _ in streams:
+            connection.close()
+        assert served.request("GET", "/health")[0] == 200
+        assert answers(served)  # it waits for the next engine
+        assert served.engine_pid() != pid
+        wait_until(lambda: ready(served))
+        assert served.metric("ovround_engine_restarts") == restarts
+        assert all(how.name in end for end in ends if end != "[DONE]")
+        if "[DONE]" not in ends:
+            break
+    assert "[DONE]" not in ends
     assert f"the engine's process ended ({how.name})" in capfd.readouterr().err
+
+
+def last_event(lines: Any) -> str:
+    """What the last event of a stream says: `[DONE]`, or the message of an error."""
+    data = [line for line in lines if line.startswith(b"data: ")][-1][6:].strip()
+    return "[DONE]" if data == b"[DONE]" else str(json.loads(data)["error"]["message"])
 
 
 def test_what_waits_is_computed_by_the_next_engine(serve_with: Any) -> None:
     """One slot: the answer under way is lost, those behind it are not."""
     with serve_with("onnx") as served:
-        statuses: list[int] = []
-        connection, lines = served.stream_lines(LONG)
-        next(line for line in lines if line.startswith(b"data: "))
-        with served.stopped_engine():
+        for _ in range(ATTEMPTS):
+            statuses: list[int] = []
+            ends: list[str] = []
+            connection, lines = served.stream_lines(LONG)
+            assert any(line.startswith(b"data: ") for line in lines)
+            reader = threading.Thread(target=lambda: ends.append(last_event(lines)))  # noqa: B023  # ends within the turn
             threads = [
-                threading.Thread(target=lambda: statuses.append(served.request("POST", "/v1/completions", PROMPT)[0]))
+                threading.Thread(target=lambda: statuses.append(served.request("POST", "/v1/completions", PROMPT)[0]))  # noqa: B023
                 for _ in range(3)
             ]
-            for thread in threads:
-                thread.start()
-            within(10, lambda: served.engine_client.waiting() == 3)
-            os.kill(served.engine_pid(), signal.SIGKILL)
-        for thread in threads:
-            thread.join()
-        assert statuses == [200] * 3
-        assert b"SIGKILL" in b"".join(iter(lines.readline, b"0\r\n"))
-        connection.close()
+            with served.stopped_engine():
+                for thread in (reader, *threads):
+                    thread.start()
+                wait_until(lambda: served.engine_client.waiting() == 3 or not reader.is_alive())  # noqa: B023
+                if reader.is_alive():
+                    os.kill(served.engine_pid(), signal.SIGKILL)
+            for thread in (reader, *threads):
+                thread.join()
+            connection.close()
+            assert statuses == [200] * 3
+            if ends != ["[DONE]"]:
+                break
+        assert "SIGKILL" in ends[0]
 
 
 def test_an_engine_that_stands_still(served: Any) -> None:
     with served.stopped_engine():
-        took = within(20, lambda: not ready(served))
+        wait_until(lambda: not ready(served))  # ten seconds on an idle machine
         status, reply, _ = served.request("GET", "/ready")
         assert served.request("GET", "/health")[0] == 200
-    assert took < 10
     assert status == 503
     assert "has not answered" in reply["reason"]
-    within(10, lambda: ready(served))
+    wait_until(lambda: ready(served))
     assert answers(served)
 
 
@@ -109,9 +113,9 @@ def test_a_silent_engine_is_replaced(serve_with: Any, monkeypatch: pytest.Monkey
         pid = served.engine_pid()
         monkeypatch.setattr(engine_supervisor, "SILENT_S", 3.0)
         os.kill(pid, signal.SIGSTOP)
-        within(10, lambda: not Path(f"/proc/{pid}").exists())
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
         monkeypatch.undo()
-        within(LOAD_S, lambda: ready(served))
+        wait_until(lambda: ready(served))
         assert answers(served)
 
 
@@ -127,12 +131,12 @@ def test_a_folder_that_changed_is_not_opened_again(
         whole = manifest.read_bytes()
         manifest.write_bytes(whole + b"\n")
         os.kill(served.engine_pid(), signal.SIGKILL)
-        within(20, lambda: "has changed" in str(served.request("GET", "/ready")[1]))
+        wait_until(lambda: "has changed" in str(served.request("GET", "/ready")[1]))
         status, reply, headers = served.request("POST", "/v1/completions", PROMPT)
         assert (status, headers["retry-after"]) == (503, "1")
         assert "has changed" in reply["error"]["message"]
         manifest.write_bytes(whole)
-        within(LOAD_S, lambda: ready(served))
+        wait_until(lambda: ready(served))
         assert answers(served)
     assert "does not start" in capfd.readouterr().err
 
@@ -153,7 +157,7 @@ def test_the_engine_ends_with_its_server(demo_folders: dict[str, Path]) -> None:
     server.kill()
     server.wait()
     server.stdout.close()
-    within(10, lambda: not _runs(pid))
+    wait_until(lambda: not _runs(pid))
 
 
 def _runs(pid: int) -> bool:
@@ -187,7 +191,7 @@ def test_a_pipeline_that_raises(demo_folders: dict[str, Path]) -> None:
     for number in (1, 2):
         order = engine_messages.EngineRequest(number, [1, 2, 3], SamplingOptions(), 3, [])
         pipe.take(json.dumps({"begin": engine_messages.request_to_json(order)}).encode())
-        within(60, lambda: out.ended(number))  # noqa: B023  # called within the turn
+        wait_until(lambda: out.ended(number))  # noqa: B023  # called within the turn
     assert [message for message in out.messages if "failed" in message] == [
         {"failed": [1, {"kind": "EngineError", "message": "the engine failed: out of memory", "hint": None}]}
     ]

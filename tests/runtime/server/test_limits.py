@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S, wait_until
 
 from ovround.errors import UsageError
 from ovround.runtime.server.launcher import listen
@@ -87,7 +88,7 @@ def test_health_and_metrics(served: Any) -> None:
 @pytest.mark.parametrize("stated", [True, False])
 def test_bodies_that_are_too_large(serve_with: Any, stated: bool) -> None:
     with serve_with("onnx", max_body_bytes=2000) as served:
-        connection = socket.create_connection(("127.0.0.1", served.port), 30)
+        connection = socket.create_connection(("127.0.0.1", served.port), PATIENCE_S)
         head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         if stated:
             connection.sendall(head + b"Content-Length: 1000000000\r\n\r\n")
@@ -127,18 +128,20 @@ def test_a_flood(serve_with: Any, target: str) -> None:
                 assert body["error"]["type"] == "rate_limit_error"
 
         threads = [threading.Thread(target=ask) for _ in range(24)]
-        for thread in threads:
-            thread.start()
+        with served.stopped_engine():
+            for thread in threads:
+                thread.start()
+            taken = 4 if served.engine_client.engine == "batching" else 3  # ONNX Runtime computes one at a time
+            wait_until(lambda: statuses[429] == 24 - taken)
         for thread in threads:
             thread.join()
-        assert set(statuses) == {200, 429}
-        assert statuses[200] >= 2
+        assert statuses == {429: 24 - taken, 200: taken}
         assert answers(served)
 
 
 @pytest.fixture(params=["openvino", "onnx"])
 def small(request: pytest.FixtureRequest, serve_with: Any) -> Iterator[Any]:
-    with serve_with(request.param, request_timeout_s=1) as served:
+    with serve_with(request.param, request_timeout_s=2) as served:
         yield served
 
 
@@ -185,15 +188,19 @@ def test_a_time_limit(small: Any) -> None:
         status, reply, _ = small.request("POST", "/v1/completions", LONG)
     assert (status, reply["error"]["type"]) == (504, "timeout_error")
     assert small.idle()
-    connection, lines = small.stream_lines(LONG)
-    first = next(line for line in lines if line.startswith(b"data: "))
-    with small.stopped_engine():
-        rest = [json.loads(line[6:]) for line in iter(lines.readline, b"0\r\n") if line.startswith(b"data: {")]
+    for _ in range(10):  # a busy machine may not begin in time, and a quick one may have ended
+        connection, lines = small.stream_lines(LONG)
+        first = next((line for line in lines if line.startswith(b"data: ")), None)
+        with small.stopped_engine():
+            rest = [json.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
+        connection.close()
+        assert small.idle()
+        if first is not None and rest and "error" in rest[-1]:
+            break
+    assert first is not None
     assert "choices" in json.loads(first[6:])
     assert rest[-1]["error"]["type"] == "timeout_error"
-    connection.close()
-    assert small.idle()
-    assert answers(small)
+    wait_until(lambda: answers(small))
 
 
 def test_a_port_in_use() -> None:

@@ -19,7 +19,7 @@ MESSAGES: Any = [{"role": "user", "content": "How do I open a file?"}]
 
 @pytest.fixture
 def client(served: Any) -> Any:
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=300) as client:
         yield client
 
 

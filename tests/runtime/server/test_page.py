@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSER = next(
@@ -44,7 +45,7 @@ def send(page: Any, text: str, tokens: int) -> None:
 
 def until(page: Any, holds: str) -> None:
     """Wait until an expression is true; `wait_for_function` evaluates it within the page, whose policy forbids that."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while not page.evaluate(holds):
         assert time.monotonic() < end, holds
         time.sleep(0.005)

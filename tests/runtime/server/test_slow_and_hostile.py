@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S
 
 from ovround.limits import LIMITS, Limits
 
@@ -129,30 +130,27 @@ def test_a_model_is_a_name_and_never_a_path(server: Any) -> None:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Limits:
     from ovround.runtime.server import middleware, timed_protocol
 
-    short = Limits(request_header_s=1.0, request_body_s=1.0)
+    short = Limits(request_header_s=2.0, request_body_s=2.0)
     monkeypatch.setattr(timed_protocol, "LIMITS", short)
     monkeypatch.setattr(middleware, "LIMITS", short)
     return short
 
 
 def test_half_sent_headers_are_closed_and_others_unharmed(server: Any, hurried: Limits) -> None:
-    half = [socket.create_connection(("127.0.0.1", server.port), 30) for _ in range(100)]
+    half = [socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) for _ in range(100)]
     for number, connection in enumerate(half):
         connection.sendall(
             b"" if number % 3 == 0 else b"GET /health HTTP/1.1\r\nHost: x" if number % 3 == 1 else b"POST /v1/comple"
         )
-    start = time.monotonic()
     assert server.request("POST", "/v1/completions", PROMPT)[0] == 200
     for connection in half:
-        connection.settimeout(30)
         assert connection.recv(1) == b""
         connection.close()
-    assert time.monotonic() - start < 25
     assert server.request("GET", "/health")[0] == 200
 
 
 def test_half_a_second_request_on_one_connection_is_closed_too(server: Any, hurried: Limits) -> None:
-    connection = socket.create_connection(("127.0.0.1", server.port), 30)
+    connection = socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
     connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
     assert connection.recv(4000).startswith(b"HTTP/1.1 200")
     connection.sendall(b"GET /hea")
@@ -162,7 +160,7 @@ def test_half_a_second_request_on_one_connection_is_closed_too(server: Any, hurr
 
 
 def test_half_a_body_is_status_408(server: Any, hurried: Limits) -> None:
-    connection = socket.create_connection(("127.0.0.1", server.port), 30)
+    connection = socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n"
     connection.sendall(head + b'{"prompt"')
     assert connection.recv(4000).startswith(b"HTTP/1.1 408")
@@ -172,7 +170,7 @@ def test_half_a_body_is_status_408(server: Any, hurried: Limits) -> None:
 def test_a_slow_answer_outlives_the_times_of_a_request(server: Any, hurried: Limits) -> None:
     """The times are for requests: a client that has sent one may wait for its answer as long as that takes."""
     body = json.dumps({"prompt": "Return the", "max_tokens": 400, "ignore_eos": True, "stream": True}).encode()
-    connection = socket.create_connection(("127.0.0.1", server.port), 30)
+    connection = socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
     connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                        b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)  # fmt: skip
     time.sleep(2 * hurried.request_header_s)
@@ -197,17 +195,24 @@ def test_health_answers_while_bodies_are_hostile(server: Any) -> None:
             for path, body in zip(("/detokenize", "/v1/completions", "/tokenize"), bodies, strict=True):
                 server.request("POST", path, body)
 
+    def median_s() -> float:
+        times = []
+        for _ in range(20):
+            start = time.perf_counter()
+            assert server.request("GET", "/health")[0] == 200
+            times.append(time.perf_counter() - start)
+            time.sleep(0.02)
+        return sorted(times)[len(times) // 2]
+
+    calm_s = median_s()  # more than a few milliseconds where other work keeps the machine busy
     thread = threading.Thread(target=attack)
     thread.start()
-    times = []
-    for _ in range(20):
-        start = time.perf_counter()
-        assert server.request("GET", "/health")[0] == 200
-        times.append(time.perf_counter() - start)
-        time.sleep(0.02)
-    stop.set()
-    thread.join()
-    assert sorted(times)[len(times) // 2] < 0.5, times
+    try:
+        hostile_s = median_s()
+    finally:
+        stop.set()
+        thread.join()
+    assert hostile_s < 0.5 + 20 * calm_s
 
 
 def test_the_limits_are_those_that_are_printed() -> None:

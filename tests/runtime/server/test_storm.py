@@ -14,13 +14,17 @@ from typing import Any
 
 import pytest
 from mutations import SCALE
+from waiting import PATIENCE_S
 
 from ovround.runtime.server.engine_client import EngineClient
 from ovround.runtime.server.engine_messages import EngineSettings
 from ovround.runtime.server.settings import ServerSettings
 
+pytestmark = pytest.mark.slow
+
 LEAVERS = 250 * SCALE
 SOAK_S = 3 * SCALE
+LEAST = 60  # requests: a busy machine is given more time for them
 _PREPARED_BYTES = 256 << 20  # kernels that OpenVINO prepares and keeps, a few hundred shapes of them, and work space
 PROMPTS = [f"{word} {number}" for number in range(4) for word in ("Return", "Raise", "Open", "The")]
 
@@ -58,7 +62,7 @@ def leave(served: Any, seed: int) -> str:
     connection, lines = served.stream_lines(body, stream=stream)
     try:
         for _ in range(source.choice((0, 0, 1, 8, 30)) if stream else 0):
-            connection.settimeout(60)
+            connection.settimeout(PATIENCE_S)
             if not lines.readline():
                 return "ended"
         time.sleep(source.random() * 0.01)
@@ -92,7 +96,7 @@ def test_a_storm_of_clients_that_leave(small: Any) -> None:
         thread.join()
     assert left.total() == LEAVERS
     assert left["left"] > 0.8 * LEAVERS
-    assert small.idle(10)
+    assert small.idle()
     assert small.engine_client.waiting() == 0
     assert (small.engine_pid(), small.metric("ovround_engine_restarts")) == (pid, 0)
     assert resident(pid) < before + _PREPARED_BYTES
@@ -106,7 +110,7 @@ def test_mixed_traffic_leaves_nothing_behind(small: Any) -> None:
 
     def client(index: int, end: float) -> None:
         source = random.Random(index)
-        while time.monotonic() < end:
+        while time.monotonic() < end or counts.total() < LEAST or len(counts) < 4:
             kind = source.choice(("whole", "whole", "stream", "leave", "refused"))
             prompt = source.choice(PROMPTS)
             if kind == "whole":
@@ -140,9 +144,10 @@ def test_mixed_traffic_leaves_nothing_behind(small: Any) -> None:
             thread.join()
         if failures:
             raise failures[0]
-        assert small.idle(10)
+        assert small.idle()
 
     traffic(SOAK_S / 3)
+    counts.clear()
     pids = (os.getpid(), small.engine_pid())
     before = [(resident(pid), entries(pid, "fd"), entries(pid, "task")) for pid in pids]
     traffic(SOAK_S)

@@ -21,7 +21,7 @@ PROMPTS = ["Once upon a time, there was a little girl. Once upon a time, there w
 GREEDY: dict[str, Any] = {"max_new_tokens": 48}
 DRAWN: dict[str, Any] = {"max_new_tokens": 48, "temperature": 0.8, "top_p": 0.95, "seed": 7, "ignore_eos": True}
 TOLERANCE = 1e-12  # of log-probabilities: float64 sums of a few thousand terms in another order, with another exp
-pytestmark = pytest.mark.timeout(900)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
 
 
 @pytest.fixture(scope="module", params=[*MODELS, "demo in ONNX"])

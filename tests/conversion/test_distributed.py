@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from command_server import CommandServer, Result
 from failing_steps import contents
+from free_port import free_port
 from tuning_file import tuning_file
 
 from ovround.artifact.manifest import Manifest, check_files, read_manifest
@@ -45,12 +45,6 @@ OPTIONS = ConvertOptions(
     iters=8,
     tuning=TuningOptions(initial_grid="search", end_to_end_steps=2),
 )
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +94,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("pair")
     common = {
         "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent), "OVROUND_TEST_FAULT": str(folder / "fault"),
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support"), "OVROUND_TEST_FAULT": str(folder / "fault"),
     }  # fmt: skip
     servers = []
     with ExitStack() as stack:
@@ -116,6 +110,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield Pair(servers, folder / "fault")
 
 
+@pytest.mark.slow
 def test_two_processes_end_near_one(torchrun: Path, alone: Manifest) -> None:
     manifest = read_manifest(torchrun)
     check_files(torchrun, manifest, contents=True)
@@ -144,6 +139,7 @@ def need_of_one_process(out: Path) -> MemoryNeed:
     return memory_need(job.checkpoint, job.decoder, job.plan, shared, job.calibration.part(0, 2))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_both_and_the_same_command_continues(
     torchrun: Path, pair: Pair, tmp_path: Path
 ) -> None:
@@ -165,6 +161,7 @@ def test_a_process_that_dies_ends_both_and_the_same_command_continues(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_other_integers_in_one_process_are_noticed(pair: Pair, tmp_path: Path) -> None:
     first, second = pair("convert", "demo", tmp_path / "out", *TUNING, "--quiet", fault="differ 1")
     assert (first.status, second.status) == (1, 1)
@@ -173,6 +170,7 @@ def test_other_integers_in_one_process_are_noticed(pair: Pair, tmp_path: Path) -
     assert second.stderr.splitlines()[-1] == "note: the first process keeps the blocks that are finished"
 
 
+@pytest.mark.slow
 def test_other_inputs_in_one_process_are_named(pair: Pair, tmp_path: Path) -> None:
     other = tuning_file(tmp_path, initial_grid="search", end_to_end_steps=2, robust_loss=True)
     first, second = pair("convert", "demo", tmp_path / "out", *TUNING, "--quiet", second=("--tuning", str(other)))

@@ -17,7 +17,7 @@ from ovround.tensors.activation_rounding import openvino_group
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.qtensor import QTensor
 
-pytestmark = pytest.mark.timeout(600)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first test builds
 EXACT, TABLES = 2e-6, 0.03
 PORTABLE_LEVELS = 2  # most rows of x with which the portable kernels round x to 8 bits
 MATRIX_ROWS = 40  # fewest rows of x with which AMX is used

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "runtime" / "cpp"
 
 
@@ -23,11 +23,16 @@ def run(*arguments: object, **keywords: Any) -> subprocess.CompletedProcess[str]
     return subprocess.run([str(part) for part in arguments], capture_output=True, text=True, check=False, **keywords)
 
 
-def need_compiler() -> None:
-    """Skip the test where the C++ runtime cannot be built."""
+def need_programs() -> None:
+    """Skip the test where nothing written in C++ can be built."""
     missing = [program for program in ("cmake", "c++") if shutil.which(program) is None]
     if missing:
-        pytest.skip(f"no {missing[0]} to build the C++ runtime with")
+        pytest.skip(f"no {missing[0]} to build C++ with")
+
+
+def need_compiler() -> None:
+    """Skip the test where the C++ runtime cannot be built."""
+    need_programs()
     if run("c++", "-x", "c++", "-fsyntax-only", "-include", "nlohmann/json.hpp", os.devnull).returncode:
         pytest.skip("no nlohmann/json.hpp to build the C++ runtime with")
 

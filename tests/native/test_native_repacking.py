@@ -21,14 +21,14 @@ from ovround.runtime.engines.native.repacking import is_faster, repack
 from ovround.tensors import native_layout as layout
 from ovround.tensors.packing import pack_rows
 
-pytestmark = pytest.mark.timeout(600)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first test builds
 CONFIG = {
     **CONFIGS["llama-0"], "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "head_dim": 32,
     "mlp_bias": False,
 }  # fmt: skip
 IDS = np.array([[3, 9, 27, 5, 11, 2, 40, 7], [8, 1, 30, 12, 6, 60, 4, 19]])
 EXACT, LEVELS = 2e-5, 0.1  # relative RMS of logits: float32, activations of 8 bits
-DEMO = Path(__file__).resolve().parents[1] / "ovround" / "demo_model"
+DEMO = Path(__file__).resolve().parents[2] / "ovround" / "demo_model"
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"max_new_tokens": 24, "temperature": 1.2, "seed": 5, "presence_penalty": 0.5, "frequency_penalty": 0.3},
     {"max_new_tokens": 24, "logit_bias": [[30, 6.0], [31, -6.0]], "stop": [" a", "\n"]},
 ]
-pytestmark = pytest.mark.timeout(900)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
 
 
 @pytest.fixture(scope="module", params=MODELS)

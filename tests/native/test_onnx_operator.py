@@ -31,7 +31,7 @@ from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.native_layout import CODEBOOK, INTEGERS
 from ovround.tensors.qtensor import QTensor
 
-pytestmark = pytest.mark.timeout(600)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first test builds
 Weight = QTensor | CodebookTensor
 # relative to the largest output: float32 sums; 8-bit tables and 8-bit activations (see test_native_kernels.py)
 SUMS, LEVELS = 2e-6, 0.03

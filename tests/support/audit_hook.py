@@ -15,7 +15,7 @@ from typing import Any
 _NOTES = os.environ["OVROUND_TEST_AUDIT"]
 _CODE = [
     os.path.realpath(folder)
-    for folder in (sys.prefix, sys.base_prefix, *site.getsitepackages(), Path(os.__file__).parent, Path(__file__).parents[1])
+    for folder in (sys.prefix, sys.base_prefix, *site.getsitepackages(), Path(os.__file__).parent, Path(__file__).parents[2])
 ]  # fmt: skip
 _FOLDERS = [*_CODE, *map(os.path.realpath, os.environ["OVROUND_TEST_FOLDERS"].split(os.pathsep))]
 _SYSTEM = ("/proc/", "/sys/", "/dev/null", "/usr/share/zoneinfo/", "/etc/localtime", "/etc/os-release")

@@ -16,7 +16,7 @@ READERS = {"m": "ovround.json", "c": "config.json", "g": "generation_config.json
 FUZZ_S = 10  # .ci/run fuzzes for a minute
 # oneTBB opens a library in a way that the sanitizers refuse, unless this variable is set.
 ENVIRONMENT = {**os.environ, "TBB_ENABLE_SANITIZERS": "1"}
-pytestmark = pytest.mark.timeout(1800)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first test builds
 
 
 @pytest.fixture(scope="module")

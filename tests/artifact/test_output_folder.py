@@ -179,6 +179,7 @@ def failing() -> FailAt:
 ERRORS = {"full disk": full, "broken disk": broken, "no permission": forbidden, "Ctrl-C": KeyboardInterrupt}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ERRORS)
 def test_a_failure_at_any_step_leaves_nothing(tiny_source: Path, output_root: Path, failing: FailAt, kind: str) -> None:
     out = output_root / "new" / "out"
@@ -192,6 +193,7 @@ def test_a_failure_at_any_step_leaves_nothing(tiny_source: Path, output_root: Pa
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ERRORS)
 def test_a_failure_at_any_step_leaves_the_old_folder_or_the_new_one(
     tiny_source: Path, output_root: Path, failing: FailAt, kind: str
@@ -209,6 +211,7 @@ def test_a_failure_at_any_step_leaves_the_old_folder_or_the_new_one(
     assert seen[0] == old
 
 
+@pytest.mark.slow
 def test_a_failure_while_openvino_writes(tiny_source: Path, output_root: Path, failing: FailAt) -> None:
     for step in interrupted(
         failing, output_root, full, lambda: convert(tiny_source, output_root / "out", BOTH), max(6 // SCALE, 1)
@@ -244,6 +247,7 @@ def test_what_is_said_of_a_disk(
         assert list(output_root.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_short_write_at_any_step(tiny_source: Path, output_root: Path, failing: FailAt) -> None:
     """From each step on, the system accepts only the first 700 bytes of a file."""
     resource = pytest.importorskip("resource")

@@ -17,7 +17,7 @@ ONLY_PYTHON = {
     "--kernel", "--baseline", "--peer", "--baseline-model", "--baseline-python", "--baseline-threads", "--plot",
 }  # fmt: skip
 ONLY_CPP = {"--bench", "--chat", "--llguidance", "--on-missing-kernel", "--operator", "--tokenizers", "--version"}
-pytestmark = pytest.mark.timeout(900)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
 
 
 @pytest.fixture(scope="module")

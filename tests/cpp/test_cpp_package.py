@@ -17,7 +17,7 @@ from cpp_build import ROOT, SOURCE, built, need_compiler, run
 from ovround.conversion.convert import convert
 from ovround.options.convert_options import ConvertOptions
 
-pytestmark = pytest.mark.timeout(1800)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first test builds
 
 
 @pytest.fixture(scope="module")

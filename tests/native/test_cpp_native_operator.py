@@ -17,7 +17,7 @@ from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
 from ovround.runtime.engines.native import operator as native_operator
 
-pytestmark = pytest.mark.timeout(900)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
 
 
 @pytest.fixture(scope="module")

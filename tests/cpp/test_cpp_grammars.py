@@ -43,12 +43,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"max_new_tokens": 48, "temperature": 1.0, "seed": 5},
     {"max_new_tokens": 24, "temperature": 0.7, "seed": 2, "repetition_penalty": 1.2, "logit_bias": [[40, 3.0]]},
 ]
-MODELS = [
-    "demo",
-    "TinyStories-656K",
-    "stories260K",
-]  # byte-level BPE, and tokenizers that add a space at the start, or always
-pytestmark = pytest.mark.timeout(900)  # the first test builds
+MODELS = ["demo", "TinyStories-656K", "stories260K"]  # byte-level BPE, and tokenizers that add a space first, or always
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
 
 
 @pytest.fixture(scope="module", params=MODELS)

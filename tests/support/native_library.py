@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import cpp_build
 import numpy as np
-import pytest
+from cpp_build import ROOT
 from numpy.typing import NDArray
 
 from ovround.tensors import native_layout as layout
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.qtensor import QTensor
 
-ROOT = Path(__file__).resolve().parents[1]
 ISAS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi", "amx")
 
 
 def built(folder: Path = ROOT / "build" / "native", *options: str) -> Path:
     """The build folder of runtime/native, brought up to date. Skips the test if there is no compiler."""
-    missing = [program for program in ("cmake", "c++") if shutil.which(program) is None]
-    if missing:
-        pytest.skip(f"no {missing[0]} to build the operator with")
-    for command in (
-        ["cmake", "-S", ROOT / "runtime" / "native", "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}", *options],
-        ["cmake", "--build", folder, "--parallel", str(len(os.sched_getaffinity(0)))],
-    ):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    cpp_build.need_programs()
+    return cpp_build.built(ROOT / "runtime" / "native", folder, *options)
 
 
 @dataclass(frozen=True, slots=True)

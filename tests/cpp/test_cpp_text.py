@@ -34,7 +34,7 @@ WORDS = [
     " x",
     "<0xZZ>",
 ]
-pytestmark = pytest.mark.timeout(900)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
 
 
 def byte_tokens() -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 
 from ovround.artifact.manifest import TARGETS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOOLCHAIN = ("torch", "transformers", "onnx", "huggingface_hub")
 GENERATE = """
 import json, sys
@@ -101,6 +101,7 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
+@pytest.mark.slow
 def test_what_is_in_the_wheel(wheel: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -115,6 +116,7 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or "/tests/" in name or "/benchmarks/" in name]
 
 
+@pytest.mark.slow
 def test_a_clean_environment_generates(
     clean_python: Path, clean_environment: dict[str, str], demo_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -128,6 +130,7 @@ def test_a_clean_environment_generates(
     assert installed == {"torch": False, "transformers": False, "onnx": False}
 
 
+@pytest.mark.slow
 def test_the_command_of_a_clean_environment(
     clean_python: Path, clean_environment: dict[str, str], demo_folders: dict[str, Path], tmp_path: Path
 ) -> None:

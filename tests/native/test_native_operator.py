@@ -29,7 +29,7 @@ from ovround.runtime.engines.native import operator as native_operator
 from ovround.runtime.engines.native.operator import ExpandedWeightsWarning
 from ovround.tensors.codebook_tensor import CodebookTensor
 
-pytestmark = pytest.mark.timeout(600)  # the first test builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first test builds
 CONFIG = CONFIGS["llama-0"]
 IDS = np.array([[3, 9, 27, 5, 11, 2, 40, 7], [8, 1, 30, 12, 6, 60, 4, 19]])
 EXACT, FLOAT16, TABLES = (
