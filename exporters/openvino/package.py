@@ -61,7 +61,7 @@ class OpenVINOExporter:
         ops = OpenVINOOps(self._file, self._native)
         model = ops.model(self._decoder.logits(ops, ops.input_ids), "ovround")
         count_names(model)
-        # The plugin's default is 32 for any weights; a prompt of 256 tokens then takes 1.36 times as long.
+        # The plugin's default would be 32 for any weights: a prompt of 256 tokens took 1.36 times as long (docs/log.md).
         options = RUNTIME_OPTIONS | {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(openvino_group(self._groups))}
         for key, value in options.items() if self._groups else RUNTIME_OPTIONS.items():
             model.set_rt_info(value, ["runtime_options", key])

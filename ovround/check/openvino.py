@@ -1,6 +1,6 @@
 """Traps in an OpenVINO IR, read from its XML: what OpenVINO 2026.4's plugins do with each type of compressed weight.
 
-The CPU's rules were measured (docs/dev/log/engines-openvino.md). Those of GPU and NPU were read in the plugins' source.
+The CPU's rules were measured (docs/log.md tells where), those of GPU and NPU were read in the plugins' source.
 """
 
 from __future__ import annotations

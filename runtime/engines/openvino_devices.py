@@ -14,7 +14,7 @@ from ovround.errors import UsageError
 _NPU_PROMPT, _NPU_ANSWER = 1024, 128  # tokens, openvino_genai's defaults
 _BATCH_AXIS, _TEXT_AXIS = 0, 2  # of the cache's variables [B, H_kv, S, D]
 # Float32, no int8 activations, float32 cache. EXECUTION_MODE_HINT=ACCURACY is meant to say the same, but 2026.4.1 on a CPU
-# with AMX then computed 4-bit models to 3e-4 only, where these three give 5e-7.
+# with AMX then computed 4-bit models to 2e-4 only, where these three give 5e-7 (docs/log.md).
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f32"}
 _EXACT_GPU = {**EXACT, "KV_CACHE_PRECISION": "f16"}  # a GPU's cache is float16 or 8 bits
 

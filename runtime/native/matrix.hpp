@@ -9,7 +9,7 @@
 namespace ovround::native {
 
 constexpr int64_t kMatrixBlocks = 2;         // of rows, that a product takes at once
-constexpr int64_t kFewestMatrixTokens = 40;  // fewer are faster by dot products (32: 1.65 ms, by tiles 1.90)
+constexpr int64_t kFewestMatrixTokens = 40;  // from which on they are faster than dot products and tables (docs/log.md)
 constexpr int64_t kMatrixAnswers = kMatrixBlocks * kMatrixTokens * kIntegerRows;
 
 inline bool by_matrix(const Kernels& kernels, int64_t tokens) {

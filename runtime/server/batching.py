@@ -29,7 +29,7 @@ class _Running:
     """Whether it has a token yet."""
 
 
-_PREPARED_SHAPES = 256  # with OpenVINO's default of 5000, memory grew by 300 MB of prepared kernels in 1850 requests
+_PREPARED_SHAPES = 256  # OpenVINO's default of 5000 is 300 MB of prepared kernels where many come and go (docs/log.md)
 
 
 class BatchingWorker:

@@ -7,8 +7,7 @@ cut to its diagonal (Martens, arXiv 1412.1193),
 
 where G `[N, K]` is the gradient of a window's -log p(label), labels drawn from the model's own predictions. The first-order
 term of a model against itself is 0. auto-round's AutoScheme ranks by sum |G D| instead, with G summed over data: at a trained
-optimum that sum is mostly noise. Rank correlation with the measured divergence on tales-7m: 0.998 here, 0.956 for AutoScheme
-(docs/dev/log/mixed-precision.md).
+optimum that sum is mostly noise. docs/log.md compares both, and others, with the divergence itself.
 
 Memory: inputs of all blocks `[S, T, hidden]`, one block, and the activations within it. Weights are read twice.
 """

@@ -1,8 +1,8 @@
 """Codebooks for one weight: codes by beam search, codebooks and scales by least squares, in turns.
 
 Minimises tr((W - W') H (W - W')^T), H = X^T X of the inputs that the quantised blocks give (AQLM, arXiv 2401.06118). For fixed
-codes that is quadratic in the codebooks' entries. Conjugate gradients replace the paper's Adam: ten steps reach the error that
-Adam reaches in 300. For fixed codes and entries a row's best scale is one division.
+codes that is quadratic in the codebooks' entries: conjugate gradients take the place of the paper's Adam, and reach in ten steps
+what Adam needs hundreds for (docs/log.md). For fixed codes and entries a row's best scale is one division.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from ovround.options.convert_options import QuantScheme
 from ovround.quant.integers.initial_grid import Start
 from ovround.quant.integers.levels import to_float16
 
-ROUNDS = 4  # ten rounds end at 0.02987 nats after tuning, four at 0.02942 (7 M model, 3 bits)
+ROUNDS = 4  # what more of them gain is lost again in tuning (docs/log.md)
 _COLUMNS = 64  # in a block: within it products follow each change, behind it they follow the block's changes at once
 _RIDGE = 1e-4  # of the mean diagonal, added to the normal equations of a row's scales
 _FURTHEST = 2.0  # a scale may be fitted to so many times what it was, and to one over it

@@ -36,8 +36,8 @@ from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
 OFFSET_STEPS = 256  # a latent level is kept to 1/256: 127 of them are just below the next rounding
-# How far a latent level may travel, in units of SignRound's limit for V (half a level). With more bits a compensated start leaves
-# less to gain, and a level that moves far loses more. Measured in docs/dev/log/initial-levels.md (2026-11-22).
+# How far a latent level may travel, as a share of what SignRound's V may (half a level): the finer the grid, the less is left
+# to find behind a compensated start, and the more a wandering level loses; with Adam few go so far (docs/log.md).
 LATENT_RATE = {"adam": {2: 2.0, 3: 1.0, 4: 1.0, 8: 1.0}, "sign": {2: 1.0, 3: 0.5, 4: 0.4, 8: 0.4}}
 # What a scale moves the outermost level by, and a zero point all levels, when latent levels move by 1.
 SCALE_RATE = 0.4
@@ -112,8 +112,8 @@ class _FollowingFakeQuantize(torch.autograd.Function):
 class _FreeFakeQuantize(torch.autograd.Function):
     """`(clamp(round(u) + z) - z) * s` in `dtype`, with straight-through gradients written out.
 
-    Works on a few rows at a time, so that they stay in the processor's cache from one operation to the next: [5632, 2048]
-    takes 90 ms instead of 241 ms. The gradient's inputs are computed again instead of being kept.
+    Some rows at a time, small enough to stay in a processor's cache from one operation to the next: of a large layer that
+    takes a third of the time (docs/log.md). What the gradient needs is computed again instead of being kept.
     """
 
     @staticmethod

@@ -16,7 +16,7 @@ from ovround.errors import EngineError, UsageError
 from ovround.models.decoder import Decoder
 from ovround.options.convert_options import ConvertOptions
 
-# Seconds saved per multiplication of a step on one thread, and the cost (docs/dev/log/tuning-speed.md, 2026-11-29: torch.compile).
+# Seconds that one multiplication of a step saves on one thread, and what is paid (docs/log.md, 2026-11-29).
 _SAVED_S = 4e-12
 _FIRST_S, _BLOCK_S = 60.0, 4.0
 _MARGIN = 2.0  # what is saved beside what is paid, from which on it is worth it

@@ -31,8 +31,8 @@ from ovround.quant.passes.signround import batches, in_type
 from ovround.quant.plan import END_TO_END_TOKENS
 
 CANDIDATES = 10  # snapshots that are compared on the held-out windows
-# Largest move of a latent level over the whole pass, in levels. At 4 bits little is left to gain, and levels that flip for the
-# noise of a batch undo it: 0.0884 nats with 0.03, 0.0868 with 0.01 (docs/dev/log/end-to-end.md).
+# Levels that a latent level may move at most over the whole pass: what is left to gain at 4 bits is soon undone by levels
+# that flip for the noise of a batch (docs/log.md).
 LATENT_TRAVEL = {2: 0.03, 3: 0.02, 4: 0.01, 8: 0.01}
 CODE_TRAVEL = 0.1  # units that an offset of codes may, likewise
 SCALE_TRAVEL = 0.06  # levels that a scale may move the outermost level by

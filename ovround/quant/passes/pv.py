@@ -15,7 +15,7 @@ Neither increases the distance to the point, which is the linearised objective: 
 
 That the loss itself falls is checked too, on windows of the calibration text that the gradient did not see: a step that raises it
 is taken back, and the next changes half as many. Small batches need that: most of what a gradient of some hundred tokens asks for
-is noise, and codes that follow it do harm: without the check, levels gained nothing (docs/dev/log/codebooks-and-pv.md).
+is noise, and codes that follow it do harm (docs/log.md).
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
-# A step of at most so many multiplications runs on one thread. It lasts some 10 ms; threads that waited for each other at each of
-# its 500 small operations made it ten times slower on a busy machine.
+# Up to so many multiplications a step, one thread: a step lasts some 10 ms then, and threads that wait for one another at
+# each of its 500 small operations made it ten times slower on a busy machine (docs/log.md).
 ONE_THREAD_WORK = 1 << 30
 FEWEST = 50  # fewer steps are not larger ones: levels that jump all at once do harm
 CANDIDATES = 10  # one in so many steps could be the best; those of the second half are compared on the held-out windows
