@@ -14,7 +14,7 @@ from ovround.errors import UsageError
 from ovround.exporters.checkpoints.layout import Array, Plan, Shapes, quantised
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.qtensor import QTensor
-from ovround.tensors.scheme import Codebooks, QuantScheme
+from ovround.tensors.scheme import QuantScheme
 
 _BYTE_BITS = 8
 
@@ -28,7 +28,7 @@ class Format:
                 f"aqlm holds no integer grids, yet `{module}` has {scheme.bits} bits",
                 hint="--codebooks 2x8:8; 16 bits leave a module in float",
             )
-        self._layout = next((scheme for scheme in plan.values() if isinstance(scheme, Codebooks)), None)
+        self._layout: dict[str, int] = {}  # of the first weight, and so of all of them
 
     def stored(self, tensor: QTensor) -> QTensor:
         raise TypeError("aqlm holds no integer grids")
@@ -36,19 +36,29 @@ class Format:
     def encode(self, module: str, tensor: QTensor) -> Mapping[str, Array]:
         raise TypeError(f"aqlm holds no integer grids, such as that of `{module}`")
 
+    def encode_codebooks(self, module: str, weight: CodebookTensor) -> Mapping[str, Array]:
+        """The tensors of a weight, by suffix; raises UsageError for other codebooks than the first weight's."""
+        count, _, outputs, inputs = weight.codebooks.shape
+        layout = {
+            "in_group_size": inputs, "out_group_size": outputs, "num_codebooks": count,
+            "nbits_per_codebook": weight.code_bits,
+        }  # fmt: skip
+        self._layout = self._layout or layout
+        if layout != self._layout:
+            raise UsageError(
+                f"`{module}` has other codebooks than the modules before it; aqlm holds one layout for all"
+            )
+        return encode_codebooks(weight)
+
     def rest(self) -> Iterable[tuple[str, Array]]:
         return ()
 
     def settings(self, schemes: Mapping[str, QuantScheme], floats: Iterable[str]) -> dict[str, Any]:
-        layout = self._layout
-        if layout is None:
+        if not self._layout:
             return {}
         # transformers 4 compares this list with names of parameters, 5 with names of modules
         left = [name for module in floats for name in (module, f"{module}.weight")]
-        return {
-            "quant_method": "aqlm", "in_group_size": layout.vector_size, "out_group_size": 1,
-            "num_codebooks": layout.count, "nbits_per_codebook": layout.bits, "linear_weights_not_to_quantize": left,
-        }  # fmt: skip
+        return {"quant_method": "aqlm", **self._layout, "linear_weights_not_to_quantize": left}
 
 
 def encode_codebooks(weight: CodebookTensor) -> Mapping[str, Array]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ovround.errors import UsageError
-from ovround.exporters.checkpoints.aqlm import encode_codebooks
+from ovround.exporters.checkpoints import aqlm
 from ovround.exporters.checkpoints.formats import open_format
 from ovround.exporters.checkpoints.layout import Plan, scheme_of
 from ovround.exporters.checkpoints.shards import ShardWriter
@@ -60,8 +60,10 @@ class CheckpointExporter:
             return
         module = name.removesuffix(".weight")
         if isinstance(weight, CodebookTensor):
+            if not isinstance(self._format, aqlm.Format):
+                raise TypeError(f"`{module}` is made of codebooks, which the format cannot hold")
             self._coded.add(module)
-            for suffix, data in encode_codebooks(weight).items():
+            for suffix, data in self._format.encode_codebooks(module, weight).items():
                 self._shards.write(f"{module}.{suffix}", data)
             return
         stored = self._format.stored(weight)

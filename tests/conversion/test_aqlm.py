@@ -237,3 +237,12 @@ def test_transformers_loads_what_is_written(tmp_path: Path, tiny_source: Path) -
         expected = open_logits(folder)(ids)
         # float32 sums in another order; one wrong code moves the logits by more than 1e-2 of the largest
         assert np.abs(np.load(f"{folder}.npy") - expected).max() < 1e-4 * np.abs(expected).max(), folder.name
+
+
+def test_a_folder_of_codebooks_becomes_one_again(tmp_path: Path, tiny_source: Path, options: ConvertOptions) -> None:
+    """Codes and configuration are those of the source, though no option states the codebooks."""
+    short = replace(options, pv=False, pv_steps=None, iters=1, end_to_end=0)
+    (first,) = convert(tiny_source, tmp_path / "first", short).folders
+    (second,) = convert(first, tmp_path / "second", ConvertOptions(formats=("aqlm",))).folders
+    for name in ("model.safetensors", "config.json"):
+        assert (second / name).read_bytes() == (first / name).read_bytes(), name
