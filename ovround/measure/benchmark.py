@@ -134,16 +134,16 @@ def peak_memory_bytes() -> int | None:
 
 def _timed_run(engine: Engine, prompt: list[int], new_tokens: int) -> list[float]:
     """Seconds per new token, the first with the prefill."""
-    return [after - before for before, after in pairwise(time_stamps(engine, prompt, new_tokens))]
+    return [after - before for before, after in pairwise(time_stamps(engine, [prompt], new_tokens))]
 
 
-def time_stamps(engine: Engine, prompt: list[int], new_tokens: int) -> list[float]:
-    """`time.perf_counter` before the prompt and after each of `new_tokens` greedy tokens; end tokens are ignored."""
-    times = [time.perf_counter()]
+def time_stamps(engine: Engine, prompts: list[list[int]], new_tokens: int) -> list[float]:
+    """`time.perf_counter` before the prompts, and after each of `new_tokens` greedy tokens per row; end tokens are ignored."""
     engine.reset()
-    token = int(engine.prefill([prompt])[0].argmax())
+    times = [time.perf_counter()]
+    ids = engine.prefill(prompts).argmax(axis=1).tolist()
     times.append(time.perf_counter())
     for _ in range(new_tokens - 1):
-        token = int(engine.decode([token])[0].argmax())
+        ids = engine.decode(ids).argmax(axis=1).tolist()
         times.append(time.perf_counter())
     return times

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ovround.errors import UsageError
+from ovround.measure.benchmark import WARM_UP_RUNS, time_stamps
 from ovround.runtime.engine import Engine
 from ovround.runtime.engines import open_engine
 
@@ -90,15 +90,11 @@ def sweep(
 
 def _point(engine: Engine, prompts: list[list[int]], new_tokens: int, repeat: int) -> Point:
     first, later = [], []
-    for number in range(repeat + 1):  # the first run is the warm-up
-        engine.reset()
-        start = time.perf_counter()
-        ids = engine.prefill(prompts).argmax(axis=1).tolist()
-        ready = time.perf_counter()
-        for _ in range(new_tokens - 1):
-            ids = engine.decode(ids).argmax(axis=1).tolist()
-        if number:
-            first.append(ready - start)
-            later.append((time.perf_counter() - ready) / (new_tokens - 1))
+    for _ in range(WARM_UP_RUNS + repeat):
+        start, ready, *_, end = time_stamps(engine, prompts, new_tokens)
+        first.append(ready - start)
+        later.append((end - ready) / (new_tokens - 1))
     engine.reset()
-    return Point(len(prompts[0]), len(prompts), statistics.median(first), statistics.median(later))
+    return Point(
+        len(prompts[0]), len(prompts), statistics.median(first[WARM_UP_RUNS:]), statistics.median(later[WARM_UP_RUNS:])
+    )

@@ -19,8 +19,10 @@ _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60
 class Load(Protocol):
     """The load of an engine."""
 
-    engine: str
-    """`batching` or `single`."""
+    @property
+    def engine(self) -> str:
+        """`batching` or `single`."""
+        ...
 
     def running(self) -> int: ...
 

@@ -40,7 +40,7 @@ class Ours:
     def run(self, prompt: list[int], new_tokens: int) -> list[float]:
         from ovround.measure.benchmark import time_stamps
 
-        return time_stamps(self._engine, prompt, new_tokens)
+        return time_stamps(self._engine, [prompt], new_tokens)
 
 
 class OpenVINOGenAI:
