@@ -47,7 +47,7 @@ def print_statistics(last: Piece) -> None:
     if usage.cached_tokens:
         parts.append(f"{usage.cached_tokens} of {usage.prompt_tokens} prompt tokens from the cache")
     if usage.drafted_tokens:
-        parts.append(f"{usage.accepted_tokens} of {usage.drafted_tokens} guesses right")
+        parts.append(f"{usage.accepted_tokens} of {usage.drafted_tokens} proposed tokens accepted")
     if last.finish_reason == "cancelled":
         parts.append("stopped")
     print(", ".join(parts), file=sys.stderr)

@@ -42,7 +42,6 @@ def resolve(options: ConvertOptions, decoder: Decoder, plan: Plan, tokens: int) 
         initial_grid=tuning.initial_grid or ("extremes" if clipped else "descent"),
         optimizer=tuning.optimizer or ("sign" if clipped else "adam"),
         scales=tuning.scales,
-        snapshot="held-out",
         robust_loss_max_bits=robust,
         norms=tuning.norms,
         label_share=tuning.label_share,

@@ -29,7 +29,6 @@ class TuningSettings:
     initial_grid: Literal["extremes", "search", "compensated", "descent"]
     optimizer: Literal["adam", "sign"]
     scales: Literal["free", "clipped"]
-    snapshot: Literal["held-out", "last"]
     robust_loss_max_bits: int
     norms: bool
     label_share: float

@@ -14,9 +14,9 @@ from ovround.cli.app import app
 
 GUIDE = ROOT / "docs" / "guides" / "cpp.md"
 ONLY_PYTHON = {
-    "--kernel", "--baseline", "--peer", "--baseline-model", "--baseline-python", "--baseline-threads", "--plot",
+    "--baseline", "--peer", "--baseline-model", "--baseline-python", "--baseline-threads", "--plot",
 }  # fmt: skip
-ONLY_CPP = {"--bench", "--chat", "--llguidance", "--on-missing-kernel", "--operator", "--tokenizers", "--version"}
+ONLY_CPP = {"--bench", "--chat", "--llguidance", "--operator", "--tokenizers", "--version"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
 
 

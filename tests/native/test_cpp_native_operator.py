@@ -76,7 +76,7 @@ def test_a_damaged_weight_is_an_error(programs: Path, folder: Path, tmp_path: Pa
 
 
 def test_without_the_library_the_folder_is_refused_where_that_is_wanted(programs: Path, folder: Path) -> None:
-    done = run(programs / "ovround-run", folder, "a", "--on-missing-kernel", "error")
+    done = run(programs / "ovround-run", folder, "a", "--kernel", "native")
     assert (done.returncode, done.stdout) == (1, "")
     assert "has weights for the native operator, whose library is missing: " in done.stderr
     assert "hint: build runtime/native" in done.stderr
@@ -84,13 +84,13 @@ def test_without_the_library_the_folder_is_refused_where_that_is_wanted(programs
     assert (done.returncode, "libovround.so` cannot be loaded" in done.stderr) == (1, True)
     done = run(programs / "ovround-run", folder, "a", "--operator", "/nowhere.so")
     assert (done.returncode, "operator_library is `/nowhere.so`, which is not there" in done.stderr) == (2, True)
-    done = run(programs / "ovround-run", folder, "a", "--on-missing-kernel", "ignore")
-    assert (done.returncode, "is `ignore`; allowed: expand, error" in done.stderr) == (2, True)
+    done = run(programs / "ovround-run", folder, "a", "--kernel", "engine")
+    assert (done.returncode, "is `engine`; allowed: auto, native" in done.stderr) == (2, True)
 
 
 def test_a_library_beside_libovround_is_found(programs: Path, folder: Path, library: Path, tmp_path: Path) -> None:
     installed = run("cmake", "--install", programs, "--prefix", tmp_path)
     assert installed.returncode == 0, installed.stderr
     shutil.copy(library, next(tmp_path.rglob("libovround.so")).parent)
-    done = run(tmp_path / "bin" / "ovround-run", folder, "a", "--max-new-tokens", 2, "--on-missing-kernel", "error")
+    done = run(tmp_path / "bin" / "ovround-run", folder, "a", "--max-new-tokens", 2, "--kernel", "native")
     assert done.returncode == 0, done.stderr

@@ -158,7 +158,6 @@ class BlockPass:
             steps=settings.iters,
             batch_size=context.batch_size,
             robust=min(weight.bits for weight in tuned) <= settings.robust_loss_max_bits,
-            choose=settings.snapshot == "held-out",
             step_dtype=context.product_dtype(layers, steps=True),
             compile=settings.compile,
         )

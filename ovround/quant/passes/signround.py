@@ -40,15 +40,13 @@ of the same shape."""
 class Schedule:
     """How a block is tuned: the number of steps, the samples of this process in each, and the options of a step.
 
-    `robust` leaves the largest errors of a batch out of its loss. `choose` compares candidates on the held-out samples;
-    without it the last step's parameters are taken. `step_dtype` is the type of products in gradient steps, None for float32.
-    With `compile` torch compiles the steps.
+    `robust` leaves the largest errors of a batch out of its loss. `step_dtype` is the type of products in gradient steps, None
+    for float32. With `compile` torch compiles the steps.
     """
 
     steps: int
     batch_size: int
     robust: bool = False
-    choose: bool = True
     step_dtype: torch.dtype | None = None
     compile: bool = False
 
@@ -126,7 +124,7 @@ def tune_block(
         return _trimmed_error(output, target, schedule.robust)
 
     before = held_out_loss()
-    best = BestSnapshot([tensor for weight in tuned for tensor in weight.state] if schedule.choose else (), before)
+    best = BestSnapshot([tensor for weight in tuned for tensor in weight.state], before)
     with differentiated(loss, schedule.compile) as differentiate:
         for step, rows in enumerate(batches(problem.train, schedule.batch_size, steps, generator)):
             differentiate(device.put(problem.inputs[rows]), device.put(problem.targets[rows]))
@@ -135,14 +133,13 @@ def tune_block(
             for weight in tuned:
                 weight.step(rate)
             device.end_step()
-            if schedule.choose and step + 1 > steps // 2 and is_candidate(step + 1, steps):
+            if step + 1 > steps // 2 and is_candidate(step + 1, steps):
                 best.offer(held_out_loss())
             on_step(step + 1, best.loss)
     best.restore()
-    after = best.loss if schedule.choose or not steps else held_out_loss()
     results = {weight.name: weight.result() for weight in tuned}
     offsets = {weight.name: offsets for weight in tuned if (offsets := weight.offsets()) is not None}
-    return TunedBlock(results, offsets, before, after, steps)
+    return TunedBlock(results, offsets, before, best.loss, steps)
 
 
 class _TrimmedError(torch.autograd.Function):

@@ -37,7 +37,7 @@ Continue PROMPT (`-` reads it from stdin) with the model in FOLDER, which `ovrou
   --verify, --no-verify   compare every byte with the manifest, or only sizes
   --tokenizers FILE       library of openvino_tokenizers
   --llguidance FILE       library of llguidance, for --regex and --json-schema
-  --on-missing-kernel X   expand weights for the native operator if its library is missing, or error
+  --kernel NAME           auto, or native: an error instead of expanded weights if the native operator is missing
   --operator FILE         library of the native operator, for folders that need it
   --json                  print one JSON document
 
@@ -61,11 +61,11 @@ T number(const std::string& name, const std::string& text) {
     return value;
 }
 
-ovround::OnMissingKernel on_missing_kernel(const std::string& name, const std::string& text) {
-    if (text != "expand" && text != "error") {
-        throw Error(ErrorCode::usage, name + " is `" + text + "`; allowed: expand, error");
+ovround::Kernel kernel(const std::string& name, const std::string& text) {
+    if (text != "auto" && text != "native") {
+        throw Error(ErrorCode::usage, name + " is `" + text + "`; allowed: auto, native");
     }
-    return text == "error" ? ovround::OnMissingKernel::error : ovround::OnMissingKernel::expand;
+    return text == "native" ? ovround::Kernel::native : ovround::Kernel::automatic;
 }
 
 std::string read(const std::string& path) {
@@ -118,7 +118,7 @@ Arguments parse(const std::vector<std::string>& arguments) {
         {"--draft-model", [&](Text, Text text) { load.draft_model = text; }},
         {"--device", [&](Text, Text text) { load.device = text; }},
         {"-d", [&](Text, Text text) { load.device = text; }},
-        {"--on-missing-kernel", [&](Text name, Text text) { load.on_missing_kernel = on_missing_kernel(name, text); }},
+        {"--kernel", [&](Text name, Text text) { load.kernel = kernel(name, text); }},
         {"--operator", [&](Text, Text text) { load.operator_library = text; }},
         {"--llguidance", [&](Text, Text text) { load.llguidance_library = text; }},
         {"--threads", [&](Text name, Text text) { load.threads = number<int>(name, text); }},

@@ -120,8 +120,7 @@ ovround::LoadOptions converted(const ovround_load_options* from) {
         to.tokenizers_library = from->tokenizers_library == nullptr ? "" : from->tokenizers_library;
         to.llguidance_library = from->llguidance_library == nullptr ? "" : from->llguidance_library;
         to.operator_library = from->operator_library == nullptr ? "" : from->operator_library;
-        to.on_missing_kernel =
-            from->error_on_missing_kernel != 0 ? ovround::OnMissingKernel::error : ovround::OnMissingKernel::expand;
+        to.kernel = from->native_kernel != 0 ? ovround::Kernel::native : ovround::Kernel::automatic;
         to.prefix_cache = from->prefix_cache != 0;
         to.prompt_lookup = from->prompt_lookup != 0;
         to.draft_model = from->draft_model == nullptr ? "" : from->draft_model;

@@ -64,6 +64,11 @@ public:
 NativeWeights prepare_native(ov::Core& core, const fs::path& path, const std::string& device,
                              const LoadOptions& options) {
     if (!needs_operator(path)) {
+        if (options.kernel == Kernel::native) {
+            throw Error(ErrorCode::engine,
+                        "kernel is native, yet `" + path.parent_path().string() + "` has ordinary weights",
+                        "kernel auto, or convert it with --native-weights");
+        }
         return NativeWeights::none;
     }
     const std::string folder = "`" + path.parent_path().string() + "` has weights for the native operator, ";
@@ -81,12 +86,12 @@ NativeWeights prepare_native(ov::Core& core, const fs::path& path, const std::st
     if (!there && !options.operator_library.empty()) {
         throw Error(ErrorCode::usage, "operator_library is `" + library.string() + "`, which is not there");
     }
-    if (options.on_missing_kernel == OnMissingKernel::error) {
+    if (options.kernel == Kernel::native) {
         const bool on_cpu = device == "CPU";
         throw Error(ErrorCode::engine,
                     folder + (on_cpu ? "whose library is missing: `" + library.string() + "`"
                                      : "which " + device + " cannot run"),
-                    on_cpu ? kInstall : "choose CPU, or on_missing_kernel expand");
+                    on_cpu ? kInstall : "choose CPU, or kernel auto");
     }
     add_placeholder(core);
     return NativeWeights::expanded;

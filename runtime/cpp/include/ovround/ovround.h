@@ -49,7 +49,7 @@ typedef struct ovround_load_options {
     const char* tokenizers_library; /* NULL: the one beside libopenvino */
     const char* llguidance_library; /* NULL: searched as docs/guides/cpp.md describes */
     const char* operator_library;   /* for folders that need it; NULL: the one beside libovround */
-    int error_on_missing_kernel;    /* 0: expand such weights if the library is missing */
+    int native_kernel;              /* 1: an error instead of expanded weights if the library is missing */
     int prefix_cache;
     int prompt_lookup;
     const char* draft_model; /* NULL: none */

@@ -45,8 +45,10 @@ private:
     std::string hint_;
 };
 
-// For weights of the native operator whose library is not found. Expanding them costs memory, see LLM::warning.
-enum class OnMissingKernel { expand, error };
+// The kernels of weights in the layout of the native operator. `automatic` expands them if its library is missing,
+// which costs memory, see LLM::warning. `native` refuses that, and refuses ordinary folders, which OpenVINO's kernels
+// compute here.
+enum class Kernel { automatic, native };
 
 struct LoadOptions {
     std::string device = "CPU";                // an OpenVINO device: CPU, GPU, GPU.1, NPU, AUTO
@@ -55,7 +57,7 @@ struct LoadOptions {
     bool check_contents = true;                // compare every file's sha256 with the manifest; false: sizes only
     std::filesystem::path tokenizers_library;  // libopenvino_tokenizers; empty: the one beside libopenvino
     std::filesystem::path llguidance_library;  // libllguidance, for grammars; empty: see docs/guides/cpp.md
-    OnMissingKernel on_missing_kernel = OnMissingKernel::expand;
+    Kernel kernel = Kernel::automatic;
     std::filesystem::path operator_library;  // libovround_operator, for folders that need it; empty: beside libovround
     bool prefix_cache = false;          // reuse the cache for the common prefix with the last request and its answer
     bool prompt_lookup = false;         // guess tokens from the text so far, which changes only the speed
