@@ -184,7 +184,9 @@ class OnnxOps:
             inputs += [""] * (_ATTENTION_BIAS - len(inputs)) + [self._alibi(spec)]
         if spec.sinks:
             inputs += [""] * (_HEAD_SINK - len(inputs)) + [self._float_weight(sinks_name(layer))]
-        limits: dict[str, int | float] = {} if spec.window is None else {"local_window_size": spec.window}
+        limits: dict[str, int | float] = (
+            {} if spec.sliding_window is None else {"local_window_size": spec.sliding_window}
+        )
         if spec.softcap is not None:
             limits["softcap"] = spec.softcap
         return self.node(
@@ -299,16 +301,18 @@ class OnnxOps:
         """ALiBi's bias, float32 `[1, H, T, S]`: each head's slope times the key's distance from the last; shared by layers."""
         name = f"alibi/{spec.num_heads}"
         if name not in self._emitted:
-            total, zero, one = self._width("attention_mask"), self.i64("zero", 0), self.i64("one", 1)
-            keys = self.node("Range", [zero, total, one], f"{name}/keys")
-            distances = self.node("Sub", [keys, self.node("Sub", [total, one], f"{name}/last")], f"{name}/distances")
+            total, zero, i64_one = self._width("attention_mask"), self.i64("zero", 0), self.i64("one", 1)
+            keys = self.node("Range", [zero, total, i64_one], f"{name}/keys")
+            distances = self.node(
+                "Sub", [keys, self.node("Sub", [total, i64_one], f"{name}/last")], f"{name}/distances"
+            )
             distances = self.node("Cast", [distances], f"{name}/distances_float", to=_FLOAT)
             slopes = self.f32(f"{name}/slopes", np.array(spec.slopes(), np.float32).reshape(1, -1, 1, 1))
             bias = self.node("Mul", [distances, slopes], f"{name}/row")
             tokens = self.node("Unsqueeze", [self._width("input_ids"), self.i64("axis0", [0])], f"{name}/tokens")
             ones = self.i64("ones2", [1, 1])
-            target = self.node("Concat", [ones, tokens, self.i64("one1", [1])], f"{name}/shape", axis=0)
-            self._emitted.add(self.node("Expand", [bias, target], name))
+            bias_shape = self.node("Concat", [ones, tokens, self.i64("one1", [1])], f"{name}/shape", axis=0)
+            self._emitted.add(self.node("Expand", [bias, bias_shape], name))
         return name
 
     def positions(self) -> str:
@@ -343,7 +347,7 @@ class OnnxOps:
         """cos and sin `[max_position_embeddings, dim / 2]`, shared by all layers with the same rope."""
         if rope not in self.rotations:
             names = f"rope{len(self.rotations)}/cos", f"rope{len(self.rotations)}/sin"
-            for name, table in zip(names, rope.tables(self._config.max_position_embeddings), strict=True):
+            for name, table in zip(names, rope.cos_sin(self._config.max_position_embeddings), strict=True):
                 self.file.write(name, _FLOAT, table.shape, table)
             self.rotations[rope] = names
         return self.rotations[rope]

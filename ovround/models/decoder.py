@@ -1,7 +1,7 @@
 """The decoder that families compose: embedding, blocks of parts between norms, final norm, head.
 
 A family file (`llama.py`) reads its config.json into parts and returns a `Decoder`; a `Layout` says what its checkpoint
-calls otherwise. The names used here, Llama's, are those of every target. What a block is made of, only its parts know.
+calls otherwise. The names used here, Llama's, are those of every backend. Only the parts know what a block is made of.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class LayerCache:
 class StaticOps(TorchOps):
     """`weights` in float and `packed` ones by module; `places` where positions matter, `cache` where a layer keeps state."""
 
-    target = "hpu"
+    backend = "hpu"
 
     def __init__(
         self,
@@ -170,8 +170,8 @@ def _mask(spec: Attention, cache: LayerCache, positions: torch.Tensor) -> torch.
     columns = torch.arange(cache.room, dtype=positions.dtype, device=positions.device)
     distances = columns - positions.unsqueeze(-1)  # [B, T, S], at most 0 where a query may look
     allowed = distances <= 0
-    if spec.window is not None:
-        allowed = allowed & (distances > -spec.window)
+    if spec.sliding_window is not None:
+        allowed = allowed & (distances > -spec.sliding_window)
     mask = torch.where(allowed, 0.0, -torch.inf).unsqueeze(1).unsqueeze(1)
     slopes = cache.constants.slopes
     return mask if slopes is None else mask + slopes * distances.float().unsqueeze(1).unsqueeze(1)

@@ -50,8 +50,8 @@ def test_state_is_data() -> None:
 
 def test_every_kind_of_attention_is_seen_once() -> None:
     decoder = from_config(CONFIGS["gemma3_text-0"])
-    assert [spec.window for spec in attention_specs(decoder)] == [12, None]
-    assert [spec.window for spec in attention_specs(decoder, 1)] == [None]
+    assert [spec.sliding_window for spec in attention_specs(decoder)] == [12, None]
+    assert [spec.sliding_window for spec in attention_specs(decoder, 1)] == [None]
     assert [rope.theta for rope in ropes(decoder)] == [1e4, 1e6]
 
 

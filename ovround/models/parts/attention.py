@@ -33,8 +33,8 @@ class SelfAttention:
         check_size("head_dim", self.spec.head_dim)
         if heads % kv_heads:
             raise ArchitectureError(f"{heads} attention heads are no multiple of {kv_heads} key/value heads")
-        if self.spec.window is not None and self.spec.window < 1:
-            raise ArchitectureError(f"sliding_window is {self.spec.window}; 1 or more is needed")
+        if self.spec.sliding_window is not None and self.spec.sliding_window < 1:
+            raise ArchitectureError(f"sliding_window is {self.spec.sliding_window}; 1 or more is needed")
 
     @property
     def inner_size(self) -> int:
