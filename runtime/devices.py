@@ -119,7 +119,7 @@ def _hpu_devices() -> list[Device]:
     except ModuleNotFoundError as error:
         return [Device("PyTorch", "HPU", "", False, f"cannot be asked: {error}")]
     probe = probe_elsewhere()
-    return [Device("PyTorch", "HPU", probe.device_name, probe.found, probe.missing)]
+    return [Device("PyTorch", "HPU", probe.device_name, probe.available, probe.missing)]
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -16,7 +16,7 @@ from checkpoint_writer import write_checkpoint
 from command_server import CommandServer, Result, succeeded
 
 import ovround
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.cli import app
 
 COMMANDS = (
@@ -147,7 +147,7 @@ def test_debug_shows_the_traceback(light_command: CommandServer, tmp_path: Path)
 def test_convert_writes_a_folder_a_format_and_says_where(converted: tuple[Path, Result]) -> None:
     out, result = converted
     lines = succeeded(result).splitlines()
-    assert [line.partition(":")[0] for line in lines[:2]] == [str(out / target) for target in TARGETS]
+    assert [line.partition(":")[0] for line in lines[:2]] == [str(out / target) for target in ENGINE_FORMATS]
     assert re.fullmatch(r".*: openvino, \d+\.\d\d MB, \d+\.\d s", lines[0])
     assert lines[2].startswith("held-out calibration text: perplexity ")
     assert len(lines) == 3
@@ -155,7 +155,7 @@ def test_convert_writes_a_folder_a_format_and_says_where(converted: tuple[Path, 
     assert said[0] == "checking the checkpoint"
     assert sum(line.startswith("block ") for line in said) == 6
     assert said[-4:] == ["writing", "reading back"] * 2
-    assert sorted(path.name for path in out.iterdir()) == sorted(TARGETS)
+    assert sorted(path.name for path in out.iterdir()) == sorted(ENGINE_FORMATS)
 
 
 def test_convert_json_and_quiet(loaded_command: CommandServer, tiny_source: Path, tmp_path: Path) -> None:
@@ -172,10 +172,10 @@ def test_convert_json_and_quiet(loaded_command: CommandServer, tiny_source: Path
 
 def test_both_manifests_describe_the_same_weights(converted: tuple[Path, Result]) -> None:
     out, _ = converted
-    openvino, onnx = (read_manifest(out / target) for target in TARGETS)
+    openvino, onnx = (read_manifest(out / target) for target in ENGINE_FORMATS)
     assert openvino.weights == onnx.weights
     assert (openvino.blocks, openvino.quality, openvino.source_files) == (onnx.blocks, onnx.quality, onnx.source_files)
-    assert (openvino.format, onnx.format) == TARGETS
+    assert (openvino.format, onnx.format) == ENGINE_FORMATS
     assert len(openvino.blocks) == 6
     assert all(block.loss_after <= block.loss_before and block.steps == 12 for block in openvino.blocks)
     assert sum(block.loss_after < block.loss_before for block in openvino.blocks) >= 3
@@ -198,7 +198,7 @@ def test_two_converts_give_identical_bytes(
 
 
 def test_two_converts_in_one_process_give_identical_bytes(tiny_source: Path, tmp_path: Path) -> None:
-    options = ovround.ConvertOptions(formats=TARGETS, recipe="rtn", group_size=32)
+    options = ovround.ConvertOptions(formats=ENGINE_FORMATS, recipe="rtn", group_size=32)
     for name in ("a", "b"):
         ovround.convert(tiny_source, tmp_path / name, options)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
@@ -208,7 +208,7 @@ def test_formats_together_or_alone_give_the_same_bytes(
     converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path, tuning: tuple[str, ...]
 ) -> None:
     out, _ = converted
-    for target in TARGETS:
+    for target in ENGINE_FORMATS:
         succeeded(loaded_command("convert", "demo", tmp_path / target, *tuning, "--format", target))
         assert digests(tmp_path / target) == digests(out / target)
 
@@ -239,7 +239,7 @@ def test_inspect_a_checkpoint(command: CommandServer) -> None:
 
 def test_inspect_a_converted_folder(converted: tuple[Path, Result], command: CommandServer) -> None:
     out, _ = converted
-    for target in TARGETS:
+    for target in ENGINE_FORMATS:
         manifest = read_manifest(out / target)
         lines = succeeded(command("inspect", out / target, "--check")).splitlines()
         assert f"llama from demo, for {target}, ovround {ovround.__version__}" in lines[0]
@@ -279,7 +279,7 @@ def test_eval(converted: tuple[Path, Result], loaded_command: CommandServer, hel
     (original,) = parsed(loaded_command("eval", "demo", *settings))["texts"]
     assert (original["kl_nats"], original["reference_perplexity"]) == (None, None)
     scores = []
-    for target in TARGETS:
+    for target in ENGINE_FORMATS:
         document = parsed(loaded_command("eval", out / target, *settings, "--reference", "demo"))
         assert document["mode"] == "exact"
         (score,) = document["texts"]
@@ -308,7 +308,7 @@ def test_eval_of_a_model_against_itself_is_without_difference(loaded_command: Co
 
 def test_run(converted: tuple[Path, Result], loaded_command: CommandServer) -> None:
     out, _ = converted
-    for target in TARGETS:
+    for target in ENGINE_FORMATS:
         options = ("--max-new-tokens", "12", "--exact")
         result = loaded_command("run", out / target, PROMPT, *options)
         text = succeeded(result)
@@ -392,7 +392,7 @@ def test_chat_with_a_model_that_has_no_template_says_so_at_once(loaded_command: 
 
 
 def test_bench(tiny_folders: dict[str, Path], loaded_command: CommandServer) -> None:
-    for target in TARGETS:
+    for target in ENGINE_FORMATS:
         options = ("--prompt-tokens", "8", "--new-tokens", "4", "--repeat", "2", "--threads", "1")
         document = parsed(loaded_command("bench", tiny_folders[target], *options, "--json"))
         assert (document["prompt_tokens"], document["new_tokens"], document["repeat"]) == (8, 4, 2)

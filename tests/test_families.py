@@ -22,7 +22,7 @@ from parity_table import TABLE, VARIANTS, missing_pairs
 from random_model import CONFIGS, Ids, Logits, logits_by_steps, logits_of, ragged, relative_rms, write_random_model
 from transformers import AutoConfig
 
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.checkpoint import mapped, open_checkpoint
 from ovround.conversion.convert import convert, prepare
 from ovround.errors import ArchitectureError, TensorError
@@ -83,8 +83,8 @@ def row(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     settings = {name: levels[name] for name in ("bits", "group_size", "sym")}
     settings |= {"lm_head_bits": levels["ends"], "embedding_bits": levels["ends"] and max(levels["ends"], 8)}
     settings |= {**TUNED, "calibration": (text_file,)} if levels["recipe"] == "tuned" else {"recipe": "rtn"}
-    conversion = convert(folder / "model", folder / "out", ConvertOptions(formats=TARGETS, **settings))
-    folders = dict(zip(TARGETS, conversion.folders, strict=True))
+    conversion = convert(folder / "model", folder / "out", ConvertOptions(formats=ENGINE_FORMATS, **settings))
+    folders = dict(zip(ENGINE_FORMATS, conversion.folders, strict=True))
     tensors = {target: read_weights(path) for target, path in folders.items()}
     for target, path in folders.items():
         digests = {record.name: record.sha256 for record in read_manifest(path).weights}
@@ -108,7 +108,7 @@ def test_torch(row: Converted) -> None:
     assert relative_rms(ours.by_steps(IDS, PREFILL), logits_by_steps(row.model, IDS, PREFILL)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ENGINE_FORMATS)
 def test_engine(row: Converted, target: str) -> None:
     """Of the folder's integers, against torch: in one pass, step by step, and as a batch of unequal prompts."""
     engine = open_engine(row.folders[target], exact=True, threads=1)
@@ -142,14 +142,14 @@ def test_transformers_own_spelling_of_the_configuration_is_the_same_model(name: 
 def test_half_precision(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     """Taken apart, turned round and, for Gemma's norms, added to without losing a bit."""
     model = write_random_model(tmp_path / "model", CONFIGS[name], dtype)
-    folders = convert(tmp_path / "model", tmp_path / "out", ConvertOptions(formats=TARGETS, bits=16)).folders
+    folders = convert(tmp_path / "model", tmp_path / "out", ConvertOptions(formats=ENGINE_FORMATS, bits=16)).folders
     for folder in folders:
         engine = open_engine(folder, exact=True, threads=1)
         assert relative_rms(engine.logits(IDS), logits_of(model, IDS)) <= TOLERANCE
         engine.close()
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ENGINE_FORMATS)
 def test_one_wrong_bit_is_seen(tmp_path: Path, target: str) -> None:
     """The twin of the tests above: a value of one key projection, taken out of a joined tensor, with its sign turned."""
     model = write_random_model(tmp_path / "model", CONFIGS["gpt_neox-0"])

@@ -15,7 +15,7 @@ from checkpoint_writer import tiny_config, write_checkpoint
 from command_server import CommandServer, succeeded
 from converted_weights import DATA_FILES
 
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.conversion.bit_budget import widest
 from ovround.conversion.convert import Conversion, Job, convert, prepare
 from ovround.conversion.latency_table import LatencyRow, LatencyTable, write_table
@@ -65,7 +65,7 @@ def refused(call: Any, *arguments: Any, **keywords: Any) -> tuple[str, str | Non
 def test_the_average_counts_codes_scales_and_zero_points(
     tiny_source: Path, tmp_path: Path, options: ConvertOptions, symmetric: bool
 ) -> None:
-    given = replace(options, budget=Budget(4.0, "bits"), sym=symmetric, formats=TARGETS)
+    given = replace(options, budget=Budget(4.0, "bits"), sym=symmetric, formats=ENGINE_FORMATS)
     conversion = convert(tiny_source, tmp_path / "out", given)
     inner = [one for one in conversion.manifests[0].weights if ".layers." in one.name and one.group_size]
     weights = sum(math.prod(one.shape) for one in inner)
@@ -131,7 +131,7 @@ def reachable(source: Path | str, out: Path, options: ConvertOptions) -> tuple[i
     return int(found[1]), int(found[2])
 
 
-@pytest.mark.parametrize("formats", [("openvino",), ("onnx",), TARGETS], ids="+".join)
+@pytest.mark.parametrize("formats", [("openvino",), ("onnx",), ENGINE_FORMATS], ids="+".join)
 def test_the_weights_file_of_the_demo_model_is_as_small_as_was_asked(tmp_path: Path, formats: tuple[str, ...]) -> None:
     base = ConvertOptions(recipe="rtn", group_size=64, nsamples=8, seqlen=64, formats=formats)
     lowest, highest = reachable("demo", tmp_path / "out", base)
@@ -149,7 +149,7 @@ def test_the_weights_file_of_the_demo_model_is_as_small_as_was_asked(tmp_path: P
 @pytest.mark.parametrize(
     "ends", [{}, {"lm_head_bits": 2, "embedding_bits": 2}, {"lm_head_bits": 16, "embedding_bits": 16}]
 )
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ENGINE_FORMATS)
 def test_no_weights_file_is_larger_than_was_counted(
     tmp_path: Path, text_file: Path, symmetric: bool, group_size: int, ends: dict[str, int], target: str
 ) -> None:
@@ -257,7 +257,7 @@ def test_a_table_that_does_not_fit_is_refused(
 def test_a_plan_given_back_gives_the_same_weights(
     tiny_source: Path, tmp_path: Path, options: ConvertOptions, tuned: bool
 ) -> None:
-    base = replace(options, formats=TARGETS, **({"recipe": "light", "iters": 3} if tuned else {}))  # type: ignore[arg-type]
+    base = replace(options, formats=ENGINE_FORMATS, **({"recipe": "light", "iters": 3} if tuned else {}))  # type: ignore[arg-type]
     first = convert(tiny_source, tmp_path / "a", replace(base, budget=Budget(3.7, "bits")))
     file = first.folders[0] / PLAN_FILE
     again = convert(tiny_source, tmp_path / "b", replace(base, plan=file, group_size=128))

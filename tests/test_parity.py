@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from passes_of_job import emitted
 from transformers import AutoConfig, LlamaForCausalLM
 
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.checkpoint import locate
 from ovround.conversion.convert import convert, prepare
 from ovround.errors import VerifyError
@@ -106,11 +106,11 @@ class Chain:
 def converted(source: str | Path, out: Path, **options: Any) -> Chain:
     """Convert by the real `convert`, both formats; every weight of both folders has the digest that the tuner gave."""
     conversion = convert(
-        source, out, ConvertOptions(**{"formats": TARGETS, "recipe": "rtn", "group_size": 32, **options})
+        source, out, ConvertOptions(**{"formats": ENGINE_FORMATS, "recipe": "rtn", "group_size": 32, **options})
     )
-    folders = dict(zip(TARGETS, conversion.folders, strict=True))
+    folders = dict(zip(ENGINE_FORMATS, conversion.folders, strict=True))
     tensors = {target: read_weights(folder) for target, folder in folders.items()}
-    for target, manifest in zip(TARGETS, conversion.manifests, strict=True):
+    for target, manifest in zip(ENGINE_FORMATS, conversion.manifests, strict=True):
         digests = {record.name: record.sha256 for record in manifest.weights}
         assert {name: weight.digest() for name, weight in tensors[target].items()} == digests
     return Chain(locate(str(source)), folders, as_torch(tensors["openvino"]))
@@ -215,7 +215,7 @@ def flip(folder: Path, name: str) -> None:
     data.write_bytes(content)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ENGINE_FORMATS)
 def test_one_wrong_nibble_breaks_parity_and_is_found(
     tiny_folders: dict[str, Path], tiny_source: Path, tmp_path: Path, command: CommandServer, target: str
 ) -> None:
@@ -246,7 +246,7 @@ def test_one_wrong_nibble_breaks_parity_and_is_found(
 
 
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight", "lm_head.weight"])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ENGINE_FORMATS)
 def test_verify_refuses_one_wrong_nibble_and_keeps_nothing(
     tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, name: str
 ) -> None:

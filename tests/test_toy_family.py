@@ -17,7 +17,7 @@ from random_model import relative_rms
 from toy_family import toy_recurrent, verb_onnx, verb_openvino, verb_torch
 
 from ovround import models
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.conversion.convert import convert
 from ovround.errors import ArchitectureError
 from ovround.models import verbs
@@ -53,14 +53,14 @@ def folders(
     request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory, text_file: Path
 ) -> dict[str, Path]:
     """A folder for each format, rounded or tuned a few steps."""
-    options = ConvertOptions(formats=TARGETS, group_size=32, recipe="rtn")
+    options = ConvertOptions(formats=ENGINE_FORMATS, group_size=32, recipe="rtn")
     if request.param == "tuned":
         options = ConvertOptions(
-            formats=TARGETS, group_size=32, iters=2, nsamples=4, seqlen=32, calibration=(text_file,),
+            formats=ENGINE_FORMATS, group_size=32, iters=2, nsamples=4, seqlen=32, calibration=(text_file,),
             tuning=TuningOptions(end_to_end_steps=1, batch_size=2),
         )  # fmt: skip
     out = tmp_path_factory.mktemp(request.param) / "out"
-    return dict(zip(TARGETS, convert(source, out, options).folders, strict=True))
+    return dict(zip(ENGINE_FORMATS, convert(source, out, options).folders, strict=True))
 
 
 def torch_logits(folder: Path, *, steps: bool = False) -> np.ndarray:
@@ -75,7 +75,7 @@ def torch_logits(folder: Path, *, steps: bool = False) -> np.ndarray:
         return torch.stack([decoder.logits(ops, part)[:, -1] for part in parts], 1).numpy()
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ENGINE_FORMATS)
 def test_engines_compute_what_torch_computes(folders: dict[str, Path], target: str) -> None:
     expected, by_steps = torch_logits(folders[target]), torch_logits(folders[target], steps=True)
     assert relative_rms(by_steps, expected[:, PREFILL - 1 :]) <= TOLERANCE
@@ -87,7 +87,7 @@ def test_engines_compute_what_torch_computes(folders: dict[str, Path], target: s
     engine.close()
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ENGINE_FORMATS)
 def test_rows_of_unequal_length_are_kept_and_rewound(folders: dict[str, Path], target: str) -> None:
     """Padding leaves the recurrent state as it is; a rewind, which that state cannot do, computes the tokens again."""
     expected = torch_logits(folders[target])
@@ -106,7 +106,7 @@ def test_rows_of_unequal_length_are_kept_and_rewound(folders: dict[str, Path], t
     engine.close()
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ENGINE_FORMATS)
 def test_the_runtime_generates_and_goes_on(folders: dict[str, Path], target: str) -> None:
     """A second prompt that shares its beginning with the first gives what a fresh engine gives."""
     with LLM(folders[target], exact=True, threads=1) as llm:

@@ -241,7 +241,7 @@ class OpenVINOOps:
         self.sinks.append(opset.assign(named(value, state.present(layer)), self._variable(layer, state)))
 
     def append(self, layer: int, name: str, fresh: ov.Node) -> ov.Node:
-        """The state's past with `fresh` behind it, along the axis that grows; also the next step's past."""
+        """The state's past followed by `fresh` along the axis that grows; it is also the next step's past."""
         grows = self._states[layer, name].grows
         grown = opset.concat([self.past(layer, name), fresh], 1 + (grows or 0))
         self.keep(layer, name, grown)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact.manifest import TARGETS
+from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.artifact.output_folder import write_atomically
 from ovround.errors import OutputError, UsageError
 from ovround.tensors.qtensor import BITS, GROUP_SIZES
@@ -54,7 +54,11 @@ class LatencyTable:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION or self.format not in TARGETS or self.group_size not in GROUP_SIZES:
+        if (
+            self.format_version != FORMAT_VERSION
+            or self.format not in ENGINE_FORMATS
+            or self.group_size not in GROUP_SIZES
+        ):
             raise ValueError(f"format {self.format_version}, for {self.format}, groups of {self.group_size}")
 
     def to_json(self) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact.manifest import TARGETS, Manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, Manifest
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import DeclaredOption, declared, plain
 from ovround.options.tuning_options import TuningOptions
@@ -65,7 +65,7 @@ def model_card(manifest: Manifest, source: Path) -> str:
         "## Measured\n\n" + _measured(manifest),
         "## Weights\n\n" + _weights(manifest),
         _made_by(manifest),
-        "## Use\n\n" + _USES[manifest.format in TARGETS],
+        "## Use\n\n" + _USES[manifest.format in ENGINE_FORMATS],
         f"The folder is also read by others:\n\n```python\n{import_line}\n\n{snippet.format(folder='FOLDER')}\n```\n",
     ]
     return "\n".join(parts)

@@ -1,7 +1,7 @@
 """The verbs of `ovround.models.ops` in fixed shapes, without a look at a value on the host.
 
 Rows stand on the left of their padding. Positions are a tensor; keys and values are written into the cache by index, and
-queries see the whole room of their row, less what lies behind them. So one graph serves every prompt of a bucket and every
+queries see the whole room of their row, less the places after them. So one graph serves every prompt of a bucket and every
 step of an answer. Softmax, norms and rotations are computed in float32.
 """
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from random_model import CONFIGS, logits_of, relative_rms, write_random_model
 
-from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, TARGETS
+from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, ENGINE_FORMATS
 from ovround.checkpoint import open_checkpoint, open_source
 from ovround.conversion.convert import convert
 from ovround.errors import CheckpointError, UsageError
@@ -60,7 +60,7 @@ def write_quantised(place: Path, config: str) -> torch.nn.Module:
 @pytest.mark.parametrize("config", ["phi3-0", "gpt_neox-0", "falcon-0", "gemma-0", "bloom-0"])
 def test_its_integers_run_on_both_engines(tmp_path: Path, config: str) -> None:
     model = write_quantised(tmp_path, config)
-    out = convert(tmp_path / "gptq", tmp_path / "out", ConvertOptions(formats=TARGETS))
+    out = convert(tmp_path / "gptq", tmp_path / "out", ConvertOptions(formats=ENGINE_FORMATS))
     projections = [weight for weight in out.manifests[0].weights if weight.name.endswith("_proj.weight")]
     assert projections
     assert {(weight.bits, weight.group_size, weight.relative_error) for weight in projections} == {(4, 16, 0.0)}

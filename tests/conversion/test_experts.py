@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tuning_file import tuning_file
 from typer.testing import CliRunner
 
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.checkpoint import mapped, open_checkpoint
 from ovround.cli.app import app
 from ovround.conversion.convert import convert, prepare
@@ -70,8 +70,8 @@ def test_every_grid_computes_what_its_integers_say(
 ) -> None:
     """And OpenVINO multiplies the chosen experts alone, on compressed weights: 3 or 2 products a block, not tiled ones."""
     write_random_model(tmp_path / "model", {**CONFIGS[name], "hidden_size": 128, "num_hidden_layers": 1})
-    options = ConvertOptions(formats=TARGETS, bits=bits, group_size=group, sym=sym, recipe="rtn")
-    folders = dict(zip(TARGETS, convert(tmp_path / "model", tmp_path / "out", options).folders, strict=True))
+    options = ConvertOptions(formats=ENGINE_FORMATS, bits=bits, group_size=group, sym=sym, recipe="rtn")
+    folders = dict(zip(ENGINE_FORMATS, convert(tmp_path / "model", tmp_path / "out", options).folders, strict=True))
     weights = as_torch(read_weights(folders["openvino"]))
     decoder = from_config(json.loads((tmp_path / "model" / "config.json").read_text()))
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_experts_that_no_token_reaches_are_told(tmp_path: Path, text_file: Path)
 
 def test_a_budget_gives_a_layers_experts_one_width(tmp_path: Path) -> None:
     write_random_model(tmp_path / "model", CONFIGS["qwen3_moe-0"])
-    options = ConvertOptions(formats=TARGETS, budget=Budget(5.5, "bits"), group_size=32, recipe="rtn")
+    options = ConvertOptions(formats=ENGINE_FORMATS, budget=Budget(5.5, "bits"), group_size=32, recipe="rtn")
     conversion = convert(tmp_path / "model", tmp_path / "out", options)
     assert conversion.mix is not None
     assert 5 < conversion.mix.reached <= 5.5
