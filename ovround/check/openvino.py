@@ -87,7 +87,7 @@ BF16_CHAIN = Rule(
     "decode in f16",
 )
 NPU_GRID = Rule(
-    "npu-grid", "slow", (NPU,), "an NPU runs symmetric 4-bit weights in groups of 128 or whole rows, and symmetric 8-bit ones",
+    "npu-scheme", "slow", (NPU,), "an NPU runs symmetric 4-bit weights in groups of 128 or whole rows, and symmetric 8-bit ones",
     "ovround convert MODEL OUT --sym --group-size 128 (or -1)",
 )  # fmt: skip
 SCALE_FACTOR = Rule(

@@ -65,11 +65,11 @@ class LatencyTable:
         return json.dumps(asdict(self), indent=1) + "\n"
 
     def milliseconds(self, name: str, shape: tuple[int, ...], scheme: QuantScheme | None, source: Path) -> float:
-        """Of module `name` on the grid `scheme`; raises UsageError naming what `source`, this table's file, lacks."""
+        """The time of module `name` with `scheme`; raises UsageError naming what `source`, the file of this table, lacks."""
         if scheme is not None and (scheme.group_size, scheme.symmetric) != (self.group_size, self.symmetric):
             raise UsageError(
-                f"latency table `{source}` was measured with {_grid(self.group_size, self.symmetric)}; "
-                f"`{name}` has {_grid(scheme.group_size, scheme.symmetric)}",
+                f"latency table `{source}` was measured with {_scheme_words(self.group_size, self.symmetric)}; "
+                f"`{name}` has {_scheme_words(scheme.group_size, scheme.symmetric)}",
                 hint="measure one with the same --group-size and --sym/--asym",
             )
         bits = FLOAT_BITS if scheme is None else scheme.bits
@@ -115,6 +115,6 @@ def check_table_path(path: Path) -> None:
             raise OutputError(f"`{path}` exists and is no latency table", hint="choose another file") from None
 
 
-def _grid(group_size: int, symmetric: bool) -> str:
+def _scheme_words(group_size: int, symmetric: bool) -> str:
     groups = "one group a row" if group_size == -1 else f"groups of {group_size}"
     return f"{groups}, {'symmetric' if symmetric else 'asymmetric'}"

@@ -102,7 +102,7 @@ def check_groups(decoder: Decoder, plan: Plan) -> None:
 
 
 def check_experts(decoder: Decoder, plan: Plan) -> None:
-    """Raise UsageError when experts of a layer, which engines hold in one tensor, have grids of their own."""
+    """Raise UsageError when experts of a layer, which engines hold in one tensor, have different schemes."""
     for layer in range(decoder.config.num_hidden_layers):
         for joined, stack in decoder.expert_stacks(layer).items():
             other = next((name for name in stack if plan[name] != plan[stack[0]]), None)

@@ -81,7 +81,7 @@ def test_other_openvino_traps(tmp_path: Path) -> None:
     assert rules(tmp_path, "openvino") == {"bf16-chain"}
     write_ir(tmp_path, "u4", "f16")
     assert rules(tmp_path, "openvino-gpu") == {"fractional-zero-point", "activations-scale-factor"}
-    assert rules(tmp_path, "openvino-npu") == {"fractional-zero-point", "npu-grid"}
+    assert rules(tmp_path, "openvino-npu") == {"fractional-zero-point", "npu-scheme"}
     write_ir(tmp_path, "i4", None, group=128)
     assert rules(tmp_path, "openvino-npu") == set()
 
