@@ -50,7 +50,7 @@ EXPERT_GROUP = Rule(
 )  # fmt: skip
 ROUTER = Rule(
     "quantised-router", "note", (CPU, GPU),
-    "a router is quantised, as NNCF does where it is not told otherwise: tokens may go to other experts",
+    "a router is quantised, as NNCF does by default: tokens may go to other experts",
     "leave it in float, as `ovround convert` does; or NNCF's ignored scope",
 )  # fmt: skip
 U2_GPU = Rule("u2-gpu", "slow", (GPU,), "2-bit weights run by a reference kernel", "4 bits for a GPU")

@@ -79,7 +79,7 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, A
     assert not (tmp_path / "out").exists()
 
 
-def test_a_part_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_part_that_is_missing_is_reported(tmp_path: Path) -> None:
     folder = write_mxfp4(tmp_path / "model")
     file = folder / "model.safetensors"
     tensors = load_file(file)

@@ -29,11 +29,11 @@ SHAPES = [(128, 64), (64, 64), (64, 128), (96, 64), (64, 96), (320, 64)]
 @pytest.mark.parametrize("format", ENGINE_FORMATS)
 def test_every_shape_is_measured_at_every_width(tiny_source: Path, format: str) -> None:  # noqa: A002
     table = measure(str(tiny_source), format=format, group_size=32, sym=False, threads=1, repeat=2)
-    found = {(row.outputs, row.inputs): {} for row in table.rows}  # type: dict[tuple[int, int], dict[int, float]]
+    times_by_shape = {(row.outputs, row.inputs): {} for row in table.rows}  # type: dict[tuple[int, int], dict[int, float]]
     for row in table.rows:
-        found[row.outputs, row.inputs][row.bits] = row.ms
-    assert set(found) == set(SHAPES)
-    for times in found.values():
+        times_by_shape[row.outputs, row.inputs][row.bits] = row.ms
+    assert set(times_by_shape) == set(SHAPES)
+    for times in times_by_shape.values():
         assert list(times) == [2, 3, 4, 8, 16]
         assert times[3] == times[4]  # stored alike, measured once
         assert all(0 < ms < 100 for ms in times.values())
@@ -113,7 +113,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     check_table_path(path)
     write_table(path, replace(TABLE, threads=2))
     assert read_table(path).threads == 2
-    assert [one.name for one in tmp_path.iterdir()] == ["table.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,9 @@ def test_every_bound_is_checked(record: Callable[..., Any]) -> None:
 
 def test_convert_shows_few_flags() -> None:
     flags = [
-        name for name, one in inspect.signature(convert.command).parameters.items() if name not in ("model", "out")
+        name
+        for name, parameter in inspect.signature(convert.command).parameters.items()
+        if name not in ("model", "out")
     ]
     assert len(flags) <= MOST_FLAGS
     assert [name for name in inspect.signature(quantize.command).parameters if name not in ("model", "out")] == [

@@ -76,7 +76,7 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any
     decoder = from_config(tiny_config())
     document = plan_as_json(make_plan(decoder, options()))
     modules = {**document["modules"], **changes}
-    document["modules"] = {name: grid for name, grid in modules.items() if grid is not None}
+    document["modules"] = {name: entry for name, entry in modules.items() if entry is not None}
     (tmp_path / "plan.json").write_text(json.dumps(document))
     with pytest.raises(UsageError) as caught:
         read_plan(tmp_path / "plan.json", decoder)
