@@ -58,7 +58,7 @@ class Torch:
         return logits
 
     def by_steps(self, ids: Ids, prefill: int) -> Logits:
-        """Logits `[B, 1 + steps, V]` after the first `prefill` tokens, and after each token behind them."""
+        """Logits `[B, 1 + steps, V]` after the first `prefill` tokens, and after each token that follows."""
         ops, cuts = TorchOps(self.weights, keep_cache=True), [0, *range(prefill, ids.shape[1] + 1)]
         with torch.no_grad():
             parts = [torch.from_numpy(ids[:, start:end]) for start, end in pairwise(cuts)]
@@ -151,7 +151,7 @@ def test_half_precision(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("format_name", ENGINE_FORMATS)
 def test_one_wrong_bit_is_seen(tmp_path: Path, format_name: str) -> None:
-    """The twin of the tests above: a value of one key projection, taken out of a joined tensor, with its sign turned."""
+    """The negative control of the tests above: a value of one key projection, taken out of a joined tensor, with its sign turned."""
     model = write_random_model(tmp_path / "model", CONFIGS["gpt_neox-0"])
     (folder,) = convert(tmp_path / "model", tmp_path / "out", ConvertOptions(formats=(format_name,), bits=16)).folders
     data, offset = weight_offset(folder, "model.layers.0.self_attn.k_proj.weight")

@@ -219,7 +219,7 @@ def flip(folder: Path, name: str) -> None:
 def test_one_wrong_nibble_breaks_parity_and_is_found(
     tiny_folders: dict[str, Path], tiny_source: Path, tmp_path: Path, command: CommandServer, format_name: str
 ) -> None:
-    """The twin of every test above: what a tolerance of 1e-5 sees, and what `inspect --check` says."""
+    """The negative control of the tests above: what a tolerance of 1e-5 sees, and what `inspect --check` says."""
     folder = Path(shutil.copytree(tiny_folders[format_name], tmp_path / "out"))
     chain = Chain(tiny_source, {format_name: folder}, as_torch(read_weights(folder)))
     ids = random_ids(320, 1, 24)

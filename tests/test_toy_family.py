@@ -120,7 +120,7 @@ def test_the_runtime_generates_and_goes_on(folders: dict[str, Path], format_name
 
 
 def test_a_wrong_state_is_seen(folders: dict[str, Path]) -> None:
-    """The twin of the tests above: steps that begin from nothing instead of the state after the prefill."""
+    """The negative control of the tests above: steps that begin from nothing instead of the state after the prefill."""
     expected = torch_logits(folders["onnx"])
     engine = open_engine(folders["onnx"], exact=True, threads=1)
     engine.prefill(IDS[:, :PREFILL].tolist())

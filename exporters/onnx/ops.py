@@ -56,7 +56,7 @@ class OnnxOps:
 
     def __init__(
         self, file: DataFile, layouts: Mapping[str, Layout], config: DecoderConfig, states: Sequence[Sequence[State]],
-        joints: Sequence[FusedWeight] = (), native: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        fused_weights: Sequence[FusedWeight] = (), native: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.file = file
         self.layouts = layouts
@@ -65,10 +65,10 @@ class OnnxOps:
         self._config = config
         self._states = {(layer, state.name): state for layer, kept in enumerate(states) for state in kept}
         self._nodes: list[onnx.NodeProto] = []
-        self._joints = {name: joint for joint in joints for name in joint.rows}
+        self._fused_weights = {name: fused_weight for fused_weight in fused_weights for name in fused_weight.rows}
         self._splits: dict[
             tuple[str, ...], tuple[str, onnx.NodeProto]
-        ] = {}  # parts: the joint value, and what splits it
+        ] = {}  # parts: the fused value, and the node that splits it
         self._constants: dict[str, onnx.TensorProto] = {}
         self._emitted: set[str] = set()
         self.rotations: dict[Rope, tuple[str, str]] = {}
@@ -90,8 +90,8 @@ class OnnxOps:
 
     def linear(self, x: str, at: str) -> str:
         name, bias = f"{at}.weight", f"{at}.bias"
-        if name in self._joints:
-            return self._part(x, at, self._joints[name])
+        if name in self._fused_weights:
+            return self._part(x, at, self._fused_weights[name])
         layout = self.layouts.get(name)
         if layout is None:
             product = self._native_product(x, at) if name in self._native else self._float_product(x, at)
@@ -112,15 +112,15 @@ class OnnxOps:
         outputs, inputs = self._native[f"{at}.weight"]
         return self.node(OPERATOR, [x, *parts], at, OVROUND, weights=weights, outputs=outputs, inputs=inputs, exact=0)
 
-    def _part(self, x: str, at: str, joint: FusedWeight) -> str:
-        """The product with one part of a joint weight: all parts' when the first is asked for."""
+    def _part(self, x: str, at: str, fused_weight: FusedWeight) -> str:
+        """The product with one part of a fused weight; the first call emits the product of all parts."""
         if at not in self._emitted:
-            whole = joint.name.removesuffix(".weight")
-            parts = [name.removesuffix(".weight") for name in joint.rows]
+            whole = fused_weight.name.removesuffix(".weight")
+            parts = [name.removesuffix(".weight") for name in fused_weight.rows]
             biases = [self._float_weight(f"{part}.bias") for part in parts if self._has(f"{part}.bias")]
             bias = self.node("Concat", biases, f"{whole}.bias", axis=0) if biases else None
-            product = self._product(x, whole, self.layouts[joint.name], bias)
-            sizes = self.i64(f"rows/{list(joint.rows.values())}", list(joint.rows.values()))
+            product = self._product(x, whole, self.layouts[fused_weight.name], bias)
+            sizes = self.i64(f"rows/{list(fused_weight.rows.values())}", list(fused_weight.rows.values()))
             self.node("Split", [product, sizes], parts[0], "", parts[1:], axis=-1)
             self._splits[tuple(parts)] = product, self._nodes[-1]
             self._emitted.update(parts)

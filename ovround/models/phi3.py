@@ -7,7 +7,7 @@ from typing import Any
 
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
-from ovround.models.layout import Layout, attention_of, joined
+from ovround.models.layout import Layout, attention_of, fused_rows
 from ovround.models.standard import read_parts, read_sliding_window, rotated, with_biases, with_sliding_window
 
 
@@ -19,7 +19,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     attention = with_sliding_window(parts.attention, read_sliding_window(read))
     queries, keys = attention.spec.num_heads, attention.spec.num_key_value_heads
     size, inner = attention.spec.head_dim, parts.mlp.intermediate_size
-    gate, up = joined("mlp.gate_up_proj", inner, inner)
+    gate, up = fused_rows("mlp.gate_up_proj", inner, inner)
     modules = attention_of("self_attn.qkv_proj", queries * size, keys * size, keys * size)
     return parts.decoder([attention], layout=Layout({**modules, "mlp.gate_proj": gate, "mlp.up_proj": up}))
 

@@ -70,7 +70,7 @@ def probe() -> Probe:
     return Probe(missing, plugin, name, count, mode, operator=schema)
 
 
-def probe_elsewhere() -> Probe:
+def probe_in_subprocess() -> Probe:
     """`probe` in a process of its own, for lists of devices: the plugin changes the process that imports it."""
     if importlib.util.find_spec(_PLUGIN) is None:
         return probe()

@@ -50,12 +50,12 @@ def test_joined_experts_are_the_same_model(tmp_path: Path, name: str) -> None:
     """As transformers 5 names and holds them in memory; on disk it takes them apart again."""
     model = write_random_model(tmp_path / "model", CONFIGS[name])
     expected = logits(tmp_path / "model")
-    joined = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    joined = {name.replace("mlp.router.weight", "mlp.gate.weight"): tensor for name, tensor in joined.items()}
-    assert "model.layers.0.mlp.experts.gate_up_proj" in joined
+    stacked = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    stacked = {name.replace("mlp.router.weight", "mlp.gate.weight"): tensor for name, tensor in stacked.items()}
+    assert "model.layers.0.mlp.experts.gate_up_proj" in stacked
     if CONFIGS[name].get("tie_word_embeddings"):
-        del joined["lm_head.weight"]
-    save_file(joined, tmp_path / "model" / "model.safetensors")
+        del stacked["lm_head.weight"]
+    save_file(stacked, tmp_path / "model" / "model.safetensors")
     assert np.array_equal(logits(tmp_path / "model"), expected)
 
 

@@ -1,4 +1,4 @@
-"""Slow and obvious twins of the grids and byte layouts, one number at a time, written from the papers and specifications."""
+"""Slow reference implementations of schemes and byte layouts, one number at a time, written from papers and specifications."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One group on its grid: the stored float16 scale, the unsigned zero point, and the unsigned level of each value."""
+    """One quantised group: the stored float16 scale, the unsigned zero point, and the unsigned level of each value."""
 
     scale: np.float16
     zero_point: int

@@ -1,4 +1,4 @@
-"""Byte layouts against the slow twin, golden bytes, and round trips through OpenVINO's constants."""
+"""Byte layouts against the reference implementation, golden bytes, and round trips through OpenVINO's constants."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def code_rows(draw: st.DrawFn) -> tuple[int, list[list[int]]]:
 
 @settings(deadline=None, max_examples=150)
 @given(code_rows())
-def test_packing_is_the_twins(case: tuple[int, list[list[int]]]) -> None:
+def test_packing_is_the_references(case: tuple[int, list[list[int]]]) -> None:
     bits, rows = case
     codes = np.array(rows, np.uint8)
     packed = pack_rows(codes, bits)

@@ -155,7 +155,7 @@ def test_a_state_of_fixed_size_is_refused() -> None:
 
 @pytest.mark.parametrize(("family", "number"), CONFIGS, ids=[f"{family}-{number}" for family, number in CONFIGS])
 def test_every_family_in_fixed_shapes(family: str, number: int) -> None:
-    """A prompt in a padded batch behind a cache of rubbish, then a step, against torch on the plain sequence."""
+    """A prompt in a padded batch after a cache of rubbish, then a step, against torch on the plain sequence."""
     decoder = from_config(smallest_configs(family)[number])
     torch.manual_seed(0)
     weights = {
@@ -388,8 +388,8 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import ovround, ovround.runtime, ovround.runtime.devices
 assert "habana_frameworks" not in sys.modules
-from ovround.runtime.hpu.device import probe, probe_elsewhere
-print(json.dumps([probe_elsewhere().missing if len(sys.argv) > 2 else "", probe().missing]))
+from ovround.runtime.hpu.device import probe, probe_in_subprocess
+print(json.dumps([probe_in_subprocess().missing if len(sys.argv) > 2 else "", probe().missing]))
 """
 
 

@@ -120,7 +120,7 @@ def running_sums(values: Iterable[float]) -> list[float]:
     return list(itertools.accumulate(values))
 
 
-def test_against_the_slow_twin() -> None:
+def test_against_the_slow_reference() -> None:
     rng = np.random.default_rng(0)
     for case in range(2000):
         ties = (rng.integers(-40, 40, 60) / 8).astype(np.float32)

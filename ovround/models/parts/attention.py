@@ -51,8 +51,8 @@ class SelfAttention:
         hidden, spec = self.hidden_size, self.spec
         queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
         sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
-        joined = (Linear(name, size, hidden, self.bias, fused="qkv_proj") for name, size in sizes.items())
-        return (*joined, Linear("o_proj", hidden, queries, self.output_bias))
+        qkv = (Linear(name, size, hidden, self.bias, fused="qkv_proj") for name, size in sizes.items())
+        return (*qkv, Linear("o_proj", hidden, queries, self.output_bias))
 
     def states(self) -> tuple[State, ...]:
         shape = (self.spec.num_key_value_heads, 0, self.spec.head_dim)
