@@ -169,7 +169,7 @@ def test_what_is_only_rounded_leaves_the_folder_alone(source: Path, workspace: P
         ({"sym": True, "seed": 7}, "sym was false, is true; seed was 42, is 7"),
         ({"tuning": TuningOptions(batch_size=2)}, "batch_size was 4, is 2"),
         ({"layers": (LayerRule("v_proj", bits=8),)}, "layer was []"),
-        ({"seqlen": 16}, "calibration text was 9 windows of 32 tokens"),
+        ({"seqlen": 16}, "calibration text was 9 samples of 32 tokens"),
     ],
 )
 def test_a_changed_option_is_refused(
@@ -205,7 +205,7 @@ def test_another_text_is_refused_and_the_same_one_by_another_name_is_not(
     text.write_text(words[5_000:], encoding="utf-8")
     changed = replace(options, calibration=(text,))
     said = refused(lambda: convert(source, workspace / "out", changed))
-    assert said.startswith("calibration text was 9 windows of 32 tokens, sha256 ")
+    assert said.startswith("calibration text was 9 samples of 32 tokens, sha256 ")
     assert ";" not in said
     text.write_text(words, encoding="utf-8")
     convert(source, workspace / "out", changed)
