@@ -41,11 +41,11 @@ READERS = {  # in a Llama's block, the linear layers that read the output of eac
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Perplexity by text of one folder of `engine`, tuned for `target`: in the engine's default mode, and exact."""
+    """Perplexity by text of one folder of `engine`, tuned for `activation_engine`: in the default mode, and exact."""
 
     model: str
     engine: str
-    target: str
+    activation_engine: str
     default: list[float]
     exact: list[float]
 
@@ -71,9 +71,11 @@ def measured(name: str, model: Path, arguments: argparse.Namespace, scratch: Pat
         "bits": arguments.bits, "group_size": arguments.group_size, "recipe": arguments.recipe,
         "seqlen": arguments.context, "calibration": tuple(arguments.calibration),
     }  # fmt: skip
-    for target, formats in (("none", ENGINES), *((engine, (engine,)) for engine in ENGINES)):
-        out = scratch / target
-        folders = convert(model, out, ConvertOptions(**general, formats=formats, activation_engine=target)).folders
+    for activation_engine, formats in (("none", ENGINES), *((engine, (engine,)) for engine in ENGINES)):
+        out = scratch / activation_engine
+        folders = convert(
+            model, out, ConvertOptions(**general, formats=formats, activation_engine=activation_engine)
+        ).folders
         for engine, folder in zip(formats, folders, strict=True):
             scores = [
                 [
@@ -82,7 +84,7 @@ def measured(name: str, model: Path, arguments: argparse.Namespace, scratch: Pat
                 ]
                 for exact in (False, True)
             ]
-            yield Row(name, engine, target, *scores)
+            yield Row(name, engine, activation_engine, *scores)
         shutil.rmtree(out)
 
 
@@ -113,7 +115,7 @@ def main() -> None:
             for row in measured(source.name, model, arguments, Path(scratch)):
                 rows.append(row)
                 print(
-                    f"| {row.model} | {row.engine} | {row.target} | {_shown(row.default)} | {_shown(row.exact)} |",
+                    f"| {row.model} | {row.engine} | {row.activation_engine} | {_shown(row.default)} | {_shown(row.exact)} |",
                     flush=True,
                 )
     print(json.dumps([{name: getattr(row, name) for name in Row.__slots__} for row in rows]))

@@ -193,7 +193,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, action="append", required=True)
     parser.add_argument("--bits", type=int, nargs="+", default=[4])
     parser.add_argument("--group-sizes", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--grid", choices=SYM, default="both")
+    parser.add_argument("--scheme", choices=SYM, default="both")
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--nsamples", type=int, default=128)
     parser.add_argument("--iters", type=int, default=200)
@@ -222,7 +222,7 @@ def main() -> None:
         for line in arguments.results.read_text().splitlines():
             cell = Cell(**json.loads(line))
             done[cell.key] = cell
-    schemes = [(b, g, s) for b in arguments.bits for g in arguments.group_sizes for s in SYM[arguments.grid]]
+    schemes = [(b, g, s) for b in arguments.bits for g in arguments.group_sizes for s in SYM[arguments.scheme]]
     columns = " | ".join(f"{path.name} | recovered | accuracy kept | top-1" for path in setup.texts)
     print(f"| model | bits | group | symmetry | method | bits a weight | {columns} |")
     print("|---" * (6 + 4 * len(setup.texts)) + "|")

@@ -71,14 +71,14 @@ def ours(arguments: argparse.Namespace, iters: int, nsamples: int) -> Figures:
         "model": str(arguments.model), "texts": [str(path) for path in arguments.text],
         "calibration": [str(path) for path in arguments.calibration], "context": arguments.context,
         "nsamples": nsamples, "iters": iters, "bits": arguments.bits, "group_size": arguments.group_size,
-        "sym": arguments.grid == "sym", "compile": arguments.compile, "batch_size": arguments.batch_size,
+        "sym": arguments.scheme == "sym", "compile": arguments.compile, "batch_size": arguments.batch_size,
     }  # fmt: skip
     return peers.measured([sys.executable, __file__, "--task", json.dumps(task)], arguments.threads)
 
 
 def theirs(arguments: argparse.Namespace, setup: quality.Setup) -> Figures:
     """auto-round's own seconds of tuning, and the perplexity of its model."""
-    sym = arguments.grid == "sym"
+    sym = arguments.scheme == "sym"
     options = quality.options_for(arguments.model, arguments.bits, arguments.group_size, sym, "auto-round", setup)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, action="append", required=True)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group-size", type=int, default=64)
-    parser.add_argument("--grid", choices=("sym", "asym"), default="sym")
+    parser.add_argument("--scheme", choices=("sym", "asym"), default="sym")
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--nsamples", type=int, default=128)
     parser.add_argument("--iters", type=int, default=200)

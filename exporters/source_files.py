@@ -24,10 +24,10 @@ def check_links(source: Path) -> None:
     folder = source.resolve()
     allowed = [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
     for name in MODEL_FILES:
-        target = (folder / name).resolve()
-        if (folder / name).is_symlink() and not any(parent in target.parents for parent in allowed):
+        resolved = (folder / name).resolve()
+        if (folder / name).is_symlink() and not any(parent in resolved.parents for parent in allowed):
             raise CheckpointError(
-                f"`{source / name}` is a link out of its folder, to `{target}`",
+                f"`{source / name}` is a link out of its folder, to `{resolved}`",
                 hint="copy the file there, or remove the link",
             )
 

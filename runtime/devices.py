@@ -115,11 +115,11 @@ def _hpu_devices() -> list[Device]:
     if importlib.util.find_spec("habana_frameworks") is None:
         return []
     try:
-        from ovround.runtime.hpu.device import probe_elsewhere
+        from ovround.runtime.hpu.device import probe_in_subprocess
     except ModuleNotFoundError as error:
         return [Device("PyTorch", "HPU", "", False, f"cannot be asked: {error}")]
-    probe = probe_elsewhere()
-    return [Device("PyTorch", "HPU", probe.device_name, probe.found, probe.missing)]
+    probe = probe_in_subprocess()
+    return [Device("PyTorch", "HPU", probe.device_name, probe.available, probe.missing)]
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -15,7 +15,7 @@ from damaged_checkpoint import Case
 from hypothesis import HealthCheck, settings
 from mutations import SCALE
 
-from ovround.artifact.manifest import TARGETS
+from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.conversion.convert import convert
 from ovround.options.convert_options import ConvertOptions
 
@@ -78,17 +78,19 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_folders(tiny_source: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny checkpoint, tuned for a few steps, by format."""
     options = ConvertOptions(
-        formats=TARGETS, group_size=32, sym=False, iters=3, nsamples=8, seqlen=32, calibration=(text_file,)
+        formats=ENGINE_FORMATS, group_size=32, sym=False, iters=3, nsamples=8, seqlen=32, calibration=(text_file,)
     )
     folders = convert(tiny_source, tmp_path_factory.mktemp("tiny") / "out", options).folders
-    return dict(zip(TARGETS, folders, strict=True))
+    return dict(zip(ENGINE_FORMATS, folders, strict=True))
 
 
 @pytest.fixture(scope="session")
 def demo_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The demo model in 4 bits, rounded to nearest, by format."""
-    options = ConvertOptions(formats=TARGETS, group_size=64, recipe="rtn")
-    return dict(zip(TARGETS, convert("demo", tmp_path_factory.mktemp("demo") / "out", options).folders, strict=True))
+    options = ConvertOptions(formats=ENGINE_FORMATS, group_size=64, recipe="rtn")
+    return dict(
+        zip(ENGINE_FORMATS, convert("demo", tmp_path_factory.mktemp("demo") / "out", options).folders, strict=True)
+    )
 
 
 @pytest.fixture(scope="session")

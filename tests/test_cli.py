@@ -16,7 +16,7 @@ from checkpoint_writer import write_checkpoint
 from command_server import CommandServer, Result, succeeded
 
 import ovround
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.cli import app
 
 COMMANDS = (
@@ -147,7 +147,7 @@ def test_debug_shows_the_traceback(light_command: CommandServer, tmp_path: Path)
 def test_convert_writes_a_folder_a_format_and_says_where(converted: tuple[Path, Result]) -> None:
     out, result = converted
     lines = succeeded(result).splitlines()
-    assert [line.partition(":")[0] for line in lines[:2]] == [str(out / target) for target in TARGETS]
+    assert [line.partition(":")[0] for line in lines[:2]] == [str(out / format_name) for format_name in ENGINE_FORMATS]
     assert re.fullmatch(r".*: openvino, \d+\.\d\d MB, \d+\.\d s", lines[0])
     assert lines[2].startswith("held-out calibration text: perplexity ")
     assert len(lines) == 3
@@ -155,7 +155,7 @@ def test_convert_writes_a_folder_a_format_and_says_where(converted: tuple[Path, 
     assert said[0] == "checking the checkpoint"
     assert sum(line.startswith("block ") for line in said) == 6
     assert said[-4:] == ["writing", "reading back"] * 2
-    assert sorted(path.name for path in out.iterdir()) == sorted(TARGETS)
+    assert sorted(path.name for path in out.iterdir()) == sorted(ENGINE_FORMATS)
 
 
 def test_convert_json_and_quiet(loaded_command: CommandServer, tiny_source: Path, tmp_path: Path) -> None:
@@ -172,10 +172,10 @@ def test_convert_json_and_quiet(loaded_command: CommandServer, tiny_source: Path
 
 def test_both_manifests_describe_the_same_weights(converted: tuple[Path, Result]) -> None:
     out, _ = converted
-    openvino, onnx = (read_manifest(out / target) for target in TARGETS)
+    openvino, onnx = (read_manifest(out / format_name) for format_name in ENGINE_FORMATS)
     assert openvino.weights == onnx.weights
     assert (openvino.blocks, openvino.quality, openvino.source_files) == (onnx.blocks, onnx.quality, onnx.source_files)
-    assert (openvino.format, onnx.format) == TARGETS
+    assert (openvino.format, onnx.format) == ENGINE_FORMATS
     assert len(openvino.blocks) == 6
     assert all(block.loss_after <= block.loss_before and block.steps == 12 for block in openvino.blocks)
     assert sum(block.loss_after < block.loss_before for block in openvino.blocks) >= 3
@@ -198,7 +198,7 @@ def test_two_converts_give_identical_bytes(
 
 
 def test_two_converts_in_one_process_give_identical_bytes(tiny_source: Path, tmp_path: Path) -> None:
-    options = ovround.ConvertOptions(formats=TARGETS, recipe="rtn", group_size=32)
+    options = ovround.ConvertOptions(formats=ENGINE_FORMATS, recipe="rtn", group_size=32)
     for name in ("a", "b"):
         ovround.convert(tiny_source, tmp_path / name, options)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
@@ -208,9 +208,9 @@ def test_formats_together_or_alone_give_the_same_bytes(
     converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path, tuning: tuple[str, ...]
 ) -> None:
     out, _ = converted
-    for target in TARGETS:
-        succeeded(loaded_command("convert", "demo", tmp_path / target, *tuning, "--format", target))
-        assert digests(tmp_path / target) == digests(out / target)
+    for format_name in ENGINE_FORMATS:
+        succeeded(loaded_command("convert", "demo", tmp_path / format_name, *tuning, "--format", format_name))
+        assert digests(tmp_path / format_name) == digests(out / format_name)
 
 
 def test_another_seed_or_option_gives_other_weights(
@@ -239,16 +239,16 @@ def test_inspect_a_checkpoint(command: CommandServer) -> None:
 
 def test_inspect_a_converted_folder(converted: tuple[Path, Result], command: CommandServer) -> None:
     out, _ = converted
-    for target in TARGETS:
-        manifest = read_manifest(out / target)
-        lines = succeeded(command("inspect", out / target, "--check")).splitlines()
-        assert f"llama from demo, for {target}, ovround {ovround.__version__}" in lines[0]
+    for format_name in ENGINE_FORMATS:
+        manifest = read_manifest(out / format_name)
+        lines = succeeded(command("inspect", out / format_name, "--check")).splitlines()
+        assert f"llama from demo, for {format_name}, ovround {ovround.__version__}" in lines[0]
         assert lines[-1].startswith(f"{len(manifest.weights)} weights")
         assert lines[-1].endswith("files match the manifest")
         listed = [line.split()[0] for line in lines[3:-1]]
         assert listed == [weight.name for weight in manifest.weights]
-        document = parsed(command("inspect", out / target, "--json"))
-        assert document == json.loads((out / target / "ovround.json").read_text())
+        document = parsed(command("inspect", out / format_name, "--json"))
+        assert document == json.loads((out / format_name / "ovround.json").read_text())
 
 
 def test_inspect_a_folder_of_folders_says_which(converted: tuple[Path, Result], command: CommandServer) -> None:
@@ -279,8 +279,8 @@ def test_eval(converted: tuple[Path, Result], loaded_command: CommandServer, hel
     (original,) = parsed(loaded_command("eval", "demo", *settings))["texts"]
     assert (original["kl_nats"], original["reference_perplexity"]) == (None, None)
     scores = []
-    for target in TARGETS:
-        document = parsed(loaded_command("eval", out / target, *settings, "--reference", "demo"))
+    for format_name in ENGINE_FORMATS:
+        document = parsed(loaded_command("eval", out / format_name, *settings, "--reference", "demo"))
         assert document["mode"] == "exact"
         (score,) = document["texts"]
         scores.append(score)
@@ -308,12 +308,12 @@ def test_eval_of_a_model_against_itself_is_without_difference(loaded_command: Co
 
 def test_run(converted: tuple[Path, Result], loaded_command: CommandServer) -> None:
     out, _ = converted
-    for target in TARGETS:
+    for format_name in ENGINE_FORMATS:
         options = ("--max-new-tokens", "12", "--exact")
-        result = loaded_command("run", out / target, PROMPT, *options)
+        result = loaded_command("run", out / format_name, PROMPT, *options)
         text = succeeded(result)
         assert re.fullmatch(r"12 tokens, first after \d+ ms, \d+\.\d tokens/s\n", result.stderr)
-        document = parsed(loaded_command("run", out / target, "-", *options, "--json", stdin=PROMPT))
+        document = parsed(loaded_command("run", out / format_name, "-", *options, "--json", stdin=PROMPT))
         assert text == document["text"] + "\n"
         assert document["usage"]["completion_tokens"] == len(document["token_ids"]) == 12
         assert document["finish_reason"] == "length"
@@ -345,7 +345,7 @@ def test_chat_commands(converted: tuple[Path, Result], loaded_command: CommandSe
     result = loaded_command("chat", out / "openvino", "--max-new-tokens", "8", "--prompt-lookup", stdin=lines)
     text = succeeded(result)
     messages = json.loads(saved.read_text(encoding="utf-8"))["messages"]
-    assert [one["role"] for one in messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant"]
     assert messages[0]["content"] == "Be brief."
     assert text.count("[user] ") == 2  # the second history is empty
     assert f"[assistant] {messages[2]['content']}" in text
@@ -367,8 +367,8 @@ def test_run_keeps_a_form(converted: tuple[Path, Result], loaded_command: Comman
     schema = tmp_path / "schema.json"
     schema.write_text('{"enum": ["red", "green"]}')
     assert re.fullmatch("[ab]{3}\n", succeeded(loaded_command("run", out / "onnx", PROMPT, "--regex", "[ab]{3}")))
-    found = succeeded(loaded_command("run", out / "openvino", PROMPT, "--json-schema", schema))
-    assert json.loads(found) in ("red", "green")
+    answer = succeeded(loaded_command("run", out / "openvino", PROMPT, "--json-schema", schema))
+    assert json.loads(answer) in ("red", "green")
     assert succeeded(loaded_command("run", out / "onnx", PROMPT, "--num-beams", "3", "--max-new-tokens", "8"))
     both = loaded_command("run", out / "onnx", PROMPT, "--regex", "a", "--json-schema", schema)
     assert (both.status, "one form" in both.stderr) == (2, True)
@@ -392,9 +392,9 @@ def test_chat_with_a_model_that_has_no_template_says_so_at_once(loaded_command: 
 
 
 def test_bench(tiny_folders: dict[str, Path], loaded_command: CommandServer) -> None:
-    for target in TARGETS:
+    for format_name in ENGINE_FORMATS:
         options = ("--prompt-tokens", "8", "--new-tokens", "4", "--repeat", "2", "--threads", "1")
-        document = parsed(loaded_command("bench", tiny_folders[target], *options, "--json"))
+        document = parsed(loaded_command("bench", tiny_folders[format_name], *options, "--json"))
         assert (document["prompt_tokens"], document["new_tokens"], document["repeat"]) == (8, 4, 2)
         assert document["tokens_per_s"] > 0
         assert document["time_to_first_token_p90_s"] >= document["time_to_first_token_median_s"] > 0
@@ -412,7 +412,7 @@ def test_bench_table(tiny_folders: dict[str, Path], loaded_command: CommandServe
 def test_devices(loaded_command: CommandServer) -> None:
     document = parsed(loaded_command("devices", "--json"))
     assert document["ovround"] == ovround.__version__
-    engines = {(one["engine"], one["device"]) for one in document["devices"] if one["available"]}
+    engines = {(device["engine"], device["device"]) for device in document["devices"] if device["available"]}
     assert {("OpenVINO", "CPU"), ("ONNX Runtime", "CPU")} <= engines
     assert succeeded(loaded_command("devices")).startswith(f"ovround {ovround.__version__}\n")
 

@@ -75,8 +75,8 @@ def test_openvino_genai(case: tuple[dict[str, Path], tuple[str, ...]], backend: 
         inputs = tokenizer.encode(prompt)
         assert inputs.input_ids.data.tolist() == [prompt_ids]
         assert len(token_ids) > 3
-        found = pipeline.generate(inputs, max_new_tokens=NEW_TOKENS, do_sample=False, apply_chat_template=False)
-        assert without_end(folder, found.tokens[0]) == token_ids
+        generated = pipeline.generate(inputs, max_new_tokens=NEW_TOKENS, do_sample=False, apply_chat_template=False)
+        assert without_end(folder, generated.tokens[0]) == token_ids
         assert pipeline.generate(prompt, max_new_tokens=NEW_TOKENS, do_sample=False, apply_chat_template=False) == text
 
 
@@ -117,10 +117,10 @@ def random_case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, dict[str, Path], list[int]]:
     """A configuration of a family, its folders by format, and the ids that follow `RANDOM_PROMPT` by our runtime."""
-    place = tmp_path_factory.mktemp(request.param)
-    write_random_model(place / "model", CONFIGS[request.param])
+    folder = tmp_path_factory.mktemp(request.param)
+    write_random_model(folder / "model", CONFIGS[request.param])
     options = ConvertOptions(formats=("openvino", "onnx"), bits=16)
-    folders = {path.name: path for path in convert(place / "model", place / "out", options).folders}
+    folders = {path.name: path for path in convert(folder / "model", folder / "out", options).folders}
     engine = open_engine(folders["openvino"], exact=True, threads=1)
     token_ids = [int(engine.prefill([RANDOM_PROMPT])[0].argmax())]
     while len(token_ids) < NEW_TOKENS and token_ids[-1] != END_TOKEN:
@@ -138,7 +138,7 @@ def test_openvino_genai_runs_every_family(random_case: tuple[str, dict[str, Path
 
     name, folders, token_ids = random_case
 
-    def found() -> list[int]:
+    def generated_ids() -> list[int]:
         pipeline = genai.LLMPipeline(
             folders["openvino"], "CPU", **EXACT, ATTENTION_BACKEND=backend, INFERENCE_NUM_THREADS=1
         )
@@ -150,9 +150,9 @@ def test_openvino_genai_runs_every_family(random_case: tuple[str, dict[str, Path
 
     if backend == "PA" and (name, OPENVINO_GENAI) in LIMITS:
         with pytest.raises(RuntimeError, match="No ScaledDotProductAttention"):
-            found()
+            generated_ids()
         return
-    assert found() == token_ids
+    assert generated_ids() == token_ids
 
 
 @pytest.mark.slow

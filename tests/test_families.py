@@ -22,7 +22,7 @@ from parity_table import TABLE, VARIANTS, missing_pairs
 from random_model import CONFIGS, Ids, Logits, logits_by_steps, logits_of, ragged, relative_rms, write_random_model
 from transformers import AutoConfig
 
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.checkpoint import mapped, open_checkpoint
 from ovround.conversion.convert import convert, prepare
 from ovround.errors import ArchitectureError, TensorError
@@ -58,7 +58,7 @@ class Torch:
         return logits
 
     def by_steps(self, ids: Ids, prefill: int) -> Logits:
-        """Logits `[B, 1 + steps, V]` after the first `prefill` tokens, and after each token behind them."""
+        """Logits `[B, 1 + steps, V]` after the first `prefill` tokens, and after each token that follows."""
         ops, cuts = TorchOps(self.weights, keep_cache=True), [0, *range(prefill, ids.shape[1] + 1)]
         with torch.no_grad():
             parts = [torch.from_numpy(ids[:, start:end]) for start, end in pairwise(cuts)]
@@ -83,12 +83,12 @@ def row(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     settings = {name: levels[name] for name in ("bits", "group_size", "sym")}
     settings |= {"lm_head_bits": levels["ends"], "embedding_bits": levels["ends"] and max(levels["ends"], 8)}
     settings |= {**TUNED, "calibration": (text_file,)} if levels["recipe"] == "tuned" else {"recipe": "rtn"}
-    conversion = convert(folder / "model", folder / "out", ConvertOptions(formats=TARGETS, **settings))
-    folders = dict(zip(TARGETS, conversion.folders, strict=True))
-    tensors = {target: read_weights(path) for target, path in folders.items()}
-    for target, path in folders.items():
+    conversion = convert(folder / "model", folder / "out", ConvertOptions(formats=ENGINE_FORMATS, **settings))
+    folders = dict(zip(ENGINE_FORMATS, conversion.folders, strict=True))
+    tensors = {format_name: read_weights(path) for format_name, path in folders.items()}
+    for format_name, path in folders.items():
         digests = {record.name: record.sha256 for record in read_manifest(path).weights}
-        assert {name: weight.digest() for name, weight in tensors[target].items()} == digests
+        assert {name: weight.digest() for name, weight in tensors[format_name].items()} == digests
     weights = as_torch(tensors["openvino"])
     config = {**VARIANTS[request.param], "tie_word_embeddings": "lm_head.weight" not in weights}
     return Converted(model, folder / "model", folders, Torch(from_config(config), weights))
@@ -108,10 +108,10 @@ def test_torch(row: Converted) -> None:
     assert relative_rms(ours.by_steps(IDS, PREFILL), logits_by_steps(row.model, IDS, PREFILL)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_engine(row: Converted, target: str) -> None:
+@pytest.mark.parametrize("format_name", ENGINE_FORMATS)
+def test_engine(row: Converted, format_name: str) -> None:
     """Of the folder's integers, against torch: in one pass, step by step, and as a batch of unequal prompts."""
-    engine = open_engine(row.folders[target], exact=True, threads=1)
+    engine = open_engine(row.folders[format_name], exact=True, threads=1)
     assert relative_rms(engine.logits(IDS), row.torch.one_pass(IDS)) <= TOLERANCE
 
     steps = [engine.prefill(IDS[:, :PREFILL].tolist())]
@@ -142,18 +142,18 @@ def test_transformers_own_spelling_of_the_configuration_is_the_same_model(name: 
 def test_half_precision(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     """Taken apart, turned round and, for Gemma's norms, added to without losing a bit."""
     model = write_random_model(tmp_path / "model", CONFIGS[name], dtype)
-    folders = convert(tmp_path / "model", tmp_path / "out", ConvertOptions(formats=TARGETS, bits=16)).folders
+    folders = convert(tmp_path / "model", tmp_path / "out", ConvertOptions(formats=ENGINE_FORMATS, bits=16)).folders
     for folder in folders:
         engine = open_engine(folder, exact=True, threads=1)
         assert relative_rms(engine.logits(IDS), logits_of(model, IDS)) <= TOLERANCE
         engine.close()
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_one_wrong_bit_is_seen(tmp_path: Path, target: str) -> None:
-    """The twin of the tests above: a value of one key projection, taken out of a joined tensor, with its sign turned."""
+@pytest.mark.parametrize("format_name", ENGINE_FORMATS)
+def test_one_wrong_bit_is_seen(tmp_path: Path, format_name: str) -> None:
+    """The negative control of the tests above: a value of one key projection, taken out of a joined tensor, with its sign turned."""
     model = write_random_model(tmp_path / "model", CONFIGS["gpt_neox-0"])
-    (folder,) = convert(tmp_path / "model", tmp_path / "out", ConvertOptions(formats=(target,), bits=16)).folders
+    (folder,) = convert(tmp_path / "model", tmp_path / "out", ConvertOptions(formats=(format_name,), bits=16)).folders
     data, offset = weight_offset(folder, "model.layers.0.self_attn.k_proj.weight")
     content = bytearray(data.read_bytes())
     content[offset + 3] ^= 0x80
@@ -174,8 +174,8 @@ def test_a_configuration_read_slightly_wrong_is_seen(tmp_path: Path, name: str, 
     decoder = from_config({**CONFIGS[name], **change})
     weights = CheckpointWeights(mapped(checkpoint, decoder.sources(), decoder.every_tensor()))
     with torch.no_grad():
-        found = decoder.logits(TorchOps(weights), torch.from_numpy(IDS)).numpy()
-    assert relative_rms(found, logits_of(model, IDS)) > 2 * TOLERANCE
+        computed = decoder.logits(TorchOps(weights), torch.from_numpy(IDS)).numpy()
+    assert relative_rms(computed, logits_of(model, IDS)) > 2 * TOLERANCE
 
 
 @pytest.mark.parametrize(

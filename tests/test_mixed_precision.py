@@ -1,4 +1,4 @@
-"""A target in bits, bytes or milliseconds: it is met, what is written is what was counted, and a plan gives the same weights."""
+"""A budget in bits, bytes or milliseconds is met; written sizes are those that were counted; a plan gives the same weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from checkpoint_writer import tiny_config, write_checkpoint
 from command_server import CommandServer, succeeded
 from converted_weights import DATA_FILES
 
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.conversion.bit_budget import widest
 from ovround.conversion.convert import Conversion, Job, convert, prepare
 from ovround.conversion.latency_table import LatencyRow, LatencyTable, write_table
@@ -65,15 +65,17 @@ def refused(call: Any, *arguments: Any, **keywords: Any) -> tuple[str, str | Non
 def test_the_average_counts_codes_scales_and_zero_points(
     tiny_source: Path, tmp_path: Path, options: ConvertOptions, symmetric: bool
 ) -> None:
-    given = replace(options, budget=Budget(4.0, "bits"), sym=symmetric, formats=TARGETS)
+    given = replace(options, budget=Budget(4.0, "bits"), sym=symmetric, formats=ENGINE_FORMATS)
     conversion = convert(tiny_source, tmp_path / "out", given)
-    inner = [one for one in conversion.manifests[0].weights if ".layers." in one.name and one.group_size]
-    weights = sum(math.prod(one.shape) for one in inner)
-    nominal = sum(math.prod(one.shape) * (one.bits + (16 + (0 if symmetric else one.bits)) / 32) for one in inner)
+    inner = [record for record in conversion.manifests[0].weights if ".layers." in record.name and record.group_size]
+    weights = sum(math.prod(record.shape) for record in inner)
+    nominal = sum(
+        math.prod(record.shape) * (record.bits + (16 + (0 if symmetric else record.bits)) / 32) for record in inner
+    )
     assert conversion.allocation is not None
     assert conversion.allocation.reached == pytest.approx(nominal / weights, rel=1e-12)
     assert 3.8 < conversion.allocation.reached <= 4.0
-    assert len({one.bits for one in inner}) > 1
+    assert len({record.bits for record in inner}) > 1
     assert conversion.allocation.loss_rise_nats > 0
 
 
@@ -114,10 +116,10 @@ def test_a_target_out_of_reach_names_what_can_be_reached(
 
 
 def test_the_lowest_and_the_highest_can_be_reached(tiny_source: Path, tmp_path: Path, options: ConvertOptions) -> None:
-    for bits, target in ((2, 2.5), (8, 8.5)):
-        conversion = convert(tiny_source, tmp_path / str(bits), replace(options, budget=Budget(target, "bits")))
-        found = {scheme.bits for name, scheme in conversion.plan.items() if ".layers." in name and scheme}
-        assert found == {bits}
+    for bits, budget_bits in ((2, 2.5), (8, 8.5)):
+        conversion = convert(tiny_source, tmp_path / str(bits), replace(options, budget=Budget(budget_bits, "bits")))
+        bit_widths = {scheme.bits for name, scheme in conversion.plan.items() if ".layers." in name and scheme}
+        assert bit_widths == {bits}
 
 
 # Bytes
@@ -126,19 +128,19 @@ def test_the_lowest_and_the_highest_can_be_reached(tiny_source: Path, tmp_path: 
 def reachable(source: Path | str, out: Path, options: ConvertOptions) -> tuple[int, int]:
     """The lowest and the highest size, from the message of one that cannot be reached."""
     message, _ = refused(prepare, str(source), out, replace(options, budget=Budget(1, "bytes")))
-    found = re.fullmatch(r"budget is 1 bytes; (\d+) bytes to (\d+) bytes can be reached", message)
-    assert found
-    return int(found[1]), int(found[2])
+    sizes = re.fullmatch(r"budget is 1 bytes; (\d+) bytes to (\d+) bytes can be reached", message)
+    assert sizes
+    return int(sizes[1]), int(sizes[2])
 
 
-@pytest.mark.parametrize("formats", [("openvino",), ("onnx",), TARGETS], ids="+".join)
+@pytest.mark.parametrize("formats", [("openvino",), ("onnx",), ENGINE_FORMATS], ids="+".join)
 def test_the_weights_file_of_the_demo_model_is_as_small_as_was_asked(tmp_path: Path, formats: tuple[str, ...]) -> None:
     base = ConvertOptions(recipe="rtn", group_size=64, nsamples=8, seqlen=64, formats=formats)
     lowest, highest = reachable("demo", tmp_path / "out", base)
-    target = lowest + (highest - lowest) // 3
-    conversion = convert("demo", tmp_path / "out", replace(base, budget=Budget(target, "bytes")))
+    budget_bytes = lowest + (highest - lowest) // 3
+    conversion = convert("demo", tmp_path / "out", replace(base, budget=Budget(budget_bytes, "bytes")))
     assert conversion.allocation is not None
-    assert conversion.allocation.reached <= target
+    assert conversion.allocation.reached <= budget_bytes
     largest = max(data_bytes(conversion))
     # OpenVINO's small constants are counted with some room
     assert 0.97 * conversion.allocation.reached < largest <= conversion.allocation.reached
@@ -149,15 +151,16 @@ def test_the_weights_file_of_the_demo_model_is_as_small_as_was_asked(tmp_path: P
 @pytest.mark.parametrize(
     "ends", [{}, {"lm_head_bits": 2, "embedding_bits": 2}, {"lm_head_bits": 16, "embedding_bits": 16}]
 )
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("format_name", ENGINE_FORMATS)
 def test_no_weights_file_is_larger_than_was_counted(
-    tmp_path: Path, text_file: Path, symmetric: bool, group_size: int, ends: dict[str, int], target: str
+    tmp_path: Path, text_file: Path, symmetric: bool, group_size: int, ends: dict[str, int], format_name: str
 ) -> None:
-    """Every grid, biases, tied and untied: mixed at both ends of what can be reached."""
+    """Every scheme, biases, tied and untied: mixed at both ends of the reachable range."""
     for tied in (False, True):
         config = tiny_config(tie_word_embeddings=tied)
         source = write_checkpoint(tmp_path / f"source{tied}", config, dtype="F16" if tied else "F32")
-        base = replace(TINY, calibration=(text_file,), group_size=group_size, sym=symmetric, formats=(target,), **ends)  # type: ignore[arg-type]
+        base = replace(TINY, calibration=(text_file,), group_size=group_size, sym=symmetric, formats=(format_name,))
+        base = replace(base, **ends)  # type: ignore[arg-type]
         lowest, highest = reachable(source, tmp_path / "out", base)
         for size_bytes in (lowest, (lowest + highest) // 2):
             conversion = convert(source, tmp_path / "out", replace(base, budget=Budget(size_bytes, "bytes")))
@@ -221,8 +224,10 @@ def test_a_latency_is_the_tables_sum_over_linear_layers_and_head(
 ) -> None:
     given = replace(options, budget=Budget(0.08, "ms"), profile=table_file)
     conversion = convert(tiny_source, tmp_path / "out", given)
-    read_once = [one for one in conversion.manifests[0].weights if one.group_size and "embed" not in one.name]
-    expected = sum(math.prod(one.shape) * one.bits / 8e6 for one in read_once)
+    read_once = [
+        record for record in conversion.manifests[0].weights if record.group_size and "embed" not in record.name
+    ]
+    expected = sum(math.prod(record.shape) * record.bits / 8e6 for record in read_once)
     assert conversion.allocation is not None
     assert conversion.allocation.reached == pytest.approx(expected, abs=1e-5)  # of whole nanoseconds
     assert 0.07 < conversion.allocation.reached <= 0.08
@@ -257,7 +262,7 @@ def test_a_table_that_does_not_fit_is_refused(
 def test_a_plan_given_back_gives_the_same_weights(
     tiny_source: Path, tmp_path: Path, options: ConvertOptions, tuned: bool
 ) -> None:
-    base = replace(options, formats=TARGETS, **({"recipe": "light", "iters": 3} if tuned else {}))  # type: ignore[arg-type]
+    base = replace(options, formats=ENGINE_FORMATS, **({"recipe": "light", "iters": 3} if tuned else {}))  # type: ignore[arg-type]
     first = convert(tiny_source, tmp_path / "a", replace(base, budget=Budget(3.7, "bits")))
     file = first.folders[0] / PLAN_FILE
     again = convert(tiny_source, tmp_path / "b", replace(base, plan=file, group_size=128))
@@ -268,10 +273,12 @@ def test_a_plan_given_back_gives_the_same_weights(
         for name in (DATA_FILES[manifest.format], PLAN_FILE):
             assert (a / name).read_bytes() == (b / name).read_bytes()
         assert PLAN_FILE in read_manifest(b).files
-    assert [one.sha256 for one in again.manifests[0].weights] == [one.sha256 for one in first.manifests[0].weights]
+    assert [record.sha256 for record in again.manifests[0].weights] == [
+        record.sha256 for record in first.manifests[0].weights
+    ]
 
 
-def test_the_same_target_gives_the_same_plan(tiny_source: Path, tmp_path: Path, options: ConvertOptions) -> None:
+def test_the_same_budget_gives_the_same_plan(tiny_source: Path, tmp_path: Path, options: ConvertOptions) -> None:
     given = replace(options, budget=Budget(3.7, "bits"))
     plans = [convert(tiny_source, tmp_path / name, given).plan for name in "ab"]
     assert plans[0] == plans[1]

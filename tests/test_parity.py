@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from passes_of_job import emitted
 from transformers import AutoConfig, LlamaForCausalLM
 
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.checkpoint import locate
 from ovround.conversion.convert import convert, prepare
 from ovround.errors import VerifyError
@@ -48,8 +48,8 @@ Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
 
 
-def relative_rms(found: Logits, expected: Logits) -> float:
-    difference = np.sqrt(np.mean((found.astype(np.float64) - expected) ** 2))
+def relative_rms(computed: Logits, expected: Logits) -> float:
+    difference = np.sqrt(np.mean((computed.astype(np.float64) - expected) ** 2))
     return float(difference / np.sqrt(np.mean(expected.astype(np.float64) ** 2)))
 
 
@@ -64,7 +64,7 @@ class Chain:
     def transformers(self, ids: Ids) -> Logits:
         """Logits `[B, T, V]` by transformers' own Llama, in float32."""
         config = AutoConfig.from_pretrained(self.source)
-        config.tie_word_embeddings = False  # a tied head may have a grid of its own
+        config.tie_word_embeddings = False  # a tied head may have a scheme of its own
         config._attn_implementation = "eager"
         model = LlamaForCausalLM(config).float().eval()
         head = self.weights.get("lm_head.weight", self.weights["model.embed_tokens.weight"])
@@ -83,36 +83,36 @@ class Chain:
         with torch.no_grad():
             return torch.cat([decoder.logits(ops, part) for part in parts], dim=1).numpy()
 
-    def engine(self, target: str, ids: Ids) -> tuple[Logits, Logits]:
-        """Logits `[B, T, V]` in one pass, and `[B, 1 + STEPS, V]` after a prefill and after each token behind it."""
-        engine = open_engine(self.folders[target], exact=True, threads=1, verify=False)  # damaged ones too
+    def engine(self, format_name: str, ids: Ids) -> tuple[Logits, Logits]:
+        """Logits `[B, T, V]` in one pass, and `[B, 1 + STEPS, V]` after a prefill and after each token that follows."""
+        engine = open_engine(self.folders[format_name], exact=True, threads=1, verify=False)  # damaged ones too
         start = ids.shape[1] - STEPS
-        found = [engine.prefill(ids[:, :start].tolist())]
-        found += [engine.decode(ids[:, at].tolist()) for at in range(start, ids.shape[1])]
+        steps = [engine.prefill(ids[:, :start].tolist())]
+        steps += [engine.decode(ids[:, at].tolist()) for at in range(start, ids.shape[1])]
         one_pass = engine.logits(ids)
         engine.close()
-        return one_pass, np.stack(found, axis=1)
+        return one_pass, np.stack(steps, axis=1)
 
     def check(self, ids: Ids) -> None:
         expected = self.transformers(ids)
         assert relative_rms(self.torch(ids, steps=False), expected) <= TOLERANCE
         assert relative_rms(self.torch(ids, steps=True), expected) <= TOLERANCE
-        for target in self.folders:
-            one_pass, by_steps = self.engine(target, ids)
-            assert relative_rms(one_pass, expected) <= TOLERANCE, target
-            assert relative_rms(by_steps, expected[:, -STEPS - 1 :]) <= TOLERANCE, target
+        for format_name in self.folders:
+            one_pass, by_steps = self.engine(format_name, ids)
+            assert relative_rms(one_pass, expected) <= TOLERANCE, format_name
+            assert relative_rms(by_steps, expected[:, -STEPS - 1 :]) <= TOLERANCE, format_name
 
 
 def converted(source: str | Path, out: Path, **options: Any) -> Chain:
     """Convert by the real `convert`, both formats; every weight of both folders has the digest that the tuner gave."""
     conversion = convert(
-        source, out, ConvertOptions(**{"formats": TARGETS, "recipe": "rtn", "group_size": 32, **options})
+        source, out, ConvertOptions(**{"formats": ENGINE_FORMATS, "recipe": "rtn", "group_size": 32, **options})
     )
-    folders = dict(zip(TARGETS, conversion.folders, strict=True))
-    tensors = {target: read_weights(folder) for target, folder in folders.items()}
-    for target, manifest in zip(TARGETS, conversion.manifests, strict=True):
+    folders = dict(zip(ENGINE_FORMATS, conversion.folders, strict=True))
+    tensors = {format_name: read_weights(folder) for format_name, folder in folders.items()}
+    for format_name, manifest in zip(ENGINE_FORMATS, conversion.manifests, strict=True):
         digests = {record.name: record.sha256 for record in manifest.weights}
-        assert {name: weight.digest() for name, weight in tensors[target].items()} == digests
+        assert {name: weight.digest() for name, weight in tensors[format_name].items()} == digests
     return Chain(locate(str(source)), folders, as_torch(tensors["openvino"]))
 
 
@@ -128,7 +128,7 @@ def test_half_precision_and_shards(tmp_path: Path, dtype: str) -> None:
     chain.check(random_ids(320, 1, 24))
 
 
-def test_a_mixture_of_every_grid(tmp_path: Path) -> None:
+def test_a_mixture_of_every_scheme(tmp_path: Path) -> None:
     rules = [
         LayerRule(f"{name}_proj", bits, group, symmetric)
         for name, bits, group, symmetric in [
@@ -160,11 +160,11 @@ def test_both_outputs_hold_the_tuners_integers(tmp_path: Path, text_file: Path, 
     chain = converted("demo", tmp_path / "out", **options)
     job = prepare("demo", tmp_path / "other", ConvertOptions(**options))
     given = {name: tensor.weight for name, tensor in emitted(job).items()}
-    for target, folder in chain.folders.items():
-        found = read_weights(folder)
-        assert list(found) == list(given), target
+    for format_name, folder in chain.folders.items():
+        written = read_weights(folder)
+        assert list(written) == list(given), format_name
         for name, weight in given.items():
-            back = found[name]
+            back = written[name]
             assert type(back) is type(weight)
             if isinstance(weight, QTensor) and isinstance(back, QTensor):
                 assert (back.bits, back.shape, back.group_size) == (weight.bits, weight.shape, weight.group_size)
@@ -215,13 +215,13 @@ def flip(folder: Path, name: str) -> None:
     data.write_bytes(content)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("format_name", ENGINE_FORMATS)
 def test_one_wrong_nibble_breaks_parity_and_is_found(
-    tiny_folders: dict[str, Path], tiny_source: Path, tmp_path: Path, command: CommandServer, target: str
+    tiny_folders: dict[str, Path], tiny_source: Path, tmp_path: Path, command: CommandServer, format_name: str
 ) -> None:
-    """The twin of every test above: what a tolerance of 1e-5 sees, and what `inspect --check` says."""
-    folder = Path(shutil.copytree(tiny_folders[target], tmp_path / "out"))
-    chain = Chain(tiny_source, {target: folder}, as_torch(read_weights(folder)))
+    """The negative control of the tests above: what a tolerance of 1e-5 sees, and what `inspect --check` says."""
+    folder = Path(shutil.copytree(tiny_folders[format_name], tmp_path / "out"))
+    chain = Chain(tiny_source, {format_name: folder}, as_torch(read_weights(folder)))
     ids = random_ids(320, 1, 24)
     expected = chain.transformers(ids)
     with LLM(folder, exact=True, threads=1) as llm:
@@ -229,14 +229,14 @@ def test_one_wrong_nibble_breaks_parity_and_is_found(
     assert command("inspect", folder, "--check").status == 0
 
     flip(folder, "model.layers.1.mlp.up_proj.weight")
-    one_pass, by_steps = chain.engine(target, ids)
+    one_pass, by_steps = chain.engine(format_name, ids)
     assert relative_rms(one_pass, expected) > 10 * TOLERANCE
     assert relative_rms(by_steps, expected[:, -STEPS - 1 :]) > 10 * TOLERANCE
     assert command("inspect", folder).status == 0, "sizes alone do not tell"
-    found = command("inspect", folder, "--check")
-    assert (found.status, found.stdout) == (1, "")
+    result = command("inspect", folder, "--check")
+    assert (result.status, result.stdout) == (1, "")
     data, _ = weight_offset(folder, "model.layers.1.mlp.up_proj.weight")
-    assert found.stderr.splitlines() == [
+    assert result.stderr.splitlines() == [
         f"error: `{data}` has changed since it was written",
         "hint: convert again, or copy the folder again",
     ]
@@ -246,17 +246,17 @@ def test_one_wrong_nibble_breaks_parity_and_is_found(
 
 
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight", "lm_head.weight"])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("format_name", ENGINE_FORMATS)
 def test_verify_refuses_one_wrong_nibble_and_keeps_nothing(
-    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, name: str
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: str, name: str
 ) -> None:
     """The disk changes a nibble between writing and reading back."""
-    exporter = {"openvino": OpenVINOExporter, "onnx": OnnxExporter}[target]
+    exporter = {"openvino": OpenVINOExporter, "onnx": OnnxExporter}[format_name]
     finish: Callable[[Any], None] = exporter.finish
 
     def damaging(self: Any) -> None:
         finish(self)
-        if target == "openvino":
+        if format_name == "openvino":
             data, entries = self.folder / storage.WEIGHTS_FILE, storage.read_entries(self.folder / storage.GRAPH_FILE)
             offset = entries[name].offset
         else:
@@ -267,7 +267,7 @@ def test_verify_refuses_one_wrong_nibble_and_keeps_nothing(
         data.write_bytes(content)
 
     monkeypatch.setattr(exporter, "finish", damaging)
-    options = ConvertOptions(formats=(target,), recipe="rtn", group_size=32, lm_head_bits=4, embedding_bits=4)
+    options = ConvertOptions(formats=(format_name,), recipe="rtn", group_size=32, lm_head_bits=4, embedding_bits=4)
     with pytest.raises(VerifyError, match=f"`{name}` read back from") as caught:
         convert(tiny_source, tmp_path / "out", options)
     assert caught.value.hint is not None

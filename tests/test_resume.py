@@ -71,20 +71,20 @@ def undisturbed(source: Path, options: ConvertOptions, tmp_path_factory: pytest.
 @pytest.fixture(scope="module")
 def half_done(source: Path, options: ConvertOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder beside OUT of a conversion that was stopped after two blocks; to be copied."""
-    place = tmp_path_factory.mktemp("half")
+    workspace = tmp_path_factory.mktemp("half")
     with pytest.raises(StopError) as caught:
-        convert(source, place / "out", options, stop_after(2))
+        convert(source, workspace / "out", options, stop_after(2))
     (note,) = caught.value.__notes__
-    assert note == f"2 of {BLOCKS} blocks are kept in `{place / WORK}`; the same command continues"
-    names = [path.name for path in sorted((place / WORK).iterdir())]
+    assert note == f"2 of {BLOCKS} blocks are kept in `{workspace / WORK}`; the same command continues"
+    names = [path.name for path in sorted((workspace / WORK).iterdir())]
     assert names == ["job.json", "tuned-00000.safetensors", "tuned-00001.safetensors"]
-    assert list(place.iterdir()) == [place / WORK]
-    return place
+    assert list(workspace.iterdir()) == [workspace / WORK]
+    return workspace
 
 
 @pytest.fixture
-def place(half_done: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(half_done, tmp_path / "place"))
+def workspace(half_done: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(half_done, tmp_path / "workspace"))
 
 
 def stop_after(blocks: int) -> Callable[[Progress], None]:
@@ -95,7 +95,7 @@ def stop_after(blocks: int) -> Callable[[Progress], None]:
     return stop
 
 
-def told(stages: list[tuple[str, int]]) -> Callable[[Progress], None]:
+def record_stages(stages: list[tuple[str, int]]) -> Callable[[Progress], None]:
     """A callback that writes down stages and blocks, single steps left out."""
 
     def tell(progress: Progress) -> None:
@@ -109,30 +109,30 @@ ENDING = [("write", 0), ("verify", 0)]
 
 
 def test_the_same_call_continues(
-    source: Path, place: Path, options: ConvertOptions, undisturbed: dict[str, str]
+    source: Path, workspace: Path, options: ConvertOptions, undisturbed: dict[str, str]
 ) -> None:
     stages: list[tuple[str, int]] = []
-    convert(source, place / "out", options, told(stages))
+    convert(source, workspace / "out", options, record_stages(stages))
     assert stages == [("check", 0), ("resume", 1), ("resume", 2), ("quantise", 3), ("quantise", 4), *ENDING]
-    assert contents(place / "out") == undisturbed
-    assert [path.name for path in place.iterdir()] == ["out"]
+    assert contents(workspace / "out") == undisturbed
+    assert [path.name for path in workspace.iterdir()] == ["out"]
 
 
 def test_other_formats_take_the_finished_blocks(
-    source: Path, place: Path, options: ConvertOptions, undisturbed: dict[str, str]
+    source: Path, workspace: Path, options: ConvertOptions, undisturbed: dict[str, str]
 ) -> None:
-    conversion = convert(source, place / "out", replace(options, formats=("openvino", "onnx")))
+    conversion = convert(source, workspace / "out", replace(options, formats=("openvino", "onnx")))
     weights = {manifest.format: manifest.weights for manifest in conversion.manifests}
     assert weights["onnx"] == weights["openvino"]
-    assert contents(place / "out" / "onnx") == undisturbed
+    assert contents(workspace / "out" / "onnx") == undisturbed
 
 
-def test_fresh_starts_over(source: Path, place: Path, options: ConvertOptions, undisturbed: dict[str, str]) -> None:
+def test_fresh_starts_over(source: Path, workspace: Path, options: ConvertOptions, undisturbed: dict[str, str]) -> None:
     stages: list[tuple[str, int]] = []
-    convert(source, place / "out", options, told(stages), fresh=True)
+    convert(source, workspace / "out", options, record_stages(stages), fresh=True)
     assert stages == [("check", 0), *(("quantise", block + 1) for block in range(BLOCKS)), *ENDING]
-    assert contents(place / "out") == undisturbed
-    assert [path.name for path in place.iterdir()] == ["out"]
+    assert contents(workspace / "out") == undisturbed
+    assert [path.name for path in workspace.iterdir()] == ["out"]
 
 
 def test_all_blocks_are_kept_when_only_writing_failed(
@@ -145,18 +145,18 @@ def test_all_blocks_are_kept_when_only_writing_failed(
     with pytest.raises(StopError):
         convert(source, tmp_path / "out", options, stop)
     stages: list[tuple[str, int]] = []
-    convert(source, tmp_path / "out", options, told(stages))
+    convert(source, tmp_path / "out", options, record_stages(stages))
     assert stages == [("check", 0), ("resume", BLOCKS), *ENDING]
     assert contents(tmp_path / "out") == undisturbed
 
 
-def test_what_is_only_rounded_leaves_the_folder_alone(source: Path, place: Path) -> None:
-    before = contents(place)
+def test_what_is_only_rounded_leaves_the_folder_alone(source: Path, workspace: Path) -> None:
+    before = contents(workspace)
     rounded = ConvertOptions(formats=("onnx",), recipe="rtn", group_size=32)
-    convert(source, place / "out", rounded)
-    assert {name: sha256 for name, sha256 in contents(place).items() if not name.startswith("out/")} == before
-    convert(source, place / "out", rounded, fresh=True)
-    assert [path.name for path in place.iterdir()] == ["out"]
+    convert(source, workspace / "out", rounded)
+    assert {name: sha256 for name, sha256 in contents(workspace).items() if not name.startswith("out/")} == before
+    convert(source, workspace / "out", rounded, fresh=True)
+    assert [path.name for path in workspace.iterdir()] == ["out"]
 
 
 # What must be equal
@@ -169,19 +169,19 @@ def test_what_is_only_rounded_leaves_the_folder_alone(source: Path, place: Path)
         ({"sym": True, "seed": 7}, "sym was false, is true; seed was 42, is 7"),
         ({"tuning": TuningOptions(batch_size=2)}, "batch_size was 4, is 2"),
         ({"layers": (LayerRule("v_proj", bits=8),)}, "layer was []"),
-        ({"seqlen": 16}, "calibration text was 9 windows of 32 tokens"),
+        ({"seqlen": 16}, "calibration text was 9 samples of 32 tokens"),
     ],
 )
 def test_a_changed_option_is_refused(
-    source: Path, place: Path, options: ConvertOptions, change: dict[str, object], said: str
+    source: Path, workspace: Path, options: ConvertOptions, change: dict[str, object], said: str
 ) -> None:
-    before = contents(place)
+    before = contents(workspace)
     with pytest.raises(ResumeError) as caught:
-        convert(source, place / "out", replace(options, **change))
-    assert str(caught.value).startswith(f"2 of {BLOCKS} blocks in `{place / WORK}` were made from other inputs: ")
+        convert(source, workspace / "out", replace(options, **change))
+    assert str(caught.value).startswith(f"2 of {BLOCKS} blocks in `{workspace / WORK}` were made from other inputs: ")
     assert said in str(caught.value)
     assert caught.value.hint == "restore what has changed to continue, or start over with --fresh"
-    assert contents(place) == before
+    assert contents(workspace) == before
 
 
 def refused(work: Callable[[], object]) -> str:
@@ -190,32 +190,32 @@ def refused(work: Callable[[], object]) -> str:
     return str(caught.value).partition("other inputs: ")[2]
 
 
-def test_another_source_is_refused(place: Path, tmp_path: Path, options: ConvertOptions) -> None:
+def test_another_source_is_refused(workspace: Path, tmp_path: Path, options: ConvertOptions) -> None:
     other = write_checkpoint(tmp_path / "tiny", tiny_config(num_hidden_layers=BLOCKS), seed=1)
-    said = refused(lambda: convert(other, place / "out", options))
+    said = refused(lambda: convert(other, workspace / "out", options))
     assert said.startswith("source file model.safetensors was sha256 ")
     assert ";" not in said
 
 
 def test_another_text_is_refused_and_the_same_one_by_another_name_is_not(
-    source: Path, place: Path, tmp_path: Path, options: ConvertOptions
+    source: Path, workspace: Path, tmp_path: Path, options: ConvertOptions
 ) -> None:
     text = tmp_path / "other.txt"
     words = options.calibration[0].read_text(encoding="utf-8")
     text.write_text(words[5_000:], encoding="utf-8")
     changed = replace(options, calibration=(text,))
-    said = refused(lambda: convert(source, place / "out", changed))
-    assert said.startswith("calibration text was 9 windows of 32 tokens, sha256 ")
+    said = refused(lambda: convert(source, workspace / "out", changed))
+    assert said.startswith("calibration text was 9 samples of 32 tokens, sha256 ")
     assert ";" not in said
     text.write_text(words, encoding="utf-8")
-    convert(source, place / "out", changed)
+    convert(source, workspace / "out", changed)
 
 
 def test_other_versions_and_threads_are_refused(
-    source: Path, place: Path, options: ConvertOptions, monkeypatch: pytest.MonkeyPatch
+    source: Path, workspace: Path, options: ConvertOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def work() -> object:
-        return convert(source, place / "out", options)
+        return convert(source, workspace / "out", options)
 
     version = ovround.__version__
     monkeypatch.setattr(ovround, "__version__", "99.0")
@@ -234,18 +234,18 @@ def test_other_versions_and_threads_are_refused(
     work()
 
 
-def test_the_command_says_it(source: Path, place: Path, options: ConvertOptions, command: CommandServer) -> None:
+def test_the_command_says_it(source: Path, workspace: Path, options: ConvertOptions, command: CommandServer) -> None:
     words = ["--format", "onnx", "--group-size", "32", "--bits", "2", "--asym", "--iters", "4", "--nsamples", "8"]
     words += ["--seqlen", "32", "--calibration", str(options.calibration[0])]
-    result = command("convert", source, place / "out", *words, "--quiet")
+    result = command("convert", source, workspace / "out", *words, "--quiet")
     assert result.status == 1
     error, hint = result.stderr.splitlines()
     assert error.startswith(
-        f"error: 2 of {BLOCKS} blocks in `{place / WORK}` were made from other inputs: bits was 3, is 2"
+        f"error: 2 of {BLOCKS} blocks in `{workspace / WORK}` were made from other inputs: bits was 3, is 2"
     )
     assert hint == "hint: restore what has changed to continue, or start over with --fresh"
-    assert command("convert", source, place / "out", *words, "--quiet", "--fresh").status == 0
-    assert [path.name for path in place.iterdir()] == ["out"]
+    assert command("convert", source, workspace / "out", *words, "--quiet", "--fresh").status == 0
+    assert [path.name for path in workspace.iterdir()] == ["out"]
 
 
 # Damage
@@ -257,9 +257,9 @@ def flip(data: bytes, at: int) -> bytes:
 
 @pytest.mark.parametrize("damage", ["a bit of the codes", "a bit of the header", "cut", "empty", "zeros", "missing"])
 def test_a_damaged_block_is_tuned_again(
-    source: Path, place: Path, options: ConvertOptions, undisturbed: dict[str, str], damage: str
+    source: Path, workspace: Path, options: ConvertOptions, undisturbed: dict[str, str], damage: str
 ) -> None:
-    path = place / WORK / "tuned-00000.safetensors"
+    path = workspace / WORK / "tuned-00000.safetensors"
     data = path.read_bytes()
     header = data.index(b"relative_error")
     damaged = {
@@ -270,28 +270,28 @@ def test_a_damaged_block_is_tuned_again(
     if damaged is not None:
         path.write_bytes(damaged)
     stages: list[tuple[str, int]] = []
-    convert(source, place / "out", options, told(stages))
+    convert(source, workspace / "out", options, record_stages(stages))
     first = [("damaged", 0)] if damaged is not None else []
     assert stages[1:] == [*first, ("quantise", 1), ("resume", 2), ("quantise", 3), ("quantise", 4), *ENDING]
-    assert contents(place / "out") == undisturbed
+    assert contents(workspace / "out") == undisturbed
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]"])
 def test_blocks_say_themselves_what_they_belong_to(
-    source: Path, place: Path, options: ConvertOptions, undisturbed: dict[str, str], content: bytes | None
+    source: Path, workspace: Path, options: ConvertOptions, undisturbed: dict[str, str], content: bytes | None
 ) -> None:
     """Without a sound job.json: equal inputs continue, others begin anew."""
-    job = place / WORK / "job.json"
+    job = workspace / WORK / "job.json"
     job.unlink()
     if content is not None:
         job.write_bytes(content)
-    other = Path(shutil.copytree(place, place.parent / "other"))
+    other = Path(shutil.copytree(workspace, workspace.parent / "other"))
     stages: list[tuple[str, int]] = []
-    convert(source, place / "out", options, told(stages))
+    convert(source, workspace / "out", options, record_stages(stages))
     assert ("resume", 2) in stages
-    assert contents(place / "out") == undisturbed
+    assert contents(workspace / "out") == undisturbed
     stages.clear()
-    convert(source, other / "out", replace(options, seed=1), told(stages))
+    convert(source, other / "out", replace(options, seed=1), record_stages(stages))
     assert [block for stage, block in stages if stage == "damaged"] == [0, 1]
     assert ("quantise", 1) in stages
 
@@ -320,19 +320,19 @@ def test_killed_at_random_moments(
     whole_s = time.monotonic() - started
     undisturbed = contents(tmp_path / "undisturbed" / "out")
     draw = random.Random(KILLS)
-    place = tmp_path / "place"
+    workspace = tmp_path / "workspace"
     for number in range(KILLS):
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+        shutil.rmtree(workspace, ignore_errors=True)
+        workspace.mkdir()
         delay_s = whole_s * (number + draw.random()) / KILLS
-        first = loaded_command("convert", source, place / "out", *words, kill=(signal.SIGKILL, delay_s))
+        first = loaded_command("convert", source, workspace / "out", *words, kill=(signal.SIGKILL, delay_s))
         assert first.status in (-signal.SIGKILL, 0)
         if first.status:
-            assert not (place / "out").exists() or contents(place / "out") == undisturbed
-            again = loaded_command("convert", source, place / "out", *words)
+            assert not (workspace / "out").exists() or contents(workspace / "out") == undisturbed
+            again = loaded_command("convert", source, workspace / "out", *words)
             assert again.status == 0, again.stderr
-        assert contents(place / "out") == undisturbed, delay_s
-        assert [path.name for path in place.iterdir()] == ["out"]
+        assert contents(workspace / "out") == undisturbed, delay_s
+        assert [path.name for path in workspace.iterdir()] == ["out"]
 
 
 @pytest.fixture(scope="module")
@@ -350,51 +350,51 @@ def test_a_failure_at_any_step(
     failing: FailAt,
     error: Callable[[], BaseException],
 ) -> None:
-    place, every = tmp_path / "new" / "place", max(19 // SCALE, 1)
-    for step in interrupted(failing, place, error, lambda: convert(source, place / "out", options), every):
-        left = {path.name for path in place.iterdir()} if place.exists() else set()
+    workspace, every = tmp_path / "new" / "workspace", max(19 // SCALE, 1)
+    for step in interrupted(failing, workspace, error, lambda: convert(source, workspace / "out", options), every):
+        left = {path.name for path in workspace.iterdir()} if workspace.exists() else set()
         assert left <= {"out", WORK}, step
         if WORK in left:
-            assert {path.suffix for path in (place / WORK).iterdir()} <= {".json", ".safetensors"}, step
-            assert (place / WORK / "tuned-00000.safetensors").is_file(), step
-        convert(source, place / "out", options)
-        assert contents(place / "out") == undisturbed, step
-        assert [path.name for path in place.iterdir()] == ["out"]
+            assert {path.suffix for path in (workspace / WORK).iterdir()} <= {".json", ".safetensors"}, step
+            assert (workspace / WORK / "tuned-00000.safetensors").is_file(), step
+        convert(source, workspace / "out", options)
+        assert contents(workspace / "out") == undisturbed, step
+        assert [path.name for path in workspace.iterdir()] == ["out"]
         shutil.rmtree(tmp_path / "new")
-    assert contents(place / "out") == undisturbed
+    assert contents(workspace / "out") == undisturbed
 
 
-def test_the_message_of_a_full_disk(source: Path, place: Path, options: ConvertOptions, failing: FailAt) -> None:
+def test_the_message_of_a_full_disk(source: Path, workspace: Path, options: ConvertOptions, failing: FailAt) -> None:
     def work(k: int) -> str | None:
-        failing.arm(place / WORK / "tuned-00002", k, full())
+        failing.arm(workspace / WORK / "tuned-00002", k, full())
         with pytest.raises(OutputError) as caught:
-            convert(source, place / "out", options)
+            convert(source, workspace / "out", options)
         assert caught.value.hint == "free some space and run again"
         return str(caught.value)
 
-    kept = f"2 of {BLOCKS} blocks are kept in `{place / WORK}`; the same command continues"
+    kept = f"2 of {BLOCKS} blocks are kept in `{workspace / WORK}`; the same command continues"
     said = work(1)
     assert said is not None
-    assert said.startswith(f"the disk is full while writing `{place / 'out'}`: ")
+    assert said.startswith(f"the disk is full while writing `{workspace / 'out'}`: ")
     assert said.endswith(f" MB are needed in all; {kept}")
-    assert [path.name for path in place.iterdir()] == [WORK]
+    assert [path.name for path in workspace.iterdir()] == [WORK]
 
 
 # One at a time
 
 
-def test_a_second_process_is_refused(source: Path, place: Path, command: CommandServer) -> None:
-    with output_lock(place / "out"):
+def test_a_second_process_is_refused(source: Path, workspace: Path, command: CommandServer) -> None:
+    with output_lock(workspace / "out"):
         for recipe in ("rtn", "light"):
             result = command(
-                "convert", source, place / "out", "--group-size", "32", "--recipe", recipe, "--seqlen", "32"
+                "convert", source, workspace / "out", "--group-size", "32", "--recipe", recipe, "--seqlen", "32"
             )
             assert result.stderr.splitlines() == [
-                f"error: `{place / 'out'}` is being written by another process ({os.getpid()})",
+                f"error: `{workspace / 'out'}` is being written by another process ({os.getpid()})",
                 "hint: wait for it, or choose another output folder",
             ]
             assert (result.status, result.stdout, "torch" in result.modules) == (1, "", False)
-    assert [path.name for path in place.iterdir()] == [WORK]
+    assert [path.name for path in workspace.iterdir()] == [WORK]
 
 
 HOLD = """
@@ -454,20 +454,20 @@ def mapped(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
 
 
 def test_a_memory_limit_changes_no_byte(
-    source: Path, place: Path, options: ConvertOptions, undisturbed: dict[str, str], mapped: list[Path]
+    source: Path, workspace: Path, options: ConvertOptions, undisturbed: dict[str, str], mapped: list[Path]
 ) -> None:
-    job = conversion.prepare(str(source), place / "out", options)
+    job = conversion.prepare(str(source), workspace / "out", options)
     need = memory_need(job.checkpoint, job.decoder, job.plan, job.settings, job.calibration)
-    convert(source, place / "out", options, memory_limit=need.least + need.activations)
+    convert(source, workspace / "out", options, memory_limit=need.least + need.activations)
     assert mapped == []
     for limit in (need.least, need.least + need.activations - 1):
         mapped.clear()
-        convert(source, place / "out", options, memory_limit=limit)
+        convert(source, workspace / "out", options, memory_limit=limit)
         assert [path.parent.name for path in mapped] == [
             WORK
         ] * 4  # two chains for the blocks, two for the pass over all
-        assert contents(place / "out") == undisturbed
-        assert [path.name for path in place.iterdir()] == ["out"]
+        assert contents(workspace / "out") == undisturbed
+        assert [path.name for path in workspace.iterdir()] == ["out"]
 
 
 def test_too_small_a_limit_is_refused_at_once(source: Path, tmp_path: Path, command: CommandServer) -> None:

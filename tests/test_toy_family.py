@@ -17,7 +17,7 @@ from random_model import relative_rms
 from toy_family import toy_recurrent, verb_onnx, verb_openvino, verb_torch
 
 from ovround import models
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.conversion.convert import convert
 from ovround.errors import ArchitectureError
 from ovround.models import verbs
@@ -38,8 +38,8 @@ def _registered() -> None:
     """What an application does once, before it converts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models.registered, "toy_recurrent", toy_recurrent.from_config)
-        for target, module in (("torch", verb_torch), ("openvino", verb_openvino), ("onnx", verb_onnx)):
-            patch.setitem(verbs.registered, (target, "gated_recurrence"), module.compute)
+        for backend, module in (("torch", verb_torch), ("openvino", verb_openvino), ("onnx", verb_onnx)):
+            patch.setitem(verbs.registered, (backend, "gated_recurrence"), module.compute)
         yield
 
 
@@ -53,14 +53,14 @@ def folders(
     request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory, text_file: Path
 ) -> dict[str, Path]:
     """A folder for each format, rounded or tuned a few steps."""
-    options = ConvertOptions(formats=TARGETS, group_size=32, recipe="rtn")
+    options = ConvertOptions(formats=ENGINE_FORMATS, group_size=32, recipe="rtn")
     if request.param == "tuned":
         options = ConvertOptions(
-            formats=TARGETS, group_size=32, iters=2, nsamples=4, seqlen=32, calibration=(text_file,),
+            formats=ENGINE_FORMATS, group_size=32, iters=2, nsamples=4, seqlen=32, calibration=(text_file,),
             tuning=TuningOptions(end_to_end_steps=1, batch_size=2),
         )  # fmt: skip
     out = tmp_path_factory.mktemp(request.param) / "out"
-    return dict(zip(TARGETS, convert(source, out, options).folders, strict=True))
+    return dict(zip(ENGINE_FORMATS, convert(source, out, options).folders, strict=True))
 
 
 def torch_logits(folder: Path, *, steps: bool = False) -> np.ndarray:
@@ -75,11 +75,11 @@ def torch_logits(folder: Path, *, steps: bool = False) -> np.ndarray:
         return torch.stack([decoder.logits(ops, part)[:, -1] for part in parts], 1).numpy()
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_engines_compute_what_torch_computes(folders: dict[str, Path], target: str) -> None:
-    expected, by_steps = torch_logits(folders[target]), torch_logits(folders[target], steps=True)
+@pytest.mark.parametrize("format_name", ENGINE_FORMATS)
+def test_engines_compute_what_torch_computes(folders: dict[str, Path], format_name: str) -> None:
+    expected, by_steps = torch_logits(folders[format_name]), torch_logits(folders[format_name], steps=True)
     assert relative_rms(by_steps, expected[:, PREFILL - 1 :]) <= TOLERANCE
-    engine = open_engine(folders[target], exact=True, threads=1)
+    engine = open_engine(folders[format_name], exact=True, threads=1)
     assert relative_rms(engine.logits(IDS), expected) <= TOLERANCE
     steps = [engine.prefill(IDS[:, :PREFILL].tolist())]
     steps += [engine.decode(IDS[:, at].tolist()) for at in range(PREFILL, IDS.shape[1])]
@@ -87,11 +87,11 @@ def test_engines_compute_what_torch_computes(folders: dict[str, Path], target: s
     engine.close()
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_rows_of_unequal_length_are_kept_and_rewound(folders: dict[str, Path], target: str) -> None:
+@pytest.mark.parametrize("format_name", ENGINE_FORMATS)
+def test_rows_of_unequal_length_are_kept_and_rewound(folders: dict[str, Path], format_name: str) -> None:
     """Padding leaves the recurrent state as it is; a rewind, which that state cannot do, computes the tokens again."""
-    expected = torch_logits(folders[target])
-    engine, lengths = open_engine(folders[target], exact=True, threads=1), (14, 5, 9)
+    expected = torch_logits(folders[format_name])
+    engine, lengths = open_engine(folders[format_name], exact=True, threads=1), (14, 5, 9)
     first = engine.prefill([row[:length].tolist() for row, length in zip(IDS, lengths, strict=True)])
     for row, length in enumerate(lengths):
         assert relative_rms(first[row], expected[row, length - 1]) <= TOLERANCE
@@ -106,21 +106,21 @@ def test_rows_of_unequal_length_are_kept_and_rewound(folders: dict[str, Path], t
     engine.close()
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_runtime_generates_and_goes_on(folders: dict[str, Path], target: str) -> None:
+@pytest.mark.parametrize("format_name", ENGINE_FORMATS)
+def test_the_runtime_generates_and_goes_on(folders: dict[str, Path], format_name: str) -> None:
     """A second prompt that shares its beginning with the first gives what a fresh engine gives."""
-    with LLM(folders[target], exact=True, threads=1) as llm:
+    with LLM(folders[format_name], exact=True, threads=1) as llm:
         first = llm.generate("once upon a time", max_new_tokens=8)
         again = llm.generate("once upon a time", max_new_tokens=8)
         other = llm.generate("once upon a mat", max_new_tokens=8)
-    with LLM(folders[target], exact=True, threads=1) as llm:
+    with LLM(folders[format_name], exact=True, threads=1) as llm:
         assert llm.generate("once upon a mat", max_new_tokens=8).token_ids == other.token_ids
     assert first.token_ids == again.token_ids
     assert len(first.token_ids) == 8
 
 
 def test_a_wrong_state_is_seen(folders: dict[str, Path]) -> None:
-    """The twin of the tests above: steps that begin from nothing instead of the state after the prefill."""
+    """The negative control of the tests above: steps that begin from nothing instead of the state after the prefill."""
     expected = torch_logits(folders["onnx"])
     engine = open_engine(folders["onnx"], exact=True, threads=1)
     engine.prefill(IDS[:, :PREFILL].tolist())

@@ -66,7 +66,7 @@ def cli_page() -> str:
         "Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, "
         "143 terminated. `ovround --debug COMMAND ...` shows the traceback of an error.\n",
     ]
-    commands = {one.name or "": one.callback for one in app.registered_commands if one.callback}
+    commands = {command.name or "": command.callback for command in app.registered_commands if command.callback}
     parts += [_command(name, function) for name, function in commands.items()]
     parts.append(_shared_flags(list(commands.values())))
     return "\n".join(parts)
@@ -226,7 +226,7 @@ def _flags(name: str, info: Any) -> str:
 
 def _value(kind: Any) -> str:
     """The word for a flag's value: `number`, `text, repeatable`, nothing for a switch."""
-    inner = [one for one in get_args(kind) if one is not type(None)]
+    inner = [member for member in get_args(kind) if member is not type(None)]
     if get_origin(kind) is list:
         return f"{WORDS[inner[0]]}, repeatable"
     return _value(inner[0]) if inner else WORDS[kind]
@@ -249,14 +249,14 @@ def _record_table(record: type, meanings: dict[str, str] | None = None) -> str:
 
 
 def _field_docstrings(record: type) -> dict[str, str]:
-    """The string that stands behind each field of a dataclass, by the field's name."""
+    """The string that follows each field of a dataclass, by the field's name."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
     assert isinstance(node, ast.ClassDef)  # noqa: S101  for the type checker: the source of a class is a class
-    found = {}
-    for field, behind in zip(node.body, node.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(behind, ast.Expr):
-            found[field.target.id] = " ".join(str(ast.literal_eval(behind.value)).split())
-    return found
+    docstrings = {}
+    for field, following in zip(node.body, node.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(following, ast.Expr):
+            docstrings[field.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
+    return docstrings
 
 
 def _errors() -> str:
@@ -280,7 +280,7 @@ def _shown(default: object) -> str:
     if isinstance(default, bool):
         return "yes" if default else "no"
     if isinstance(default, (list, tuple)):
-        return ", ".join(f"`{one}`" for one in default)
+        return ", ".join(f"`{item}`" for item in default)
     return f"`{default}`" if default != "" else ""
 
 

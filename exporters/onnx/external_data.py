@@ -23,7 +23,7 @@ from ovround.tensors.float_tensor import FloatType
 
 GRAPH_FILE, WEIGHTS_FILE = "model.onnx", "model.onnx.data"
 CACHE_LINE, PAGE = 64, 4096
-JOINT = "ovround.joint"  # metadata: fused weights, {name: {name of a part: its number of rows}}
+FUSED_KEY = "ovround.joint"  # metadata: fused weights, {name: {name of a part: its number of rows}}
 LARGE_BYTES = 1 << 20  # a tensor of this size or more starts on a page, so that ONNX Runtime can map it
 ITEM_BYTES: dict[int, int] = {
     onnx.TensorProto.UINT8: 1,
@@ -133,11 +133,11 @@ def read_entries(model_path: Path, location: str) -> dict[str, Entry]:
             raise VerifyError(f"{model_path.name}: initializer `{tensor.name}` cannot be read: {error}") from error
         entries[tensor.name] = entry
     for item in model.metadata_props:
-        if item.key == JOINT:
+        if item.key == FUSED_KEY:
             try:
                 entries |= _parts(entries, json.loads(item.value))
             except (KeyError, ValueError, AttributeError, TypeError) as error:
-                raise VerifyError(f"{model_path.name}: its {JOINT} does not fit its weights: {error}") from error
+                raise VerifyError(f"{model_path.name}: its {FUSED_KEY} does not fit its weights: {error}") from error
     return entries
 
 

@@ -2,7 +2,7 @@
 
 One node instead of three gives ONNX Runtime's threads one long piece of work where they had three short ones with a wait after
 each. The rows of codes, scales and zero points follow each other. So each projection is still there, bit for bit, as a range of
-rows that `ovround.joint` in the model's metadata names (`external_data.JOINT`).
+rows that `ovround.joint` in the model's metadata names (`external_data.FUSED_KEY`).
 """
 
 from __future__ import annotations
@@ -54,5 +54,5 @@ def fuse(weights: Sequence[Weight]) -> QTensor | None:
 
 
 def to_metadata(weights: Sequence[FusedWeight]) -> str:
-    """The value of `JOINT` in the model's metadata."""
+    """The value of `FUSED_KEY` in the model's metadata."""
     return json.dumps({weight.name: dict(weight.rows) for weight in weights}, sort_keys=False)

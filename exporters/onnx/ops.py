@@ -56,7 +56,7 @@ class OnnxOps:
 
     def __init__(
         self, file: DataFile, layouts: Mapping[str, Layout], config: DecoderConfig, states: Sequence[Sequence[State]],
-        joints: Sequence[FusedWeight] = (), native: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        fused_weights: Sequence[FusedWeight] = (), native: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.file = file
         self.layouts = layouts
@@ -65,10 +65,10 @@ class OnnxOps:
         self._config = config
         self._states = {(layer, state.name): state for layer, kept in enumerate(states) for state in kept}
         self._nodes: list[onnx.NodeProto] = []
-        self._joints = {name: joint for joint in joints for name in joint.rows}
+        self._fused_weights = {name: fused_weight for fused_weight in fused_weights for name in fused_weight.rows}
         self._splits: dict[
             tuple[str, ...], tuple[str, onnx.NodeProto]
-        ] = {}  # parts: the joint value, and what splits it
+        ] = {}  # parts: the fused value, and the node that splits it
         self._constants: dict[str, onnx.TensorProto] = {}
         self._emitted: set[str] = set()
         self.rotations: dict[Rope, tuple[str, str]] = {}
@@ -90,8 +90,8 @@ class OnnxOps:
 
     def linear(self, x: str, at: str) -> str:
         name, bias = f"{at}.weight", f"{at}.bias"
-        if name in self._joints:
-            return self._part(x, at, self._joints[name])
+        if name in self._fused_weights:
+            return self._part(x, at, self._fused_weights[name])
         layout = self.layouts.get(name)
         if layout is None:
             product = self._native_product(x, at) if name in self._native else self._float_product(x, at)
@@ -112,15 +112,15 @@ class OnnxOps:
         outputs, inputs = self._native[f"{at}.weight"]
         return self.node(OPERATOR, [x, *parts], at, OVROUND, weights=weights, outputs=outputs, inputs=inputs, exact=0)
 
-    def _part(self, x: str, at: str, joint: FusedWeight) -> str:
-        """The product with one part of a joint weight: all parts' when the first is asked for."""
+    def _part(self, x: str, at: str, fused_weight: FusedWeight) -> str:
+        """The product with one part of a fused weight; the first call emits the product of all parts."""
         if at not in self._emitted:
-            whole = joint.name.removesuffix(".weight")
-            parts = [name.removesuffix(".weight") for name in joint.rows]
+            whole = fused_weight.name.removesuffix(".weight")
+            parts = [name.removesuffix(".weight") for name in fused_weight.rows]
             biases = [self._float_weight(f"{part}.bias") for part in parts if self._has(f"{part}.bias")]
             bias = self.node("Concat", biases, f"{whole}.bias", axis=0) if biases else None
-            product = self._product(x, whole, self.layouts[joint.name], bias)
-            sizes = self.i64(f"rows/{list(joint.rows.values())}", list(joint.rows.values()))
+            product = self._product(x, whole, self.layouts[fused_weight.name], bias)
+            sizes = self.i64(f"rows/{list(fused_weight.rows.values())}", list(fused_weight.rows.values()))
             self.node("Split", [product, sizes], parts[0], "", parts[1:], axis=-1)
             self._splits[tuple(parts)] = product, self._nodes[-1]
             self._emitted.update(parts)
@@ -184,7 +184,9 @@ class OnnxOps:
             inputs += [""] * (_ATTENTION_BIAS - len(inputs)) + [self._alibi(spec)]
         if spec.sinks:
             inputs += [""] * (_HEAD_SINK - len(inputs)) + [self._float_weight(sinks_name(layer))]
-        limits: dict[str, int | float] = {} if spec.window is None else {"local_window_size": spec.window}
+        limits: dict[str, int | float] = (
+            {} if spec.sliding_window is None else {"local_window_size": spec.sliding_window}
+        )
         if spec.softcap is not None:
             limits["softcap"] = spec.softcap
         return self.node(
@@ -299,16 +301,18 @@ class OnnxOps:
         """ALiBi's bias, float32 `[1, H, T, S]`: each head's slope times the key's distance from the last; shared by layers."""
         name = f"alibi/{spec.num_heads}"
         if name not in self._emitted:
-            total, zero, one = self._width("attention_mask"), self.i64("zero", 0), self.i64("one", 1)
-            keys = self.node("Range", [zero, total, one], f"{name}/keys")
-            distances = self.node("Sub", [keys, self.node("Sub", [total, one], f"{name}/last")], f"{name}/distances")
+            total, zero, i64_one = self._width("attention_mask"), self.i64("zero", 0), self.i64("one", 1)
+            keys = self.node("Range", [zero, total, i64_one], f"{name}/keys")
+            distances = self.node(
+                "Sub", [keys, self.node("Sub", [total, i64_one], f"{name}/last")], f"{name}/distances"
+            )
             distances = self.node("Cast", [distances], f"{name}/distances_float", to=_FLOAT)
             slopes = self.f32(f"{name}/slopes", np.array(spec.slopes(), np.float32).reshape(1, -1, 1, 1))
             bias = self.node("Mul", [distances, slopes], f"{name}/row")
             tokens = self.node("Unsqueeze", [self._width("input_ids"), self.i64("axis0", [0])], f"{name}/tokens")
             ones = self.i64("ones2", [1, 1])
-            target = self.node("Concat", [ones, tokens, self.i64("one1", [1])], f"{name}/shape", axis=0)
-            self._emitted.add(self.node("Expand", [bias, target], name))
+            bias_shape = self.node("Concat", [ones, tokens, self.i64("one1", [1])], f"{name}/shape", axis=0)
+            self._emitted.add(self.node("Expand", [bias, bias_shape], name))
         return name
 
     def positions(self) -> str:
@@ -343,7 +347,7 @@ class OnnxOps:
         """cos and sin `[max_position_embeddings, dim / 2]`, shared by all layers with the same rope."""
         if rope not in self.rotations:
             names = f"rope{len(self.rotations)}/cos", f"rope{len(self.rotations)}/sin"
-            for name, table in zip(names, rope.tables(self._config.max_position_embeddings), strict=True):
+            for name, table in zip(names, rope.cos_sin(self._config.max_position_embeddings), strict=True):
                 self.file.write(name, _FLOAT, table.shape, table)
             self.rotations[rope] = names
         return self.rotations[rope]

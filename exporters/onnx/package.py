@@ -8,7 +8,7 @@ from ovround import __version__
 from ovround.errors import ArchitectureError
 from ovround.exporters.exporter import Weight
 from ovround.exporters.native_parts import fits_operator
-from ovround.exporters.onnx.external_data import GRAPH_FILE, JOINT, WEIGHTS_FILE, DataFile
+from ovround.exporters.onnx.external_data import FUSED_KEY, GRAPH_FILE, WEIGHTS_FILE, DataFile
 from ovround.exporters.onnx.fused import FusedWeight, fuse, fused_weights, to_metadata
 from ovround.exporters.onnx.genai_config import write_genai_config
 from ovround.exporters.onnx.matmul_nbits import Layout, write_weight
@@ -84,7 +84,7 @@ class OnnxExporter:
         )
         model = ops.model(self._decoder.logits(ops, ops.input_ids), __version__)
         if self._fused:
-            model.metadata_props.add(key=JOINT, value=to_metadata(self._fused))
+            model.metadata_props.add(key=FUSED_KEY, value=to_metadata(self._fused))
         self._file.close()
         (self.folder / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
         copy_model_files(self._source, self.folder, self._decoder.config.max_position_embeddings)

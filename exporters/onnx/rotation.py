@@ -18,12 +18,12 @@ _MICROSOFT = "com.microsoft"
 def rotated(ops: OnnxOps, x: str, rope: Rope, heads: int) -> str:
     """`[B, T, heads * D]` turned by its own operator, where GroupQueryAttention cannot."""
     if rope.follows_length:
-        positions, tables = _computed(ops, rope)
+        positions, cos_sin = _computed(ops, rope)
     else:
-        positions, tables = ops.positions(), ops.rotation(rope)
+        positions, cos_sin = ops.positions(), ops.rotation(rope)
     return ops.node(
         "RotaryEmbedding",
-        [x, positions, *tables],
+        [x, positions, *cos_sin],
         f"{x}/rope",
         _MICROSOFT,
         num_heads=heads,

@@ -106,9 +106,9 @@ class OpenVINOOps:
         query = self._split_heads(q, spec.num_heads, spec)
         key = self._split_heads(k, spec.num_key_value_heads, spec)
         if spec.rope is not None:
-            tables = self._rotation(spec.rope)
-            query = self._rotate(query, spec, tables, f"{at}.q_rope")
-            key = self._rotate(key, spec, tables, f"{at}.k_rope")
+            cos_sin = self._rotation(spec.rope)
+            query = self._rotate(query, spec, cos_sin, f"{at}.q_rope")
+            key = self._rotate(key, spec, cos_sin, f"{at}.k_rope")
         key = self.append(layer, "key", key)
         value = self.append(layer, "value", self._split_heads(v, spec.num_key_value_heads, spec))
         repeats = spec.num_heads // spec.num_key_value_heads
@@ -175,17 +175,17 @@ class OpenVINOOps:
         """cos and sin `[B, 1, T, dim]` of the position ids, shared by all layers with the same rope."""
         if rope not in self._rotations:
             ones = self.i64("ones2", [1, 1])
-            target = opset.concat([self.batch, ones], 0)
+            batch_shape = opset.concat([self.batch, ones], 0)
             frequencies = self._frequencies(rope, f"rope{len(self._rotations)}")
-            spread = opset.broadcast(frequencies, target, broadcast_spec="BIDIRECTIONAL")
+            spread = opset.broadcast(frequencies, batch_shape, broadcast_spec="BIDIRECTIONAL")
             positions = opset.convert(opset.unsqueeze(self.position_ids, self.i64("axis1", 1)), "f32")
             angles = opset.transpose(opset.matmul(spread, positions, False, False), self.i64("order021", [0, 2, 1]))
             both = opset.concat([angles, angles], -1)
             axis = self.i64("axis1", 1)
-            tables = opset.cos(both), opset.sin(both)
+            cos_sin = opset.cos(both), opset.sin(both)
             if rope.attention_factor != 1:
-                tables = self.scale(tables[0], rope.attention_factor), self.scale(tables[1], rope.attention_factor)
-            self._rotations[rope] = opset.unsqueeze(tables[0], axis), opset.unsqueeze(tables[1], axis)
+                cos_sin = self.scale(cos_sin[0], rope.attention_factor), self.scale(cos_sin[1], rope.attention_factor)
+            self._rotations[rope] = opset.unsqueeze(cos_sin[0], axis), opset.unsqueeze(cos_sin[1], axis)
         return self._rotations[rope]
 
     def _frequencies(self, rope: Rope, at: str) -> ov.Node:
@@ -205,18 +205,18 @@ class OpenVINOOps:
         exponents = self.f32(f"{at}/exponents", rope.stretch_exponents().reshape(1, -1, 1))
         return opset.multiply(plain, opset.power(stretch, exponents))
 
-    def _rotate(self, x: ov.Node, spec: Attention, tables: tuple[ov.Node, ov.Node], name: str) -> ov.Node:
+    def _rotate(self, x: ov.Node, spec: Attention, cos_sin: tuple[ov.Node, ov.Node], name: str) -> ov.Node:
         """The first features of `[B, H, T, D]` turned: feature j with feature j + dim / 2."""
         dim = spec.rope.dim if spec.rope else 0
         if dim == spec.head_dim:
-            return named(self._turned(x, dim // 2, tables), name)
-        turned = self._turned(self._features(x, 0, dim), dim // 2, tables)
+            return named(self._turned(x, dim // 2, cos_sin), name)
+        turned = self._turned(self._features(x, 0, dim), dim // 2, cos_sin)
         return named(opset.concat([turned, self._features(x, dim, spec.head_dim)], -1), name)
 
-    def _turned(self, x: ov.Node, half: int, tables: tuple[ov.Node, ov.Node]) -> ov.Node:
+    def _turned(self, x: ov.Node, half: int, cos_sin: tuple[ov.Node, ov.Node]) -> ov.Node:
         first, second = self._features(x, 0, half), self._features(x, half, None)
         turned = opset.concat([opset.multiply(second, self.f32("minus_one", [[[[-1.0]]]])), first], -1)
-        return opset.add(opset.multiply(x, tables[0]), opset.multiply(turned, tables[1]))
+        return opset.add(opset.multiply(x, cos_sin[0]), opset.multiply(turned, cos_sin[1]))
 
     def _features(self, x: ov.Node, start: int, end: int | None) -> ov.Node:
         """Features `start` to `end` of `[B, H, T, D]`."""
@@ -241,7 +241,7 @@ class OpenVINOOps:
         self.sinks.append(opset.assign(named(value, state.present(layer)), self._variable(layer, state)))
 
     def append(self, layer: int, name: str, fresh: ov.Node) -> ov.Node:
-        """The state's past with `fresh` behind it, along the axis that grows; also the next step's past."""
+        """The state's past followed by `fresh` along the axis that grows; it is also the next step's past."""
         grows = self._states[layer, name].grows
         grown = opset.concat([self.past(layer, name), fresh], 1 + (grows or 0))
         self.keep(layer, name, grown)
@@ -253,16 +253,16 @@ class OpenVINOOps:
     def real_tokens(self) -> ov.Node:
         """Which of this step's tokens are no padding, boolean `[B, T]`; a state must not change at padding."""
         tokens = opset.multiply(self.axis_size(self.input_ids, 1), self.i64("minus_one1", [-1]))
-        end, one = self.i64("feature/None", [2**31 - 1]), self.i64("one1", [1])
-        return opset.convert(opset.slice(self.attention_mask, tokens, end, one, one), "boolean")
+        end, i64_one = self.i64("feature/None", [2**31 - 1]), self.i64("one1", [1])
+        return opset.convert(opset.slice(self.attention_mask, tokens, end, i64_one, i64_one), "boolean")
 
     def _repeat_heads(self, x: ov.Node, repeats: int, spec: Attention) -> ov.Node:
         """`[B, H_kv, S, D]` -> `[B, H, S, D]`, each key/value head beside itself."""
         heads, size = spec.num_key_value_heads, spec.head_dim
         wide = opset.unsqueeze(x, self.i64("axis2", 2))
         head = self.i64(f"repeat/{heads}x{repeats}", [heads, repeats])
-        target = opset.concat([self.batch, head, self.axis_size(x, 2), self.i64(f"size/{size}", [size])], 0)
-        wide = opset.broadcast(wide, target, broadcast_spec="BIDIRECTIONAL")
+        repeated_shape = opset.concat([self.batch, head, self.axis_size(x, 2), self.i64(f"size/{size}", [size])], 0)
+        wide = opset.broadcast(wide, repeated_shape, broadcast_spec="BIDIRECTIONAL")
         return opset.reshape(wide, self.i64(f"repeated/{heads * repeats}x{size}", [0, heads * repeats, -1, size]), True)
 
     def _mask(self, spec: Attention) -> ov.Node:
@@ -270,15 +270,15 @@ class OpenVINOOps:
 
         `MASKED` where a query may not look, else 0 or ALiBi's bias.
         """
-        kind = spec.window, spec.num_heads if spec.alibi else None
+        kind = spec.sliding_window, spec.num_heads if spec.alibi else None
         if kind not in self._masks:
-            allowed = self._causal() if spec.window is None else self._within_window(spec.window)
+            allowed = self._causal() if spec.sliding_window is None else self._within_window(spec.sliding_window)
             masked = self.f32("masked", MASKED)
             if spec.alibi:
                 self._masks[kind] = opset.select(opset.logical_not(allowed), masked, self._alibi(spec))
             else:
                 self._masks[kind] = opset.select(allowed, self.f32("zero", 0.0), masked)
-            if spec.window is not None:
+            if spec.sliding_window is not None:
                 ends = self.i64("index3", [3])
                 self._masks[kind] = opset.slice(
                     self._masks[kind],
@@ -308,11 +308,11 @@ class OpenVINOOps:
 
     def _indices(self) -> tuple[ov.Node, ov.Node]:
         """Places in the padded batch: of keys, i64 `[1, 1, 1, S]`, and of queries, `[1, 1, T, 1]`."""
-        zero, one = self.i64("scalar0", 0), self.i64("scalar1", 1)
+        zero, i64_one = self.i64("scalar0", 0), self.i64("scalar1", 1)
         tokens = opset.squeeze(self.axis_size(self.input_ids, 1), self.i64("axis0", 0))
         total = self._total()
-        keys = opset.range(zero, total, one, "i64")
-        queries = opset.range(opset.subtract(total, tokens), total, one, "i64")
+        keys = opset.range(zero, total, i64_one, "i64")
+        queries = opset.range(opset.subtract(total, tokens), total, i64_one, "i64")
         return (
             opset.unsqueeze(keys, self.i64("axes012", [0, 1, 2])),
             opset.unsqueeze(queries, self.i64("axes013", [0, 1, 3])),
@@ -326,14 +326,14 @@ class OpenVINOOps:
         keys, queries = self._indices()
         return opset.logical_and(opset.less_equal(keys, queries), self._real())
 
-    def _within_window(self, window: int) -> ov.Node:
+    def _within_window(self, sliding_window: int) -> ov.Node:
         """The operators of transformers' own mask as optimum-intel exports it.
 
-        OpenVINO's pass to paged attention drops every mask, and reads the window off this one shape
-        (gpt_oss_sliding_window_pattern); of any other, openvino_genai would attend to the whole text without a word.
+        OpenVINO's pass to paged attention drops every mask, and reads the window from this one shape
+        (gpt_oss_sliding_window_pattern); with any other shape, openvino_genai would silently attend to the whole text.
         """
         keys, queries = self._indices()
-        inside = opset.greater(keys, opset.add(queries, self.i64(f"window/{window}", -window)))
+        inside = opset.greater(keys, opset.add(queries, self.i64(f"window/{sliding_window}", -sliding_window)))
         every = opset.convert(self.i64("scalar1", 1), "boolean")
         allowed = opset.bitwise_and(opset.bitwise_and(every, inside), opset.less_equal(keys, queries))
         allowed = opset.bitwise_and(opset.bitwise_and(every, allowed), self._real())

@@ -20,10 +20,10 @@ from ovround.record import load_json, read_record
 
 MANIFEST = "ovround.json"
 FORMAT_VERSION = 1
-TARGETS = ("openvino", "onnx")
+ENGINE_FORMATS = ("openvino", "onnx")
 CHECKPOINT_FORMATS = ("auto_round", "gptq", "awq", "compressed-tensors", "olive", "aqlm")
-CODEBOOK_FORMATS = ("aqlm", *TARGETS)  # whose exporters take a CodebookTensor
-FORMATS = (*TARGETS, *CHECKPOINT_FORMATS)
+CODEBOOK_FORMATS = ("aqlm", *ENGINE_FORMATS)  # whose exporters take a CodebookTensor
+FORMATS = (*ENGINE_FORMATS, *CHECKPOINT_FORMATS)
 _CHUNK_BYTES = 1 << 22
 _AGAIN = "convert again, or copy the folder again"
 

@@ -50,7 +50,7 @@ EXPERT_GROUP = Rule(
 )  # fmt: skip
 ROUTER = Rule(
     "quantised-router", "note", (CPU, GPU),
-    "a router is quantised, as NNCF does where it is not told otherwise: tokens may go to other experts",
+    "a router is quantised, as NNCF does by default: tokens may go to other experts",
     "leave it in float, as `ovround convert` does; or NNCF's ignored scope",
 )  # fmt: skip
 U2_GPU = Rule("u2-gpu", "slow", (GPU,), "2-bit weights run by a reference kernel", "4 bits for a GPU")
@@ -87,7 +87,7 @@ BF16_CHAIN = Rule(
     "decode in f16",
 )
 NPU_GRID = Rule(
-    "npu-grid", "slow", (NPU,), "an NPU runs symmetric 4-bit weights in groups of 128 or whole rows, and symmetric 8-bit ones",
+    "npu-scheme", "slow", (NPU,), "an NPU runs symmetric 4-bit weights in groups of 128 or whole rows, and symmetric 8-bit ones",
     "ovround convert MODEL OUT --sym --group-size 128 (or -1)",
 )  # fmt: skip
 SCALE_FACTOR = Rule(

@@ -239,26 +239,26 @@ def _blocks(rows: Bytes, size: int) -> Bytes:
     return rows.reshape(len(rows), -1, size)
 
 
-def _joined(codes: Bytes) -> Bytes:
+def _by_row(codes: Bytes) -> Bytes:
     return np.ascontiguousarray(codes.reshape(len(codes), -1))
 
 
 def _q4_0(rows: Bytes) -> GroupedLevels:
     blocks = _blocks(rows, 18)
     scales = _halves(blocks, 0)
-    return _joined(_nibbles(blocks[..., 2:])), scales, np.full_like(scales, 8)
+    return _by_row(_nibbles(blocks[..., 2:])), scales, np.full_like(scales, 8)
 
 
 def _q8_0(rows: Bytes) -> GroupedLevels:
     blocks = _blocks(rows, 34)
     scales = _halves(blocks, 0)
-    return _joined(blocks[..., 2:] + np.uint8(128)), scales, np.full_like(scales, 128)
+    return _by_row(blocks[..., 2:] + np.uint8(128)), scales, np.full_like(scales, 128)
 
 
 def _q4_1(rows: Bytes) -> GroupedLevels:
     blocks = _blocks(rows, 20)
     scales = _halves(blocks, 0)
-    return _joined(_nibbles(blocks[..., 4:])), scales, _steps(-_halves(blocks, 2), scales)
+    return _by_row(_nibbles(blocks[..., 4:])), scales, _steps(-_halves(blocks, 2), scales)
 
 
 def _q6_k(rows: Bytes) -> GroupedLevels:
@@ -270,7 +270,7 @@ def _q6_k(rows: Bytes) -> GroupedLevels:
     codes = (low | pairs << np.uint8(4)) + np.uint8(128 - 32)
     scales = blocks[..., 192:208].view(np.int8).astype(np.float32) * _halves(blocks, 208)[..., None]
     scales = scales.reshape(len(rows), -1)
-    return _joined(codes), scales, np.full_like(scales, 128)
+    return _by_row(codes), scales, np.full_like(scales, 128)
 
 
 def _q4_k_scales(blocks: Bytes) -> tuple[Bytes, Bytes]:
@@ -287,7 +287,7 @@ def _q4_k(rows: Bytes) -> GroupedLevels:
     factors, _ = _q4_k_scales(blocks)
     scales = (factors * _halves(blocks, 0)[..., None]).reshape(len(rows), -1)
     codes = _nibbles(blocks[..., 16:].reshape(*blocks.shape[:2], 4, 32))
-    return _joined(codes), scales, _steps(_minimum(rows, "Q4_K"), scales)
+    return _by_row(codes), scales, _steps(_minimum(rows, "Q4_K"), scales)
 
 
 def _q2_k(rows: Bytes) -> GroupedLevels:
@@ -296,7 +296,7 @@ def _q2_k(rows: Bytes) -> GroupedLevels:
     scales = ((blocks[..., :16] & 15) * _halves(blocks, 80)[..., None]).reshape(len(rows), -1)
     packed = blocks[..., 16:80].reshape(*blocks.shape[:2], 2, 1, 32)
     codes = packed >> np.array([0, 2, 4, 6], np.uint8)[:, None] & np.uint8(3)
-    return _joined(codes), scales, _steps(_minimum(rows, "Q2_K"), scales)
+    return _by_row(codes), scales, _steps(_minimum(rows, "Q2_K"), scales)
 
 
 def _minimum(rows: Bytes, kind: str) -> NDArray[np.float32]:

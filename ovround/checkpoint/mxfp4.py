@@ -34,9 +34,9 @@ class Mxfp4Checkpoint(Checkpoint):
     def tensors(self) -> dict[str, TensorInfo]:
         infos = {name: info for file in self.files for name, info in file.tensors.items()}
         for name in [name for name in infos if name.endswith(BLOCKS)]:
-            joint = name.removesuffix(BLOCKS)
-            if joint + SCALES in infos and joint not in infos:
-                infos[joint] = _unpacked(joint, infos.pop(name), infos.pop(joint + SCALES))
+            stacked_name = name.removesuffix(BLOCKS)
+            if stacked_name + SCALES in infos and stacked_name not in infos:
+                infos[stacked_name] = _unpacked(stacked_name, infos.pop(name), infos.pop(stacked_name + SCALES))
         return infos
 
     def read(self, name: str, index: int | None = None) -> FloatTensor:

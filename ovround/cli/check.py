@@ -22,7 +22,7 @@ def command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Look for what makes PATH slow, wrong or unreadable on an engine; exit status 1 where something fails or is wrong."""
+    """Find what makes PATH slow, wrong or unreadable on an engine; exit status 1 if something fails or is wrong."""
     from ovround.check import ENGINES, check_folder
     from ovround.checkpoint import locate
     from ovround.cli.printing import print_json
@@ -30,15 +30,15 @@ def command(
 
     if engine is not None and engine not in ENGINES:
         raise UsageError(f"engine is `{engine}`; allowed: {', '.join(ENGINES)}")
-    found = check_folder(locate(path), engine)
+    findings = check_folder(locate(path), engine)
     if json:
-        print_json({"path": path, "findings": [dataclasses.asdict(finding) for finding in found]})
+        print_json({"path": path, "findings": [dataclasses.asdict(finding) for finding in findings]})
     else:
-        for finding in found:
+        for finding in findings:
             more = f" and {finding.count - 1} more" if finding.count > 1 else ""
             typer.echo(
                 f"{finding.severity}: {finding.engine}: {finding.what}\n  at: {finding.where}{more}\n  fix: {finding.fix}"
             )
-        typer.echo(f"{len(found)} findings" if found else "nothing found")
-    if any(finding.severity in ("fails", "wrong") for finding in found):
+        typer.echo(f"{len(findings)} findings" if findings else "nothing found")
+    if any(finding.severity in ("fails", "wrong") for finding in findings):
         raise typer.Exit(1)

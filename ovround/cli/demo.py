@@ -44,12 +44,12 @@ def command(
             with ProgressDisplay() as display:
                 conversion = convert("demo", folder, options, display)
             size = sum(weight.size_bytes for weight in conversion.manifests[0].weights)
-            for target in conversion.folders:
-                (score,) = evaluate_model(str(target), held_out, reference="demo", context=_SEQLEN)
-                speed = bench(target, prompt_tokens=64, new_tokens=32, repeat=3)
+            for converted in conversion.folders:
+                (score,) = evaluate_model(str(converted), held_out, reference="demo", context=_SEQLEN)
+                speed = bench(converted, prompt_tokens=64, new_tokens=32, repeat=3)
                 rows.append(
                     {
-                        "weights": name, "engine": target.name, "weight_bytes": size, "perplexity": score.perplexity,
+                        "weights": name, "engine": converted.name, "weight_bytes": size, "perplexity": score.perplexity,
                         "kl_nats": score.kl_nats, "top1_agreement": score.top1_agreement,
                         "time_to_first_token_s": speed.time_to_first_token_median_s,
                         "time_per_output_token_s": speed.time_per_output_token_median_s,

@@ -18,13 +18,13 @@ def command(json: Json = False) -> None:
     from ovround.limits import LIMITS
     from ovround.runtime.devices import devices, machine
 
-    found, host = devices(), machine()
+    found_devices, host = devices(), machine()
     if json:
         print_json(
             {
                 "ovround": ovround.__version__,
                 "machine": dataclasses.asdict(host),
-                "devices": [dataclasses.asdict(one) for one in found],
+                "devices": [dataclasses.asdict(device) for device in found_devices],
                 "limits": dataclasses.asdict(LIMITS),
             }
         )
@@ -35,11 +35,14 @@ def command(json: Json = False) -> None:
         if isinstance(value, dict):
             value = ", ".join(f"{name} {version}" for name, version in value.items())
         elif isinstance(value, (tuple, list)):
-            value = ", ".join(str(one) for one in value)
+            value = ", ".join(str(item) for item in value)
         typer.echo(f"{field.name}: {value}")
     print_table(
         ["engine", "device", "name", "available", "note"],
-        [[one.engine, one.device, one.full_name, "yes" if one.available else "no", one.note or ""] for one in found],
+        [
+            [device.engine, device.device, device.full_name, "yes" if device.available else "no", device.note or ""]
+            for device in found_devices
+        ],
     )
     bounds = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(LIMITS).items())
     typer.echo(f"limits: {bounds}")

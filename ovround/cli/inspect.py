@@ -35,7 +35,7 @@ def command(
         check_files(folder, manifest, contents=check)
         _converted(folder, manifest, checked=check, json=json)
         return
-    inner = sorted(one.name for one in folder.iterdir() if (one / MANIFEST).is_file()) if folder.is_dir() else []
+    inner = sorted(entry.name for entry in folder.iterdir() if (entry / MANIFEST).is_file()) if folder.is_dir() else []
     if inner:
         raise UsageError(
             f"`{folder}` holds {len(inner)} converted folders", hint=f"ovround inspect {folder / inner[0]}"

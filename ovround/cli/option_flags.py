@@ -28,14 +28,22 @@ def flag_parameters(record: type, only: Iterable[str] = ()) -> list[inspect.Para
 def with_flags(command: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> None:
     """Give the command the parameters in place of its `**options`, as Typer looks for them."""
     own = [
-        one for one in inspect.signature(command).parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD
+        parameter
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]
     hints = inspect.get_annotations(command, eval_str=True)
-    own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[one.name]) for one in own]
-    first = [one for one in own if one.default is inspect.Parameter.empty]
-    signature = [*first, *parameters, *(one for one in own if one.default is not inspect.Parameter.empty)]
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name]) for parameter in own
+    ]
+    first = [parameter for parameter in own if parameter.default is inspect.Parameter.empty]
+    signature = [
+        *first,
+        *parameters,
+        *(parameter for parameter in own if parameter.default is not inspect.Parameter.empty),
+    ]
     command.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
-    command.__annotations__ = {one.name: one.annotation for one in signature} | {"return": None}
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in signature} | {"return": None}
 
 
 def options_from(given: Mapping[str, Any], record: type[ConvertOptions] = ConvertOptions) -> ConvertOptions:

@@ -23,7 +23,7 @@ def print_plan(plan: Plan, allocation: BitAllocation | None) -> None:
             short = match[3].rpartition(".")[2].removesuffix(_SUFFIX)
             blocks.setdefault(int(match[2]), {})[short] = scheme.bits if isinstance(scheme, QuantScheme) else FLOAT_BITS
     columns = list(dict.fromkeys(short for bits in blocks.values() for short in bits))
-    print_table(["block", *columns], [[n, *(bits.get(one, "") for one in columns)] for n, bits in blocks.items()])
+    print_table(["block", *columns], [[n, *(bits.get(column, "") for column in columns)] for n, bits in blocks.items()])
     if allocation is not None:
         typer.echo(
             f"budget {_shown(allocation, allocation.wanted)}: {_shown(allocation, allocation.reached)} reached; "

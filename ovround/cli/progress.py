@@ -68,7 +68,7 @@ class ProgressDisplay:
         if progress.stage in _OVER_ALL:
             bar.update(
                 self._task if self._task is not None else bar.add_task(""), total=progress.steps,
-                completed=progress.step, description=_told(progress),
+                completed=progress.step, description=_description(progress),
             )  # fmt: skip
             return
         if progress.stage == "codebooks":
@@ -78,7 +78,7 @@ class ProgressDisplay:
             bar.update(self._task, completed=progress.block, description=at)
             return
         if progress.stage != "quantise":
-            bar.print(f"[dim]{_told(progress)}", highlight=False)
+            bar.print(f"[dim]{_description(progress)}", highlight=False)
             return
         done = progress.block + (progress.step / progress.steps if progress.steps else 0)
         loss = f" loss {progress.loss_after:.4g}" if progress.steps and progress.loss_after is not None else ""
@@ -89,7 +89,7 @@ class ProgressDisplay:
         bar.update(self._task, completed=done, description=text)
 
     def _line(self, progress: Progress) -> None:
-        text = _told(progress)
+        text = _description(progress)
         if progress.stage == "quantise":
             now = time.monotonic()
             left = (now - self._quantising_since) / self._quantised * (progress.blocks - progress.block)
@@ -105,7 +105,7 @@ class ProgressDisplay:
             print(text, file=sys.stderr, flush=True)
 
 
-def _told(progress: Progress) -> str:
+def _description(progress: Progress) -> str:
     if progress.stage == "resume":
         return f"block {progress.block}/{progress.blocks}  finished by an earlier run"
     if progress.stage in _OVER_ALL:

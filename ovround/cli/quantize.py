@@ -20,4 +20,7 @@ def command(**given: Any) -> None:
     convert.command(formats=["aqlm" if given["codebooks"] else FORMAT], **given)
 
 
-with_flags(command, [one for name, one in inspect.signature(convert.command).parameters.items() if name != "formats"])
+with_flags(
+    command,
+    [parameter for name, parameter in inspect.signature(convert.command).parameters.items() if name != "formats"],
+)

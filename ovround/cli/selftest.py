@@ -32,12 +32,12 @@ def command(
         from ovround.runtime.hpu.selftest import selftest
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "convert") from error
-    found = []
+    checks = []
     for check in selftest(folder, device.lower()):
-        found.append(check)
+        checks.append(check)
         if not json:
             typer.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.seen}")
     if json:
-        print_json({"device": device.lower(), "checks": [dataclasses.asdict(check) for check in found]})
-    if not all(check.passed for check in found):
+        print_json({"device": device.lower(), "checks": [dataclasses.asdict(check) for check in checks]})
+    if not all(check.passed for check in checks):
         raise typer.Exit(1)

@@ -1,7 +1,7 @@
 """Any architecture without a file of ours: an OpenVINO IR folder, as optimum-intel exports, whose weights NNCF compresses.
 
 The output is the artifact that `convert` writes, with manifest and verification. With the recipe `rtn` no text is needed;
-every other recipe runs NNCF's AWQ and scale estimation on the calibration windows. Embedding and head get 8 bits, as NNCF
+every other recipe runs NNCF's AWQ and scale estimation on the calibration samples. Embedding and head get 8 bits, as NNCF
 does by default. NNCF holds the whole model in memory.
 """
 
@@ -41,7 +41,7 @@ MODEL = "openvino_model.xml"
 BITS = (4, 8)
 _TOKENIZERS = tuple(f"openvino_{kind}.{end}" for kind in ("tokenizer", "detokenizer") for end in ("xml", "bin"))
 _LOW_BITS = {"u4": 4, "i4": 4, "u8": 8, "i8": 8}
-_MOST_WINDOWS, _MOST_TOKENS = 128, 512  # NNCF's subset_size by default; statistics, not gradients
+_MOST_SAMPLES, _MOST_TOKENS = 128, 512  # NNCF's subset_size by default; statistics, not gradients
 
 Constants = dict[str, Any]
 
@@ -56,19 +56,19 @@ class _Compressed:
 
     def digest(self) -> str:
         """sha256 of types, shapes and bytes."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for part in (self.codes, self.scale, self.zero_point):
             if part is not None:
-                found.update(f"{part.get_element_type()} {list(part.get_output_shape(0))}".encode())
-                found.update(np.ascontiguousarray(part.data).data)
-        return found.hexdigest()
+                digest.update(f"{part.get_element_type()} {list(part.get_output_shape(0))}".encode())
+                digest.update(np.ascontiguousarray(part.data).data)
+        return digest.hexdigest()
 
     def values(self) -> NDArray[np.float32]:
         """What the codes stand for, in their own shape."""
         codes = self.codes.get_data(dtype=np.float32)
         zero = 0.0 if self.zero_point is None else self.zero_point.get_data(dtype=np.float32)
-        found: NDArray[np.float32] = (codes - zero) * self.scale.get_data(dtype=np.float32)
-        return found
+        values: NDArray[np.float32] = (codes - zero) * self.scale.get_data(dtype=np.float32)
+        return values
 
 
 def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_progress: OnProgress) -> Manifest:
@@ -96,18 +96,18 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
         )
     if _compressed(model):
         raise CheckpointError(f"`{folder}` is compressed already", hint="export it with --weight-format fp16")
-    windows = None
+    samples = None
     if options.tunes:
         limited = options if options.seqlen else replace(options, seqlen=min(context, _MOST_TOKENS))
         vocab_size = model.output("logits").get_partial_shape()[2].get_length()
-        windows = calibrate(tokenizer, limited, context, vocab_size).samples[:_MOST_WINDOWS]
+        samples = calibrate(tokenizer, limited, context, vocab_size).samples[:_MOST_SAMPLES]
     with output_lock(out):
         on_progress(Progress("check"))
         check_space(out, needed := weights_file.stat().st_size)
-        sources = {one.name: sha256_file(one) for one in (folder / MODEL, weights_file, folder / "config.json")}
+        sources = {file.name: sha256_file(file) for file in (folder / MODEL, weights_file, folder / "config.json")}
         originals = {node.get_friendly_name(): node for node in model.clone().get_ops() if _is_constant(node)}
         on_progress(Progress("quantise", 0, 1))
-        model = _nncf(model, options, windows, inputs)
+        model = _nncf(model, options, samples, inputs)
         records = _records(_compressed(model), originals)
         del originals
         with atomic_folder(out, needed_bytes=needed) as work:
@@ -125,7 +125,7 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
                 model_type=str(config.get("model_type", "unknown")),
                 source_files=sources,
                 options=options.as_json(),
-                versions={one: version(one) for one in ("openvino", "nncf", "numpy")},
+                versions={package: version(package) for package in ("openvino", "nncf", "numpy")},
                 weights=records,
             )
             (work / "README.md").write_text(model_card(manifest, folder), encoding="utf-8")
@@ -139,14 +139,14 @@ def _check_options(options: ConvertOptions) -> None:
         raise UsageError(f"bits is {options.bits}; NNCF compresses an OpenVINO IR to 4 or 8", hint="--bits 4")
     for entry in changed(options):
         if "ir" not in entry.option.sources:
-            taken = [one.label for one in declared(ConvertOptions) if "ir" in one.option.sources]
+            taken = [option.label for option in declared(ConvertOptions) if "ir" in option.option.sources]
             raise UsageError(
                 f"{entry.label} has no meaning for an OpenVINO IR, which NNCF compresses",
                 hint=f"allowed: {', '.join(taken)}",
             )
 
 
-def _nncf(model: ov.Model, options: ConvertOptions, windows: NDArray[np.int64] | None, inputs: set[str]) -> ov.Model:
+def _nncf(model: ov.Model, options: ConvertOptions, samples: NDArray[np.int64] | None, inputs: set[str]) -> ov.Model:
     with contextlib.redirect_stdout(sys.stderr):  # where NNCF would draw its tables and bars
         import nncf
 
@@ -155,9 +155,9 @@ def _nncf(model: ov.Model, options: ConvertOptions, windows: NDArray[np.int64] |
         settings: dict[str, Any] = {"mode": nncf.CompressWeightsMode[f"INT{options.bits}_{kind}"]}
         if options.bits == 4:
             settings |= {"group_size": options.group_size, "ratio": 1.0}
-            if windows is not None:
-                dataset = nncf.Dataset(list(windows), partial(_inputs, inputs=inputs))
-                settings |= {"dataset": dataset, "subset_size": len(windows), "awq": True, "scale_estimation": True}
+            if samples is not None:
+                dataset = nncf.Dataset(list(samples), partial(_inputs, inputs=inputs))
+                settings |= {"dataset": dataset, "subset_size": len(samples), "awq": True, "scale_estimation": True}
         try:
             return nncf.compress_weights(model, **settings)
         except (nncf.errors.InternalError, nncf.errors.ValidationError, nncf.errors.InvalidGroupSizeError) as error:
@@ -165,7 +165,7 @@ def _nncf(model: ov.Model, options: ConvertOptions, windows: NDArray[np.int64] |
 
 
 def _inputs(row: NDArray[np.int64], inputs: set[str]) -> dict[str, NDArray[Any]]:
-    """What the model is given for one window `[T]`."""
+    """The model inputs for one sample `[T]`."""
     ids = row[None]
     every: dict[str, NDArray[Any]] = {
         "input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(len(row))[None],
@@ -194,7 +194,7 @@ def _records(compressed: dict[str, _Compressed], originals: Constants) -> tuple[
         original = originals[name].get_data(dtype=np.float32)
         values = weight.values().reshape(original.shape)
         norm = float(np.linalg.norm(original))
-        parts = [one for one in (weight.codes, weight.scale, weight.zero_point) if one is not None]
+        parts = [part for part in (weight.codes, weight.scale, weight.zero_point) if part is not None]
         kind = weight.codes.get_element_type().get_type_name()
         records.append(
             WeightRecord(
@@ -203,7 +203,7 @@ def _records(compressed: dict[str, _Compressed], originals: Constants) -> tuple[
                 _LOW_BITS[kind],
                 values.size // int(np.prod(weight.scale.get_output_shape(0))),
                 weight.zero_point is None,
-                sum(one.data.nbytes for one in parts),
+                sum(part.data.nbytes for part in parts),
                 weight.digest(),
                 float(np.linalg.norm(original - values)) / norm if norm else 0.0,
             )

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact.manifest import TARGETS
+from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.artifact.output_folder import write_atomically
 from ovround.errors import OutputError, UsageError
 from ovround.tensors.qtensor import BITS, GROUP_SIZES
@@ -54,18 +54,22 @@ class LatencyTable:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION or self.format not in TARGETS or self.group_size not in GROUP_SIZES:
+        if (
+            self.format_version != FORMAT_VERSION
+            or self.format not in ENGINE_FORMATS
+            or self.group_size not in GROUP_SIZES
+        ):
             raise ValueError(f"format {self.format_version}, for {self.format}, groups of {self.group_size}")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
 
     def milliseconds(self, name: str, shape: tuple[int, ...], scheme: QuantScheme | None, source: Path) -> float:
-        """Of module `name` on the grid `scheme`; raises UsageError naming what `source`, this table's file, lacks."""
+        """The time of module `name` with `scheme`; raises UsageError naming what `source`, the file of this table, lacks."""
         if scheme is not None and (scheme.group_size, scheme.symmetric) != (self.group_size, self.symmetric):
             raise UsageError(
-                f"latency table `{source}` was measured with {_grid(self.group_size, self.symmetric)}; "
-                f"`{name}` has {_grid(scheme.group_size, scheme.symmetric)}",
+                f"latency table `{source}` was measured with {_scheme_words(self.group_size, self.symmetric)}; "
+                f"`{name}` has {_scheme_words(scheme.group_size, scheme.symmetric)}",
                 hint="measure one with the same --group-size and --sym/--asym",
             )
         bits = FLOAT_BITS if scheme is None else scheme.bits
@@ -111,6 +115,6 @@ def check_table_path(path: Path) -> None:
             raise OutputError(f"`{path}` exists and is no latency table", hint="choose another file") from None
 
 
-def _grid(group_size: int, symmetric: bool) -> str:
+def _scheme_words(group_size: int, symmetric: bool) -> str:
     groups = "one group a row" if group_size == -1 else f"groups of {group_size}"
     return f"{groups}, {'symmetric' if symmetric else 'asymmetric'}"

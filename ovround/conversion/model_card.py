@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact.manifest import TARGETS, Manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, Manifest
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import DeclaredOption, declared, plain
 from ovround.options.tuning_options import TuningOptions
@@ -59,13 +59,13 @@ def model_card(manifest: Manifest, source: Path) -> str:
     engine, snippet, import_line = _ENGINES[manifest.format]
     parts = [
         _front_matter(manifest, source),
-        f"# {manifest.source_name}, {_grid(manifest)}, for {engine}\n",
+        f"# {manifest.source_name}, {_scheme_words(manifest)}, for {engine}\n",
         f"Converted from `{manifest.source_name}` by [ovround](https://pypi.org/project/ovround/) "
         f"{manifest.ovround_version}{_method(manifest)}.\n",
         "## Measured\n\n" + _measured(manifest),
         "## Weights\n\n" + _weights(manifest),
         _made_by(manifest),
-        "## Use\n\n" + _USES[manifest.format in TARGETS],
+        "## Use\n\n" + _USES[manifest.format in ENGINE_FORMATS],
         f"The folder is also read by others:\n\n```python\n{import_line}\n\n{snippet.format(folder='FOLDER')}\n```\n",
     ]
     return "\n".join(parts)
@@ -104,7 +104,7 @@ def _words(entry: DeclaredOption, value: Any) -> list[Any]:
     if entry.switch:
         return [entry.flag.split("/")[0 if value else 1]]
     if entry.repeatable:
-        return [word for one in value for word in (entry.flag, one)]
+        return [word for item in value for word in (entry.flag, item)]
     return [entry.flag, value]
 
 
@@ -122,7 +122,7 @@ def _made_by(manifest: Manifest) -> str:
 
 def _coded(manifest: Manifest) -> str:
     """The codebooks of the weights, such as 2x8, and their vectors; empty where there are none."""
-    coded = Counter((one.codebooks, one.group_size) for one in manifest.weights if one.codebooks)
+    coded = Counter((weight.codebooks, weight.group_size) for weight in manifest.weights if weight.codebooks)
     if not coded:
         return ""
     (codebooks, size), _ = coded.most_common(1)[0]
@@ -152,13 +152,13 @@ def _method(manifest: Manifest) -> str:
     return ", rounded to nearest" if _quantised(manifest) else ""
 
 
-def _grid(manifest: Manifest) -> str:
+def _scheme_words(manifest: Manifest) -> str:
     options = manifest.options
     if _coded(manifest):
         return _coded(manifest)
     if manifest.source_method:
-        grids = Counter((one.bits, one.symmetric) for one in manifest.weights if one.group_size)
-        (bits, symmetric), _ = grids.most_common(1)[0]
+        schemes = Counter((weight.bits, weight.symmetric) for weight in manifest.weights if weight.group_size)
+        (bits, symmetric), _ = schemes.most_common(1)[0]
         return f"{bits} bits, {'symmetric' if symmetric else 'asymmetric'}"
     if options["bits"] == 16:
         return "not quantised"
@@ -186,10 +186,10 @@ def _licence(source: Path) -> str | None:
     card = source / "README.md"
     if not card.is_file():
         return None
-    found = re.search(
+    match = re.search(
         r"\A---\n.*?^license:\s*([\w.-]+)\s*$.*?^---$", card.read_text(encoding="utf-8", errors="replace"), re.M | re.S
     )
-    return found[1] if found else None
+    return match[1] if match else None
 
 
 def _measured(manifest: Manifest) -> str:
@@ -232,13 +232,13 @@ def _weights(manifest: Manifest) -> str:
     kinds: Counter[tuple[int, int, str]] = Counter()
     sizes: Counter[tuple[int, int, str]] = Counter()
     for weight in manifest.weights:
-        grid = "float" if weight.group_size == 0 else "symmetric" if weight.symmetric else "asymmetric"
-        kind = (weight.bits, weight.group_size, weight.codebooks or grid)
+        symmetry = "float" if weight.group_size == 0 else "symmetric" if weight.symmetric else "asymmetric"
+        kind = (weight.bits, weight.group_size, weight.codebooks or symmetry)
         kinds[kind] += 1
         sizes[kind] += weight.size_bytes
     lines = ["| bits | group | grid | tensors | MB |", "|---|---|---|---|---|"]
-    for (bits, group_size, grid), number in sorted(kinds.items()):
+    for (bits, group_size, symmetry), number in sorted(kinds.items()):
         lines.append(
-            f"| {bits} | {group_size or '-'} | {grid} | {number} | {sizes[bits, group_size, grid] / 1e6:.2f} |"
+            f"| {bits} | {group_size or '-'} | {symmetry} | {number} | {sizes[bits, group_size, symmetry] / 1e6:.2f} |"
         )
     return "\n".join(lines) + "\n"

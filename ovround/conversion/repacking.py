@@ -131,9 +131,11 @@ def _check_options(source: PackedCheckpoint, stored: dict[str, QuantScheme], opt
 
 def _contradiction(source: PackedCheckpoint, said: str, module: str, stored: dict[str, QuantScheme]) -> UsageError:
     scheme = stored[module]
-    grid = f"{scheme.bits} bits, group size {scheme.group_size}, {'symmetric' if scheme.symmetric else 'asymmetric'}"
+    scheme_words = (
+        f"{scheme.bits} bits, group size {scheme.group_size}, {'symmetric' if scheme.symmetric else 'asymmetric'}"
+    )
     return UsageError(
-        f"{said}, yet `{module}` of `{source.folder}` has {grid}",
+        f"{said}, yet `{module}` of `{source.folder}` has {scheme_words}",
         hint="integers are kept as they are: leave it out, or start from the original, unquantised checkpoint",
     )
 

@@ -117,11 +117,11 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
         log_likelihoods = []
         for request in requests:
             (text,) = request.args
-            windows = get_rolling_token_windows(
+            spans = get_rolling_token_windows(
                 token_list=self.tok_encode(text), prefix_token=self._prefix,
                 max_seq_len=self._llm.context_length - 1, context_len=1,
             )  # fmt: skip
-            parts = [self._score(*make_disjoint_window(window))[0] for window in windows]
+            parts = [self._score(*make_disjoint_window(span))[0] for span in spans]
             log_likelihoods.append(sum(parts))
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), log_likelihoods[-1])
         return log_likelihoods

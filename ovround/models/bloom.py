@@ -1,4 +1,4 @@
-"""BLOOM: ALiBi instead of positions, a norm behind the embedding, biases, joined query, key and value of each head."""
+"""BLOOM: ALiBi instead of positions, a norm after the embedding, biases, joined query, key and value of each head."""
 
 from __future__ import annotations
 

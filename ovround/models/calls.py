@@ -1,4 +1,4 @@
-"""Which verbs a model calls, found by running it on nothing: targets check and size by that, before anything is written."""
+"""Which verbs a model calls, recorded by a run without tensors. Backends use that for checks and sizes before anything is written."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def ropes(decoder: Decoder) -> tuple[Rope, ...]:
     return tuple(dict.fromkeys(spec.rope for spec in attention_specs(decoder) if spec.rope is not None))
 
 
-def check_verbs(decoder: Decoder, target: str) -> None:
-    """Raise ArchitectureError where the model calls a verb that `target` does not have."""
+def check_verbs(decoder: Decoder, backend: str) -> None:
+    """Raise ArchitectureError where the model calls a verb that `backend` does not have."""
     for verb in _recorded(decoder).verbs:
-        implementation(target, verb.name)
+        implementation(backend, verb.name)
 
 
 def _recorded(decoder: Decoder, layer: int | None = None) -> _Recorder:

@@ -1,7 +1,7 @@
 """The decoder that families compose: embedding, blocks of parts between norms, final norm, head.
 
 A family file (`llama.py`) reads its config.json into parts and returns a `Decoder`; a `Layout` says what its checkpoint
-calls otherwise. The names used here, Llama's, are those of every target. What a block is made of, only its parts know.
+calls otherwise. The names used here, Llama's, are those of every backend. Only the parts know what a block is made of.
 """
 
 from __future__ import annotations
@@ -144,11 +144,11 @@ class Decoder:
         return tuple(tuple(module for module, _ in group) for group in groups)
 
     def same_input(self, layer: int) -> dict[str, tuple[str, ...]]:
-        """Those of `fused(layer)` that read the same input on every token, by the name of the module that they can be joined to."""
+        """Those of `fused(layer)` that read the same input on every token, by the name of the module that they can be fused to."""
         groups = self.blocks[layer].fused(self.block_at(layer)).items()
         return {
-            joined: tuple(module for module, _ in group)
-            for joined, group in groups
+            fused_at: tuple(module for module, _ in group)
+            for fused_at, group in groups
             if len(group) > 1 and not any(linear.stack for _, linear in group)
         }
 
@@ -158,7 +158,7 @@ class Decoder:
         for module, linear in self._linears(layer):
             if linear.stack:
                 stacks.setdefault(module.removesuffix(linear.name) + linear.stack, []).append(module)
-        return {joined: tuple(stack) for joined, stack in stacks.items()}
+        return {stacked_at: tuple(stack) for stacked_at, stack in stacks.items()}
 
     def token_shares(self) -> dict[str, float]:
         """For each linear layer of a block, the part of all tokens that it computes on: below 1 for an expert's."""

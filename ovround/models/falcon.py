@@ -40,7 +40,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     mlp = replace(parts.mlp, activation=read_activation(read, "activation", "gelu"), gated=False)
     spec = parts.attention.spec
     size, shared = spec.head_dim, spec.num_heads // spec.num_key_value_heads
-    # A key head lies behind the query heads that share it.
+    # A key head follows the query heads that share it.
     modules = _MODULES | attention_of("self_attention.query_key_value", shared * size, size, size)
     if two_norms:
         modules |= {"input_layernorm": "ln_attn", "post_attention_layernorm": "ln_mlp"}

@@ -1,4 +1,4 @@
-"""Gemma 2: Gemma with norms around attention and MLP, soft caps, and a window in every other layer."""
+"""Gemma 2: Gemma with norms around attention and MLP, soft caps, and a sliding window in every other layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.gemma import LAYOUT, read_gemma
 from ovround.models.parts.norms import SANDWICH
-from ovround.models.standard import FULL, SLIDING, read_window, rotated, windows_by_layer, with_window
+from ovround.models.standard import FULL, SLIDING, read_sliding_window, rotated, sliding_windows, with_sliding_window
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
@@ -25,9 +25,9 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
         softcap=read_softcap(read, "attn_logit_softcapping", 50.0),
     )
     attention = replace(parts.attention, spec=spec)
-    windows = windows_by_layer(read, layers, read_window(read, 4096), kinds)
+    windows = sliding_windows(read, layers, read_sliding_window(read, 4096), kinds)
     head = replace(parts.head, softcap=read_softcap(read, "final_logit_softcapping", 30.0))
-    mixers = [with_window(attention, window) for window in windows]
+    mixers = [with_sliding_window(attention, sliding_window) for sliding_window in windows]
     return replace(parts, head=head).decoder(mixers, places=SANDWICH, layout=LAYOUT)
 
 

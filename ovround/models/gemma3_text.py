@@ -1,4 +1,4 @@
-"""Gemma 3, its text model: Gemma 2 with normed queries and keys instead of caps, and a rotation of its own under a window."""
+"""Gemma 3, its text model: Gemma 2 with normed queries and keys instead of caps; sliding-window layers have their own rotation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ovround.models.gemma import LAYOUT, read_gemma
 from ovround.models.gemma2 import read_softcap
 from ovround.models.parts.norms import SANDWICH
 from ovround.models.rope import Rope, rope_from_config
-from ovround.models.standard import FULL, SLIDING, read_window, windows_by_layer
+from ovround.models.standard import FULL, SLIDING, read_sliding_window, sliding_windows
 
 _THETA = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
 
@@ -25,7 +25,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     parts = replace(parts, config=replace(parts.config, max_position_embeddings=longest))
     layers, pattern = parts.config.num_hidden_layers, max(read.integer("sliding_window_pattern", 6), 1)
     kinds = tuple(SLIDING if (layer + 1) % pattern else FULL for layer in range(layers))
-    windows = windows_by_layer(read, layers, read_window(read, 4096), kinds)
+    windows = sliding_windows(read, layers, read_sliding_window(read, 4096), kinds)
     spec = replace(
         parts.attention.spec,
         scale=read.positive("query_pre_attn_scalar", 256) ** -0.5,
@@ -34,8 +34,11 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     full, sliding = (_rope(config, spec.head_dim, kind) for kind in (FULL, SLIDING))
     attention = replace(parts.attention, query_key_norm="head")
     mixers = [
-        replace(attention, spec=replace(spec, window=window, rope=full if window is None else sliding))
-        for window in windows
+        replace(
+            attention,
+            spec=replace(spec, sliding_window=sliding_window, rope=full if sliding_window is None else sliding),
+        )
+        for sliding_window in windows
     ]
     head = replace(parts.head, softcap=read_softcap(read, "final_logit_softcapping", None))
     return replace(parts, head=head).decoder(mixers, places=SANDWICH, layout=LAYOUT)

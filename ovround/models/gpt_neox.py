@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: attention and MLP side by side behind norms of their own, a part of each head rotated."""
+"""GPT-NeoX and Pythia: attention and MLP side by side, each after its own norm, a part of each head rotated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gpt-oss: experts with biases and a clamped gate, a sink in every head's attention, windows in every other layer, YaRN."""
+"""gpt-oss: experts with biases and a clamped gate, one attention sink per head, a sliding window in every other layer, YaRN."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ovround.models.standard import (
     SLIDING,
     read_experts,
     read_parts,
-    read_window,
+    read_sliding_window,
     rotated,
-    windows_by_layer,
+    sliding_windows,
     with_biases,
-    with_window,
+    with_sliding_window,
 )
 
 _SIZES = {"head_dim": 64, "num_key_value_heads": 8}  # what a config.json need not state
@@ -40,13 +40,15 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     parts = with_biases(parts, attention=bias, output=bias, mlp=True)
     layers = parts.config.num_hidden_layers
     kinds = tuple(FULL if layer % 2 else SLIDING for layer in range(layers))
-    windows = windows_by_layer(read, layers, read_window(read, 128), kinds)
+    windows = sliding_windows(read, layers, read_sliding_window(read, 128), kinds)
     attention = replace(parts.attention, spec=replace(parts.attention.spec, sinks=True))
     experts = read_experts(read, parts, weights="share", count=128, top_k=4)
     gate = ClampedGate(read.positive("swiglu_alpha", 1.702), read.positive("swiglu_limit", 7.0))
     experts = replace(experts, spec=replace(experts.spec, clamped=gate), router_bias=True)
     layout = Layout({"mlp.gate": "mlp.router"}, experts_count=experts.spec.count, stacked_experts=True)
-    return parts.decoder([with_window(attention, window) for window in windows], [experts], layout=layout)
+    return parts.decoder(
+        [with_sliding_window(attention, sliding_window) for sliding_window in windows], [experts], layout=layout
+    )
 
 
 def smallest_configs() -> list[dict[str, Any]]:

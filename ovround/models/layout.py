@@ -73,15 +73,15 @@ class Layout:
         at = f"{block}.{self.modules.get('mlp.experts', 'mlp.experts')}"
         count, (rows, columns) = self.experts_count, shape
         if last == "down_proj":
-            joint = TensorSource(f"{block}.mlp.experts.down_proj", (count, rows, columns), index=expert)
+            stacked = TensorSource(f"{block}.mlp.experts.down_proj", (count, rows, columns), index=expert)
         else:
             start = rows * (last == "up_proj")
             part, name = Rows(start, start + rows, 2 * rows), f"{block}.mlp.experts.gate_up_proj"
-            joint = TensorSource(name, (count, 2 * rows, columns), part, index=expert)
-        return TensorSource(f"{at}.{expert}.{self.experts.get(last, last)}.weight", shape, otherwise=joint)
+            stacked = TensorSource(name, (count, 2 * rows, columns), part, index=expert)
+        return TensorSource(f"{at}.{expert}.{self.experts.get(last, last)}.weight", shape, otherwise=stacked)
 
 
-def joined(name: str, *sizes: int) -> tuple[Fused, ...]:
+def fused_rows(name: str, *sizes: int) -> tuple[Fused, ...]:
     """The parts of a module that holds them one after the other, `sizes` rows each; repeated to the end of its rows."""
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
     return tuple(Fused(name, Rows(end - size, end, sum(sizes))) for size, end in zip(sizes, ends, strict=True))
@@ -89,4 +89,4 @@ def joined(name: str, *sizes: int) -> tuple[Fused, ...]:
 
 def attention_of(name: str, *sizes: int) -> dict[str, str | Fused]:
     """Query, key and value projections that the module `name` holds together, `sizes` rows each, by head or all at once."""
-    return dict(zip((f"self_attn.{letter}_proj" for letter in "qkv"), joined(name, *sizes), strict=True))
+    return dict(zip((f"self_attn.{letter}_proj" for letter in "qkv"), fused_rows(name, *sizes), strict=True))

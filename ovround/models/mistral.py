@@ -1,4 +1,4 @@
-"""Mistral: Llama with a window that every layer attends within, where `sliding_window` gives one."""
+"""Mistral: Llama; every layer has a sliding window where `sliding_window` gives one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
-from ovround.models.standard import read_parts, read_window, rotated, with_biases, with_window
+from ovround.models.standard import read_parts, read_sliding_window, rotated, with_biases, with_sliding_window
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
@@ -15,7 +15,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     read = ConfigReader(config)
     parts = rotated(read, read_parts(read, positions=131072))
     parts = with_biases(parts, attention=False, output=False, mlp=False)
-    return parts.decoder([with_window(parts.attention, read_window(read, 4096))])
+    return parts.decoder([with_sliding_window(parts.attention, read_sliding_window(read, 4096))])
 
 
 def smallest_configs() -> list[dict[str, Any]]:

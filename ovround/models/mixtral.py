@@ -8,7 +8,14 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
-from ovround.models.standard import read_experts, read_parts, read_window, rotated, with_biases, with_window
+from ovround.models.standard import (
+    read_experts,
+    read_parts,
+    read_sliding_window,
+    rotated,
+    with_biases,
+    with_sliding_window,
+)
 
 MODULES = {"mlp.gate": "block_sparse_moe.gate", "mlp.experts": "block_sparse_moe.experts"}
 EXPERTS = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
@@ -19,7 +26,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     read = ConfigReader(config, {"num_experts": "num_local_experts"})
     parts = rotated(read, read_parts(read, positions=131072, eps=1e-5), theta=1e6)
     parts = with_biases(parts, attention=False, output=False, mlp=False)
-    attention = with_window(parts.attention, read_window(read))
+    attention = with_sliding_window(parts.attention, read_sliding_window(read))
     experts = read_experts(read, parts, weights="share", count=8, top_k=2)
     layout = Layout(MODULES, experts=EXPERTS, experts_count=experts.spec.count)
     return parts.decoder([attention], [experts], layout=layout)

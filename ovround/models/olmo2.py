@@ -1,4 +1,4 @@
-"""OLMo 2: Llama with norms behind attention and MLP instead of in front, whole queries and keys normed."""
+"""OLMo 2: Llama with norms after attention and MLP instead of before them; norms over whole queries and keys."""
 
 from __future__ import annotations
 

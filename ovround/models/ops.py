@@ -1,4 +1,4 @@
-"""The protocol that a model is written against, once, and that every target interprets.
+"""The protocol that a model is written against, once. Every backend implements it.
 
 A model calls these verbs in order; torch computes them (`torch_ops.py`), the exporters emit nodes for them
 (`ovround.exporters.onnx.ops`, `ovround.exporters.openvino.ops`). It is coarse on purpose: a verb is what an engine fuses.
@@ -25,9 +25,9 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "sigmoid"]
 class Attention:
     """What one attention layer computes besides its projections: causal softmax(q k^T * scale) v, rotated by `rope`.
 
-    `window` is how many tokens a query sees, its own included; `softcap` bounds the scores by cap * tanh(score / cap);
-    `alibi` adds a head's slope times the key's distance (Press et al. 2022); `sinks`: a score of each head's own, the tensor
-    `{layer's self_attn}.sinks` `[H]`, takes part in the softmax and has no value. None stands for: without.
+    `sliding_window` is the number of tokens that a query sees, its own included. `softcap` bounds the scores by
+    cap * tanh(score / cap). `alibi` adds a head's slope times the key's distance (Press et al. 2022). With `sinks` each head
+    has a score of its own, the tensor `{layer's self_attn}.sinks` `[H]`, which takes part in the softmax and has no value.
     """
 
     num_heads: int
@@ -35,7 +35,7 @@ class Attention:
     head_dim: int
     scale: float
     rope: Rope | None = None
-    window: int | None = None
+    sliding_window: int | None = None
     softcap: float | None = None
     alibi: bool = False
     sinks: bool = False
@@ -113,7 +113,7 @@ class Ops(Protocol[T]):
         ...
 
     def experts(self, x: T, at: str, spec: Experts) -> T:
-        """`[B, T, K]` -> the same: the weighed sum of what each token's experts make of it.
+        """`[B, T, K]` -> the same: the weighted sum of the outputs of each token's experts.
 
         The router is `{at}.gate.weight` `[E, K]`, with or without a bias; expert e is `{at}.experts.{e}.gate_proj`,
         `.up_proj`, `.down_proj`, or with `clamped` `.gate_up_proj`, `.down_proj`.
@@ -123,7 +123,7 @@ class Ops(Protocol[T]):
     def call(self, verb: Verb, inputs: Sequence[T], layer: int) -> T:
         """A verb that only some parts need, with the state of `layer`; see `ovround.models.verbs`.
 
-        Raises ArchitectureError where the target does not have it.
+        Raises ArchitectureError where the backend does not have it.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Phi 1, 1.5 and 2: attention and MLP side by side behind one layer norm, biases throughout, half of a head rotated."""
+"""Phi 1, 1.5 and 2: attention and MLP side by side after one layer norm, biases throughout, half of a head rotated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phi 3, 3.5 and 4: Llama with joined projections, a window, and LongRoPE for the long ones."""
+"""Phi 3, 3.5 and 4: Llama with joined projections, a sliding window, and LongRoPE in the long-context models."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
-from ovround.models.layout import Layout, attention_of, joined
-from ovround.models.standard import read_parts, read_window, rotated, with_biases, with_window
+from ovround.models.layout import Layout, attention_of, fused_rows
+from ovround.models.standard import read_parts, read_sliding_window, rotated, with_biases, with_sliding_window
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
@@ -16,10 +16,10 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     read = ConfigReader(_respelled(config))
     parts = rotated(read, read_parts(read, positions=4096, eps=1e-5), partial=1.0)
     parts = with_biases(parts, attention=False, output=False, mlp=False)
-    attention = with_window(parts.attention, read_window(read))
+    attention = with_sliding_window(parts.attention, read_sliding_window(read))
     queries, keys = attention.spec.num_heads, attention.spec.num_key_value_heads
     size, inner = attention.spec.head_dim, parts.mlp.intermediate_size
-    gate, up = joined("mlp.gate_up_proj", inner, inner)
+    gate, up = fused_rows("mlp.gate_up_proj", inner, inner)
     modules = attention_of("self_attn.qkv_proj", queries * size, keys * size, keys * size)
     return parts.decoder([attention], layout=Layout({**modules, "mlp.gate_proj": gate, "mlp.up_proj": up}))
 

@@ -15,7 +15,7 @@ from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
 from ovround.models.mixtral import EXPERTS, MODULES
-from ovround.models.standard import read_experts, read_parts, read_window, rotated, with_window
+from ovround.models.standard import read_experts, read_parts, read_sliding_window, rotated, with_sliding_window
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
@@ -25,7 +25,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     parts = rotated(read, read_parts(read, positions=131072, eps=1e-5, norm="layer"), theta=1e6)
     head = replace(parts.head, bias=read.flag("lm_head_bias", default=False))
     parts = replace(parts, mlp=replace(parts.mlp, bias=False), head=head)
-    attention = with_window(parts.attention, read_window(read))
+    attention = with_sliding_window(parts.attention, read_sliding_window(read))
     experts = read_experts(read, parts, weights="sparsemixer", count=16, top_k=2)
     tolerance = 2 * read.number("router_jitter_noise", 0.01)
     experts = replace(experts, spec=replace(experts.spec, tolerance=tolerance))

@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: Llama with biases on query, key and value, and windows from layer `max_window_layers` on if at all."""
+"""Qwen2 and Qwen2.5: Llama with biases on query, key and value; sliding windows from layer `max_window_layers` if switched on."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ovround.models.standard import (
     SLIDING,
     StandardParts,
     read_parts,
-    read_window,
+    read_sliding_window,
     rotated,
-    windows_by_layer,
+    sliding_windows,
     with_biases,
-    with_window,
+    with_sliding_window,
 )
 
 
@@ -30,12 +30,15 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
 
 
 def windowed(read: ConfigReader, parts: StandardParts) -> list[SelfAttention]:
-    """Each layer's attention; where `use_sliding_window` is set, with a window for those that have one."""
+    """Each layer's attention; where `use_sliding_window` is set, with a sliding window where the layer has one."""
     layers = parts.config.num_hidden_layers
-    window = read_window(read, 4096) if read.flag("use_sliding_window", default=False) else None
+    sliding_window = read_sliding_window(read, 4096) if read.flag("use_sliding_window", default=False) else None
     first = read.integer("max_window_layers", 28)
-    kinds = tuple(FULL if window is None or layer < first else SLIDING for layer in range(layers))
-    return [with_window(parts.attention, window) for window in windows_by_layer(read, layers, window, kinds)]
+    kinds = tuple(FULL if sliding_window is None or layer < first else SLIDING for layer in range(layers))
+    return [
+        with_sliding_window(parts.attention, sliding_window)
+        for sliding_window in sliding_windows(read, layers, sliding_window, kinds)
+    ]
 
 
 def smallest_configs() -> list[dict[str, Any]]:

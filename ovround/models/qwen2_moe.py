@@ -20,11 +20,11 @@ from ovround.models.standard import (
     read_experts,
     read_parts,
     read_shares,
-    read_window,
+    read_sliding_window,
     rotated,
-    windows_by_layer,
+    sliding_windows,
     with_biases,
-    with_window,
+    with_sliding_window,
 )
 
 
@@ -34,12 +34,12 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     parts = rotated(read, read_parts(read, positions=32768))
     bias, layers = read.flag("qkv_bias", default=True), parts.config.num_hidden_layers
     parts = with_biases(parts, attention=bias, output=False, mlp=False)
-    window = read_window(read, 4096) if read.flag("use_sliding_window", default=False) else None
+    sliding_window = read_sliding_window(read, 4096) if read.flag("use_sliding_window", default=False) else None
     last = read.integer("max_window_layers", 28)
-    kinds = tuple(SLIDING if window and layer < last and layer % 2 == 0 else FULL for layer in range(layers))
-    windows = windows_by_layer(read, layers, window, kinds)
+    kinds = tuple(SLIDING if sliding_window and layer < last and layer % 2 == 0 else FULL for layer in range(layers))
+    windows = sliding_windows(read, layers, sliding_window, kinds)
     shared_size = read.integer("shared_expert_intermediate_size", 5632)
-    mixers = [with_window(parts.attention, window) for window in windows]
+    mixers = [with_sliding_window(parts.attention, sliding_window) for sliding_window in windows]
     return sparse(read, parts, mixers, count=60, top_k=4, size=1408, shared_size=shared_size)
 
 

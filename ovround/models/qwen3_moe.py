@@ -9,7 +9,7 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.qwen2_moe import sparse
-from ovround.models.standard import read_parts, read_window, rotated, with_window
+from ovround.models.standard import read_parts, read_sliding_window, rotated, with_sliding_window
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
@@ -17,8 +17,8 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     read = ConfigReader(config, {"num_experts": "num_local_experts"} if "num_local_experts" in config else None)
     parts = rotated(read, read_parts(read, positions=32768))
     parts = replace(parts, mlp=replace(parts.mlp, bias=False))
-    window = read_window(read, 4096) if read.flag("use_sliding_window", default=False) else None
-    attention = with_window(replace(parts.attention, query_key_norm="head"), window)
+    sliding_window = read_sliding_window(read, 4096) if read.flag("use_sliding_window", default=False) else None
+    attention = with_sliding_window(replace(parts.attention, query_key_norm="head"), sliding_window)
     return sparse(read, parts, [attention], count=128, top_k=8, size=768)
 
 

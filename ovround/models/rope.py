@@ -116,7 +116,7 @@ class Rope:
         """dynamic: the power of `stretch` that each frequency is multiplied by, float32 `[dim / 2]`."""
         return -np.arange(0, self.dim, 2, dtype=np.float32) / np.float32(self.dim - 2)
 
-    def tables(self, positions: int, length: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def cos_sin(self, positions: int, length: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """cos and sin, float32 `[positions, dim / 2]`, of the angles computed in float32 as every engine does."""
         angles = np.outer(np.arange(positions, dtype=np.float32), self.inverse_frequencies(length))
         factor = np.float32(self.attention_factor)

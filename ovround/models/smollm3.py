@@ -9,7 +9,7 @@ from typing import Any
 from ovround.errors import ArchitectureError
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
-from ovround.models.standard import FULL, SLIDING, read_parts, read_window, rotated, windows_by_layer
+from ovround.models.standard import FULL, SLIDING, read_parts, read_sliding_window, rotated, sliding_windows
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
@@ -25,12 +25,16 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
         raise ArchitectureError(
             f"config.json: `no_rope_layers` is {rotates!r:.60}; {layers} of 1 (rotates) and 0 are needed"
         )
-    window = read_window(read) if read.flag("use_sliding_window", default=False) else None
-    kinds = tuple(SLIDING if window and not rotated_layer else FULL for rotated_layer in rotates)
+    sliding_window = read_sliding_window(read) if read.flag("use_sliding_window", default=False) else None
+    kinds = tuple(SLIDING if sliding_window and not rotated_layer else FULL for rotated_layer in rotates)
     spec = parts.attention.spec
     mixers = [
-        replace(parts.attention, spec=replace(spec, rope=spec.rope if rotated_layer else None, window=span))
-        for rotated_layer, span in zip(rotates, windows_by_layer(read, layers, window, kinds), strict=True)
+        replace(
+            parts.attention, spec=replace(spec, rope=spec.rope if rotated_layer else None, sliding_window=layer_window)
+        )
+        for rotated_layer, layer_window in zip(
+            rotates, sliding_windows(read, layers, sliding_window, kinds), strict=True
+        )
     ]
     return parts.decoder(mixers)
 

@@ -157,21 +157,21 @@ def read_shares(read: ConfigReader) -> ExpertWeights:
     return "share" if read.flag("norm_topk_prob", default=False) else "probability"
 
 
-def with_window(attention: SelfAttention, window: int | None) -> SelfAttention:
-    """`attention` in which a query sees `window` tokens, its own included."""
-    return replace(attention, spec=replace(attention.spec, window=window))
+def with_sliding_window(attention: SelfAttention, sliding_window: int | None) -> SelfAttention:
+    """`attention` in which a query sees `sliding_window` tokens, its own included."""
+    return replace(attention, spec=replace(attention.spec, sliding_window=sliding_window))
 
 
-def windows_by_layer(
-    read: ConfigReader, layers: int, window: int | None, default: tuple[str, ...]
+def sliding_windows(
+    read: ConfigReader, layers: int, sliding_window: int | None, default: tuple[str, ...]
 ) -> tuple[int | None, ...]:
-    """Each layer's window: `window` where `layer_types`, or else `default`, says sliding attention."""
+    """Each layer's window: `sliding_window` where `layer_types`, or else `default`, says sliding attention."""
     kinds = read.words("layer_types", layers, (FULL, SLIDING)) or default
-    return tuple(window if kind == SLIDING else None for kind in kinds)
+    return tuple(sliding_window if kind == SLIDING else None for kind in kinds)
 
 
-def read_window(read: ConfigReader, default: int | None = None) -> int | None:
-    """`sliding_window`, None where there is none."""
+def read_sliding_window(read: ConfigReader, default: int | None = None) -> int | None:
+    """The value of `sliding_window`; None where there is none."""
     if "sliding_window" in read.config and read.config["sliding_window"] is None:
         return None
     return read.integer("sliding_window", default or 0) or None

@@ -1,4 +1,4 @@
-"""StarCoder2: layer norms, biases, an MLP without gate, and a window where `sliding_window` gives one."""
+"""StarCoder2: layer norms, biases, an MLP without gate, and a sliding window where `sliding_window` gives one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
-from ovround.models.standard import read_parts, read_window, rotated, with_biases, with_window
+from ovround.models.standard import read_parts, read_sliding_window, rotated, with_biases, with_sliding_window
 
 LAYOUT = Layout({"mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"})
 
@@ -20,7 +20,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     parts = read_parts(read, tied=True, activation="gelu_pytorch_tanh", positions=4096, eps=1e-5, norm="layer")
     bias = read.flag("use_bias", default=True)
     parts = rotated(read, with_biases(parts, attention=bias, output=bias, mlp=bias))
-    attention = with_window(parts.attention, read_window(read))
+    attention = with_sliding_window(parts.attention, read_sliding_window(read))
     return parts.decoder([attention], [replace(parts.mlp, gated=False)], layout=LAYOUT)
 
 

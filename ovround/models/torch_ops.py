@@ -23,7 +23,7 @@ class TorchOps:
     `activation_groups` names the linear layers whose input an engine rounds to 8 bits, and how many features share a scale.
     """
 
-    target = "torch"
+    backend = "torch"
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class TorchOps:
         self.keep(layer, "key", key)
         self.keep(layer, "value", value)
         plain = spec.softcap is None and not spec.sinks
-        simple = not past and not spec.alibi and plain and (spec.window or tokens) >= tokens
+        simple = not past and not spec.alibi and plain and (spec.sliding_window or tokens) >= tokens
         if simple and q.dtype == torch.bfloat16 and q.device.type == "cpu" and tokens <= _SHORT:
             return _short_attention(query, key, value, spec.scale)
         mask = None if simple else _mask(spec, past, tokens, q)
@@ -126,7 +126,7 @@ class TorchOps:
         return weights.to(x.dtype), chosen
 
     def call(self, verb: Verb, inputs: Sequence[torch.Tensor], layer: int) -> torch.Tensor:
-        computed: torch.Tensor = implementation(self.target, verb.name)(self, verb, inputs, layer)
+        computed: torch.Tensor = implementation(self.backend, verb.name)(self, verb, inputs, layer)
         return computed
 
     def activation(self, x: torch.Tensor, kind: Activation) -> torch.Tensor:
@@ -172,7 +172,7 @@ class TorchOps:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # numpy is no part of a compiled graph
 def _turns(rope: Rope, past: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin `[T, dim / 2]` of positions past .. length."""
-    cos, sin = rope.tables(length, length)
+    cos, sin = rope.cos_sin(length, length)
     return torch.from_numpy(cos[past:]), torch.from_numpy(sin[past:])
 
 
@@ -180,8 +180,8 @@ def _mask(spec: Attention, past: int, tokens: int, like: torch.Tensor) -> torch.
     """What is added to the scores, `[1, T, S]` or by head `[H, T, S]`: ALiBi, and -inf where a query may not look."""
     total = past + tokens
     allowed = torch.ones(tokens, total, dtype=torch.bool, device=like.device).tril(past)
-    if spec.window is not None:
-        allowed = allowed.triu(past - spec.window + 1)
+    if spec.sliding_window is not None:
+        allowed = allowed.triu(past - spec.sliding_window + 1)
     if not spec.alibi:
         mask = torch.zeros(1, tokens, total, dtype=like.dtype, device=like.device)
     else:

@@ -1,6 +1,6 @@
-"""Verbs of single parts: what `Ops.call` computes, by name and target.
+"""Verbs of single parts: what `Ops.call` computes, by name and backend.
 
-A verb that only some mixers need is no method of `Ops`. The part gives a frozen dataclass, the `Verb`, and each target that
+A verb that only some mixers need is no method of `Ops`. The part gives a frozen dataclass, the `Verb`, and each backend that
 can run it has a file `verb_NAME.py` beside its `Ops`, with a function `compute(ops, verb, inputs, layer)`:
 
     torch      ovround/models/verb_NAME.py         ops is a TorchOps, inputs are tensors
@@ -28,10 +28,10 @@ _PACKAGES = {
 }
 
 Compute = Callable[..., Any]
-"""`compute(ops, verb, inputs, layer)`: the output, of the target's own kind of value."""
+"""`compute(ops, verb, inputs, layer)`: the output, of the backend's own kind of value."""
 
 registered: dict[tuple[str, str], Compute] = {}
-"""Implementations from outside of ovround, by target and name of the verb; they come before files."""
+"""Implementations from outside of ovround, by backend and name of the verb; they take precedence over files."""
 
 
 class Verb(Protocol):
@@ -43,23 +43,23 @@ class Verb(Protocol):
         ...
 
 
-def implementation(target: str, name: str) -> Compute:
-    """How `target` computes the verb `name`; raises ArchitectureError where it cannot."""
-    if (target, name) in registered:
-        return registered[target, name]
-    module = f"{_PACKAGES[target]}.verb_{name}"
+def implementation(backend: str, name: str) -> Compute:
+    """How `backend` computes the verb `name`; raises ArchitectureError where it cannot."""
+    if (backend, name) in registered:
+        return registered[backend, name]
+    module = f"{_PACKAGES[backend]}.verb_{name}"
     try:
         compute: Compute = importlib.import_module(module).compute
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        others = [other for other in _PACKAGES if other != target and _has(other, name)]
+        others = [other for other in _PACKAGES if other != backend and _has(other, name)]
         raise ArchitectureError(
-            f"the model's `{name}` is not built for {target}",
+            f"the model's `{name}` is not built for {backend}",
             hint=f"it is for {', '.join(others)}" if others else None,
         ) from error
     return compute
 
 
-def _has(target: str, name: str) -> bool:
-    return (target, name) in registered or importlib.util.find_spec(f"{_PACKAGES[target]}.verb_{name}") is not None
+def _has(backend: str, name: str) -> bool:
+    return (backend, name) in registered or importlib.util.find_spec(f"{_PACKAGES[backend]}.verb_{name}") is not None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, FORMATS, TARGETS
+from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, ENGINE_FORMATS, FORMATS
 from ovround.errors import UsageError
 from ovround.options.budget import Budget
 from ovround.options.layer_rule import LayerRule
@@ -156,10 +156,10 @@ class ConvertOptions:
     def _check_native_weights(self) -> None:
         if not self.native_weights:
             return
-        other = next((name for name in self.formats if name not in TARGETS), None)
+        other = next((name for name in self.formats if name not in ENGINE_FORMATS), None)
         if other is not None:
             raise UsageError(
-                f"native-weights is a layout of {' and '.join(TARGETS)}, yet format is {other}",
+                f"native-weights is a layout of {' and '.join(ENGINE_FORMATS)}, yet format is {other}",
                 hint="leave out one of the two",
             )
         if self.budget is not None and self.budget.unit != "bits":

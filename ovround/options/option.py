@@ -74,10 +74,10 @@ class DeclaredOption:
     def inner(self) -> Any:
         """The type of one value: without None, and of a tuple's entries."""
         kinds = [kind for kind in get_args(self.type) if kind is not type(None)]
-        one = kinds[0] if get_origin(self.type) in (Union, UnionType) else self.type
-        if get_origin(one) is Literal:
-            return type(get_args(one)[0])
-        return get_args(one)[0] if get_origin(one) is tuple else one
+        kind = kinds[0] if get_origin(self.type) in (Union, UnionType) else self.type
+        if get_origin(kind) is Literal:
+            return type(get_args(kind)[0])
+        return get_args(kind)[0] if get_origin(kind) is tuple else kind
 
     @property
     def choices(self) -> tuple[object, ...]:
@@ -98,11 +98,11 @@ class DeclaredOption:
     def check(self, value: Any) -> None:
         """Raise UsageError for a value that is not allowed, naming what is."""
         values = value if self.repeatable else () if value is None else (value,)
-        for one in values:
+        for item in values:
             if self.choices:
-                one_of(self.label, one, self.choices)
+                one_of(self.label, item, self.choices)
             if self.option.range is not None:
-                self._check_range(one, *self.option.range)
+                self._check_range(item, *self.option.range)
 
     def _check_range(self, value: Any, low: float, high: float) -> None:
         if low <= value <= high and not (self.option.above_low and value == low):
@@ -143,7 +143,7 @@ def plain(record: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, Path):
         return value.name
     if dataclasses.is_dataclass(value):

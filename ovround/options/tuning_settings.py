@@ -11,10 +11,10 @@ FEW_BITS = 3
 
 @dataclass(frozen=True, slots=True)
 class TuningSettings:
-    """What the passes over a model are told: recipes, None and the model's size are resolved already.
+    """The settings of the passes over a model: recipes, None and the model's size are resolved already.
 
-    `iters` steps a block on batches of `batch_size` of the `nsamples` samples, `block_group_size` consecutive blocks jointly;
-    then `end_to_end_steps` and `pv_steps` over the whole model, each 0 for none. The robust loss is used for weights of at most
+    `iters` steps a block on batches of `batch_size` of the `nsamples` samples tune `block_group_size` consecutive blocks jointly;
+    `end_to_end_steps` and `pv_steps` over the whole model follow, 0 for none. The robust loss is used for weights of at most
     `robust_loss_max_bits`. `activation_engine` rounds activations as that engine does while tuning.
     """
 

@@ -102,12 +102,12 @@ def check_groups(decoder: Decoder, plan: Plan) -> None:
 
 
 def check_experts(decoder: Decoder, plan: Plan) -> None:
-    """Raise UsageError when experts of a layer, which engines hold in one tensor, have grids of their own."""
+    """Raise UsageError when experts of a layer, which engines hold in one tensor, have different schemes."""
     for layer in range(decoder.config.num_hidden_layers):
-        for joined, stack in decoder.expert_stacks(layer).items():
+        for stacked_at, stack in decoder.expert_stacks(layer).items():
             other = next((name for name in stack if plan[name] != plan[stack[0]]), None)
             if other is not None:
-                experts_at, _, kind = joined.removeprefix(f"{decoder.block_at(layer)}.").rpartition(".")
+                experts_at, _, kind = stacked_at.removeprefix(f"{decoder.block_at(layer)}.").rpartition(".")
                 raise UsageError(
                     f"`{stack[0]}` and `{other}` have different bits or groups; engines hold a layer's experts in one tensor",
                     hint=f"a rule for all of them: --layer '{experts_at}.*{kind}=...'",

@@ -35,7 +35,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
 
 
 def plan_digest(plan: Plan) -> str:
-    """sha256 of all grids."""
+    """sha256 of the schemes of all modules."""
     return hashlib.sha256(json.dumps(plan_as_json(plan)).encode()).hexdigest()
 
 
@@ -72,15 +72,15 @@ def read_plan(path: Path, decoder: Decoder) -> Plan:
     return plan
 
 
-def _scheme(path: Path, name: str, grid: Any) -> QuantScheme | None:
-    if grid == {"bits": FLOAT_BITS}:
+def _scheme(path: Path, name: str, entry: Any) -> QuantScheme | None:
+    if entry == {"bits": FLOAT_BITS}:
         return None
-    match grid:
+    match entry:
         case {"bits": int(bits), "group_size": int(group_size), "sym": bool(sym), **rest} if not rest:
             if bits in BITS and group_size in GROUP_SIZES:
                 return QuantScheme(bits, group_size, sym)
     raise UsageError(
-        f"plan `{path}`: `{name}` has the grid {json.dumps(grid)[:80]}",
+        f"plan `{path}`: `{name}` has the scheme {json.dumps(entry)[:80]}",
         hint=f"bits: {', '.join(map(str, BITS))}, or {FLOAT_BITS} alone; "
         f"group_size: {', '.join(map(str, GROUP_SIZES))}; sym: true or false",
     )

@@ -82,37 +82,37 @@ def pack_integers(codes: NDArray[np.uint8], bits: int) -> Bytes:
     quads = padded.reshape(-1, TILE_ROWS, padded.shape[1] // RUN, 8, 4).transpose(0, 2, 3, 1, 4)
     tiles, runs = quads.shape[:2]
     if bits != 3:
-        return _joined(quads, bits).reshape(tiles, runs, -1)
-    low, high = _joined(quads & np.uint8(3), 2), _joined(quads >> np.uint8(2), 1)
+        return _merge_bits(quads, bits).reshape(tiles, runs, -1)
+    low, high = _merge_bits(quads & np.uint8(3), 2), _merge_bits(quads >> np.uint8(2), 1)
     return np.concatenate([low.reshape(tiles, runs, -1), high.reshape(tiles, runs, -1)], axis=2)
 
 
 def unpack_integers(packed: Bytes, bits: int, rows: int, columns: int) -> NDArray[np.uint8]:
     """Undo `pack_integers` of codes `[rows, columns]`."""
-    quads = _parted(packed[:, :, :128], 2) if bits == 3 else _parted(packed, bits)
+    quads = _split_bits(packed[:, :, :128], 2) if bits == 3 else _split_bits(packed, bits)
     if bits == 3:
-        quads |= _parted(packed[:, :, 128:], 1) << np.uint8(2)
+        quads |= _split_bits(packed[:, :, 128:], 1) << np.uint8(2)
     tiles, runs = quads.shape[:2]
     codes = quads.transpose(0, 3, 1, 2, 4).reshape(tiles * TILE_ROWS, runs * RUN)
     return np.ascontiguousarray(codes[:rows, :columns])
 
 
-def _joined(quads: NDArray[np.uint8], bits: int) -> Bytes:
+def _merge_bits(quads: NDArray[np.uint8], bits: int) -> Bytes:
     """Quads `[tile, run, 8, 16, 4]`, as many of those that follow each other in a byte as it holds."""
     count = 8 // bits
     parts = quads.reshape(*quads.shape[:2], 8 // count, count, TILE_ROWS, 4)
-    joined = np.zeros((*parts.shape[:3], TILE_ROWS, 4), np.uint8)
+    packed = np.zeros((*parts.shape[:3], TILE_ROWS, 4), np.uint8)
     for index in range(count):
-        joined |= parts[:, :, :, index] << np.uint8(bits * index)
-    return joined
+        packed |= parts[:, :, :, index] << np.uint8(bits * index)
+    return packed
 
 
-def _parted(packed: Bytes, bits: int) -> NDArray[np.uint8]:
-    """Undo `_joined`."""
+def _split_bits(packed: Bytes, bits: int) -> NDArray[np.uint8]:
+    """Undo `_merge_bits`."""
     count, (tiles, runs) = 8 // bits, packed.shape[:2]
-    joined = packed.reshape(tiles, runs, 8 // count, 1, TILE_ROWS, 4)
+    grouped = packed.reshape(tiles, runs, 8 // count, 1, TILE_ROWS, 4)
     shifts = (np.arange(count, dtype=np.uint8) * np.uint8(bits)).reshape(1, 1, 1, count, 1, 1)
-    return ((joined >> shifts) & np.uint8((1 << bits) - 1)).reshape(tiles, runs, 8, TILE_ROWS, 4)
+    return ((grouped >> shifts) & np.uint8((1 << bits) - 1)).reshape(tiles, runs, 8, TILE_ROWS, 4)
 
 
 def pack_qparams(values: NDArray[Any]) -> NDArray[Any]:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ovround.artifact.manifest import MANIFEST, TARGETS, Manifest, check_files, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, MANIFEST, Manifest, check_files, read_manifest
 from ovround.errors import ArtifactError, EngineError, MissingExtraError, UsageError
 from ovround.runtime.engine import Engine
 from ovround.runtime.verification import verification
@@ -117,9 +117,9 @@ def check_folder(folder: Path, device: str = "CPU") -> Manifest | None:
         return manifest
     if device.lower() in HPU_DEVICES and (folder / "config.json").is_file():
         return manifest  # a checkpoint, which its own reader checks
-    targets = [target for target in TARGETS if (folder / target / MANIFEST).is_file()]
-    if targets:
-        hint = " or ".join(f"open `{folder / target}`" for target in targets)
+    format_names = [format_name for format_name in ENGINE_FORMATS if (folder / format_name / MANIFEST).is_file()]
+    if format_names:
+        hint = " or ".join(f"open `{folder / format_name}`" for format_name in format_names)
     elif any(folder.glob("*.safetensors")):
         hint = f"it is a checkpoint: ovround convert {folder} OUT"
     else:

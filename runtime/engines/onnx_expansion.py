@@ -67,9 +67,9 @@ def expand(model: bytes, path: Path, *, exact: bool) -> Expanded:
     kept = [tensor for tensor in graph.initializer if tensor.name not in parts]
     opsets = [opset for opset in parsed.opset_import if opset.domain != OPSET]
     added = [_external(name, array) for name, array in expanded.initializers.items()]
-    for target, values in ((graph.node, nodes), (graph.initializer, [*kept, *added]), (parsed.opset_import, opsets)):
-        del target[:]
-        target.extend(values)
+    for repeated, values in ((graph.node, nodes), (graph.initializer, [*kept, *added]), (parsed.opset_import, opsets)):
+        del repeated[:]
+        repeated.extend(values)
     expanded.model = parsed.SerializeToString()
     return expanded
 

@@ -253,8 +253,8 @@ def _add_slice(model: Any) -> None:
     after = (
         head if head.get_type_name() in ("MatMul", OPERATOR) else result
     )  # after an unknown head, its output is sliced
-    end, one = opset.constant([2**31 - 1], ov.Type.i64), opset.constant([1], ov.Type.i64)
-    cut = opset.slice(after.input_value(0), start, end, one, one)
+    end, i64_one = opset.constant([2**31 - 1], ov.Type.i64), opset.constant([1], ov.Type.i64)
+    cut = opset.slice(after.input_value(0), start, end, i64_one, i64_one)
     after.input(0).replace_source_output(cut.output(0))
     model.add_parameters([start])
     model.validate_nodes_and_infer_types()

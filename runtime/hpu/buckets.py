@@ -36,10 +36,10 @@ class Buckets:
     def rooms(self) -> tuple[int, ...]:
         """Places a row: doubled until a whole context and the padding of a piece fit."""
         most = -(-(self.context_length + self.piece) // _ROOM_STEP) * _ROOM_STEP
-        found = [_SMALLEST_ROOM]
-        while found[-1] < most:
-            found.append(min(2 * found[-1], most))
-        return tuple(min(room, most) for room in found)
+        rooms = [_SMALLEST_ROOM]
+        while rooms[-1] < most:
+            rooms.append(min(2 * rooms[-1], most))
+        return tuple(min(room, most) for room in rooms)
 
     def fit(self, rows: int, tokens: int, held: int) -> Shape:
         """The smallest shape for `rows` rows of at most `tokens` new tokens each, the longest holding `held` already.
@@ -49,7 +49,7 @@ class Buckets:
         padded = next((size for size in TOKENS if size >= tokens), 0)
         room = next((size for size in self.rooms() if size >= held + padded), 0)
         if not rows or not tokens or not padded or not room:
-            raise ValueError(f"no shape for {rows} rows of {tokens} tokens behind {held}")
+            raise ValueError(f"no shape for {rows} rows of {tokens} tokens after {held}")
         return Shape(1 << (rows - 1).bit_length(), padded, room)
 
     def every(self, rows: int, tokens: int) -> Iterator[Shape]:

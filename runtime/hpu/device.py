@@ -33,7 +33,7 @@ _PROBE_SECONDS = 120
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What was looked for, in this order; `missing` is the first that is not there, empty where all is."""
+    """What the search found, in this order; `missing` names the first thing that is absent and is empty if none is."""
 
     missing: str = ""
     plugin: str = ""
@@ -44,7 +44,7 @@ class Probe:
     operator: str = ""
 
     @property
-    def found(self) -> bool:
+    def available(self) -> bool:
         return not self.missing
 
 
@@ -70,7 +70,7 @@ def probe() -> Probe:
     return Probe(missing, plugin, name, count, mode, operator=schema)
 
 
-def probe_elsewhere() -> Probe:
+def probe_in_subprocess() -> Probe:
     """`probe` in a process of its own, for lists of devices: the plugin changes the process that imports it."""
     if importlib.util.find_spec(_PLUGIN) is None:
         return probe()
@@ -151,9 +151,9 @@ class Compiled:
 
     device = DEVICE
 
-    def __init__(self, found: Probe) -> None:
+    def __init__(self, probed: Probe) -> None:
         self.convert = device_operator()
-        self.name = f"PyTorch {torch.__version__} HPU {found.device_name}, torch.compile"
+        self.name = f"PyTorch {torch.__version__} HPU {probed.device_name}, torch.compile"
 
     def compiled(self, step: Step) -> Run:
         step.call = ByShape("hpu_backend")
@@ -174,9 +174,9 @@ class Graphs:
 
     device = DEVICE
 
-    def __init__(self, found: Probe) -> None:
+    def __init__(self, probed: Probe) -> None:
         self.convert = device_operator()
-        self.name = f"PyTorch {torch.__version__} HPU {found.device_name}, HPU graphs"
+        self.name = f"PyTorch {torch.__version__} HPU {probed.device_name}, HPU graphs"
         self._wrapped: Any = None
         self._mark = importlib.import_module(f"{_PLUGIN}.torch.core").mark_step
 
@@ -186,8 +186,8 @@ class Graphs:
         def run(
             ids: torch.Tensor, held: torch.Tensor, last: torch.Tensor, length: torch.Tensor, room: torch.Tensor, every: bool
         ) -> torch.Tensor:  # fmt: skip
-            found: torch.Tensor = self._wrapped(ids, held, last, length, room, every)
-            return found.clone()  # the next replay writes over it
+            logits: torch.Tensor = self._wrapped(ids, held, last, length, room, every)
+            return logits.clone()  # the next replay writes over it
 
         return run
 
@@ -209,18 +209,18 @@ def open_backend(device: str) -> Backend:
     """
     if device == EMULATED:
         return Emulated()
-    found = probe()
-    if not found.found:
+    probed = probe()
+    if not probed.available:
         raise EngineError(
-            f"device `HPU` is not there: {found.missing} (looked for: plugin, device, operator convert_from_uint4)",
+            f"device `HPU` is not there: {probed.missing} (looked for: plugin, device, operator convert_from_uint4)",
             hint="run in an image of Gaudi's PyTorch, with a device; `hpu-emulated` runs the same path on the CPU",
         )
-    backend: Backend = Graphs(found) if found.mode == "graphs" else Compiled(found)
-    check_operator(backend, found)
+    backend: Backend = Graphs(probed) if probed.mode == "graphs" else Compiled(probed)
+    check_operator(backend, probed)
     return backend
 
 
-def check_operator(backend: Backend, found: Probe) -> None:
+def check_operator(backend: Backend, probed: Probe) -> None:
     """Raise EngineError unless the operator, as this mode compiles it, gives the known answers exactly."""
     convert = backend.convert
     if isinstance(backend, Compiled):  # never in bare eager mode
@@ -230,9 +230,9 @@ def check_operator(backend: Backend, found: Probe) -> None:
     except RuntimeError as error:
         wrong = [f"{type(error).__name__}: {str(error).splitlines()[0]}"]
     if wrong:
-        other = "1" if found.mode == "compile" else "0"
+        other = "1" if probed.mode == "compile" else "0"
         raise EngineError(
-            f"convert_from_uint4 of this HPU ({found.operator}) is not as documented: {'; '.join(wrong)}",
+            f"convert_from_uint4 of this HPU ({probed.operator}) is not as documented: {'; '.join(wrong)}",
             hint=f"try the other mode, PT_HPU_LAZY_MODE={other}; and please report it with the output of `ovround selftest`",
         )
 
@@ -260,17 +260,17 @@ class ByShape:
 
 def _once(backend: str | Callable[..., Any], key: Hashable) -> Callable[..., Any]:
     """`backend` for one graph of static shapes."""
-    found = lookup_backend(backend)
+    compile_backend = lookup_backend(backend)
     graphs = 0
 
     def compile_graph(graph: Any, inputs: Any) -> Any:
         nonlocal graphs
         graphs += 1
-        if graphs > 1 or any(isinstance(one, torch.SymInt) for one in inputs):
+        if graphs > 1 or any(isinstance(value, torch.SymInt) for value in inputs):
             raise EngineError(
                 f"{key} was compiled again, or for no fixed shape: every step would wait for its compiler"
             )
-        return found(graph, inputs)
+        return compile_backend(graph, inputs)
 
     return compile_graph
 

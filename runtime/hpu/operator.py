@@ -87,8 +87,8 @@ def device_operator() -> Convert:
     def convert(
         words: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, dtype: torch.dtype
     ) -> torch.Tensor:
-        found: torch.Tensor = operator(words, scale, zero_point, dtype, *more)
-        return found
+        weight: torch.Tensor = operator(words, scale, zero_point, dtype, *more)
+        return weight
 
     return convert
 
@@ -147,7 +147,7 @@ def wrong_answers(convert: Convert, device: str, dtype: torch.dtype) -> list[str
         zero = case.zero_point
         if zero is not None:
             zero = zero.to(device) if zero.dtype == torch.int32 else zero.to(device, dtype)
-        found = convert(case.words.to(device), case.scale.to(device, dtype), zero, dtype)
-        if not torch.equal(found.float().cpu(), case.answer):
+        answer = convert(case.words.to(device), case.scale.to(device, dtype), zero, dtype)
+        if not torch.equal(answer.float().cpu(), case.answer):
             wrong.append(case.name)
     return wrong

@@ -35,12 +35,10 @@ def selftest(folder: Path, device: str = "hpu") -> Iterator[Check]:
     """Check `device` with the model in `folder`; the checks come as they end, and the last is the first that fails."""
     checks: list[Callable[[HpuEngine, HpuEngine], Check]] = [_logits, _batch, _greedy, _compilations, _memory]
     if device != EMULATED:
-        found = probe()
-        seen = (
-            f"{found.devices} x {found.device_name}, mode {found.mode}, torch {found.torch_version}, {found.operator}"
-        )
-        yield Check("device", found.found, found.missing or seen)
-        if not found.found:
+        probed = probe()
+        seen = f"{probed.devices} x {probed.device_name}, mode {probed.mode}, torch {probed.torch_version}, {probed.operator}"
+        yield Check("device", probed.available, probed.missing or seen)
+        if not probed.available:
             return
     try:
         ours = HpuEngine(folder, device)
@@ -92,9 +90,9 @@ def _greedy(ours: HpuEngine, reference: HpuEngine) -> Check:
     chosen = ours.decode_greedy([first], _TOKENS)[0].tolist()
     ours.reset()
     token, same = int(ours.prefill([_prompt(ours)])[0].argmax()), 0
-    for place in range(_TOKENS):
+    for step in range(_TOKENS):
         token = int(ours.decode([token])[0].argmax())
-        same += token == chosen[place]
+        same += token == chosen[step]
     return Check("greedy on the device", same == _TOKENS, f"{same} of {_TOKENS} tokens as chosen by the host")
 
 

@@ -1,7 +1,7 @@
 """The verbs of `ovround.models.ops` in fixed shapes, without a look at a value on the host.
 
 Rows stand on the left of their padding. Positions are a tensor; keys and values are written into the cache by index, and
-queries see the whole room of their row, less what lies behind them. So one graph serves every prompt of a bucket and every
+queries see the whole room of their row, less the places after them. So one graph serves every prompt of a bucket and every
 step of an answer. Softmax, norms and rotations are computed in float32.
 """
 
@@ -81,7 +81,7 @@ class LayerCache:
 class StaticOps(TorchOps):
     """`weights` in float and `packed` ones by module; `places` where positions matter, `cache` where a layer keeps state."""
 
-    target = "hpu"
+    backend = "hpu"
 
     def __init__(
         self,
@@ -170,8 +170,8 @@ def _mask(spec: Attention, cache: LayerCache, positions: torch.Tensor) -> torch.
     columns = torch.arange(cache.room, dtype=positions.dtype, device=positions.device)
     distances = columns - positions.unsqueeze(-1)  # [B, T, S], at most 0 where a query may look
     allowed = distances <= 0
-    if spec.window is not None:
-        allowed = allowed & (distances > -spec.window)
+    if spec.sliding_window is not None:
+        allowed = allowed & (distances > -spec.sliding_window)
     mask = torch.where(allowed, 0.0, -torch.inf).unsqueeze(1).unsqueeze(1)
     slopes = cache.constants.slopes
     return mask if slopes is None else mask + slopes * distances.float().unsqueeze(1).unsqueeze(1)

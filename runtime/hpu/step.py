@@ -74,7 +74,7 @@ class Step(torch.nn.Module):
     def forward(
         self, ids: torch.Tensor, held: torch.Tensor, last: torch.Tensor, length: torch.Tensor, room: torch.Tensor, every: bool
     ) -> torch.Tensor:  # fmt: skip
-        """ids int32 `[B, T]` behind `held` int32 `[B]` tokens a row -> logits float32 `[B, V]` at `last` int64 `[B]`.
+        """ids int32 `[B, T]` after `held` int32 `[B]` tokens a row -> logits float32 `[B, V]` at `last` int64 `[B]`.
 
         `length` int32 `[]` is how long the longest text is with all that is on its way; `room` has S elements, the places of
         a row. `every`: logits `[B, T, V]`.
@@ -143,7 +143,7 @@ def greedy(
 ) -> torch.Tensor:
     """The `count` likeliest tokens one after the other, int32 `[B, count]`, on the device; `after` each step.
 
-    ids int32 `[B, 1]` stand behind `held` int32 `[B]` tokens; no value is read on the host, and each choice is fed back.
+    ids int32 `[B, 1]` follow `held` int32 `[B]` tokens; no value is read on the host, and each choice is fed back.
     """
     last = torch.zeros_like(held, dtype=torch.int64)
     chosen = []

@@ -64,8 +64,8 @@ class TableWords:
         scales = self.scales.index_select(0, chosen)
         zeros = self.zeros.expand(scales.shape) if len(self.zeros) == 1 else self.zeros.index_select(0, chosen)
         rows = convert(self.words.index_select(0, chosen), scales, zeros.contiguous(), scales.dtype)
-        found: torch.Tensor = rows.unflatten(0, ids.shape)
-        return found
+        embedded: torch.Tensor = rows.unflatten(0, ids.shape)
+        return embedded
 
     def apply(self, x: torch.Tensor, convert: Convert) -> torch.Tensor:
         """`[..., K]` -> `[..., V]`."""
@@ -96,8 +96,8 @@ class Bytes:
         chosen = ids.flatten()
         zeros = self.zeros if len(self.zeros) == 1 else self.zeros.index_select(0, chosen)
         rows = _decode(self.codes.index_select(0, chosen), self.scales.index_select(0, chosen), zeros)
-        found: torch.Tensor = rows.unflatten(0, ids.shape)
-        return found
+        embedded: torch.Tensor = rows.unflatten(0, ids.shape)
+        return embedded
 
     def tensors(self) -> Iterator[torch.Tensor]:
         yield from (self.codes, self.scales, self.zeros)

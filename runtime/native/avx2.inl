@@ -96,7 +96,7 @@ struct Simd {
     };
 
     static constexpr int64_t kDotTokens = 4;
-    static constexpr int kChainTokens = 1;
+    static constexpr int kAccumulatorTokens = 1;
     static void prefetch(const uint8_t* at, int64_t bytes) {
         for (int64_t line = 0; line < bytes; line += 64) {
             _mm_prefetch(reinterpret_cast<const char*>(at + line), _MM_HINT_T0);

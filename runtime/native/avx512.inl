@@ -120,7 +120,7 @@ struct Simd {
 #endif
 
     static constexpr int64_t kDotTokens = 16;
-    static constexpr int kChainTokens = 4;
+    static constexpr int kAccumulatorTokens = 4;
     static void prefetch(const uint8_t* at, int64_t bytes) {
         for (int64_t line = 0; line < bytes; line += 64) {
             _mm_prefetch(reinterpret_cast<const char*>(at + line), _MM_HINT_T0);

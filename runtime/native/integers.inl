@@ -35,12 +35,12 @@ inline typename Simd::I unpack_quad(const uint8_t* at) {
 
 // The integer sums of one tile's products with kTokens quantised rows within a span.
 //
-// kChains sums for each token hide the latency of a product. If codes stay in place, sum c has those at position c.
+// kAccumulators sums for each token hide the latency of a product. If codes stay in place, sum c holds position c's.
 template <int kBits, int kTokens>
 struct Dot {
-    static constexpr int kChains = Simd::kWide && kTokens <= Simd::kChainTokens ? 4 : 1;
-    static constexpr bool kInPlace = kChains == 4 && kBits != 3;
-    typename Simd::I sums[kTokens][kChains];
+    static constexpr int kAccumulators = Simd::kWide && kTokens <= Simd::kAccumulatorTokens ? 4 : 1;
+    static constexpr bool kInPlace = kAccumulators == 4 && kBits != 3;
+    typename Simd::I sums[kTokens][kAccumulators];
 
     Dot() {
         for (auto& token : sums) {
@@ -54,7 +54,7 @@ struct Dot {
     inline void quad(const uint8_t* at, const int8_t* levels) {
         const typename Simd::I codes = unpack_quad<kBits, kQuad, kInPlace>(at);
         for (int token = 0; token < kTokens; ++token) {
-            auto& sum = sums[token][kQuad % kChains];
+            auto& sum = sums[token][kQuad % kAccumulators];
             sum = Simd::add_products8(sum, codes, Simd::broadcast32(levels + (kQuad * kTokens + token) * 4));
         }
     }
@@ -111,7 +111,7 @@ struct Dot {
     }
 
     inline typename Simd::F total(int token) const {
-        if constexpr (kChains == 1) {
+        if constexpr (kAccumulators == 1) {
             return Simd::to_float(sums[token][0]);
         } else if constexpr (!kInPlace || kBits == 8) {
             return Simd::to_float(

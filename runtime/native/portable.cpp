@@ -54,7 +54,7 @@ struct Simd {
         return spread;
     }
     static constexpr int64_t kDotTokens = 2;
-    static constexpr int kChainTokens = 0;
+    static constexpr int kAccumulatorTokens = 0;
     static constexpr bool kWide = true;  // products are summed directly in 32 bits
     static void prefetch(const uint8_t*, int64_t) {}
     static F halves(const uint8_t* at);

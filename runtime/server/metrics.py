@@ -1,4 +1,4 @@
-"""Prometheus metrics with vLLM's names, behind our prefix or theirs; units are seconds, tokens and shares."""
+"""Prometheus metrics with vLLM's names, with our prefix or with theirs; units are seconds, tokens and shares."""
 
 from __future__ import annotations
 

@@ -62,16 +62,16 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.found = False
+        self.stopped = False
 
     def push(self, text: str) -> str:
-        """The text that certainly precedes every stop string; empty once one was `found`."""
-        if self.found or not self._stops:
-            return "" if self.found else text
+        """The text that certainly precedes every stop string; empty once one was found."""
+        if self.stopped or not self._stops:
+            return "" if self.stopped else text
         self._held += text
         matches = [(start + len(stop), start) for stop in self._stops if (start := self._held.find(stop)) >= 0]
         if matches:
-            self.found = True
+            self.stopped = True
             return self._held[: min(matches)[1]]
         keep = max(_overlap(self._held, stop) for stop in self._stops)
         certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
@@ -79,7 +79,7 @@ class StopStrings:
 
     def finish(self) -> str:
         """The text that was held back, unless a stop string was found."""
-        return "" if self.found else self._held
+        return "" if self.stopped else self._held
 
 
 class TextStream:
@@ -92,7 +92,7 @@ class TextStream:
     @property
     def stopped(self) -> bool:
         """Whether a stop string was found, which ends the answer."""
-        return self._stops.found
+        return self._stops.stopped
 
     def push(self, token_id: int) -> str:
         return self._stops.push(self._decoder.push(token_id))

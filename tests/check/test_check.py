@@ -26,8 +26,8 @@ def rules(folder: Path, engine: str) -> set[str]:
 
 
 def test_our_own_folders_are_clean(tiny_folders: dict[str, Path]) -> None:
-    for target, engine in (("openvino", "openvino"), ("openvino", "openvino-gpu"), ("onnx", "onnxruntime")):
-        assert rules(tiny_folders[target], engine) == set()
+    for format_name, engine in (("openvino", "openvino"), ("openvino", "openvino-gpu"), ("onnx", "onnxruntime")):
+        assert rules(tiny_folders[format_name], engine) == set()
 
 
 def write_ir(
@@ -53,7 +53,7 @@ def write_ir(
 
 
 @pytest.mark.parametrize(
-    ("kind", "zero", "found"),
+    ("kind", "zero", "expected_rules"),
     [
         ("u3", None, {"folded-width"}),
         ("u2", None, {"u2-zero-point"}),
@@ -67,9 +67,9 @@ def write_ir(
         ("nf4", None, {"float4"}),
     ],
 )
-def test_openvino_types(tmp_path: Path, kind: str, zero: str | None, found: set[str]) -> None:
+def test_openvino_types(tmp_path: Path, kind: str, zero: str | None, expected_rules: set[str]) -> None:
     write_ir(tmp_path, kind, zero)
-    assert rules(tmp_path, "openvino") == found
+    assert rules(tmp_path, "openvino") == expected_rules
 
 
 def test_other_openvino_traps(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_other_openvino_traps(tmp_path: Path) -> None:
     assert rules(tmp_path, "openvino") == {"bf16-chain"}
     write_ir(tmp_path, "u4", "f16")
     assert rules(tmp_path, "openvino-gpu") == {"fractional-zero-point", "activations-scale-factor"}
-    assert rules(tmp_path, "openvino-npu") == {"fractional-zero-point", "npu-grid"}
+    assert rules(tmp_path, "openvino-npu") == {"fractional-zero-point", "npu-scheme"}
     write_ir(tmp_path, "i4", None, group=128)
     assert rules(tmp_path, "openvino-npu") == set()
 
@@ -89,7 +89,7 @@ def test_other_openvino_traps(tmp_path: Path) -> None:
 def test_experts_and_tables(tmp_path: Path) -> None:
     """`[E, N, G, group]` weights; a router by its name; tables of 4-bit floats."""
 
-    def found(kind: str, group: int, name: str = "w") -> set[str]:
+    def rules_of_experts(kind: str, group: int, name: str = "w") -> set[str]:
         codes = ov.Tensor(getattr(ov.Type, kind), ov.Shape([3, 8, 2, group] if name == "w" else [8, 2, group]))
         weight = opset.constant(codes)
         weight.set_friendly_name(name)
@@ -101,11 +101,11 @@ def test_experts_and_tables(tmp_path: Path) -> None:
         ov.serialize(ov.Model([result], [x], "trap"), tmp_path / "openvino_model.xml")
         return rules(tmp_path, "openvino")
 
-    assert found("i4", 32) == set()
-    assert found("u2", 32) == {"expert-width"}
-    assert found("i4", 16) == {"expert-groups"}
-    assert found("i4", 32, "__module.model.layers.0.mlp.gate/ov_ext::linear/MatMul") == {"quantised-router"}
-    assert found("i4", 32, "__module.model.layers.0.mlp.gate_proj/ov_ext::linear/MatMul") == set()
+    assert rules_of_experts("i4", 32) == set()
+    assert rules_of_experts("u2", 32) == {"expert-width"}
+    assert rules_of_experts("i4", 16) == {"expert-groups"}
+    assert rules_of_experts("i4", 32, "__module.model.layers.0.mlp.gate/ov_ext::linear/MatMul") == {"quantised-router"}
+    assert rules_of_experts("i4", 32, "__module.model.layers.0.mlp.gate_proj/ov_ext::linear/MatMul") == set()
     write_ir(tmp_path, "nf4", None, table=True)
     assert rules(tmp_path, "openvino") == {"float4-embedding"}
 
@@ -128,7 +128,7 @@ def write_onnx(
 
 
 @pytest.mark.parametrize(
-    ("changes", "found"),
+    ("changes", "expected_rules"),
     [
         ({}, set()),
         ({"bits": 3}, {"width"}),
@@ -143,11 +143,13 @@ def write_onnx(
         ({"bf16": True}, {"bfloat16"}),
     ],
 )
-def test_onnx_nodes(tmp_path: Path, changes: dict[str, object], found: set[str]) -> None:
+def test_onnx_nodes(tmp_path: Path, changes: dict[str, object], expected_rules: set[str]) -> None:
     write_onnx(tmp_path / "model.onnx", **changes)  # type: ignore[arg-type]
-    assert {one.rule for one in check_folder(tmp_path, "onnxruntime") if one.severity in GRAVE} == found
+    assert {
+        finding.rule for finding in check_folder(tmp_path, "onnxruntime") if finding.severity in GRAVE
+    } == expected_rules
     rounded = {"rounded-head"} if changes.get("bits", 4) != 8 else set()
-    assert {one.rule for one in check_folder(tmp_path) if one.severity == "note"} == rounded
+    assert {finding.rule for finding in check_folder(tmp_path) if finding.severity == "note"} == rounded
 
 
 def test_external_data_outside_the_folder(tmp_path: Path) -> None:
@@ -234,5 +236,5 @@ def test_gguf_files(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    found = {one.rule: one.where for one in check_folder(tmp_path / "model.gguf", "openvino")}
-    assert found == {"gguf-minimum": "b", "gguf-expanded": "c"}
+    locations = {finding.rule: finding.where for finding in check_folder(tmp_path / "model.gguf", "openvino")}
+    assert locations == {"gguf-minimum": "b", "gguf-expanded": "c"}

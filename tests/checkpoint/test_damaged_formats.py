@@ -27,7 +27,7 @@ from ovround.options.convert_options import ConvertOptions
         ({"group_size": 0}, "group_size of"),
         ({"group_size": 16}, r"qzeros` is I32 \[2, 16\]; config.json calls for I32 \[4, 16\]"),
         ({"bits": 8}, r"qweight` is I32 \[8, 128\]; config.json calls for I32 \[16, 128\]"),
-        ({"sym": True}, "zero points are not 8, which a symmetric 4-bit grid has"),
+        ({"sym": True}, "zero points are not 8, which a symmetric 4-bit scheme has"),
         ({"sym": 1}, "sym of"),
         ({"dynamic": {"+:(": {}}}, "is no regular expression"),
         ({"dynamic": [1]}, "dynamic is"),

@@ -39,7 +39,7 @@ HEADERS: dict[str, tuple[str, int, int | None]] = {
     "overlapping tensors": (f'{{"a": {GOOD}, "b": {AT_4}}}', 12, None),
     "the same bytes twice": (f'{{"a": {GOOD}, "b": {GOOD}}}', 8, None),
     "a hole": (f'{{"a": {GOOD}, "b": {AT_12}}}', 20, None),
-    "data behind the last tensor": (f'{{"a": {GOOD}}}', 16, None),
+    "data after the last tensor": (f'{{"a": {GOOD}}}', 16, None),
     "data missing": (f'{{"a": {GOOD}}}', 4, None),
     "a negative size": (f'{{"a": {GOOD}}}'.replace("[2]", "[-2]"), 8, None),
     "a size that overflows": (f'{{"a": {GOOD}}}'.replace("[2]", "[4611686018427387906]"), 8, None),

@@ -55,8 +55,8 @@ def test_words_are_streams(bits: int, columns: int, rows: int, seed: int) -> Non
     codes = np.random.default_rng(seed).integers(0, 1 << bits, (rows, columns), dtype=np.uint8)
     packed = pack_words(codes, bits)
     for row, words in zip(codes, packed, strict=True):
-        stream = sum((int(word) & 0xFFFFFFFF) << (32 * place) for place, word in enumerate(words))
-        assert stream == sum(int(code) << (bits * place) for place, code in enumerate(row))
+        stream = sum((int(word) & 0xFFFFFFFF) << (32 * index) for index, word in enumerate(words))
+        assert stream == sum(int(code) << (bits * index) for index, code in enumerate(row))
     np.testing.assert_array_equal(unpack_words(packed, bits, columns), codes)
     nibbles = codes & np.uint8(15)
     np.testing.assert_array_equal(unpack_awq(pack_awq(nibbles), columns), nibbles)
@@ -179,7 +179,7 @@ def test_what_is_written_is_read(name: str, data: st.DataObject) -> None:
     for suffix, part in parts.items():
         if suffix in arrays or not part.optional:
             assert arrays[suffix].shape == part.shape
-            assert arrays[suffix].dtype in [types.get(one) for one in part.dtypes]
+            assert arrays[suffix].dtype in [types.get(kind) for kind in part.dtypes]
     back = reader.decode(MODULE, tensor.shape, arrays)
     np.testing.assert_array_equal(back.dequantize().view(np.uint32), tensor.dequantize().view(np.uint32))
     again = restored(back, tensor.bits, tensor.group_size, tensor.symmetric)
@@ -237,7 +237,9 @@ def test_records_of_tuning_travel_along(tmp_path: Path, tiny_source: Path, text_
     emitted = convert(tmp_path / "q", tmp_path / "out", ConvertOptions(formats=("onnx",))).manifests[0]
     assert emitted.blocks == made.blocks != ()
     assert emitted.quality == made.quality is not None
-    assert [(one.name, one.sha256) for one in emitted.weights] == [(one.name, one.sha256) for one in made.weights]
+    assert [(record.name, record.sha256) for record in emitted.weights] == [
+        (record.name, record.sha256) for record in made.weights
+    ]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "ovround convert q OUT --format onnx\n" in card
 
@@ -245,12 +247,12 @@ def test_records_of_tuning_travel_along(tmp_path: Path, tiny_source: Path, text_
 def test_a_float_head_and_embedding_take_bits(tmp_path: Path, tiny_source: Path) -> None:
     convert(tiny_source, tmp_path / "q", options("gptq"))
     asked = ConvertOptions(formats=("onnx",), lm_head_bits=8, embedding_bits=4, group_size=64)
-    grids = {
-        one.name: (one.bits, one.group_size)
-        for one in convert(tmp_path / "q", tmp_path / "o", asked).manifests[0].weights
+    schemes = {
+        record.name: (record.bits, record.group_size)
+        for record in convert(tmp_path / "q", tmp_path / "o", asked).manifests[0].weights
     }
-    assert (grids["lm_head.weight"], grids["model.embed_tokens.weight"]) == ((8, 64), (4, 64))
-    assert grids["model.layers.0.mlp.up_proj.weight"] == (4, 32)
+    assert (schemes["lm_head.weight"], schemes["model.embed_tokens.weight"]) == ((8, 64), (4, 64))
+    assert schemes["model.layers.0.mlp.up_proj.weight"] == (4, 32)
 
 
 @pytest.mark.parametrize(
@@ -338,19 +340,19 @@ def test_activation_order_is_a_gather(tmp_path: Path) -> None:
     weight = source.read(f"{MODULE}.weight", (96, 64))
     assert isinstance(weight, QTensor)
     assert weight.order is not None
-    for one in made.folders:
-        weights = read_weights(one)
+    for converted in made.folders:
+        weights = read_weights(converted)
         expected = logits(config, as_torch(weights), ids)
-        engine = open_engine(one, exact=True, threads=1)
-        found = engine.logits(ids)
+        engine = open_engine(converted, exact=True, threads=1)
+        computed = engine.logits(ids)
         engine.close()
-        assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+        assert np.abs(computed - expected).max() <= TOLERANCE * np.abs(expected).max()
         unordered = {
             name: replace(weight, order=None) if isinstance(weight, QTensor) else weight
             for name, weight in weights.items()
         }
         wrong = logits(config, as_torch(unordered), ids)
-        assert np.abs(found - wrong).max() > 100 * TOLERANCE * np.abs(expected).max()
+        assert np.abs(computed - wrong).max() > 100 * TOLERANCE * np.abs(expected).max()
     assert convert(folder, tmp_path / "ct", ConvertOptions(formats=("compressed-tensors",))).folders
     with pytest.raises(OvroundError, match="activation order"):
         convert(folder, tmp_path / "ar", ConvertOptions(formats=("auto_round",)))

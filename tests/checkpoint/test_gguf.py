@@ -102,16 +102,16 @@ def test_a_file_keeps_every_integer(tmp_path: Path) -> None:
     for folder in made.folders:
         weights = read_weights(folder)
         for name, weight in original.items():
-            found = weights[name]
-            if isinstance(found, QTensor):
+            tensor = weights[name]
+            if isinstance(tensor, QTensor):
                 kind = "Q8_0" if "down_proj" in name else "Q4_0"
                 blocks = package.quants.quantize(weight, package.GGMLQuantizationType[kind])
                 expected = package.quants.dequantize(blocks, package.GGMLQuantizationType[kind])
-                np.testing.assert_array_equal(found.dequantize(), expected)
-    grids = {one.name: (one.bits, one.group_size) for one in made.manifests[0].weights}
-    assert grids["lm_head.weight"] == (4, 32)
-    assert grids["model.layers.0.mlp.down_proj.weight"] == (8, 32)
-    assert grids["model.embed_tokens.weight"] == (16, 0)
+                np.testing.assert_array_equal(tensor.dequantize(), expected)
+    schemes = {record.name: (record.bits, record.group_size) for record in made.manifests[0].weights}
+    assert schemes["lm_head.weight"] == (4, 32)
+    assert schemes["model.layers.0.mlp.down_proj.weight"] == (8, 32)
+    assert schemes["model.embed_tokens.weight"] == (16, 0)
 
 
 @pytest.mark.parametrize("format_name", ["compressed-tensors", "openvino"])

@@ -92,7 +92,7 @@ def test_what_was_written_is_read_back(ir: Path, tmp_path: Path, monkeypatch: py
         (ConvertOptions(bits=2), "bits is 2; NNCF compresses an OpenVINO IR to 4 or 8"),
         (ConvertOptions(formats=("onnx",)), "an OpenVINO IR cannot become onnx"),
         (ConvertOptions(lm_head_bits=4), "lm-head-bits has no meaning for an OpenVINO IR"),
-        (ConvertOptions(layers=(LayerRule("q_proj", bits=8),)), "layers has no meaning for an OpenVINO IR"),
+        (ConvertOptions(layers=(LayerRule("q_proj", bits=8),)), "layer has no meaning for an OpenVINO IR"),
     ],
 )
 def test_options_without_a_counterpart_are_refused(

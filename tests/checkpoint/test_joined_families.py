@@ -10,7 +10,7 @@ import pytest
 import torch
 from random_model import CONFIGS, logits_of, relative_rms, write_random_model
 
-from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, TARGETS
+from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, ENGINE_FORMATS
 from ovround.checkpoint import open_checkpoint, open_source
 from ovround.conversion.convert import convert
 from ovround.errors import CheckpointError, UsageError
@@ -26,41 +26,41 @@ TOLERANCE = 2e-5  # as for float weights (tests/test_families.py)
 SCHEME = QuantScheme(4, 16, False)
 
 
-def write_quantised(place: Path, config: str) -> torch.nn.Module:
+def write_quantised(folder: Path, config: str) -> torch.nn.Module:
     """A GPTQ folder of a random model, its linear layers quantised as the checkpoint holds them, and that model with their values."""
-    model = write_random_model(place / "float", CONFIGS[config])
-    linears = {name: one for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
+    model = write_random_model(folder / "float", CONFIGS[config])
+    linears = {name: linear for name, linear in model.named_modules() if isinstance(linear, torch.nn.Linear)}
     linears.pop("lm_head", None)
-    shapes = {f"{name}.weight": tuple(one.weight.shape) for name, one in linears.items()}
+    shapes = {f"{name}.weight": tuple(linear.weight.shape) for name, linear in linears.items()}
     writer = open_format("gptq", dict.fromkeys(linears, SCHEME), shapes)
-    folder = place / "gptq"
-    folder.mkdir()
-    shards = ShardWriter(folder)
-    for name, one in linears.items():
-        tensor, _ = round_to_nearest(name, FloatTensor(one.weight.detach().numpy(), "float32"), SCHEME)
-        one.weight.data = torch.from_numpy(tensor.dequantize())
+    quantised = folder / "gptq"
+    quantised.mkdir()
+    shards = ShardWriter(quantised)
+    for name, linear in linears.items():
+        tensor, _ = round_to_nearest(name, FloatTensor(linear.weight.detach().numpy(), "float32"), SCHEME)
+        linear.weight.data = torch.from_numpy(tensor.dequantize())
         for suffix, data in writer.encode(name, writer.stored(tensor)).items():
             shards.write(f"{name}.{suffix}", data)
-    floats = open_checkpoint(place / "float")
+    floats = open_checkpoint(folder / "float")
     for name in floats.tensors().keys() - shapes.keys():
         shards.write(name, floats.read(name).float32())
     for name, data in writer.rest():
         shards.write(name, data)
     shards.finish()
     shards.close()
-    for path in (place / "float").glob("*.json"):
+    for path in (folder / "float").glob("*.json"):
         if "safetensors" not in path.name:
-            (folder / path.name).write_bytes(path.read_bytes())
-    stated = json.loads((folder / "config.json").read_text())
+            (quantised / path.name).write_bytes(path.read_bytes())
+    stated = json.loads((quantised / "config.json").read_text())
     stated["quantization_config"] = writer.settings(dict.fromkeys(linears, SCHEME), [])
-    (folder / "config.json").write_text(json.dumps(stated))
+    (quantised / "config.json").write_text(json.dumps(stated))
     return model
 
 
 @pytest.mark.parametrize("config", ["phi3-0", "gpt_neox-0", "falcon-0", "gemma-0", "bloom-0"])
 def test_its_integers_run_on_both_engines(tmp_path: Path, config: str) -> None:
     model = write_quantised(tmp_path, config)
-    out = convert(tmp_path / "gptq", tmp_path / "out", ConvertOptions(formats=TARGETS))
+    out = convert(tmp_path / "gptq", tmp_path / "out", ConvertOptions(formats=ENGINE_FORMATS))
     projections = [weight for weight in out.manifests[0].weights if weight.name.endswith("_proj.weight")]
     assert projections
     assert {(weight.bits, weight.group_size, weight.relative_error) for weight in projections} == {(4, 16, 0.0)}
@@ -100,15 +100,15 @@ def test_other_names_are_written_as_the_family_has_them(tmp_path: Path, config: 
     made = convert(tmp_path / "float", tmp_path / "out", options)
     back = convert(made.folders[0], tmp_path / "back", ConvertOptions(formats=("onnx",)))
     digests = [
-        {one.name: one.sha256 for one in manifest.weights if ".weight" in one.name}
+        {record.name: record.sha256 for record in manifest.weights if ".weight" in record.name}
         for manifest in (made.manifests[1], back.manifests[0])
     ]
     assert len(digests[0]) > 14
-    same = {one for one, digest in digests[0].items() if digests[1][one] == digest}
-    # AWQ stores the zero points that a symmetric grid implies: the same values on a grid that is not symmetric
+    same = {name for name, digest in digests[0].items() if digests[1][name] == digest}
+    # AWQ stores the zero points that a symmetric scheme implies: the same values in a scheme that is not symmetric
     assert same == set(digests[0]) or name == "awq"
-    stored = {one.rpartition(".")[0] for one in open_source(made.folders[0]).stored.tensors()}  # type: ignore[union-attr]
-    assert stored == {one.rpartition(".")[0] for one in open_checkpoint(tmp_path / "float").tensors()}
+    stored = {tensor.rpartition(".")[0] for tensor in open_source(made.folders[0]).stored.tensors()}  # type: ignore[union-attr]
+    assert stored == {tensor.rpartition(".")[0] for tensor in open_checkpoint(tmp_path / "float").tensors()}
 
 
 def test_a_joined_family_is_no_checkpoint_output_yet(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from random_model import CONFIGS, logits_of, relative_rms, write_random_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Mxfp4Config
 
-from ovround.artifact.manifest import TARGETS
+from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.checkpoint import mxfp4, open_source
 from ovround.conversion.convert import convert
 from ovround.errors import TensorError, UsageError
@@ -55,7 +55,7 @@ def test_it_is_the_model_that_transformers_reads(tmp_path: Path) -> None:
     folder = write_mxfp4(tmp_path / "model")
     read = {"attn_implementation": "eager", "quantization_config": Mxfp4Config(dequantize=True)}
     model = AutoModelForCausalLM.from_pretrained(folder, **read).eval().float()
-    for out in convert(folder, tmp_path / "out", ConvertOptions(formats=TARGETS, bits=16)).folders:
+    for out in convert(folder, tmp_path / "out", ConvertOptions(formats=ENGINE_FORMATS, bits=16)).folders:
         assert "quantization_config" not in json.loads((out / "config.json").read_text())
         engine = open_engine(out, exact=True, threads=1)
         assert relative_rms(engine.logits(IDS), logits_of(model, IDS)) <= TOLERANCE, out.name
@@ -79,7 +79,7 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, A
     assert not (tmp_path / "out").exists()
 
 
-def test_a_part_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_part_that_is_missing_is_reported(tmp_path: Path) -> None:
     folder = write_mxfp4(tmp_path / "model")
     file = folder / "model.safetensors"
     tensors = load_file(file)

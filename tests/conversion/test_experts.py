@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tuning_file import tuning_file
 from typer.testing import CliRunner
 
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.checkpoint import mapped, open_checkpoint
 from ovround.cli.app import app
 from ovround.conversion.convert import convert, prepare
@@ -50,38 +50,38 @@ def test_joined_experts_are_the_same_model(tmp_path: Path, name: str) -> None:
     """As transformers 5 names and holds them in memory; on disk it takes them apart again."""
     model = write_random_model(tmp_path / "model", CONFIGS[name])
     expected = logits(tmp_path / "model")
-    joined = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    joined = {name.replace("mlp.router.weight", "mlp.gate.weight"): tensor for name, tensor in joined.items()}
-    assert "model.layers.0.mlp.experts.gate_up_proj" in joined
+    stacked = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    stacked = {name.replace("mlp.router.weight", "mlp.gate.weight"): tensor for name, tensor in stacked.items()}
+    assert "model.layers.0.mlp.experts.gate_up_proj" in stacked
     if CONFIGS[name].get("tie_word_embeddings"):
-        del joined["lm_head.weight"]
-    save_file(joined, tmp_path / "model" / "model.safetensors")
+        del stacked["lm_head.weight"]
+    save_file(stacked, tmp_path / "model" / "model.safetensors")
     assert np.array_equal(logits(tmp_path / "model"), expected)
 
 
 @pytest.mark.parametrize(
     ("name", "products", "bits", "group", "sym"),
-    [("qwen2_moe-0", 3, *grid) for grid in [(16, 32, True), (8, 32, False), (4, 32, True), (4, 16, False), (3, 64, False),
+    [("qwen2_moe-0", 3, *scheme) for scheme in [(16, 32, True), (8, 32, False), (4, 32, True), (4, 16, False), (3, 64, False),
                                             (2, 32, False), (2, 64, True)]]
-    + [("gpt_oss-0", 2, *grid) for grid in [(16, 32, True), (8, 32, True), (4, 32, False), (2, 32, True)]],
+    + [("gpt_oss-0", 2, *scheme) for scheme in [(16, 32, True), (8, 32, True), (4, 32, False), (2, 32, True)]],
 )  # fmt: skip
-def test_every_grid_computes_what_its_integers_say(
+def test_every_scheme_computes_what_its_integers_say(
     tmp_path: Path, name: str, products: int, bits: int, group: int, sym: bool
 ) -> None:
     """And OpenVINO multiplies the chosen experts alone, on compressed weights: 3 or 2 products a block, not tiled ones."""
     write_random_model(tmp_path / "model", {**CONFIGS[name], "hidden_size": 128, "num_hidden_layers": 1})
-    options = ConvertOptions(formats=TARGETS, bits=bits, group_size=group, sym=sym, recipe="rtn")
-    folders = dict(zip(TARGETS, convert(tmp_path / "model", tmp_path / "out", options).folders, strict=True))
+    options = ConvertOptions(formats=ENGINE_FORMATS, bits=bits, group_size=group, sym=sym, recipe="rtn")
+    folders = dict(zip(ENGINE_FORMATS, convert(tmp_path / "model", tmp_path / "out", options).folders, strict=True))
     weights = as_torch(read_weights(folders["openvino"]))
     decoder = from_config(json.loads((tmp_path / "model" / "config.json").read_text()))
     with torch.no_grad():
         expected = decoder.logits(TorchOps(weights), torch.from_numpy(IDS)).numpy()
-    for target, folder in folders.items():
+    for format_name, folder in folders.items():
         engine = open_engine(folder, exact=True, threads=1)
-        assert relative_rms(engine.logits(IDS), expected) <= TOLERANCE, target
+        assert relative_rms(engine.logits(IDS), expected) <= TOLERANCE, format_name
         engine.close()
         engine = open_engine(folder, exact=False, threads=1)
-        assert relative_rms(engine.logits(IDS), expected) < 0.1, target  # int8 activations, bfloat16 products
+        assert relative_rms(engine.logits(IDS), expected) < 0.1, format_name  # int8 activations, bfloat16 products
         engine.close()
     compiled = ov.Core().compile_model(folders["openvino"] / "openvino_model.xml", "CPU")
     read = Counter(
@@ -93,7 +93,7 @@ def test_every_grid_computes_what_its_integers_say(
     assert bits == 16 or set(read) <= {"u8", "i8", "u4", "i4"}
 
 
-def test_experts_that_no_token_reaches_are_told(tmp_path: Path, text_file: Path) -> None:
+def test_experts_that_no_token_reaches_are_reported(tmp_path: Path, text_file: Path) -> None:
     """One of three experts, by logits z, -z and 0: the last is rounded to nearest, and progress and manifest say it."""
     write_random_model(tmp_path / "model", CONFIGS["mixtral-1"])
     file = tmp_path / "model" / "model.safetensors"
@@ -101,7 +101,7 @@ def test_experts_that_no_token_reaches_are_told(tmp_path: Path, text_file: Path)
     for name in (name for name in tensors if name.endswith("gate.weight")):
         tensors[name][1], tensors[name][2] = -tensors[name][0], 0
     save_file(tensors, file)
-    told: list[Progress] = []
+    reports: list[Progress] = []
     arguments = [
         "convert",
         str(tmp_path / "model"),
@@ -129,29 +129,30 @@ def test_experts_that_no_token_reaches_are_told(tmp_path: Path, text_file: Path)
             seqlen=32,
             calibration=(text_file,),
         )
-        (folder,) = convert(tmp_path / "model", tmp_path / starts, options, told.append).folders
+        (folder,) = convert(tmp_path / "model", tmp_path / starts, options, reports.append).folders
         blocks = read_manifest(folder).blocks
         assert blocks[0].unreached == ("model.layers.0.mlp.experts.2",)
-    assert {one.unreached for one in told if one.stage == "quantise" and not one.steps} == {1}
+    assert {report.unreached for report in reports if report.stage == "quantise" and not report.steps} == {1}
     rounded = convert(
         tmp_path / "model", tmp_path / "rtn", ConvertOptions(formats=("onnx",), group_size=32, recipe="rtn")
     )
-    nearest, found = (
-        {record.name: record.sha256 for record in read_manifest(one).weights} for one in (rounded.folders[0], folder)
+    nearest, tuned = (
+        {record.name: record.sha256 for record in read_manifest(converted).weights}
+        for converted in (rounded.folders[0], folder)
     )
-    same = [name for name in nearest if ".experts." in name and nearest[name] == found[name]]
+    same = [name for name in nearest if ".experts." in name and nearest[name] == tuned[name]]
     assert {name.split(".")[5] for name in same} == {"2"}
 
 
 def test_a_budget_gives_a_layers_experts_one_width(tmp_path: Path) -> None:
     write_random_model(tmp_path / "model", CONFIGS["qwen3_moe-0"])
-    options = ConvertOptions(formats=TARGETS, budget=Budget(5.5, "bits"), group_size=32, recipe="rtn")
+    options = ConvertOptions(formats=ENGINE_FORMATS, budget=Budget(5.5, "bits"), group_size=32, recipe="rtn")
     conversion = convert(tmp_path / "model", tmp_path / "out", options)
     assert conversion.mix is not None
     assert 5 < conversion.mix.reached <= 5.5
     for kind in ("gate_proj", "up_proj", "down_proj"):
-        grids = {conversion.plan[f"model.layers.0.mlp.experts.{expert}.{kind}"] for expert in range(8)}
-        assert len(grids) == 1, kind
+        schemes = {conversion.plan[f"model.layers.0.mlp.experts.{expert}.{kind}"] for expert in range(8)}
+        assert len(schemes) == 1, kind
 
 
 def test_a_rule_for_one_expert_is_refused(tmp_path: Path) -> None:

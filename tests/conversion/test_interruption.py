@@ -37,9 +37,9 @@ def cpu_s(pid: int | None = None) -> float:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_real_process(tmp_path: Path, number: signal.Signals, moment: str) -> None:
     """`python -m ovround convert`, stopped while it imports torch and while it tunes."""
-    place = tmp_path / "place"
-    place.mkdir()
-    words = [sys.executable, "-m", "ovround", "convert", "demo", str(place / "new" / "out"), *TUNED]
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    words = [sys.executable, "-m", "ovround", "convert", "demo", str(folder / "new" / "out"), *TUNED]
     words[words.index("1000")] = "4"
     earlier_s = cpu_s()
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -60,12 +60,12 @@ def test_a_real_process(tmp_path: Path, number: signal.Signals, moment: str) -> 
     last = err.splitlines()[-1]
     if moment == "checking the checkpoint":
         assert last == message
-        assert list(place.iterdir()) == []
+        assert list(folder.iterdir()) == []
         return
     kept = KEPT.fullmatch(last)
     assert kept is not None, last
     assert kept[1] == message.partition(";")[0]
-    work = place / "new" / ".out.ovround-work"
+    work = folder / "new" / ".out.ovround-work"
     assert kept[3] == str(work)
     blocks = {f"tuned-{layer:05d}.safetensors" for layer in range(int(kept[2]))}
     assert list(work.parent.iterdir()) == [work]
@@ -81,38 +81,38 @@ def test_any_moment(
     """From the first line of code to the last rename of a conversion that takes a fraction of a second."""
     options = ("--recipe", "rtn", "--group-size", "32", "--format", "openvino", "--format", "onnx")
     status, message = SIGNALS[number]
-    place = tmp_path / "place"
-    place.mkdir()
+    folder = tmp_path / "workspace"
+    folder.mkdir()
     before = []
     if existing:
-        assert loaded_command("convert", tiny_source, place / "out", *options, "--seed", "1").status == 0
+        assert loaded_command("convert", tiny_source, folder / "out", *options, "--seed", "1").status == 0
         before = ["out"]
     undisturbed = loaded_command("convert", tiny_source, tmp_path / "other", *options, moment=Moment(0, 0))
     assert undisturbed.status == 0, undisturbed.stderr
     stopped = 0
     for part in (0.02, 0.2, 0.4, 0.6, 0.8, 0.97, 0.999):
         moment = Moment(number, int(undisturbed.calls * part))
-        result = loaded_command("convert", tiny_source, place / "out", *options, moment=moment)
+        result = loaded_command("convert", tiny_source, folder / "out", *options, moment=moment)
         if result.status == 0:
             assert part > 0.9, "the end came much earlier than in the undisturbed command"
             break
         stopped += 1
         assert (result.status, result.stdout) == (status, ""), result.stderr
         assert result.stderr.splitlines()[-1] == message
-        assert [path.name for path in place.iterdir()] in (before, ["out"])  # the last rename may have happened
-        for target in ("openvino", "onnx") if (place / "out").exists() else ():
-            check_files(place / "out" / target, read_manifest(place / "out" / target), contents=True)
+        assert [path.name for path in folder.iterdir()] in (before, ["out"])  # the last rename may have happened
+        for format_name in ("openvino", "onnx") if (folder / "out").exists() else ():
+            check_files(folder / "out" / format_name, read_manifest(folder / "out" / format_name), contents=True)
     assert stopped >= 5
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_in_the_middle_of_tuning(tmp_path: Path, loaded_command: CommandServer, number: signal.Signals) -> None:
-    place = tmp_path / "place"
-    place.mkdir()
+    folder = tmp_path / "workspace"
+    folder.mkdir()
     status, message = SIGNALS[number]
     for call in (1, 5, 60):
         moment = Moment(number, call, "backward")
-        result = loaded_command("convert", "demo", place / "out", *TUNED, moment=moment)
+        result = loaded_command("convert", "demo", folder / "out", *TUNED, moment=moment)
         assert (result.status, result.stdout) == (status, ""), result.stderr
         assert result.stderr.splitlines()[-1] == message
-        assert list(place.iterdir()) == []
+        assert list(folder.iterdir()) == []

@@ -11,12 +11,12 @@ from checkpoint_writer import write_checkpoint
 from command_server import CommandServer, Result, succeeded
 from tuning_file import tuning_file
 
-from ovround.artifact.manifest import TARGETS, read_manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 
 
 def test_the_card_says_what_was_measured_and_how_to_make_it_again(converted: tuple[Path, Result]) -> None:
     out, _ = converted
-    for engine in TARGETS:
+    for engine in ENGINE_FORMATS:
         manifest, card = read_manifest(out / engine), (out / engine / "README.md").read_text(encoding="utf-8")
         front = card.split("---\n")[1].splitlines()
         assert 'base_model: "demo"' in front

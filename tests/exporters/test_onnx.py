@@ -115,7 +115,7 @@ class Session:
     def __call__(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64], past: Cache | None = None
     ) -> tuple[NDArray[np.float32], Cache]:
-        """`ids` `[B, T]`, `mask` `[B, S]` -> logits `[B, T, V]` and the cache behind them."""
+        """`ids` `[B, T]`, `mask` `[B, S]` -> logits `[B, T, V]` and the cache after them."""
         if past is None:
             past = [np.zeros((len(ids), heads, 0, size), np.float32) for heads, size in self._empty.values()]
         feed = {"input_ids": ids, "attention_mask": mask, **dict(zip(self._empty, past, strict=True))}

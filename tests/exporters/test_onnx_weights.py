@@ -140,9 +140,9 @@ def test_float_weights_keep_their_type(tmp_path: Path, dtype: str) -> None:
 
 
 def patch(file: DataFile, name: str, at: int, data: bytes) -> None:
-    with file.path.open("r+b") as target:
-        target.seek(file.entries[name].offset + at)
-        target.write(data)
+    with file.path.open("r+b") as stream:
+        stream.seek(file.entries[name].offset + at)
+        stream.write(data)
 
 
 def test_damage_is_refused_or_changes_the_digest(tmp_path: Path) -> None:

@@ -37,14 +37,16 @@ PARTS = {
 def folders(tiny_source: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny checkpoint in every format."""
     out = tmp_path_factory.mktemp("formats")
-    grids = tuple(name for name in FORMATS if name != "aqlm")
-    written = convert(tiny_source, out / "grids", ConvertOptions(formats=grids, group_size=32, sym=False, recipe="rtn"))
+    integer_formats = tuple(name for name in FORMATS if name != "aqlm")
+    written = convert(
+        tiny_source, out / "grids", ConvertOptions(formats=integer_formats, group_size=32, sym=False, recipe="rtn")
+    )
     coded = ConvertOptions(
         formats=("aqlm",), codebooks=Codebooks(2, 3, 4), iters=1, nsamples=8, seqlen=32, calibration=(text_file,),
         tuning=TuningOptions(end_to_end_steps=0),
     )  # fmt: skip
     return {
-        **dict(zip(grids, written.folders, strict=True)),
+        **dict(zip(integer_formats, written.folders, strict=True)),
         "aqlm": convert(tiny_source, out / "aqlm", coded).folders[0],
     }
 
@@ -52,8 +54,8 @@ def folders(tiny_source: Path, text_file: Path, tmp_path_factory: pytest.TempPat
 def locate(format_name: str, folder: Path, tensor: str) -> tuple[Path, int, int]:
     """The file that holds a stored tensor, where its bytes begin there, and how many there are."""
     if format_name == "openvino":
-        place = storage.read_entries(folder / storage.GRAPH_FILE)[tensor]
-        return folder / storage.WEIGHTS_FILE, place.offset, place.size_bytes
+        entry = storage.read_entries(folder / storage.GRAPH_FILE)[tensor]
+        return folder / storage.WEIGHTS_FILE, entry.offset, entry.size_bytes
     if format_name == "onnx":
         name = tensor.replace("up_proj", "gate_up_proj")  # rows of it
         entries = external_data.read_entries(folder / external_data.GRAPH_FILE, external_data.WEIGHTS_FILE)

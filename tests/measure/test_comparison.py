@@ -20,11 +20,11 @@ from ovround.measure.sweep import BATCHES, sweep
 SHORT: dict[str, Any] = {"prompt_tokens": 12, "new_tokens": 4, "rounds": 2, "threads": 1}
 
 
-@pytest.mark.parametrize(("target", "peer"), [("openvino", "openvino_genai"), ("onnx", "onnxruntime_genai")])
-def test_ours_beside_a_peer(request: pytest.FixtureRequest, target: str, peer: str) -> None:
+@pytest.mark.parametrize(("format_name", "peer"), [("openvino", "openvino_genai"), ("onnx", "onnxruntime_genai")])
+def test_ours_beside_a_peer(request: pytest.FixtureRequest, format_name: str, peer: str) -> None:
     pytest.importorskip(peer)
     rounds: list[int] = []
-    folder = request.getfixturevalue(f"{target}_folder")
+    folder = request.getfixturevalue(f"{format_name}_folder")
     result = compare(folder, peer.replace("_", "-"), on_round=lambda number, *ratios: rounds.append(number), **SHORT)
     assert rounds == [0, 1]
     assert result.ours.label.startswith("ovround")
@@ -102,7 +102,7 @@ def test_a_picture_that_cannot_be_written(tmp_path: Path, name: str) -> None:
         check_plot(tmp_path / name)
 
 
-def test_both_measurements_open_the_folder_as_they_are_told(demo_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_both_measurements_open_the_folder_as_requested(demo_folders: dict[str, Path], tmp_path: Path) -> None:
     """A folder with a changed byte is measured where it need not be verified, and only there."""
     folder = tmp_path / "changed"
     shutil.copytree(demo_folders["openvino"], folder)

@@ -25,10 +25,10 @@ WORDS = "The with statement is used to wrap the execution of a block with method
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("tasks")
     words = WORDS.split()
-    texts = [{"text": " ".join(words[: 6 + place])} for place in range(10)]
+    texts = [{"text": " ".join(words[: 6 + index])} for index in range(10)]
     pairs = [
-        {"query": f"Question: {' '.join(words[:5])}", "choices": [words[place], words[-place]], "gold": place % 2}
-        for place in range(1, 9)
+        {"query": f"Question: {' '.join(words[:5])}", "choices": [words[index], words[-index]], "gold": index % 2}
+        for index in range(1, 9)
     ]
     for name, rows in (("lambada", texts), ("piqa", pairs)):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")

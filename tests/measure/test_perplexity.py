@@ -48,10 +48,10 @@ def test_closed_forms() -> None:
 
 def test_batches_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluate(IDS, foreseeing, VOCAB, uniform)
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     monkeypatch.setattr(perplexity, "_BATCH_LOGITS", 2 * IDS.shape[1] * VOCAB)
-    parts = evaluate(IDS, foreseeing, VOCAB, uniform, lambda done, all_: told.append((done, all_)))
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    parts = evaluate(IDS, foreseeing, VOCAB, uniform, lambda done, all_: reports.append((done, all_)))
+    assert reports == [(2, 5), (4, 5), (5, 5)]
     assert parts.perplexity == pytest.approx(whole.perplexity, rel=1e-12)
     assert parts.kl_nats == pytest.approx(whole.kl_nats, rel=1e-12)
 
@@ -72,9 +72,9 @@ def test_perplexity_is_transformers_own(tiny_source: Path, text_file: Path) -> N
     windows = torch.tensor(ids[: len(ids) // 128 * 128]).view(-1, 128)
     with torch.no_grad():
         loss = model(windows, labels=windows).loss  # a mean over all windows: each predicts as many tokens
-    (found,) = evaluate_model(str(tiny_source), [text_file], context=128)
-    assert found.perplexity == pytest.approx(float(loss.exp()), rel=1e-5)  # float32 in another order
-    assert found.tokens == windows.shape[0] * 127
+    (measured,) = evaluate_model(str(tiny_source), [text_file], context=128)
+    assert measured.perplexity == pytest.approx(float(loss.exp()), rel=1e-5)  # float32 in another order
+    assert measured.tokens == windows.shape[0] * 127
 
 
 def test_what_cannot_be_evaluated(tiny_source: Path, text_file: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from command_server import CommandServer, succeeded
 
-from ovround.artifact.manifest import TARGETS
+from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.checkpoint import open_checkpoint
 from ovround.conversion.latency_table import LatencyRow, LatencyTable, check_table_path, read_table, write_table
 from ovround.errors import EngineError, OutputError, UsageError
@@ -26,14 +26,14 @@ TABLE = LatencyTable("onnx", "CPU", "a processor", None, 32, True, {"onnxruntime
 SHAPES = [(128, 64), (64, 64), (64, 128), (96, 64), (64, 96), (320, 64)]
 
 
-@pytest.mark.parametrize("format", TARGETS)
+@pytest.mark.parametrize("format", ENGINE_FORMATS)
 def test_every_shape_is_measured_at_every_width(tiny_source: Path, format: str) -> None:  # noqa: A002
     table = measure(str(tiny_source), format=format, group_size=32, sym=False, threads=1, repeat=2)
-    found = {(row.outputs, row.inputs): {} for row in table.rows}  # type: dict[tuple[int, int], dict[int, float]]
+    times_by_shape = {(row.outputs, row.inputs): {} for row in table.rows}  # type: dict[tuple[int, int], dict[int, float]]
     for row in table.rows:
-        found[row.outputs, row.inputs][row.bits] = row.ms
-    assert set(found) == set(SHAPES)
-    for times in found.values():
+        times_by_shape[row.outputs, row.inputs][row.bits] = row.ms
+    assert set(times_by_shape) == set(SHAPES)
+    for times in times_by_shape.values():
         assert list(times) == [2, 3, 4, 8, 16]
         assert times[3] == times[4]  # stored alike, measured once
         assert all(0 < ms < 100 for ms in times.values())
@@ -100,7 +100,7 @@ def test_what_cannot_be_measured_is_refused(tiny_source: Path, changes: dict[str
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("format", TARGETS)
+@pytest.mark.parametrize("format", ENGINE_FORMATS)
 def test_a_device_that_is_not_there_is_refused(tiny_source: Path, format: str) -> None:  # noqa: A002
     with pytest.raises(EngineError, match="`XPU9`"):
         measure(str(tiny_source), format=format, group_size=32, device="XPU9")
@@ -113,7 +113,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     check_table_path(path)
     write_table(path, replace(TABLE, threads=2))
     assert read_table(path).threads == 2
-    assert [one.name for one in tmp_path.iterdir()] == ["table.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
 
 
 @pytest.mark.parametrize(

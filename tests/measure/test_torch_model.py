@@ -27,9 +27,9 @@ def perplexity(model: Path, text: Path) -> float:
 def test_every_format_that_is_written(tmp_path: Path, tiny_source: Path, text_file: Path, name: str) -> None:
     options = ConvertOptions(formats=(name, "onnx"), group_size=32, sym=False, recipe="rtn")
     written, engine = convert(tiny_source, tmp_path / "out", options).folders
-    found = perplexity(written, text_file)
-    assert found == pytest.approx(perplexity(engine, text_file), rel=TOLERANCE)
-    assert found != pytest.approx(perplexity(tiny_source, text_file), rel=100 * TOLERANCE)
+    computed = perplexity(written, text_file)
+    assert computed == pytest.approx(perplexity(engine, text_file), rel=TOLERANCE)
+    assert computed != pytest.approx(perplexity(tiny_source, text_file), rel=100 * TOLERANCE)
 
 
 def test_activation_order(tmp_path: Path, text_file: Path) -> None:

@@ -22,10 +22,10 @@ def test_layers_of_one_multiplication_are_known_by_the_module_they_are_joined_to
     decoder = from_config(CONFIGS["qwen2_moe-1"])  # experts and a shared one in block 0, a dense MLP in block 1
     at = "model.layers.0"
     assert decoder.same_input(0) == {
-        f"{at}.self_attn.qkv_proj": tuple(f"{at}.self_attn.{one}_proj" for one in "qkv"),
-        f"{at}.mlp.shared_expert.gate_up_proj": tuple(f"{at}.mlp.shared_expert.{one}_proj" for one in ("gate", "up")),
+        f"{at}.self_attn.qkv_proj": tuple(f"{at}.self_attn.{kind}_proj" for kind in "qkv"),
+        f"{at}.mlp.shared_expert.gate_up_proj": tuple(f"{at}.mlp.shared_expert.{kind}_proj" for kind in ("gate", "up")),
     }
-    assert list(decoder.expert_stacks(0)) == [f"{at}.mlp.experts.{one}_proj" for one in ("gate", "up", "down")]
+    assert list(decoder.expert_stacks(0)) == [f"{at}.mlp.experts.{kind}_proj" for kind in ("gate", "up", "down")]
     assert decoder.expert_stacks(0)[f"{at}.mlp.experts.up_proj"] == tuple(
         f"{at}.mlp.experts.{expert}.up_proj" for expert in range(4)
     )
@@ -50,8 +50,8 @@ def test_state_is_data() -> None:
 
 def test_every_kind_of_attention_is_seen_once() -> None:
     decoder = from_config(CONFIGS["gemma3_text-0"])
-    assert [spec.window for spec in attention_specs(decoder)] == [12, None]
-    assert [spec.window for spec in attention_specs(decoder, 1)] == [None]
+    assert [spec.sliding_window for spec in attention_specs(decoder)] == [12, None]
+    assert [spec.sliding_window for spec in attention_specs(decoder, 1)] == [None]
     assert [rope.theta for rope in ropes(decoder)] == [1e4, 1e6]
 
 

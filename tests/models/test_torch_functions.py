@@ -29,18 +29,18 @@ def test_rotation_and_its_gradient(size: int) -> None:
     angles = drawn(5, size // 2, seed=2)
     cos, sin = angles.cos(), angles.sin()
     expected = rotated_by_halves(x, cos, sin)
-    found = rotate(x, cos, sin)
-    torch.testing.assert_close(found, expected)
-    gradients = [torch.autograd.grad(one, x, pull)[0] for one in (found, expected)]
+    computed = rotate(x, cos, sin)
+    torch.testing.assert_close(computed, expected)
+    gradients = [torch.autograd.grad(output, x, pull)[0] for output in (computed, expected)]
     torch.testing.assert_close(*gradients)
-    torch.testing.assert_close(found.norm(), x.norm())  # a rotation
+    torch.testing.assert_close(computed.norm(), x.norm())  # a rotation
 
 
 def test_turning_passes_gradcheck() -> None:
     x = drawn(1, 2, 1, 4).double().requires_grad_()
     cos, sin = (drawn(2, 1, 4, seed=seed).double() for seed in (1, 2))
     cos, sin = torch.cat([cos[..., :2]] * 2, -1), torch.cat([-sin[..., :2], sin[..., :2]], -1)
-    assert torch.autograd.gradcheck(lambda one: turn(one, cos, sin), (x,))
+    assert torch.autograd.gradcheck(lambda point: turn(point, cos, sin), (x,))
 
 
 # bfloat16 keeps 8 bits: one of a value around 4 is 1/64
@@ -50,13 +50,13 @@ def test_rms_norm_and_its_gradients(dtype: torch.dtype, within: float, learns_we
     x, weight = drawn(3, 4, 16).to(dtype).requires_grad_(), (1 + drawn(16, seed=1) / 4).to(dtype)
     weight.requires_grad_(learns_weight)
     pull = drawn(3, 4, 16, seed=2).to(dtype)
-    found = rms_norm(x, weight, EPS)
-    assert found.dtype == dtype
+    computed = rms_norm(x, weight, EPS)
+    assert computed.dtype == dtype
     wanted = [x, weight] if learns_weight else [x]
-    exact_x, exact_weight = (one.detach().double().requires_grad_() for one in (x, weight))
+    exact_x, exact_weight = (tensor.detach().double().requires_grad_() for tensor in (x, weight))
     exact = F.rms_norm(exact_x, (16,), exact_weight, EPS)
-    torch.testing.assert_close(found.double(), exact, rtol=0, atol=within)
-    gradients = torch.autograd.grad(found, wanted, pull)
+    torch.testing.assert_close(computed.double(), exact, rtol=0, atol=within)
+    gradients = torch.autograd.grad(computed, wanted, pull)
     expected = torch.autograd.grad(exact, [exact_x, exact_weight][: len(wanted)], pull.double())
     for gradient, right in zip(gradients, expected, strict=True):
         assert gradient.dtype == dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import sys
@@ -55,12 +56,14 @@ def typed(*words: str) -> MoreOptions:
 
 @pytest.fixture
 def reference(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The generator of docs/reference."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import reference as module  # type: ignore[import-not-found]
-
-    yield module
-    del sys.modules["reference"]
+    """The generator of docs/reference, under a name of its own: `tests/reference` is a package of that name."""
+    spec = importlib.util.spec_from_file_location("reference_generator", ROOT / "tools" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_a_field_is_all_that_a_new_option_needs(reference: Any) -> None:
@@ -112,7 +115,9 @@ def test_every_bound_is_checked(record: Callable[..., Any]) -> None:
 
 def test_convert_shows_few_flags() -> None:
     flags = [
-        name for name, one in inspect.signature(convert.command).parameters.items() if name not in ("model", "out")
+        name
+        for name, parameter in inspect.signature(convert.command).parameters.items()
+        if name not in ("model", "out")
     ]
     assert len(flags) <= MOST_FLAGS
     assert [name for name in inspect.signature(quantize.command).parameters if name not in ("model", "out")] == [

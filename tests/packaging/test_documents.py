@@ -29,8 +29,8 @@ def broken(document: Path) -> list[str]:
         if "://" in link or link.startswith("mailto:"):
             continue
         path, _, anchor = link.partition("#")
-        target = document.parent / path if path else document
-        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+        linked = document.parent / path if path else document
+        if not linked.exists() or (anchor and linked.suffix == ".md" and anchor not in anchors(linked)):
             dead.append(link)
     return dead
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ovround.artifact.manifest import TARGETS
+from ovround.artifact.manifest import ENGINE_FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLCHAIN = ("torch", "transformers", "onnx", "huggingface_hub")
@@ -60,7 +60,7 @@ def test_the_runtime_needs_no_toolchain(demo_folders: dict[str, Path], tmp_path:
     assert own == {"runtime", "artifact", "errors", "limits", "record", "native_layout", "quantized_linear"}
 
 
-@pytest.mark.parametrize("engine", TARGETS)
+@pytest.mark.parametrize("engine", ENGINE_FORMATS)
 def test_only_the_engine_of_the_folder_is_imported(demo_folders: dict[str, Path], tmp_path: Path, engine: str) -> None:
     document = run_python(sys.executable, GENERATE, demo_folders[engine], cwd=tmp_path)
     modules = document["modules"]

@@ -39,8 +39,8 @@ def torch_logits(folder: Path, ids: np.ndarray[tuple[int, ...], np.dtype[np.int6
         return decoder.logits(TorchOps(weights, activation_groups=groups), torch.from_numpy(ids))
 
 
-def distance(one: np.ndarray[tuple[int, ...], np.dtype[np.float32]], two: torch.Tensor) -> float:
-    return float(np.linalg.norm(one - two.numpy()) / np.linalg.norm(two.numpy()))
+def distance(ours: np.ndarray[tuple[int, ...], np.dtype[np.float32]], theirs: torch.Tensor) -> float:
+    return float(np.linalg.norm(ours - theirs.numpy()) / np.linalg.norm(theirs.numpy()))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Which grid each weight gets: rules in order, tied heads, and what is refused; and the options that say it."""
+"""The scheme of each weight: rules in order, tied heads, refused values, and the options that state it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def refusal(call: object, *arguments: Any, **options: Any) -> tuple[str, str | N
 
 
 def test_blocks_get_the_general_options_and_both_ends_eight_bits() -> None:
-    found = plan(bits=3, sym=False)
-    names = list(found)
+    schemes = plan(bits=3, sym=False)
+    names = list(schemes)
     assert (names[0], names[-1], len(names)) == (EMBEDDING, HEAD, 16)
     assert [name.rpartition(".")[2] for name in names[1:8]] == list(PROJECTIONS)
-    assert set(found.values()) == {QuantScheme(3, 32, False), QuantScheme(8, 32, False)}
-    assert found[EMBEDDING] == found[HEAD] == QuantScheme(8, 32, False)
+    assert set(schemes.values()) == {QuantScheme(3, 32, False), QuantScheme(8, 32, False)}
+    assert schemes[EMBEDDING] == schemes[HEAD] == QuantScheme(8, 32, False)
 
 
 def test_sixteen_bits_leave_everything_in_float() -> None:
@@ -52,13 +52,13 @@ def test_sixteen_bits_leave_everything_in_float() -> None:
 
 
 def test_the_ends_have_options_of_their_own() -> None:
-    found = plan(lm_head_bits=16, embedding_bits=2)
-    assert (found[HEAD], found[EMBEDDING]) == (None, QuantScheme(2, 32, True))
+    schemes = plan(lm_head_bits=16, embedding_bits=2)
+    assert (schemes[HEAD], schemes[EMBEDDING]) == (None, QuantScheme(2, 32, True))
 
 
 def test_a_rule_changes_what_it_names_and_nothing_else() -> None:
-    found = plan("down_proj=bits:8,group_size:16,sym:false")
-    for name, scheme in found.items():
+    schemes = plan("down_proj=bits:8,group_size:16,sym:false")
+    for name, scheme in schemes.items():
         if name.endswith("down_proj"):
             assert scheme == QuantScheme(8, 16, False)
         elif name not in (EMBEDDING, HEAD):
@@ -66,18 +66,18 @@ def test_a_rule_changes_what_it_names_and_nothing_else() -> None:
 
 
 def test_rules_are_searched_for_and_the_last_match_wins_setting_by_setting() -> None:
-    found = plan(r"layers\.1\.=bits:8,group_size:16", "o_proj=sym:false", r"1\.self_attn\.o_proj$=bits:2")
-    assert found["model.layers.0.self_attn.o_proj"] == QuantScheme(4, 32, False)
-    assert found["model.layers.1.self_attn.o_proj"] == QuantScheme(2, 16, False)
-    assert found["model.layers.1.mlp.up_proj"] == QuantScheme(8, 16, True)
-    assert found["model.layers.0.mlp.up_proj"] == QuantScheme(4, 32, True)
+    schemes = plan(r"layers\.1\.=bits:8,group_size:16", "o_proj=sym:false", r"1\.self_attn\.o_proj$=bits:2")
+    assert schemes["model.layers.0.self_attn.o_proj"] == QuantScheme(4, 32, False)
+    assert schemes["model.layers.1.self_attn.o_proj"] == QuantScheme(2, 16, False)
+    assert schemes["model.layers.1.mlp.up_proj"] == QuantScheme(8, 16, True)
+    assert schemes["model.layers.0.mlp.up_proj"] == QuantScheme(4, 32, True)
 
 
 def test_sixteen_bits_in_a_rule_mean_float_and_a_later_rule_takes_it_back() -> None:
     assert plan("v_proj=bits:16")["model.layers.0.self_attn.v_proj"] is None
-    found = plan("v_proj=bits:16", r"1.*v_proj=bits:4")
-    assert found["model.layers.0.self_attn.v_proj"] is None
-    assert found["model.layers.1.self_attn.v_proj"] == QuantScheme(4, 32, True)
+    schemes = plan("v_proj=bits:16", r"1.*v_proj=bits:4")
+    assert schemes["model.layers.0.self_attn.v_proj"] is None
+    assert schemes["model.layers.1.self_attn.v_proj"] == QuantScheme(4, 32, True)
 
 
 def test_a_rule_that_matches_nothing_is_refused() -> None:
@@ -105,9 +105,9 @@ def test_a_tied_head_on_the_embeddings_grid_is_the_embedding() -> None:
 def test_a_tied_head_on_another_grid_is_a_weight_of_its_own(
     rules: tuple[str, ...], options: dict[str, Any], head: QuantScheme | None
 ) -> None:
-    found = plan(*rules, tied=True, **options)
-    assert found[HEAD] == head
-    assert found[HEAD] != found[EMBEDDING]
+    schemes = plan(*rules, tied=True, **options)
+    assert schemes[HEAD] == head
+    assert schemes[HEAD] != schemes[EMBEDDING]
 
 
 def test_a_rule_for_a_tied_head_that_changes_nothing_is_no_error() -> None:

@@ -60,12 +60,12 @@ def test_the_files_order_means_nothing(decoder: Decoder, tmp_path: Path) -> None
             {"model.layers.9.mlp.up_proj": {"bits": 16}},
             "names `model.layers.9.mlp.up_proj`, which the model does not have",
         ),
-        ({O_PROJ: {"bits": 5, "group_size": 32, "sym": True}}, f'`{O_PROJ}` has the grid {{"bits": 5, "group_size"'),
-        ({O_PROJ: {"bits": 4, "group_size": 32}}, f"`{O_PROJ}` has the grid"),
-        ({O_PROJ: {"bits": 4, "group_size": 32, "sym": 1}}, f"`{O_PROJ}` has the grid"),
-        ({O_PROJ: {"bits": 4, "group_size": 32, "sym": True, "x": 1}}, f"`{O_PROJ}` has the grid"),
-        ({O_PROJ: {"bits": True, "group_size": 32, "sym": True}}, f"`{O_PROJ}` has the grid"),
-        ({O_PROJ: 4}, f"`{O_PROJ}` has the grid 4"),
+        ({O_PROJ: {"bits": 5, "group_size": 32, "sym": True}}, f'`{O_PROJ}` has the scheme {{"bits": 5, "group_size"'),
+        ({O_PROJ: {"bits": 4, "group_size": 32}}, f"`{O_PROJ}` has the scheme"),
+        ({O_PROJ: {"bits": 4, "group_size": 32, "sym": 1}}, f"`{O_PROJ}` has the scheme"),
+        ({O_PROJ: {"bits": 4, "group_size": 32, "sym": True, "x": 1}}, f"`{O_PROJ}` has the scheme"),
+        ({O_PROJ: {"bits": True, "group_size": 32, "sym": True}}, f"`{O_PROJ}` has the scheme"),
+        ({O_PROJ: 4}, f"`{O_PROJ}` has the scheme 4"),
         (
             {O_PROJ: {"bits": 4, "group_size": 256, "sym": True}},
             f"group size 256 does not divide the 128 inputs of `{O_PROJ}`",
@@ -76,7 +76,7 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any
     decoder = from_config(tiny_config())
     document = plan_as_json(make_plan(decoder, options()))
     modules = {**document["modules"], **changes}
-    document["modules"] = {name: grid for name, grid in modules.items() if grid is not None}
+    document["modules"] = {name: entry for name, entry in modules.items() if entry is not None}
     (tmp_path / "plan.json").write_text(json.dumps(document))
     with pytest.raises(UsageError) as caught:
         read_plan(tmp_path / "plan.json", decoder)

@@ -1,4 +1,4 @@
-"""Slow and obvious twins of the grids and byte layouts, one number at a time, written from the papers and specifications."""
+"""Slow reference implementations of schemes and byte layouts, one number at a time, written from papers and specifications."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One group on its grid: the stored float16 scale, the unsigned zero point, and the unsigned level of each value."""
+    """One quantised group: the stored float16 scale, the unsigned zero point, and the unsigned level of each value."""
 
     scale: np.float16
     zero_point: int
@@ -57,12 +57,12 @@ def quantise(weight: NDArray[np.float32], bits: int, group_size: int, symmetric:
 def bit_stream(codes: list[int], bits: int) -> bytes:
     """Code k occupies bits [bits * k, bits * (k + 1)) of the stream, lowest bit first; the last byte is zero-filled."""
     stream = 0
-    for place, code in enumerate(codes):
-        stream |= code << (bits * place)
+    for index, code in enumerate(codes):
+        stream |= code << (bits * index)
     return stream.to_bytes((len(codes) * bits + 7) // 8, "little")
 
 
 def codes_of(stream: bytes, bits: int, count: int) -> list[int]:
     """Undo `bit_stream`."""
     number = int.from_bytes(stream, "little")
-    return [number >> (bits * place) & (2**bits - 1) for place in range(count)]
+    return [number >> (bits * index) & (2**bits - 1) for index in range(count)]

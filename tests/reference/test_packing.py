@@ -1,4 +1,4 @@
-"""Byte layouts against the slow twin, golden bytes, and round trips through OpenVINO's constants."""
+"""Byte layouts against the reference implementation, golden bytes, and round trips through OpenVINO's constants."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def code_rows(draw: st.DrawFn) -> tuple[int, list[list[int]]]:
 
 @settings(deadline=None, max_examples=150)
 @given(code_rows())
-def test_packing_is_the_twins(case: tuple[int, list[list[int]]]) -> None:
+def test_packing_is_the_references(case: tuple[int, list[list[int]]]) -> None:
     bits, rows = case
     codes = np.array(rows, np.uint8)
     packed = pack_rows(codes, bits)
@@ -178,8 +178,8 @@ def test_any_flipped_bit_is_noticed(
     part = data.draw(st.sampled_from(sorted(file.entries)))
     entry = file.entries[part]
     used = used_bits(entry.element_type, entry.shape)
-    place = data.draw(st.integers(0, used - 1))
-    content[entry.offset + place // 8] ^= 1 << place % 8
+    bit = data.draw(st.integers(0, used - 1))
+    content[entry.offset + bit // 8] ^= 1 << bit % 8
     file.path.write_bytes(content)
     with file.path.open("rb") as source:
         try:
@@ -218,12 +218,13 @@ def test_a_tensor_that_contradicts_itself_is_refused(change: dict[str, object], 
 
 def test_digests_differ_with_every_part() -> None:
     codes, scales, zero_points = np.zeros((2, 32), np.uint8), np.ones((2, 2), np.float16), np.full((2, 2), 8, np.uint8)
-    one = np.zeros((2, 32), np.uint8)
-    one[1, 31] = 1
-    other = np.array([[1, 1], [1, 0.5]], np.float16)
+    other_codes = np.zeros((2, 32), np.uint8)
+    other_codes[1, 31] = 1
+    other_scales = np.array([[1, 1], [1, 0.5]], np.float16)
     tensors = [
         QTensor(codes, scales, None, 4), QTensor(codes, scales, zero_points, 4), QTensor(codes, scales, None, 8),
-        QTensor(one, scales, None, 4), QTensor(codes, other, None, 4), QTensor(codes.reshape(4, 16), scales.reshape(4, 1), None, 4),
+        QTensor(other_codes, scales, None, 4), QTensor(codes, other_scales, None, 4),
+        QTensor(codes.reshape(4, 16), scales.reshape(4, 1), None, 4),
         QTensor(codes, np.ones((2, 1), np.float16), None, 4), QTensor(codes, scales, zero_points + np.uint8(1), 4),
     ]  # fmt: skip
     assert len({tensor.digest() for tensor in tensors}) == len(tensors)

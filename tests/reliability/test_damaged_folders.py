@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mutations import Damage, damaged_copy, damages
 
-from ovround.artifact.manifest import MANIFEST, TARGETS
+from ovround.artifact.manifest import ENGINE_FORMATS, MANIFEST
 from ovround.errors import ArtifactError
 from ovround.runtime import LLM, verification
 from ovround.runtime.engines import check_folder, verified
@@ -16,7 +16,7 @@ from ovround.runtime.engines import check_folder, verified
 CASES = 150
 
 
-@pytest.mark.parametrize("engine", TARGETS)
+@pytest.mark.parametrize("engine", ENGINE_FORMATS)
 def test_damage_is_found_before_an_engine_sees_it(tiny_folders: dict[str, Path], tmp_path: Path, engine: str) -> None:
     folder, seen = tiny_folders[engine], 0
     for damage in damages(folder, CASES, seed=1):
@@ -31,7 +31,7 @@ def test_damage_is_found_before_an_engine_sees_it(tiny_folders: dict[str, Path],
     assert seen > CASES // 2
 
 
-@pytest.mark.parametrize("engine", TARGETS)
+@pytest.mark.parametrize("engine", ENGINE_FORMATS)
 def test_a_damaged_manifest_is_an_error_or_says_the_same(
     tiny_folders: dict[str, Path], tmp_path: Path, engine: str
 ) -> None:
@@ -59,7 +59,7 @@ def test_a_damaged_manifest_is_an_error_or_says_the_same(
     assert refused + accepted > 20
 
 
-@pytest.mark.parametrize("engine", TARGETS)
+@pytest.mark.parametrize("engine", ENGINE_FORMATS)
 def test_every_changed_byte_of_weights_is_found(tiny_folders: dict[str, Path], tmp_path: Path, engine: str) -> None:
     """The engines themselves accept all of these: the file's size is right and all values are finite."""
     folder = tiny_folders[engine]

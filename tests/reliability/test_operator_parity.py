@@ -132,7 +132,7 @@ def attended(spec: Attention, weights: dict[str, NDArray[np.float32]]) -> Rows:
             scores = spec.softcap * np.tanh(scores / spec.softcap)
         if spec.alibi:
             scores = scores - spec.slopes()[head] * distance
-        seen = (distance >= 0) & (distance < (spec.window or TOKENS))
+        seen = (distance >= 0) & (distance < (spec.sliding_window or TOKENS))
         powers = np.where(seen, np.exp(scores), 0)
         extra = math.exp(weights[sinks_name(0)][head]) if spec.sinks else 0
         outputs.append(powers / (powers.sum(-1, keepdims=True) + extra) @ v[:, kv_head])
@@ -168,10 +168,10 @@ CASES: dict[str, Case] = {
     "attention": attention(), "every head its own key": attention(num_key_value_heads=4),
     "one key head": attention(num_key_value_heads=1), "heads of 64": attention(head_dim=64, scale=0.125),
     **{name: attention(rope=rope) for name, rope in ROPES.items()},
-    "window of 8": attention(window=8, rope=ROPES["rope"]), "window of 1": attention(window=1),
-    "capped": attention(softcap=2.0), "capped in a window": attention(softcap=2.0, window=8),
+    "window of 8": attention(sliding_window=8, rope=ROPES["rope"]), "window of 1": attention(sliding_window=1),
+    "capped": attention(softcap=2.0), "capped in a window": attention(softcap=2.0, sliding_window=8),
     "alibi": attention(alibi=True), "alibi of 6 heads": attention(num_heads=6, alibi=True),
-    "sinks": attention(sinks=True), "sinks in a window": attention(sinks=True, window=8, rope=ROPES["rope"]),
+    "sinks": attention(sinks=True), "sinks in a window": attention(sinks=True, sliding_window=8, rope=ROPES["rope"]),
 }  # fmt: skip
 
 
@@ -252,5 +252,9 @@ def test_a_wrong_operator_is_beyond_the_bound(name: str) -> None:
     """The scale is wrong by one part in ten thousand, or the sliding window by one token."""
     case = CASES[name]
     spec = case.attention
-    wrong = replace(spec, window=spec.window + 1) if spec.window else replace(spec, scale=spec.scale * (1 + 1e-4))
+    wrong = (
+        replace(spec, sliding_window=spec.sliding_window + 1)
+        if spec.sliding_window
+        else replace(spec, scale=spec.scale * (1 + 1e-4))
+    )
     assert error(attended(wrong, case.weights), case.expected) > 10 * case.bound

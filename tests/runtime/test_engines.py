@@ -214,10 +214,10 @@ def test_an_ir_without_position_ids(openvino_folder: Path, tmp_path: Path, refer
     positions = next(node for node in model.get_parameters() if node.get_friendly_name() == "position_ids")
     mask = next(node for node in model.get_parameters() if node.get_friendly_name() == "attention_mask")
     ids = next(node for node in model.get_parameters() if node.get_friendly_name() == "input_ids")
-    one, axis = opset.constant([1], ov.Type.i64), opset.constant(1, ov.Type.i64)
-    tokens = opset.gather(opset.shape_of(ids, "i64"), one, opset.constant(0, ov.Type.i64))
+    i64_one, axis = opset.constant([1], ov.Type.i64), opset.constant(1, ov.Type.i64)
+    tokens = opset.gather(opset.shape_of(ids, "i64"), i64_one, opset.constant(0, ov.Type.i64))
     counted = opset.subtract(opset.cumsum(mask, axis), opset.constant(1, ov.Type.i64))
-    last = opset.slice(counted, opset.negative(tokens), opset.constant([2**31 - 1], ov.Type.i64), one, one)
+    last = opset.slice(counted, opset.negative(tokens), opset.constant([2**31 - 1], ov.Type.i64), i64_one, i64_one)
     for reader in positions.output(0).get_target_inputs():
         reader.replace_source_output(last.output(0))
     model.remove_parameter(positions)

@@ -141,8 +141,8 @@ def test_the_whole_step_is_one_graph(checkpoint: Path) -> None:
     step.call = lambda key, function, *arguments: function(*arguments)
     cache.clear(1, 256)
     step.show(cache)
-    held, one = torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
-    arguments = (held[:, None], held, one, held[0] + 1, torch.zeros(256, dtype=torch.int8), False)
+    held, index = torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
+    arguments = (held[:, None], held, index, held[0] + 1, torch.zeros(256, dtype=torch.int8), False)
     whole = torch.compile(step, backend="aot_eager", fullgraph=True, dynamic=False)
     with torch.no_grad():
         assert torch.equal(whole(*arguments), step(*arguments))
@@ -155,7 +155,7 @@ def test_a_state_of_fixed_size_is_refused() -> None:
 
 @pytest.mark.parametrize(("family", "number"), CONFIGS, ids=[f"{family}-{number}" for family, number in CONFIGS])
 def test_every_family_in_fixed_shapes(family: str, number: int) -> None:
-    """A prompt in a padded batch behind a cache of rubbish, then a step, against torch on the plain sequence."""
+    """A prompt in a padded batch after a cache of rubbish, then a step, against torch on the plain sequence."""
     decoder = from_config(smallest_configs(family)[number])
     torch.manual_seed(0)
     weights = {
@@ -245,7 +245,7 @@ def test_memory_at_rest(tmp_path: Path) -> None:
     engine = HpuEngine(folder, EMULATED)
     step = engine._step
     assert step is not None
-    floats = sum(one.nbytes for part in (step.outside, *step.blocks) for one in part.weights.values())
+    floats = sum(weight.nbytes for part in (step.outside, *step.blocks) for weight in part.weights.values())
     packed = engine.size_bytes() - floats
     before = packed
     engine.prefill([[1, 2, 3]])
@@ -282,9 +282,11 @@ def test_tokens_are_those_of_other_engines(
         plain = [llm.generate(prompt, max_new_tokens=30) for prompt in prompts]
     with LLM(folders[-1], EMULATED, exact=True) as llm:
         assert [llm.generate(prompt, max_new_tokens=30).token_ids for prompt in prompts] == [
-            one.token_ids for one in plain
+            answer.token_ids for answer in plain
         ]
-        assert [one.token_ids for one in llm.generate(prompts, max_new_tokens=30)] == [one.token_ids for one in plain]
+        assert [answer.token_ids for answer in llm.generate(prompts, max_new_tokens=30)] == [
+            answer.token_ids for answer in plain
+        ]
         stop = plain[0].text[8:12]
         assert llm.generate(PROMPT, max_new_tokens=30, stop=[stop]).text == plain[0].text[: plain[0].text.index(stop)]
 
@@ -386,8 +388,8 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import ovround, ovround.runtime, ovround.runtime.devices
 assert "habana_frameworks" not in sys.modules
-from ovround.runtime.hpu.device import probe, probe_elsewhere
-print(json.dumps([probe_elsewhere().missing if len(sys.argv) > 2 else "", probe().missing]))
+from ovround.runtime.hpu.device import probe, probe_in_subprocess
+print(json.dumps([probe_in_subprocess().missing if len(sys.argv) > 2 else "", probe().missing]))
 """
 
 

@@ -102,11 +102,11 @@ def slow_sample(logits: Any, seen: Any, options: SamplingOptions, source: Xoshir
     tokens = tokens[: options.top_k] if options.top_k else tokens
     weights = {token: math.exp(scores[token] - scores[best]) for token in tokens}
     if options.top_p < 1:
-        target, running, head = options.top_p * running_sums(weights[token] for token in sorted(tokens))[-1], 0.0, []
+        threshold, running, head = options.top_p * running_sums(weights[token] for token in sorted(tokens))[-1], 0.0, []
         for token in tokens:
             head.append(token)
             running += weights[token]
-            if running >= target:
+            if running >= threshold:
                 break
         tokens = head
     largest = max(weights[token] for token in tokens)
@@ -120,7 +120,7 @@ def running_sums(values: Iterable[float]) -> list[float]:
     return list(itertools.accumulate(values))
 
 
-def test_against_the_slow_twin() -> None:
+def test_against_the_slow_reference() -> None:
     rng = np.random.default_rng(0)
     for case in range(2000):
         ties = (rng.integers(-40, 40, 60) / 8).astype(np.float32)

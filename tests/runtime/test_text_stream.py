@@ -115,7 +115,7 @@ def test_stop_strings_against_the_obvious_way() -> None:
         out += matcher.finish()
         # Reading character by character, the first place where some stop string is complete.
         ends = [end for end in range(len(text) + 1) if any(text[:end].endswith(stop) for stop in stops)]
-        assert matcher.found == bool(ends)
+        assert matcher.stopped == bool(ends)
         first = text[: ends[0]] if ends else text
         assert out == min((first.removesuffix(stop) for stop in stops), key=len)
 

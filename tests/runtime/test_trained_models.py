@@ -29,7 +29,7 @@ Open = Callable[..., LLM]
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def targets(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def model_folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One model, rounded to nearest, by format."""
     name: str = request.param
     source = "demo" if name == "demo" else str(request.getfixturevalue("shared") / "models" / name)
@@ -40,21 +40,21 @@ def targets(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(params=["openvino", "onnx"])
-def target(request: pytest.FixtureRequest, targets: dict[str, Path]) -> Path:
-    return targets[request.param]
+def model_folder(request: pytest.FixtureRequest, model_folders: dict[str, Path]) -> Path:
+    return model_folders[request.param]
 
 
-def test_greedy_is_greedy(target: Path) -> None:
-    with LLM(target, exact=True, threads=1) as llm:
+def test_greedy_is_greedy(model_folder: Path) -> None:
+    with LLM(model_folder, exact=True, threads=1) as llm:
         plain = [llm.generate(prompt, max_new_tokens=NEW_TOKENS).token_ids for prompt in PROMPTS]
         batch = [answer.token_ids for answer in llm.generate(PROMPTS, max_new_tokens=NEW_TOKENS)]
         texts = [llm.tokenizer.decode(ids) for ids in plain]
     assert batch == plain
-    for options in ({"prompt_lookup": True}, {"draft_model": target}):
-        with LLM(target, exact=True, threads=1, **options) as llm:
+    for options in ({"prompt_lookup": True}, {"draft_model": model_folder}):
+        with LLM(model_folder, exact=True, threads=1, **options) as llm:
             answers = [answer.token_ids for answer in llm.generate(PROMPTS, max_new_tokens=NEW_TOKENS)]
             assert answers == plain, options
-    with LLM(target, exact=True, threads=1, prefix_cache=True) as llm:
+    with LLM(model_folder, exact=True, threads=1, prefix_cache=True) as llm:
         for prompt, text, ids in zip(
             PROMPTS, texts, plain, strict=True
         ):  # a conversation: each prompt grows by an answer
@@ -63,14 +63,14 @@ def test_greedy_is_greedy(target: Path) -> None:
             longer = f"{prompt}{text} And then"
             resumed = llm.generate(longer, max_new_tokens=NEW_TOKENS)
             assert resumed.usage.cached_tokens > 0
-            with LLM(target, exact=True, threads=1) as fresh:
+            with LLM(model_folder, exact=True, threads=1) as fresh:
                 assert resumed.token_ids == fresh.generate(longer, max_new_tokens=NEW_TOKENS).token_ids
 
 
-def test_streams_are_their_texts(targets: dict[str, Path]) -> None:
+def test_streams_are_their_texts(model_folders: dict[str, Path]) -> None:
     """200 prompts in many scripts; hot sampling, so that broken and rare bytes come too; stop strings of all kinds."""
     rng = random.Random(3)
-    with LLM(targets["onnx"], threads=1) as llm:
+    with LLM(model_folders["onnx"], threads=1) as llm:
         for case in range(200):
             prompt = "".join(rng.sample(SCRIPTS, 2))[: rng.randint(4, 30)]
             options = {"max_new_tokens": 12, "temperature": 3.0, "seed": case}

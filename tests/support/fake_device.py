@@ -17,14 +17,14 @@ _CROSSING = {_aten._to_copy.default, _aten.copy_.default}  # what moves tensors 
 _INDEXING = {_aten.index.Tensor, _aten.index_put_.default}  # may take the CPU's row numbers
 
 
-class Elsewhere(torch.Tensor):
+class FakeDeviceTensor(torch.Tensor):
     """`held` is the tensor that it stands for."""
 
     held: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> Elsewhere:
-        made: Elsewhere = torch.Tensor._make_wrapper_subclass(
+    def __new__(cls, held: torch.Tensor) -> FakeDeviceTensor:
+        made: FakeDeviceTensor = torch.Tensor._make_wrapper_subclass(
             cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=AT
         )
         made.held = held
@@ -34,8 +34,8 @@ class Elsewhere(torch.Tensor):
         return ["held"], None
 
     @staticmethod
-    def __tensor_unflatten__(inner: dict[str, torch.Tensor], *_: Any) -> Elsewhere:
-        return Elsewhere(inner["held"])
+    def __tensor_unflatten__(inner: dict[str, torch.Tensor], *_: Any) -> FakeDeviceTensor:
+        return FakeDeviceTensor(inner["held"])
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -50,20 +50,20 @@ class fake_device(TorchDispatchMode):  # noqa: N801  used like a function
 
 
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    target = kwargs.get("device")
-    flat = [one for one in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
-    there = any(isinstance(one, Elsewhere) for one in flat)
-    if not there and target != AT:
+    device = kwargs.get("device")
+    flat = [value for value in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+    there = any(isinstance(value, FakeDeviceTensor) for value in flat)
+    if not there and device != AT:
         return func(*args, **kwargs)
     if there and func not in _CROSSING | _INDEXING:
-        strangers = [one for one in flat if not isinstance(one, Elsewhere) and one.dim()]
-        assert not strangers, f"{func} of tensors on two devices: {[tuple(one.shape) for one in flat]}"
-    held = tree_map(lambda one: one.held if isinstance(one, Elsewhere) else one, (args, kwargs))
+        strangers = [value for value in flat if not isinstance(value, FakeDeviceTensor) and value.dim()]
+        assert not strangers, f"{func} of tensors on two devices: {[tuple(value.shape) for value in flat]}"
+    held = tree_map(lambda value: value.held if isinstance(value, FakeDeviceTensor) else value, (args, kwargs))
     inner = {**held[1], **({"device": torch.device("cpu")} if "device" in kwargs else {})}
     result = func(*held[0], **inner)
-    if func is _aten.copy_.default and not isinstance(args[0], Elsewhere):
+    if func is _aten.copy_.default and not isinstance(args[0], FakeDeviceTensor):
         return args[0]
-    if target is not None and target != AT:
+    if device is not None and device != AT:
         return result
-    result = tree_map(lambda one: Elsewhere(one) if isinstance(one, torch.Tensor) else one, result)
+    result = tree_map(lambda value: FakeDeviceTensor(value) if isinstance(value, torch.Tensor) else value, result)
     return return_and_correct_aliasing(func, args, kwargs, result) if there else result

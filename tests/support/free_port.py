@@ -1,4 +1,4 @@
-"""A port for processes that are told one before they listen."""
+"""A free port for processes that must know theirs before they listen."""
 
 from __future__ import annotations
 

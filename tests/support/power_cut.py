@@ -52,21 +52,21 @@ Event = Names | Bytes | Sync
 
 
 class Recorder:
-    """Looks at `place` whenever Python is about to change something there, and after every fsync; others' writes are seen then."""
+    """Looks at `folder` before Python changes something there, and after every fsync, when other writers' changes are seen."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self._place: Path | None = None
+        self._folder: Path | None = None
         sys.addaudithook(self._hear)
 
     @contextmanager
-    def recording(self, place: Path) -> Iterator[Record]:
+    def recording(self, folder: Path) -> Iterator[Record]:
         """The record of what is done inside; what is there before counts as synced."""
         self.events, self._busy, self._count = [], False, ROOT
-        self._inodes = {place.stat().st_ino: ROOT}
+        self._inodes = {folder.stat().st_ino: ROOT}
         self._entries: dict[tuple[int, str], int] = {}
         self._stamps: dict[int, tuple[int, int]] = {}
-        self._place, real = place, os.fsync
+        self._folder, real = folder, os.fsync
         self._look()
         start = Disk()
         for event in [*self.events, *(Sync(number) for number in self._inodes.values())]:
@@ -87,33 +87,33 @@ class Recorder:
             yield Record(start, self.events)
             self._look()
         finally:
-            os.fsync, self._place = real, None
+            os.fsync, self._folder = real, None
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self._place is not None and event in _HEARD and not self._busy:
+        if self._folder is not None and event in _HEARD and not self._busy:
             self._look()
 
     def _look(self) -> None:
-        assert self._place is not None
+        assert self._folder is not None
         self._busy = True
         try:
-            found: dict[tuple[int, str], int] = {}
+            entries_now: dict[tuple[int, str], int] = {}
             changed: list[Event] = []
             seen: set[int] = set()
-            self._walk(self._place, ROOT, found, changed, seen)
+            self._walk(self._folder, ROOT, entries_now, changed, seen)
         finally:
             self._busy = False
         before = {number: at for at, number in self._entries.items()}
-        now = {number: at for at, number in found.items()}
+        now = {number: at for at, number in entries_now.items()}
         self.events += changed
         for number in {**before, **now}:
             if before.get(number) != now.get(number):
                 self.events.append(Names(number, before.get(number), now.get(number)))
-        self._entries = found
+        self._entries = entries_now
         self._inodes = {inode: number for inode, number in self._inodes.items() if number in seen or number == ROOT}
 
     def _walk(
-        self, folder: Path, number: int, found: dict[tuple[int, str], int], changed: list[Event], seen: set[int]
+        self, folder: Path, number: int, entries_now: dict[tuple[int, str], int], changed: list[Event], seen: set[int]
     ) -> None:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -123,10 +123,10 @@ class Recorder:
                 self._count += 1
                 self._inodes[status.st_ino] = self._count
             child = self._inodes[status.st_ino]
-            found[number, entry.name] = child
+            entries_now[number, entry.name] = child
             seen.add(child)
             if entry.is_dir(follow_symlinks=False):
-                self._walk(Path(entry.path), child, found, changed, seen)
+                self._walk(Path(entry.path), child, entries_now, changed, seen)
             elif self._stamps.get(child) != (stamp := (status.st_mtime_ns, status.st_size)):
                 self._stamps[child] = stamp
                 changed.append(Bytes(child, Path(entry.path).read_bytes()))
@@ -149,9 +149,9 @@ class Disk:
         elif event.child in self.written:
             self.synced[event.child] = self.written[event.child]
         else:
-            kept = [one for one in self.pending if event.child in _folders(one)]
+            kept = [names for names in self.pending if event.child in _folders(names)]
             _apply(self.entries, kept)
-            self.pending = [one for one in self.pending if one not in kept]
+            self.pending = [names for names in self.pending if names not in kept]
 
     def after_the_cut(self, kind: str, random_: random.Random) -> dict[str, bytes | None]:
         """One state, path by path; None for a folder. `kind` is one of KINDS."""
@@ -175,14 +175,14 @@ class Disk:
         if kind == "in order":
             return self.pending[: random_.randint(0, len(self.pending))]
         wanted: list[Names] = []
-        for one in reversed(self.pending):
-            if random_.random() < 0.5 or any(one.comes_before(later) for later in wanted):
-                wanted.insert(0, one)
+        for names in reversed(self.pending):
+            if random_.random() < 0.5 or any(names.comes_before(later) for later in wanted):
+                wanted.insert(0, names)
         return wanted
 
 
 def _folders(event: Names) -> set[int]:
-    return {place[0] for place in (event.old, event.new) if place is not None}
+    return {entry[0] for entry in (event.old, event.new) if entry is not None}
 
 
 def _apply(entries: dict[tuple[int, str], int], events: list[Names]) -> None:
@@ -234,22 +234,22 @@ class Record:
 
 
 def states(record: Record, each: int, seed: int) -> Iterator[tuple[int, str, dict[str, bytes | None]]]:
-    """`each` states before every event and behind the last: how many events had happened, the kind, the tree."""
+    """`each` states before every event and after the last: the number of past events, the kind, the tree."""
     disk = copy.deepcopy(record.start)
     for number, event in enumerate([*record.events, None]):
-        for one in range(each):
-            random_ = random.Random(f"{seed}/{number}/{one}")
-            kind = KINDS[(number + one) % len(KINDS)] if one else "lost"
+        for draw in range(each):
+            random_ = random.Random(f"{seed}/{number}/{draw}")
+            kind = KINDS[(number + draw) % len(KINDS)] if draw else "lost"
             yield number, kind, disk.after_the_cut(kind, random_)
         if event is not None:
             disk.add(event)
 
 
-def lay_out(tree: dict[str, bytes | None], place: Path) -> None:
-    """Write `tree` at `place`, which must not be there."""
-    place.mkdir(parents=True)
+def lay_out(tree: dict[str, bytes | None], folder: Path) -> None:
+    """Write `tree` to `folder`, which must not exist."""
+    folder.mkdir(parents=True)
     for name, content in tree.items():
-        path = place / name
+        path = folder / name
         if content is None:
             path.mkdir(parents=True, exist_ok=True)
         else:

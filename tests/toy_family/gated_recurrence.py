@@ -36,10 +36,10 @@ class RecurrentMixer:
         return {}
 
     def linears(self) -> tuple[Linear, ...]:
-        joined = (
+        projections = (
             Linear(f"{kind}_proj", self.size, self.hidden_size, fused="gate_value_proj") for kind in ("gate", "value")
         )
-        return (*joined, Linear("out_proj", self.hidden_size, self.size))
+        return (*projections, Linear("out_proj", self.hidden_size, self.size))
 
     def states(self) -> tuple[State, ...]:
         return (State("hidden", (self.size,), dtype="float32"),)

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
-from ovround.artifact.manifest import TARGETS
+from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.checkpoint import Checkpoint, locate, mapped, open_checkpoint
 from ovround.conversion.latency_table import LatencyRow, LatencyTable
 from ovround.errors import MissingExtraError, UsageError
@@ -57,8 +57,8 @@ def measure(
     different bits alternate, so that a disturbance affects all of them. Widths that the format stores alike are measured
     once. Raises UsageError, EngineError, and the errors of `open_checkpoint`.
     """
-    if format not in TARGETS:
-        raise UsageError(f"format is `{format}`; allowed: {', '.join(TARGETS)}")
+    if format not in ENGINE_FORMATS:
+        raise UsageError(f"format is `{format}`; allowed: {', '.join(ENGINE_FORMATS)}")
     if group_size not in GROUP_SIZES:
         raise UsageError(f"group-size is `{group_size}`; allowed: {', '.join(map(str, GROUP_SIZES))}")
     for name, value in (("repeat", repeat), ("threads", threads)):

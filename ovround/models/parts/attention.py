@@ -33,8 +33,8 @@ class SelfAttention:
         check_size("head_dim", self.spec.head_dim)
         if heads % kv_heads:
             raise ArchitectureError(f"{heads} attention heads are no multiple of {kv_heads} key/value heads")
-        if self.spec.window is not None and self.spec.window < 1:
-            raise ArchitectureError(f"sliding_window is {self.spec.window}; 1 or more is needed")
+        if self.spec.sliding_window is not None and self.spec.sliding_window < 1:
+            raise ArchitectureError(f"sliding_window is {self.spec.sliding_window}; 1 or more is needed")
 
     @property
     def inner_size(self) -> int:
@@ -51,8 +51,8 @@ class SelfAttention:
         hidden, spec = self.hidden_size, self.spec
         queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
         sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
-        joined = (Linear(name, size, hidden, self.bias, fused="qkv_proj") for name, size in sizes.items())
-        return (*joined, Linear("o_proj", hidden, queries, self.output_bias))
+        qkv = (Linear(name, size, hidden, self.bias, fused="qkv_proj") for name, size in sizes.items())
+        return (*qkv, Linear("o_proj", hidden, queries, self.output_bias))
 
     def states(self) -> tuple[State, ...]:
         shape = (self.spec.num_key_value_heads, 0, self.spec.head_dim)

@@ -47,8 +47,8 @@ class ExpertMlp:
 
     def _expert(self, expert: int) -> Iterator[Linear]:
         inner, hidden, share = self.spec.intermediate_size, self.hidden_size, self.spec.top_k / self.spec.count
-        joined = self.spec.clamped is not None
-        into = {"gate_up_proj": 2 * inner} if joined else {"gate_proj": inner, "up_proj": inner}
+        fused_gate_up = self.spec.clamped is not None
+        into = {"gate_up_proj": 2 * inner} if fused_gate_up else {"gate_proj": inner, "up_proj": inner}
         for name, outputs in into.items():
             full, fused, stack = f"experts.{expert}.{name}", "experts.gate_up_proj", f"experts.{name}"
             yield Linear(full, outputs, hidden, self.bias, fused, stack, share)

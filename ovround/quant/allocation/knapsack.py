@@ -45,7 +45,7 @@ def allocate(classes: Sequence[Sequence[Choice]], budget: int) -> tuple[int, ...
     lowest = sum(min(choice.cost for choice in choices) for choices in classes)
     if lowest > budget:
         raise ValueError(f"the cheapest choices cost {lowest}; the budget is {budget}")
-    return _Search(classes, budget - lowest).solve()
+    return _Search(classes, budget - lowest).search()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +97,7 @@ class _Search:
             ::-1
         ]  # the cheapest choices' losses, of all classes from a stage on
 
-    def solve(self) -> tuple[int, ...]:
+    def search(self) -> tuple[int, ...]:
         costs, losses = np.zeros(1, np.int64), np.zeros(1, np.int64)
         back: list[tuple[Ints, Ints]] = []  # of each stage: the partial solution before, and the choice made
         best, whole = None, (0, 0, 0)  # the best whole solution: stage, partial solution, steps that complete it
@@ -128,8 +128,8 @@ class _Search:
     def _chosen(self, back: list[tuple[Ints, Ints]], stage: int, partial: int, steps: int) -> tuple[int, ...]:
         chosen = [0] * len(self._classes)
         for step in self._relaxation(stage).steps[:steps]:
-            owner, target = self._steps[step, :2]
-            chosen[owner] = int(target)
+            owner, choice = self._steps[step, :2]
+            chosen[owner] = int(choice)
         for earlier in range(stage - 1, -1, -1):
             before, choice = back[earlier]
             chosen[self._order[earlier]] = int(choice[partial])

@@ -124,10 +124,10 @@ def _backward(
         below.append(_gradient(x))
         for name, (into, out) in ops.calls.items():
             calls.setdefault(name, []).append((into, _gradient(out)))
-    joined = {
+    concatenated = {
         name: (torch.cat([x for x, _ in parts]), torch.cat([g for _, g in parts])) for name, parts in calls.items()
     }
-    return torch.cat(below), joined
+    return torch.cat(below), concatenated
 
 
 def _head_gradient(

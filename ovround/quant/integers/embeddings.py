@@ -44,10 +44,10 @@ def init_embedding(name: str, embedding: FloatTensor, scheme: QuantScheme, hessi
         lost += float(difference.square_().sum())
         kept += float(part.square().sum())
     zeros = [part.zero_points for part in parts if part.zero_points is not None]
-    joined = QTensor(
+    quantised = QTensor(
         np.concatenate([part.codes for part in parts]),
         np.concatenate([part.scales for part in parts]),
         np.concatenate(zeros) if zeros else None,
         scheme.bits,
     )
-    return Emitted(name, joined, (lost / kept) ** 0.5 if kept else 0.0, np.concatenate(offsets))
+    return Emitted(name, quantised, (lost / kept) ** 0.5 if kept else 0.0, np.concatenate(offsets))

@@ -158,11 +158,11 @@ def _fill(weights: list[Weight], buffer: Bytes, pack: Pack) -> None:
     for weight in weights:
         codes, scales, _ = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
         offsets = np.cumsum([start, *_sizes(weight)]).tolist()
-        target = buffer[offsets[0] : offsets[0] + codes]
+        packed_codes = buffer[offsets[0] : offsets[0] + codes]
         if weight.signed is None:
-            target[:] = weight.codes.data.reshape(-1)
+            packed_codes[:] = weight.codes.data.reshape(-1)
         else:
-            pack(weight.bits, weight.codes.data, weight.signed, weight.shape, target)
+            pack(weight.bits, weight.codes.data, weight.signed, weight.shape, packed_codes)
         packed_scales = layout.halves_as_bytes(layout.pack_qparams(weight.scales))
         buffer[offsets[1] : offsets[1] + scales] = packed_scales.reshape(-1)
         zeros = weight.zero_points if weight.symmetric else layout.pack_qparams(weight.zero_points)
@@ -174,11 +174,11 @@ def _packer(library: Path) -> Pack:
     function = ctypes.CDLL(str(library)).ovround_pack_integers
     function.restype = None
 
-    def pack(bits: int, codes: Any, signed: bool, shape: tuple[int, int], target: Bytes) -> None:
+    def pack(bits: int, codes: Any, signed: bool, shape: tuple[int, int], packed_codes: Bytes) -> None:
         source = np.ascontiguousarray(codes)
         function(
             ctypes.c_int64(bits), source.ctypes.data_as(ctypes.c_void_p), ctypes.c_int(signed), ctypes.c_int64(shape[0]),
-            ctypes.c_int64(shape[1]), target.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_int64(shape[1]), packed_codes.ctypes.data_as(ctypes.c_void_p),
         )  # fmt: skip
 
     return pack

@@ -130,8 +130,8 @@ ENGINES = {"openvino": ("openvino", "auto"), "openvino single": ("openvino", "si
 @pytest.fixture(scope="module", params=["openvino", "onnx"])
 def served(request: pytest.FixtureRequest, demo_folders: dict[str, Path]) -> Iterator[Served]:
     """The demo model: the batching engine for OpenVINO, the single engine for ONNX Runtime."""
-    target, engine = ENGINES[request.param]
-    with serving(demo_folders[target], compare=True, engine=engine) as served:
+    format_name, engine = ENGINES[request.param]
+    with serving(demo_folders[format_name], compare=True, engine=engine) as served:
         yield served
 
 
@@ -150,4 +150,4 @@ def serve_loaded() -> Callable[..., AbstractContextManager[Served]]:
 @pytest.fixture(scope="module")
 def serve_with(demo_folders: dict[str, Path]) -> Callable[..., AbstractContextManager[Served]]:
     """A server with settings of its own: `serve_with("onnx", max_running=2)`."""
-    return lambda target, **settings: serving(demo_folders[target], **settings)
+    return lambda format_name, **settings: serving(demo_folders[format_name], **settings)

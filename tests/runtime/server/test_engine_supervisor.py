@@ -68,7 +68,7 @@ def last_event(lines: Any) -> str:
 
 
 def test_what_waits_is_computed_by_the_next_engine(serve_with: Any) -> None:
-    """One slot: the answer under way is lost, those behind it are not."""
+    """One slot: the running answer is lost; the waiting ones are not."""
     with serve_with("onnx") as served:
         for _ in range(ATTEMPTS):
             statuses: list[int] = []

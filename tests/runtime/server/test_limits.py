@@ -115,9 +115,9 @@ def test_a_key(serve_with: Any) -> None:
         assert served.request("POST", "/v1/completions", PROMPT, {"Authorization": "Bearer secret"})[0] == 200
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnx"])
-def test_a_flood(serve_with: Any, target: str) -> None:
-    with serve_with(target, max_waiting=2, max_running=2) as served:
+@pytest.mark.parametrize("format_name", ["openvino", "onnx"])
+def test_a_flood(serve_with: Any, format_name: str) -> None:
+    with serve_with(format_name, max_waiting=2, max_running=2) as served:
         statuses: Counter[int] = Counter()
 
         def ask() -> None:

@@ -11,7 +11,7 @@ from checkpoint_writer import write_checkpoint
 
 from ovround.conversion.convert import convert
 from ovround.errors import VerifyError
-from ovround.exporters.onnx.external_data import JOINT, read_entries
+from ovround.exporters.onnx.external_data import FUSED_KEY, read_entries
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.layer_rule import LayerRule
 
@@ -46,14 +46,14 @@ def test_members_of_other_bits_stay_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["more rows", "no JSON", "no object"])
 def test_metadata_that_does_not_fit(tmp_path: Path, damage: str) -> None:
     model, path = exported(tmp_path), tmp_path / "out" / "model.onnx"
-    (entry,) = (item for item in model.metadata_props if item.key == JOINT)
-    joints = json.loads(entry.value)
-    whole = next(iter(joints))
+    (entry,) = (item for item in model.metadata_props if item.key == FUSED_KEY)
+    fused_weights = json.loads(entry.value)
+    whole = next(iter(fused_weights))
     if damage == "more rows":
-        joints[whole] = {name: 4 * rows for name, rows in joints[whole].items()}
+        fused_weights[whole] = {name: 4 * rows for name, rows in fused_weights[whole].items()}
     elif damage == "no object":
-        joints[whole] = [1, 2]
-    entry.value = json.dumps(joints) if damage != "no JSON" else entry.value.replace("{", "[", 1)
+        fused_weights[whole] = [1, 2]
+    entry.value = json.dumps(fused_weights) if damage != "no JSON" else entry.value.replace("{", "[", 1)
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(VerifyError, match=JOINT):
+    with pytest.raises(VerifyError, match=FUSED_KEY):
         read_entries(path, "model.onnx.data")

@@ -1,4 +1,4 @@
-"""The torch grids against the slow twin: the same levels, scales and zero points, number for number."""
+"""The torch rounding against the reference implementation: equal levels, scales and zero points."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def rounded(weight: Floats, scheme: QuantScheme) -> QTensor:
     return round_to_nearest("w", FloatTensor(weight, "float32"), scheme)[0]
 
 
-def assert_same(tensor: QTensor, twin: list[list[Group]]) -> None:
-    assert tensor.codes.tolist() == [[level for group in row for level in group.levels] for row in twin]
-    scales = np.array([[group.scale for group in row] for row in twin], np.float16)
+def assert_same(tensor: QTensor, reference: list[list[Group]]) -> None:
+    assert tensor.codes.tolist() == [[level for group in row for level in group.levels] for row in reference]
+    scales = np.array([[group.scale for group in row] for row in reference], np.float16)
     np.testing.assert_array_equal(tensor.scales.view(np.uint16), scales.view(np.uint16))
-    assert tensor.zeros().tolist() == [[group.zero_point for group in row] for row in twin]
-    values = np.array([[value for group in row for value in group.values()] for row in twin], np.float32)
+    assert tensor.zeros().tolist() == [[group.zero_point for group in row] for row in reference]
+    values = np.array([[value for group in row for value in group.values()] for row in reference], np.float32)
     np.testing.assert_array_equal(tensor.dequantize().view(np.uint32), values.view(np.uint32))
 
 
@@ -52,7 +52,7 @@ def special_rows() -> Floats:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_rounding_is_the_twins(scheme: QuantScheme) -> None:
+def test_rounding_is_the_references(scheme: QuantScheme) -> None:
     random = np.random.default_rng(0).standard_normal((24, 32)).astype(np.float32)
     for weight in (random, special_rows()):
         assert_same(rounded(weight, scheme), quantise(weight, scheme.bits, scheme.group_size, scheme.symmetric))
@@ -60,7 +60,7 @@ def test_rounding_is_the_twins(scheme: QuantScheme) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(SCHEMES), st.lists(st.floats(-1000, 1000, width=32), min_size=32, max_size=32))
-def test_rounding_is_the_twins_for_any_values(scheme: QuantScheme, values: list[float]) -> None:
+def test_rounding_is_the_references_for_any_values(scheme: QuantScheme, values: list[float]) -> None:
     weight = np.array([values], np.float32)
     assert_same(rounded(weight, scheme), quantise(weight, scheme.bits, scheme.group_size, scheme.symmetric))
 
@@ -78,8 +78,8 @@ def test_golden_levels() -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_no_value_moves_further_than_the_grid_allows(scheme: QuantScheme) -> None:
-    """Half a step for a value within the grid; a step and a half where the float16 scale or the zero point cuts it off."""
+def test_no_value_moves_further_than_the_scheme_allows(scheme: QuantScheme) -> None:
+    """Half a step for a value within the range; a step and a half where the float16 scale or the zero point cuts it off."""
     weight = np.random.default_rng(1).standard_normal((16, 64)).astype(np.float32)
     tensor = rounded(weight, scheme)
     step = np.abs(np.repeat(tensor.scales.astype(np.float32), tensor.group_size, axis=1))
@@ -91,7 +91,7 @@ def test_no_value_moves_further_than_the_grid_allows(scheme: QuantScheme) -> Non
     assert off.max() <= 1.5 + slack
 
 
-def test_grid_functions_are_what_rounding_uses() -> None:
+def test_scheme_functions_are_what_rounding_uses() -> None:
     weight = torch.from_numpy(np.random.default_rng(2).standard_normal((4, 32)).astype(np.float32))
     for scheme in SCHEMES:
         groups = grouped(weight, scheme)
