@@ -204,6 +204,7 @@ def test_two_converts_in_one_process_give_identical_bytes(tiny_source: Path, tmp
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_formats_together_or_alone_give_the_same_bytes(
     converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path, tuning: tuple[str, ...]
 ) -> None:
@@ -213,6 +214,7 @@ def test_formats_together_or_alone_give_the_same_bytes(
         assert digests(tmp_path / format_name) == digests(out / format_name)
 
 
+@pytest.mark.slow
 def test_another_seed_or_option_gives_other_weights(
     converted: tuple[Path, Result], loaded_command: CommandServer, tmp_path: Path, tuning: tuple[str, ...]
 ) -> None:

@@ -241,7 +241,7 @@ def test_transformers_loads_what_is_written(tmp_path: Path, tiny_source: Path) -
 
 def test_a_folder_of_codebooks_becomes_one_again(tmp_path: Path, tiny_source: Path, options: ConvertOptions) -> None:
     """Codes and configuration are those of the source, though no option states the codebooks."""
-    short = replace(options, pv=False, pv_steps=None, iters=1, end_to_end=0)
+    short = replace(options, pv=False, iters=1, tuning=TuningOptions(end_to_end_steps=0))
     (first,) = convert(tiny_source, tmp_path / "first", short).folders
     (second,) = convert(first, tmp_path / "second", ConvertOptions(formats=("aqlm",))).folders
     for name in ("model.safetensors", "config.json"):

@@ -148,8 +148,8 @@ def test_a_budget_gives_a_layers_experts_one_width(tmp_path: Path) -> None:
     write_random_model(tmp_path / "model", CONFIGS["qwen3_moe-0"])
     options = ConvertOptions(formats=ENGINE_FORMATS, budget=Budget(5.5, "bits"), group_size=32, recipe="rtn")
     conversion = convert(tmp_path / "model", tmp_path / "out", options)
-    assert conversion.mix is not None
-    assert 5 < conversion.mix.reached <= 5.5
+    assert conversion.allocation is not None
+    assert 5 < conversion.allocation.reached <= 5.5
     for kind in ("gate_proj", "up_proj", "down_proj"):
         schemes = {conversion.plan[f"model.layers.0.mlp.experts.{expert}.{kind}"] for expert in range(8)}
         assert len(schemes) == 1, kind

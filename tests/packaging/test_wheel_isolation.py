@@ -57,7 +57,9 @@ def test_the_runtime_needs_no_toolchain(demo_folders: dict[str, Path], tmp_path:
     modules = document["modules"]
     assert isinstance(modules, list)
     own = {name.split(".")[1] for name in modules if name.startswith("ovround.")}
-    assert own == {"runtime", "artifact", "errors", "limits", "record", "native_layout", "quantized_linear"}
+    assert own == {"runtime", "artifact", "errors", "limits", "record", "tensors"}
+    tensors = {name for name in modules if name.startswith("ovround.tensors.")}
+    assert tensors == {"ovround.tensors.native_layout", "ovround.tensors.quantized_linear_node"}
 
 
 @pytest.mark.parametrize("engine", ENGINE_FORMATS)
@@ -66,7 +68,9 @@ def test_only_the_engine_of_the_folder_is_imported(demo_folders: dict[str, Path]
     modules = document["modules"]
     assert isinstance(modules, list)
     assert {"openvino", "onnxruntime"} & set(modules) == {"openvino" if engine == "openvino" else "onnxruntime"}
-    assert not {*TOOLCHAIN, "ovround.conversion.convert", "ovround.quant", "ovround.models"} & set(modules)
+    assert not {*TOOLCHAIN, "ovround.conversion.convert", "ovround.measure", "ovround.quant", "ovround.models"} & set(
+        modules
+    )
 
 
 def pip(*words: object) -> None:

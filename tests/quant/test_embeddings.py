@@ -62,6 +62,7 @@ def test_an_embedding_in_parts_is_the_embedding_as_a_whole(monkeypatch: pytest.M
         assert emitted.offsets is not None
 
 
+@pytest.mark.slow
 def test_tuned_embeddings_lose_less_and_the_end_to_end_pass_continues_them(tmp_path: Path) -> None:
     few = replace(FEW, lm_head_bits=3, embedding_bits=3)  # at 4 bits a run's noise is as large as what embeddings lose
     rounded = converted(tmp_path / "rounded", replace(few, tuning=replace(few.tuning, embeddings="rounded")))
@@ -74,6 +75,7 @@ def test_tuned_embeddings_lose_less_and_the_end_to_end_pass_continues_them(tmp_p
     assert len({digests(manifest)[name] for manifest in (rounded, started, continued)}) == 3
 
 
+@pytest.mark.slow
 def test_embeddings_of_many_bits_are_rounded(tmp_path: Path) -> None:
     wide = replace(FEW, lm_head_bits=8, embedding_bits=8)
     assert digests(converted(tmp_path / "a", wide)) == digests(
@@ -81,6 +83,7 @@ def test_embeddings_of_many_bits_are_rounded(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_head_of_its_own_is_compensated_whether_tied_or_not(
     tiny_source: Path, text_file: Path, tmp_path: Path
 ) -> None:

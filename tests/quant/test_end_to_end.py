@@ -36,6 +36,7 @@ def kl_nats(out: Path, options: ConvertOptions) -> float:
     return quality.kl_nats
 
 
+@pytest.mark.slow
 def test_it_lowers_the_divergence_and_norms_help(tmp_path: Path) -> None:
     without = kl_nats(tmp_path / "without", replace(TUNED, tuning=replace(TUNED.tuning, end_to_end_steps=0)))
     alone = kl_nats(tmp_path / "alone", replace(TUNED, tuning=replace(TUNED.tuning, norms=False)))
@@ -43,6 +44,7 @@ def test_it_lowers_the_divergence_and_norms_help(tmp_path: Path) -> None:
     assert both < alone < without
 
 
+@pytest.mark.slow
 def test_labels_raise_the_divergence(tmp_path: Path) -> None:
     hard = replace(TUNED, tuning=replace(TUNED.tuning, label_share=1.0))
     assert kl_nats(tmp_path / "soft", TUNED) < kl_nats(tmp_path / "hard", hard)
@@ -128,6 +130,7 @@ def test_a_share_is_a_share() -> None:
         ConvertOptions(tuning=TuningOptions(label_share=1.5))
 
 
+@pytest.mark.slow
 def test_weights_keep_their_schemes(tmp_path: Path) -> None:
     before = convert(
         "demo", tmp_path / "before", replace(TUNED, tuning=replace(TUNED.tuning, end_to_end_steps=0))

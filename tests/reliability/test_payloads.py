@@ -171,5 +171,5 @@ def test_links_within_a_hub_cache_are_followed_and_others_are_not(tiny_source: P
         check_links(folder)
     (snapshot / "LICENSE").symlink_to(tmp_path / "private")
     for folder in (snapshot, linked):
-        with pytest.raises(CheckpointError, match=f"`{folder / 'LICENSE'}` is a pipe out of its folder"):
+        with pytest.raises(CheckpointError, match=f"`{folder / 'LICENSE'}` is a link out of its folder"):
             check_links(folder)

@@ -355,6 +355,7 @@ print(json.dumps(done))
 """
 
 
+@pytest.mark.slow
 def test_the_greedy_loop_never_looks_at_a_value() -> None:
     """Tensors without values on a device of that name: a host look or a tensor left on the CPU raises."""
     assert in_process(DEVICE_LOOP)[-1] == "a look is found"
@@ -374,6 +375,7 @@ except Exception as error:
 FOUR = "Tensor input, Tensor scale, Tensor? zero_point, ScalarType out_dtype"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", ["", ", Tensor? group_index, bool disable_fp8_clipping", ", Tensor? group_index=None"])
 def test_the_operator_is_called_as_its_schema_asks(more: str) -> None:
     assert in_process(SCHEMAS, FOUR + more) == []
@@ -393,6 +395,7 @@ print(json.dumps([probe_in_subprocess().missing if len(sys.argv) > 2 else "", pr
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "missing"),
     [("raise AssertionError('stock torch')", "cannot be imported"), ("", "fails when it is asked for devices")],

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ovround.runtime.hpu.selftest import selftest
 
 
+@pytest.mark.slow
 def test_every_check_holds_on_the_emulation(demo_folders: dict[str, Path]) -> None:
     checks = list(selftest(demo_folders["openvino"], "hpu-emulated"))
     assert [check for check in checks if not check.passed] == []

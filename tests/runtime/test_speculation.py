@@ -59,6 +59,7 @@ def test_a_lookup_changes_no_token(folder: Path, engine_name: str, plain: dict[s
             assert all(map(same, llm.generate(PROMPTS, options), expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", ["openvino", "onnx"])
 def test_a_draft_changes_no_token(
     draft: str, engine_name: str, plain: dict[str, LLM], request: pytest.FixtureRequest, other_draft: Path

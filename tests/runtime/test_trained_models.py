@@ -12,6 +12,8 @@ from ovround.conversion.convert import convert
 from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
 
+pytestmark = pytest.mark.slow
+
 MODELS = ["demo", "tales-7m", "stories3M", "TinyStories-656K", "stories260K"]
 NEW_TOKENS = 40
 PROMPTS = [

@@ -72,6 +72,7 @@ def tune_end_to_end(
     """Tune the weights and vectors of `model` in place; `on_step` gets the steps done and the lowest divergence so far."""
     with torch.no_grad():
         best = BestSnapshot(model.state(), loss.held_out_mean(model.weights()))
+    on_step(0, best.loss)
     scales, vectors = Adam(*model.smooth()), Adam(list(model.vectors.values()), model.vector_travels())
     for vector in model.vectors.values():
         vector.requires_grad_()
