@@ -1,6 +1,6 @@
 // ovround-replay FOLDER [LOAD]: answers the requests on stdin, one JSON object a line, in exact mode; for
-// tests/cpp/test_cpp*.py. LOAD is a JSON object of load options. A list of prompts is answered as one batch. Files that a
-// request does not need are not opened.
+// tests/cpp/test_cpp*.py. LOAD is a JSON object of load options. A list of prompts is answered as one batch. Files that
+// a request does not need are not opened.
 #include <iostream>
 
 #include "chat_template.hpp"
