@@ -1,0 +1,5 @@
+"""Reads GGUF files, llama.cpp's format: architectures, header, tensor types, configuration, and the checkpoint they make."""
+
+from ovround.checkpoint.gguf.checkpoint import GgufCheckpoint, find_gguf, open_gguf
+
+__all__ = ["GgufCheckpoint", "find_gguf", "open_gguf"]
