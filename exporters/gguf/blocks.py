@@ -3,7 +3,7 @@
 | type | bytes a block | value | holds |
 |---|---|---|---|
 | Q4_0 | 18 for 32 | d (q - 8) | symmetric codes of 2 to 4 bits |
-| Q4_1 | 20 for 32 | d q + m | codes of 2 to 4 bits with zero points: m = -d z as float16 |
+| Q4_1 | 20 for 32 | d q + m | codes of 2 to 4 bits, with zero points z: m = -d z as float16 |
 | Q6_K | 210 for 256 | d s (q - 32) | symmetric 8-bit codes in groups of 16 that lie within 6 bits, scales that are multiples of one float16 |
 | Q8_0 | 34 for 32 | d q | symmetric 8-bit codes |
 
@@ -52,12 +52,13 @@ def bits_a_weight(bits: int, group_size: int, symmetric: bool) -> float:
     return 4.5 if symmetric else 5.0
 
 
-def unfit(bits: int, group_size: int, symmetric: bool, inputs: int) -> str:
-    """Why no type holds such weights in rows of `inputs`, whatever their values; empty where one may."""
+def unfit(bits: int, group_size: int, symmetric: bool, inputs: int, *, kept: bool = False) -> str:
+    """Why no type holds such weights in rows of `inputs`; empty where one does, or may, for integers that are `kept`."""
     group = inputs if group_size == -1 else group_size
     if inputs % BLOCK:
         return f"its rows of {inputs} are no multiple of {BLOCK}"
-    if group % BLOCK and not (bits > _NIBBLE_BITS and symmetric and group == _K_GROUP):
+    may_be_q6_k = kept and bits > _NIBBLE_BITS and symmetric and group == _K_GROUP
+    if group % BLOCK and not may_be_q6_k:
         return f"its groups of {group} are no multiple of {BLOCK}"
     if bits > _NIBBLE_BITS and not symmetric:
         return f"{bits} bits with zero points have no type"
@@ -73,7 +74,7 @@ def _q4_0(tensor: QTensor) -> Bytes | None:
 
 
 def _q4_1(tensor: QTensor) -> Bytes | None:
-    blocks = _in_blocks(tensor) if not tensor.symmetric and tensor.bits <= _NIBBLE_BITS else None
+    blocks = _in_blocks(tensor) if tensor.bits <= _NIBBLE_BITS else None
     if blocks is None:
         return None
     minima = minima_of(blocks)

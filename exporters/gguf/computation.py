@@ -28,7 +28,8 @@ class Computation:
 
     `activations` are those that its MLP may have; ggml's `gelu` is the one by tanh. Of every `window_period` layers the last
     sees the whole text; 1: all do, 0: none does. `experts` weighs them. `factors`: the file states scales of embedding,
-    attention, residual stream and logits. `unrotated_period`: each so many-th layer has no rotation, 0 for none.
+    attention, residual stream and logits. `unrotated_period`: each so many-th layer has no rotation, 0 for none. Of the layers
+    `qkv`, `o`, `mlp` and `head`, those in `biased` must have a bias, and those in `may_be_biased` may.
     """
 
     activations: tuple[str, ...] = ("silu",)
@@ -40,39 +41,42 @@ class Computation:
     embedding_scaled: bool = False
     unrotated_period: int = 0
     gated: bool = True
+    biased: tuple[str, ...] = ()
+    may_be_biased: tuple[str, ...] = ()
+    sinks: bool = False
 
 
 _GELU = ("gelu_tanh", "gelu")
+_LINEAR = ("qkv", "o", "mlp")
+_KIND = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "o_proj": "o", "lm_head": "head"}
 COMPUTATIONS = {
-    "llama": Computation(experts="share"),
-    "qwen2": Computation(),
-    "qwen2moe": Computation(experts="probability"),
+    "llama": Computation(experts="share", may_be_biased=_LINEAR),
+    "qwen2": Computation(biased=("qkv",)),
+    "qwen2moe": Computation(experts="probability", biased=("qkv",)),
     "qwen3": Computation(),
     "qwen3moe": Computation(experts="share"),
     "gemma": Computation(_GELU, embedding_scaled=True),
     "gemma2": Computation(_GELU, (SANDWICH,), 2, softcaps=True, embedding_scaled=True),
     "gemma3": Computation(_GELU, (SANDWICH,), 6, embedding_scaled=True),
-    "phi2": Computation(_GELU, (PARALLEL_SHARED,), gated=False),
-    "phi3": Computation(window_period=0),
-    "stablelm": Computation(places=(PRE, PARALLEL_SHARED)),
-    "starcoder2": Computation(_GELU, gated=False),
+    "phi2": Computation(_GELU, (PARALLEL_SHARED,), gated=False, biased=(*_LINEAR, "head")),
+    "phi3": Computation(),
+    "stablelm": Computation(places=(PRE, PARALLEL_SHARED), may_be_biased=("qkv",)),
+    "starcoder2": Computation(_GELU, gated=False, biased=_LINEAR),
     "olmo2": Computation(places=(POST,)),
     "olmoe": Computation(experts="probability"),
-    "granite": Computation(factors=True),
+    "granite": Computation(factors=True, may_be_biased=_LINEAR),
     "smollm3": Computation(unrotated_period=4),
     "falcon": Computation(_GELU, (PARALLEL, PARALLEL_SHARED), gated=False),
-    "gpt2": Computation(_GELU, gated=False),
-    "bloom": Computation(_GELU, gated=False),
-    "gptneox": Computation(_GELU, (PRE, PARALLEL), gated=False),
+    "gpt2": Computation(_GELU, gated=False, biased=_LINEAR),
+    "bloom": Computation(_GELU, gated=False, biased=_LINEAR),
+    "gptneox": Computation(_GELU, (PRE, PARALLEL), gated=False, biased=_LINEAR),
 }
 
 
 def check_computation(architecture: str, decoder: Decoder) -> None:
     """Raise UsageError for a decoder that llama.cpp would compute otherwise, naming what differs."""
     for difference in _differences(architecture, COMPUTATIONS[architecture], decoder):
-        raise UsageError(
-            f"format gguf: llama.cpp's architecture `{architecture}` cannot state {difference}", hint=HINT
-        )
+        raise UsageError(f"format gguf: llama.cpp's architecture `{architecture}` cannot state {difference}", hint=HINT)
 
 
 def attention_of(decoder: Decoder, layer: int = 0) -> SelfAttention:
@@ -122,8 +126,21 @@ def _differences(architecture: str, fixed: Computation, decoder: Decoder) -> Ite
         mixer = attention_of(decoder, layer)
         yield from _attention_differences(architecture, fixed, decoder, mixer.spec, layer)
         yield from _mlp_differences(fixed, block.parts[1])
+    yield from _bias_differences(fixed, decoder)
     if len({block.parts[1] for block in decoder.blocks}) > 1:
         yield "MLPs that differ from layer to layer"
+
+
+def _bias_differences(fixed: Computation, decoder: Decoder) -> Iterator[str]:
+    shapes = decoder.every_tensor()
+    for name, shape in shapes.items():
+        module = name.removesuffix(".weight")
+        if len(shape) != 2 or module == decoder.embedding_at or "gate.weight" in name or "embed" in name:
+            continue
+        kind = _KIND.get(module.rpartition(".")[2], "mlp")
+        has_bias = f"{module}.bias" in shapes
+        if (has_bias and kind not in (*fixed.biased, *fixed.may_be_biased)) or (not has_bias and kind in fixed.biased):
+            yield f"`{module}` {'with' if has_bias else 'without'} a bias"
 
 
 def _attention_differences(

@@ -23,10 +23,12 @@ ALIGNMENT = 32  # bytes
 class GgufFile:
     """Writes `path` with `metadata` and tensors of these shapes, by name; `write` takes them in any order."""
 
-    def __init__(self, path: Path, architecture: str, metadata: Metadata, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._path, self._architecture, self._metadata, self._shapes = path, architecture, metadata, dict(shapes)
+    def __init__(
+        self, path: Path, architecture: str, metadata: Metadata, shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        self._path, self._architecture, self._metadata, self._shapes = path, architecture, dict(metadata), dict(shapes)
         self._types: dict[str, tuple[str, int]] = {}  # type and bytes, in the order of the file
-        placeholder = {name: ("F32", ALIGNMENT) for name in shapes}
+        placeholder = dict.fromkeys(shapes, ("F32", ALIGNMENT))
         self._header_bytes = len(self._header(placeholder))
         self._file: BinaryIO = path.open("wb")
         self._pad(self._header_bytes)
@@ -37,11 +39,15 @@ class GgufFile:
         self._file.write(np.ascontiguousarray(data).data)
         self._pad(-data.nbytes % ALIGNMENT)
 
-    def finish(self) -> None:
-        """Write the header and close the file; raises ValueError when a tensor has not arrived."""
+    def finish(self, changed: Metadata) -> None:
+        """Write the header and close the file; `changed` are numbers of the metadata that are known by now.
+
+        Raises ValueError when a tensor has not arrived.
+        """
         missing = self._shapes.keys() - self._types.keys()
         if missing:
             raise ValueError(f"{len(missing)} tensors have not arrived, such as {min(missing)}")
+        self._metadata |= changed
         header = self._header(self._types)
         if len(header) != self._header_bytes:
             raise ValueError(f"the header has {len(header)} bytes, {self._header_bytes} were left for it")

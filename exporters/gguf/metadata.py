@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovround.errors import UsageError
-from ovround.exporters.gguf.computation import HINT, COMPUTATIONS, attention_of, exact_context, experts_of
+from ovround.exporters.gguf.computation import COMPUTATIONS, HINT, attention_of, exact_context, experts_of
 from ovround.models.decoder import Decoder
 from ovround.models.parts.dense import DenseMlp
 from ovround.models.parts.shared_expert import SharedExpertMlp
@@ -16,6 +17,7 @@ from ovround.models.rope import Rope
 
 _PLAIN_THETA = 10000.0
 _QUANTIZATION_VERSION = 2
+_BETA_FAST, _BETA_SLOW = 32.0, 1.0
 
 
 def decoder_metadata(architecture: str, decoder: Decoder) -> dict[str, Any]:
@@ -112,9 +114,10 @@ def _rotation(decoder: Decoder) -> dict[str, Any]:
     for layer in range(len(decoder.blocks)):
         other = attention_of(decoder, layer).spec.rope
         if other is not None and other != rope:
-            if other != Rope(other.dim, other.theta) or other.theta != _PLAIN_THETA:
+            if other.variant != "default" or other.theta != _PLAIN_THETA:
                 raise UsageError(
-                    f"format gguf: layers with a sliding window turn by base {other.theta:g}, llama.cpp's by 10000",
+                    f"format gguf: layers with a sliding window turn by base {other.theta:g} ({other.variant}), "
+                    "llama.cpp's by 10000",
                     hint=HINT,
                 )
             keys["rope.freq_base_swa"] = other.theta
@@ -123,15 +126,25 @@ def _rotation(decoder: Decoder) -> dict[str, Any]:
     elif rope.variant == "yarn":
         keys |= _yarn(rope)
     elif rope.variant == "longrope":
-        keys |= {
-            "rope.scaling.type": "longrope", "rope.scaling.attn_factor": rope.attention_factor,
+        keys |= {  # whose type llama.cpp knows by its tensors
+            "rope.scaling.attn_factor": rope.attention_factor,
             "rope.scaling.original_context_length": rope.original_max_position_embeddings,
         }  # fmt: skip
     return keys
 
 
 def _yarn(rope: Rope) -> dict[str, Any]:
-    """llama.cpp multiplies cos and sin by attn_factor (1 + 0.1 ln factor)."""
+    """llama.cpp multiplies cos and sin by attn_factor (1 + 0.1 ln factor).
+
+    Versions of 2026 write the betas and read none: they compute with 32 and 1. Others are refused where it makes a difference.
+    """
+    theirs = replace(rope, beta_fast=_BETA_FAST, beta_slow=_BETA_SLOW, truncate=True)
+    if not np.array_equal(theirs.inverse_frequencies(), rope.inverse_frequencies()):
+        raise UsageError(
+            f"format gguf: yarn with beta_fast {rope.beta_fast:g} and beta_slow {rope.beta_slow:g}"
+            f"{'' if rope.truncate else ', not truncated'}; llama.cpp computes with 32 and 1",
+            hint=HINT,
+        )
     usual = 0.1 * float(np.log(rope.factor)) + 1 if rope.factor > 1 else 1.0
     return {
         "rope.scaling.type": "yarn", "rope.scaling.factor": rope.factor,

@@ -47,6 +47,11 @@ _ENGINES = {
         "create_model({folder!r}, None, 'OUT', 'int4', 'cpu', 'CACHE')",
         "from onnxruntime_genai.models.builder import create_model",
     ),
+    "gguf": (
+        "llama.cpp",
+        "Llama({folder!r} + '/model.gguf')('Hello', max_tokens=50)",
+        "from llama_cpp import Llama",
+    ),
     **{
         name: (f"engines that read {name}", _TRANSFORMERS[0].replace("{library}", library), _TRANSFORMERS[1])
         for name, library in _LIBRARIES.items()

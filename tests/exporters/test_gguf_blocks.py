@@ -56,9 +56,7 @@ def test_zero_points_keep_every_integer(bits: int) -> None:
 
 
 def test_a_minimum_beyond_float16_has_no_type() -> None:
-    tensor = QTensor(
-        np.zeros((1, 32), np.uint8), np.full((1, 1), 6e4, np.float16), np.full((1, 1), 3, np.uint8), 4
-    )
+    tensor = QTensor(np.zeros((1, 32), np.uint8), np.full((1, 1), 6e4, np.float16), np.full((1, 1), 3, np.uint8), 4)
     assert np.isinf(minima_of(tensor)).all()
     assert encoded([tensor]) is None
 
@@ -97,8 +95,13 @@ def test_parts_of_one_tensor_share_a_type() -> None:
 def test_what_never_fits_is_known_beforehand(
     bits: int, group_size: int, symmetric: bool, inputs: int, words: str
 ) -> None:
-    assert words in unfit(bits, group_size, symmetric, inputs)
-    assert bool(words) == bool(unfit(bits, group_size, symmetric, inputs))
+    found = unfit(bits, group_size, symmetric, inputs, kept=True)
+    assert words in found
+    assert bool(words) == bool(found)
+
+
+def test_groups_of_16_fit_only_by_chance() -> None:
+    assert "groups of 16" in unfit(8, 16, True, 256)
 
 
 def test_activation_order_has_no_type() -> None:

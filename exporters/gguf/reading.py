@@ -1,0 +1,60 @@
+"""Reads the weights of a written GGUF file, by the reader of everybody's files (`ovround.checkpoint.gguf`).
+
+Grids may lie in wider codes and smaller groups, and float tensors in float32; the manifest states the scheme that each weight was
+tuned on, to which it is brought back exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ovround.artifact.manifest import WeightRecord
+from ovround.checkpoint import open_source
+from ovround.errors import OvroundError, VerifyError
+from ovround.exporters.exporter import Weight
+from ovround.exporters.gguf.package import FILE
+from ovround.models import from_config
+from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.reexpression import restored
+
+
+class Reader:
+    """Reads one weight at a time; `exporters.exporter.Reader` is the protocol."""
+
+    def __init__(self, folder: Path, records: Mapping[str, WeightRecord]) -> None:
+        """Compares names, types and shapes of all tensors with what the file's metadata call for."""
+        self._records = records
+        try:
+            self._source = open_source(folder / FILE)
+            decoder = from_config(self._source.config)
+            self._source.check(decoder.every_tensor(), decoder.unused_tensors())
+        except (OvroundError, ValueError) as error:
+            raise VerifyError(f"`{folder.name}` cannot be read back: {error}") from error
+
+    def read(self, name: str) -> Weight:
+        record = self._records[name]
+        try:
+            weight = self._source.read(name, record.shape)
+            if isinstance(weight, CodebookTensor) or isinstance(weight, FloatTensor) != (record.group_size == 0):
+                raise ValueError(f"it is a {type(weight).__name__}")
+            if isinstance(weight, FloatTensor):
+                return _narrowed(weight, record)
+            return restored(weight, record.bits, record.group_size, record.symmetric)
+        except (OvroundError, ValueError) as error:
+            raise VerifyError(f"weight `{name}` cannot be read back: {error}") from error
+
+
+def _narrowed(weight: FloatTensor, record: WeightRecord) -> FloatTensor:
+    """`weight` in the type that was handed over, which the file may hold as float32: of two that hold it, the recorded one."""
+    if record.bits == 8 * weight.data.itemsize:
+        return weight
+    values = weight.float32()
+    fitting = [FloatTensor.of(values, "bfloat16"), FloatTensor.of(values, "float16")]
+    fitting = [narrow for narrow in fitting if np.array_equal(narrow.float32(), values)]
+    if not fitting:
+        raise ValueError(f"its values are no numbers of {record.bits} bits")
+    return next((narrow for narrow in fitting if narrow.digest() == record.sha256), fitting[0])
