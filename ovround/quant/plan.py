@@ -51,7 +51,8 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
         if codebooks is not None and name in linears and not stated:
             plan[name] = codebooks
         else:
-            plan[name] = None if chosen == FLOAT_BITS else _scheme(chosen, group_size, sym, shapes[f"{name}.weight"][1])
+            group = group_size or default_group_size(shapes[f"{name}.weight"][1], options.largest_default_group)
+            plan[name] = None if chosen == FLOAT_BITS else QuantScheme(chosen, group, sym)
     if unused:
         raise UsageError(
             f"layer rule `{sorted(unused)[0]}` matches no module", hint=f"modules are named like `{next(iter(bits))}`"
@@ -63,10 +64,6 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     if codebooks is not None:
         check_codebooks(decoder, plan, codebooks)
     return plan
-
-
-def _scheme(bits: int, group_size: int | None, sym: bool, inputs: int) -> QuantScheme:
-    return QuantScheme(bits, default_group_size(inputs) if group_size is None else group_size, sym)
 
 
 def choosable(decoder: Decoder, plan: Plan, options: ConvertOptions) -> tuple[tuple[str, ...], ...]:
