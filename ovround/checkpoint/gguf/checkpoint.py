@@ -120,7 +120,7 @@ class GgufCheckpoint:
             top = max(top, found)
         return top
 
-    def check(self, expected: Mapping[str, Shape], ignored: Iterable[str] = ()) -> None:
+    def check(self, expected: Mapping[str, Shape], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         """Compare names, shapes and types with what the architecture expects; raises TensorError for the first difference."""
         experts: dict[str, int] = {}
         for name, shape in expected.items():
@@ -154,6 +154,7 @@ class GgufCheckpoint:
                 f"`{self.path}` has {len(extra)} tensor(s) that its configuration does not call for, such as `{extra[0]}`",
                 hint=_OTHER_MODEL,
             )
+        return ()
 
     def read(self, name: str, shape: Shape) -> FloatTensor | QTensor:
         """A weight or float tensor of this shape; raises TensorError for values that are not finite."""
@@ -311,8 +312,8 @@ class GgufFloats(Checkpoint):
     def size_bytes(self) -> int:
         return self.inner.size_bytes()
 
-    def check(self, expected: dict[str, Shape], ignored: Iterable[str] = ()) -> None:
-        self.inner.check(expected, ignored)
+    def check(self, expected: dict[str, Shape], ignored: Iterable[str] = ()) -> tuple[str, ...]:
+        return self.inner.check(expected, ignored)
 
     def scan(self) -> dict[str, str]:
         return self.inner.scan()
