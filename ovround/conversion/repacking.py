@@ -150,7 +150,7 @@ def repacked(source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress
         weight = source.read(name, shapes[name])
         scheme = plan.get(name.removesuffix(".weight"))
         if not isinstance(weight, FloatTensor) or not isinstance(scheme, QuantScheme) or not name.endswith(".weight"):
-            return Emitted(name, weight, 0.0)
+            return Emitted(name, weight, source.relative_error(name))
         from ovround.quant.integers.rtn import round_to_nearest  # torch: only where something is rounded
 
         return Emitted(name, *round_to_nearest(name, weight, scheme))

@@ -1,324 +1,375 @@
-"""GGUF files of the llama family (llama.cpp), beside the config.json and tokenizer of the model that they were made of.
+"""A GGUF file as a source: its integers, or grids near them (`GgufCheckpoint`), or the numbers they stand for (`GgufFloats`).
 
-A block type becomes a `QTensor` where its values fit one of our schemes, with float16 scales and whole zero points:
-
-| type | value | as |
-|---|---|---|
-| Q4_0 | d (q - 8) | symmetric, 4 bits, groups of 32 |
-| Q8_0 | d q | symmetric, 8 bits, groups of 32 |
-| Q4_1 | d q + m | 4 bits, groups of 32, where every m / d is a whole number from -255 to 0 |
-| Q6_K | d s (q - 32) | symmetric, 8 bits, groups of 16, where every d s is a float16 number |
-| Q4_K, Q2_K | d s q - e m | groups of 32 and 16, where d s is a float16 number and e m / d s a whole one |
-
-The last four seldom do: a block's linear layer that does not is refused, an embedding or head in a K type is de-quantised to
-float32, as llama.cpp computes it. llama.cpp keeps the rows of q_proj and k_proj in pairs (`permute` of its converter).
+Both speak the decoder's names once `located` has been told its tensors; nothing but the header has been read before.
+Weights are read when they are asked for, a part at a time, so that no more than one of them is in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint.hf import Checkpoint, read_json
+from ovround.checkpoint.gguf.architectures import Architecture
+from ovround.checkpoint.gguf.grids import MINIMUM, SYMMETRIC, on_grid, whole_steps
+from ovround.checkpoint.gguf.header import Metadata, TensorInfo
+from ovround.checkpoint.gguf.places import Place, Shape, places
+from ovround.checkpoint.gguf.rope import FACTORS
+from ovround.checkpoint.gguf.types import Bytes, Floats, dequantize, row_bytes
+from ovround.checkpoint.hf import Checkpoint
 from ovround.checkpoint.safetensors_file import ARRAY_TYPES, FLOAT_TYPES
-from ovround.errors import CheckpointError, MissingExtraError, TensorError
+from ovround.checkpoint.safetensors_file import TensorInfo as StoredInfo
+from ovround.errors import CheckpointError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.qtensor import QTensor
+from ovround.tensors.qtensor import BITS, QTensor
 from ovround.tensors.scheme import QuantScheme
 
-if TYPE_CHECKING:
-    from gguf import ReaderTensor
-
-Bytes = NDArray[np.uint8]
-GroupedLevels = tuple[
-    Bytes, NDArray[np.float32], NDArray[np.float32]
-]  # codes [N, K], scales [N, G], zero points [N, G]
-
-_SCHEMES = {
-    "Q4_0": QuantScheme(4, 32, True), "Q8_0": QuantScheme(8, 32, True), "Q4_1": QuantScheme(4, 32, False),
-    "Q6_K": QuantScheme(8, 16, True), "Q4_K": QuantScheme(4, 32, False), "Q2_K": QuantScheme(2, 16, False),
-}  # fmt: skip
 _TABLES = ("model.embed_tokens", "lm_head")
-_NAMES = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
-_UNUSED = ("rope_freqs.weight",)  # llama 3's rope factors, which config.json states
+_FLOAT_MODULES = ("mlp.gate", "mlp.shared_expert_gate", "model.embed_positions")  # that no engine has in integers
+_CHUNK_WEIGHTS = 1 << 22
+_CHUNK_BYTES = 1 << 24
+_OTHER_MODEL = "the file belongs to another model, or this variant is not supported"
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """What a weight lost on its way to an engine's grid: sums of squares of the error and of the weight."""
+
+    kind: str
+    scheme: QuantScheme | None
+    error: float
+    size: float
 
 
 @dataclass(frozen=True, slots=True)
 class GgufCheckpoint:
-    """An opened file; its tensors are mapped, and read when they are asked for."""
+    """An opened file, or several that were split from one. `config` and `folder` are those of an ordinary checkpoint.
+
+    `float_tables`: embedding and head are de-quantised, for formats that hold no others.
+    """
 
     path: Path
+    folder: Path
+    architecture: Architecture
     config: dict[str, Any]
-    tensors: Mapping[str, ReaderTensor]
+    metadata: Metadata
+    tensors: Mapping[str, TensorInfo]
+    places: Mapping[str, Place] = field(default_factory=dict)
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    float_tables: bool = False
+    deviations: dict[str, Deviation] = field(default_factory=dict, compare=False)
     method: str = "gguf"
+    _schemes: dict[str, QuantScheme | None] = field(default_factory=dict, compare=False)
 
     @property
-    def folder(self) -> Path:
-        return self.path.parent
+    def stored(self) -> GgufFloats:
+        return GgufFloats(self.folder, self.config, (), self)
 
     @property
-    def stored(self) -> Checkpoint:
-        return Checkpoint(self.folder, self.config, ())
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors, in order."""
+        return tuple(dict.fromkeys(info.path for info in self.tensors.values()))
+
+    def located(self, shapes: Mapping[str, Shape]) -> GgufCheckpoint:
+        """The same under the names of a decoder with these tensors."""
+        found = places(self.architecture, shapes, self.config, self.tensors)
+        return replace(self, places=found, shapes=dict(shapes))
 
     def packed(self, module: str) -> bool:
-        """Whether `module`'s weight is quantised here; an embedding or head in a K type is de-quantised."""
-        tensor = self.tensors.get(_name(f"{module}.weight"))
-        if tensor is None or tensor.tensor_type.name in FLOAT_TYPES:
+        """Whether `module`'s weight is quantised here and stays so."""
+        if module == "lm_head" and not self.places:
+            return "output.weight" in self.tensors and self.tensors["output.weight"].kind not in FLOAT_TYPES
+        place = self.places.get(f"{module}.weight")
+        if place is None or module.endswith(_FLOAT_MODULES) or (self.float_tables and module in _TABLES):
             return False
-        return not (module in _TABLES and tensor.tensor_type.name.endswith("_K"))
+        kinds = {self.tensors[name].kind for name in place.tensors}
+        return len(kinds) == 1 and kinds <= {*SYMMETRIC, *MINIMUM}
 
     def scheme(self, module: str) -> QuantScheme | None:
-        return _SCHEMES.get(self._type(f"{module}.weight")) if self.packed(module) else None
+        """The scheme that `module`'s weight is read on; None where it is in float."""
+        if not self.packed(module):
+            return None
+        place = self.places[f"{module}.weight"]
+        schemes = [self._scheme(name) for name in place.tensors]
+        return next((scheme for scheme in schemes if scheme is not None and scheme.symmetric), schemes[0])
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+    def _scheme(self, tensor: str) -> QuantScheme | None:
+        """Of a whole tensor, all its experts and projections alike; its own grid where every minimum is whole steps."""
+        if tensor not in self._schemes:
+            info = self.tensors[tensor]
+            scheme = (SYMMETRIC.get(info.kind) or MINIMUM[info.kind]).scheme
+            top = self._largest_zero_point(info) if info.kind in MINIMUM else None
+            if top is not None:
+                bits = MINIMUM[info.kind].bits
+                scheme = QuantScheme(bits if bits in BITS and top < 1 << bits else 8, scheme.group_size, False)
+            self._schemes[tensor] = scheme
+        return self._schemes[tensor]
+
+    def _largest_zero_point(self, info: TensorInfo) -> int | None:
+        top = 0
+        for rows in self._chunks(info, slice(0, math.prod(info.shape[:-1]))):
+            found = whole_steps(rows, info.kind)
+            if found is None:
+                return None
+            top = max(top, found)
+        return top
+
+    def check(self, expected: Mapping[str, Shape], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         """Compare names, shapes and types with what the architecture expects; raises TensorError for the first difference."""
+        experts: dict[str, int] = {}
         for name, shape in expected.items():
-            tensor = self.tensors.get(_name(name))
-            if tensor is None:
+            place = self.places[name]
+            for tensor in place.tensors:
+                if tensor not in self.tensors:
+                    raise TensorError(
+                        f"`{self.path}` has no tensor `{tensor}`, which its configuration calls for", hint=_OTHER_MODEL
+                    )
+                rows = shape[0] if place.rows is None else place.rows.size
+                wanted = (rows // len(place.tensors), *shape[1:])
+                stored = self.tensors[tensor].shape
+                if place.index is not None:
+                    experts[tensor] = max(experts.get(tensor, 0), place.index + 1)
+                    wanted = (experts[tensor], *wanted) if stored[:1] == (experts[tensor],) else (stored[0], *wanted)
+                if _without_ones(stored) != _without_ones(wanted):
+                    raise TensorError(
+                        f"tensor `{tensor}` has shape {list(stored)}; its configuration calls for {list(wanted)}",
+                        hint=_OTHER_MODEL,
+                    )
+        for tensor, count in experts.items():
+            if self.tensors[tensor].shape[0] != count:
                 raise TensorError(
-                    f"`{self.path}` has no tensor `{_name(name)}`, which its config.json calls for",
-                    hint="config.json belongs to another model",
+                    f"tensor `{tensor}` has {self.tensors[tensor].shape[0]} experts; its configuration calls for {count}",
+                    hint=_OTHER_MODEL,
                 )
-            stored = tuple(int(size) for size in reversed(tensor.shape))
-            if stored != shape:
-                raise TensorError(
-                    f"tensor `{_name(name)}` has shape {list(stored)}; its config.json calls for {list(shape)}",
-                    hint="config.json belongs to another model",
-                )
-            if self._type(name) not in (*FLOAT_TYPES, *_SCHEMES):
-                raise TensorError(
-                    f"tensor `{_name(name)}` is {self._type(name)}; {', '.join((*FLOAT_TYPES, *_SCHEMES))} can be read",
-                    hint="Q4_0 and Q8_0 files keep every integer",
-                )
-        known = {_name(name) for name in expected}
-        extra = [name for name in self.tensors if name not in known and name not in _UNUSED]
+        used = {tensor for name in expected for tensor in self.places[name].tensors}
+        extra = [name for name in self.tensors if name not in used and name not in FACTORS]
         if extra:
             raise TensorError(
-                f"`{self.path}` has {len(extra)} tensor(s) that its config.json does not call for, such as `{extra[0]}`",
-                hint="config.json belongs to another model, or this variant is not supported",
+                f"`{self.path}` has {len(extra)} tensor(s) that its configuration does not call for, such as `{extra[0]}`",
+                hint=_OTHER_MODEL,
             )
+        return ()
 
-    def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | QTensor:
-        """A weight or float tensor of this shape; raises TensorError where no scheme holds its values exactly."""
-        data = np.asarray(self.tensors[_name(name)].data)
-        kind = self._type(name)
-        rows = self._rows(name, shape)
-        if kind in FLOAT_TYPES:
-            return FloatTensor(np.ascontiguousarray(_floats(data, kind).reshape(shape)[rows]), FLOAT_TYPES[kind])
-        blocks = np.ascontiguousarray(data.view(np.uint8).reshape(shape[0], -1)[rows])
-        codes, scales, zero_points = _DECODERS[kind](blocks)
-        if not self.packed(name.removesuffix(".weight")):
-            group = shape[1] // scales.shape[1]
-            values = codes.reshape(*scales.shape, group).astype(np.float32) * scales[:, :, None]
-            values -= (scales * zero_points)[:, :, None] if kind == "Q6_K" else _minimum(blocks, kind)[:, :, None]
-            return FloatTensor(values.reshape(shape), "float32")
-        return _exact(_name(name), kind, codes, scales, zero_points)
+    def read(self, name: str, shape: Shape) -> FloatTensor | QTensor:
+        """A weight or float tensor of this shape; raises TensorError for values that are not finite."""
+        module = name.removesuffix(".weight")
+        scheme = self.scheme(module) if module != name else None
+        return self.read_floats(name) if scheme is None else self._read_grid(name, shape, scheme)
+
+    def relative_error(self, name: str) -> float:
+        """|W - Wq| / |W| of a weight that was read, 0 where all is kept."""
+        found = self.deviations.get(name)
+        return 0.0 if found is None or not found.size else math.sqrt(found.error / found.size)
+
+    def read_floats(self, name: str) -> FloatTensor:
+        """A tensor as the numbers that it stands for: F16 and BF16 as they lie, others in float32."""
+        place, shape = self.places[name], self.shapes[name]
+        if len(shape) < 2:
+            return self._read_vector(name, place, shape)
+        kind, rows = self._kind(place), math.prod(shape[:-1])
+        if kind in FLOAT_TYPES and kind != "F32":
+            raw = np.concatenate(list(self._parts(place, shape)))
+            return FloatTensor(np.ascontiguousarray(raw).view(ARRAY_TYPES[kind]).reshape(shape), FLOAT_TYPES[kind])
+        values, at = np.empty((rows, shape[-1]), np.float32), 0
+        for part in self._values(name, place, shape):
+            values[at : at + len(part)] = part
+            at += len(part)
+        return FloatTensor(values.reshape(shape), "float32")
+
+    def _read_vector(self, name: str, place: Place, shape: Shape) -> FloatTensor:
+        parts = []
+        for tensor in place.tensors:
+            info = self.tensors[tensor]
+            stored = dequantize(_from_file(info, 0, info.size_bytes), info.kind)
+            if place.index is not None:
+                stored = stored.reshape(info.shape)[place.index]
+            parts.append(_finite(tensor, stored.reshape(-1)))
+        values = parts[0] if len(parts) == 1 else np.stack(parts, axis=1).reshape(-1)
+        return FloatTensor(np.ascontiguousarray(_ordered(_cut(values, place), place)), "float32")
+
+    def _read_grid(self, name: str, shape: Shape, scheme: QuantScheme) -> QTensor:
+        place = self.places[name]
+        kind = self._kind(place)
+        codes = np.empty(shape, np.uint8)
+        groups = (shape[0], shape[1] // scheme.group_size)
+        scales = np.empty(groups, np.float16)
+        zero_points = None if scheme.symmetric else np.empty(groups, np.uint8)
+        exact = kind in SYMMETRIC and not SYMMETRIC[kind].products
+        at, error, size = 0, 0.0, 0.0
+        for raw in self._parts(place, shape):
+            values = _finite(place.tensor, dequantize(raw, kind))
+            try:
+                part = on_grid(raw, kind, values, scheme)
+            except ValueError as problem:
+                raise TensorError(
+                    f"`{place.tensor}` is {kind}: {problem}", hint="--recipe rtn rounds it anew"
+                ) from problem
+            rows = slice(at, at + len(raw))
+            codes[rows], scales[rows] = part.codes, part.scales
+            if zero_points is not None and part.zero_points is not None:
+                zero_points[rows] = part.zero_points
+            if not exact:
+                error += float(np.square(part.dequantize() - values).sum(dtype=np.float64))
+                size += float(np.square(values).sum(dtype=np.float64))
+            at += len(raw)
+        self.deviations[name] = Deviation(kind, scheme, error, size)
+        return QTensor(codes, scales, zero_points, scheme.bits)
+
+    def _kind(self, place: Place) -> str:
+        return self.tensors[place.tensor].kind
+
+    def _values(self, name: str, place: Place, shape: Shape) -> Iterator[Floats]:
+        """Rows as float32, some at a time; two tensors that alternate may be of different types."""
+        if place.other is None:
+            for raw in self._parts(place, shape):
+                yield _finite(place.tensor, dequantize(raw, self._kind(place)))
+            return
+        halves = [
+            np.concatenate(list(self._values(name, Place(tensor, index=place.index), (shape[0] // 2, *shape[1:]))))
+            for tensor in place.tensors
+        ]
+        yield np.stack(halves, axis=1).reshape(shape)
+
+    def _parts(self, place: Place, shape: Shape) -> Iterator[Bytes]:
+        """The bytes of the rows of a tensor `[N, K]` in the decoder's order, some rows at a time."""
+        rows = math.prod(shape[:-1])
+        if place.other is not None:
+            halves = [
+                np.concatenate(list(self._parts(Place(tensor, index=place.index), (rows // 2, shape[-1]))))
+                for tensor in place.tensors
+            ]
+            yield np.stack(halves, axis=1).reshape(rows, -1)
+            return
+        info = self.tensors[place.tensor]
+        first = (place.index or 0) * (rows if place.rows is None else place.rows.size)
+        if place.rows is not None:
+            first += place.rows.start
+        chunks = self._chunks(info, slice(first, first + rows))
+        if place.heads:
+            yield _ordered(np.concatenate(list(chunks)), place)
+        else:
+            yield from chunks
+
+    def _chunks(self, info: TensorInfo, rows: slice) -> Iterator[Bytes]:
+        """Rows of a tensor's bytes, about _CHUNK_WEIGHTS weights at a time."""
+        width = row_bytes(info.kind, info.shape[-1])
+        step = max(1, _CHUNK_WEIGHTS // info.shape[-1])
+        for start in range(rows.start, rows.stop, step):
+            count = min(step, rows.stop - start)
+            yield _from_file(info, start * width, count * width).reshape(count, width)
 
     def scan(self) -> dict[str, str]:
-        """sha256 of the file, having looked at every float tensor; raises TensorError for NaN or infinity."""
-        for name, tensor in self.tensors.items():
-            kind = tensor.tensor_type.name
-            if kind in FLOAT_TYPES:
-                values = FloatTensor(_floats(np.asarray(tensor.data), kind).reshape(-1), FLOAT_TYPES[kind])
-                if not np.isfinite(values.float32()).all():
-                    raise TensorError(f"`{name}` in `{self.path}` holds NaN or infinity", hint="get the file again")
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
-        return {self.path.name: digest.hexdigest()}
+        """sha256 of each file, every value having been looked at; raises TensorError for NaN or infinity."""
+        for name, info in self.tensors.items():
+            for raw in self._chunks(info, slice(0, math.prod(info.shape[:-1]))):
+                _scan(name, raw, info.kind)
+        return {path.name: _sha256(path) for path in self.files}
 
     def size_bytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(int(tensor.n_bytes) for tensor in self.tensors.values())
-
-    def _type(self, name: str) -> str:
-        return str(self.tensors[_name(name)].tensor_type.name)
-
-    def _rows(self, name: str, shape: tuple[int, ...]) -> NDArray[np.intp] | slice:
-        """The rows of a tensor in Hugging Face's order: row i of a head lies at 2i, row i + D/2 at 2i + 1."""
-        module = name.removesuffix(".weight").removesuffix(".bias")
-        heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(module.rpartition(".")[2])
-        if heads is None:
-            return slice(None)
-        count = int(self.config.get(heads) or self.config["num_attention_heads"])
-        return np.arange(shape[0]).reshape(count, -1, 2).swapaxes(1, 2).reshape(-1)
+        return sum(info.size_bytes for info in self.tensors.values())
 
 
-def find_gguf(folder: Path) -> Path | None:
-    """The one GGUF file of a folder without safetensors; raises CheckpointError for several."""
-    files = sorted(folder.glob("*.gguf")) if folder.is_dir() and not any(folder.glob("*.safetensors*")) else []
-    if len(files) > 1:
-        raise CheckpointError(
-            f"`{folder}` has {len(files)} GGUF files",
-            hint=f"name one of them: {files[0].name}; split files are not read",
-        )
-    return files[0] if files else None
+@dataclass(frozen=True, slots=True)
+class GgufFloats(Checkpoint):
+    """See `Checkpoint`: the numbers that the weights of `inner` stand for, as if the file had never been quantised."""
+
+    inner: GgufCheckpoint
+
+    def located(self, shapes: Mapping[str, Shape]) -> GgufFloats:
+        """The same under the names of a decoder with these tensors."""
+        return replace(self, inner=self.inner.located(shapes))
+
+    def tensors(self) -> dict[str, StoredInfo]:
+        """By the decoder's names; of a file that is not located, by its own, with GGUF's types."""
+        if not self.inner.places:
+            return {
+                name: StoredInfo(info.kind, info.shape, info.offset, info.size_bytes)
+                for name, info in self.inner.tensors.items()
+            }
+        infos = {}
+        for name, place in self.inner.places.items():
+            if all(tensor in self.inner.tensors for tensor in place.tensors):
+                info, shape = self.inner.tensors[place.tensor], self.inner.shapes[name]
+                kind = info.kind if info.kind in FLOAT_TYPES and len(shape) > 1 else "F32"
+                size = math.prod(shape) * np.dtype(ARRAY_TYPES[kind]).itemsize
+                infos[name] = StoredInfo(kind, shape, info.offset, size)
+        return infos
+
+    def read(self, name: str, index: int | None = None) -> FloatTensor:
+        if index is not None:
+            raise ValueError(f"part {index} of `{name}`, which is a part itself")
+        if name not in self.inner.places:
+            raise TensorError(f"`{self.inner.path}` has no tensor `{name}`")
+        return self.inner.read_floats(name)
+
+    def size_bytes(self) -> int:
+        return self.inner.size_bytes()
+
+    def check(self, expected: dict[str, Shape], ignored: Iterable[str] = ()) -> tuple[str, ...]:
+        return self.inner.check(expected, ignored)
+
+    def scan(self) -> dict[str, str]:
+        return self.inner.scan()
 
 
-def open_gguf(path: Path) -> GgufCheckpoint:
-    """Open a GGUF file; raises CheckpointError for one that is damaged or of another family than llama."""
-    try:
-        from gguf import GGUFReader
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("gguf", "gguf") from error
-    if not (path.parent / "config.json").is_file():
-        raise CheckpointError(
-            f"`{path.parent}` has no config.json beside {path.name}",
-            hint="put config.json, tokenizer.json and tokenizer_config.json of the original model there",
-        )
-    config = read_json(path.parent / "config.json")
-    try:
-        reader = GGUFReader(path)
-        field = reader.fields["general.architecture"]
-        architecture = str(field.contents())
-        tensors = {str(tensor.name): tensor for tensor in reader.tensors}
-    except (ValueError, KeyError, IndexError, OverflowError, MemoryError, UnicodeDecodeError, OSError) as error:
-        raise CheckpointError(f"`{path}` is no valid GGUF file: {error!r:.200}", hint="download it again") from error
-    if architecture != "llama":
-        raise CheckpointError(f"`{path}` is of architecture `{architecture:.40}`; llama can be read")
-    return GgufCheckpoint(path, {**config, "tie_word_embeddings": "output.weight" not in tensors}, tensors)
+def _from_file(info: TensorInfo, start: int, size: int) -> Bytes:
+    data = np.fromfile(info.path, np.uint8, size, offset=info.offset + start)
+    if len(data) != size:
+        raise CheckpointError(f"`{info.path}` ends inside a tensor: it has changed", hint="get the file again")
+    return data
 
 
-def _name(name: str) -> str:
-    """llama.cpp's name of one of Hugging Face's."""
-    module, _, part = name.rpartition(".")
-    layer, at = "", module
-    if module.startswith("model.layers."):
-        number, _, at = module.removeprefix("model.layers.").partition(".")
-        layer = f"blk.{number}."
-    return f"{layer}{_NAMES.get(at, at)}.{part}"
+def _cut(values: NDArray[Any], place: Place) -> NDArray[Any]:
+    return values if place.rows is None else values[place.rows.start : place.rows.stop]
 
 
-def _floats(data: NDArray[Any], kind: str) -> NDArray[Any]:
-    return np.ascontiguousarray(data).view(ARRAY_TYPES[kind])
+def _ordered(rows: NDArray[Any], place: Place) -> NDArray[Any]:
+    """Rows in Hugging Face's order: row i of a head lies at 2i, row i + D/2 at 2i + 1."""
+    if not place.heads:
+        return rows
+    order = np.arange(len(rows)).reshape(place.heads, -1, 2).swapaxes(1, 2).reshape(-1)
+    return np.ascontiguousarray(rows[order])
 
 
-def _exact(
-    name: str, kind: str, codes: Bytes, scales: NDArray[np.float32], zero_points: NDArray[np.float32]
-) -> QTensor:
-    """The values on one of our schemes; raises TensorError with the number of groups that do not fit it."""
-    scheme = _SCHEMES[kind]
-    narrow = scales.astype(np.float16)
-    off = (narrow.astype(np.float32) != scales) | ~np.isfinite(scales)
-    off |= ~np.isfinite(zero_points) | (zero_points != np.round(zero_points)) | (zero_points < 0) | (zero_points > 255)
-    if off.any():
-        raise TensorError(
-            f"`{name}` is {kind}: {int(off.sum())} of {off.size} groups have a scale that is no float16 number, or a "
-            "minimum that is no whole number of steps",
-            hint="Q4_0 and Q8_0 files keep every integer; or start from the original checkpoint",
-        )
-    if scheme.symmetric:
-        return QTensor(codes, narrow, None, scheme.bits)
-    whole = zero_points.astype(np.uint8)
-    return QTensor(codes, narrow, whole, scheme.bits if whole.max(initial=0) < 1 << scheme.bits else 8)
+def _without_ones(shape: Shape) -> Shape:
+    """A shape without axes of 1 before the others: ggml has no others."""
+    return _without_ones(shape[1:]) if len(shape) > 1 and shape[0] == 1 else shape
 
 
-def _halves(blocks: Bytes, start: int) -> NDArray[np.float32]:
-    """The float16 number at byte `start` of each block."""
-    return np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0].astype(np.float32)
+def _finite(name: str, values: Floats) -> Floats:
+    if not np.isfinite(values).all():
+        raise TensorError(f"`{name}` holds NaN or infinity", hint="the file is damaged: get it again")
+    return values
 
 
-def _nibbles(packed: Bytes) -> Bytes:
-    """`[..., B]` bytes as `[..., 2 B]`: all low nibbles, then all high ones."""
-    return np.concatenate([packed & 15, packed >> 4], axis=-1)
-
-
-def _blocks(rows: Bytes, size: int) -> Bytes:
-    return rows.reshape(len(rows), -1, size)
-
-
-def _by_row(codes: Bytes) -> Bytes:
-    return np.ascontiguousarray(codes.reshape(len(codes), -1))
-
-
-def _q4_0(rows: Bytes) -> GroupedLevels:
-    blocks = _blocks(rows, 18)
-    scales = _halves(blocks, 0)
-    return _by_row(_nibbles(blocks[..., 2:])), scales, np.full_like(scales, 8)
-
-
-def _q8_0(rows: Bytes) -> GroupedLevels:
-    blocks = _blocks(rows, 34)
-    scales = _halves(blocks, 0)
-    return _by_row(blocks[..., 2:] + np.uint8(128)), scales, np.full_like(scales, 128)
-
-
-def _q4_1(rows: Bytes) -> GroupedLevels:
-    blocks = _blocks(rows, 20)
-    scales = _halves(blocks, 0)
-    return _by_row(_nibbles(blocks[..., 4:])), scales, _steps(-_halves(blocks, 2), scales)
-
-
-def _q6_k(rows: Bytes) -> GroupedLevels:
-    """256 weights: 128 bytes of low nibbles, 64 of high bit pairs, 16 int8 scales, d; each half in four runs of 32."""
-    blocks = _blocks(rows, 210)
-    low = _nibbles(blocks[..., :128].reshape(*blocks.shape[:2], 2, 64)).reshape(*blocks.shape[:2], 2, 4, 32)
-    high = blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32)
-    pairs = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & np.uint8(3)
-    codes = (low | pairs << np.uint8(4)) + np.uint8(128 - 32)
-    scales = blocks[..., 192:208].view(np.int8).astype(np.float32) * _halves(blocks, 208)[..., None]
-    scales = scales.reshape(len(rows), -1)
-    return _by_row(codes), scales, np.full_like(scales, 128)
-
-
-def _q4_k_scales(blocks: Bytes) -> tuple[Bytes, Bytes]:
-    """8 scales and 8 minima of 6 bits from 12 bytes: the last four borrow the high bits of the first ones."""
-    first, second, third = blocks[..., 4:8], blocks[..., 8:12], blocks[..., 12:16]
-    scales = np.concatenate([first & 63, (third & 15) | (first >> 6 << 4)], axis=-1)
-    minima = np.concatenate([second & 63, (third >> 4) | (second >> 6 << 4)], axis=-1)
-    return scales, minima
-
-
-def _q4_k(rows: Bytes) -> GroupedLevels:
-    """256 weights: d, e, packed scales and minima, four times 32 bytes of which low nibbles come first."""
-    blocks = _blocks(rows, 144)
-    factors, _ = _q4_k_scales(blocks)
-    scales = (factors * _halves(blocks, 0)[..., None]).reshape(len(rows), -1)
-    codes = _nibbles(blocks[..., 16:].reshape(*blocks.shape[:2], 4, 32))
-    return _by_row(codes), scales, _steps(_minimum(rows, "Q4_K"), scales)
-
-
-def _q2_k(rows: Bytes) -> GroupedLevels:
-    """256 weights: 16 bytes of scale and minimum nibbles, twice 32 bytes of four bit pairs each, d, e."""
-    blocks = _blocks(rows, 84)
-    scales = ((blocks[..., :16] & 15) * _halves(blocks, 80)[..., None]).reshape(len(rows), -1)
-    packed = blocks[..., 16:80].reshape(*blocks.shape[:2], 2, 1, 32)
-    codes = packed >> np.array([0, 2, 4, 6], np.uint8)[:, None] & np.uint8(3)
-    return _by_row(codes), scales, _steps(_minimum(rows, "Q2_K"), scales)
-
-
-def _minimum(rows: Bytes, kind: str) -> NDArray[np.float32]:
-    """The value that is subtracted from each group, `[N, G]`."""
-    if kind == "Q4_K":
-        blocks = _blocks(rows, 144)
-        lowest = _q4_k_scales(blocks)[1] * _halves(blocks, 2)[..., None]
-    else:
-        blocks = _blocks(rows, 84)
-        lowest = (blocks[..., :16] >> 4) * _halves(blocks, 82)[..., None]
-    return np.asarray(lowest, np.float32).reshape(len(rows), -1)
-
-
-def _steps(minimum: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The zero point of each group as a fraction: `minimum / scale`, 0 where both are 0."""
-    wide = scales.astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        whole = np.round(minimum / wide)
-        exact = np.isfinite(whole) & (whole * wide == minimum)
-    return np.where(minimum == 0, 0.0, np.where(exact, whole, np.nan)).astype(np.float32)
-
-
-_DECODERS: dict[str, Callable[[Bytes], GroupedLevels]] = {
-    "Q4_0": _q4_0, "Q8_0": _q8_0, "Q4_1": _q4_1, "Q6_K": _q6_k, "Q4_K": _q4_k, "Q2_K": _q2_k,
+# Where the float16 numbers of a block lie; of other types every value is computed.
+_HALVES = {
+    "Q4_0": (0,), "Q5_0": (0,), "Q8_0": (0,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,),
+    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
 }  # fmt: skip
+
+
+def _scan(name: str, raw: Bytes, kind: str) -> None:
+    if kind == "BF16":
+        _finite(name, (np.ascontiguousarray(raw).view(np.uint16).astype(np.uint32) << 16).view(np.float32))
+    elif kind not in _HALVES:
+        _finite(name, dequantize(raw, kind))
+    else:
+        blocks = raw.reshape(-1, row_bytes(kind, 256 if kind.endswith(("_K", "_XS")) else 32))
+        for at in _HALVES[kind]:
+            _finite(name, np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16).astype(np.float32))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -63,6 +63,8 @@ def _place(
 ) -> Place:
     module, _, kind = name.rpartition(".")
     match = _BLOCK.fullmatch(module)
+    if match is None and module == "lm_head" and present is not None and f"output.{kind}" not in present:
+        return Place(f"token_embd.{kind}")  # tied, and given a scheme of its own
     if match is None:
         return Place(f"{architecture.module(module)}.{kind}")
     at, inside = f"blk.{match[1]}", match[2]
