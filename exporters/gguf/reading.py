@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ovround.artifact.manifest import WeightRecord
-from ovround.checkpoint import open_source
+from ovround.checkpoint.gguf import open_gguf
 from ovround.errors import OvroundError, VerifyError
 from ovround.exporters.exporter import Weight
 from ovround.exporters.gguf.package import FILE
@@ -29,8 +29,9 @@ class Reader:
         """Compares names, types and shapes of all tensors with what the file's metadata call for."""
         self._records = records
         try:
-            self._source = open_source(folder / FILE)
-            decoder = from_config(self._source.config)
+            source = open_gguf(folder / FILE)
+            decoder = from_config(source.config)
+            self._source = source.located(decoder.every_tensor())
             self._source.check(decoder.every_tensor(), decoder.unused_tensors())
         except (OvroundError, ValueError) as error:
             raise VerifyError(f"`{folder.name}` cannot be read back: {error}") from error

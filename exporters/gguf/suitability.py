@@ -8,12 +8,13 @@ from typing import Any
 
 from ovround.checkpoint.gguf.architectures import Architecture, architecture_for
 from ovround.errors import MissingExtraError, UsageError
+from ovround.exporters.gguf.affine import affine_kind
 from ovround.exporters.gguf.blocks import unfit
 from ovround.exporters.gguf.computation import COMPUTATIONS, HINT, check_computation
 from ovround.exporters.gguf.metadata import decoder_metadata
 from ovround.exporters.gguf.tensors import file_tensors
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
-from ovround.tensors.scheme import QuantScheme, WeightScheme
+from ovround.tensors.scheme import AffineScheme, QuantScheme, WeightScheme
 
 Plan = Mapping[str, WeightScheme | None]
 
@@ -43,9 +44,11 @@ def check_gguf(decoder: Decoder, config: Mapping[str, Any], plan: Plan, *, kept:
         modules = [part.removesuffix(".weight") for part in tensor.parts if part.endswith(".weight")]
         schemes = [plan.get(module) for module in modules]
         for module, scheme in zip(modules, schemes, strict=True):
+            if isinstance(scheme, AffineScheme) and affine_kind(scheme.spec) is None:
+                raise UsageError(f"format gguf: no type of llama.cpp holds `{module}` ({scheme.spec})", hint=HINT)
             if isinstance(scheme, QuantScheme):
                 _check_scheme(module, scheme, shapes[f"{module}.weight"][1], kept)
-        if len({isinstance(scheme, QuantScheme) for scheme in schemes}) > 1:
+        if len({type(scheme) for scheme in schemes}) > 1:
             raise UsageError(
                 f"format gguf: `{tensor.name}` holds {' and '.join(f'`{module}`' for module in modules[:3])}, of which "
                 "some are quantised and some are not",
@@ -54,7 +57,7 @@ def check_gguf(decoder: Decoder, config: Mapping[str, Any], plan: Plan, *, kept:
 
 
 def _check_scheme(module: str, scheme: QuantScheme, inputs: int, kept: bool) -> None:
-    why = unfit(scheme.bits, scheme.group_size, scheme.symmetric, inputs, kept=kept)
+    why = unfit(scheme.bits, scheme.group_size, scheme.symmetric, inputs)
     if not why:
         return
     floats = {EMBEDDING: "--embedding-bits 16", HEAD: "--lm-head-bits 16"}
@@ -63,5 +66,5 @@ def _check_scheme(module: str, scheme: QuantScheme, inputs: int, kept: bool) -> 
     hint = next((text for key, text in hints.items() if key in why), fallback)
     raise UsageError(
         f"format gguf: no type of llama.cpp holds `{module}`: {why}",
-        hint="--format openvino or onnx holds it" if kept else hint,
+        hint="--recipe rtn rounds the numbers that it stands for anew, or --format openvino or onnx" if kept else hint,
     )

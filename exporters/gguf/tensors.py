@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from ovround.checkpoint.gguf.architectures import Architecture
 from ovround.checkpoint.gguf.places import Place, Shape, places
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
+FileWeight = QTensor | FloatTensor | AffineTensor
 _FLOAT32 = ("position_embd", "ffn_gate_inp", "ffn_gate_inp_shexp")  # matrices that llama.cpp wants in float32
 _SQUEEZED = "ffn_gate_inp_shexp"  # one row, without its first axis
 
@@ -54,7 +56,7 @@ def _shape(tensor: str, parts: list[Shape], place: Place) -> Shape:
     return parts[0][1:] if tensor.split(".")[-2] == _SQUEEZED else (rows, *parts[0][1:])
 
 
-def in_file(weight: QTensor | FloatTensor, place: Place, tensor: str) -> QTensor | FloatTensor:
+def in_file(weight: FileWeight, place: Place, tensor: str) -> FileWeight:
     """The rows of `weight` that lie in `tensor` of the file, in its order."""
     if place.heads:
         rows = np.arange(weight.shape[0]).reshape(place.heads, 2, -1).swapaxes(1, 2).reshape(-1)
@@ -64,7 +66,9 @@ def in_file(weight: QTensor | FloatTensor, place: Place, tensor: str) -> QTensor
     return weight
 
 
-def _taken(weight: QTensor | FloatTensor, rows: NDArray[np.intp]) -> QTensor | FloatTensor:
+def _taken(weight: FileWeight, rows: NDArray[np.intp]) -> FileWeight:
+    if isinstance(weight, AffineTensor):
+        return weight.take(rows)
     if isinstance(weight, FloatTensor):
         return replace(weight, data=weight.data[rows])
     zero_points = None if weight.zero_points is None else weight.zero_points[rows]

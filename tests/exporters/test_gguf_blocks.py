@@ -61,22 +61,6 @@ def test_a_minimum_beyond_float16_has_no_type() -> None:
     assert encoded([tensor]) is None
 
 
-def test_six_bits_where_one_number_divides_all_scales() -> None:
-    rng = np.random.default_rng(1)
-    codes = rng.integers(96, 160, (ROWS, COLUMNS), dtype=np.uint8)
-    d = rng.standard_normal((ROWS, 2, 1)).astype(np.float16)
-    factors = rng.integers(-8, 8, (ROWS, 2, 16)).astype(np.float16)
-    scales = (d.view(np.uint16) & 0xFFC0).view(np.float16) * factors  # 5 bits times 4: a float16 number
-    tensor = QTensor(codes, scales.reshape(ROWS, -1), None, 8)
-    found = encoded([tensor])
-    assert found is not None
-    assert found[0] == "Q6_K"
-    np.testing.assert_array_equal(decoded(*found), tensor.dequantize())
-    wide = QTensor(codes, (scales * np.float16(1)).reshape(ROWS, -1), None, 8)
-    wide.scales[0, :2] = np.array([1.0, 1 + 2**-10], np.float16)  # 1024 and 1025 of one unit: no int8
-    assert encoded([wide]) is None
-
-
 def test_parts_of_one_tensor_share_a_type() -> None:
     narrow, wide = grid(4, 32), grid(8, 32)
     found = encoded([narrow, wide])
@@ -89,19 +73,15 @@ def test_parts_of_one_tensor_share_a_type() -> None:
     ("bits", "group_size", "symmetric", "inputs", "words"),
     [
         (4, 32, True, 48, "rows of 48"), (4, 16, True, 64, "groups of 16"), (8, 32, False, 64, "8 bits with zero"),
-        (4, -1, True, 96, ""), (8, 16, True, 256, ""), (3, 64, False, 64, ""),
+        (4, -1, True, 96, ""), (8, 16, True, 256, "groups of 16"), (3, 64, False, 64, ""),
     ],
 )  # fmt: skip
 def test_what_never_fits_is_known_beforehand(
     bits: int, group_size: int, symmetric: bool, inputs: int, words: str
 ) -> None:
-    found = unfit(bits, group_size, symmetric, inputs, kept=True)
+    found = unfit(bits, group_size, symmetric, inputs)
     assert words in found
     assert bool(words) == bool(found)
-
-
-def test_groups_of_16_fit_only_by_chance() -> None:
-    assert "groups of 16" in unfit(8, 16, True, 256)
 
 
 def test_activation_order_has_no_type() -> None:

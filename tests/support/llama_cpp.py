@@ -17,9 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 
-def llama_cpp(
-    file: Path, ids: Sequence[int], texts: Sequence[str] = ()
-) -> tuple[NDArray[np.float32], list[list[int]]]:
+def llama_cpp(file: Path, ids: Sequence[int], texts: Sequence[str] = ()) -> tuple[NDArray[np.float32], list[list[int]]]:
     """Logits `[T, V]` of the tokens `ids`, and the tokens of each text, special ones read as such."""
     if importlib.util.find_spec("ik_llama_cpp") is None:
         pytest.skip("ik-llama-cpp-python is not installed")
