@@ -72,10 +72,11 @@ def _q4_1(tensor: QTensor) -> Bytes | None:
     blocks = _in_blocks(tensor) if tensor.bits <= _NIBBLE_BITS else None
     if blocks is None:
         return None
-    minima = minima_of(blocks)
+    wide = widened(blocks, _NIBBLE_BITS)
+    minima = minima_of(wide)
     if not np.isfinite(minima).all():
         return None
-    return _rows(_halves(blocks.scales), _halves(minima), _nibbles(blocks.codes))
+    return _rows(_halves(wide.scales), _halves(minima), _nibbles(wide.codes))
 
 
 def minima_of(tensor: QTensor) -> NDArray[np.float16]:

@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from ovround.artifact.manifest import WeightRecord
+from ovround.checkpoint.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.checkpoint.gguf import open_gguf
 from ovround.errors import OvroundError, VerifyError
 from ovround.exporters.exporter import Weight
+from ovround.exporters.gguf.blocks import minima_of
 from ovround.exporters.gguf.package import FILE
 from ovround.models import from_config
-from ovround.tensors.codebook_tensor import CodebookTensor
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 from ovround.tensors.reexpression import restored
 
 
@@ -39,14 +42,40 @@ class Reader:
     def read(self, name: str) -> Weight:
         record = self._records[name]
         try:
+            if record.group_size and (record.affine or not record.symmetric):
+                return self._with_minimums(name, record)
             weight = self._source.read(name, record.shape)
-            if isinstance(weight, CodebookTensor) or isinstance(weight, FloatTensor) != (record.group_size == 0):
-                raise ValueError(f"it is a {type(weight).__name__}")
-            if isinstance(weight, FloatTensor):
+            if isinstance(weight, QTensor) and record.group_size:
+                return restored(weight, record.bits, record.group_size, record.symmetric)
+            if isinstance(weight, FloatTensor) and not record.group_size:
                 return _narrowed(weight, record)
-            return restored(weight, record.bits, record.group_size, record.symmetric)
+            raise ValueError(f"it is a {type(weight).__name__}")
         except (OvroundError, ValueError) as error:
             raise VerifyError(f"weight `{name}` cannot be read back: {error}") from error
+
+    def _with_minimums(self, name: str, record: WeightRecord) -> AffineTensor | QTensor:
+        kind, blocks = self._source.blocks(name)
+        if kind not in AFFINE_KINDS:
+            raise ValueError(f"it is {kind}")
+        tensor = affine_tensor(blocks, kind)
+        if record.affine:
+            return tensor
+        return restored(_on_whole_steps(tensor), record.bits, record.group_size, record.symmetric)
+
+
+def _on_whole_steps(tensor: AffineTensor) -> QTensor:
+    """Q4_1 with its minimums as zero points; raises ValueError for one that is no whole number of steps, rounded to float16."""
+    if tensor.minimums is None or tensor.scales.factors is not None:
+        raise ValueError(f"it is on the grid {tensor.scheme.spec}")
+    scales, minimums = tensor.scales.blocks, tensor.minimums.blocks
+    steps = np.divide(minimums, scales, out=np.zeros(scales.shape, np.float32), where=scales != 0, dtype=np.float32)
+    zero_points = np.rint(steps)
+    if ((zero_points < 0) | (zero_points >= 1 << tensor.bits)).any():
+        raise ValueError("a minimum is beyond the codes")
+    whole = QTensor(tensor.codes, scales, zero_points.astype(np.uint8), tensor.bits)
+    if (minima_of(whole) != -minimums).any():
+        raise ValueError("a minimum is no whole number of steps")
+    return whole
 
 
 def _narrowed(weight: FloatTensor, record: WeightRecord) -> FloatTensor:

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact.manifest import ENGINE_FORMATS, Manifest, WeightRecord
+from ovround.artifact.manifest import ENGINE_FORMATS, FILE_FORMATS, Manifest, WeightRecord
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import DeclaredOption, declared, plain
 from ovround.options.tuning_options import TuningOptions
@@ -189,6 +189,8 @@ def fitted_groups(manifest: Manifest) -> dict[int, int]:
     """The group size by inputs of the weights that the usual default does not divide; empty where one was stated."""
     if manifest.options["group_size"] is not None or manifest.source_method:
         return {}
+    if len({weight.group_size for weight in _on_grids(manifest)}) == 1 and manifest.format in FILE_FORMATS:
+        return {}  # a block of the format
     groups = {weight.shape[-1]: weight.group_size for weight in _on_grids(manifest)}
     return {inputs: group for inputs, group in sorted(groups.items()) if inputs % DEFAULT_GROUP_SIZES[0]}
 
