@@ -18,7 +18,7 @@ from ovround.checkpoint.safetensors_file import ARRAY_TYPES, TensorInfo
 from ovround.errors import CheckpointError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
-from ovround.tensors.scheme import QuantScheme
+from ovround.tensors.scheme import AffineScheme, QuantScheme
 from ovround.tensors.tensor_source import TensorSource
 
 
@@ -85,7 +85,7 @@ class MappedPackedCheckpoint:
     def packed(self, module: str) -> bool:
         return self.inner.packed(self._module(module))
 
-    def scheme(self, module: str) -> QuantScheme | None:
+    def scheme(self, module: str) -> QuantScheme | AffineScheme | None:
         return self.inner.scheme(self._module(module))
 
     def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
