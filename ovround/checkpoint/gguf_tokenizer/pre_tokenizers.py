@@ -33,15 +33,15 @@ class PreTokenizer:
     add_bos: bool = False
 
 
-_SUFFIX = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+SUFFIX = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _ASCII_WORD = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
-_LLAMA3 = rf"{_SUFFIX}|{_WORD}|\p{{N}}{{1,3}}|{_OTHERS}|{_SPACES}"
-_QWEN2 = rf"{_SUFFIX}|{_WORD}|\p{{N}}|{_OTHERS}|{_SPACES}"
-_QWEN35 = rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
+_LLAMA3 = rf"{SUFFIX}|{_WORD}|\p{{N}}{{1,3}}|{_OTHERS}|{_SPACES}"
+_QWEN2 = rf"{SUFFIX}|{_WORD}|\p{{N}}|{_OTHERS}|{_SPACES}"
+_QWEN35 = rf"{SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
 _UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 
 
@@ -53,8 +53,8 @@ def _cased(suffix: str, digits: str, end: str = r"[\r\n/]*", without: str = "") 
     return rf"{words}|{digits}| ?[^\s\p{{L}}\p{{N}}]+{end}|{_SPACES}"
 
 
-_GPT4O = _cased(f"{_SUFFIX}?", r"\p{N}{1,3}")
-_KIMI = r"\p{Han}+|" + _cased(f"{_SUFFIX}?", r"\p{N}{1,3}", r"[\r\n]*", r"&&[^\p{Han}]")
+_GPT4O = _cased(f"{SUFFIX}?", r"\p{N}{1,3}")
+_KIMI = r"\p{Han}+|" + _cased(f"{SUFFIX}?", r"\p{N}{1,3}", r"[\r\n]*", r"&&[^\p{Han}]")
 _BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 _CASCADE = "|".join(rf"\s{{{size}}}(?!\S)" for size in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s{1}"
 _LATIN = (  # deepseek-llm's list of cased letters
@@ -66,11 +66,11 @@ _DEEPSEEK3 = rf"{_ASCII_WORD}|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[
 _SPARK = rf"{_ASCII_WORD}|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+|[\r\n]|\s+(?!\S)|\s+"
 _YOUTU = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"
 _EXAONE_MOE = (
-    rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]?"
+    rf"{SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]?"
     r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 _BAILING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-_SEED = rf"{_SUFFIX}|{_WORD}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
+_SEED = rf"{SUFFIX}|{_WORD}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
 _ASIAN = "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"
 _CHAMELEON = (
     split("<sentinel:[0-9]+>"), split("(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z"), split(r"([\t\n]|    |  )"), _DIGITS,
@@ -88,7 +88,7 @@ _DEEPSEEK_CODER = (
     split(r"[\r\n]"), split(r"\s?\p{L}+"), split(r"\s?\p{P}+"), split(_HAN_DEEPSEEK), _DIGITS, BYTES,
 )  # fmt: skip
 _DEFAULT = (
-    split(r"[\p{P}\$\+<=>\^~\|]+"), split(_GPT2), split(r"\p{N}+"), split("[0-9][0-9][0-9]"), BYTES,
+    split(r"[\p{P}\$\+<=>\^~\|]+"), split(GPT2), split(r"\p{N}+"), split("[0-9][0-9][0-9]"), BYTES,
 )  # fmt: skip
 
 
@@ -130,8 +130,8 @@ _RULES: tuple[tuple[tuple[str, ...], PreTokenizer], ...] = (
         PreTokenizer((split(r"\p{N}{1,3}"), split(_CJK), *_one(_DEEPSEEK3))),
     ),
     (("spark2_5",), PreTokenizer((split(r"\p{N}{1,3}"), split(_CJK), split(_SPARK), _DIGITS, BYTES))),
-    (("youtu",), PreTokenizer((split(_YOUTU), *_one(_cased(f"{_SUFFIX}?", r"\p{N}"))), ignore_merges=True)),
-    (("jais-2",), PreTokenizer(_one(rf"{_SUFFIX}|{_WORD}|\p{{N}}{{1,3}}|{_OTHERS}|\s*[\r\n]+|{_CASCADE}"))),
+    (("youtu",), PreTokenizer((split(_YOUTU), *_one(_cased(f"{SUFFIX}?", r"\p{N}"))), ignore_merges=True)),
+    (("jais-2",), PreTokenizer(_one(rf"{SUFFIX}|{_WORD}|\p{{N}}{{1,3}}|{_OTHERS}|\s*[\r\n]+|{_CASCADE}"))),
     (("chameleon",), PreTokenizer(_CHAMELEON, add_bos=True)),
     (("superbpe",), PreTokenizer((split(r"\p{N}+"), split(r"(?=(\d{3})+(?!\d))"), BYTES))),
     (("bailingmoe", "bailingmoe2", "llada-moe"), PreTokenizer(_one(_BAILING))),
@@ -142,7 +142,7 @@ _RULES: tuple[tuple[tuple[str, ...], PreTokenizer], ...] = (
     (("exaone-moe",), PreTokenizer(_one(_EXAONE_MOE))),
     (
         ("minicpm5",),
-        PreTokenizer((split(r"\p{N}{1,3}"), *_one(rf"{_SUFFIX}|{_WORD}|\p{{N}}+|{_OTHERS}|{_SPACES}")), ignore_merges=True),
+        PreTokenizer((split(r"\p{N}{1,3}"), *_one(rf"{SUFFIX}|{_WORD}|\p{{N}}+|{_OTHERS}|{_SPACES}")), ignore_merges=True),
     ),
     (("default",), PreTokenizer(_DEFAULT)),
 )  # fmt: skip

@@ -101,7 +101,7 @@ def _is_spaces(vocabulary: Vocabulary, index: int) -> bool:
 
 def _strips_right(vocabulary: Vocabulary, special: set[int]) -> set[int]:
     """Phi-3's special tokens take the blanks behind them. No key of the file says so; llama.cpp goes by the model, too."""
-    if vocabulary.architecture != "phi3" or vocabulary.model != "llama":
+    if vocabulary.architecture != "phi3" or vocabulary.model != "llama" or "<|assistant|>" not in vocabulary.tokens:
         return set()
     return {index for index in special if vocabulary.tokens[index] not in ("<unk>", "<s>", "<|endoftext|>")}
 
@@ -216,10 +216,11 @@ def _is_gemma(vocabulary: Vocabulary) -> bool:
 def _spaces(vocabulary: Vocabulary) -> Parts:
     """Normaliser, pre-tokeniser and decoder of a SentencePiece vocabulary.
 
-    Without a blank in front of each text: as published for Gemma. With it, files of architecture `llama` are read as
-    transformers' LlamaTokenizer reads the original, and all others as SentencePiece does, and llama.cpp. The two differ
-    where a text begins with a blank and after a special token. Mistral's files are of architecture `llama` too, but
-    transformers reads their originals as SentencePiece does.
+    Without a blank in front of each text: as published for Gemma. With it, SentencePiece and llama.cpp put one before every
+    text between special tokens. transformers does so too, except for its LlamaTokenizer, which reads most files of architecture
+    `llama`: that leaves a blank at the beginning as it is. A file that does not state `add_space_prefix` is of a
+    tokenizer_config.json without that key, for which LlamaTokenizer puts the blank before the first text alone. Mistral's files
+    are of architecture `llama` too, but transformers reads their originals as SentencePiece does.
     """
     to_space = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
     from_space = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
@@ -231,8 +232,9 @@ def _spaces(vocabulary: Vocabulary) -> Parts:
     steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     decoder = {"type": "Sequence", "decoders": steps}
     if vocabulary.architecture == "llama" and not re.search("mi[sx]tral", vocabulary.name, re.IGNORECASE):
-        first = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "first", "split": False}
-        return {"normalizer": None, "pre_tokenizer": first, "decoder": decoder}
+        scheme = "always" if "add_space_prefix" in vocabulary.flags else "first"
+        space = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": scheme, "split": False}
+        return {"normalizer": None, "pre_tokenizer": space, "decoder": decoder}
     both = [{"type": "Prepend", "prepend": _SPACE}, from_space]
     return {"normalizer": {"type": "Sequence", "normalizers": both}, "pre_tokenizer": None, "decoder": decoder}
 

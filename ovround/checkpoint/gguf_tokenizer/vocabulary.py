@@ -16,7 +16,7 @@ from ovround.errors import CheckpointError
 _TOKENS = 4 << 20
 _CHARACTERS = 1 << 16  # of one token; the longest in use have some hundreds
 _ABSENT = (-1, 0xFFFFFFFF)  # written by some converters for "none"
-_IDS = {
+IDS = {
     "bos": "bos_token_id", "eos": "eos_token_id", "eot": "eot_token_id", "eom": "eom_token_id", "unk": "unknown_token_id",
     "sep": "seperator_token_id", "pad": "padding_token_id", "mask": "mask_token_id", "cls": "cls_token_id",
 }  # fmt: skip
@@ -182,7 +182,7 @@ def _merges(metadata: Mapping[str, object]) -> tuple[tuple[str, str], ...] | Non
 def _ids(metadata: Mapping[str, object], model: str, count: int) -> dict[str, int]:
     defaults = _DEFAULT_IDS.get(model, {})
     ids = {role: index for role, index in defaults.items() if index < count}
-    for role, name in _IDS.items():
+    for role, name in IDS.items():
         key = f"tokenizer.ggml.{name}"
         value = metadata.get(key)
         if value is None or value in _ABSENT:
