@@ -55,7 +55,7 @@ class GgufCheckpoint:
     """An opened file, or several that were split from one. `config` and `folder` are those of an ordinary checkpoint.
 
     `float_tables`: embedding and head are de-quantised, for formats that hold no others. `native`: linear layers are for the
-    native operator, which takes any scale and minimum of a group.
+    native operator, which takes any scale and minimum of a group. `as_blocks`: every weight is for a file with the same types.
     """
 
     path: Path
@@ -68,6 +68,7 @@ class GgufCheckpoint:
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     float_tables: bool = False
     native: bool = False
+    as_blocks: bool = False
     deviations: dict[str, Deviation] = field(default_factory=dict, compare=False)
     method: str = "gguf"
     _schemes: dict[str, QuantScheme] = field(default_factory=dict, compare=False)
@@ -110,12 +111,14 @@ class GgufCheckpoint:
     def _affine_scheme(self, module: str, place: Place) -> AffineScheme | None:
         """The scheme of a linear layer that the native operator computes with and no grid of ours holds as it is."""
         kind = self._kind(place)
+        if self.as_blocks and kind in AFFINE_KINDS:
+            return _scheme_of(kind, self.shapes[f"{module}.weight"][1])
         whole = kind in MINIMUM and not all(self._scheme(name).symmetric for name in place.tensors)
         columns = self.shapes[f"{module}.weight"][1]
         linear = ".layers." in module and ".experts." not in module and not columns % RUN
         if not (self.native and linear and kind in AFFINE_KINDS) or whole:
             return None
-        return affine_tensor(np.zeros((1, row_bytes(kind, columns)), np.uint8), kind).scheme
+        return _scheme_of(kind, columns)
 
     def _scheme(self, tensor: str) -> QuantScheme:
         """Of a whole tensor, all its experts and projections alike; its own grid where every minimum is whole steps."""
@@ -368,6 +371,10 @@ class GgufFloats(Checkpoint):
 
     def scan(self) -> dict[str, str]:
         return self.inner.scan()
+
+
+def _scheme_of(kind: str, columns: int) -> AffineScheme:
+    return affine_tensor(np.zeros((1, row_bytes(kind, columns)), np.uint8), kind).scheme
 
 
 def _relative(error: float, size: float) -> float:
