@@ -54,7 +54,7 @@ class GgufExporter:
         copy_model_files(source, folder, decoder.config.max_position_embeddings)
         extra = rope_tensors(decoder)
         metadata = {
-            "general.name": str(config.get("_name_or_path") or config["model_type"]),
+            "general.type": "model",
             "general.file_type": 0,
             **decoder_metadata(architecture.name, decoder),
             **tokenizer_metadata(source, decoder.config.vocab_size, architecture.name),
