@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ovround.conversion.convert import Conversion, convert
     from ovround.errors import OvroundError
+    from ovround.measure.bench_options import BenchOptions
     from ovround.measure.benchmark import bench
     from ovround.measure.evaluation import evaluate_model
     from ovround.options.budget import Budget
@@ -44,10 +45,11 @@ _HOMES = {
     "evaluate_model": "ovround.measure.evaluation",
     "LLM": "ovround.runtime",
     "SamplingOptions": "ovround.runtime",
+    "BenchOptions": "ovround.measure.bench_options",
     "bench": "ovround.measure.benchmark",
 }
 __all__ = [
-    "LLM", "Budget", "Codebooks", "Conversion", "ConvertOptions", "LayerRule", "OvroundError", "SamplingOptions",
+    "LLM", "BenchOptions", "Budget", "Codebooks", "Conversion", "ConvertOptions", "LayerRule", "OvroundError", "SamplingOptions",
     "TuningOptions", "bench", "convert", "evaluate_model",
 ]  # fmt: skip
 

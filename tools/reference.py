@@ -28,6 +28,7 @@ from ovround.artifact.manifest import BlockRecord, FileRecord, Manifest, Quality
 from ovround.cli import shared_flags
 from ovround.cli.app import app
 from ovround.conversion.convert import Conversion
+from ovround.measure.bench_options import BenchOptions
 from ovround.measure.benchmark import BenchResult
 from ovround.measure.perplexity import Evaluation
 from ovround.models import families
@@ -103,6 +104,7 @@ def options_page() -> str:
         _record(SamplingOptions),
         _record(Grammar, level=3),
         _record(ServerSettings),
+        _record(BenchOptions),
         "## Manifest: `ovround.json`\n\nThe fields are explained in [the artifact](../concepts/artifact.md).\n",
         _record_table(Manifest),
     ]

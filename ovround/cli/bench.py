@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ovround.cli.shared_flags import Device, Exact, Json, Kernel, Threads, Verify
 from ovround.errors import UsageError
+
+if TYPE_CHECKING:
+    from ovround.measure.bench_options import BenchOptions
+    from ovround.measure.peers import Baseline
 
 NAME = "bench"
 
@@ -52,26 +56,23 @@ def command(
 ) -> None:
     """Measure how fast the model in FOLDER answers."""
     from ovround.cli.printing import megabytes, print_json, print_table
+    from ovround.measure.bench_options import BenchOptions
     from ovround.measure.benchmark import bench
 
-    settings: dict[str, Any] = {
-        "prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeat": repeat, "device": device, "exact": exact,
-        "threads": threads, "seed": seed, "verify": verify,  "kernel": kernel,
-    }  # fmt: skip
+    options = BenchOptions(prompt_tokens, new_tokens, repeat, device, exact, threads, seed, verify, kernel)
     if baseline is None and (baseline_model or baseline_python or baseline_threads):
         raise UsageError("baseline-model, baseline-python and baseline-threads need --baseline")
     if baseline is not None and plot is not None:
         raise UsageError("baseline and plot are two measurements: ask for one at a time")
     if baseline is not None:
-        _compare(
-            folder, baseline, json, peer_model=baseline_model, peer_python=baseline_python,
-            peer_threads=baseline_threads, **settings,
-        )  # fmt: skip
+        from ovround.measure.peers import Baseline
+
+        _compare(folder, Baseline(baseline, baseline_model, baseline_python, baseline_threads), options, json)
         return
     if plot is not None:
-        _plot(folder, plot, json, **settings)
+        _plot(folder, plot, options, json)
         return
-    result = bench(folder, **settings)
+    result = bench(folder, options)
     if json:
         print_json(dataclasses.asdict(result))
         return
@@ -98,14 +99,14 @@ def command(
     )
 
 
-def _compare(folder: Path, baseline: str, json: bool, repeat: int, **settings: Any) -> None:
+def _compare(folder: Path, baseline: Baseline, options: BenchOptions, json: bool) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
     from ovround.measure.peers import Side, compare
 
     def show(number: int, first: float, later: float) -> None:
         typer.echo(f"round {number + 1}: first token x {first:.2f}, each further one x {later:.2f}", err=True)
 
-    result = compare(folder, baseline, rounds=repeat, on_round=show, **settings)
+    result = compare(folder, baseline, options, show)
     if json:
         print_json(dataclasses.asdict(result))
         return
@@ -135,7 +136,7 @@ def _compare(folder: Path, baseline: str, json: bool, repeat: int, **settings: A
     )
 
 
-def _plot(folder: Path, path: Path, json: bool, **settings: Any) -> None:
+def _plot(folder: Path, path: Path, options: BenchOptions, json: bool) -> None:
     from ovround.cli.plot import check_plot, plot
     from ovround.cli.printing import print_json
     from ovround.measure.sweep import Point, sweep
@@ -148,7 +149,7 @@ def _plot(folder: Path, path: Path, json: bool, **settings: Any) -> None:
         )
 
     check_plot(path)
-    result = sweep(folder, on_point=show, **settings)
+    result = sweep(folder, options, show)
     plot(result, folder.name, path)
     if json:
         print_json(dataclasses.asdict(result))
