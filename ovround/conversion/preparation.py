@@ -157,7 +157,7 @@ def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibrat
         fitting = -(-batch_size // launch.size) * launch.size
         raise UsageError(
             f"batch_size is {batch_size}; {launch.size} processes share a batch, which must be a multiple of that",
-            hint=f"--tuning FILE with the line `batch_size = {fitting}`",
+            hint=f"echo 'batch_size = {fitting}' > tuning.toml, then --tuning tuning.toml",
         )
     samples = len(calibration.samples) - calibration.held_out
     if samples < launch.size:
