@@ -36,7 +36,7 @@ def command(
         typer.Option(help="Unquantised checkpoint to compare with by KL and top-1 agreement; default: none."),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Tokens of a text window; default: the model's context, at most 2048.")
+        int | None, typer.Option(help="Tokens of a sample of the text; default: the model's context, at most 2048.")
     ] = None,
     exact: Annotated[
         bool,

@@ -64,7 +64,7 @@ def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -
         ]
         for weight in manifest.weights
     ]  # fmt: skip
-    print_table(["weight", "shape", "bits", "group", "grid", "MB", "error"], rows)
+    print_table(["weight", "shape", "bits", "group", "scheme", "MB", "error"], rows)
     typer.echo(
         f"{len(rows)} weights, {megabytes(size)} MB; files {'match' if checked else 'have the sizes of'} the manifest"
     )

@@ -236,7 +236,7 @@ def _weights(manifest: Manifest) -> str:
         kind = (weight.bits, weight.group_size, weight.codebooks or symmetry)
         kinds[kind] += 1
         sizes[kind] += weight.size_bytes
-    lines = ["| bits | group | grid | tensors | MB |", "|---|---|---|---|---|"]
+    lines = ["| bits | group | scheme | tensors | MB |", "|---|---|---|---|---|"]
     for (bits, group_size, symmetry), number in sorted(kinds.items()):
         lines.append(
             f"| {bits} | {group_size or '-'} | {symmetry} | {number} | {sizes[bits, group_size, symmetry] / 1e6:.2f} |"
