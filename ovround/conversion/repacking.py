@@ -16,7 +16,7 @@ from ovround.progress import OnProgress, Progress
 from ovround.quant.emitted import Emitted
 from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
+from ovround.tensors.scheme import FLOAT_BITS, AffineScheme, QuantScheme
 
 _ONNX_BLOCK, _OPENVINO_GROUP = 16, 4  # MatMulNBits' smallest block; what OpenVINO's CPU plugin fuses
 _SCHEME = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # option -> field of a QuantScheme
@@ -82,10 +82,12 @@ def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decode
             )
 
 
-def _held(scheme: QuantScheme | None, shape: tuple[int, ...]) -> QuantScheme | None:
+def _held(scheme: QuantScheme | AffineScheme | None, shape: tuple[int, ...]) -> QuantScheme | AffineScheme | None:
     """The scheme as a `QTensor` holds it: a short last group makes all groups as short as divides both."""
-    if scheme is None or scheme.group_size == -1 or scheme.group_size >= shape[1]:
-        return scheme and replace(scheme, group_size=-1)
+    if not isinstance(scheme, QuantScheme):
+        return scheme
+    if scheme.group_size == -1 or scheme.group_size >= shape[1]:
+        return replace(scheme, group_size=-1)
     return replace(scheme, group_size=math.gcd(scheme.group_size, shape[1]))
 
 
