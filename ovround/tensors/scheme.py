@@ -12,6 +12,8 @@ FLOAT_BITS = 16
 """The bits of a weight that is not quantised."""
 CODEBOOK_VALUE_BITS = 16  # entries and scales are float16
 CODEBOOK_COUNTS, CODEBOOK_BITS, VECTOR_SIZES = range(1, 17), range(1, 17), (2, 4, 8, 16, 32)
+DEFAULT_GROUP_SIZES = (128, 64, 32, 16)
+"""The groups of a weight whose group size nobody stated: the first of these that divides its inputs."""
 _AFFINE = re.compile(r"(\d+):(\d+)(?:/(\d+))?-(?:(\d+)|(m))")
 _SPEC = re.compile(r"(\d+)x(\d+):(\d+)")
 
@@ -23,6 +25,11 @@ class QuantScheme:
     bits: int
     group_size: int
     symmetric: bool
+
+
+def default_group_size(inputs: int) -> int:
+    """The largest of `DEFAULT_GROUP_SIZES` that divides `inputs`; -1, one group a row, where none does."""
+    return next((size for size in DEFAULT_GROUP_SIZES if inputs % size == 0), -1)
 
 
 @dataclass(frozen=True, slots=True)
