@@ -86,9 +86,8 @@ def _replaced(node: Any, tensors: Mapping[str, Any], folder: Path, expanded: Exp
     expanded.before += sum(part.nbytes for part in parts)
     if weights == CODEBOOK:
         return _float_product(node, x, layout.expand_codebook(*parts), (outputs, inputs), expanded)
-    affine = next((bits for bits, name in AFFINE.items() if name == weights), None)
-    if affine is not None:
-        weight = layout.expand_affine(parts, affine, (outputs, inputs))
+    if weights in AFFINE.values():
+        weight = layout.expand_affine(parts, int(weights[-1]), (outputs, inputs))
         return _float_product(node, x, weight, (outputs, inputs), expanded)
     bits = next((bits for bits, name in INTEGERS.items() if name == weights), None)
     if bits is None:

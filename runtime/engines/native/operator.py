@@ -123,15 +123,15 @@ def expand(model: Any, path: Path) -> tuple[int, int, int]:
         outputs, inputs = int(attributes["outputs"]), int(attributes["inputs"])
         before += sum(part.nbytes for part in parts)
         try:
-            affine = next((bits for bits, name in AFFINE.items() if name == attributes["weights"]), None)
-            if attributes["weights"] == CODEBOOK:
+            kind = attributes["weights"]
+            if kind == CODEBOOK:
                 weight, size = _float16(layout.expand_codebook(*parts))
-            elif affine is not None:
-                weight, size = _float16(layout.expand_affine(parts, affine, (outputs, inputs)))
+            elif kind in AFFINE.values():
+                weight, size = _float16(layout.expand_affine(parts, int(kind[-1]), (outputs, inputs)))
+            elif kind in INTEGERS.values():
+                weight, size = _four_bits(int(kind[-1]), *parts, outputs, inputs)
             else:
-                bits = next(bits for bits, name in INTEGERS.items() if name == attributes["weights"])
-                codes, scales, zeros = parts
-                weight, size = _four_bits(bits, codes, scales, zeros, outputs, inputs)
+                raise ValueError(f"weights are `{kind}`")
         except (ValueError, IndexError) as error:
             raise ArtifactError(f"`{path}`: `{node.get_friendly_name()}` is damaged: {error}") from error
         after += size
