@@ -38,7 +38,10 @@ _FREE = {"vocab_size", "tie_word_embeddings", "architectures", "bos_token_id", "
 
 
 def find_gguf(folder: Path) -> Path | None:
-    """The one GGUF model of a folder without other weights, the first part of one that is split; raises CheckpointError for several."""
+    """The one GGUF model of a folder without other weights, or the first part of a split one.
+
+    Raises CheckpointError for several.
+    """
     if not folder.is_dir() or any(folder.glob("*.safetensors*")):
         return None
     names = sorted(path.name for path in folder.glob("*.gguf") if not path.name.startswith("mmproj"))
