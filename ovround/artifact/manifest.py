@@ -33,7 +33,8 @@ class WeightRecord:
     """One weight as emitted; `bits` 16 or 32 for one left in float, whose `group_size` and `symmetric` mean nothing.
 
     Of one made of codebooks `codebooks` says how many of how many bits, such as 2x8; `bits` is what its codes take of a weight,
-    rounded up, and `group_size` the inputs of a vector.
+    rounded up, and `group_size` the inputs of a vector. Of one with float scales and minimums `affine` is the scheme, such as
+    4:32/256-m (`AffineScheme.spec`).
     """
 
     name: str
@@ -45,6 +46,7 @@ class WeightRecord:
     sha256: str
     relative_error: float
     codebooks: str = ""
+    affine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,19 @@ class BlockRecord:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unreached", tuple(self.unreached))  # JSON has lists
+
+
+@dataclass(frozen=True, slots=True)
+class SourceType:
+    """What became of the tensors of one type of a GGUF file whose integers were kept.
+
+    `grid` says in words what they are now; `relative_error` is |W - Wq| / |W| over all of them, 0 where every number is kept.
+    """
+
+    type: str
+    grid: str
+    tensors: int
+    relative_error: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +113,9 @@ class Manifest:
     processes: int = 1  # that tuned it together
     compiled: bool = False  # steps, by torch
     source_method: str = ""  # what the source was quantised by, where its integers were kept
+    source_way: str = ""  # of a GGUF file: `keep` its integers, or `retune` from the numbers that they stand for
+    source_types: tuple[SourceType, ...] = ()  # of one whose integers were kept
+    notes: tuple[str, ...] = ()  # how the source was read: what was left out, renamed, or stands for other numbers
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:

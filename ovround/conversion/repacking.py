@@ -16,7 +16,7 @@ from ovround.progress import OnProgress, Progress
 from ovround.quant.emitted import Emitted
 from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
+from ovround.tensors.scheme import FLOAT_BITS, QuantScheme, default_group_size
 
 _ONNX_BLOCK, _OPENVINO_GROUP = 16, 4  # MatMulNBits' smallest block; what OpenVINO's CPU plugin fuses
 _SCHEME = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # option -> field of a QuantScheme
@@ -30,7 +30,10 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
     linears = [name for layer in range(decoder.config.num_hidden_layers) for name in decoder.linears(layer)]
     shapes = weight_shapes(decoder)
     modules = [decoder.embedding_at, *linears, *([HEAD] if decoder.head_at == HEAD else [])]
-    plan: Plan = {name: _held(source.scheme(name), shapes[f"{name}.weight"]) for name in modules}
+    plan: Plan = {}
+    for name in modules:
+        scheme = source.scheme(name)
+        plan[name] = _held(scheme, shapes[f"{name}.weight"]) if isinstance(scheme, QuantScheme) else scheme
     coded = [name for name in plan if source.packed(name) and plan[name] is None]
     _check_codebooks(source, coded, decoder, options)
     stored = {name: scheme for name, scheme in plan.items() if isinstance(scheme, QuantScheme)}
@@ -41,14 +44,16 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
     for module, bits in asked.items():
         if bits is None:
             continue
-        scheme = None if bits == FLOAT_BITS else QuantScheme(bits, options.group_size, options.sym)
+        inputs = shapes[f"{module}.weight"][1]
+        group_size = default_group_size(inputs) if options.group_size is None else options.group_size
+        asked_scheme = None if bits == FLOAT_BITS else QuantScheme(bits, group_size, options.sym)
         if module in stored:
             if stored[module].bits != bits:
                 raise _contradiction(
                     source, f"{'lm-head' if module == HEAD else 'embedding'}-bits is {bits}", module, stored
                 )
             continue
-        rounded[module] = plan[module] = scheme
+        rounded[module] = plan[module] = asked_scheme
     if decoder.head_at != HEAD and HEAD in plan and plan[HEAD] == plan[decoder.embedding_at]:
         del plan[HEAD]  # tied, and the same scheme: one tensor serves both
     check_groups(decoder, rounded)
@@ -82,10 +87,10 @@ def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decode
             )
 
 
-def _held(scheme: QuantScheme | None, shape: tuple[int, ...]) -> QuantScheme | None:
+def _held(scheme: QuantScheme, shape: tuple[int, ...]) -> QuantScheme:
     """The scheme as a `QTensor` holds it: a short last group makes all groups as short as divides both."""
-    if scheme is None or scheme.group_size == -1 or scheme.group_size >= shape[1]:
-        return scheme and replace(scheme, group_size=-1)
+    if scheme.group_size == -1 or scheme.group_size >= shape[1]:
+        return replace(scheme, group_size=-1)
     return replace(scheme, group_size=math.gcd(scheme.group_size, shape[1]))
 
 
@@ -117,7 +122,9 @@ def _check_options(source: PackedCheckpoint, stored: dict[str, QuantScheme], opt
         if "quantised" not in entry.option.sources:
             raise UsageError(
                 f"{entry.label} is given, yet `{source.folder}` is quantised already ({source.method}): nothing is tuned",
-                hint="leave it out, or start from the original, unquantised checkpoint",
+                hint="leave it out, or start from the original, unquantised checkpoint"
+                if source.method != "gguf"
+                else "leave it out; or --recipe default, which tunes the numbers that the file's integers stand for",
             )
     rounds = any(bits not in (None, FLOAT_BITS) for bits in (options.embedding_bits, options.lm_head_bits))
     for entry in changed(options):
@@ -148,7 +155,7 @@ def repacked(source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress
         weight = source.read(name, shapes[name])
         scheme = plan.get(name.removesuffix(".weight"))
         if not isinstance(weight, FloatTensor) or not isinstance(scheme, QuantScheme) or not name.endswith(".weight"):
-            return Emitted(name, weight, 0.0)
+            return Emitted(name, weight, source.relative_error(name))
         from ovround.quant.integers.rtn import round_to_nearest  # torch: only where something is rounded
 
         return Emitted(name, *round_to_nearest(name, weight, scheme))
