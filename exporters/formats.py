@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ovround.artifact.manifest import WeightRecord
 from ovround.exporters.exporter import Exporter, Reader
@@ -23,9 +24,12 @@ def open_exporter(
     source: Path,
     plan: Mapping[str, WeightScheme | None],
     *,
+    config: Mapping[str, Any],
     native_weights: bool = False,
 ) -> Exporter:
     """The exporter that fills `folder` with a model of this plan; `source` has the files that are carried along.
+
+    `config` is the model's config.json.
 
     Raises UsageError and ArchitectureError for what the format cannot hold.
     """
@@ -38,6 +42,10 @@ def open_exporter(
             from ovround.exporters.onnx.package import OnnxExporter
 
             return OnnxExporter(folder, decoder, source, native_weights=native_weights)
+        case "gguf":
+            from ovround.exporters.gguf.package import GgufExporter
+
+            return GgufExporter(folder, decoder, source, config)
         case _:
             from ovround.exporters.checkpoints.folder import CheckpointExporter
 
@@ -58,6 +66,10 @@ def open_reader(format_name: str, folder: Path, records: Mapping[str, WeightReco
             from ovround.exporters.onnx.reading import Reader as OnnxReader
 
             return OnnxReader(folder, records)
+        case "gguf":
+            from ovround.exporters.gguf.reading import Reader as GgufReader
+
+            return GgufReader(folder, records)
         case _:
             from ovround.exporters.checkpoints.reading import Reader as CheckpointReader
 
@@ -75,6 +87,10 @@ def sizes_of(format_name: str) -> Sizes:
             from ovround.exporters.onnx import sizes as onnx_sizes
 
             return onnx_sizes
+        case "gguf":
+            from ovround.exporters.gguf import sizes as gguf_sizes
+
+            return gguf_sizes
         case _:
             from ovround.exporters.checkpoints import sizes as checkpoint_sizes
 

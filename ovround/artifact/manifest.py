@@ -23,7 +23,8 @@ FORMAT_VERSION = 1
 ENGINE_FORMATS = ("openvino", "onnx")
 CHECKPOINT_FORMATS = ("auto_round", "gptq", "awq", "compressed-tensors", "olive", "aqlm")
 CODEBOOK_FORMATS = ("aqlm", *ENGINE_FORMATS)  # whose exporters take a CodebookTensor
-FORMATS = (*ENGINE_FORMATS, *CHECKPOINT_FORMATS)
+FILE_FORMATS = ("gguf",)  # one file that has everything
+FORMATS = (*ENGINE_FORMATS, *CHECKPOINT_FORMATS, *FILE_FORMATS)
 _CHUNK_BYTES = 1 << 22
 _AGAIN = "convert again, or copy the folder again"
 

@@ -202,7 +202,13 @@ def _exporters(job: Job, folders: dict[str, Path]) -> Iterator[dict[str, Exporte
         for format_name, folder in folders.items():
             folder.mkdir(exist_ok=True)
             exporters[format_name] = open_exporter(
-                format_name, folder, job.decoder, source, job.plan, native_weights=native
+                format_name,
+                folder,
+                job.decoder,
+                source,
+                job.plan,
+                config=job.checkpoint.config,
+                native_weights=native,
             )
         yield exporters
     finally:

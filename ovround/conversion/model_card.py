@@ -9,11 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact.manifest import ENGINE_FORMATS, Manifest, WeightRecord
+from ovround.artifact.manifest import ENGINE_FORMATS, FILE_FORMATS, Manifest, WeightRecord
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import DeclaredOption, declared, plain
 from ovround.options.tuning_options import TuningOptions
-from ovround.tensors.scheme import DEFAULT_GROUP_SIZES, default_group_size
+from ovround.tensors.scheme import DEFAULT_GROUP_SIZES
 
 _STATED = ("bits", "group_size", "sym", "recipe", "seed")  # in the command line even at their defaults
 _TUNING_FILE = "tuning.toml"
@@ -47,6 +47,11 @@ _ENGINES = {
         "onnxruntime-genai's builder",
         "create_model({folder!r}, None, 'OUT', 'int4', 'cpu', 'CACHE')",
         "from onnxruntime_genai.models.builder import create_model",
+    ),
+    "gguf": (
+        "llama.cpp",
+        "Llama({folder!r} + '/model.gguf')('Hello', max_tokens=50)",
+        "from llama_cpp import Llama",
     ),
     **{
         name: (f"engines that read {name}", _TRANSFORMERS[0].replace("{library}", library), _TRANSFORMERS[1])
@@ -186,8 +191,9 @@ def _group_words(manifest: Manifest) -> str:
     stated, fitted = manifest.options["group_size"], fitted_groups(manifest)
     if stated is not None:
         return "one group a row" if stated == -1 else f"group {stated}"
-    if len(set(fitted.values())) == 1 and all(weight.shape[-1] in fitted for weight in _on_grids(manifest)):
-        return f"group {next(iter(fitted.values()))}"
+    sizes = {weight.group_size for weight in _on_grids(manifest)}
+    if len(sizes) == 1:
+        return f"group {sizes.pop()}"
     return ", ".join(
         [f"group {DEFAULT_GROUP_SIZES[0]}", *(f"{size} over {inputs} inputs" for inputs, size in fitted.items())]
     )
@@ -197,9 +203,10 @@ def fitted_groups(manifest: Manifest) -> dict[int, int]:
     """The group size by inputs of the weights that the usual default does not divide; empty where one was stated."""
     if manifest.options["group_size"] is not None or manifest.source_method:
         return {}
-    inputs = sorted({weight.shape[-1] for weight in _on_grids(manifest)})
-    fitted = {size: default_group_size(size) for size in inputs}
-    return {size: size if group == -1 else group for size, group in fitted.items() if group != DEFAULT_GROUP_SIZES[0]}
+    if len({weight.group_size for weight in _on_grids(manifest)}) == 1 and manifest.format in FILE_FORMATS:
+        return {}  # a block of the format
+    groups = {weight.shape[-1]: weight.group_size for weight in _on_grids(manifest)}
+    return {inputs: group for inputs, group in sorted(groups.items()) if inputs % DEFAULT_GROUP_SIZES[0]}
 
 
 def _on_grids(manifest: Manifest) -> list[WeightRecord]:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovround.artifact.manifest import CHECKPOINT_FORMATS
+from ovround.artifact.manifest import CHECKPOINT_FORMATS, FILE_FORMATS
 from ovround.artifact.output_folder import check_output, check_space
 from ovround.checkpoint import (
     Checkpoint,
@@ -26,6 +26,7 @@ from ovround.errors import CheckpointError, MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
 from ovround.exporters.checkpoints import sizes as safetensors_sizes
 from ovround.exporters.formats import sizes_of
+from ovround.exporters.gguf.suitability import check_gguf
 from ovround.exporters.sizes import Sizes
 from ovround.exporters.source_files import check_links
 from ovround.models import from_config
@@ -87,6 +88,8 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         if name in CHECKPOINT_FORMATS:
             open_format(name, plan, decoder.every_tensor())
             check_layout(name, decoder)
+        elif name in FILE_FORMATS:
+            check_gguf(decoder, checkpoint.config, plan, kept=quantised is not None)
     check_links(folder)
     for carried in CARRIED_SETTINGS:
         if (folder / carried).is_file():

@@ -45,7 +45,7 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
         if bits is None:
             continue
         inputs = shapes[f"{module}.weight"][1]
-        group_size = default_group_size(inputs) if options.group_size is None else options.group_size
+        group_size = options.group_size or default_group_size(inputs, options.largest_default_group)
         asked_scheme = None if bits == FLOAT_BITS else QuantScheme(bits, group_size, options.sym)
         if module in stored:
             if stored[module].bits != bits:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, ENGINE_FORMATS, FORMATS
+from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, ENGINE_FORMATS, FILE_FORMATS, FORMATS
 from ovround.errors import UsageError
 from ovround.options.budget import Budget
 from ovround.options.layer_rule import LayerRule
@@ -14,12 +14,13 @@ from ovround.options.option import SOURCES, Subject, changed, check_values, decl
 from ovround.options.recipes import CODES_BATCH_SIZE, DEFAULT_RECIPE, RECIPES, Recipe
 from ovround.options.tuning_options import TuningOptions, read_tuning_options
 from ovround.tensors.qtensor import BITS, GROUP_SIZES
-from ovround.tensors.scheme import FLOAT_BITS, Codebooks
+from ovround.tensors.scheme import DEFAULT_GROUP_SIZES, FLOAT_BITS, Codebooks
 
 HEAD_BITS = 8  # what optimum-intel writes for head and embedding too: half the bytes of 16, and no tuning needed
 DEFAULT_CODEBOOKS = Codebooks(2, 8, 8)
 DEVICES = ("auto", "cpu", "cuda", "xpu", "hpu")
 _WIDTHS = (*BITS, FLOAT_BITS)
+BLOCK = 32  # weights of a GGUF block, which has a scale of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class ConvertOptions:
 
     None means that preparation decides: by the source (`recipe`), the recipe (`iters`, `nsamples`), the model's context
     (`seqlen`), the model and the formats (`lm_head_bits`, `embedding_bits`), the format (`codebooks`: 2x8:8 for aqlm), or each
-    weight's inputs (`group_size`: the largest of 128, 64, 32, 16 that divides them, else a whole row).
+    weight's inputs (`group_size`: the largest of 128, 64, 32, 16 that divides them, else a whole row; in a GGUF file 32).
     """
 
     formats: tuple[str, ...] = option(
@@ -198,6 +199,11 @@ class ConvertOptions:
     def linear_codebooks(self) -> Codebooks | None:
         """The codebooks of every linear layer, None where they become integers."""
         return DEFAULT_CODEBOOKS if self.codebooks is None and "aqlm" in self.formats else self.codebooks
+
+    @property
+    def largest_default_group(self) -> int:
+        """The largest group of a weight whose group size is not stated: a GGUF file has a scale for each 32 anyway."""
+        return BLOCK if set(self.formats) <= set(FILE_FORMATS) else DEFAULT_GROUP_SIZES[0]
 
     @property
     def tunes(self) -> bool:

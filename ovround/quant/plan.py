@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import replace
 
-from ovround.artifact.manifest import CHECKPOINT_FORMATS
+from ovround.artifact.manifest import CHECKPOINT_FORMATS, FILE_FORMATS
 from ovround.errors import UsageError
 from ovround.models.decoder import HEAD, Decoder
 from ovround.options.convert_options import HEAD_BITS, ConvertOptions
@@ -22,7 +22,7 @@ END_TO_END_TOKENS = (
 def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     """The scheme of each module with a weight matrix, None for one that stays in float; in the order of the model.
 
-    A tied head whose bits differ from the embedding's appears as a module of its own. The last rule that matches wins.
+    An embedding or head whose bits are not stated is symmetric in a GGUF file. A tied head whose bits differ from the embedding's appears as a module of its own. The last rule that matches wins.
     Raises UsageError for a rule that matches nothing and for a stated group size that does not divide a weight's inputs.
     """
     # what loads checkpoints expects embedding and head in float
@@ -35,12 +35,16 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     for layer in range(decoder.config.num_hidden_layers):
         bits |= dict.fromkeys(decoder.linears(layer), options.bits)
     bits[HEAD] = head_bits
+    # a GGUF file has no type for zero points in 8 bits
+    symmetric = {decoder.embedding_at: options.embedding_bits, HEAD: options.lm_head_bits}
+    symmetric = symmetric if set(options.formats) & set(FILE_FORMATS) else {}
     unused = {rule.pattern for rule in options.layers}
     codebooks = options.linear_codebooks
     shapes = weight_shapes(decoder)
     plan: Plan = {}
     for name, general in bits.items():
-        chosen, group_size, sym = general, options.group_size, options.sym
+        chosen, group_size = general, options.group_size
+        sym = options.sym or symmetric.get(name, general) is None
         for rule in options.layers:
             if re.search(rule.pattern, name):
                 unused.discard(rule.pattern)
@@ -51,7 +55,8 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
         if codebooks is not None and name in linears and not stated:
             plan[name] = codebooks
         else:
-            plan[name] = None if chosen == FLOAT_BITS else _scheme(chosen, group_size, sym, shapes[f"{name}.weight"][1])
+            group = group_size or default_group_size(shapes[f"{name}.weight"][1], options.largest_default_group)
+            plan[name] = None if chosen == FLOAT_BITS else QuantScheme(chosen, group, sym)
     if unused:
         raise UsageError(
             f"layer rule `{sorted(unused)[0]}` matches no module", hint=f"modules are named like `{next(iter(bits))}`"
@@ -63,10 +68,6 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     if codebooks is not None:
         check_codebooks(decoder, plan, codebooks)
     return plan
-
-
-def _scheme(bits: int, group_size: int | None, sym: bool, inputs: int) -> QuantScheme:
-    return QuantScheme(bits, default_group_size(inputs) if group_size is None else group_size, sym)
 
 
 def choosable(decoder: Decoder, plan: Plan, options: ConvertOptions) -> tuple[tuple[str, ...], ...]:

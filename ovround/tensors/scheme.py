@@ -27,9 +27,9 @@ class QuantScheme:
     symmetric: bool
 
 
-def default_group_size(inputs: int) -> int:
-    """The largest of `DEFAULT_GROUP_SIZES` that divides `inputs`; -1, one group a row, where none does."""
-    return next((size for size in DEFAULT_GROUP_SIZES if inputs % size == 0), -1)
+def default_group_size(inputs: int, largest: int = DEFAULT_GROUP_SIZES[0]) -> int:
+    """The largest of `DEFAULT_GROUP_SIZES` up to `largest` that divides `inputs`; -1, one group a row, where none does."""
+    return next((size for size in DEFAULT_GROUP_SIZES if size <= largest and inputs % size == 0), -1)
 
 
 @dataclass(frozen=True, slots=True)

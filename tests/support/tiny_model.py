@@ -65,8 +65,8 @@ def write_source(folder: Path) -> Weights:
 def export(engine: str, source: Path, weights: Mapping[str, NDArray[np.float32] | QTensor], folder: Path) -> Path:
     """Export the checkpoint for `engine`; arrays are written in float32."""
     folder.mkdir()
-    decoder = from_config(json.loads((source / "config.json").read_text()))
-    writer = open_exporter(engine, folder, decoder, source, {})
+    config = json.loads((source / "config.json").read_text())
+    writer = open_exporter(engine, folder, from_config(config), source, {}, config=config)
     for name, values in weights.items():
         writer.write(name, values if isinstance(values, QTensor) else FloatTensor(values, "float32"))
     writer.finish()

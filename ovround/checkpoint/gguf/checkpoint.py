@@ -207,6 +207,11 @@ class GgufCheckpoint:
             for (kind, grid), several in sorted(found.items())
         )
 
+    def blocks(self, name: str) -> tuple[str, Bytes]:
+        """The type of a weight and its bytes `[N, bytes a row]`, in the decoder's order of rows."""
+        place = self.places[name]
+        return self._kind(place), np.concatenate(list(self._parts(place, self.shapes[name])))
+
     def relative_error(self, name: str) -> float:
         """|W - Wq| / |W| of a weight that was read, 0 where all is kept."""
         found = self.deviations.get(name)
