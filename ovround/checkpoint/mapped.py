@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ovround.checkpoint.gguf import GgufCheckpoint, GgufFloats
 from ovround.checkpoint.hf import Checkpoint
 from ovround.checkpoint.packed import Packed
 from ovround.checkpoint.quantised import PackedCheckpoint
@@ -43,9 +44,9 @@ class MappedCheckpoint(Checkpoint):
         source = self.sources[name]
         return source.take(self.inner.read(source.name, source.index))
 
-    def check(self, expected: dict[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+    def check(self, expected: dict[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         sources = [self.sources[name] for name in expected]
-        self.inner.check({source.name: source.shape for source in sources}, ignored)
+        return self.inner.check({source.name: source.shape for source in sources}, ignored)
 
     def scan(self) -> dict[str, str]:
         return self.inner.scan()
@@ -87,7 +88,7 @@ class MappedPackedCheckpoint:
     def scheme(self, module: str) -> QuantScheme | None:
         return self.inner.scheme(self._module(module))
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         sources = [self.sources[name] for name in expected]
         for source in sources:
             if source.transposed and self.inner.packed(source.name.removesuffix(".weight")):
@@ -95,7 +96,7 @@ class MappedPackedCheckpoint:
                     f"`{source.name}` is quantised, and lies transposed in checkpoints of its family",
                     hint="start from the original, unquantised checkpoint",
                 )
-        self.inner.check({source.name: source.shape for source in sources}, ignored)
+        return self.inner.check({source.name: source.shape for source in sources}, ignored)
 
     def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | Packed:
         source = self.sources[name]
@@ -111,6 +112,9 @@ class MappedPackedCheckpoint:
         except ValueError as error:
             raise TensorError(f"`{source.name}` cannot be taken apart: {error}") from error
 
+    def relative_error(self, name: str) -> float:
+        return self.inner.relative_error(self.sources[name].name)
+
     def scan(self) -> dict[str, str]:
         return self.inner.scan()
 
@@ -122,15 +126,26 @@ class MappedPackedCheckpoint:
 def mapped(
     checkpoint: Checkpoint, sources: Mapping[str, TensorSource], shapes: Mapping[str, tuple[int, ...]]
 ) -> Checkpoint:
-    """`checkpoint` under the names of `sources`, itself where every tensor is used as it lies."""
+    """`checkpoint` under the decoder's names, with these `shapes`; itself where every tensor is used as it lies.
+
+    A GGUF file has places of its own for them.
+    """
+    if isinstance(checkpoint, GgufFloats):
+        return checkpoint.located(shapes)
     sources = _located(sources, checkpoint)
     if all(source.is_plain and source.name == name for name, source in sources.items()):
         return checkpoint
-    return MappedCheckpoint(checkpoint.folder, checkpoint.config, checkpoint.files, checkpoint, sources, shapes)
+    return MappedCheckpoint(
+        checkpoint.folder, checkpoint.config, checkpoint.files, checkpoint, sources, shapes, notes=checkpoint.notes
+    )
 
 
-def mapped_packed(source: PackedCheckpoint, sources: Mapping[str, TensorSource]) -> PackedCheckpoint:
-    """`source` under the names of `sources`, itself where every tensor is used as it lies."""
+def mapped_packed(
+    source: PackedCheckpoint, sources: Mapping[str, TensorSource], shapes: Mapping[str, tuple[int, ...]]
+) -> PackedCheckpoint:
+    """The same of a source that is quantised already."""
+    if isinstance(source, GgufCheckpoint):
+        return source.located(shapes)
     sources = _located(sources, source.stored)
     if all(source_.is_plain and source_.name == name for name, source_ in sources.items()):
         return source

@@ -63,12 +63,19 @@ class PackedCheckpoint(Protocol):
         """The scheme of `module`'s weight as stored; None where it is in float or made of codebooks."""
         ...
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
-        """Compare headers with what the architecture expects; raises TensorError for the first difference."""
+    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
+        """Compare headers with what the architecture expects; raises TensorError for the first difference.
+
+        Returns a sentence for each kind of tensors that is left out.
+        """
         ...
 
     def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | Packed:
         """A weight or float tensor of this shape; raises TensorError for contents that contradict each other."""
+        ...
+
+    def relative_error(self, name: str) -> float:
+        """|W - Wq| / |W| of a weight that was read: above 0 where no grid of ours holds it exactly."""
         ...
 
     def scan(self) -> dict[str, str]:
@@ -100,7 +107,7 @@ class QuantisedCheckpoint:
         """The scheme of `module`'s weight as stored; None where it is in float or made of codebooks."""
         return self.format.scheme(module) if self.packed(module) else None
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         """As `Checkpoint.check`, each packed weight by its parts; raises TensorError for the first difference."""
         infos = self.stored.tensors()
         plain = dict(expected)
@@ -137,7 +144,7 @@ class QuantisedCheckpoint:
             bias = f"{module}.bias"
             if bias in infos and bias not in expected and not self.stored.read(bias).float32().any():
                 used.add(bias)  # AutoGPTQ used to write zeros for layers without one
-        self.stored.check(plain, (*ignored, *sorted(used)))
+        return self.stored.check(plain, (*ignored, *sorted(used)))
 
     def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | Packed:
         """A weight or float tensor of this shape; raises TensorError for contents that contradict each other or the configuration."""
@@ -150,6 +157,10 @@ class QuantisedCheckpoint:
             raise TensorError(
                 f"`{module}` cannot be read: {error}", hint="integers are kept as they are, or not at all"
             ) from error
+
+    def relative_error(self, name: str) -> float:
+        """0: integers are kept as they are."""
+        return 0.0
 
     def scan(self) -> dict[str, str]:
         """As `Checkpoint.scan`."""

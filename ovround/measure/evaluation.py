@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed, open_source
+from ovround.checkpoint.gguf import GgufCheckpoint
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.measure.perplexity import Evaluation, Logits, OnSamples, cut_samples, evaluate
 from ovround.models import from_config
@@ -91,6 +92,8 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "convert") from error
     source = open_source(folder)
+    if isinstance(source, GgufCheckpoint):  # the numbers that its types stand for, not the grids near them
+        source = source.stored
     decoder = from_config(source.config)
     weights: ReadWeights
     if isinstance(source, Checkpoint):
@@ -102,7 +105,7 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
         if source.packed(HEAD):
             decoder = with_head(decoder, own=True)
         expected = decoder.every_tensor()
-        packed = mapped_packed(source, decoder.sources())
+        packed = mapped_packed(source, decoder.sources(), expected)
         packed.check(expected, decoder.unused_tensors())
         weights = PackedWeights(packed, expected)
     return TorchModel(decoder, weights), decoder.config.vocab_size, decoder.config.max_position_embeddings

@@ -40,14 +40,14 @@ def open_weights(folder: Path) -> Weights:
         return _open_converted(folder, written)
     source = open_source(folder)
     decoder = from_config(source.config)
-    ignored = ("rotary_emb.inv_freq", *decoder.unused_tensors())
+    ignored = decoder.unused_tensors()
     if isinstance(source, Checkpoint):
         plain = mapped(source, decoder.sources(), decoder.every_tensor())
         plain.check(decoder.every_tensor(), ignored)
         return Weights(decoder, lambda name, shape: plain.read(name))
     if source.packed(HEAD):
         decoder = with_head(decoder, own=True)
-    quantised = mapped_packed(source, decoder.sources())
+    quantised = mapped_packed(source, decoder.sources(), decoder.every_tensor())
     quantised.check(decoder.every_tensor(), ignored)
 
     def read(name: str, shape: tuple[int, ...]) -> Weight:
