@@ -36,7 +36,7 @@ def _check_space(model: str, name: str, revision: str | None, wanted: Sequence[s
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import DryRunError
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()
     if shown:
@@ -48,7 +48,7 @@ def _check_space(model: str, name: str, revision: str | None, wanted: Sequence[s
     finally:
         if shown:
             enable_progress_bars()
-    needed = sum(file.file_size for file in files if file.will_download)
+    needed = sum(file.file_size or 0 for file in files if file.will_download)
     folder = next(path for path in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if path.exists())
     free = shutil.disk_usage(folder).free
     if needed > free:

@@ -182,7 +182,8 @@ class ModelCache:
 
     def to_prune(self, older_than_days: float | None, larger_than_bytes: int | None) -> list[CachedModel]:
         """Conversions of other versions, those not used for so many days, then the longest unused beyond so many bytes in all."""
-        kept, going = [], []
+        kept: list[CachedModel] = []
+        going: list[CachedModel] = []
         for model in self.models():  # the last used first
             unused_days = (time.time() - model.used_s) / _DAY_S
             old = older_than_days is not None and unused_days > older_than_days
