@@ -9,6 +9,7 @@ from typing import Any
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, MANIFEST, check_files, read_manifest
 from ovround.checkpoint.safetensors_file import FLOAT_TYPES, SafetensorsFile, TensorInfo, open_safetensors
+from ovround.checkpoint.text_part import text_config, tower_of
 from ovround.errors import CheckpointError, TensorError
 from ovround.limits import LIMITS
 from ovround.record import load_json
@@ -19,7 +20,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An opened folder; nothing but headers has been read. `config` is config.json as it stands."""
+    """An opened folder; nothing but headers has been read. `config` is config.json, of a multimodal model its text model's."""
 
     folder: Path
     config: dict[str, Any]
@@ -64,7 +65,9 @@ class Checkpoint:
                     hint="a checkpoint that is quantised already cannot be tuned again: start from the original",
                 )
         endings = tuple(ignored)
-        extra = [name for name in infos if name not in expected and not name.endswith(endings)]
+        extra = [
+            name for name in infos if name not in expected and not name.endswith(endings) and tower_of(name) is None
+        ]
         if extra:
             raise TensorError(
                 f"`{self.folder}` has {len(extra)} tensor(s) that its config.json does not call for, such as `{extra[0]}`",
@@ -128,7 +131,7 @@ def open_folder(folder: Path) -> Checkpoint:
                 f"`{folder}` was written by ovround for {manifest.format}", hint="start from the original checkpoint"
             )
         check_files(folder, manifest, contents=False)
-    config = read_json(folder / "config.json")
+    config = text_config(read_json(folder / "config.json"))
     files = tuple(open_safetensors(path) for path in _weight_files(folder))
     holders: dict[str, Path] = {}
     for file in files:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ovround.checkpoint.hf import Checkpoint
 from ovround.checkpoint.packed import Packed
 from ovround.checkpoint.quantised import PackedCheckpoint
 from ovround.checkpoint.safetensors_file import ARRAY_TYPES, TensorInfo
+from ovround.checkpoint.text_part import relocated
 from ovround.errors import CheckpointError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
@@ -140,17 +142,38 @@ def mapped_packed(source: PackedCheckpoint, sources: Mapping[str, TensorSource])
 def _located(sources: Mapping[str, TensorSource], checkpoint: Checkpoint) -> Mapping[str, TensorSource]:
     """`sources` as this checkpoint has them: `TensorSource.otherwise` replaces a source that is missing.
 
-    A checkpoint that was saved without its head has names without their first part (`h.0.ln_1` for `transformer.h.0.ln_1`).
+    A checkpoint that was saved without its head has names without their first part (`h.0.ln_1` for `transformer.h.0.ln_1`);
+    one of a multimodal model has its text model under another name (see `text_part`).
     """
     infos = checkpoint.tensors()
-    sources = {name: _present(source, infos) for name, source in sources.items()}
     first = next(iter(sources.values())).name
     prefix, _, rest = first.partition(".")
-    if first in infos or rest not in infos:
-        return sources
-    return {name: replace(source, name=source.name.removeprefix(f"{prefix}.")) for name, source in sources.items()}
+    if first not in infos:
+        place = relocated(first, infos)
+        if rest in infos:
+            place = functools.partial(_without, f"{prefix}.")
+        if place is not None:
+            sources = {name: _moved(source, place) for name, source in sources.items()}
+    return {name: _present(source, infos) for name, source in sources.items()}
+
+
+def _without(prefix: str, name: str) -> str:
+    return name.removeprefix(prefix)
+
+
+def _moved(source: TensorSource, place: Callable[[str], str]) -> TensorSource:
+    other = None if source.otherwise is None else _moved(source.otherwise, place)
+    return replace(source, name=place(source.name), otherwise=other)
 
 
 def _present(source: TensorSource, infos: Mapping[str, TensorInfo]) -> TensorSource:
+    """The first of `source` and its alternatives that is there; experts in one tensor may lie transposed (Qwen3-VL)."""
     other = source.otherwise
-    return other if other is not None and source.name not in infos and other.name in infos else source
+    if other is not None and source.name not in infos and other.name in infos:
+        source = other
+    if source.index is None or source.name not in infos or len(source.shape) != 3:
+        return source
+    stacked, columns, rows = source.shape
+    if infos[source.name].shape == source.shape or infos[source.name].shape != (stacked, rows, columns):
+        return source
+    return replace(source, shape=(stacked, rows, columns), transposed=not source.transposed)

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed, open_source
+from ovround.conversion.stored_head import with_stored_head
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.measure.perplexity import Evaluation, Logits, OnSamples, cut_samples, evaluate
 from ovround.models import from_config
-from ovround.models.decoder import HEAD
-from ovround.models.tied_head import with_head
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_texts
 
@@ -91,7 +90,7 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "convert") from error
     source = open_source(folder)
-    decoder = from_config(source.config)
+    decoder = with_stored_head(from_config(source.config), source)
     weights: ReadWeights
     if isinstance(source, Checkpoint):
         expected = decoder.every_tensor()
@@ -99,8 +98,6 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
         checkpoint.check(expected, decoder.unused_tensors())
         weights = CheckpointWeights(checkpoint)
     else:
-        if source.packed(HEAD):
-            decoder = with_head(decoder, own=True)
         expected = decoder.every_tensor()
         packed = mapped_packed(source, decoder.sources())
         packed.check(expected, decoder.unused_tensors())
