@@ -25,7 +25,10 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     parts = rotated(read, read_parts(read, positions=131072))
     parts = with_biases(parts, attention=False, output=False, mlp=False)
     windows = sliding_windows(
-        read, parts.config.num_hidden_layers, read_sliding_window(read, 4096), (SLIDING,) * parts.config.num_hidden_layers
+        read,
+        parts.config.num_hidden_layers,
+        read_sliding_window(read, 4096),
+        (SLIDING,) * parts.config.num_hidden_layers,
     )
     return parts.decoder([with_sliding_window(parts.attention, window) for window in windows])
 

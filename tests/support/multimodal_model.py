@@ -46,7 +46,10 @@ _SMALL = {
     "image_token_embed_dim": 32, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2,
     "resampler_head_dim": 16, "num_position_embeddings": 16, "num_key_value_heads": 2, "encoder_layerdrop": 0.0,
 }  # fmt: skip
-_TOWER = {"janus": {"vision_config": {"projection_dim": 64}}, "video_llama_3": {"vision_config": {"out_hidden_size": 64}}}
+_TOWER = {
+    "janus": {"vision_config": {"projection_dim": 64}},
+    "video_llama_3": {"vision_config": {"out_hidden_size": 64}},
+}
 
 
 def tower_configs(model_type: str) -> dict[str, Any]:
@@ -81,7 +84,11 @@ def write_multimodal(folder: Path, config: Mapping[str, Any], dtype: torch.dtype
     """Write a checkpoint as transformers saves it; returns the whole model in float32, without dropout."""
     known = CONFIG_MAPPING[config["model_type"]](**{key: value for key, value in config.items() if key != "model_type"})
     known._attn_implementation = "eager"
-    kinds = AutoModelForMultimodalLM if type(known) in AutoModelForMultimodalLM._model_mapping else AutoModelForImageTextToText
+    kinds = (
+        AutoModelForMultimodalLM
+        if type(known) in AutoModelForMultimodalLM._model_mapping
+        else AutoModelForImageTextToText
+    )
     model = kinds.from_config(known).float().eval()
     generator = torch.Generator().manual_seed(0)
     less_one = "gemma" in known.text_config.model_type
