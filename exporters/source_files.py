@@ -36,8 +36,9 @@ def check_links(source: Path) -> None:
 def copy_model_files(source: Path, folder: Path, context_length: int) -> None:
     """Copy those of `MODEL_FILES` that `source` has; a link of a hub cache becomes a file.
 
-    config.json becomes that of the text model where the source is multimodal. It loses the source's `quantization_config`, which does not describe the new folder. It gains
-    `context_length` where it does not state that length as `max_position_embeddings`.
+    config.json becomes that of the text model where the source is multimodal. It loses the source's `quantization_config`,
+    which does not describe the new folder. It gains `context_length` where it does not state that length as
+    `max_position_embeddings`.
     """
     for name in MODEL_FILES:
         if (source / name).is_file():

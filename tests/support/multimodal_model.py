@@ -28,7 +28,10 @@ TEXTS: dict[str, dict[str, Any]] = {
         "head_dim": 16, "rope_parameters": {**_MROPE, "mrope_interleaved": True}, "moe_intermediate_size": 48,
         "num_local_experts": 8, "num_experts": 8, "num_experts_per_tok": 2,
     },
-    "mistral3": {"model_type": "ministral", "head_dim": 16, "sliding_window": 12, "layer_types": ["full_attention", "sliding_attention"]},
+    "mistral3": {
+        "model_type": "ministral", "head_dim": 16, "sliding_window": 12,
+        "layer_types": ["full_attention", "sliding_attention"],
+    },
     "lighton_ocr": {"head_dim": 16},
     "llava": {"model_type": "gemma2", "head_dim": 16, "sliding_window": 12},
     "llava_next": {"model_type": "mistral", "sliding_window": 12},
