@@ -10,13 +10,13 @@ from dataclasses import dataclass
 class Progress:
     """One report of the job's progress.
 
-    `stage` is check, allocate, codebooks, quantise, end-to-end, pv-tuning, write, verify, resume or damaged. The other
+    `stage` is check, note, allocate, codebooks, quantise, end-to-end, pv-tuning, write, verify, resume or damaged. The other
     fields say how far the stage has come. `unreached` counts a block's experts that no calibration token was routed to.
 
     A loss is the mean squared error of a block's output; in a pass over all blocks it is the divergence in nats a token.
 
     In the stage resume, `block` counts the blocks that an earlier run had finished. In the stage damaged, the file of
-    block `block` (from 0) cannot be used and the block is tuned again.
+    block `block` (from 0) cannot be used and the block is tuned again. In the stage note, `note` says how the source is read.
     """
 
     stage: str
@@ -27,6 +27,7 @@ class Progress:
     loss_before: float | None = None
     loss_after: float | None = None
     unreached: int = 0
+    note: str = ""
 
 
 OnProgress = Callable[[Progress], None]

@@ -98,6 +98,7 @@ class Manifest:
     processes: int = 1  # that tuned it together
     compiled: bool = False  # steps, by torch
     source_method: str = ""  # what the source was quantised by, where its integers were kept
+    notes: tuple[str, ...] = ()  # how the source was read: what was left out, renamed, or stands for other numbers
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:

@@ -81,7 +81,7 @@ class GgufCheckpoint:
     def scheme(self, module: str) -> QuantScheme | None:
         return _SCHEMES.get(self._type(f"{module}.weight")) if self.packed(module) else None
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         """Compare names, shapes and types with what the architecture expects; raises TensorError for the first difference."""
         for name, shape in expected.items():
             tensor = self.tensors.get(_name(name))
@@ -108,6 +108,7 @@ class GgufCheckpoint:
                 f"`{self.path}` has {len(extra)} tensor(s) that its config.json does not call for, such as `{extra[0]}`",
                 hint="config.json belongs to another model, or this variant is not supported",
             )
+        return ()
 
     def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | QTensor:
         """A weight or float tensor of this shape; raises TensorError where no scheme holds its values exactly."""

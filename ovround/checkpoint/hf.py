@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, MANIFEST, check_files, read_manifest
+from ovround.checkpoint.leftovers import left_out, notes, unwrapped
 from ovround.checkpoint.safetensors_file import FLOAT_TYPES, SafetensorsFile, TensorInfo, open_safetensors
-from ovround.checkpoint.text_part import text_config, tower_of
+from ovround.checkpoint.text_part import is_multimodal, text_config
 from ovround.errors import CheckpointError, TensorError
 from ovround.limits import LIMITS
 from ovround.record import load_json
@@ -20,11 +21,15 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An opened folder; nothing but headers has been read. `config` is config.json, of a multimodal model its text model's."""
+    """An opened folder; nothing but headers has been read. `config` is config.json, of a multimodal model its text model's.
+
+    `notes` are sentences about how the folder is read, for whoever asked for it.
+    """
 
     folder: Path
     config: dict[str, Any]
     files: tuple[SafetensorsFile, ...]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by name, over all shards."""
@@ -41,10 +46,11 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(info.size_bytes for file in self.files for info in file.tensors.values())
 
-    def check(self, expected: dict[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+    def check(self, expected: dict[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         """Compare names, shapes and types with what the architecture expects; raises TensorError for the first difference.
 
-        `ignored` ends the names of tensors that may be there without being used.
+        `ignored` ends the names of tensors that may be there without being used. Returns a sentence for each kind of
+        `leftovers` that is there and left out.
         """
         infos = self.tensors()
         for name, shape in expected.items():
@@ -65,14 +71,14 @@ class Checkpoint:
                     hint="a checkpoint that is quantised already cannot be tuned again: start from the original",
                 )
         endings = tuple(ignored)
-        extra = [
-            name for name in infos if name not in expected and not name.endswith(endings) and tower_of(name) is None
-        ]
-        if extra:
+        kinds, foreign = left_out((name for name in infos if not name.endswith(endings)), expected)
+        if foreign:
             raise TensorError(
-                f"`{self.folder}` has {len(extra)} tensor(s) that its config.json does not call for, such as `{extra[0]}`",
-                hint="config.json belongs to another model, or this variant is not supported",
+                f"`{self.folder}` has {len(foreign)} tensor(s) that its config.json does not call for, such as `{foreign[0]}`",
+                hint=f"model_type `{self.config.get('model_type')}` has no such tensor here: this variant is not supported, "
+                "or config.json is not that of these weights",
             )
+        return notes(kinds)
 
     def scan(self) -> dict[str, str]:
         """sha256 of each weights file and of config.json, having checked every value; raises TensorError for NaN or infinity.
@@ -131,15 +137,36 @@ def open_folder(folder: Path) -> Checkpoint:
                 f"`{folder}` was written by ovround for {manifest.format}", hint="start from the original checkpoint"
             )
         check_files(folder, manifest, contents=False)
-    config = text_config(read_json(folder / "config.json"))
-    files = tuple(open_safetensors(path) for path in _weight_files(folder))
+    stated = read_json(folder / "config.json")
+    config = text_config(stated)
+    opened = [_own_names(open_safetensors(path)) for path in _weight_files(folder)]
+    files = tuple(file for file, _ in opened)
     holders: dict[str, Path] = {}
     for file in files:
         for name in file.tensors:
             if name in holders:
                 raise TensorError(f"tensor `{name}` is in `{holders[name].name}` and in `{file.path.name}`")
             holders[name] = file.path
-    return Checkpoint(folder, config, files)
+    wrappers = sorted({what for _, found in opened for what in found})
+    said = [f"names are read without the prefixes of {', '.join(wrappers)}"] if wrappers else []
+    if is_multimodal(stated):
+        said.append(f"the text model of a multimodal {stated['model_type']} is read, as model_type {config['model_type']}")
+    return Checkpoint(folder, config, files, notes=tuple(said))
+
+
+def _own_names(file: SafetensorsFile) -> tuple[SafetensorsFile, frozenset[str]]:
+    """`file` under the model's own names, and who wrapped them."""
+    tensors: dict[str, TensorInfo] = {}
+    wrappers: frozenset[str] = frozenset()
+    for name, info in file.tensors.items():
+        own, found = unwrapped(name)
+        if own in tensors:
+            raise TensorError(
+                f"tensor `{own}` is in `{file.path.name}` twice, with and without the prefix of a wrapper"
+            )
+        tensors[own] = info
+        wrappers |= found
+    return (replace(file, tensors=tensors) if wrappers else file), wrappers
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -45,9 +45,9 @@ class MappedCheckpoint(Checkpoint):
         source = self.sources[name]
         return source.take(self.inner.read(source.name, source.index))
 
-    def check(self, expected: dict[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+    def check(self, expected: dict[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         sources = [self.sources[name] for name in expected]
-        self.inner.check({source.name: source.shape for source in sources}, ignored)
+        return self.inner.check({source.name: source.shape for source in sources}, ignored)
 
     def scan(self) -> dict[str, str]:
         return self.inner.scan()
@@ -89,7 +89,7 @@ class MappedPackedCheckpoint:
     def scheme(self, module: str) -> QuantScheme | None:
         return self.inner.scheme(self._module(module))
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         sources = [self.sources[name] for name in expected]
         for source in sources:
             if source.transposed and self.inner.packed(source.name.removesuffix(".weight")):
@@ -97,7 +97,7 @@ class MappedPackedCheckpoint:
                     f"`{source.name}` is quantised, and lies transposed in checkpoints of its family",
                     hint="start from the original, unquantised checkpoint",
                 )
-        self.inner.check({source.name: source.shape for source in sources}, ignored)
+        return self.inner.check({source.name: source.shape for source in sources}, ignored)
 
     def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | Packed:
         source = self.sources[name]
@@ -128,7 +128,9 @@ def mapped(
     sources = _located(sources, checkpoint)
     if all(source.is_plain and source.name == name for name, source in sources.items()):
         return checkpoint
-    return MappedCheckpoint(checkpoint.folder, checkpoint.config, checkpoint.files, checkpoint, sources, shapes)
+    return MappedCheckpoint(
+        checkpoint.folder, checkpoint.config, checkpoint.files, checkpoint, sources, shapes, notes=checkpoint.notes
+    )
 
 
 def mapped_packed(source: PackedCheckpoint, sources: Mapping[str, TensorSource]) -> PackedCheckpoint:

@@ -63,8 +63,11 @@ class PackedCheckpoint(Protocol):
         """The scheme of `module`'s weight as stored; None where it is in float or made of codebooks."""
         ...
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
-        """Compare headers with what the architecture expects; raises TensorError for the first difference."""
+    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
+        """Compare headers with what the architecture expects; raises TensorError for the first difference.
+
+        Returns a sentence for each kind of tensors that is left out.
+        """
         ...
 
     def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | Packed:
@@ -100,7 +103,7 @@ class QuantisedCheckpoint:
         """The scheme of `module`'s weight as stored; None where it is in float or made of codebooks."""
         return self.format.scheme(module) if self.packed(module) else None
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> None:
+    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         """As `Checkpoint.check`, each packed weight by its parts; raises TensorError for the first difference."""
         infos = self.stored.tensors()
         plain = dict(expected)
@@ -137,7 +140,7 @@ class QuantisedCheckpoint:
             bias = f"{module}.bias"
             if bias in infos and bias not in expected and not self.stored.read(bias).float32().any():
                 used.add(bias)  # AutoGPTQ used to write zeros for layers without one
-        self.stored.check(plain, (*ignored, *sorted(used)))
+        return self.stored.check(plain, (*ignored, *sorted(used)))
 
     def read(self, name: str, shape: tuple[int, ...]) -> FloatTensor | Packed:
         """A weight or float tensor of this shape; raises TensorError for contents that contradict each other or the configuration."""

@@ -62,6 +62,7 @@ def command(
                 "quality": dataclasses.asdict(manifest.quality) if manifest.quality else None,
                 "plan": plan_as_json(conversion.plan)["modules"],
                 "budget": dataclasses.asdict(conversion.allocation) if conversion.allocation else None,
+                "notes": list(manifest.notes),
                 "blocks": [dataclasses.asdict(block) for block in manifest.blocks],
             }
         )

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
@@ -78,7 +79,7 @@ class ProgressDisplay:
             bar.update(self._task, completed=progress.block, description=at)
             return
         if progress.stage != "quantise":
-            bar.print(f"[dim]{_description(progress)}", highlight=False)
+            bar.print(f"[dim]{escape(_description(progress))}", highlight=False)
             return
         done = progress.block + (progress.step / progress.steps if progress.steps else 0)
         loss = f" loss {progress.loss_after:.4g}" if progress.steps and progress.loss_after is not None else ""
@@ -106,6 +107,8 @@ class ProgressDisplay:
 
 
 def _description(progress: Progress) -> str:
+    if progress.stage == "note":
+        return f"note: {progress.note}"
     if progress.stage == "resume":
         return f"block {progress.block}/{progress.blocks}  finished by an earlier run"
     if progress.stage in _OVER_ALL:

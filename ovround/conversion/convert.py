@@ -91,6 +91,8 @@ def convert(
         return run_worker_rank(job)
     with output_lock(job.out):
         on_progress(Progress("check"))
+        for note in job.notes:
+            on_progress(Progress("note", note=note))
         source_files = _scan(job.quantised or job.checkpoint)
         if fresh:
             discard(job.out)
@@ -156,6 +158,7 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
                 quality=quality,
                 processes=job.launch.size,
                 compiled=job.settings.compile,
+                notes=job.notes,
                 source_method="" if job.quantised is None else job.quantised.method,
             )
             _write_card(folder, manifest, job.checkpoint)

@@ -241,4 +241,5 @@ def _weights(manifest: Manifest) -> str:
         lines.append(
             f"| {bits} | {group_size or '-'} | {symmetry} | {number} | {sizes[bits, group_size, symmetry] / 1e6:.2f} |"
         )
+    lines += [f"\n{note[0].upper()}{note[1:]}." for note in manifest.notes]
     return "\n".join(lines) + "\n"

@@ -44,7 +44,7 @@ class Job:
     `decoder` is final: its head is tied, or has a weight of its own that the source gives like any other. `options` name the
     device and the codebooks that are used; `settings` say how the model is tuned. `quantised` is the source whose integers are
     kept, where `checkpoint` is quantised already. `needed_bytes` on the disk of `out` include working files, and are 0 for a
-    process that writes nothing.
+    process that writes nothing. `notes` are sentences about how the source is read.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Job:
     allocation: BitAllocation | None = None
     quantised: PackedCheckpoint | None = None
     needed_bytes: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: int | None = None) -> Job:
@@ -73,7 +74,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         check_output(out)
     source = open_source(locate(model))
     folder = source.folder
-    checkpoint, quantised, decoder, plan = _planned(source, options)
+    checkpoint, quantised, decoder, plan, notes = _planned(source, options)
     for name in options.formats:
         if name in CHECKPOINT_FORMATS:
             open_format(name, plan, decoder.every_tensor())
@@ -115,14 +116,14 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         check_space(out, needed)
     return Job(
         model, out, options, settings, checkpoint, decoder, plan, calibration, in_files, launch, budget,
-        quantised=quantised, needed_bytes=needed,
+        quantised=quantised, needed_bytes=needed, notes=notes,
     )  # fmt: skip
 
 
 def _planned(
     source: Checkpoint | PackedCheckpoint, options: ConvertOptions
-) -> tuple[Checkpoint, PackedCheckpoint | None, Decoder, Plan]:
-    """The source under the decoder's names, twice where it is quantised, the decoder, and the scheme of each module.
+) -> tuple[Checkpoint, PackedCheckpoint | None, Decoder, Plan, tuple[str, ...]]:
+    """The source under the decoder's names, twice where it is quantised, the decoder, the scheme of each module, and notes.
 
     Whether the head is tied to the embedding is decided here, for the whole conversion: `Decoder.head_at` and
     `lm_head.weight` of the source say it from now on.
@@ -131,18 +132,18 @@ def _planned(
     if isinstance(source, Checkpoint):
         sources, expected = decoder.sources(), decoder.every_tensor()
         checkpoint = mapped(source, sources, expected)
-        checkpoint.check(expected, decoder.unused_tensors())
+        notes = source.notes + checkpoint.check(expected, decoder.unused_tensors())
         plan = make_plan(decoder, options) if options.plan is None else read_plan(options.plan, decoder)
         if HEAD in plan and decoder.head_at != HEAD:
             sources, decoder = sources_of_untied(decoder), with_head(decoder, own=True)
             checkpoint = mapped(source, sources, decoder.every_tensor())
-        return checkpoint, None, decoder, plan
+        return checkpoint, None, decoder, plan, notes
     quantised = mapped_packed(source, decoder.sources())
-    quantised.check(decoder.every_tensor(), decoder.unused_tensors())
+    notes = source.stored.notes + quantised.check(decoder.every_tensor(), decoder.unused_tensors())
     plan = stored_plan(quantised, decoder, options)
     if HEAD in plan and decoder.head_at != HEAD:
         quantised, decoder = mapped_packed(source, sources_of_untied(decoder)), with_head(decoder, own=True)
-    return source.stored, quantised, decoder, plan
+    return source.stored, quantised, decoder, plan, notes
 
 
 def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibration | None) -> None:

@@ -21,7 +21,6 @@ __all__ = ["EMBEDDING", "EXPERTS", "HEAD", "Decoder", "DecoderConfig"]
 
 # Far beyond any model; they keep a hostile config.json from asking for endless work before its tensors are looked at.
 _LARGEST = {"num_hidden_layers": 10_000, "max_position_embeddings": 1 << 24}
-_BUFFERS = ("rotary_emb.inv_freq",)  # that transformers 4 used to save
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +129,9 @@ class Decoder:
         return {name: self.layout.source(name, shape) for name, shape in self.every_tensor().items()}
 
     def unused_tensors(self) -> tuple[str, ...]:
-        """Endings of the names of tensors that a checkpoint may hold without their being used: buffers, a tied head."""
+        """Endings of the names of tensors that a checkpoint of the family may hold without their being used, and of a tied head."""
         tied = (self.layout.source(f"{HEAD}.weight", ()).name,) if self.head_at != HEAD else ()
-        return (*_BUFFERS, *self.layout.ignored, *tied)
+        return (*self.layout.ignored, *tied)
 
     def linears(self, layer: int) -> tuple[str, ...]:
         """The linear layers of block `layer`, in the order in which they are computed: what quantisation replaces."""

@@ -40,7 +40,7 @@ def open_weights(folder: Path) -> Weights:
         return _open_converted(folder, written)
     source = open_source(folder)
     decoder = from_config(source.config)
-    ignored = ("rotary_emb.inv_freq", *decoder.unused_tensors())
+    ignored = decoder.unused_tensors()
     if isinstance(source, Checkpoint):
         plain = mapped(source, decoder.sources(), decoder.every_tensor())
         plain.check(decoder.every_tensor(), ignored)

@@ -154,7 +154,7 @@ def test_an_extra_tensor(case: Case) -> None:
     case.weights(**{"model.layers.0.self_attn.q_norm.weight": np.ones(32, np.float32)})
     case.refused(
         f"`{case.model}` has 1 tensor(s) that its config.json does not call for, such as `model.layers.0.self_attn.q_norm.weight`",
-        "config.json belongs to another model, or this variant is not supported",
+        "model_type `llama` has no such tensor here: this variant is not supported, or config.json is not that of these weights",
     )
 
 

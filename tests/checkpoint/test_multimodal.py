@@ -258,3 +258,20 @@ def test_a_template_that_reads_lists_of_parts_gets_them() -> None:
     assert template.render([{"role": "user", "content": parts}]) == "USER: And this? ASSISTANT:"
     plain = ChatTemplate("{% for m in messages %}[{{ m.content }}]{% endfor %}", {})
     assert plain.render([{"role": "user", "content": "What is it?"}]) == "[What is it?]"
+
+
+def test_what_is_left_out_is_named(tmp_path: Path) -> None:
+    """Once while it is read, and in the manifest."""
+    write_multimodal(tmp_path / "model", multimodal_config("gemma3"))
+    notes: list[str] = []
+    options = ConvertOptions(bits=16)
+    conversion = convert(
+        tmp_path / "model", tmp_path / "out", options, lambda at: notes.append(at.note) if at.note else None
+    )
+    assert tuple(notes) == conversion.manifests[0].notes
+    assert notes[0] == "the text model of a multimodal gemma3 is read, as model_type gemma3_text"
+    assert [note.partition(", such as")[0] for note in notes[1:]] == [
+        "left out: 2 tensor(s) of multi_modal_projector, beside the text model",
+        f"left out: {len([n for n in load_file(tmp_path / 'model/model.safetensors') if n.startswith('vision')])} tensor(s) of "
+        "vision_tower, beside the text model",
+    ]
