@@ -150,7 +150,9 @@ def open_folder(folder: Path) -> Checkpoint:
     wrappers = sorted({what for _, found in opened for what in found})
     said = [f"names are read without the prefixes of {', '.join(wrappers)}"] if wrappers else []
     if is_multimodal(stated):
-        said.append(f"the text model of a multimodal {stated['model_type']} is read, as model_type {config['model_type']}")
+        said.append(
+            f"the text model of a multimodal {stated['model_type']} is read, as model_type {config['model_type']}"
+        )
     return Checkpoint(folder, config, files, notes=tuple(said))
 
 

@@ -125,7 +125,7 @@ def mapped(
     checkpoint: Checkpoint, sources: Mapping[str, TensorSource], shapes: Mapping[str, tuple[int, ...]]
 ) -> Checkpoint:
     """`checkpoint` under the names of `sources`, itself where every tensor is used as it lies."""
-    sources = _located(sources, checkpoint)
+    sources = located(sources, checkpoint)
     if all(source.is_plain and source.name == name for name, source in sources.items()):
         return checkpoint
     return MappedCheckpoint(
@@ -135,13 +135,13 @@ def mapped(
 
 def mapped_packed(source: PackedCheckpoint, sources: Mapping[str, TensorSource]) -> PackedCheckpoint:
     """`source` under the names of `sources`, itself where every tensor is used as it lies."""
-    sources = _located(sources, source.stored)
+    sources = located(sources, source.stored)
     if all(source_.is_plain and source_.name == name for name, source_ in sources.items()):
         return source
     return MappedPackedCheckpoint(source, sources)
 
 
-def _located(sources: Mapping[str, TensorSource], checkpoint: Checkpoint) -> Mapping[str, TensorSource]:
+def located(sources: Mapping[str, TensorSource], checkpoint: Checkpoint) -> Mapping[str, TensorSource]:
     """`sources` as this checkpoint has them: `TensorSource.otherwise` replaces a source that is missing.
 
     A checkpoint that was saved without its head has names without their first part (`h.0.ln_1` for `transformer.h.0.ln_1`);

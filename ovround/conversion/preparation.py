@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS
 from ovround.artifact.output_folder import check_output, check_space
-from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, mapped, mapped_packed, open_source, read_json
+from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, mapped, mapped_packed, read_json
+from ovround.conversion.adapted_source import open_adapted
 from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget, widest
 from ovround.conversion.repacking import stored_plan
 from ovround.conversion.stored_head import with_stored_head
@@ -72,7 +73,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     launch = Launch.from_environment()
     if launch.is_main:
         check_output(out)
-    source = open_source(locate(model))
+    source = open_adapted(locate(model), options.adapter)
     folder = source.folder
     checkpoint, quantised, decoder, plan, notes = _planned(source, options)
     for name in options.formats:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed, open_source
+from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed
+from ovround.conversion.adapted_source import open_adapted
 from ovround.conversion.stored_head import with_stored_head
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.measure.perplexity import Evaluation, Logits, OnSamples, cut_samples, evaluate
@@ -89,7 +90,7 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
         from ovround.measure.torch_model import CheckpointWeights, PackedWeights, ReadWeights, TorchModel
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "convert") from error
-    source = open_source(folder)
+    source = open_adapted(folder)
     decoder = with_stored_head(from_config(source.config), source)
     weights: ReadWeights
     if isinstance(source, Checkpoint):
