@@ -14,10 +14,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ovround.artifact.manifest import sha256_file
-from ovround.checkpoint.hf import read_json
+from ovround.checkpoint.json_object import read_json
 from ovround.checkpoint.lora import plain_scaling
 from ovround.checkpoint.pattern import Pattern
-from ovround.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
+from ovround.checkpoint.safetensors_file import open_safetensors
+from ovround.checkpoint.torch_file import LoadedFile, open_torch
+from ovround.checkpoint.weights_file import WeightsFile
 from ovround.errors import CheckpointError
 from ovround.tensors.float_tensor import FloatTensor
 
@@ -55,7 +57,7 @@ class Adapter:
 
     folder: Path
     config: Mapping[str, Any]
-    file: SafetensorsFile
+    file: WeightsFile
     modules: Mapping[str, Mapping[Kind, str]]
     scale: float = 1.0
 
@@ -116,15 +118,13 @@ def open_adapter(folder: Path, scale: float = 1.0) -> Adapter:
         )
     config = read_json(folder / CONFIG)
     _check_config(folder / CONFIG, config)
-    if not (folder / WEIGHTS).is_file():
-        pickled = f"; {PICKLED} is not read" if (folder / PICKLED).is_file() else ""
-        raise CheckpointError(
-            f"`{folder}` has no {WEIGHTS}{pickled}",
-            hint="load it with PEFT and save it again: PeftModel.save_pretrained writes safetensors"
-            if pickled
-            else None,
-        )
-    file = open_safetensors(folder / WEIGHTS)
+    file: WeightsFile
+    if (folder / WEIGHTS).is_file():
+        file = open_safetensors(folder / WEIGHTS)
+    elif (folder / PICKLED).is_file():
+        file = open_torch(folder / PICKLED, LoadedFile())
+    else:
+        raise CheckpointError(f"`{folder}` has neither {WEIGHTS} nor {PICKLED}", hint="the adapter is not complete")
     return Adapter(folder, config, file, _modules(folder, file), scale)
 
 
@@ -156,7 +156,7 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
             raise CheckpointError(f"`{path}`: `{key}` is {value!r:.60}, which cannot be merged here", hint=_MERGE)
 
 
-def _modules(folder: Path, file: SafetensorsFile) -> dict[str, dict[Kind, str]]:
+def _modules(folder: Path, file: WeightsFile) -> dict[str, dict[Kind, str]]:
     """Tensors by module, without the prefix of PEFT's wrapper, and kind; raises CheckpointError for an incomplete change."""
     modules: dict[str, dict[Kind, str]] = {}
     for tensor in file.tensors:
@@ -180,5 +180,5 @@ def _modules(folder: Path, file: SafetensorsFile) -> dict[str, dict[Kind, str]]:
                 f"`{folder}` has only {', '.join(tensors.values())} of `{module}`", hint="it is not complete"
             )
     if not modules:
-        raise CheckpointError(f"`{folder / WEIGHTS}` holds no tensors", hint="it is not complete")
+        raise CheckpointError(f"`{file.path}` holds no tensors", hint="it is not complete")
     return modules

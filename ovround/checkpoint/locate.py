@@ -7,12 +7,16 @@ import re
 from pathlib import Path
 
 from ovround.artifact.manifest import MANIFEST
+from ovround.checkpoint.weight_files import has_safetensors
 from ovround.errors import CheckpointError, MissingExtraError
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo_model"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "NOTICE*", "README.md"]
+
+_TWICE = ["consolidated*", "original/*"]  # the same weights in another layout
+_PICKLED = ["pytorch_model*.bin", "*g.bin"]  # transformers' names, and AutoGPTQ's, which end in the group size
 
 
 def locate(model: str) -> Path:
@@ -41,7 +45,12 @@ def _download(model: str) -> Path:
 
     name, _, revision = model.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED))
+        folder = Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_TWICE)
+        )
+        if not has_safetensors(folder):
+            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=[*_WANTED, *_PICKLED]))
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

@@ -360,6 +360,15 @@ def test_how_an_adapter_is_typed(text: str, model: str, scale: float) -> None:
     assert (choice.model, choice.scale) == (model, scale)
 
 
+def test_an_adapter_that_torch_saved(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", LLAMA)
+    model = write_adapter(tmp_path / "adapter", base, target_modules=ATTENTION)
+    path = tmp_path / "adapter/adapter_model.safetensors"
+    torch.save(load_file(path), tmp_path / "adapter/adapter_model.bin")
+    path.unlink()
+    check_tensors(merged_tensors(tmp_path / "base", AdapterChoice(str(tmp_path / "adapter"))), model.merge_and_unload())
+
+
 def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
     write_base(tmp_path / "base", LLAMA)
     with pytest.raises(CheckpointError, match=r"has no adapter_config\.json: it is no LoRA adapter"):
