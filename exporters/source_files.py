@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ovround.checkpoint.text_part import text_config
 from ovround.errors import CheckpointError
 
 MODEL_FILES = (
@@ -35,8 +36,9 @@ def check_links(source: Path) -> None:
 def copy_model_files(source: Path, folder: Path, context_length: int) -> None:
     """Copy those of `MODEL_FILES` that `source` has; a link of a hub cache becomes a file.
 
-    config.json loses the source's `quantization_config`, which does not describe the new folder. It gains `context_length`
-    where it does not state that length as `max_position_embeddings`.
+    config.json becomes that of the text model where the source is multimodal. It loses the source's `quantization_config`,
+    which does not describe the new folder. It gains `context_length` where it does not state that length as
+    `max_position_embeddings`.
     """
     for name in MODEL_FILES:
         if (source / name).is_file():
@@ -45,7 +47,7 @@ def copy_model_files(source: Path, folder: Path, context_length: int) -> None:
     if not config.is_file():
         return
     stated = json.loads(config.read_text(encoding="utf-8"))
-    written = {key: value for key, value in stated.items() if key != "quantization_config"}
+    written = {key: value for key, value in text_config(stated).items() if key != "quantization_config"}
     if written.get("max_position_embeddings") != context_length:
         written["context_length"] = context_length
     if written != stated:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ovround.checkpoint.text_part import text_config
 from ovround.errors import CheckpointError
 from ovround.models.calls import attention_specs
 from ovround.models.decoder import Decoder
@@ -19,7 +20,7 @@ def write_genai_config(source: Path, folder: Path, decoder: Decoder, filename: s
 
     Raises CheckpointError when a configuration file of `source` cannot be read.
     """
-    model = _read(source / "config.json")
+    model = text_config(_read(source / "config.json"))
     generation = _read(source / "generation_config.json")
     text = json.dumps(genai_config(model, generation, decoder, filename), indent=1) + "\n"
     (folder / "genai_config.json").write_text(text, encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ovround.errors import CheckpointError, MissingExtraError, OutputError
@@ -13,8 +13,10 @@ from ovround.errors import CheckpointError, MissingExtraError, OutputError
 _LOG_IN = "`hf auth login`, or HF_TOKEN, gives the hub your token"
 
 
-def download(name: str, revision: str | None, wanted: Sequence[str]) -> Path:
+def download(name: str, revision: str | None, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
     """The folder `.../snapshots/COMMIT` with the `wanted` files (patterns) of a repository; `revision` None: its main branch.
+
+    Of those, the `unwanted` ones are left where they are.
 
     Without a network it is what an earlier download left. Raises CheckpointError where the hub does not give it, and OutputError
     where the disk has no room for it, before anything is downloaded.
@@ -26,13 +28,14 @@ def download(name: str, revision: str | None, wanted: Sequence[str]) -> Path:
 
     model = name if revision is None else f"{name}@{revision}"
     try:
-        _check_space(model, name, revision, wanted)
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted)))
+        patterns = {"allow_patterns": list(wanted), "ignore_patterns": list(unwanted)}
+        _check_space(model, name, revision, patterns)
+        return Path(snapshot_download(name, revision=revision, **patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise _refused(model, error) from error
 
 
-def _check_space(model: str, name: str, revision: str | None, wanted: Sequence[str]) -> None:
+def _check_space(model: str, name: str, revision: str | None, patterns: Mapping[str, list[str]]) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import DryRunError
@@ -42,7 +45,7 @@ def _check_space(model: str, name: str, revision: str | None, wanted: Sequence[s
     if shown:
         disable_progress_bars()
     try:
-        files = snapshot_download(name, revision=revision, allow_patterns=list(wanted), dry_run=True)
+        files = snapshot_download(name, revision=revision, dry_run=True, **patterns)
     except DryRunError:
         return  # the download itself says why, or does with what is here
     finally:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 from ovround.artifact.manifest import MANIFEST
 from ovround.checkpoint.hub import download
+from ovround.checkpoint.weight_files import has_safetensors
 from ovround.errors import CheckpointError
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo_model"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "NOTICE*", "README.md"]
+
+_TWICE = ["consolidated*", "original/*"]  # the same weights in another layout
+_PICKLED = ["pytorch_model*.bin", "*g.bin"]  # transformers' names, and AutoGPTQ's, which end in the group size
 
 
 def locate(model: str) -> Path:
@@ -31,7 +35,8 @@ def locate(model: str) -> Path:
             hint="give a model folder, a hub name such as org/model, or `demo`",
         )
     name, _, revision = model.partition("@")
-    return download(name, revision or None, _WANTED)
+    folder = download(name, revision or None, _WANTED, _TWICE)
+    return folder if has_safetensors(folder) else download(name, revision or None, [*_WANTED, *_PICKLED])
 
 
 def is_ir(folder: Path) -> bool:

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.checkpoint.element_types import FLOAT_TYPES
 from ovround.checkpoint.pattern import Pattern
-from ovround.checkpoint.safetensors_file import FLOAT_TYPES
 from ovround.errors import CheckpointError
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor

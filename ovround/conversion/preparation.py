@@ -16,11 +16,12 @@ from ovround.checkpoint import (
     locate,
     mapped,
     mapped_packed,
-    open_source,
     read_json,
 )
+from ovround.conversion.adapted_source import open_adapted
 from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget, widest
 from ovround.conversion.repacking import stored_plan
+from ovround.conversion.stored_head import with_stored_head
 from ovround.conversion.tuning import resolve, with_choices
 from ovround.errors import CheckpointError, MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
@@ -81,7 +82,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     launch = Launch.from_environment()
     if launch.is_main:
         check_output(out)
-    source = _as_asked(open_source(locate(model)), options)
+    source = _as_asked(open_adapted(locate(model), options.adapter), options)
     folder = source.folder
     checkpoint, quantised, decoder, plan, notes = _planned(source, options)
     for name in options.formats:
@@ -149,7 +150,7 @@ def _planned(
     Whether the head is tied to the embedding is decided here, for the whole conversion: `Decoder.head_at` and
     `lm_head.weight` of the source say it from now on.
     """
-    decoder = from_config(source.config)
+    decoder = with_stored_head(from_config(source.config), source)
     if isinstance(source, Checkpoint):
         sources, expected = decoder.sources(), decoder.every_tensor()
         checkpoint = mapped(source, sources, expected)
@@ -159,8 +160,6 @@ def _planned(
             sources, decoder = sources_of_untied(decoder), with_head(decoder, own=True)
             checkpoint = mapped(source, sources, decoder.every_tensor())
         return checkpoint, None, decoder, plan, notes
-    if source.packed(HEAD):
-        decoder = with_head(decoder, own=True)
     quantised = mapped_packed(source, decoder.sources(), decoder.every_tensor())
     notes = source.stored.notes + quantised.check(decoder.every_tensor(), decoder.unused_tensors())
     plan = stored_plan(quantised, decoder, options)

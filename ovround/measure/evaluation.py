@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed, open_source
+from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed
 from ovround.checkpoint.gguf import GgufCheckpoint
+from ovround.conversion.adapted_source import open_adapted
+from ovround.conversion.stored_head import with_stored_head
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.measure.perplexity import Evaluation, Logits, OnSamples, cut_samples, evaluate
 from ovround.models import from_config
-from ovround.models.decoder import HEAD
-from ovround.models.tied_head import with_head
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_texts
 
@@ -91,10 +91,10 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
         from ovround.measure.torch_model import CheckpointWeights, PackedWeights, ReadWeights, TorchModel
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "convert") from error
-    source = open_source(folder)
+    source = open_adapted(folder)
     if isinstance(source, GgufCheckpoint):  # the numbers that its types stand for, not the grids near them
         source = source.stored
-    decoder = from_config(source.config)
+    decoder = with_stored_head(from_config(source.config), source)
     weights: ReadWeights
     if isinstance(source, Checkpoint):
         expected = decoder.every_tensor()
@@ -102,8 +102,6 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
         checkpoint.check(expected, decoder.unused_tensors())
         weights = CheckpointWeights(checkpoint)
     else:
-        if source.packed(HEAD):
-            decoder = with_head(decoder, own=True)
         expected = decoder.every_tensor()
         packed = mapped_packed(source, decoder.sources(), expected)
         packed.check(expected, decoder.unused_tensors())

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, ENGINE_FORMATS, FILE_FORMATS, FORMATS
 from ovround.errors import UsageError
+from ovround.options.adapter_choice import AdapterChoice
 from ovround.options.budget import Budget
 from ovround.options.layer_rule import LayerRule
 from ovround.options.option import SOURCES, Subject, changed, check_values, declared, option, plain
@@ -89,6 +90,10 @@ class ConvertOptions:
     calibration: tuple[Path, ...] = option(
         (), "Text file to tune on, .txt or .jsonl with `text`; repeatable; default: built-in text.", "Tuning",
         sources=("unquantised", "ir"), fingerprint="content",
+    )  # fmt: skip
+    adapter: tuple[AdapterChoice, ...] = option(
+        (), "LoRA adapter that is merged into MODEL first, FOLDER or hub name, with :SCALE for a part of it; repeatable.",
+        "Output", parse=AdapterChoice.parse,
     )  # fmt: skip
     seed: int = option(42, "Seed of every random choice.", "Tuning", range=(0, 2**63 - 1), sources=SOURCES)
     pv: bool = option(False, "PV-Tuning in the end: codes and levels change over all blocks at once.", "Tuning")

@@ -63,11 +63,21 @@ class ChatTemplate:
         taken = [name for name in own if name in _RESERVED]
         if taken:
             raise UsageError(f"template variable `{taken[0]}` is set by the chat itself", hint="choose another name")
+        chat = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         try:
-            chat = {"messages": _checked(messages), "add_generation_prompt": add_generation_prompt}
-            line = json.dumps({"tools": None, "documents": None, **_plain(own), **chat})
+            chat |= {**_plain(own), "messages": _checked(messages)}
+            answer = self._ask(json.dumps(chat))
+            if _lost(chat["messages"], answer):  # templates of multimodal models may read lists of parts alone
+                in_parts = self._ask(json.dumps({**chat, "messages": _in_parts(chat["messages"])}))
+                answer = answer if _lost(chat["messages"], in_parts) else in_parts
         except RecursionError:
             raise UsageError("a chat is nested too deeply") from None
+        if "refused" in answer:
+            raise GenerationError(f"the chat template refuses these messages: {answer['refused']}")
+        return answer["text"]
+
+    def _ask(self, line: str) -> dict[str, str]:
+        """The answer of the template's process: `text`, or `refused`."""
         with self._lock:
             answer = self._running_process().ask(line)
             if answer is None:
@@ -76,9 +86,7 @@ class ChatTemplate:
                     f"the chat template takes more than {LIMITS.template_cpu_s:g} s or "
                     f"{LIMITS.template_memory_bytes >> 20} MB for these messages"
                 )
-        if "refused" in answer:
-            raise GenerationError(f"the chat template refuses these messages: {answer['refused']}")
-        return answer["text"]
+            return answer
 
     def _running_process(self) -> _Process:
         if self._process is None or self._process.has_ended():
@@ -160,6 +168,23 @@ def read_template(folder: Path) -> str | None:
         if isinstance(template, str):
             return template
     return None
+
+
+def _lost(messages: list[dict[str, Any]], answer: dict[str, str]) -> bool:
+    """Whether the answer is without what the last message of the user says in a string."""
+    contents = [message.get("content") for message in messages if message["role"] == "user"]
+    last = contents[-1] if contents else None
+    return isinstance(last, str) and last.strip() not in answer.get("text", "")
+
+
+def _in_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with each string as a list of one part."""
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
 
 
 def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:

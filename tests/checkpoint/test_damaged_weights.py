@@ -171,7 +171,7 @@ def test_a_tensor_of_another_shape(case: Case) -> None:
     )
 
 
-@pytest.mark.parametrize(("dtype", "width"), [("I32", 4), ("F64", 8), ("I8", 1), ("F8_E4M3", 1), ("BOOL", 1)])
+@pytest.mark.parametrize(("dtype", "width"), [("I32", 4), ("I8", 1), ("F8_E4M3", 1), ("BOOL", 1)])
 def test_a_tensor_of_another_type(case: Case, dtype: str, width: int) -> None:
     weights = random_weights(tiny_config())
     tensors = {name: ("F32", values.shape, in_bytes(values, "F32")) for name, values in weights.items()}
@@ -179,8 +179,8 @@ def test_a_tensor_of_another_type(case: Case, dtype: str, width: int) -> None:
     tensors[name] = (dtype, (96, 64), bytes(96 * 64 * width))
     write_safetensors(case.model / "model.safetensors", tensors)
     case.refused(
-        f"tensor `{name}` is {dtype}; F32, F16, BF16 can be read",
-        "a checkpoint that is quantised already cannot be tuned again: start from the original",
+        f"tensor `{name}` is {dtype}; F32, F16, BF16, F64 can be read",
+        "config.json says nothing of a quantisation that would explain this: start from the original checkpoint",
     )
 
 

@@ -69,13 +69,14 @@ def test_a_folder_that_is_no_checkpoint(case: Case) -> None:
 @pytest.mark.parametrize("pickled", ["pytorch_model.bin", None])
 def test_no_weights(case: Case, pickled: str | None) -> None:
     (case.model / "model.safetensors").unlink()
-    message = f"`{case.model}` has neither model.safetensors nor model.safetensors.index.json"
     if pickled is None:
-        case.refused(message, None)
+        missing = "has neither model.safetensors nor model.safetensors.index.json nor pytorch_model.bin"
+        case.refused(f"`{case.model}` {missing}", None)
         return
-    (case.model / pickled).write_bytes(b"\x80\x04.")
-    hint = "save the model with safetensors: model.save_pretrained(folder)"
-    case.refused(f"{message}; it has {pickled}, and pickled weights are not read", hint)
+    (case.model / pickled).write_bytes(b"cos\nsystem\n(S'ls'\ntR.")
+    hint = "get the model in safetensors, or from whoever made it: the file is damaged, or runs code when it is loaded"
+    message = f"`{case.model / pickled}` cannot be read as tensors alone: it asks for `os.system`"
+    case.refused(message, hint, torch=True)
 
 
 def test_a_quantisation_that_cannot_be_read(case: Case) -> None:
