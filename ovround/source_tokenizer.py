@@ -13,6 +13,8 @@ from tokenizers import Tokenizer
 from ovround.errors import ArtifactError, CheckpointError
 from ovround.runtime.text.tokenizer_file import load_backend
 
+_ODD = 1000  # so many ids without a row are hardly tokens that somebody added
+
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The fast tokenizer of `folder`; raises CheckpointError when tokenizer.json is missing or damaged."""
@@ -25,3 +27,19 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return load_backend(folder)
     except ArtifactError as error:
         raise CheckpointError(str(error), hint="download it again") from error
+
+
+def ids_without_rows(tokenizer: Tokenizer, vocab_size: int) -> tuple[str, ...]:
+    """A note where the tokenizer has ids that an embedding of `vocab_size` rows lacks; a prompt with one is an error.
+
+    Published models have some: gemma-3-1b's image token, the [PAD] that a fine-tune added.
+    """
+    beyond = sorted(
+        (key, token) for token, key in tokenizer.get_vocab(with_added_tokens=True).items() if key >= vocab_size
+    )
+    if not beyond:
+        return ()
+    key, token = beyond[0]
+    names = f"`{token}` ({key})" if len(beyond) == 1 else f"{len(beyond)} tokens from `{token}` ({key}) on"
+    note = f"the tokenizer has {names} beyond the {vocab_size} rows of the embedding: a prompt that holds such a token is refused"
+    return (note if len(beyond) < _ODD else f"{note}; tokenizer.json may belong to another model",)

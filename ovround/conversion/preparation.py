@@ -23,7 +23,7 @@ from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget
 from ovround.conversion.repacking import stored_plan
 from ovround.conversion.stored_head import with_stored_head
 from ovround.conversion.tuning import resolve, with_choices
-from ovround.errors import CheckpointError, MissingExtraError, UsageError
+from ovround.errors import MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
 from ovround.exporters.checkpoints import sizes as safetensors_sizes
 from ovround.exporters.formats import sizes_of
@@ -40,7 +40,7 @@ from ovround.quant.distributed.launch import Launch
 from ovround.quant.memory import maps_activations, memory_need
 from ovround.quant.plan import Plan, make_plan
 from ovround.quant.plan_file import read_plan
-from ovround.source_tokenizer import load_tokenizer
+from ovround.source_tokenizer import ids_without_rows, load_tokenizer
 
 # Copied unchanged; a damaged one would only be noticed when the finished folder is loaded.
 CARRIED_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -96,11 +96,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         if (folder / carried).is_file():
             read_json(folder / carried)
     tokenizer = load_tokenizer(folder)
-    if tokenizer.get_vocab_size() > decoder.config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer of `{folder}` has {tokenizer.get_vocab_size()} tokens, the model {decoder.config.vocab_size}",
-            hint="tokenizer.json belongs to another model",
-        )
+    notes += ids_without_rows(tokenizer, decoder.config.vocab_size)
     blocks = range(decoder.config.num_hidden_layers)
     tunes = quantised is None and options.tunes
     tunes = tunes and any(plan[name] for layer in blocks for name in decoder.linears(layer))

@@ -26,6 +26,7 @@ class Tokenizer:
         self._template: ChatTemplate | None = None
         self.special_tokens = special_tokens(folder)
         self.vocab_size = self._backend.get_vocab_size()
+        self.id_count = max(self._backend.get_vocab().values(), default=-1) + 1  # ids may have gaps
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`, with the tokenizer's default special tokens around it."""

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <mutex>
@@ -89,8 +90,8 @@ struct LLM::State {
 
     std::unique_ptr<Matcher> matcher(const Grammar& grammar) {
         if (!grammars) {
-            grammars.emplace(load.llguidance_library, tokenizer_json(folder), tokenizer, engine->vocab_size(),
-                             info.end_token_ids);
+            const std::size_t ids = std::max(engine->vocab_size(), tokenizer.id_count());
+            grammars.emplace(load.llguidance_library, tokenizer_json(folder), tokenizer, ids, info.end_token_ids);
         }
         return grammars->matcher(grammar);
     }
