@@ -170,9 +170,10 @@ def _modules(folder: Path, file: WeightsFile) -> dict[str, dict[Kind, str]]:
         if kind == "weight" and name.endswith(".bias"):
             module = f"{module}.bias"
         known = modules.setdefault(module, {}).get(kind)
-        if known is not None:  # where the vocabulary has grown, PEFT saves an embedding under two names
-            if kind != "weight" or not np.array_equal(file.read(known).data, file.read(tensor).data):
-                raise CheckpointError(f"`{folder}` changes `{module}` twice: `{known}` and `{tensor}`")
+        # Where the vocabulary has grown, PEFT saves an embedding under two names.
+        same = kind == "weight" and known is not None and np.array_equal(file.read(known).data, file.read(tensor).data)
+        if known is not None and not same:
+            raise CheckpointError(f"`{folder}` changes `{module}` twice: `{known}` and `{tensor}`")
         modules[module][kind] = tensor
     for module, tensors in modules.items():
         if ("a" in tensors) != ("b" in tensors) or (tensors.keys() & {"bias", "magnitude"} and "a" not in tensors):

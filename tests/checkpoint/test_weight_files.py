@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from checkpoint_writer import random_weights, tiny_config, write_checkpoint, write_safetensors
-from huggingface_hub.utils import filter_repo_objects
+from hub_server import HubServer
 from quantised_folder import quantised_folder
 from random_model import logits_of, relative_rms, write_random_model
 from safetensors.torch import load_file, save_file
 
 from ovround.artifact.manifest import ENGINE_FORMATS
-from ovround.checkpoint import locate
 from ovround.checkpoint.hf import open_folder
 from ovround.checkpoint.weight_files import weight_files
 from ovround.conversion.convert import convert
@@ -272,27 +273,20 @@ def test_unclear_names_are_refused(tmp_path: Path, files: list[str], message: st
 
 
 @pytest.mark.parametrize("kind", ["bin", "safetensors", "both"])
-def test_the_hub_gives_pickled_weights_only_where_there_are_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    """The hub is a folder here, filtered as huggingface_hub filters; no hub answers in tests."""
-    hub, cache = write_checkpoint(tmp_path / "hub"), tmp_path / "cache"
+def test_the_hub_gives_pickled_weights_only_where_there_are_no_others(tmp_path: Path, kind: str) -> None:
+    repository = write_checkpoint(tmp_path / "repository")
     for name in ("training_args.bin", "consolidated.safetensors", "adapter_model.safetensors"):
-        (hub / name).write_bytes(b"{}")
+        (repository / name).write_bytes(b"{}")
     if kind != "safetensors":
-        torch.save(load_file(hub / "model.safetensors"), hub / "pytorch_model.bin")
+        torch.save(load_file(repository / "model.safetensors"), repository / "pytorch_model.bin")
     if kind == "bin":
-        (hub / "model.safetensors").unlink()
-
-    def snapshot_download(name: str, *, revision: str | None, allow_patterns: Any, ignore_patterns: Any = None) -> str:
-        cache.mkdir(exist_ok=True)
-        files = [path.name for path in hub.iterdir()]
-        for file in filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
-            shutil.copy(hub / file, cache / file)
-        return str(cache)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    folder = locate("org/model")
+        (repository / "model.safetensors").unlink()
+    with HubServer({"org/model": repository}) as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", "from ovround.checkpoint import locate; print(locate('org/model'))"],
+            env={**os.environ, **hub.environment(tmp_path / "home")}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    folder = Path(done.stdout.strip())
     weights = {path.name for path in folder.iterdir() if path.suffix in (".bin", ".safetensors")}
     model = "pytorch_model.bin" if kind == "bin" else "model.safetensors"
     assert weights - {"consolidated.safetensors"} == {model, "adapter_model.safetensors"}
