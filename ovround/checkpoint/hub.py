@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ovround.errors import CheckpointError, MissingExtraError, OutputError
@@ -28,14 +28,15 @@ def download(name: str, revision: str | None, wanted: Sequence[str], unwanted: S
 
     model = name if revision is None else f"{name}@{revision}"
     try:
-        patterns = {"allow_patterns": list(wanted), "ignore_patterns": list(unwanted)}
-        _check_space(model, name, revision, patterns)
-        return Path(snapshot_download(name, revision=revision, **patterns))
+        _check_space(model, name, revision, wanted, unwanted)
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(unwanted))
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise _refused(model, error) from error
 
 
-def _check_space(model: str, name: str, revision: str | None, patterns: Mapping[str, list[str]]) -> None:
+def _check_space(model: str, name: str, revision: str | None, wanted: Sequence[str], unwanted: Sequence[str]) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import DryRunError
@@ -45,7 +46,9 @@ def _check_space(model: str, name: str, revision: str | None, patterns: Mapping[
     if shown:
         disable_progress_bars()
     try:
-        files = snapshot_download(name, revision=revision, dry_run=True, **patterns)
+        files = snapshot_download(
+            name, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(unwanted), dry_run=True
+        )
     except DryRunError:
         return  # the download itself says why, or does with what is here
     finally:
