@@ -23,6 +23,7 @@ from ovround.checkpoint.gguf.config import config_of
 from ovround.checkpoint.gguf.header import GgufHeader, Metadata, TensorInfo, read_header
 from ovround.checkpoint.gguf.rope import FACTORS
 from ovround.checkpoint.gguf.types import dequantize
+from ovround.checkpoint.gguf_tokenizer import tokenizer_files
 from ovround.checkpoint.hf import read_json
 from ovround.errors import CheckpointError
 
@@ -135,8 +136,6 @@ def _source_folder(
             if source.is_file() and not source.is_symlink():
                 shutil.copyfile(source, folder / name)
     else:
-        from ovround.checkpoint.gguf_tokenizer import tokenizer_files
-
         files = tokenizer_files(metadata)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
