@@ -16,6 +16,7 @@ from ovround.checkpoint.packed import Packed
 from ovround.checkpoint.quantised import PackedCheckpoint
 from ovround.checkpoint.safetensors_file import ARRAY_TYPES, TensorInfo
 from ovround.errors import CheckpointError, TensorError
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import AffineScheme, QuantScheme
@@ -105,7 +106,7 @@ class MappedPackedCheckpoint:
         weight = self.inner.read(source.name, source.shape)
         if isinstance(weight, FloatTensor):
             return source.take(weight)
-        if isinstance(weight, QTensor):
+        if isinstance(weight, QTensor | AffineTensor):
             return source.take_rows(weight)
         try:
             return source.take_codes(weight)

@@ -61,7 +61,7 @@ def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -
     rows = [
         [
             weight.name, "x".join(str(n) for n in weight.shape), weight.bits, weight.group_size or "-",
-            "float" if not weight.group_size else weight.codebooks or "sym" if weight.symmetric else "asym",
+            "float" if not weight.group_size else weight.codebooks or weight.affine or ("sym" if weight.symmetric else "asym"),
             megabytes(weight.size_bytes), f"{weight.relative_error:.4f}" if weight.group_size else "-",
         ]
         for weight in manifest.weights

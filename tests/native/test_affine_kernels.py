@@ -41,7 +41,10 @@ def in_groups(tensor: AffineTensor, times: int) -> AffineTensor:
 
 
 WEIGHTS = {
-    **{f"{kind}, {rows}x{columns}": random_affine(kind, (rows, columns)) for kind in AFFINE_KINDS for rows, columns in ((70, 512), (17, 1280))},
+    **{
+        f"{kind}, {rows}x{columns}": random_affine(kind, (rows, columns))
+        for kind in AFFINE_KINDS for rows, columns in ((70, 512), (17, 1280))
+    },
     "groups of 64": in_groups(random_affine("Q4_K", (33, 768)), 2),
     "groups of 128 with a zero point": in_groups(random_affine("Q6_K", (33, 768)), 8),
     "groups of 32 in 6 bits": in_groups(random_affine("Q6_K", (16, 256)), 2),
@@ -146,4 +149,4 @@ def test_layout_keeps_every_bit(name: str) -> None:
         else layout.pack_group_values(weight.minimums)
     )
     parts = layout.pack_integers(weight.codes, weight.bits), layout.pack_group_values(weight.scales), last
-    assert layout.unpack_affine(*parts, weight.bits, *weight.shape).digest() == weight.digest()
+    assert layout.unpack_affine(parts, weight.bits, weight.shape).digest() == weight.digest()

@@ -108,12 +108,15 @@ class GgufCheckpoint:
         return next((scheme for scheme in schemes if scheme.symmetric), schemes[0])
 
     def _affine_scheme(self, module: str, place: Place) -> AffineScheme | None:
-        """The scheme of a linear layer that the native operator computes with and no grid of ours holds as it is."""
-        kind = self._kind(place)
-        whole = kind in MINIMUM and not all(self._scheme(name).symmetric for name in place.tensors)
-        columns = self.shapes[f"{module}.weight"][1]
-        linear = ".layers." in module and ".experts." not in module and not columns % RUN
-        if not (self.native and linear and kind in AFFINE_KINDS) or whole:
+        """The scheme of a weight that the native operator computes with and no grid of ours holds as it is.
+
+        Tables that 8 bits hold without loss stay with the engine, whose table serves embedding and tied head.
+        """
+        kind, columns = self._kind(place), self.shapes[f"{module}.weight"][1]
+        if not self.native or kind not in AFFINE_KINDS or ".experts." in module or columns % RUN:
+            return None
+        kept = module in _TABLES and kind in SYMMETRIC and not SYMMETRIC[kind].products
+        if kept or (kind in MINIMUM and not all(self._scheme(name).symmetric for name in place.tensors)):
             return None
         return affine_tensor(np.zeros((1, row_bytes(kind, columns)), np.uint8), kind).scheme
 
