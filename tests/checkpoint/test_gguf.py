@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import gguf as package
 import numpy as np
 import pytest
-from checkpoint_writer import random_weights, tiny_config, write_tokenizer
+from checkpoint_writer import random_weights, tiny_config
 from converted_weights import read_weights
-from gguf_writer import tokenizer_metadata, write_model
+from gguf_writer import TINY, write_tiny
 from hub_server import HubServer
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
+from ovround.artifact.manifest import read_manifest
 from ovround.check import check_folder
-from ovround.checkpoint import locate, open_source
+from ovround.checkpoint import open_source
 from ovround.checkpoint.gguf import types
 from ovround.checkpoint.gguf.grids import MINIMUM, SYMMETRIC, on_grid, whole_steps
 from ovround.checkpoint.gguf.hub_file import parts_of_tag
 from ovround.conversion.convert import convert
 from ovround.errors import CheckpointError, TensorError, UsageError
+from ovround.exporters.formats import open_reader
 from ovround.options.convert_options import ConvertOptions
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
-CONFIG = {"attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False, "head_dim": 16}
 BLOCKS = [kind for kind in types.type_names() if kind not in types.PLAIN and kind != "BF16"]
 HALVES = {
     "Q1_0": (0,), "Q2_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q8_1": (0,),
@@ -125,28 +128,6 @@ def test_whole_minima_are_kept(kind: str) -> None:
     np.testing.assert_array_equal(tensor.dequantize(), types.dequantize(rows, kind))
 
 
-def write_tiny(
-    path: Path, kinds: dict[str, str] | str = "Q4_0", *, alone: bool = True, **changes: Any
-) -> dict[str, Any]:
-    """A tiny Llama as a file, alone or beside a config.json; returns the configuration."""
-    config = tiny_config(**{**CONFIG, **changes})
-    config |= {"rope_parameters": {"rope_theta": 10000.0}}
-    weights = random_weights(config)
-    if config["tie_word_embeddings"]:
-        weights.pop("lm_head.weight", None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path.parent if not alone else path.parent.parent / "tokenizer"
-    folder.mkdir(exist_ok=True)
-    write_tokenizer(folder)
-    if not alone:
-        (folder / "config.json").write_text(json.dumps(config))
-    model = json.loads((folder / "tokenizer.json").read_text())["model"]
-    vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    write_model(path, config, weights, kinds, metadata=tokenizer_metadata(vocabulary, merges))
-    return config
-
-
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_file_keeps_every_integer(tmp_path: Path, alone: bool) -> None:
     path = tmp_path / "g" / "model.gguf"
@@ -154,7 +135,7 @@ def test_a_file_keeps_every_integer(tmp_path: Path, alone: bool) -> None:
         path, {"ffn_down": "Q8_0", "token_embd": "F16", "attn_v": "F32", "blk": "Q4_0", "output": "Q4_0"}, alone=alone
     )
     made = convert(path, tmp_path / "out", ConvertOptions(formats=("onnx", "openvino")))
-    original = random_weights(tiny_config(**CONFIG))
+    original = random_weights(tiny_config(**TINY))
     for folder in made.folders:
         weights = read_weights(folder)
         for name, weight in original.items():
@@ -195,11 +176,13 @@ def test_native_weights_keep_every_number(tmp_path: Path) -> None:
     write_tiny(path, {"ffn_up": "Q4_1", "ffn_gate": "Q5_1", "blk": "Q4_0"})
     made = convert(path, tmp_path / "out", ConvertOptions(formats=("openvino", "onnx"), native_weights=True))
     assert all(entry.relative_error == 0 for entry in made.manifests[0].source_types)
-    original = random_weights(tiny_config(**CONFIG))["model.layers.0.mlp.up_proj.weight"]
+    original = random_weights(tiny_config(**TINY))["model.layers.0.mlp.up_proj.weight"]
     kind = package.GGMLQuantizationType.Q4_1
     expected = package.quants.dequantize(package.quants.quantize(original, kind), kind)
     for folder in made.folders:
-        tensor: Any = read_weights(folder)["model.layers.0.mlp.up_proj.weight"]
+        manifest = read_manifest(folder)
+        reader = open_reader(manifest.format, folder, {record.name: record for record in manifest.weights})
+        tensor: Any = reader.read("model.layers.0.mlp.up_proj.weight")
         np.testing.assert_array_equal(tensor.dequantize(), expected)
 
 
@@ -346,7 +329,7 @@ def test_a_missing_and_a_foreign_tensor(tmp_path: Path) -> None:
     write_tiny(path)
     content = path.read_bytes()
     path.write_bytes(content.replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight"))
-    with pytest.raises(TensorError, match="has no tensor `blk.1.ffn_up.weight`"):
+    with pytest.raises(TensorError, match=r"has no tensor `blk.1.ffn_up.weight`"):
         convert(path, tmp_path / "out", ConvertOptions(formats=("onnx",)))
 
 
@@ -366,22 +349,25 @@ def test_quantisations_of_a_repository() -> None:
         parts_of_tag(["model.safetensors"], "org/m", "Q6_K")
 
 
-def test_a_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_of_the_hub(tmp_path: Path) -> None:
     write_tiny(tmp_path / "repository" / "tiny-Q4_0.gguf")
     write_tiny(tmp_path / "repository" / "tiny-Q8_0.gguf", "Q8_0")
-    import huggingface_hub.constants as constants
-
     with HubServer({"org/tiny-GGUF": tmp_path / "repository"}) as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        for name, value in hub.environment(tmp_path / "home").items():
-            monkeypatch.setenv(name, value)
-        path = locate("hf.co/org/tiny-GGUF:Q8_0")
+        environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+        environment |= hub.environment(tmp_path / "home")
+
+        def located(name: str) -> str:
+            code = f"from ovround.checkpoint import locate; print(locate({name!r}))"
+            made = subprocess.run(
+                [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+            )
+            return made.stdout.strip() or made.stderr
+
+        path = Path(located("hf.co/org/tiny-GGUF:Q8_0"))
         assert path.name == "tiny-Q8_0.gguf"
         assert {info.kind for info in open_source(path).tensors.values()} == {"F32", "Q8_0"}
-        with pytest.raises(CheckpointError, match="has GGUF files alone: Q4_0, Q8_0") as caught:
-            locate("org/tiny-GGUF")
-        assert caught.value.hint == "name one: org/tiny-GGUF:Q4_0"
+        assert "`org/tiny-GGUF` has GGUF files alone: Q4_0, Q8_0" in located("org/tiny-GGUF")
+        assert "has no `Q2_K`" in located("org/tiny-GGUF:Q2_K")
 
 
 def test_traps_of_other_readers(tmp_path: Path) -> None:

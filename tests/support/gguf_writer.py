@@ -5,6 +5,7 @@ Names come from the package's own map; what is turned, regrouped or stacked foll
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 
 import gguf
 import numpy as np
+from checkpoint_writer import random_weights, tiny_config, write_tokenizer
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 Array = NDArray[np.float32]
+TINY = {"attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False, "head_dim": 16}
 ARCHITECTURES = {
     "gemma3_text": "gemma3", "gpt_neox": "gptneox", "gpt_oss": "gpt-oss", "internlm3": "llama", "mistral": "llama",
     "mixtral": "llama", "phi": "phi2", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
@@ -248,3 +252,25 @@ def _joined(tensors: Mapping[str, Array]) -> dict[str, Array]:
             parts = [found.pop(f"{block}.ffn_{part}_exps.{kind}") for part in ("gate", "up")]
             found[f"{block}.ffn_gate_up_exps.{kind}"] = np.concatenate(parts, axis=1)
     return found
+
+
+def write_tiny(
+    path: Path, kinds: dict[str, str] | str = "Q4_0", *, alone: bool = True, **changes: Any
+) -> dict[str, Any]:
+    """A tiny Llama as a file, alone or beside a config.json; returns the configuration."""
+    config = tiny_config(**{**TINY, **changes})
+    config |= {"rope_parameters": {"rope_theta": 10000.0}}
+    weights = random_weights(config)
+    if config["tie_word_embeddings"]:
+        weights.pop("lm_head.weight", None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent if not alone else path.parent.parent / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    write_tokenizer(folder)
+    if not alone:
+        (folder / "config.json").write_text(json.dumps(config))
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    write_model(path, config, weights, kinds, metadata=tokenizer_metadata(vocabulary, merges))
+    return config
