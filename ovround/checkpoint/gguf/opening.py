@@ -64,7 +64,7 @@ def open_gguf(path: Path) -> GgufCheckpoint:
     header = _whole(path)
     architecture, config = config_of(header.metadata, header.tensors, _factors(header))
     folder, config = _source_folder(path, architecture, header.metadata, config)
-    return GgufCheckpoint(path, folder, architecture, config, header.metadata, header.tensors)
+    return GgufCheckpoint(path, folder, architecture, config, header.tensors)
 
 
 def _whole(path: Path) -> GgufHeader:
