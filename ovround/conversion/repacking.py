@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ovround.artifact.manifest import CODEBOOK_FORMATS, MANIFEST, BlockRecord, Quality, read_manifest
@@ -16,7 +16,7 @@ from ovround.progress import OnProgress, Progress
 from ovround.quant.emitted import Emitted
 from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.scheme import FLOAT_BITS, QuantScheme, default_group_size
+from ovround.tensors.scheme import FLOAT_BITS, AffineScheme, QuantScheme, default_group_size
 
 _ONNX_BLOCK, _OPENVINO_GROUP = 16, 4  # MatMulNBits' smallest block; what OpenVINO's CPU plugin fuses
 _SCHEME = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # option -> field of a QuantScheme
@@ -36,7 +36,7 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
         plan[name] = _held(scheme, shapes[f"{name}.weight"]) if isinstance(scheme, QuantScheme) else scheme
     coded = [name for name in plan if source.packed(name) and plan[name] is None]
     _check_codebooks(source, coded, decoder, options)
-    stored = {name: scheme for name, scheme in plan.items() if isinstance(scheme, QuantScheme)}
+    stored = {name: scheme for name, scheme in plan.items() if isinstance(scheme, QuantScheme | AffineScheme)}
     _check_options(source, stored, options)
     _check_groups_of_engines(stored, shapes, options)
     asked = {decoder.embedding_at: options.embedding_bits, HEAD: options.lm_head_bits}
@@ -95,12 +95,14 @@ def _held(scheme: QuantScheme, shape: tuple[int, ...]) -> QuantScheme:
 
 
 def _check_groups_of_engines(
-    stored: dict[str, QuantScheme], shapes: dict[str, tuple[int, ...]], options: ConvertOptions
+    stored: Mapping[str, QuantScheme | AffineScheme], shapes: dict[str, tuple[int, ...]], options: ConvertOptions
 ) -> None:
     """Raise UsageError for groups that a format cannot hold, even when divided."""
     least = {"onnx": _ONNX_BLOCK, "openvino": _OPENVINO_GROUP}
     for format_name in options.formats:
         for name, scheme in stored.items():
+            if not isinstance(scheme, QuantScheme):
+                continue  # for the native operator
             size = scheme.group_size
             if (
                 format_name in least
@@ -117,7 +119,9 @@ def _check_groups_of_engines(
                 )
 
 
-def _check_options(source: PackedCheckpoint, stored: dict[str, QuantScheme], options: ConvertOptions) -> None:
+def _check_options(
+    source: PackedCheckpoint, stored: Mapping[str, QuantScheme | AffineScheme], options: ConvertOptions
+) -> None:
     for entry in changed(options):
         if "quantised" not in entry.option.sources:
             raise UsageError(
@@ -136,7 +140,9 @@ def _check_options(source: PackedCheckpoint, stored: dict[str, QuantScheme], opt
             raise _contradiction(source, f"{entry.label} is {value}", other, stored)
 
 
-def _contradiction(source: PackedCheckpoint, said: str, module: str, stored: dict[str, QuantScheme]) -> UsageError:
+def _contradiction(
+    source: PackedCheckpoint, said: str, module: str, stored: Mapping[str, QuantScheme | AffineScheme]
+) -> UsageError:
     scheme = stored[module]
     scheme_words = (
         f"{scheme.bits} bits, group size {scheme.group_size}, {'symmetric' if scheme.symmetric else 'asymmetric'}"

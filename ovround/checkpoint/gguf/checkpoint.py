@@ -20,7 +20,7 @@ from ovround.artifact.manifest import SourceType
 from ovround.checkpoint.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.checkpoint.gguf.architectures import Architecture
 from ovround.checkpoint.gguf.grids import MINIMUM, SYMMETRIC, on_grid, whole_steps
-from ovround.checkpoint.gguf.header import Metadata, TensorInfo
+from ovround.checkpoint.gguf.header import TensorInfo
 from ovround.checkpoint.gguf.places import Place, Shape, places
 from ovround.checkpoint.gguf.rope import FACTORS
 from ovround.checkpoint.gguf.types import Bytes, Floats, dequantize, row_bytes
@@ -62,7 +62,6 @@ class GgufCheckpoint:
     folder: Path
     architecture: Architecture
     config: dict[str, Any]
-    metadata: Metadata
     tensors: Mapping[str, TensorInfo]
     places: Mapping[str, Place] = field(default_factory=dict)
     shapes: Mapping[str, Shape] = field(default_factory=dict)
@@ -108,12 +107,15 @@ class GgufCheckpoint:
         return next((scheme for scheme in schemes if scheme.symmetric), schemes[0])
 
     def _affine_scheme(self, module: str, place: Place) -> AffineScheme | None:
-        """The scheme of a linear layer that the native operator computes with and no grid of ours holds as it is."""
-        kind = self._kind(place)
-        whole = kind in MINIMUM and not all(self._scheme(name).symmetric for name in place.tensors)
-        columns = self.shapes[f"{module}.weight"][1]
-        linear = ".layers." in module and ".experts." not in module and not columns % RUN
-        if not (self.native and linear and kind in AFFINE_KINDS) or whole:
+        """The scheme of a weight that the native operator computes with and no grid of ours holds as it is.
+
+        Tables that 8 bits hold without loss stay with the engine, whose table serves embedding and tied head.
+        """
+        kind, columns = self._kind(place), self.shapes[f"{module}.weight"][1]
+        if not self.native or kind not in AFFINE_KINDS or ".experts." in module or columns % RUN:
+            return None
+        kept = module in _TABLES and kind in SYMMETRIC and not SYMMETRIC[kind].products
+        if kept or (kind in MINIMUM and not all(self._scheme(name).symmetric for name in place.tensors)):
             return None
         return affine_tensor(np.zeros((1, row_bytes(kind, columns)), np.uint8), kind).scheme
 
@@ -400,8 +402,12 @@ def _without_ones(shape: Shape) -> Shape:
 
 def _finite(name: str, values: Floats) -> Floats:
     if not np.isfinite(values).all():
-        raise TensorError(f"`{name}` holds NaN or infinity", hint="the file is damaged: get it again")
+        raise _not_finite(name)
     return values
+
+
+def _not_finite(name: str) -> TensorError:
+    return TensorError(f"`{name}` holds NaN or infinity", hint="the file is damaged: get it again")
 
 
 # Where the float16 numbers of a block lie; of other types every value is computed.
@@ -412,6 +418,7 @@ _HALVES = {
 
 
 def _scan(name: str, raw: Bytes, kind: str) -> None:
+    """Raise TensorError where a number of these rows is not finite."""
     if kind == "BF16":
         _finite(name, (np.ascontiguousarray(raw).view(np.uint16).astype(np.uint32) << 16).view(np.float32))
     elif kind not in _HALVES:
@@ -419,7 +426,9 @@ def _scan(name: str, raw: Bytes, kind: str) -> None:
     else:
         blocks = raw.reshape(-1, row_bytes(kind, 256 if kind.endswith(("_K", "_XS")) else 32))
         for at in _HALVES[kind]:
-            _finite(name, np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16).astype(np.float32))
+            halves = np.ascontiguousarray(blocks[:, at : at + 2]).view(np.uint16)
+            if (halves & 0x7C00 == 0x7C00).any():
+                raise _not_finite(name)
 
 
 def _sha256(path: Path) -> str:

@@ -129,7 +129,8 @@ def expand(model: Any, path: Path) -> tuple[int, int, int]:
             elif kind in AFFINE.values():
                 weight, size = _float16(layout.expand_affine(parts, int(kind[-1]), (outputs, inputs)))
             elif kind in INTEGERS.values():
-                weight, size = _four_bits(int(kind[-1]), *parts, outputs, inputs)
+                codes, scales, zeros = parts
+                weight, size = _four_bits(int(kind[-1]), codes, scales, zeros, outputs, inputs)
             else:
                 raise ValueError(f"weights are `{kind}`")
         except (ValueError, IndexError) as error:
