@@ -58,10 +58,10 @@ def config_of(
     ):  # some converters state four times the hidden size
         config[architecture.keys["feed_forward_length"]] = inner.shape[-1]
     config["tie_word_embeddings"] = "output.weight" not in tensors
-    for key, token in _TOKENS.items():
+    for key, token in _TOKENS.items():  # stated even where there is none: families have defaults
         number = metadata.get(f"tokenizer.ggml.{token}_token_id")
-        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < config["vocab_size"]:
-            config[key] = number
+        known = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < config["vocab_size"]
+        config[key] = number if known else None
     layers = _layers(architecture, config)
     _FAMILIES.get(architecture.model_type, _nothing)(read, tensors, config, layers)
     config |= rope_of(architecture, read.number, metadata, config, floats)

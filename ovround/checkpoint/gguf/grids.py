@@ -69,7 +69,8 @@ def _blocks(rows: Bytes, kind: str) -> Bytes:
 
 def _halves(blocks: Bytes, start: int) -> Floats:
     """The float16 number at byte `start` of each block."""
-    return np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0].astype(np.float32)
+    with np.errstate(invalid="ignore"):  # a signalling NaN, which the reader refuses
+        return np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0].astype(np.float32)
 
 
 def _one(kind: str, at: int) -> Callable[[Bytes], Floats]:
@@ -181,9 +182,9 @@ def whole_steps(rows: Bytes, kind: str) -> int | None:
 
     None where a minimum is no whole number of 0 to 255 steps, or a scale no float16 number.
     """
-    scales, minima = MINIMUM[kind].parts(rows)
-    steps = _steps(minima, scales)
     with np.errstate(over="ignore", invalid="ignore"):
+        scales, minima = MINIMUM[kind].parts(rows)
+        steps = _steps(minima, scales)
         same = scales.astype(np.float16).astype(np.float32) == scales
     fits = same & (steps >= 0) & (steps <= 255)
     return int(steps.max(initial=0)) if fits.all() else None
@@ -191,8 +192,8 @@ def whole_steps(rows: Bytes, kind: str) -> int | None:
 
 def _steps(minima: Floats, scales: Floats) -> Floats:
     """`minima / scales`, NaN where that is no whole number."""
-    wide = scales.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        wide = scales.astype(np.float64)
         whole = np.round(minima / wide)
         exact = np.isfinite(whole) & (whole * wide == minima)
     return np.where(minima == 0, 0.0, np.where(exact, whole, np.nan)).astype(np.float32)

@@ -23,6 +23,7 @@ from ovround.checkpoint.gguf.config import config_of
 from ovround.checkpoint.gguf.header import GgufHeader, Metadata, TensorInfo, read_header
 from ovround.checkpoint.gguf.rope import FACTORS
 from ovround.checkpoint.gguf.types import dequantize
+from ovround.checkpoint.gguf_tokenizer import tokenizer_files
 from ovround.checkpoint.hf import read_json
 from ovround.errors import CheckpointError
 
@@ -63,7 +64,7 @@ def open_gguf(path: Path) -> GgufCheckpoint:
     header = _whole(path)
     architecture, config = config_of(header.metadata, header.tensors, _factors(header))
     folder, config = _source_folder(path, architecture, header.metadata, config)
-    return GgufCheckpoint(path, folder, architecture, config, header.metadata, header.tensors)
+    return GgufCheckpoint(path, folder, architecture, config, header.tensors)
 
 
 def _whole(path: Path) -> GgufHeader:
@@ -135,8 +136,6 @@ def _source_folder(
             if source.is_file() and not source.is_symlink():
                 shutil.copyfile(source, folder / name)
     else:
-        from ovround.checkpoint.gguf_tokenizer import tokenizer_files
-
         files = tokenizer_files(metadata)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
