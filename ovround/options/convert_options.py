@@ -38,7 +38,7 @@ class ConvertOptions:
         flag="--format", allowed=FORMATS, sources=SOURCES, fingerprint="none",
     )  # fmt: skip
     native_weights: bool = option(
-        False, "Layers of 2 to 4 bits in the layout of the native CPU operator.", "Output",
+        False, "Layers of 2 to 4 bits, and K-quants of a GGUF file, in the layout of the native CPU operator.", "Output",
         sources=("unquantised", "quantised"), fingerprint="none",
     )  # fmt: skip
     bits: int = option(
