@@ -14,7 +14,7 @@ LONGEST_DEFAULT = 2048  # tokens of a sample where none are stated, as in calibr
 # A step multiplies forward, and backward by weights and by activations; the samples pass each block in float, quantised, and
 # once more for the statistics that the first levels are found with.
 STEP_PRODUCTS, SAMPLE_PRODUCTS, TEACHER_PRODUCTS = 3, 3, 1
-SHARE = 0.5  # of the rate of one large product that tuning reaches
+SHARE = 0.6  # of the rate of one large product that tuning reaches
 _TOKENS, _WIDTH, _REPEATS = 1024, 1024, 3
 
 
