@@ -58,5 +58,14 @@ def record_of(name: str, weight: Weight, relative_error: float = 0.0) -> WeightR
     else:
         bits, group_size, symmetric = 8 * weight.data.itemsize, 0, True
     return WeightRecord(
-        name, weight.shape, bits, group_size, symmetric, weight.size_bytes, weight.digest(), relative_error, codebooks, affine
+        name,
+        weight.shape,
+        bits,
+        group_size,
+        symmetric,
+        weight.size_bytes,
+        weight.digest(),
+        relative_error,
+        codebooks,
+        affine,
     )

@@ -79,7 +79,7 @@ def read_native(read: Callable[[str], Bytes], record: WeightRecord) -> Native:
     name, bits, rows, columns = record.name, record.bits, record.shape[0], record.shape[-1]
     if record.affine:
         last = read(name + (ZERO_POINT if AffineScheme.parse(record.affine).symmetric else MINIMUM))
-        return layout.unpack_affine(read(name), read(name + SCALE), last, bits, rows, columns)
+        return layout.unpack_affine((read(name), read(name + SCALE), last), bits, (rows, columns))
     scales = layout.bytes_as_halves(read(name + SCALE))
     if record.codebooks:
         books = layout.bytes_as_halves(read(name + CODEBOOKS))

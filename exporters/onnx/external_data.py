@@ -27,6 +27,7 @@ FUSED_KEY = "ovround.joint"  # metadata: fused weights, {name: {name of a part: 
 LARGE_BYTES = 1 << 20  # a tensor of this size or more starts on a page, so that ONNX Runtime can map it
 ITEM_BYTES: dict[int, int] = {
     onnx.TensorProto.UINT8: 1,
+    onnx.TensorProto.INT8: 1,
     onnx.TensorProto.FLOAT16: 2,
     onnx.TensorProto.BFLOAT16: 2,
     onnx.TensorProto.FLOAT: 4,

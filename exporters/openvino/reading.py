@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ovround.artifact.manifest import WeightRecord
 from ovround.errors import VerifyError
+from ovround.exporters.affine_rows import ROWS, read_rows
 from ovround.exporters.exporter import Weight
 from ovround.exporters.native_parts import read_native
 from ovround.exporters.openvino.compressed import ORDER, SCALE, ZERO_POINT
@@ -40,8 +41,12 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
     Raises VerifyError when its constants are missing or cannot be such a weight.
     """
     try:
+        if record.name + ROWS in entries:
+            return _read_rows(source, entries, record)
         entry = entries[record.name]
-        if record.codebooks or record.affine or (record.bits in (2, 3, 4) and entry.element_type == "u8"):  # for the native operator
+        if (
+            record.codebooks or record.affine or (record.bits in (2, 3, 4) and entry.element_type == "u8")
+        ):  # for the native operator
             return read_native(lambda part: entries[part].read(source).reshape(entries[part].shape), record)
         if record.bits in BITS:
             return _read_quantised(source, entries, record)
@@ -49,6 +54,16 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
         return FloatTensor.from_bytes(entry.read(source), dtype, entry.shape)
     except (KeyError, ValueError, IndexError, StopIteration) as error:
         raise VerifyError(f"weight `{record.name}` cannot be read back: {error!r}") from error
+
+
+def _read_rows(source: BinaryIO, entries: Entries, record: WeightRecord) -> Weight:
+    """An affine embedding; where the head is tied to it, the operator's parts must hold the same."""
+    weight = read_rows(lambda part: entries[part].read(source), entries, record)
+    if record.name in entries:
+        head = read_native(lambda part: entries[part].read(source).reshape(entries[part].shape), record)
+        if head.digest() != weight.digest():
+            raise ValueError("embedding and tied head differ")
+    return weight
 
 
 def _read_quantised(source: BinaryIO, entries: Entries, record: WeightRecord) -> QTensor:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from ovround.errors import CheckpointError
 from ovround.exporters.openvino.saving import count_names, saved
-from ovround.exporters.openvino.tokenizer_source import show_tokenizer
+from ovround.exporters.tokenizer_source import show_tokenizer
 
 
 def write_tokenizer(source: Path, folder: Path) -> None:

@@ -67,6 +67,19 @@ class BlockRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceType:
+    """What became of the tensors of one type of a GGUF file whose integers were kept.
+
+    `grid` says in words what they are now; `relative_error` is |W - Wq| / |W| over all of them, 0 where every number is kept.
+    """
+
+    type: str
+    grid: str
+    tensors: int
+    relative_error: float
+
+
+@dataclass(frozen=True, slots=True)
 class Quality:
     """The quantised model against the original on calibration windows that no gradient saw; computed in float32 by torch."""
 
@@ -100,6 +113,8 @@ class Manifest:
     processes: int = 1  # that tuned it together
     compiled: bool = False  # steps, by torch
     source_method: str = ""  # what the source was quantised by, where its integers were kept
+    source_way: str = ""  # of a GGUF file: `keep` its integers, or `retune` from the numbers that they stand for
+    source_types: tuple[SourceType, ...] = ()  # of one whose integers were kept
     notes: tuple[str, ...] = ()  # how the source was read: what was left out, renamed, or stands for other numbers
     format_version: int = FORMAT_VERSION
 

@@ -88,7 +88,7 @@ def check_checkpoint(folder: Path) -> list[Finding]:
     """The findings for a checkpoint; none for an unquantised one. Raises CheckpointError for one that cannot be read."""
     source = open_source(folder)
     if isinstance(source, GgufCheckpoint):
-        kinds = {name: str(tensor.tensor_type.name) for name, tensor in source.tensors.items()}
+        kinds = {name: info.kind for name, info in source.tensors.items()}
         rounded = ROUNDED.at(name for name, kind in kinds.items() if kind in _WITH_MINIMUM)
         return rounded + EXPANDED.at(name for name, kind in kinds.items() if kind not in _BY_GENAI)
     if not isinstance(source, QuantisedCheckpoint):

@@ -1,5 +1,6 @@
 """Reads source checkpoints lazily, tensor by tensor; one format a file."""
 
+from ovround.checkpoint.gguf import GgufCheckpoint, GgufFloats
 from ovround.checkpoint.hf import Checkpoint, open_checkpoint, read_json
 from ovround.checkpoint.locate import is_ir, locate
 from ovround.checkpoint.mapped import mapped, mapped_packed
@@ -7,6 +8,8 @@ from ovround.checkpoint.quantised import PackedCheckpoint, QuantisedCheckpoint, 
 
 __all__ = [
     "Checkpoint",
+    "GgufCheckpoint",
+    "GgufFloats",
     "PackedCheckpoint",
     "QuantisedCheckpoint",
     "is_ir",

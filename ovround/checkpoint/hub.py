@@ -32,6 +32,22 @@ def download(name: str, revision: str | None, wanted: Sequence[str]) -> Path:
         raise _refused(model, error) from error
 
 
+def repository_files(name: str, revision: str | None) -> list[str]:
+    """The files of a repository; without a network those that an earlier download left. Raises as `download` does."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise MissingExtraError("huggingface_hub", "convert")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        return [entry.rfilename for entry in HfApi().model_info(name, revision=revision).siblings or ()]
+    except (GatedRepoError, RepositoryNotFoundError, HFValidationError) as error:
+        raise _refused(name if revision is None else f"{name}@{revision}", error) from error
+    except (HfHubHTTPError, OSError):  # no network
+        folder = download(name, revision, ["*.gguf"])
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
 def _check_space(model: str, name: str, revision: str | None, wanted: Sequence[str]) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE

@@ -16,9 +16,10 @@ from ovround.checkpoint.packed import Packed
 from ovround.checkpoint.quantised import PackedCheckpoint
 from ovround.checkpoint.safetensors_file import ARRAY_TYPES, TensorInfo
 from ovround.errors import CheckpointError, TensorError
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
-from ovround.tensors.scheme import QuantScheme
+from ovround.tensors.scheme import AffineScheme, QuantScheme
 from ovround.tensors.tensor_source import TensorSource
 
 
@@ -85,7 +86,7 @@ class MappedPackedCheckpoint:
     def packed(self, module: str) -> bool:
         return self.inner.packed(self._module(module))
 
-    def scheme(self, module: str) -> QuantScheme | None:
+    def scheme(self, module: str) -> QuantScheme | AffineScheme | None:
         return self.inner.scheme(self._module(module))
 
     def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
@@ -105,7 +106,7 @@ class MappedPackedCheckpoint:
         weight = self.inner.read(source.name, source.shape)
         if isinstance(weight, FloatTensor):
             return source.take(weight)
-        if isinstance(weight, QTensor):
+        if isinstance(weight, QTensor | AffineTensor):
             return source.take_rows(weight)
         try:
             return source.take_codes(weight)

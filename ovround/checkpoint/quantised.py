@@ -17,7 +17,7 @@ from ovround.checkpoint.mxfp4 import open_mxfp4
 from ovround.checkpoint.packed import Array, Format, Packed
 from ovround.errors import CheckpointError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.scheme import QuantScheme
+from ovround.tensors.scheme import AffineScheme, QuantScheme
 
 _FORMATS: dict[str, Callable[[Mapping[str, Any]], Format]] = {
     "aqlm": aqlm.Format, "auto-round": auto_round.Format, "awq": awq.Format,
@@ -59,7 +59,7 @@ class PackedCheckpoint(Protocol):
         """Whether `module`'s weight is quantised."""
         ...
 
-    def scheme(self, module: str) -> QuantScheme | None:
+    def scheme(self, module: str) -> QuantScheme | AffineScheme | None:
         """The scheme of `module`'s weight as stored; None where it is in float or made of codebooks."""
         ...
 

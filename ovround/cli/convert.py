@@ -40,7 +40,7 @@ def command(
     """Quantise MODEL with SignRound, or take its integers where it is quantised, and write it for an engine or as a checkpoint."""
     options = options_from(given)
     from ovround.cli.plan_table import print_plan
-    from ovround.cli.printing import megabytes, print_json
+    from ovround.cli.printing import megabytes, print_json, print_table
     from ovround.cli.progress import ProgressDisplay
     from ovround.conversion.convert import convert
     from ovround.conversion.model_card import fitted_groups
@@ -65,6 +65,8 @@ def command(
                 "plan": plan_as_json(conversion.plan)["modules"],
                 "budget": dataclasses.asdict(conversion.allocation) if conversion.allocation else None,
                 "notes": list(manifest.notes),
+                "source_way": manifest.source_way,
+                "source_types": [dataclasses.asdict(entry) for entry in manifest.source_types],
                 "blocks": [dataclasses.asdict(block) for block in manifest.blocks],
             }
         )
@@ -74,6 +76,14 @@ def command(
         typer.echo(f"{folder}: {written.format}, {megabytes(size)} MB, {elapsed_s:.1f} s")
     for inputs, size in fitted_groups(manifest).items():
         typer.echo(f"group size {size} for weights of {inputs} inputs, which {DEFAULT_GROUP_SIZES[0]} does not divide")
+    if manifest.source_way == "retune":
+        typer.echo("retune: the source is the numbers that the GGUF file's integers stand for")
+    if manifest.source_way == "keep":
+        typer.echo("keep: the GGUF file's integers, or the nearest grid that the engine computes with:")
+        print_table(
+            ["type", "tensors", "grid", "error"],
+            [[entry.type, entry.tensors, entry.grid, f"{entry.relative_error:.5f}"] for entry in manifest.source_types],
+        )
     unreached = sum(len(block.unreached) for block in manifest.blocks)
     if unreached:
         typer.echo(

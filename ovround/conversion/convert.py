@@ -27,7 +27,7 @@ from ovround.artifact.manifest import (
     write_manifest,
 )
 from ovround.artifact.output_folder import atomic_folder, nothing_kept, output_lock
-from ovround.checkpoint import Checkpoint, PackedCheckpoint, is_ir, locate
+from ovround.checkpoint import Checkpoint, GgufCheckpoint, GgufFloats, PackedCheckpoint, is_ir, locate
 from ovround.conversion.bit_budget import BitAllocation, allocate_bits
 from ovround.conversion.preparation import Job, prepare
 from ovround.conversion.repacking import repacked, tuning_records
@@ -162,6 +162,8 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
                 compiled=job.settings.compile,
                 notes=job.notes,
                 source_method="" if job.quantised is None else job.quantised.method,
+                source_way=_way(job),
+                source_types=job.quantised.report() if isinstance(job.quantised, GgufCheckpoint) else (),
             )
             _write_card(folder, manifest, job.checkpoint)
             if options.budget or options.plan:
@@ -290,9 +292,16 @@ def _hand_over(
 
 
 def _source_name(model: str) -> str:
-    """A folder by its own name, wherever it lies; anything else as it was typed."""
-    folder = Path(model).expanduser()
-    return folder.resolve().name if folder.is_dir() else model
+    """A folder or file by its own name, wherever it lies; anything else as it was typed."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else path.name if path.is_file() else model
+
+
+def _way(job: Job) -> str:
+    """What is done with a GGUF file: `keep` its integers, or `retune` from the numbers that they stand for."""
+    if isinstance(job.quantised, GgufCheckpoint):
+        return "keep"
+    return "retune" if isinstance(job.checkpoint, GgufFloats) else ""
 
 
 def _write_card(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:

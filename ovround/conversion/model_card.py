@@ -138,6 +138,10 @@ def _method(manifest: Manifest) -> str:
     kept = (
         f", the integers of its {manifest.source_method} checkpoint kept as they are" if manifest.source_method else ""
     )
+    if manifest.source_types and any(entry.relative_error for entry in manifest.source_types):
+        kept = f"; {_kept_types(manifest)}"
+    if manifest.source_way == "retune":
+        kept = ", from the numbers that the integers of a GGUF file stand for"
     if manifest.blocks:
         pv = " and PV-Tuning" if manifest.options.get("pv") else ""
         return f" with {'AQLM' if _coded(manifest) else 'SignRound'} tuning{pv}{kept}"
@@ -151,6 +155,16 @@ def _method(manifest: Manifest) -> str:
         )
         return f" from an OpenVINO IR, by NNCF {manifest.versions['nncf']}{awq}"
     return ", rounded to nearest" if _quantised(manifest) else ""
+
+
+def _kept_types(manifest: Manifest) -> str:
+    """What became of a GGUF file's types: `Q4_K became 8 bits in groups of 32 (relative error 0.0037)`."""
+    return ", ".join(
+        f"{entry.type} became {entry.grid} (relative error {entry.relative_error:.2g})"
+        if entry.relative_error
+        else f"{entry.type} is kept"
+        for entry in manifest.source_types
+    )
 
 
 def _scheme_words(manifest: Manifest) -> str:

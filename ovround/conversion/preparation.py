@@ -9,7 +9,16 @@ from pathlib import Path
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS
 from ovround.artifact.output_folder import check_output, check_space
-from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, mapped, mapped_packed, open_source, read_json
+from ovround.checkpoint import (
+    Checkpoint,
+    GgufCheckpoint,
+    PackedCheckpoint,
+    locate,
+    mapped,
+    mapped_packed,
+    open_source,
+    read_json,
+)
 from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget, widest
 from ovround.conversion.repacking import stored_plan
 from ovround.conversion.tuning import resolve, with_choices
@@ -71,7 +80,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     launch = Launch.from_environment()
     if launch.is_main:
         check_output(out)
-    source = open_source(locate(model))
+    source = _as_asked(open_source(locate(model)), options)
     folder = source.folder
     checkpoint, quantised, decoder, plan, notes = _planned(source, options)
     for name in options.formats:
@@ -117,6 +126,16 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         model, out, options, settings, checkpoint, decoder, plan, calibration, in_files, launch, budget,
         quantised=quantised, needed_bytes=needed, notes=notes,
     )  # fmt: skip
+
+
+def _as_asked(source: Checkpoint | PackedCheckpoint, options: ConvertOptions) -> Checkpoint | PackedCheckpoint:
+    """A GGUF file as floats where a recipe asks for tuning or rounding, else with the grids that the formats hold."""
+    if not isinstance(source, GgufCheckpoint):
+        return source
+    if options.recipe is not None:
+        return source.stored
+    float_tables = any(name in CHECKPOINT_FORMATS for name in options.formats)
+    return replace(source, float_tables=float_tables, native=options.native_weights)
 
 
 def _planned(

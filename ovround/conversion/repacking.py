@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ovround.artifact.manifest import CODEBOOK_FORMATS, MANIFEST, BlockRecord, Quality, read_manifest
@@ -16,7 +16,7 @@ from ovround.progress import OnProgress, Progress
 from ovround.quant.emitted import Emitted
 from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.scheme import FLOAT_BITS, QuantScheme, default_group_size
+from ovround.tensors.scheme import FLOAT_BITS, AffineScheme, QuantScheme, default_group_size
 
 _ONNX_BLOCK, _OPENVINO_GROUP = 16, 4  # MatMulNBits' smallest block; what OpenVINO's CPU plugin fuses
 _SCHEME = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # option -> field of a QuantScheme
@@ -30,10 +30,13 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
     linears = [name for layer in range(decoder.config.num_hidden_layers) for name in decoder.linears(layer)]
     shapes = weight_shapes(decoder)
     modules = [decoder.embedding_at, *linears, *([HEAD] if decoder.head_at == HEAD else [])]
-    plan: Plan = {name: _held(source.scheme(name), shapes[f"{name}.weight"]) for name in modules}
+    plan: Plan = {}
+    for name in modules:
+        scheme = source.scheme(name)
+        plan[name] = _held(scheme, shapes[f"{name}.weight"]) if isinstance(scheme, QuantScheme) else scheme
     coded = [name for name in plan if source.packed(name) and plan[name] is None]
     _check_codebooks(source, coded, decoder, options)
-    stored = {name: scheme for name, scheme in plan.items() if isinstance(scheme, QuantScheme)}
+    stored = {name: scheme for name, scheme in plan.items() if isinstance(scheme, QuantScheme | AffineScheme)}
     _check_options(source, stored, options)
     _check_groups_of_engines(stored, shapes, options)
     asked = {decoder.embedding_at: options.embedding_bits, HEAD: options.lm_head_bits}
@@ -43,14 +46,14 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
             continue
         inputs = shapes[f"{module}.weight"][1]
         group_size = default_group_size(inputs) if options.group_size is None else options.group_size
-        scheme = None if bits == FLOAT_BITS else QuantScheme(bits, group_size, options.sym)
+        asked_scheme = None if bits == FLOAT_BITS else QuantScheme(bits, group_size, options.sym)
         if module in stored:
             if stored[module].bits != bits:
                 raise _contradiction(
                     source, f"{'lm-head' if module == HEAD else 'embedding'}-bits is {bits}", module, stored
                 )
             continue
-        rounded[module] = plan[module] = scheme
+        rounded[module] = plan[module] = asked_scheme
     if decoder.head_at != HEAD and HEAD in plan and plan[HEAD] == plan[decoder.embedding_at]:
         del plan[HEAD]  # tied, and the same scheme: one tensor serves both
     check_groups(decoder, rounded)
@@ -84,20 +87,22 @@ def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decode
             )
 
 
-def _held(scheme: QuantScheme | None, shape: tuple[int, ...]) -> QuantScheme | None:
+def _held(scheme: QuantScheme, shape: tuple[int, ...]) -> QuantScheme:
     """The scheme as a `QTensor` holds it: a short last group makes all groups as short as divides both."""
-    if scheme is None or scheme.group_size == -1 or scheme.group_size >= shape[1]:
-        return scheme and replace(scheme, group_size=-1)
+    if scheme.group_size == -1 or scheme.group_size >= shape[1]:
+        return replace(scheme, group_size=-1)
     return replace(scheme, group_size=math.gcd(scheme.group_size, shape[1]))
 
 
 def _check_groups_of_engines(
-    stored: dict[str, QuantScheme], shapes: dict[str, tuple[int, ...]], options: ConvertOptions
+    stored: Mapping[str, QuantScheme | AffineScheme], shapes: dict[str, tuple[int, ...]], options: ConvertOptions
 ) -> None:
     """Raise UsageError for groups that a format cannot hold, even when divided."""
     least = {"onnx": _ONNX_BLOCK, "openvino": _OPENVINO_GROUP}
     for format_name in options.formats:
         for name, scheme in stored.items():
+            if not isinstance(scheme, QuantScheme):
+                continue  # for the native operator
             size = scheme.group_size
             if (
                 format_name in least
@@ -114,12 +119,16 @@ def _check_groups_of_engines(
                 )
 
 
-def _check_options(source: PackedCheckpoint, stored: dict[str, QuantScheme], options: ConvertOptions) -> None:
+def _check_options(
+    source: PackedCheckpoint, stored: Mapping[str, QuantScheme | AffineScheme], options: ConvertOptions
+) -> None:
     for entry in changed(options):
         if "quantised" not in entry.option.sources:
             raise UsageError(
                 f"{entry.label} is given, yet `{source.folder}` is quantised already ({source.method}): nothing is tuned",
-                hint="leave it out, or start from the original, unquantised checkpoint",
+                hint="leave it out, or start from the original, unquantised checkpoint"
+                if source.method != "gguf"
+                else "leave it out; or --recipe default, which tunes the numbers that the file's integers stand for",
             )
     rounds = any(bits not in (None, FLOAT_BITS) for bits in (options.embedding_bits, options.lm_head_bits))
     for entry in changed(options):
@@ -131,7 +140,9 @@ def _check_options(source: PackedCheckpoint, stored: dict[str, QuantScheme], opt
             raise _contradiction(source, f"{entry.label} is {value}", other, stored)
 
 
-def _contradiction(source: PackedCheckpoint, said: str, module: str, stored: dict[str, QuantScheme]) -> UsageError:
+def _contradiction(
+    source: PackedCheckpoint, said: str, module: str, stored: Mapping[str, QuantScheme | AffineScheme]
+) -> UsageError:
     scheme = stored[module]
     scheme_words = (
         f"{scheme.bits} bits, group size {scheme.group_size}, {'symmetric' if scheme.symmetric else 'asymmetric'}"

@@ -11,7 +11,7 @@ from ovround.errors import UsageError
 from ovround.options.budget import Budget
 from ovround.options.layer_rule import LayerRule
 from ovround.options.option import SOURCES, Subject, changed, check_values, declared, option, plain
-from ovround.options.recipes import CODES_BATCH_SIZE, RECIPES, Recipe
+from ovround.options.recipes import CODES_BATCH_SIZE, DEFAULT_RECIPE, RECIPES, Recipe
 from ovround.options.tuning_options import TuningOptions, read_tuning_options
 from ovround.tensors.qtensor import BITS, GROUP_SIZES
 from ovround.tensors.scheme import FLOAT_BITS, Codebooks
@@ -26,9 +26,9 @@ _WIDTHS = (*BITS, FLOAT_BITS)
 class ConvertOptions:
     """Everything that decides the bytes of a conversion, checked here before anything is read.
 
-    None means that preparation decides: by the recipe (`iters`, `nsamples`), the model's context (`seqlen`), the model and the
-    formats (`lm_head_bits`, `embedding_bits`), the format (`codebooks`: 2x8:8 for aqlm), or each weight's inputs (`group_size`:
-    the largest of 128, 64, 32, 16 that divides them, else a whole row).
+    None means that preparation decides: by the source (`recipe`), the recipe (`iters`, `nsamples`), the model's context
+    (`seqlen`), the model and the formats (`lm_head_bits`, `embedding_bits`), the format (`codebooks`: 2x8:8 for aqlm), or each
+    weight's inputs (`group_size`: the largest of 128, 64, 32, 16 that divides them, else a whole row).
     """
 
     formats: tuple[str, ...] = option(
@@ -70,9 +70,10 @@ class ConvertOptions:
         None, "File with the bits and groups of every layer: ovround-plan.json of another conversion.", "Grid",
         about="integers",
     )  # fmt: skip
-    recipe: str = option(
-        "default", f"Length of the tuning: {', '.join(RECIPES)}.", "Tuning", allowed=tuple(RECIPES), sources=SOURCES
-    )
+    recipe: str | None = option(
+        None, f"Length of the tuning: {', '.join(RECIPES)}; default: default, for a GGUF file none: its integers are kept.",
+        "Tuning", allowed=tuple(RECIPES), sources=SOURCES,
+    )  # fmt: skip
     iters: int | None = option(
         None, "Tuning steps a block, 0 for rounding; default: the recipe's.", "Tuning", range=(0, 100_000)
     )
@@ -205,12 +206,12 @@ class ConvertOptions:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
-        return plain(self)
+        return {**plain(self), "recipe": self.recipe or DEFAULT_RECIPE}
 
 
 def resolved_recipe(options: ConvertOptions) -> Recipe:
     """The recipe with what the options state in its place; a batch is at least CODES_BATCH_SIZE where codes are learned."""
-    recipe, tuning = RECIPES[options.recipe], options.tuning
+    recipe, tuning = RECIPES[options.recipe or DEFAULT_RECIPE], options.tuning
     iters = recipe.iters if options.iters is None else options.iters
     least = CODES_BATCH_SIZE if options.pv or options.linear_codebooks is not None else 1
     return replace(

@@ -21,4 +21,5 @@ RECIPES = {
     "default": Recipe(200, 128, 4, 0.5),
     "best": Recipe(1000, 512, 8, 1),
 }
+DEFAULT_RECIPE = "default"
 CODES_BATCH_SIZE = 8  # at least, where codes are learned or PV-Tuning moves levels: noise must not choose what changes

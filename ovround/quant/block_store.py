@@ -183,6 +183,8 @@ class BlockStore:
         if isinstance(weight, CodebookTensor):
             arrays |= {f"{name}.{part}": np.ascontiguousarray(getattr(weight, part)) for part in _CODEBOOK_PARTS}
             return {**entry, "kind": "codebooks"}
+        if not isinstance(weight, QTensor):
+            raise TypeError(f"`{name}` is affine: such integers are kept as they are, and never tuned")
         arrays[f"{name}.codes"] = np.ascontiguousarray(pack_rows(weight.codes, _stored_bits(weight.bits)))
         arrays[f"{name}.scales"] = np.ascontiguousarray(weight.scales)
         if weight.zero_points is not None:

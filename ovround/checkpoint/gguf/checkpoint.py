@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.artifact.manifest import SourceType
+from ovround.checkpoint.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.checkpoint.gguf.architectures import Architecture
 from ovround.checkpoint.gguf.grids import MINIMUM, SYMMETRIC, on_grid, whole_steps
 from ovround.checkpoint.gguf.header import Metadata, TensorInfo
@@ -26,9 +28,10 @@ from ovround.checkpoint.hf import Checkpoint
 from ovround.checkpoint.safetensors_file import ARRAY_TYPES, FLOAT_TYPES
 from ovround.checkpoint.safetensors_file import TensorInfo as StoredInfo
 from ovround.errors import CheckpointError, TensorError
+from ovround.tensors.affine_tensor import RUN, AffineTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import BITS, QTensor
-from ovround.tensors.scheme import QuantScheme
+from ovround.tensors.scheme import AffineScheme, QuantScheme
 
 _TABLES = ("model.embed_tokens", "lm_head")
 _FLOAT_MODULES = ("mlp.gate", "mlp.shared_expert_gate", "model.embed_positions")  # that no engine has in integers
@@ -42,16 +45,17 @@ class Deviation:
     """What a weight lost on its way to an engine's grid: sums of squares of the error and of the weight."""
 
     kind: str
-    scheme: QuantScheme | None
-    error: float
-    size: float
+    grid: str
+    error: float = 0.0
+    size: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class GgufCheckpoint:
     """An opened file, or several that were split from one. `config` and `folder` are those of an ordinary checkpoint.
 
-    `float_tables`: embedding and head are de-quantised, for formats that hold no others.
+    `float_tables`: embedding and head are de-quantised, for formats that hold no others. `native`: linear layers are for the
+    native operator, which takes any scale and minimum of a group.
     """
 
     path: Path
@@ -63,9 +67,10 @@ class GgufCheckpoint:
     places: Mapping[str, Place] = field(default_factory=dict)
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     float_tables: bool = False
+    native: bool = False
     deviations: dict[str, Deviation] = field(default_factory=dict, compare=False)
     method: str = "gguf"
-    _schemes: dict[str, QuantScheme | None] = field(default_factory=dict, compare=False)
+    _schemes: dict[str, QuantScheme] = field(default_factory=dict, compare=False)
 
     @property
     def stored(self) -> GgufFloats:
@@ -91,15 +96,31 @@ class GgufCheckpoint:
         kinds = {self.tensors[name].kind for name in place.tensors}
         return len(kinds) == 1 and kinds <= {*SYMMETRIC, *MINIMUM}
 
-    def scheme(self, module: str) -> QuantScheme | None:
+    def scheme(self, module: str) -> QuantScheme | AffineScheme | None:
         """The scheme that `module`'s weight is read on; None where it is in float."""
         if not self.packed(module):
             return None
         place = self.places[f"{module}.weight"]
+        affine = self._affine_scheme(module, place)
+        if affine is not None:
+            return affine
         schemes = [self._scheme(name) for name in place.tensors]
-        return next((scheme for scheme in schemes if scheme is not None and scheme.symmetric), schemes[0])
+        return next((scheme for scheme in schemes if scheme.symmetric), schemes[0])
 
-    def _scheme(self, tensor: str) -> QuantScheme | None:
+    def _affine_scheme(self, module: str, place: Place) -> AffineScheme | None:
+        """The scheme of a weight that the native operator computes with and no grid of ours holds as it is.
+
+        Tables that 8 bits hold without loss stay with the engine, whose table serves embedding and tied head.
+        """
+        kind, columns = self._kind(place), self.shapes[f"{module}.weight"][1]
+        if not self.native or kind not in AFFINE_KINDS or ".experts." in module or columns % RUN:
+            return None
+        kept = module in _TABLES and kind in SYMMETRIC and not SYMMETRIC[kind].products
+        if kept or (kind in MINIMUM and not all(self._scheme(name).symmetric for name in place.tensors)):
+            return None
+        return affine_tensor(np.zeros((1, row_bytes(kind, columns)), np.uint8), kind).scheme
+
+    def _scheme(self, tensor: str) -> QuantScheme:
         """Of a whole tensor, all its experts and projections alike; its own grid where every minimum is whole steps."""
         if tensor not in self._schemes:
             info = self.tensors[tensor]
@@ -156,16 +177,43 @@ class GgufCheckpoint:
             )
         return ()
 
-    def read(self, name: str, shape: Shape) -> FloatTensor | QTensor:
+    def read(self, name: str, shape: Shape) -> FloatTensor | QTensor | AffineTensor:
         """A weight or float tensor of this shape; raises TensorError for values that are not finite."""
         module = name.removesuffix(".weight")
         scheme = self.scheme(module) if module != name else None
-        return self.read_floats(name) if scheme is None else self._read_grid(name, shape, scheme)
+        place = self.places[name]
+        if scheme is None:
+            tensor = self.read_floats(name)
+            if len(shape) > 1:
+                self.deviations[name] = Deviation(self._kind(place), tensor.dtype)
+            return tensor
+        if isinstance(scheme, QuantScheme):
+            return self._read_grid(name, shape, scheme)
+        kind = self._kind(place)
+        self.deviations[name] = Deviation(kind, f"as it is, {scheme.bits} bits in groups of {scheme.group_size}")
+        try:
+            return affine_tensor(np.concatenate(list(self._parts(place, shape))), kind)
+        except ValueError as problem:
+            raise TensorError(
+                f"`{place.tensor}` is {kind}: {problem}", hint="the file is damaged: get it again"
+            ) from problem
+
+    def report(self) -> tuple[SourceType, ...]:
+        """What became of the weights that were read, by type and grid, in the order of their types' names."""
+        found: dict[tuple[str, str], list[Deviation]] = {}
+        for deviation in self.deviations.values():
+            found.setdefault((deviation.kind, deviation.grid), []).append(deviation)
+        return tuple(
+            SourceType(
+                kind, grid, len(several), _relative(sum(one.error for one in several), sum(one.size for one in several))
+            )
+            for (kind, grid), several in sorted(found.items())
+        )
 
     def relative_error(self, name: str) -> float:
         """|W - Wq| / |W| of a weight that was read, 0 where all is kept."""
         found = self.deviations.get(name)
-        return 0.0 if found is None or not found.size else math.sqrt(found.error / found.size)
+        return 0.0 if found is None else _relative(found.error, found.size)
 
     def read_floats(self, name: str) -> FloatTensor:
         """A tensor as the numbers that it stands for: F16 and BF16 as they lie, others in float32."""
@@ -218,7 +266,8 @@ class GgufCheckpoint:
                 error += float(np.square(part.dequantize() - values).sum(dtype=np.float64))
                 size += float(np.square(values).sum(dtype=np.float64))
             at += len(raw)
-        self.deviations[name] = Deviation(kind, scheme, error, size)
+        words = f"{scheme.bits} bits in groups of {scheme.group_size}{'' if scheme.symmetric else ', asymmetric'}"
+        self.deviations[name] = Deviation(kind, words, error, size)
         return QTensor(codes, scales, zero_points, scheme.bits)
 
     def _kind(self, place: Place) -> str:
@@ -317,6 +366,10 @@ class GgufFloats(Checkpoint):
 
     def scan(self) -> dict[str, str]:
         return self.inner.scan()
+
+
+def _relative(error: float, size: float) -> float:
+    return math.sqrt(error / size) if size else 0.0
 
 
 def _from_file(info: TensorInfo, start: int, size: int) -> Bytes:

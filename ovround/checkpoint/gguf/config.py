@@ -52,11 +52,16 @@ def config_of(
     if "token_embd.weight" not in tensors:
         raise CheckpointError("the file has no tensor `token_embd.weight`", hint="a text model's file is needed")
     config["vocab_size"] = tensors["token_embd.weight"].shape[0]
+    inner = tensors.get("blk.0.ffn_down.weight")
+    if (
+        inner is not None and "feed_forward_length" in architecture.keys
+    ):  # some converters state four times the hidden size
+        config[architecture.keys["feed_forward_length"]] = inner.shape[-1]
     config["tie_word_embeddings"] = "output.weight" not in tensors
-    for key, token in _TOKENS.items():
+    for key, token in _TOKENS.items():  # stated even where there is none: families have defaults
         number = metadata.get(f"tokenizer.ggml.{token}_token_id")
-        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < config["vocab_size"]:
-            config[key] = number
+        known = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < config["vocab_size"]
+        config[key] = number if known else None
     layers = _layers(architecture, config)
     _FAMILIES.get(architecture.model_type, _nothing)(read, tensors, config, layers)
     config |= rope_of(architecture, read.number, metadata, config, floats)

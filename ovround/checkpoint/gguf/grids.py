@@ -32,7 +32,11 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class SymmetricType:
-    """A type whose values are integers times a scale a group. `levels` are the largest integers of a group, where the scale is seen from its values; else `scales` finds it in the blocks."""
+    """A type whose values are integers times a scale a group.
+
+    `scales` finds the scales in the blocks. Without it they are seen from the values: the largest magnitude of a group is one
+    of `levels` times the scale. `products` says that a scale may be no float16 number.
+    """
 
     bits: int
     group_size: int
@@ -173,7 +177,10 @@ MINIMUM: dict[str, MinimumType] = {
 
 
 def whole_steps(rows: Bytes, kind: str) -> int | None:
-    """The largest zero point of rows of a type with minima; None where a minimum is no whole number of 0 to 255 steps, or a scale no float16 number."""
+    """The largest zero point of rows of a type with minima.
+
+    None where a minimum is no whole number of 0 to 255 steps, or a scale no float16 number.
+    """
     scales, minima = MINIMUM[kind].parts(rows)
     steps = _steps(minima, scales)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -23,6 +23,7 @@ from ovround.checkpoint.gguf.config import config_of
 from ovround.checkpoint.gguf.header import GgufHeader, Metadata, TensorInfo, read_header
 from ovround.checkpoint.gguf.rope import FACTORS
 from ovround.checkpoint.gguf.types import dequantize
+from ovround.checkpoint.gguf_tokenizer import tokenizer_files
 from ovround.checkpoint.hf import read_json
 from ovround.errors import CheckpointError
 
@@ -38,7 +39,10 @@ _FREE = {"vocab_size", "tie_word_embeddings", "architectures", "bos_token_id", "
 
 
 def find_gguf(folder: Path) -> Path | None:
-    """The one GGUF model of a folder without other weights, the first part of one that is split; raises CheckpointError for several."""
+    """The one GGUF model of a folder without other weights, or the first part of a split one.
+
+    Raises CheckpointError for several.
+    """
     if not folder.is_dir() or any(folder.glob("*.safetensors*")):
         return None
     names = sorted(path.name for path in folder.glob("*.gguf") if not path.name.startswith("mmproj"))
@@ -132,8 +136,6 @@ def _source_folder(
             if source.is_file() and not source.is_symlink():
                 shutil.copyfile(source, folder / name)
     else:
-        from ovround.checkpoint.gguf_tokenizer import tokenizer_files
-
         files = tokenizer_files(metadata)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -93,14 +93,18 @@ def _scaling(
     longest = config.get("max_position_embeddings")
     original = int(number("rope.scaling.original_context_length") or longest or 0)
     if LONG in floats and SHORT in floats:
-        return _longrope(number, floats[SHORT], floats[LONG], original, longest)
+        found = _longrope(number, floats[SHORT], floats[LONG], original, longest)
+        if architecture.model_type == "phimoe":  # states the factor twice
+            factor = found.pop("attention_factor", None) or _attention_factor(original, longest)
+            found |= {"short_mscale": factor, "long_mscale": factor}
+        return found
     if FREQUENCIES in floats:
         return _interpolation(floats[FREQUENCIES], config, original)
     if kind == "yarn" and factor not in (0, 1):
         stated = {key: number(name) for key, name in _YARN.items()}
-        found: dict[str, Any] = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-        found |= {key: value for key, value in stated.items() if value}
-        return found | ({"truncate": False} if architecture.model_type == "gpt_oss" else {})
+        scaled: dict[str, Any] = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+        scaled |= {key: value for key, value in stated.items() if value}
+        return scaled | ({"truncate": False} if architecture.model_type == "gpt_oss" else {})
     if kind == "linear" and factor not in (0, 1):
         return {"rope_type": "linear", "factor": factor}
     if kind not in ("linear", "yarn", "none", "longrope"):
@@ -117,11 +121,16 @@ def _longrope(number: Number, short: list[float], long: list[float], original: i
         "original_max_position_embeddings": original,
     }  # fmt: skip
     stated = number("rope.scaling.attn_factor")
-    stretch = longest / original if isinstance(longest, int) and original > 0 else 1.0
-    formula = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 and original > 1 else 1.0
+    formula = _attention_factor(original, longest)
     if stated is not None and abs(stated - formula) > 1e-6 * formula:
         found["attention_factor"] = stated
     return found
+
+
+def _attention_factor(original: int, longest: Any) -> float:
+    """LongRoPE's formula, as transformers computes it."""
+    stretch = longest / original if isinstance(longest, int) and original > 0 else 1.0
+    return math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 and original > 1 else 1.0
 
 
 def _interpolation(factors: list[float], config: Mapping[str, Any], original: int) -> dict[str, Any]:
