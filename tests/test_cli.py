@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 from command_server import CommandServer, Result, succeeded
 
 import ovround
+from ovround import LLM
 from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
+from ovround.checkpoint.locate import DEMO_FOLDER
 from ovround.cli import app
 
 COMMANDS = (
@@ -310,7 +313,7 @@ def test_eval_of_a_model_against_itself_is_without_difference(loaded_command: Co
 def test_run(converted: tuple[Path, Result], loaded_command: CommandServer) -> None:
     out, _ = converted
     for format_name in ENGINE_FORMATS:
-        options = ("--max-new-tokens", "12", "--exact")
+        options = ("--max-new-tokens", "12", "--exact", "--raw")
         result = loaded_command("run", out / format_name, PROMPT, *options)
         text = succeeded(result)
         assert re.fullmatch(r"12 tokens, first after \d+ ms, \d+\.\d tokens/s\n", result.stderr)
@@ -318,6 +321,76 @@ def test_run(converted: tuple[Path, Result], loaded_command: CommandServer) -> N
         assert text == document["text"] + "\n"
         assert document["usage"]["completion_tokens"] == len(document["token_ids"]) == 12
         assert document["finish_reason"] == "length"
+
+
+def test_run_applies_the_chat_template_unless_told_not_to(
+    converted: tuple[Path, Result], loaded_command: CommandServer
+) -> None:
+    folder = converted[0] / "onnx"
+    options = ("--max-new-tokens", "8", "--exact", "--json")
+    rendered = f"<s>### User\n{PROMPT}\n\n### Assistant\n"
+
+    def answer(*words: str) -> tuple[int, list[int], str]:
+        result = loaded_command("run", folder, *words, *options)
+        document = parsed(result)
+        return document["usage"]["prompt_tokens"], document["token_ids"], result.stderr
+
+    with LLM(folder, exact=True) as llm:
+        user, system = {"role": "user", "content": PROMPT}, {"role": "system", "content": "Be brief."}
+        completions = (
+            llm.generate(PROMPT, max_new_tokens=8), llm.chat([user], max_new_tokens=8),
+            llm.chat([system, user], max_new_tokens=8), llm.generate(rendered, max_new_tokens=8),
+        )  # fmt: skip
+    plain, chat, with_system, as_it_stands = ((one.usage.prompt_tokens, list(one.token_ids)) for one in completions)
+    assert plain[0] < chat[0] < with_system[0]
+    assert answer(PROMPT) == (*chat, "")
+    assert answer(PROMPT, "--raw") == (*plain, "")
+    assert answer(PROMPT, "--system", "Be brief.") == (*with_system, "")
+    said = "the prompt begins with <s>, so it is taken as it stands, as with --raw\n"
+    assert answer(rendered) == (*as_it_stands, said)
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory: pytest.TempPathFactory, loaded_command: CommandServer) -> Path:
+    """The demo model without its chat template."""
+    folder = tmp_path_factory.mktemp("base")
+    source = folder / "model"
+    shutil.copytree(DEMO_FOLDER, source)
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    convert = ("convert", source, folder / "out", "--recipe", "rtn", "--group-size", "64", "--format", "onnx")
+    succeeded(loaded_command(*convert))
+    return folder / "out"
+
+
+def test_a_base_model_continues_the_text_of_run(base_model: Path, loaded_command: CommandServer) -> None:
+    options = ("--max-new-tokens", "8", "--exact", "--json")
+    documents = [parsed(loaded_command("run", base_model, PROMPT, *options, *raw)) for raw in ((), ("--raw",))]
+    assert documents[0]["token_ids"] == documents[1]["token_ids"]
+    refused = loaded_command("run", base_model, PROMPT, "--system", "Be brief.")
+    assert refused.stderr.splitlines() == [
+        "error: system-prompt is given, yet the model has no chat template", "hint: leave it out"
+    ]  # fmt: skip
+    assert refused.status == 2
+
+
+def test_chat_with_a_base_model_says_how_it_writes_the_conversation(
+    base_model: Path, loaded_command: CommandServer
+) -> None:
+    options = ("--max-new-tokens", "4", "--system", "A talk.", "--show-prompt")
+    result = loaded_command("chat", base_model, *options, stdin="What is a list?\n/history\nAnd a dict?\n")
+    text = succeeded(result)
+    lines = result.stderr.splitlines()
+    assert lines[:2] == [
+        "this model has no chat template, as a base model: the conversation is written as a text that it continues,",
+        "with lines `User: ...` and `Assistant: ...`; an answer ends before the next `User:` (--show-prompt shows the text)",
+    ]
+    assert lines[2:5] == ["A talk.", "User: What is a list?", "Assistant:"]
+    answer = re.search(r"\[assistant\] (.*?)\n", text)
+    assert answer is not None
+    assert "User: What is a list?\nAssistant: " in result.stderr
+    assert "And a dict?\nAssistant:" in result.stderr
 
 
 def test_run_draws_with_a_seed(converted: tuple[Path, Result], loaded_command: CommandServer) -> None:

@@ -68,6 +68,9 @@ def cli_page() -> str:
         "143 terminated. `ovround --debug COMMAND ...` shows the traceback of an error.\n",
     ]
     commands = {command.name or "": command.callback for command in app.registered_commands if command.callback}
+    for group in app.registered_groups:
+        members = group.typer_instance.registered_commands if group.typer_instance else []
+        commands |= {f"{group.name} {member.name}": member.callback for member in members if member.callback}
     parts += [_command(name, function) for name, function in commands.items()]
     parts.append(_shared_flags(list(commands.values())))
     return "\n".join(parts)

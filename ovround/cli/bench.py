@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovround.cli.model_argument import Bits, Format, Model, with_model
-from ovround.cli.shared_flags import Device, Exact, Json, Kernel, Threads, Verify
+from ovround.cli.model_argument import Model, with_model
+from ovround.cli.shared_flags import Bits, Device, Exact, Format, Json, Kernel, Threads, Verify
 from ovround.errors import UsageError
 
 if TYPE_CHECKING:

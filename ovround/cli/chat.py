@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovround.cli.model_argument import Bits, Format, Model, with_model
+from ovround.cli.model_argument import Model, with_model
 from ovround.cli.printing import print_statistics
 from ovround.cli.shared_flags import (
+    Bits,
     Device,
     DraftModel,
     Exact,
+    Format,
     MaxNewTokens,
     MinP,
     PromptLookup,

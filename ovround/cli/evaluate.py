@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.model_argument import Bits, Format, with_model
-from ovround.cli.shared_flags import Json, Kernel
+from ovround.cli.model_argument import with_model
+from ovround.cli.shared_flags import Bits, Format, Json, Kernel
 
 NAME = "eval"
 

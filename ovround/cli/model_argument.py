@@ -12,21 +12,12 @@ import typer
 from ovround.errors import ArtifactError
 
 T = TypeVar("T")
-_PANEL = "MODEL that is not converted yet"
 
 Model = Annotated[
     str,
     typer.Argument(
         help="Folder that `ovround convert` wrote, checkpoint folder, GGUF file, hub name (org/model[@revision]), or `demo`."
     ),
-]
-Bits = Annotated[
-    int | None,
-    typer.Option(help="Bits of a weight that is rounded: 2, 3, 4, 8 or 16; default: 4.", rich_help_panel=_PANEL),
-]
-Format = Annotated[
-    str | None,
-    typer.Option("--format", help="Engine: openvino or onnx; default: openvino.", rich_help_panel=_PANEL),
 ]
 
 

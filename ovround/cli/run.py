@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovround.cli.model_argument import Bits, Format, Model, with_model
+from ovround.cli.model_argument import Model, with_model
 from ovround.cli.printing import print_json, print_statistics
 from ovround.cli.shared_flags import (
+    Bits,
     Device,
     DraftModel,
     Exact,
+    Format,
     Json,
     JsonSchema,
     Kernel,

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.model_argument import Bits, Format, Model, with_model
-from ovround.cli.shared_flags import Device, DraftModel, Exact, Kernel, PromptLookup, Verify
+from ovround.cli.model_argument import Model, with_model
+from ovround.cli.shared_flags import Bits, Device, DraftModel, Exact, Format, Kernel, PromptLookup, Verify
 from ovround.errors import MissingExtraError
 
 NAME = "serve"

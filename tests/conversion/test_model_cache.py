@@ -8,9 +8,13 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ import pytest
 from checkpoint_writer import tiny_config, write_checkpoint
 from command_server import CommandServer, Moment, Result, succeeded
 from hub_server import HubServer
+from waiting import wait_until
 
 import ovround
 from ovround import LLM, cached_model
@@ -83,7 +88,10 @@ def test_a_hub_name_is_converted_once_and_then_needs_no_network(
     lines = first.stderr.splitlines()
     assert f"`{NAME}` is not converted yet: its weights are rounded to 4 bits, for openvino, once" in lines
     (hint,) = (line for line in lines if line.startswith("hint: "))
-    assert hint.startswith(f"hint: `ovround convert {NAME} tiny-tuned` tunes them")
+    words = (
+        rf"hint: `ovround convert {NAME} tiny-tuned` tunes the weights, .*; it takes about \d+ (s|minutes|hours) here"
+    )
+    assert re.fullmatch(words, hint)
     assert any(re.fullmatch(r"kept in `.*/models/tiny-[0-9a-f]{12}`: \d+ MB, \d+ s", line) for line in lines)
     assert hub.requests
     second = run("run", NAME, "hello", *SHORT, by=light_command, environment={"HF_ENDPOINT": "http://127.0.0.1:9"})
@@ -116,6 +124,37 @@ def test_every_command_that_runs_a_model_takes_a_checkpoint(run: Run, source: Pa
     perplexities = [score["texts"][0]["perplexity"] for score in scores]
     assert perplexities[0] != perplexities[1] == pytest.approx(perplexities[2], rel=1e-4)
     assert sorted(entry["format"] for entry in listed(run)) == ["onnx", "openvino"]
+
+
+def test_serve_takes_a_hub_name_and_clients_call_the_model_so(
+    hub: HubServer, cache: ModelCache, tmp_path: Path
+) -> None:
+    pytest.importorskip("uvicorn")
+    environment = {**os.environ, "OVROUND_CACHE": str(cache.folder.parent), **hub.environment(tmp_path / "hub")}
+    command = [sys.executable, "-m", "ovround", "serve", NAME, "--port", "0", "--engine", "single", "--format", "onnx"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if line.startswith("engine: "):
+                    break
+            name, _, url = said[-2].strip().partition(": ") if len(said) > 1 else ("", "", "")
+            assert name == NAME, "".join(said)
+
+            def listed_models() -> list[dict[str, Any]]:
+                with suppress(OSError), urllib.request.urlopen(f"{url}/v1/models") as answer:  # noqa: S310  our server
+                    found: list[dict[str, Any]] = json.loads(answer.read())["data"]
+                    return found
+                return []  # it does not listen yet
+
+            wait_until(lambda: bool(listed_models()))
+            models = listed_models()
+        finally:
+            process.terminate()
+    assert [model["id"] for model in models] == [NAME]
+    assert [model.record.format for model in cache.models()] == ["onnx"]
 
 
 def test_a_converted_folder_is_used_as_it_is(
@@ -173,7 +212,10 @@ def test_a_quantised_source_keeps_its_integers(run: Run, source: Path, tmp_path:
     )
     result = run("run", packed, "hello", *SHORT)
     assert succeeded(result)
-    assert f"`{packed}` is not converted yet: its integers are kept, for openvino, once" in result.stderr
+    assert (
+        f"`{packed}` is not converted yet: its weights are kept as they are quantised, for openvino, once"
+        in result.stderr
+    )
     assert "hint: " not in result.stderr
     assert "gptq, kept" in succeeded(run("cache", "list"))
 

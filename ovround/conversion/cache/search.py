@@ -118,13 +118,15 @@ class _Search:
         started = time.monotonic()
         request = self.request
         try:
-            method = convert_at_once(source.path, place, self.options, self.model, self.on_message, self.on_progress)
+            done = convert_at_once(source.path, place, self.options, self.model, self.on_message, self.on_progress)
         except OutputError as error:
             hint = f"`ovround cache prune` and `ovround cache remove` free space; {ENVIRONMENT} names another folder"
             raise OutputError(str(error), hint=hint) from error
         size, now = folder_bytes(place), time.time()
-        self.cache.add(place, Record((named,), source.identity, request.format, request.bits, method, size, now))
+        self.cache.add(place, Record((named,), source.identity, request.format, request.bits, done.method, size, now))
         self.on_message(f"kept in `{place}`: {size / 1e6:.0f} MB, {time.monotonic() - started:.0f} s")
+        if done.advice:
+            self.on_message(f"hint: {done.advice}")
         return place
 
     def _intact(self, found: CachedModel | None, named: str) -> Path | None:
