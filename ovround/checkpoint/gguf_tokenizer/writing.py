@@ -18,7 +18,7 @@ from ovround.errors import UsageError
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _LOOKS_SPECIAL = re.compile(r"<pad>|<mask>|<2mass>|\[@BOS@\]|<\|.*\|>|<\uff5c.*\uff5c>|<unused.*>", re.DOTALL)
-_UNREACHED = -10000.0  # the score of a token that no merge makes
+_UNREACHED = -1000.0  # the score of a token that no merge makes
 _HINT = "--format openvino or onnx"
 
 
@@ -77,7 +77,7 @@ def _tokens(parts: Mapping[str, Any], ids: Mapping[str, int], rows: int) -> tupl
     tokens = [f"[PAD{index}]" for index in range(rows)]
     types = [int(TokenType.UNUSED)] * rows
     for token, index in ids.items():
-        if index < rows:
+        if index < rows and token != tokens[index]:
             tokens[index], types[index] = token, TokenType.NORMAL
     for token in parts["added_tokens"]:
         if token["id"] < rows:
@@ -130,7 +130,7 @@ def _sentencepiece_types(parts: Mapping[str, Any], tokens: list[str], types: lis
     for index, token in enumerate(tokens):
         if types[index] == TokenType.NORMAL and _BYTE.fullmatch(token):
             types[index] = int(TokenType.BYTE)
-        elif token == unknown and types[index] in (TokenType.NORMAL, TokenType.CONTROL):
+        elif token == unknown and types[index] == TokenType.NORMAL:
             types[index] = int(TokenType.UNKNOWN)
         elif types[index] == TokenType.USER_DEFINED:
             tokens[index] = token.replace(_SPACE, " ")
@@ -151,7 +151,7 @@ def _scores(parts: Mapping[str, Any], tokens: list[str], types: list[int], archi
     made = {token: -float(order[token]) for token in spelled if token in order}
     fixed = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE, TokenType.UNUSED)
     known = {token for token, kind in zip(spelled, types, strict=True) if kind not in fixed}
-    implied = set(merges_of_scores([token for token in made if token in known], known, made))
+    implied = set(merges_of_scores(list(known), known, {token: made.get(token, _UNREACHED) for token in known}))
     reachable = {pair for pair in pairs if {*pair, pair[0] + pair[1]} <= known}
     if implied != reachable:
         raise UsageError(
