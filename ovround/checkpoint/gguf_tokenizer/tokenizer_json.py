@@ -84,19 +84,14 @@ def _added_tokens(vocabulary: Vocabulary) -> list[Parts]:
     special = special_ids(vocabulary)
     own = {index for index, kind in enumerate(vocabulary.types) if kind == TokenType.USER_DEFINED}
     strips = _strips_right(vocabulary, special)
+    tokens = _visible(vocabulary.tokens) if vocabulary.model == "llama" else vocabulary.tokens
     return [
         {
-            "id": index, "content": vocabulary.tokens[index], "single_word": False, "lstrip": False,
+            "id": index, "content": tokens[index], "single_word": False, "lstrip": False,
             "rstrip": index in strips, "normalized": False, "special": index in special,
         }
         for index in sorted(special | own)
-        if index in special or not _is_spaces(vocabulary, index)
     ]  # fmt: skip
-
-
-def _is_spaces(vocabulary: Vocabulary, index: int) -> bool:
-    """Whether a SentencePiece token is a run of spaces, which the normaliser turns into visible ones before it is found."""
-    return vocabulary.model == "llama" and not vocabulary.tokens[index].strip(" ")
 
 
 def _strips_right(vocabulary: Vocabulary, special: set[int]) -> set[int]:
