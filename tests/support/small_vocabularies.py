@@ -17,7 +17,8 @@ TEXT = [
 SENTENCES = [
     "Once upon a time", " leading space", "  two  spaces  inside  ", "trailing \n\n\nlines\t tab",
     "it's don't I'LL 12345 007 3.14",
-    "cafe\u0301 caf\u00e9 \u212b", "\u65e5\u672c\u8a9e \U0001f642 <|im_start|>user\nhi<|im_end|>", "a<s>b </s> c<|im_end|>d", "", "   ",
+    "cafe\u0301 caf\u00e9 \u212b", "\u65e5\u672c\u8a9e \U0001f642 <|im_start|>user\nhi<|im_end|>", "a<s>b </s> c<|im_end|>d", "",
+    "   ",
     "Hello.World(foo_bar)+=1;", "\u2581x \u00a0 nbsp", "<s>hi", "x  12 y",
 ]  # fmt: skip
 
