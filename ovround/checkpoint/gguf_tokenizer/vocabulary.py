@@ -5,7 +5,6 @@ Lengths, types and token ids come from a stranger's file. Each is compared with 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,6 +14,7 @@ from ovround.errors import CheckpointError
 
 _TOKENS = 4 << 20
 _CHARACTERS = 1 << 16  # of one token; the longest in use have some hundreds
+_LARGEST = 3.5e38  # float32
 _ABSENT = (-1, 0xFFFFFFFF)  # written by some converters for "none"
 IDS = {
     "bos": "bos_token_id", "eos": "eos_token_id", "eot": "eot_token_id", "eom": "eom_token_id", "unk": "unknown_token_id",
@@ -157,7 +157,7 @@ def _scores(metadata: Mapping[str, object], count: int) -> tuple[float, ...] | N
     if len(values) < count:
         raise CheckpointError(f"`{key}` has {len(values)} entries for {count} tokens", hint=BESIDE)
     for index, value in enumerate(values):
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < _LARGEST:
             raise CheckpointError(f"entry {index} of `{key}` is {value!r:.60}; a finite number is needed", hint=BESIDE)
     return tuple(map(float, values[:count]))
 
