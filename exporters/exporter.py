@@ -47,14 +47,24 @@ class Reader(Protocol):
 
 def record_of(name: str, weight: Weight, relative_error: float = 0.0) -> WeightRecord:
     """What the manifest states of a weight: enough, with the files, to read it back."""
-    codebooks = ""
+    codebooks, scale_bits = "", 16
     if isinstance(weight, CodebookTensor):
         count, _, _, group_size = weight.codebooks.shape
         codebooks, bits, symmetric = f"{count}x{weight.code_bits}", -(-count * weight.code_bits // group_size), True
     elif isinstance(weight, QTensor):
         bits, group_size, symmetric = weight.bits, weight.group_size, weight.symmetric
+        scale_bits = weight.scale_bits
     else:
         bits, group_size, symmetric = 8 * weight.data.itemsize, 0, True
     return WeightRecord(
-        name, weight.shape, bits, group_size, symmetric, weight.size_bytes, weight.digest(), relative_error, codebooks
+        name,
+        weight.shape,
+        bits,
+        group_size,
+        symmetric,
+        weight.size_bytes,
+        weight.digest(),
+        relative_error,
+        codebooks,
+        scale_bits,
     )

@@ -22,6 +22,7 @@ MANIFEST = "ovround.json"
 FORMAT_VERSION = 1
 ENGINE_FORMATS = ("openvino", "onnx")
 CHECKPOINT_FORMATS = ("auto_round", "gptq", "awq", "compressed-tensors", "olive", "aqlm")
+FLOAT16_SCALE_FORMATS = ("auto_round", "gptq", "awq")  # what reads them holds scales in float16
 CODEBOOK_FORMATS = ("aqlm", *ENGINE_FORMATS)  # whose exporters take a CodebookTensor
 FORMATS = (*ENGINE_FORMATS, *CHECKPOINT_FORMATS)
 _CHUNK_BYTES = 1 << 22
@@ -33,7 +34,7 @@ class WeightRecord:
     """One weight as emitted; `bits` 16 or 32 for one left in float, whose `group_size` and `symmetric` mean nothing.
 
     Of one made of codebooks `codebooks` says how many of how many bits, such as 2x8; `bits` is what its codes take of a weight,
-    rounded up, and `group_size` the inputs of a vector.
+    rounded up, and `group_size` the inputs of a vector. `scale_bits` is 32 where float16 cannot hold the scales of integers.
     """
 
     name: str
@@ -45,6 +46,7 @@ class WeightRecord:
     sha256: str
     relative_error: float
     codebooks: str = ""
+    scale_bits: int = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,12 +31,12 @@ from ovround.checkpoint.packed import (
     Part,
     assembled,
     compiled,
-    float16_exactly,
     grouped_columns,
     groups_of,
     quantised_by,
     read_scheme,
     row_parts,
+    stored_scales,
 )
 from ovround.checkpoint.pattern import Pattern
 from ovround.errors import CheckpointError
@@ -134,7 +134,7 @@ class Format:
         order = None
         if "weight_g_idx" in arrays and (arrays["weight_g_idx"] != -1).any():  # -1: no activation order
             codes, order = grouped_columns(codes, arrays["weight_g_idx"], scheme)
-        scales = float16_exactly(arrays["weight_scale"])
+        scales = stored_scales(arrays["weight_scale"])
         zero_points = np.full(scales.shape, 1 << (scheme.bits - 1), np.uint8)
         if not scheme.symmetric:
             zero_points = unpack_words(np.ascontiguousarray(arrays["weight_zero_point"].T), scheme.bits, shape[0]).T
@@ -148,7 +148,7 @@ def _plain(scheme: QuantScheme, shape: tuple[int, int], arrays: Mapping[str, Arr
     codes = arrays["weight"].astype(np.int16) + half
     if codes.min(initial=0) < 0 or codes.max(initial=0) >= 2 * half:
         raise ValueError(f"a level lies outside of {-half} to {half - 1}, the range of {scheme.bits} bits")
-    scales = np.broadcast_to(float16_exactly(arrays["weight_scale"]), (shape[0], groups))
+    scales = np.broadcast_to(stored_scales(arrays["weight_scale"]), (shape[0], groups))
     zeros = arrays.get("weight_zero_point", np.zeros(1, np.int8)).astype(np.int64) + half
     if zeros.min(initial=0) < 0:
         raise ValueError(f"a zero point lies below {-half}")
