@@ -38,6 +38,8 @@ def fits_operator(weight: Weight, name: str) -> TypeGuard[QTensor]:
     """
     if not isinstance(weight, QTensor) or ".layers." not in name or ".experts." in name:
         return False
+    if weight.scale_bits != 16:  # the operator reads halves
+        return False
     return weight.bits in (2, 3, 4) and weight.order is None and layout.group_fits(weight.group_size, weight.shape[1])
 
 

@@ -17,7 +17,7 @@ from ovround.exporters.onnx.external_data import FLOAT_TYPES, GRAPH_FILE, WEIGHT
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, layout_for
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.packing import unpack_rows
-from ovround.tensors.qtensor import BITS, QTensor
+from ovround.tensors.qtensor import BITS, QTensor, Scales
 from ovround.tensors.reexpression import merged_groups
 
 Entries = Mapping[str, Entry]
@@ -73,9 +73,12 @@ def _read_quantised(source: BinaryIO, entries: Entries, record: WeightRecord) ->
     data = entries[name].read(source).reshape(rows, -1)
     codes = unpack_rows(data, bits, layout.blocks * layout.block_size)[:, :columns]
     wide = entries[name + SCALES].read(source).view(np.float32).reshape(rows, layout.blocks)
-    scales = wide.astype(np.float16)
-    if not np.array_equal(scales.astype(np.float32).view(np.uint32), wide.view(np.uint32)):
-        raise ValueError("its scales are no float16 values")
+    scales: Scales = wide
+    if record.scale_bits == 16:
+        with np.errstate(over="ignore"):
+            scales = wide.astype(np.float16)
+        if not np.array_equal(scales.astype(np.float32).view(np.uint32), wide.view(np.uint32)):
+            raise ValueError("its scales are no float16 values")
     zero_points = None
     if (name + ZERO_POINTS in entries) == record.symmetric:
         raise ValueError(f"symmetric is {record.symmetric}, which its zero points contradict")

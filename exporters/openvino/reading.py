@@ -18,7 +18,7 @@ from ovround.exporters.openvino.compressed import ORDER, SCALE, ZERO_POINT
 from ovround.exporters.openvino.storage import FLOAT_TYPES, GRAPH_FILE, WEIGHTS_FILE, Entry, read_entries
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.packing import unpack_rows, unsigned_nibbles
-from ovround.tensors.qtensor import BITS, QTensor
+from ovround.tensors.qtensor import BITS, QTensor, Scales
 
 Entries = Mapping[str, Entry]
 
@@ -70,7 +70,10 @@ def _read_quantised(source: BinaryIO, entries: Entries, record: WeightRecord) ->
     name, entry = record.name, entries[record.name]
     rows, groups, group = entry.shape
     codes = _decode(entry.read(source), entry, record.bits).reshape(rows, groups * group)
-    scales = entries[name + SCALE].read(source).view(np.float16).reshape(rows, groups)
+    stored = entries[name + SCALE].read(source)
+    scales: Scales = (stored.view(np.float16) if record.scale_bits == 16 else stored.view(np.float32)).reshape(
+        rows, groups
+    )
     zero_points = _read_zero_points(source, entries.get(name + ZERO_POINT), record, (rows, groups))
     order = entries[name + ORDER].read(source).view(np.int32) if name + ORDER in entries else None
     return QTensor(codes, scales, zero_points, record.bits, order)

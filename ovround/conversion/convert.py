@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import ovround
 from ovround.artifact.manifest import (
+    FLOAT16_SCALE_FORMATS,
     BlockRecord,
     Manifest,
     Quality,
@@ -29,6 +30,7 @@ from ovround.artifact.manifest import (
 from ovround.artifact.output_folder import atomic_folder, nothing_kept, output_lock
 from ovround.checkpoint import Checkpoint, GgufCheckpoint, GgufFloats, PackedCheckpoint, is_ir, locate
 from ovround.conversion.bit_budget import BitAllocation, allocate_bits
+from ovround.conversion.precision import precision_notes
 from ovround.conversion.preparation import Job, prepare
 from ovround.conversion.repacking import repacked, tuning_records
 from ovround.errors import VerifyError
@@ -138,6 +140,9 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
             job = _allocated(job, on_progress)
             events = _quantized(job, source_files, on_progress, store)
             records, blocks, quality = _hand_over(events, list(exporters.values()))
+            notes = (*job.notes, *precision_notes(records))
+            for note in notes[len(job.notes) :]:
+                on_progress(Progress("note", note=note))
             if job.quantised is not None:
                 blocks, quality = tuning_records(job.quantised)
             for number, (format_name, exporter) in enumerate(exporters.items()):
@@ -160,7 +165,7 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
                 quality=quality,
                 processes=job.launch.size,
                 compiled=job.settings.compile,
-                notes=job.notes,
+                notes=notes,
                 source_method="" if job.quantised is None else job.quantised.method,
                 source_way=_way(job),
                 source_types=job.quantised.report() if isinstance(job.quantised, GgufCheckpoint) else (),
@@ -231,13 +236,15 @@ def _quantized(
     job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore | None
 ) -> Iterator[Event]:
     """The finished tensors in the model's order, with the blocks' records and the quality; tuned ones come from the store."""
+    wide = not set(job.options.formats) & {*FLOAT16_SCALE_FORMATS}
     if job.quantised is not None:
-        return repacked(job.quantised, job.decoder, job.plan, on_progress)
+        return repacked(job.quantised, job.decoder, job.plan, on_progress, wide_scales=wide)
     from ovround.quant.passes.context import QuantContext  # torch: only once everything else is known to be right
     from ovround.quant.passes.rtn_pass import RtnPass
 
     if store is None:
-        return RtnPass(QuantContext(job.checkpoint, job.decoder, job.plan, job.settings, on_progress=on_progress)).run()
+        context = QuantContext(job.checkpoint, job.decoder, job.plan, job.settings, on_progress=on_progress)
+        return RtnPass(context, wide_scales=wide).run()
     stage = _tuned(job, source_files, on_progress, store, store.folder if job.activations_in_files else None)
     return store.emit(job.decoder, stage)
 

@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from ovround.artifact.manifest import CODEBOOK_FORMATS, MANIFEST, BlockRecord, Quality, read_manifest
 from ovround.checkpoint import PackedCheckpoint
-from ovround.errors import CheckpointError, UsageError
+from ovround.errors import CheckpointError, TensorError, UsageError
 from ovround.models.decoder import HEAD, Decoder
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import changed
@@ -16,6 +18,7 @@ from ovround.progress import OnProgress, Progress
 from ovround.quant.emitted import Emitted
 from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
 from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import FLOAT_BITS, AffineScheme, QuantScheme, default_group_size
 
 _ONNX_BLOCK, _OPENVINO_GROUP = 16, 4  # MatMulNBits' smallest block; what OpenVINO's CPU plugin fuses
@@ -153,24 +156,45 @@ def _contradiction(
     )
 
 
-def repacked(source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress: OnProgress) -> Iterator[Emitted]:
-    """Every tensor in the model's order. `relative_error` is against what is stored: 0 but for what is rounded here."""
-    shapes, blocks = weight_shapes(decoder), decoder.config.num_hidden_layers
+def repacked(
+    source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress: OnProgress, *, wide_scales: bool = True
+) -> Iterator[Emitted]:
+    """Every tensor in the model's order. `relative_error` is against what is stored: 0 but for what is rounded here.
+
+    `wide_scales`: the formats hold float32 scales. Otherwise, and for experts, scales that float16 lacks are rounded to it.
+    """
+    shapes, blocks, stacked = weight_shapes(decoder), decoder.config.num_hidden_layers, decoder.stacked()
 
     def emitted(name: str) -> Emitted:
         weight = source.read(name, shapes[name])
         scheme = plan.get(name.removesuffix(".weight"))
+        wide = wide_scales and name.removesuffix(".weight") not in stacked
+        if isinstance(weight, QTensor) and weight.scale_bits > FLOAT_BITS and not wide:
+            return _with_float16_scales(name, weight)
         if not isinstance(weight, FloatTensor) or not isinstance(scheme, QuantScheme) or not name.endswith(".weight"):
             return Emitted(name, weight, source.relative_error(name))
         from ovround.quant.integers.rtn import round_to_nearest  # torch: only where something is rounded
 
-        return Emitted(name, *round_to_nearest(name, weight, scheme))
+        return Emitted(name, *round_to_nearest(name, weight, scheme, wide_scales=wide))
 
     yield from map(emitted, decoder.first_tensors())
     for layer in range(blocks):
         yield from map(emitted, decoder.tensors(layer))
         on_progress(Progress("quantise", layer + 1, blocks))
     yield from map(emitted, sorted(decoder.last_tensors(), key=lambda name: name == f"{HEAD}.weight"))
+
+
+def _with_float16_scales(name: str, weight: QTensor) -> Emitted:
+    """The weight with its scales rounded to float16, and what that changes; raises TensorError for a scale beyond float16."""
+    try:
+        narrow = weight.with_float16_scales()
+    except ValueError as error:
+        raise TensorError(
+            f"`{name}`: {error}", hint="--format openvino, onnx, compressed-tensors or olive holds float32 scales"
+        ) from error
+    values = weight.dequantize()
+    size = float(np.linalg.norm(values))
+    return Emitted(name, narrow, float(np.linalg.norm(narrow.dequantize() - values)) / size if size else 0.0)
 
 
 def tuning_records(source: PackedCheckpoint) -> tuple[tuple[BlockRecord, ...], Quality | None]:

@@ -203,14 +203,15 @@ def test_the_largest_finite_values_are_not_taken_for_infinity(case: Case, loaded
 
 
 def test_a_scale_that_overflows(case: Case, loaded_command: CommandServer) -> None:
-    """The error appears only when the weight is rounded; then nothing is kept either."""
+    """In a format of float16 scales. The error appears only when the weight is rounded; then nothing is kept either."""
     name = "model.layers.1.mlp.up_proj"
     case.weights(**{f"{name}.weight": np.full((96, 64), 1e7, np.float32)})
-    result = case.convert("--recipe", "rtn", "--bits", "2", "--quiet", by=loaded_command)
+    asked = ("--recipe", "rtn", "--bits", "2", "--format", "gptq")
+    result = case.convert(*asked, "--quiet", by=loaded_command)
     assert result.stderr.splitlines() == [
         f"error: `{name}.weight` has values so large that a float16 scale overflows",
-        f"hint: --layer '{name}.weight=bits:16' leaves it in float",
+        f"hint: --layer '{name}=bits:16' leaves it in float",
     ]
     assert (result.status, result.stdout, list(case.output_root.iterdir())) == (1, "", [])
-    again = case.convert("--recipe", "rtn", "--bits", "2", "--layer", f"{name}=bits:16", by=loaded_command)
+    again = case.convert(*asked, "--layer", f"{name}=bits:16", by=loaded_command)
     assert again.status == 0
