@@ -11,7 +11,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ovround.errors import ArtifactError, CheckpointError
-from ovround.runtime.text.tokenizer_file import load_backend
+from ovround.runtime.text.chat_template import ChatTemplate, read_template
+from ovround.runtime.text.tokenizer_file import load_backend, special_tokens
+from ovround.texts import Chat, Render
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -25,3 +27,18 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return load_backend(folder)
     except ArtifactError as error:
         raise CheckpointError(str(error), hint="download it again") from error
+
+
+def chat_renderer(folder: Path) -> Render | None:
+    """What renders a chat by the template of `folder`, as the runtime does; None for a model without a template."""
+    source = read_template(folder)
+    if source is None:
+        return None
+    templates: list[ChatTemplate] = []  # its process starts with the first chat
+
+    def render(chat: Chat) -> str:
+        if not templates:
+            templates.append(ChatTemplate(source, special_tokens(folder)))
+        return templates[0].render(chat.messages, add_generation_prompt=False, variables=chat.variables)
+
+    return render

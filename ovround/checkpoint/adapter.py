@@ -170,9 +170,9 @@ def _modules(folder: Path, file: WeightsFile) -> dict[str, dict[Kind, str]]:
         if kind == "weight" and name.endswith(".bias"):
             module = f"{module}.bias"
         known = modules.setdefault(module, {}).get(kind)
-        if known is not None:  # where the vocabulary has grown, PEFT saves an embedding under two names
-            if kind != "weight" or not np.array_equal(file.read(known).data, file.read(tensor).data):
-                raise CheckpointError(f"`{folder}` changes `{module}` twice: `{known}` and `{tensor}`")
+        # where the vocabulary has grown, PEFT saves an embedding under two names
+        if known is not None and (kind != "weight" or not _equal(file, known, tensor)):
+            raise CheckpointError(f"`{folder}` changes `{module}` twice: `{known}` and `{tensor}`")
         modules[module][kind] = tensor
     for module, tensors in modules.items():
         if ("a" in tensors) != ("b" in tensors) or (tensors.keys() & {"bias", "magnitude"} and "a" not in tensors):
@@ -182,3 +182,7 @@ def _modules(folder: Path, file: WeightsFile) -> dict[str, dict[Kind, str]]:
     if not modules:
         raise CheckpointError(f"`{file.path}` holds no tensors", hint="it is not complete")
     return modules
+
+
+def _equal(file: WeightsFile, first: str, second: str) -> bool:
+    return bool(np.array_equal(file.read(first).data, file.read(second).data))
