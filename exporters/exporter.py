@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 from ovround.artifact.manifest import WeightRecord
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
-Weight = QTensor | FloatTensor | CodebookTensor
+Weight = QTensor | FloatTensor | AffineTensor | CodebookTensor
 
 
 class Exporter(Protocol):
@@ -47,14 +48,24 @@ class Reader(Protocol):
 
 def record_of(name: str, weight: Weight, relative_error: float = 0.0) -> WeightRecord:
     """What the manifest states of a weight: enough, with the files, to read it back."""
-    codebooks = ""
+    codebooks = affine = ""
     if isinstance(weight, CodebookTensor):
         count, _, _, group_size = weight.codebooks.shape
         codebooks, bits, symmetric = f"{count}x{weight.code_bits}", -(-count * weight.code_bits // group_size), True
-    elif isinstance(weight, QTensor):
+    elif isinstance(weight, QTensor | AffineTensor):
         bits, group_size, symmetric = weight.bits, weight.group_size, weight.symmetric
+        affine = weight.scheme.spec if isinstance(weight, AffineTensor) else ""
     else:
         bits, group_size, symmetric = 8 * weight.data.itemsize, 0, True
     return WeightRecord(
-        name, weight.shape, bits, group_size, symmetric, weight.size_bytes, weight.digest(), relative_error, codebooks
+        name,
+        weight.shape,
+        bits,
+        group_size,
+        symmetric,
+        weight.size_bytes,
+        weight.digest(),
+        relative_error,
+        codebooks,
+        affine,
     )

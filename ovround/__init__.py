@@ -15,6 +15,7 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ovround.conversion.cache import cached_model
     from ovround.conversion.convert import Conversion, convert
     from ovround.errors import OvroundError
     from ovround.measure.benchmark import bench
@@ -38,6 +39,7 @@ _HOMES = {
     "TuningOptions": "ovround.options.tuning_options",
     "ConvertOptions": "ovround.options.convert_options",
     "LayerRule": "ovround.options.layer_rule",
+    "cached_model": "ovround.conversion.cache",
     "Conversion": "ovround.conversion.convert",
     "convert": "ovround.conversion.convert",
     "OvroundError": "ovround.errors",
@@ -48,7 +50,7 @@ _HOMES = {
 }
 __all__ = [
     "LLM", "Budget", "Codebooks", "Conversion", "ConvertOptions", "LayerRule", "OvroundError", "SamplingOptions",
-    "TuningOptions", "bench", "convert", "evaluate_model",
+    "TuningOptions", "bench", "cached_model", "convert", "evaluate_model",
 ]  # fmt: skip
 
 

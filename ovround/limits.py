@@ -19,6 +19,10 @@ class Limits:
     """Size of ovround.json: it has 300 bytes a weight, and each expert is a weight."""
     tokenizer_bytes: int = 256 << 20
     """Size of tokenizer.json: the largest in use has 35 MB."""
+    gguf_header_bytes: int = 512 << 20
+    """Size of a GGUF file's header: a vocabulary of 262,144 tokens and its merges take 18 MB."""
+    gguf_array: int = 4 << 20
+    """Elements of an array in such a header; the longest in use has 520,000 merges."""
     template_characters: int = 1 << 20
     """Length of a chat template; long templates have 15,000."""
     template_cpu_s: float = 1.0

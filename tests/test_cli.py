@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_writer import write_checkpoint
 from command_server import CommandServer, Result, succeeded
 
 import ovround
@@ -21,7 +20,7 @@ from ovround.cli import app
 
 COMMANDS = (
     "convert", "quantize", "check", "run", "chat", "serve", "eval", "bench", "profile", "inspect", "devices",
-    "selftest", "demo",
+    "selftest", "demo", "cache",
 )  # fmt: skip
 HEAVY = {
     "torch",
@@ -64,7 +63,7 @@ def test_help_renders_without_heavy_imports(light_command: CommandServer, words:
         assert succeeded(result).startswith("Usage: ")
         assert result.stderr == ""
         assert not HEAVY & result.modules
-    names = COMMANDS if not words else ("--help",)
+    names = {(): COMMANDS, ("cache",): ("list", "remove", "prune", "--help")}.get(words, ("--help",))
     assert all(re.search(rf"^\s+(-\w, )?{name}\b", result.stdout, re.M) for name in names), result.stdout
 
 
@@ -378,21 +377,6 @@ def test_run_keeps_a_form(converted: tuple[Path, Result], loaded_command: Comman
     assert (missing.status, "cannot be read" in missing.stderr) == (2, True)
 
 
-def test_chat_with_a_model_that_has_no_template_says_so_at_once(loaded_command: CommandServer, tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "model")
-    settings = json.loads((source / "tokenizer_config.json").read_text())
-    del settings["chat_template"]
-    (source / "tokenizer_config.json").write_text(json.dumps(settings))
-    out = tmp_path / "out"
-    succeeded(loaded_command("convert", source, out, "--recipe", "rtn", "--group-size", "32", "--format", "onnx"))
-    result = loaded_command("chat", out, stdin="hello\n")
-    assert result.stderr.splitlines() == [
-        f"error: `{out}` has no chat template: the model was not made for chats",
-        "hint: give plain text instead: `ovround run`, or LLM.generate",
-    ]
-    assert (result.status, result.stdout) == (1, "")
-
-
 def test_bench(tiny_folders: dict[str, Path], loaded_command: CommandServer) -> None:
     for format_name in ENGINE_FORMATS:
         options = ("--prompt-tokens", "8", "--new-tokens", "4", "--repeat", "2", "--threads", "1")
@@ -420,11 +404,11 @@ def test_devices(loaded_command: CommandServer) -> None:
 
 
 @pytest.mark.parametrize("name", ["run", "bench", "chat", "serve"])
-def test_a_folder_that_cannot_be_run(command: CommandServer, tiny_source: Path, tmp_path: Path, name: str) -> None:
+def test_a_folder_that_cannot_be_run(command: CommandServer, tmp_path: Path, name: str) -> None:
     prompt = {"run": ("hello",), "serve": ("--port", "0")}.get(name, ())
     for folder, message in (
-        (tmp_path / "none", f"`{tmp_path / 'none'}` does not exist"),
-        (tiny_source, f"`{tiny_source}` has neither openvino_model.xml nor model.onnx"),
+        (tmp_path / "none", f"`{tmp_path / 'none'}` is no folder and no hub name"),
+        (tmp_path, f"`{tmp_path}` has no config.json"),
     ):
         result = command(name, folder, *prompt)
         assert result.stderr.splitlines()[0] == f"error: {message}"
@@ -441,5 +425,5 @@ def test_results_go_to_a_closed_pipe_quietly(tmp_path: Path) -> None:
 
 
 def test_every_command_is_its_files_name() -> None:
-    registered = [info.name for info in app.app.registered_commands]
+    registered = [info.name for info in (*app.app.registered_commands, *app.app.registered_groups)]
     assert tuple(registered) == COMMANDS

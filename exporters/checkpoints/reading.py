@@ -32,7 +32,7 @@ class Reader:
             if isinstance(source, Checkpoint):
                 self._source = mapped(source, decoder.sources(), expected)
             else:
-                self._source = mapped_packed(source, decoder.sources())
+                self._source = mapped_packed(source, decoder.sources(), expected)
             self._source.check(expected, unused)
         except (OvroundError, ValueError) as error:
             raise VerifyError(f"`{folder.name}` cannot be read back: {error}") from error

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import onnx
 
-from ovround.exporters.native_parts import parts_of
+from ovround.exporters.native_parts import Native, parts_of
 from ovround.exporters.onnx.external_data import DataFile
-from ovround.tensors.codebook_tensor import CodebookTensor
-from ovround.tensors.qtensor import QTensor
 
 _UINT8 = int(onnx.TensorProto.UINT8)
 
 
-def write_native(file: DataFile, name: str, weight: QTensor | CodebookTensor) -> None:
+def write_native(file: DataFile, name: str, weight: Native) -> None:
     """Append a weight's parts."""
     for part, data in parts_of(name, weight):
         file.write(part, _UINT8, data.shape, data)

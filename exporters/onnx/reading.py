@@ -41,7 +41,7 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
     group have different scales.
     """
     try:
-        if record.codebooks or record.name + SCALE in entries:  # for the native operator
+        if record.codebooks or record.affine or record.name + SCALE in entries:  # for the native operator
             return read_native(lambda part: entries[part].read(source).reshape(entries[part].shape), record)
         if record.bits in BITS:
             return _read_quantised(source, entries, record)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import openvino as ov
 
-from ovround.exporters.native_parts import inputs_of, parts_of
+from ovround.exporters.native_parts import Native, inputs_of, parts_of
 from ovround.exporters.openvino.constants import ConstantFile
-from ovround.tensors.codebook_tensor import CodebookTensor
-from ovround.tensors.qtensor import QTensor
 from ovround.tensors.quantized_linear_node import QuantizedLinear
 
 
-def write_native(file: ConstantFile, name: str, weight: QTensor | CodebookTensor) -> None:
+def write_native(file: ConstantFile, name: str, weight: Native) -> None:
     """Append a weight's parts."""
     for part, data in parts_of(name, weight):
         file.write(part, "u8", data.shape, data)

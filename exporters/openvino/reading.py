@@ -41,7 +41,9 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
     """
     try:
         entry = entries[record.name]
-        if record.codebooks or (record.bits in (2, 3, 4) and entry.element_type == "u8"):  # for the native operator
+        if (
+            record.codebooks or record.affine or (record.bits in (2, 3, 4) and entry.element_type == "u8")
+        ):  # for the native operator
             return read_native(lambda part: entries[part].read(source).reshape(entries[part].shape), record)
         if record.bits in BITS:
             return _read_quantised(source, entries, record)

@@ -33,7 +33,8 @@ class WeightRecord:
     """One weight as emitted; `bits` 16 or 32 for one left in float, whose `group_size` and `symmetric` mean nothing.
 
     Of one made of codebooks `codebooks` says how many of how many bits, such as 2x8; `bits` is what its codes take of a weight,
-    rounded up, and `group_size` the inputs of a vector.
+    rounded up, and `group_size` the inputs of a vector. Of one with float scales and minimums `affine` is the scheme, such as
+    4:32/256-m (`AffineScheme.spec`).
     """
 
     name: str
@@ -45,6 +46,7 @@ class WeightRecord:
     sha256: str
     relative_error: float
     codebooks: str = ""
+    affine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

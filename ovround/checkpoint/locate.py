@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 from ovround.artifact.manifest import MANIFEST
+from ovround.checkpoint.hub import download
 from ovround.checkpoint.weight_files import has_safetensors
-from ovround.errors import CheckpointError, MissingExtraError
+from ovround.errors import CheckpointError
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo_model"
@@ -34,29 +34,11 @@ def locate(model: str) -> Path:
             f"`{model}` is no folder and no hub name",
             hint="give a model folder, a hub name such as org/model, or `demo`",
         )
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise MissingExtraError("huggingface_hub", "convert")
-    return _download(model)
-
-
-def _download(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     name, _, revision = model.partition("@")
-    try:
-        folder = Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_TWICE)
-        )
-        if not has_safetensors(folder):
-            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=[*_WANTED, *_PICKLED]))
-        return folder
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"`{model}` is no local folder, and the hub did not give it: {reason}",
-            hint="check the name and the network, or give a local folder",
-        ) from error
+    folder = download(name, revision or None, _WANTED, _TWICE)
+    if not has_safetensors(folder):
+        folder = download(name, revision or None, [*_WANTED, *_PICKLED])
+    return folder
 
 
 def is_ir(folder: Path) -> bool:

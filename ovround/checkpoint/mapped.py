@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ovround.checkpoint.element_types import ARRAY_TYPES, TensorInfo
+from ovround.checkpoint.gguf import GgufCheckpoint, GgufFloats
 from ovround.checkpoint.hf import Checkpoint
 from ovround.checkpoint.packed import Packed
 from ovround.checkpoint.quantised import PackedCheckpoint
@@ -113,6 +114,9 @@ class MappedPackedCheckpoint:
         except ValueError as error:
             raise TensorError(f"`{source.name}` cannot be taken apart: {error}") from error
 
+    def relative_error(self, name: str) -> float:
+        return self.inner.relative_error(self.sources[name].name)
+
     def scan(self) -> dict[str, str]:
         return self.inner.scan()
 
@@ -124,7 +128,12 @@ class MappedPackedCheckpoint:
 def mapped(
     checkpoint: Checkpoint, sources: Mapping[str, TensorSource], shapes: Mapping[str, tuple[int, ...]]
 ) -> Checkpoint:
-    """`checkpoint` under the names of `sources`, itself where every tensor is used as it lies."""
+    """`checkpoint` under the decoder's names, with these `shapes`; itself where every tensor is used as it lies.
+
+    A GGUF file has places of its own for them.
+    """
+    if isinstance(checkpoint, GgufFloats):
+        return checkpoint.located(shapes)
     sources = located(sources, checkpoint)
     if all(source.is_plain and source.name == name for name, source in sources.items()):
         return checkpoint
@@ -133,8 +142,12 @@ def mapped(
     )
 
 
-def mapped_packed(source: PackedCheckpoint, sources: Mapping[str, TensorSource]) -> PackedCheckpoint:
-    """`source` under the names of `sources`, itself where every tensor is used as it lies."""
+def mapped_packed(
+    source: PackedCheckpoint, sources: Mapping[str, TensorSource], shapes: Mapping[str, tuple[int, ...]]
+) -> PackedCheckpoint:
+    """The same of a source that is quantised already."""
+    if isinstance(source, GgufCheckpoint):
+        return source.located(shapes)
     sources = located(sources, source.stored)
     if all(source_.is_plain and source_.name == name for name, source_ in sources.items()):
         return source

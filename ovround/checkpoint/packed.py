@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from ovround.checkpoint.element_types import FLOAT_TYPES
 from ovround.checkpoint.pattern import Pattern
 from ovround.errors import CheckpointError
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import STORAGE, FloatTensor
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
 Array = NDArray[Any]
-Packed = QTensor | CodebookTensor
+Packed = QTensor | AffineTensor | CodebookTensor
 FLOATS = tuple(FLOAT_TYPES)
 _FLOAT_TYPES = {np.dtype(storage).name: dtype for dtype, storage in STORAGE.items()}
 

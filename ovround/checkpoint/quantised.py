@@ -74,6 +74,10 @@ class PackedCheckpoint(Protocol):
         """A weight or float tensor of this shape; raises TensorError for contents that contradict each other."""
         ...
 
+    def relative_error(self, name: str) -> float:
+        """|W - Wq| / |W| of a weight that was read: above 0 where no grid of ours holds it exactly."""
+        ...
+
     def scan(self) -> dict[str, str]:
         """sha256 of each weights file, having checked every float value; raises TensorError for NaN or infinity."""
         ...
@@ -153,6 +157,10 @@ class QuantisedCheckpoint:
             raise TensorError(
                 f"`{module}` cannot be read: {error}", hint="integers are kept as they are, or not at all"
             ) from error
+
+    def relative_error(self, name: str) -> float:
+        """0: integers are kept as they are."""
+        return 0.0
 
     def scan(self) -> dict[str, str]:
         """As `Checkpoint.scan`."""

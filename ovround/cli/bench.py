@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ovround.cli.model_argument import Bits, Format, Model, with_model
 from ovround.cli.shared_flags import Device, Exact, Json, Kernel, Threads, Verify
 from ovround.errors import UsageError
 
@@ -15,7 +16,7 @@ NAME = "bench"
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="A folder that `ovround convert` wrote.")],
+    model: Model,
     prompt_tokens: Annotated[int, typer.Option(help="Number of prompt tokens, drawn at random.")] = 128,
     new_tokens: Annotated[int, typer.Option(help="Number of tokens to generate.")] = 64,
     repeat: Annotated[int, typer.Option(help="Number of measured runs, after one to warm up.")] = 5,
@@ -33,7 +34,7 @@ def command(
         ),
     ] = None,
     baseline_model: Annotated[
-        Path | None, typer.Option(help="Model that the baseline loads; default: FOLDER, where it can read it.")
+        Path | None, typer.Option(help="Model that the baseline loads; default: MODEL, where it can read it.")
     ] = None,
     baseline_python: Annotated[
         Path | None, typer.Option(help="Python that has the baseline installed; default: this one.")
@@ -47,12 +48,14 @@ def command(
             help="File for a plot of latency by context and throughput by batch (extra `plot`); default: none."
         ),
     ] = None,
+    bits: Bits = None,
+    format: Format = None,  # noqa: A002  the flag's name
     verify: Verify = True,
     json: Json = False,
 ) -> None:
-    """Measure how fast the model in FOLDER answers."""
+    """Measure how fast MODEL answers."""
     from ovround.cli.printing import megabytes, print_json, print_table
-    from ovround.measure.benchmark import bench
+    from ovround.measure.benchmark import BenchResult, bench
 
     settings: dict[str, Any] = {
         "prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeat": repeat, "device": device, "exact": exact,
@@ -62,21 +65,27 @@ def command(
         raise UsageError("baseline-model, baseline-python and baseline-threads need --baseline")
     if baseline is not None and plot is not None:
         raise UsageError("baseline and plot are two measurements: ask for one at a time")
-    if baseline is not None:
-        _compare(
-            folder, baseline, json, peer_model=baseline_model, peer_python=baseline_python,
-            peer_threads=baseline_threads, **settings,
-        )  # fmt: skip
+
+    def load(folder: Path) -> BenchResult | None:
+        if baseline is not None:
+            _compare(
+                folder, baseline, json, peer_model=baseline_model, peer_python=baseline_python,
+                peer_threads=baseline_threads, **settings,
+            )  # fmt: skip
+        elif plot is not None:
+            _plot(folder, plot, json, **settings)
+        else:
+            return bench(folder, **settings)
+        return None
+
+    result = with_model(model, load, bits, format, device)
+    if result is None:
         return
-    if plot is not None:
-        _plot(folder, plot, json, **settings)
-        return
-    result = bench(folder, **settings)
     if json:
         print_json(dataclasses.asdict(result))
         return
     typer.echo(
-        f"{folder} on {result.device}: {prompt_tokens} prompt and {new_tokens} new tokens, {repeat} runs after one to warm up"
+        f"{model} on {result.device}: {prompt_tokens} prompt and {new_tokens} new tokens, {repeat} runs after one to warm up"
     )
     peak = "-" if result.peak_memory_bytes is None else f"{megabytes(result.peak_memory_bytes)} MB"
     print_table(

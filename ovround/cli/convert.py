@@ -43,8 +43,10 @@ def command(
     from ovround.cli.printing import megabytes, print_json
     from ovround.cli.progress import ProgressDisplay
     from ovround.conversion.convert import convert
+    from ovround.conversion.model_card import fitted_groups
     from ovround.quant.distributed.launch import Launch
     from ovround.quant.plan_file import plan_as_json
+    from ovround.tensors.scheme import DEFAULT_GROUP_SIZES
 
     started = time.monotonic()
     with ProgressDisplay(quiet=quiet or not Launch.from_environment().is_main) as display:
@@ -70,6 +72,8 @@ def command(
     for folder, written in zip(conversion.folders, conversion.manifests, strict=True):
         size = sum(record.size_bytes for record in written.files.values())
         typer.echo(f"{folder}: {written.format}, {megabytes(size)} MB, {elapsed_s:.1f} s")
+    for inputs, size in fitted_groups(manifest).items():
+        typer.echo(f"group size {size} for weights of {inputs} inputs, which {DEFAULT_GROUP_SIZES[0]} does not divide")
     unreached = sum(len(block.unreached) for block in manifest.blocks)
     if unreached:
         typer.echo(

@@ -45,9 +45,8 @@ def command(
     if json:
         print_json(dataclasses.asdict(latencies))
         return
-    typer.echo(
-        f"{table}: {latencies.format} on {latencies.device_name}, groups of {latencies.group_size}, milliseconds a token"
-    )
+    groups = "groups as by default" if latencies.group_size is None else f"groups of {latencies.group_size}"
+    typer.echo(f"{table}: {latencies.format} on {latencies.device_name}, {groups}, milliseconds a token")
     bits = list(dict.fromkeys(row.bits for row in latencies.rows))
     shapes = list(dict.fromkeys((row.outputs, row.inputs) for row in latencies.rows))
     cells = {(row.outputs, row.inputs, row.bits): f"{row.ms:.4f}" for row in latencies.rows}

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option("--system-prompt", "--system", help="System message before the first one; default: none."),
+]
 MaxNewTokens = Annotated[
     int | None, typer.Option(help="Limit of generated tokens; default: the model's own end, or its context.")
 ]

@@ -68,13 +68,14 @@ def convert(
     *,
     fresh: bool = False,
     memory_limit: int | str | None = None,
+    source_name: str | None = None,
 ) -> Conversion:
     """Convert `model` (a folder, a hub name, or `demo`) into `out`: one format there, several in `out/<format>`.
 
     `out` appears whole or not at all. Tuned blocks are kept beside it when the work is interrupted, and the same call
     continues; `fresh` starts over. `memory_limit`, bytes or text such as `4GB`, moves activations into files where they
-    would exceed it. Neither changes the result. Raises OvroundError for everything that is wrong with the input, before
-    anything is tuned where that is possible.
+    would exceed it. Neither changes the result. `source_name`: what manifest and card call the source, by default as `model`
+    names it. Raises OvroundError for everything that is wrong with the input, before anything is tuned where that is possible.
 
     Of several processes that torchrun started, the first writes, tells its progress and returns what was written; the
     others return a Conversion without folders.
@@ -87,6 +88,7 @@ def convert(
         return Conversion((Path(out),), (compress(str(model), folder, Path(out), options, on_progress),), {})
     limit_bytes = parse_size("memory-limit", memory_limit) if isinstance(memory_limit, str) else memory_limit
     job = prepare(str(model), Path(out), options, limit_bytes)
+    job = job if source_name is None else replace(job, name=source_name)
     if not job.launch.is_main:
         return run_worker_rank(job)
     with output_lock(job.out):

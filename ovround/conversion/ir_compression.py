@@ -36,6 +36,7 @@ from ovround.progress import OnProgress, Progress
 from ovround.quant.calibration.samples import calibrate
 from ovround.runtime.model_info import read_model_info
 from ovround.source_tokenizer import chat_renderer, load_tokenizer
+from ovround.tensors.scheme import DEFAULT_GROUP_SIZES
 
 MODEL = "openvino_model.xml"
 BITS = (4, 8)
@@ -154,7 +155,12 @@ def _nncf(model: ov.Model, options: ConvertOptions, samples: NDArray[np.int64] |
         kind = "SYM" if options.sym else "ASYM"
         settings: dict[str, Any] = {"mode": nncf.CompressWeightsMode[f"INT{options.bits}_{kind}"]}
         if options.bits == 4:
-            settings |= {"group_size": options.group_size, "ratio": 1.0}
+            settings |= {"group_size": options.group_size or DEFAULT_GROUP_SIZES[0], "ratio": 1.0}
+            if options.group_size is None:
+                fitting, least = nncf.GroupSizeFallbackMode.ADJUST, DEFAULT_GROUP_SIZES[-1]
+                settings["advanced_parameters"] = nncf.AdvancedCompressionParameters(
+                    group_size_fallback_mode=fitting, min_adjusted_group_size=least
+                )
             if samples is not None:
                 dataset = nncf.Dataset(list(samples), partial(_inputs, inputs=inputs))
                 settings |= {"dataset": dataset, "subset_size": len(samples), "awq": True, "scale_estimation": True}

@@ -1,6 +1,6 @@
 """A latency table: milliseconds that one decoded token spends in a linear layer, by shape and bits, on one device.
 
-{"format_version": 1, "format": "openvino", "device": "CPU", "device_name": "...", "threads": null, "group_size": 128,
+{"format_version": 1, "format": "openvino", "device": "CPU", "device_name": "...", "threads": null, "group_size": null,
  "symmetric": true, "versions": {"openvino": "..."}, "rows": [{"outputs": 2048, "inputs": 2048, "bits": 4, "ms": 0.061}]}
 """
 
@@ -16,7 +16,7 @@ from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.artifact.output_folder import write_atomically
 from ovround.errors import OutputError, UsageError
 from ovround.tensors.qtensor import BITS, GROUP_SIZES
-from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
+from ovround.tensors.scheme import FLOAT_BITS, QuantScheme, default_group_size
 
 FORMAT_VERSION = 1
 _HINT = "`ovround profile MODEL FILE` measures one"
@@ -41,13 +41,16 @@ class LatencyRow:
 
 @dataclass(frozen=True, slots=True)
 class LatencyTable:
-    """Everything that the file says; `threads` None where the engine chose, `device_name` the device's own name for itself."""
+    """Everything that the file says; `threads` None where the engine chose, `device_name` the device's own name for itself.
+
+    `group_size` None: each weight in the groups that are its default.
+    """
 
     format: str
     device: str
     device_name: str
     threads: int | None
-    group_size: int
+    group_size: int | None
     symmetric: bool
     versions: dict[str, str]
     rows: tuple[LatencyRow, ...]
@@ -57,7 +60,7 @@ class LatencyTable:
         if (
             self.format_version != FORMAT_VERSION
             or self.format not in ENGINE_FORMATS
-            or self.group_size not in GROUP_SIZES
+            or self.group_size not in (*GROUP_SIZES, None)
         ):
             raise ValueError(f"format {self.format_version}, for {self.format}, groups of {self.group_size}")
 
@@ -66,9 +69,10 @@ class LatencyTable:
 
     def milliseconds(self, name: str, shape: tuple[int, ...], scheme: QuantScheme | None, source: Path) -> float:
         """The time of module `name` with `scheme`; raises UsageError naming what `source`, the file of this table, lacks."""
-        if scheme is not None and (scheme.group_size, scheme.symmetric) != (self.group_size, self.symmetric):
+        group_size = default_group_size(shape[1]) if self.group_size is None else self.group_size
+        if scheme is not None and (scheme.group_size, scheme.symmetric) != (group_size, self.symmetric):
             raise UsageError(
-                f"latency table `{source}` was measured with {_scheme_words(self.group_size, self.symmetric)}; "
+                f"latency table `{source}` was measured with {_scheme_words(group_size, self.symmetric)}; "
                 f"`{name}` has {_scheme_words(scheme.group_size, scheme.symmetric)}",
                 hint="measure one with the same --group-size and --sym/--asym",
             )

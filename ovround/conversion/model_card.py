@@ -9,10 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ovround.artifact.manifest import ENGINE_FORMATS, Manifest
+from ovround.artifact.manifest import ENGINE_FORMATS, Manifest, WeightRecord
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import DeclaredOption, declared, plain
 from ovround.options.tuning_options import TuningOptions
+from ovround.tensors.scheme import DEFAULT_GROUP_SIZES, default_group_size
 
 _STATED = ("bits", "group_size", "sym", "recipe", "seed")  # in the command line even at their defaults
 _TUNING_FILE = "tuning.toml"
@@ -92,7 +93,7 @@ def _is_stated(entry: DeclaredOption, manifest: Manifest) -> bool:
         rounded = [bits for bits in ("lm_head_bits", "embedding_bits") if options[bits] is not None]
         kept = (*rounded, "group_size", "sym") if rounded else ()
         return changed and name in (*kept, "native_weights")
-    if name not in _STATED:
+    if name not in _STATED or options[name] is None:
         return bool(changed)
     if name == "bits":
         return options["budget"] is None and options["plan"] is None and not _coded(manifest)
@@ -164,8 +165,31 @@ def _scheme_words(manifest: Manifest) -> str:
         return "not quantised"
     if options["budget"] is not None or options["plan"] is not None:
         return "mixed precision"
-    group = "one group a row" if options["group_size"] == -1 else f"group {options['group_size']}"
-    return f"{options['bits']} bits, {group}, {'symmetric' if options['sym'] else 'asymmetric'}"
+    return f"{options['bits']} bits, {_group_words(manifest)}, {'symmetric' if options['sym'] else 'asymmetric'}"
+
+
+def _group_words(manifest: Manifest) -> str:
+    stated, fitted = manifest.options["group_size"], fitted_groups(manifest)
+    if stated is not None:
+        return "one group a row" if stated == -1 else f"group {stated}"
+    if len(set(fitted.values())) == 1 and all(weight.shape[-1] in fitted for weight in _on_grids(manifest)):
+        return f"group {next(iter(fitted.values()))}"
+    return ", ".join(
+        [f"group {DEFAULT_GROUP_SIZES[0]}", *(f"{size} over {inputs} inputs" for inputs, size in fitted.items())]
+    )
+
+
+def fitted_groups(manifest: Manifest) -> dict[int, int]:
+    """The group size by inputs of the weights that the usual default does not divide; empty where one was stated."""
+    if manifest.options["group_size"] is not None or manifest.source_method:
+        return {}
+    inputs = sorted({weight.shape[-1] for weight in _on_grids(manifest)})
+    fitted = {size: default_group_size(size) for size in inputs}
+    return {size: size if group == -1 else group for size, group in fitted.items() if group != DEFAULT_GROUP_SIZES[0]}
+
+
+def _on_grids(manifest: Manifest) -> list[WeightRecord]:
+    return [weight for weight in manifest.weights if weight.group_size and not weight.codebooks]
 
 
 def _front_matter(manifest: Manifest, source: Path) -> str:

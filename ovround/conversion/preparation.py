@@ -141,12 +141,13 @@ def _planned(
             sources, decoder = sources_of_untied(decoder), with_head(decoder, own=True)
             checkpoint = mapped(source, sources, decoder.every_tensor())
         return checkpoint, None, decoder, plan, notes
-    quantised = mapped_packed(source, decoder.sources())
+    quantised = mapped_packed(source, decoder.sources(), decoder.every_tensor())
     notes = source.stored.notes + quantised.check(decoder.every_tensor(), decoder.unused_tensors())
     plan = stored_plan(quantised, decoder, options)
     if HEAD in plan and decoder.head_at != HEAD:
-        quantised, decoder = mapped_packed(source, sources_of_untied(decoder)), with_head(decoder, own=True)
-    return source.stored, quantised, decoder, plan, notes
+        sources, decoder = sources_of_untied(decoder), with_head(decoder, own=True)
+        quantised = mapped_packed(source, sources, decoder.every_tensor())
+    return quantised.stored, quantised, decoder, plan, notes
 
 
 def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibration | None) -> None:

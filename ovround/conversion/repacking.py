@@ -16,7 +16,7 @@ from ovround.progress import OnProgress, Progress
 from ovround.quant.emitted import Emitted
 from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
+from ovround.tensors.scheme import FLOAT_BITS, QuantScheme, default_group_size
 
 _ONNX_BLOCK, _OPENVINO_GROUP = 16, 4  # MatMulNBits' smallest block; what OpenVINO's CPU plugin fuses
 _SCHEME = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # option -> field of a QuantScheme
@@ -41,7 +41,9 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
     for module, bits in asked.items():
         if bits is None:
             continue
-        scheme = None if bits == FLOAT_BITS else QuantScheme(bits, options.group_size, options.sym)
+        inputs = shapes[f"{module}.weight"][1]
+        group_size = default_group_size(inputs) if options.group_size is None else options.group_size
+        scheme = None if bits == FLOAT_BITS else QuantScheme(bits, group_size, options.sym)
         if module in stored:
             if stored[module].bits != bits:
                 raise _contradiction(
@@ -148,7 +150,7 @@ def repacked(source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress
         weight = source.read(name, shapes[name])
         scheme = plan.get(name.removesuffix(".weight"))
         if not isinstance(weight, FloatTensor) or not isinstance(scheme, QuantScheme) or not name.endswith(".weight"):
-            return Emitted(name, weight, 0.0)
+            return Emitted(name, weight, source.relative_error(name))
         from ovround.quant.integers.rtn import round_to_nearest  # torch: only where something is rounded
 
         return Emitted(name, *round_to_nearest(name, weight, scheme))

@@ -17,7 +17,7 @@ def with_stored_head(decoder: Decoder, source: Checkpoint | PackedCheckpoint) ->
     own = with_head(decoder, own=True)
     if isinstance(source, Checkpoint):
         stored = source
-    elif mapped_packed(source, own.sources()).packed(HEAD):
+    elif mapped_packed(source, own.sources(), own.every_tensor()).packed(HEAD):
         return own
     else:
         stored = source.stored

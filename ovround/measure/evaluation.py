@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed
+from ovround.checkpoint.gguf import GgufCheckpoint
 from ovround.conversion.adapted_source import open_adapted, tokenizer_folder
 from ovround.conversion.stored_head import with_stored_head
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
@@ -105,6 +106,8 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "convert") from error
     source = open_adapted(folder)
+    if isinstance(source, GgufCheckpoint):  # the numbers that its types stand for, not the grids near them
+        source = source.stored
     decoder = with_stored_head(from_config(source.config), source)
     weights: ReadWeights
     if isinstance(source, Checkpoint):
@@ -114,7 +117,7 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
         weights = CheckpointWeights(checkpoint)
     else:
         expected = decoder.every_tensor()
-        packed = mapped_packed(source, decoder.sources())
+        packed = mapped_packed(source, decoder.sources(), expected)
         packed.check(expected, decoder.unused_tensors())
         weights = PackedWeights(packed, expected)
     return TorchModel(decoder, weights), decoder.config.vocab_size, decoder.config.max_position_embeddings

@@ -28,7 +28,8 @@ class ConvertOptions:
     """Everything that decides the bytes of a conversion, checked here before anything is read.
 
     None means that preparation decides: by the recipe (`iters`, `nsamples`), the model's context (`seqlen`), the model and the
-    formats (`lm_head_bits`, `embedding_bits`), or the format (`codebooks`: 2x8:8 for aqlm).
+    formats (`lm_head_bits`, `embedding_bits`), the format (`codebooks`: 2x8:8 for aqlm), or each weight's inputs (`group_size`:
+    the largest of 128, 64, 32, 16 that divides them, else a whole row).
     """
 
     formats: tuple[str, ...] = option(
@@ -43,8 +44,8 @@ class ConvertOptions:
         4, "Bits of a weight: 2, 3, 4, 8, or 16 for no quantisation.", "Grid", allowed=_WIDTHS, sources=SOURCES,
         about="integers",
     )  # fmt: skip
-    group_size: int = option(
-        128, "Inputs that share a scale: 16, 32, 64, 128, 256, or -1 for a whole row.", "Grid",
+    group_size: int | None = option(
+        None, "Inputs that share a scale: 16 to 256, or -1 for a whole row; default: 128, else 64, 32 or 16, by weight.", "Grid",
         allowed=GROUP_SIZES, sources=SOURCES,
     )  # fmt: skip
     sym: bool = option(

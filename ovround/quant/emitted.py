@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.artifact.manifest import BlockRecord, Quality
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
-StoredWeight = QTensor | FloatTensor | CodebookTensor
+StoredWeight = QTensor | FloatTensor | AffineTensor | CodebookTensor
 
 
 @dataclass(frozen=True, slots=True)

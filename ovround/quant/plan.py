@@ -11,7 +11,7 @@ from ovround.errors import UsageError
 from ovround.models.decoder import HEAD, Decoder
 from ovround.options.convert_options import HEAD_BITS, ConvertOptions
 from ovround.tensors.qtensor import GROUP_SIZES
-from ovround.tensors.scheme import FLOAT_BITS, Codebooks, QuantScheme, WeightScheme
+from ovround.tensors.scheme import FLOAT_BITS, Codebooks, QuantScheme, WeightScheme, default_group_size
 
 Plan = dict[str, WeightScheme | None]
 END_TO_END_TOKENS = (
@@ -23,7 +23,7 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     """The scheme of each module with a weight matrix, None for one that stays in float; in the order of the model.
 
     A tied head whose bits differ from the embedding's appears as a module of its own. The last rule that matches wins.
-    Raises UsageError for a rule that matches nothing and for a group size that does not divide a weight's inputs.
+    Raises UsageError for a rule that matches nothing and for a stated group size that does not divide a weight's inputs.
     """
     # what loads checkpoints expects embedding and head in float
     floating = options.bits == FLOAT_BITS or any(name in CHECKPOINT_FORMATS for name in options.formats)
@@ -37,6 +37,7 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     bits[HEAD] = head_bits
     unused = {rule.pattern for rule in options.layers}
     codebooks = options.linear_codebooks
+    shapes = weight_shapes(decoder)
     plan: Plan = {}
     for name, general in bits.items():
         chosen, group_size, sym = general, options.group_size, options.sym
@@ -50,7 +51,7 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
         if codebooks is not None and name in linears and not stated:
             plan[name] = codebooks
         else:
-            plan[name] = None if chosen == FLOAT_BITS else QuantScheme(chosen, group_size, sym)
+            plan[name] = None if chosen == FLOAT_BITS else _scheme(chosen, group_size, sym, shapes[f"{name}.weight"][1])
     if unused:
         raise UsageError(
             f"layer rule `{sorted(unused)[0]}` matches no module", hint=f"modules are named like `{next(iter(bits))}`"
@@ -62,6 +63,10 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     if codebooks is not None:
         check_codebooks(decoder, plan, codebooks)
     return plan
+
+
+def _scheme(bits: int, group_size: int | None, sym: bool, inputs: int) -> QuantScheme:
+    return QuantScheme(bits, default_group_size(inputs) if group_size is None else group_size, sym)
 
 
 def choosable(decoder: Decoder, plan: Plan, options: ConvertOptions) -> tuple[tuple[str, ...], ...]:

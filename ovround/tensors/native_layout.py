@@ -12,10 +12,17 @@ Integers of 2, 3, 4 and 8 bits, in groups of a multiple of 32 inputs, or one gro
     scales       [ceil(N / 16), G, 16, 2]                 float16
     zero_points  [ceil(N / 16), G, 16], or [1]            one for all
 
+Affine integers of 2 to 6 bits (`AffineTensor`), in groups of 16 inputs or of a multiple of 32, and B blocks a row:
+
+    codes     as above
+    scales    [ceil(N / 16), B, 32 + 16 * G / B]  of a block 16 float16, then an int8 factor of each group and row; 32 where B is G
+    minimums  as scales, or zero point [1]
+
 Byte 4 * row + i of each 64 holds, lowest bits first: of 8 bits input 4 * j + i of the j-th 64; of 4 bits inputs 8 * j + i and
 8 * j + 4 + i; of 2 bits inputs 16 * j + i, and 4, 8, 12 further. Of 3 bits the lower two lie as those of 2 bits do, and of the
-third 64 byte 4 * row + i holds the upper bits of inputs i, 4 + i, ... 28 + i. Four products of a row and their sum are then one
-lane of a processor's dot product.
+third 64 byte 4 * row + i holds the upper bits of inputs i, 4 + i, ... 28 + i. Of 5 and 6 bits the lower four lie as those of
+4 bits do, and the fifth as a third bit does, or the upper two as those of 2 bits do. Four products of a row and their sum are then
+one lane of a processor's dot product.
 
 Rows and inputs that fill up a tile are zero. All parts are bytes, because OpenVINO's CPU plugin widens float16 and 16-bit
 integers when it compiles.
@@ -28,9 +35,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.tensors.affine_tensor import AffineTensor
+from ovround.tensors.group_values import GroupValues
+
 OPERATOR, OPSET = "QuantizedLinear", "ovround"
 CODEBOOK = "codebook"  # the operator's attribute `weights`
 INTEGERS = {2: "int2", 3: "int3", 4: "int4", 8: "int8"}  # and of integers, by their bits
+AFFINE = {2: "affine2", 3: "affine3", 4: "affine4", 5: "affine5", 6: "affine6"}
+_PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}  # bits that are stored together, lowest first
 Bytes = NDArray[np.uint8]
 CODE_ROWS = 64
 TILE_ROWS, RUN = 16, 32
@@ -80,19 +92,21 @@ def pack_integers(codes: NDArray[np.uint8], bits: int) -> Bytes:
     padded = np.pad(codes, ((0, -codes.shape[0] % TILE_ROWS), (0, -codes.shape[1] % RUN)))
     # [tile, row, run, quad, input of the quad] -> [tile, run, quad, row, input of the quad]
     quads = padded.reshape(-1, TILE_ROWS, padded.shape[1] // RUN, 8, 4).transpose(0, 2, 3, 1, 4)
-    tiles, runs = quads.shape[:2]
-    if bits != 3:
-        return _merge_bits(quads, bits).reshape(tiles, runs, -1)
-    low, high = _merge_bits(quads & np.uint8(3), 2), _merge_bits(quads >> np.uint8(2), 1)
-    return np.concatenate([low.reshape(tiles, runs, -1), high.reshape(tiles, runs, -1)], axis=2)
+    parts, shift = [], 0
+    for plane in _PLANES[bits]:
+        part = quads >> np.uint8(shift) & np.uint8((1 << plane) - 1)
+        parts.append(_merge_bits(part, plane).reshape(*quads.shape[:2], -1))
+        shift += plane
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
 def unpack_integers(packed: Bytes, bits: int, rows: int, columns: int) -> NDArray[np.uint8]:
     """Undo `pack_integers` of codes `[rows, columns]`."""
-    quads = _split_bits(packed[:, :, :128], 2) if bits == 3 else _split_bits(packed, bits)
-    if bits == 3:
-        quads |= _split_bits(packed[:, :, 128:], 1) << np.uint8(2)
-    tiles, runs = quads.shape[:2]
+    tiles, runs = packed.shape[:2]
+    quads, start, shift = np.zeros((tiles, runs, 8, TILE_ROWS, 4), np.uint8), 0, 0
+    for plane in _PLANES[bits]:
+        quads |= _split_bits(packed[:, :, start : start + plane * 64], plane) << np.uint8(shift)
+        start, shift = start + plane * 64, shift + plane
     codes = quads.transpose(0, 3, 1, 2, 4).reshape(tiles * TILE_ROWS, runs * RUN)
     return np.ascontiguousarray(codes[:rows, :columns])
 
@@ -123,6 +137,34 @@ def pack_qparams(values: NDArray[Any]) -> NDArray[Any]:
 def unpack_qparams(packed: NDArray[Any], rows: int) -> NDArray[Any]:
     """Undo `pack_qparams`."""
     return np.ascontiguousarray(packed.transpose(0, 2, 1).reshape(-1, packed.shape[1])[:rows])
+
+
+def pack_group_values(values: GroupValues) -> Bytes:
+    """Scales or minimums of an affine weight as `[ceil(N / 16), B, bytes of a block]`."""
+    halves = halves_as_bytes(pack_qparams(values.blocks)).reshape(-1, values.blocks_a_row, 2 * TILE_ROWS)
+    if values.factors is None:
+        return halves
+    factors = pack_qparams(values.factors).view(np.uint8).reshape(len(halves), values.blocks_a_row, -1)
+    return np.concatenate([halves, factors], axis=2)
+
+
+def unpack_group_values(packed: Bytes, rows: int) -> GroupValues:
+    """Undo `pack_group_values` of `rows` rows."""
+    tiles, blocks, size = packed.shape
+    halves = np.ascontiguousarray(packed[:, :, : 2 * TILE_ROWS]).reshape(tiles, blocks, TILE_ROWS, 2)
+    numbers = unpack_qparams(bytes_as_halves(halves), rows)
+    if size == 2 * TILE_ROWS:
+        return GroupValues(numbers)
+    factors = np.ascontiguousarray(packed[:, :, 2 * TILE_ROWS :]).view(np.int8).reshape(tiles, -1, TILE_ROWS)
+    return GroupValues(numbers, unpack_qparams(factors, rows))
+
+
+def unpack_affine(codes: Bytes, scales: Bytes, last: Bytes, bits: int, rows: int, columns: int) -> AffineTensor:
+    """The affine weight `[rows, columns]` of the operator's three parts; `last` is its minimums, or its zero point `[1]`."""
+    minimums = None if last.size == 1 else unpack_group_values(last, rows)
+    zero_point = int(last[0]) if last.size == 1 else 0
+    levels = unpack_integers(codes, bits, rows, columns)
+    return AffineTensor(levels, unpack_group_values(scales, rows), minimums, bits, zero_point)
 
 
 def halves_as_bytes(halves: NDArray[np.float16]) -> Bytes:

@@ -1,7 +1,8 @@
-"""How a weight is stored: integers on a grid of scales (`QuantScheme`), or sums of entries of codebooks (`Codebooks`)."""
+"""How a weight is stored: integers on a grid (`QuantScheme`, `AffineScheme`), or sums of entries of codebooks (`Codebooks`)."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ FLOAT_BITS = 16
 """The bits of a weight that is not quantised."""
 CODEBOOK_VALUE_BITS = 16  # entries and scales are float16
 CODEBOOK_COUNTS, CODEBOOK_BITS, VECTOR_SIZES = range(1, 17), range(1, 17), (2, 4, 8, 16, 32)
+DEFAULT_GROUP_SIZES = (128, 64, 32, 16)
+"""The groups of a weight whose group size nobody stated: the first of these that divides its inputs."""
+_AFFINE = re.compile(r"(\d+):(\d+)(?:/(\d+))?-(?:(\d+)|(m))")
 _SPEC = re.compile(r"(\d+)x(\d+):(\d+)")
 
 
@@ -21,6 +25,53 @@ class QuantScheme:
     bits: int
     group_size: int
     symmetric: bool
+
+
+def default_group_size(inputs: int) -> int:
+    """The largest of `DEFAULT_GROUP_SIZES` that divides `inputs`; -1, one group a row, where none does."""
+    return next((size for size in DEFAULT_GROUP_SIZES if inputs % size == 0), -1)
+
+
+@dataclass(frozen=True, slots=True)
+class AffineScheme:
+    """Integers of one weight whose groups have float scales and, with `minimum`, float minimums: see `AffineTensor`.
+
+    `block_size` is the inputs that share a float16 number, which each group multiplies by 8 bits; None where each group has its own.
+    """
+
+    bits: int
+    group_size: int
+    block_size: int | None
+    zero_point: int
+    minimum: bool
+
+    @classmethod
+    def parse(cls, text: str) -> AffineScheme:
+        """Read what `spec` writes; raises ValueError for anything else."""
+        match = _AFFINE.fullmatch(text)
+        if not match:
+            raise ValueError(f"affine scheme is `{text:.40}`; such as 4:32/256 is needed")
+        bits, group, block, zero_point, minimum = match.groups()
+        return cls(int(bits), int(group), int(block) if block else None, int(zero_point or 0), minimum is not None)
+
+    @property
+    def spec(self) -> str:
+        """Bits, group, block and what is subtracted: `4:32/256-m` with minimums, `6:16/256-32` with a zero point."""
+        block = "" if self.block_size is None else f"/{self.block_size}"
+        return f"{self.bits}:{self.group_size}{block}{'-m' if self.minimum else f'-{self.zero_point}'}"
+
+    @property
+    def symmetric(self) -> bool:
+        return not self.minimum
+
+    def size_bits(self, shape: tuple[int, ...]) -> float:
+        """Bits of a weight `[N, K]`: codes, scales and minimums."""
+        weights = math.prod(shape)
+        numbers = 16 / self.group_size if self.block_size is None else 8 / self.group_size + 16 / self.block_size
+        return weights * (self.bits + numbers * (2 if self.minimum else 1))
+
+    def __str__(self) -> str:
+        return self.spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +129,4 @@ class Codebooks:
         return f"{self.count}x{self.bits}"
 
 
-WeightScheme = QuantScheme | Codebooks
+WeightScheme = QuantScheme | AffineScheme | Codebooks

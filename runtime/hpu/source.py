@@ -47,7 +47,7 @@ def open_weights(folder: Path) -> Weights:
         return Weights(decoder, lambda name, shape: plain.read(name))
     if source.packed(HEAD):
         decoder = with_head(decoder, own=True)
-    quantised = mapped_packed(source, decoder.sources())
+    quantised = mapped_packed(source, decoder.sources(), decoder.every_tensor())
     quantised.check(decoder.every_tensor(), ignored)
 
     def read(name: str, shape: tuple[int, ...]) -> Weight:

@@ -122,14 +122,18 @@ struct Simd {
     static I shift_left32(I value) {
         return _mm256_slli_epi32(value, kBits);
     }
-    template <int kQuad>
-    static I place_third_bit(I value) {
-        return kQuad <= 2 ? _mm256_slli_epi16(value, kQuad <= 2 ? 2 - kQuad : 0)
-                          : _mm256_srli_epi16(value, kQuad > 2 ? kQuad - 2 : 0);
+    // Moves bits to the left by kBy, or to the right by -kBy, across the bytes of 16 bits.
+    template <int kBy>
+    static I move_bits(I value) {
+        return kBy >= 0 ? _mm256_slli_epi16(value, kBy >= 0 ? kBy : 0) : _mm256_srli_epi16(value, kBy < 0 ? -kBy : 0);
     }
-    static I join_bits(I low, I third) {
-        return _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(3)),
-                               _mm256_and_si256(third, _mm256_set1_epi8(4)));
+    template <int kLow, int kHigh>
+    static I join_bits(I low, I high) {
+        return _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(kLow)),
+                               _mm256_and_si256(high, _mm256_set1_epi8(kHigh)));
+    }
+    static F signed_bytes(const uint8_t* at) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at))));
     }
     static I add_pairs16(I sum, I pairs) {
         return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));

@@ -148,14 +148,18 @@ struct Simd {
     static I shift_left32(I value) {
         return _mm512_slli_epi32(value, kBits);
     }
-    template <int kQuad>
-    static I place_third_bit(I value) {
-        return kQuad <= 2 ? _mm512_slli_epi16(value, kQuad <= 2 ? 2 - kQuad : 0)
-                          : _mm512_srli_epi16(value, kQuad > 2 ? kQuad - 2 : 0);
+    // Moves bits to the left by kBy, or to the right by -kBy, across the bytes of 16 bits.
+    template <int kBy>
+    static I move_bits(I value) {
+        return kBy >= 0 ? _mm512_slli_epi16(value, kBy >= 0 ? kBy : 0) : _mm512_srli_epi16(value, kBy < 0 ? -kBy : 0);
     }
-    static I join_bits(I low, I third) {
-        const I both = _mm512_and_si512(low, _mm512_set1_epi8(3));
-        return _mm512_ternarylogic_epi32(both, third, _mm512_set1_epi8(4), 0xF8);  // both | (third & 4)
+    template <int kLow, int kHigh>
+    static I join_bits(I low, I high) {
+        const I both = _mm512_and_si512(low, _mm512_set1_epi8(kLow));
+        return _mm512_ternarylogic_epi32(both, high, _mm512_set1_epi8(kHigh), 0xF8);  // both | (high & kHigh)
+    }
+    static F signed_bytes(const uint8_t* at) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
     }
     static I add_pairs16(I sum, I pairs) {
         return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));

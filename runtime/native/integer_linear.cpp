@@ -10,9 +10,12 @@ constexpr int64_t kTilesATask = 4;
 constexpr int64_t kDotTokens[] = {16, 8, 4, 3, 2, 1};
 
 // Inputs that share a scale: the largest of 128, 64 and 32 that divides a group
-// (ovround/tensors/activation_rounding.py).
+// (ovround/tensors/activation_rounding.py); of affine weights 32, or a group of 16.
 int64_t span_inputs(const IntegerWeight& weight) {
     const int64_t group = weight.inputs / weight.groups;
+    if (weight.blocks > 0) {
+        return std::min(group, kIntegerRun);
+    }
     return group % 128 == 0 ? 128 : group % 64 == 0 ? 64 : kIntegerRun;
 }
 
@@ -21,8 +24,8 @@ class Quantized {
 public:
     Quantized(const IntegerWeight& weight, const float* x, int64_t tokens, const Kernels& kernels,
               const Threads& threads)
-        : runs_(pieces(weight.inputs, kIntegerRun)), span_runs_(span_inputs(weight) / kIntegerRun),
-          spans_(pieces(runs_, span_runs_)), most_(kernels.dot_tokens) {
+        : runs_(pieces(weight.inputs, kIntegerRun)), span_(span_inputs(weight)),
+          spans_(pieces(runs_ * kIntegerRun, span_)), most_(kernels.dot_tokens) {
         const int64_t width = runs_ * kIntegerRun;
         scratch_.reserve(tokens * width, tokens * spans_ * 4, tokens * spans_ * 4);
         levels_ = scratch_.take<int8_t>(tokens * width);
@@ -30,7 +33,7 @@ public:
         sums_ = scratch_.take<float>(tokens * spans_);
         const auto fill = [&](int64_t token) {
             const int64_t start = start_of(token, tokens), size = block(tokens - start), index = token - start;
-            kernels.quantize(x + token * weight.inputs, weight.inputs, span_runs_ * kIntegerRun, size,
+            kernels.quantize(x + token * weight.inputs, weight.inputs, span_, size,
                              levels_ + start * width + 4 * index, scales_ + start * spans_ + index,
                              sums_ + start * spans_ + index);
         };
@@ -52,7 +55,7 @@ public:
         return {count,
                 runs_,
                 spans_,
-                span_runs_,
+                span_ / kIntegerRun,
                 levels_ + start * runs_ * kIntegerRun,
                 scales_ + start * spans_,
                 sums_ + start * spans_};
@@ -71,7 +74,7 @@ private:
         return start;
     }
 
-    int64_t runs_, span_runs_, spans_, most_;
+    int64_t runs_, span_, spans_, most_;
     Scratch scratch_;
     int8_t* levels_ = nullptr;
     float* scales_ = nullptr;
@@ -82,8 +85,16 @@ int64_t tiles_of(const IntegerWeight& weight) { return pieces(weight.outputs, kI
 
 IntegerTile tile_of(const IntegerWeight& weight, int64_t tile, int64_t spans) {
     const int64_t runs = pieces(weight.inputs, kIntegerRun), grid = tile * weight.groups * kIntegerRows;
+    const uint8_t* codes = weight.codes + tile * runs * weight.bits * kIntegerRows * kIntegerRun / 8;
+    if (weight.blocks > 0) {
+        const int64_t block_groups = weight.groups / weight.blocks;
+        const int64_t at = tile * weight.blocks * block_bytes(block_groups);
+        const uint8_t* minimums = weight.minimums == nullptr ? nullptr : weight.minimums + at;
+        return {weight.bits, codes, weight.scales + at, weight.zero_points, true, spans / weight.groups, block_groups,
+                minimums};
+    }
     return {weight.bits,
-            weight.codes + tile * runs * weight.bits * kIntegerRows * kIntegerRun / 8,
+            codes,
             weight.scales + 2 * grid,
             weight.zero_points + (weight.one_zero_point ? 0 : grid),
             weight.one_zero_point,
@@ -118,13 +129,22 @@ void dot_tiles(const IntegerWeight& weight, const IntegerWeight* up, const Quant
 void matrix_tiles(const IntegerWeight& weight, const IntegerWeight* up, const MatrixRows& rows, int64_t low,
                   int64_t high, float* y, const Kernels& kernels) {
     const int64_t runs = rows.runs(), values = runs * kIntegerRun * kIntegerRows, count = high - low;
+    const int64_t decoded_values = weight.blocks > 0 ? values : 0;
     Scratch scratch;
-    scratch.reserve(2 * count * values * 2, 2 * kMatrixAnswers * 4);
+    scratch.reserve(2 * count * values * 2, 2 * kMatrixAnswers * 4, decoded_values * 4);
     auto* widened = scratch.take<uint16_t>(2 * count * values);
     auto* products = scratch.take<float>(2 * kMatrixAnswers);
+    auto* decoded = scratch.take<float>(decoded_values);
     const auto widen = [&](const IntegerWeight& source, uint16_t* to) {
+        static constexpr float kOnes[kIntegerRows] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
         for (int64_t tile = low; tile < high; ++tile, to += values) {
-            kernels.matrix->integers(tile_of(source, tile, source.groups), runs, runs / source.groups, to);
+            const IntegerTile from = tile_of(source, tile, source.groups);
+            if (source.blocks > 0) {
+                kernels.expand(from, runs, source.groups, 0, runs, decoded, source.inputs);
+                kernels.matrix->floats(decoded, source.inputs, kOnes, kIntegerRows, source.inputs, to);
+                continue;
+            }
+            kernels.matrix->integers(from, runs, runs / source.groups, to);
         }
     };
     widen(weight, widened);

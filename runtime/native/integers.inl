@@ -1,9 +1,10 @@
-// Integer weights of 2, 3, 4 and 8 bits; kernels.inl includes this file.
+// Integer weights of 2 to 6 and 8 bits; kernels.inl includes this file.
 //
 // A run is 32 inputs of 16 rows. A quad is four consecutive inputs of 16 rows: 64 bytes, byte 4 * row + input. With 8
 // bits, each quad has its own bytes. With 4 bits, two quads share bytes, the first in the lower bits; with 2 bits, four
 // quads do. With 3 bits, the lower two bits are stored like 2 bits (128 bytes), followed by the third bits of all eight
-// quads, quad 0 lowest (64 bytes).
+// quads, quad 0 lowest (64 bytes). With 5 and 6 bits, the lower four are stored like 4 bits (256 bytes), followed by the
+// fifth bits like third bits (64 bytes), or by the upper two like 2 bits (128 bytes).
 
 template <int kBits, int kQuad>
 inline typename Simd::I raw_quad(const uint8_t* at) {
@@ -14,7 +15,7 @@ inline typename Simd::I raw_quad(const uint8_t* at) {
 // kQuad>().
 template <int kBits, int kQuad>
 constexpr int shift_of() {
-    return kBits == 8 ? 0 : kBits == 4 ? 4 * (kQuad % 2) : 2 * (kQuad % 4);
+    return kBits == 8 ? 0 : kBits >= 4 ? 4 * (kQuad % 2) : 2 * (kQuad % 4);
 }
 
 template <int kBits, int kQuad, bool kInPlace>
@@ -24,7 +25,14 @@ inline typename Simd::I unpack_quad(const uint8_t* at) {
         return raw_quad<8, kQuad>(at);
     } else if constexpr (kBits == 3) {
         const typename Simd::I low = Simd::template shift_right16<kShift>(raw_quad<2, kQuad>(at));
-        return Simd::join_bits(low, Simd::template place_third_bit<kQuad>(Simd::load_i(at + 128)));
+        return Simd::template join_bits<3, 4>(low, Simd::template move_bits<2 - kQuad>(Simd::load_i(at + 128)));
+    } else if constexpr (kBits == 5) {
+        const typename Simd::I low = Simd::template shift_right16<kShift>(raw_quad<4, kQuad>(at));
+        return Simd::template join_bits<15, 16>(low, Simd::template move_bits<4 - kQuad>(Simd::load_i(at + 256)));
+    } else if constexpr (kBits == 6) {
+        const typename Simd::I low = Simd::template shift_right16<kShift>(raw_quad<4, kQuad>(at));
+        const typename Simd::I upper = raw_quad<2, kQuad>(at + 256);
+        return Simd::template join_bits<15, 48>(low, Simd::template move_bits<4 - 2 * (kQuad % 4)>(upper));
     } else if constexpr (kInPlace) {
         return Simd::and_i(raw_quad<kBits, kQuad>(at), Simd::set8(static_cast<char>(((1 << kBits) - 1) << kShift)));
     } else {
@@ -194,7 +202,12 @@ void dot_tokens(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
     }
 }
 
+#include "affine.inl"
+
 void dot(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
+    if (tile.block_groups > 0) {
+        return affine_dot(tile, rows, y);
+    }
     switch (tile.bits) {
         case 2: return dot_tokens<2>(tile, rows, y);
         case 3: return dot_tokens<3>(tile, rows, y);
@@ -207,7 +220,8 @@ void quantize(const float* x, int64_t inputs, int64_t span_inputs, int64_t token
               float* sum) {
     for (int64_t start = 0, span = 0; start < inputs; start += span_inputs, ++span) {
         const int64_t count = inputs - start < span_inputs ? inputs - start : span_inputs;
-        const int64_t padded = (count + kRun - 1) / kRun * kRun;
+        const int64_t whole_runs = (count + kRun - 1) / kRun * kRun;
+        const int64_t padded = whole_runs < span_inputs ? whole_runs : span_inputs;
         float values[kMostSpan];
         std::memcpy(values, x + start, static_cast<size_t>(count) * sizeof(float));
         for (int64_t index = count; index < padded; ++index) {
@@ -256,6 +270,9 @@ inline int code_at(int64_t bits, const uint8_t* at, int64_t row, int64_t input) 
 }
 
 void expand(const IntegerTile& tile, int64_t runs, int64_t groups, int64_t first, int64_t last, float* to, int64_t ld) {
+    if (tile.block_groups > 0) {
+        return affine_expand(tile, runs, groups, first, last, to, ld);
+    }
     for (int64_t run = first; run < last; ++run) {
         const uint8_t* at = tile.codes + run * tile.bits * kTileRows * kRun / 8;
         const int64_t group = run * groups / runs;

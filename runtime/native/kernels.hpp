@@ -27,14 +27,16 @@ struct IntegerTile {
     const uint8_t* scales;       // float16 [groups, 16]
     const uint8_t* zero_points;  // [groups, 16], or one
     bool one_zero_point;
-    int64_t group_spans;  // spans of inputs in one group of the weight
+    int64_t group_spans;       // spans of inputs in one group of the weight
+    int64_t block_groups = 0;  // of affine weights, whose scales and minimums are blocks: see linear.hpp
+    const uint8_t* minimums = nullptr;
 };
 
-constexpr int64_t kMostSpan = 128;
+constexpr int64_t kLeastSpan = 16, kMostSpan = 128;
 
 // Rows of inputs in 8 bits, with the tokens side by side.
 struct QuantizedRows {
-    int64_t tokens, runs, spans, span_runs;
+    int64_t tokens, runs, spans, span_runs;  // span_runs is 0 if a span is half a run
     const int8_t* levels;  // [runs * 8, tokens, 4]
     const float* scales;   // [spans, tokens]
     const float* sums;     // [spans, tokens], sums of the levels
@@ -81,7 +83,7 @@ struct Kernels {
                          int64_t entries, int64_t vector_outputs, int64_t vector_inputs, int64_t output, int64_t rows,
                          int64_t first, int64_t last, float* to, int64_t ld);
 
-    // Rounds a row to 8 bits, in spans of `span_inputs` (a multiple of 32, at most kMostSpan) that share a scale.
+    // Rounds a row to 8 bits, in spans of `span_inputs` (16, or a multiple of 32, at most kMostSpan) that share a scale.
     // `levels`, `scale` and `sum` point to this token's first entries in QuantizedRows.
     void (*quantize)(const float* x, int64_t inputs, int64_t span_inputs, int64_t tokens, int8_t* levels, float* scale,
                      float* sum);

@@ -1,4 +1,4 @@
-// Products with weights in their stored form: additive codebooks, and integers of 2, 3, 4 and 8 bits. Plain C++ without
+// Products with weights in their stored form: additive codebooks, and integers of 2 to 6 and 8 bits. Plain C++ without
 // types of an engine.
 //
 // y[t, n] = sum over k of x[t, k] * W[n, k], for x float32 [tokens, inputs] and y float32 [tokens, outputs].
@@ -24,14 +24,25 @@ struct CodebookWeight {
 };
 
 // W[n, k] = (code[n, k] - zero_points[n, k / group]) * scales[n, k / group]
+//
+// With `blocks` the weight is affine: one zero point, minimums if there are any, and scales and minimums in blocks.
+//
+// W[n, k] = (code[n, k] - zero_point) * scale[n, k / group] - minimum[n, k / group]
 struct IntegerWeight {
-    int64_t bits;                // 2, 3, 4 or 8
+    int64_t bits;                // 2, 3, 4 or 8; of affine weights 2 to 6
     const uint8_t* codes;        // [ceil(N / 16), ceil(K / 32), bits * 64]: see integers.inl
-    const uint8_t* scales;       // float16 [ceil(N / 16), G, 16]
+    const uint8_t* scales;       // float16 [ceil(N / 16), G, 16]; affine [ceil(N / 16), B, 32 + 16 * G / B], see below
     const uint8_t* zero_points;  // [ceil(N / 16), G, 16], or one byte for all
     bool one_zero_point;
     int64_t outputs, inputs, groups;
+    int64_t blocks = 0;                 // B of affine weights
+    const uint8_t* minimums = nullptr;  // as scales, or none
 };
+
+// A block of scales or minimums is float16 [16], followed, if it has several groups, by int8 factors [groups, 16].
+constexpr int64_t block_bytes(int64_t block_groups) {
+    return 2 * kIntegerRows + (block_groups > 1 ? block_groups * kIntegerRows : 0);
+}
 
 // The caller's threads: `run` calls task(context, i) once for each i below tasks, and returns when all are done.
 struct Threads {

@@ -2,7 +2,8 @@
 // weight in one of the layouts of linear.hpp.
 //
 // Inputs: x f32 [..., inputs], then u8 constants: codes, codebooks [M, entries, O, V, 2] and scales if `weights` is
-// "codebook"; codes, scales and zero points if it is "int2", "int3", "int4" or "int8". Output f32 [..., outputs].
+// "codebook"; codes, scales and zero points if it is "int2", "int3", "int4" or "int8"; codes, scales [tiles, B, bytes of
+// a block], and minimums or one zero point, if it is "affine2" to "affine6". Output f32 [..., outputs].
 // Attributes: weights, outputs, inputs; exact: float32 throughout.
 #include <onnxruntime_c_api.h>
 
@@ -153,12 +154,21 @@ public:
         : api_(api), outputs_(attribute(api, info, "outputs")), inputs_(attribute(api, info, "inputs")),
           exact_(attribute(api, info, "exact") != 0) {
         const std::string weights = text_attribute(api, info, "weights");
-        bits_ = weights == "int2" ? 2 : weights == "int3" ? 3 : weights == "int4" ? 4 : weights == "int8" ? 8 : 0;
+        bits_ = bits_of(weights);
         need(bits_ > 0 || weights == "codebook",
-             "weights are `" + weights + "`; this library has codebook, int2, int3, int4 and int8");
+             "weights are `" + weights + "`; this library has codebook, int2, int3, int4, int8 and affine2 to affine6");
         const Part first = constant(api, info, 1), second = constant(api, info, 2), third = constant(api, info, 3);
         const std::string misfit = weights + " " + text(first.shape) + ", " + text(second.shape) + " and " +
                                    text(third.shape) + " are not those of " + text({outputs_, inputs_});
+        if (is_affine(weights)) {
+            const int64_t groups = second.shape.size() == 3 ? affine_groups(bits_, outputs_, inputs_, first.size(),
+                                                                            second.shape.data(), third.size())
+                                                            : 0;
+            need(groups > 0, misfit);
+            integers_ = affine_weight(bits_, first.bytes, second.bytes, third.bytes, third.size() == 1, outputs_,
+                                      inputs_, groups, second.shape[1]);
+            return;
+        }
         if (bits_ > 0) {
             const int64_t groups = integer_groups(bits_, outputs_, inputs_, first.size(), second.size(), third.size());
             need(groups > 0, misfit);

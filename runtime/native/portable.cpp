@@ -46,6 +46,7 @@ struct Simd {
         std::memcpy(loaded.bytes, from, kBytes);
         return loaded;
     }
+    static void store_i(uint8_t* to, I value) { std::memcpy(to, value.bytes, kBytes); }
     static I broadcast32(const int8_t* from) {
         I spread;
         for (int byte = 0; byte < kBytes; ++byte) {
@@ -83,18 +84,27 @@ struct Simd {
         }
         return value;
     }
-    template <int kQuad>
-    static I place_third_bit(I value) {
+    // Moves bits to the left by kBy, or to the right by -kBy, within each byte.
+    template <int kBy>
+    static I move_bits(I value) {
         for (auto& byte : value.bytes) {
-            byte = static_cast<uint8_t>(((byte >> kQuad) & 1) << 2);
+            byte = static_cast<uint8_t>(kBy >= 0 ? byte << (kBy >= 0 ? kBy : 0) : byte >> (kBy < 0 ? -kBy : 0));
         }
         return value;
     }
-    static I join_bits(I low, I third) {
+    template <int kLow, int kHigh>
+    static I join_bits(I low, I high) {
         for (int byte = 0; byte < kBytes; ++byte) {
-            low.bytes[byte] = static_cast<uint8_t>((low.bytes[byte] & 3) | (third.bytes[byte] & 4));
+            low.bytes[byte] = static_cast<uint8_t>((low.bytes[byte] & kLow) | (high.bytes[byte] & kHigh));
         }
         return low;
+    }
+    static F signed_bytes(const uint8_t* at) {
+        F result;
+        for (int lane = 0; lane < kFloats; ++lane) {
+            result.lanes[lane] = static_cast<float>(static_cast<int8_t>(at[lane]));
+        }
+        return result;
     }
     static I add_products8(I sum, I codes, I levels) {
         int32_t sums[4];

@@ -33,9 +33,7 @@ int64_t grid_rows(int64_t outputs) { return tiles(outputs, kIntegerRows) * kInte
 
 }  // namespace
 
-int64_t QuantizedLinear::bits() const {
-    return weights_ == "int2" ? 2 : weights_ == "int3" ? 3 : weights_ == "int4" ? 4 : weights_ == "int8" ? 8 : 0;
-}
+int64_t QuantizedLinear::bits() const { return bits_of(weights_); }
 
 void QuantizedLinear::validate_and_infer_types() {
     if (!checked_) {
@@ -54,7 +52,7 @@ void QuantizedLinear::validate_and_infer_types() {
 
 void QuantizedLinear::check() const {
     NODE_VALIDATION_CHECK(this, weights_ == kCodebook || bits() > 0, "weights are `", weights_,
-                          "`; this library has codebook, int2, int3, int4 and int8");
+                          "`; this library has codebook, int2, int3, int4, int8 and affine2 to affine6");
     const std::size_t count = outputs_.size();
     const std::size_t parts = groups_ > 0 ? 1 : kParts * count;
     NODE_VALIDATION_CHECK(this, count >= 1 && count <= (bits() > 0 ? kMostWeights : 1) && get_input_size() == 1 + parts,
@@ -72,14 +70,18 @@ void QuantizedLinear::check() const {
         }
         return;
     }
-    NODE_VALIDATION_CHECK(this, bits() > 0 && inputs_ % (groups_ * kIntegerRun) == 0, groups_, " groups do not fit ",
-                          inputs_, " inputs");
+    check_joined();
+}
+
+void QuantizedLinear::check_joined() const {
+    const bool fit = is_affine(weights_) ? affine_groups_fit(inputs_, groups_, blocks_)
+                                         : bits() > 0 && groups_ > 0 && inputs_ % (groups_ * kIntegerRun) == 0;
+    NODE_VALIDATION_CHECK(this, fit, groups_, " groups do not fit ", inputs_, " inputs");
     NODE_VALIDATION_CHECK(this, get_input_element_type(1).compatible(ov::element::u8), "weights must be u8");
     if (get_input_partial_shape(1).is_static()) {
         int64_t bytes = 0;
         for (const int64_t outputs : outputs_) {
-            bytes +=
-                code_bytes(outputs) + scale_bytes(outputs) + aligned(symmetric_ ? 1 : grid_rows(outputs) * groups_);
+            bytes += code_bytes(outputs) + scale_bytes(outputs) + last_bytes(outputs);
         }
         NODE_VALIDATION_CHECK(this, size_of(get_input_shape(1)) == bytes, "weights are ", get_input_shape(1), "; ",
                               bytes, " bytes are needed");
@@ -90,16 +92,27 @@ int64_t QuantizedLinear::code_bytes(int64_t outputs) const {
     return aligned(grid_rows(outputs) * inputs_ * bits() / 8);
 }
 
-int64_t QuantizedLinear::scale_bytes(int64_t outputs) const { return aligned(2 * grid_rows(outputs) * groups_); }
+int64_t QuantizedLinear::scale_bytes(int64_t outputs) const {
+    const int64_t tile = is_affine(weights_) ? blocks_ * block_bytes(groups_ / blocks_) : 2 * kIntegerRows * groups_;
+    return aligned(grid_rows(outputs) / kIntegerRows * tile);
+}
+
+// Of zero points, or of the minimums of affine weights.
+int64_t QuantizedLinear::last_bytes(int64_t outputs) const {
+    return symmetric_             ? aligned(1)
+           : is_affine(weights_) ? scale_bytes(outputs)
+                                  : aligned(grid_rows(outputs) * groups_);
+}
 
 std::vector<IntegerWeight> QuantizedLinear::joined(const uint8_t* memory) const {
     std::vector<IntegerWeight> weights;
     for (const int64_t outputs : outputs_) {
-        const int64_t rows = grid_rows(outputs);
         const auto* scales = memory + code_bytes(outputs);
-        const auto* zero_points = scales + scale_bytes(outputs);
-        weights.push_back({bits(), memory, scales, zero_points, symmetric_, outputs, inputs_, groups_});
-        memory = zero_points + aligned(symmetric_ ? 1 : rows * groups_);
+        const auto* last = scales + scale_bytes(outputs);
+        weights.push_back(is_affine(weights_)
+                              ? affine_weight(bits(), memory, scales, last, symmetric_, outputs, inputs_, groups_, blocks_)
+                              : IntegerWeight{bits(), memory, scales, last, symmetric_, outputs, inputs_, groups_});
+        memory = last + last_bytes(outputs);
     }
     return weights;
 }
@@ -114,6 +127,16 @@ void QuantizedLinear::check_weight(std::size_t input, int64_t outputs) const {
     const ov::Shape codes = get_input_shape(input), other = get_input_shape(input + 1),
                     third = get_input_shape(input + 2);
     const int64_t code_bytes = size_of(codes), last = size_of(third);
+    if (is_affine(weights_)) {
+        NODE_VALIDATION_CHECK(this, other.size() == 3, "scales are ", other, "; [tiles, B, bytes of a block] is needed");
+        const std::vector<int64_t> scales(other.begin(), other.end());
+        NODE_VALIDATION_CHECK(this,
+                              affine_groups(bits(), outputs, inputs_, code_bytes, scales.data(), last) > 0 &&
+                                  other == get_input_shape(2) && (last == 1) == (size_of(get_input_shape(3)) == 1),
+                              bits(), "-bit codes ", codes, ", scales ", other, " and ", third, " are not those of [",
+                              outputs, ", ", inputs_, "]");
+        return;
+    }
     if (bits() > 0) {
         const int64_t groups = integer_groups(bits(), outputs, inputs_, code_bytes, size_of(other), last);
         NODE_VALIDATION_CHECK(this, groups > 0 && size_of(get_input_shape(2)) / (2 * grid_rows(outputs_[0])) == groups,
@@ -134,6 +157,7 @@ std::shared_ptr<ov::Node> QuantizedLinear::clone_with_new_inputs(const ov::Outpu
     copy->outputs_ = outputs_;
     copy->inputs_ = inputs_;
     copy->groups_ = groups_;
+    copy->blocks_ = blocks_;
     copy->symmetric_ = symmetric_;
     copy->gated_ = gated_;
     copy->exact_ = exact_;
@@ -150,8 +174,23 @@ bool QuantizedLinear::visit_attributes(ov::AttributeVisitor& visitor) {
     visitor.on_attribute("exact", exact_);
     visitor.on_attribute("gated", gated_);
     visitor.on_attribute("groups", groups_);
+    visitor.on_attribute("blocks", blocks_);
     visitor.on_attribute("symmetric", symmetric_);
     return true;
+}
+
+// The weight whose parts are inputs of their own.
+IntegerWeight QuantizedLinear::separate(const ov::TensorVector& inputs, std::size_t first, int64_t outputs) const {
+    const auto bytes = [&](std::size_t part) { return inputs[first + part].data<const uint8_t>(); };
+    const ov::Shape scales = inputs[first + 1].get_shape();
+    const bool one = size_of(inputs[first + 2].get_shape()) == 1;
+    if (is_affine(weights_)) {
+        const auto blocks = static_cast<int64_t>(scales[1]), factors = static_cast<int64_t>(scales[2]) / kIntegerRows - 2;
+        return affine_weight(bits(), bytes(0), bytes(1), bytes(2), one, outputs, inputs_,
+                             blocks * std::max<int64_t>(factors, 1), blocks);
+    }
+    const int64_t groups = size_of(scales) / (2 * grid_rows(outputs));
+    return {bits(), bytes(0), bytes(1), bytes(2), one, outputs, inputs_, groups};
 }
 
 bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const {
@@ -178,10 +217,7 @@ bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector
         weights = joined(bytes(1));
     } else {
         for (std::size_t weight = 0, input = 1; weight < outputs_.size(); ++weight, input += kParts) {
-            const int64_t groups = size_of(inputs[input + 1].get_shape()) / (2 * grid_rows(outputs_[weight]));
-            const bool one_zero_point = size_of(inputs[input + 2].get_shape()) == 1;
-            weights.push_back({bits(), bytes(input), bytes(input + 1), bytes(input + 2), one_zero_point,
-                               outputs_[weight], inputs_, groups});
+            weights.push_back(separate(inputs, input, outputs_[weight]));
         }
     }
     if (gated_) {

@@ -39,6 +39,16 @@ class Tokenizer:
         """The text of `ids`; ids beyond the vocabulary have none."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the folder has a chat template: a base model has none."""
+        return self._template is not None or read_template(self._folder) is not None
+
+    def leading_special_token(self, text: str) -> str | None:
+        """The special token that `text` begins with, as one does that a chat template rendered."""
+        tokens = (str(self._backend.id_to_token(key)) for key in self._special_ids)
+        return next((token for token in tokens if token.strip() and text.lstrip().startswith(token)), None)
+
     def render_chat(
         self,
         messages: Sequence[Message],

@@ -55,7 +55,7 @@ def test_a_hub_name_without_a_hub(case: Case, monkeypatch: pytest.MonkeyPatch, t
         result = offline("convert", "ovround-tests/no-such-model", case.output_root / "out")
     first, hint = result.stderr.splitlines()
     assert first.startswith("error: `ovround-tests/no-such-model` is no local folder, and the hub did not give it: ")
-    assert hint == "hint: check the name and the network, or give a local folder"
+    assert hint == "hint: check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), or give a local folder"
     assert result.status == 1
     assert "torch" not in result.modules
 

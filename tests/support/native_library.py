@@ -12,9 +12,11 @@ from cpp_build import ROOT
 from numpy.typing import NDArray
 
 from ovround.tensors import native_layout as layout
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.qtensor import QTensor
 
+Floats = NDArray[np.float32]
 ISAS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi", "amx")
 
 
@@ -26,7 +28,7 @@ def built(folder: Path = ROOT / "build" / "native", *options: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """`linear` for both kinds of weight, with `threads` threads of its own."""
+    """`linear` for every kind of weight, with `threads` threads of its own."""
 
     library: ctypes.CDLL
 
@@ -35,7 +37,7 @@ class Kernels:
 
     def linear(
         self,
-        weight: CodebookTensor | QTensor,
+        weight: CodebookTensor | QTensor | AffineTensor,
         x: NDArray[np.float32],
         isa: str,
         *,
@@ -45,6 +47,8 @@ class Kernels:
     ) -> NDArray[np.float32]:
         """The product of x `[tokens, K]` with the weight, `[tokens, N]`; `gated` multiplies it by its silu."""
         y = np.full((len(x), weight.shape[0]), np.nan, np.float32)
+        if isinstance(weight, AffineTensor):
+            return self._affine(weight, x, y, isa, exact, threads, gated)
         if isinstance(weight, QTensor):
             scales = layout.halves_as_bytes(layout.pack_qparams(weight.scales))
             zeros = (
@@ -64,6 +68,26 @@ class Kernels:
         numbers = [ctypes.c_int64(size) for size in sizes]
         call(
             *pointers[:3], *numbers, pointers[3], ctypes.c_int64(len(x)), pointers[4], int(exact), ISAS.index(isa),
+            ctypes.c_int64(threads),
+        )  # fmt: skip
+        return y
+
+    def _affine(
+        self, weight: AffineTensor, x: Floats, y: Floats, isa: str, exact: bool, threads: int, gated: bool
+    ) -> Floats:
+        zero_point = np.array([weight.zero_point], np.uint8)
+        minimums = None if weight.minimums is None else layout.pack_group_values(weight.minimums)
+        parts = (
+            layout.pack_integers(weight.codes, weight.bits),
+            layout.pack_group_values(weight.scales),
+            zero_point,
+            minimums,
+        )
+        sizes = *weight.shape, weight.scales.shape[1], weight.scales.blocks_a_row, weight.bits, gated
+        pointers = [part if part is None else part.ctypes.data_as(ctypes.c_void_p) for part in (*parts, x, y)]
+        numbers = [ctypes.c_int64(size) for size in sizes]
+        self.library.ovround_affine_linear(
+            *pointers[:4], *numbers, pointers[4], ctypes.c_int64(len(x)), pointers[5], int(exact), ISAS.index(isa),
             ctypes.c_int64(threads),
         )  # fmt: skip
         return y

@@ -25,7 +25,7 @@ from ovround.models.decoder import Decoder
 from ovround.runtime.devices import last_cache_bytes
 from ovround.tensors.float_tensor import FloatTensor, FloatType
 from ovround.tensors.qtensor import BITS, GROUP_SIZES, QTensor
-from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
+from ovround.tensors.scheme import FLOAT_BITS, QuantScheme, default_group_size
 
 Shape = tuple[int, int]
 OnShape = Callable[[Shape, int, int], None]
@@ -44,7 +44,7 @@ def measure(
     *,
     format: str = "openvino",  # noqa: A002  the flag's own name
     device: str = "CPU",
-    group_size: int = 128,
+    group_size: int | None = None,
     sym: bool = True,
     threads: int | None = None,
     repeat: int = 15,
@@ -59,7 +59,7 @@ def measure(
     """
     if format not in ENGINE_FORMATS:
         raise UsageError(f"format is `{format}`; allowed: {', '.join(ENGINE_FORMATS)}")
-    if group_size not in GROUP_SIZES:
+    if group_size is not None and group_size not in GROUP_SIZES:
         raise UsageError(f"group-size is `{group_size}`; allowed: {', '.join(map(str, GROUP_SIZES))}")
     for name, value in (("repeat", repeat), ("threads", threads)):
         if value is not None and value < 1:
@@ -69,7 +69,7 @@ def measure(
     checkpoint = mapped(checkpoint, decoder.sources(), decoder.every_tensor())
     shapes = linear_shapes(decoder)
     for shape in shapes:
-        if group_size > 0 and shape[1] % group_size:
+        if group_size is not None and group_size > 0 and shape[1] % group_size:
             raise UsageError(
                 f"group size {group_size} does not divide the {shape[1]} inputs of a {shape[0]} x {shape[1]} weight"
             )
@@ -80,29 +80,35 @@ def measure(
         raise MissingExtraError(error.name or format, "convert") from error
     full_name = str(probe.device_name(device))
     dtype = _float_type(checkpoint, decoder)
-    schemes = {bits: None if bits == FLOAT_BITS else QuantScheme(bits, group_size, sym) for bits in (*BITS, FLOAT_BITS)}
+    widths = (*BITS, FLOAT_BITS)
     item_bytes = 4 if dtype == "float32" else 2
     stored = {
-        (shape, bits): sizes.weight_bytes(_LINEAR, shape, scheme, item_bytes)
+        (shape, bits): sizes.weight_bytes(_LINEAR, shape, _scheme(shape, bits, group_size, sym), item_bytes)
         for shape in shapes
-        for bits, scheme in schemes.items()
+        for bits in widths
     }
     rows = []
     for number, shape in enumerate(shapes):
         if on_shape is not None:
             on_shape(shape, number, len(shapes))
-        alike = {stored[shape, bits]: bits for bits in schemes}  # the widest of the widths that take the same bytes
-        weights = {bits: _weight(shape, schemes[bits], dtype) for bits in alike.values()}
+        alike = {stored[shape, bits]: bits for bits in widths}  # the widest of the widths that take the same bytes
+        weights = {bits: _weight(shape, _scheme(shape, bits, group_size, sym), dtype) for bits in alike.values()}
         copies = {
             bits: _copies(stored[shape, bits], sum(stored[other, bits] * count for other, count in shapes.items()))
             for bits in weights
         }
         medians = _medians(probe, weights, copies, device, threads, repeat)
-        rows += [LatencyRow(*shape, bits, round(medians[alike[stored[shape, bits]]], 6)) for bits in schemes]
+        rows += [LatencyRow(*shape, bits, round(medians[alike[stored[shape, bits]]], 6)) for bits in widths]
     library = _LIBRARIES[format]
     return LatencyTable(
         format, device, full_name, threads, group_size, sym, {library: version(library)}, tuple(rows)
     )  # fmt: skip
+
+
+def _scheme(shape: Shape, bits: int, group_size: int | None, sym: bool) -> QuantScheme | None:
+    if bits == FLOAT_BITS:
+        return None
+    return QuantScheme(bits, default_group_size(shape[1]) if group_size is None else group_size, sym)
 
 
 def linear_shapes(decoder: Decoder) -> dict[Shape, int]:

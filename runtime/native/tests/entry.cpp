@@ -42,6 +42,22 @@ void ovround_codebook_linear(const uint8_t* codes, const uint8_t* codebooks, con
     native::linear(weight, x, tokens, y, exact != 0, static_cast<native::Isa>(isa), {run_on_threads, &threads});
 }
 
+// `minimums` is null for a weight with one zero point; `gated` multiplies the product by its silu.
+void ovround_affine_linear(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_point,
+                           const uint8_t* minimums, int64_t outputs, int64_t inputs, int64_t groups, int64_t blocks,
+                           int64_t bits, int64_t gated, const float* x, int64_t tokens, float* y, int exact, int isa,
+                           int64_t threads) {
+    const native::IntegerWeight weight{bits,    codes,  scales, zero_point, true,
+                                       outputs, inputs, groups, blocks,     minimums};
+    const native::Threads pool{run_on_threads, &threads};
+    if (gated != 0) {
+        const native::IntegerWeight both[] = {weight, weight};
+        native::gated_linear(both, x, tokens, y, exact != 0, static_cast<native::Isa>(isa), pool);
+    } else {
+        native::linear(&weight, 1, x, tokens, &y, exact != 0, static_cast<native::Isa>(isa), pool);
+    }
+}
+
 void ovround_gated_linear(const uint8_t* codes, const uint8_t* scales, const uint8_t* zero_points, int64_t outputs,
                           int64_t inputs, int64_t groups, int64_t bits, int64_t one_zero_point, const float* x,
                           int64_t tokens, float* y, int exact, int isa, int64_t threads) {

@@ -1,0 +1,375 @@
+"""A GGUF file as a source: its integers, or grids near them (`GgufCheckpoint`), or the numbers they stand for (`GgufFloats`).
+
+Both speak the decoder's names once `located` has been told its tensors; nothing but the header has been read before.
+Weights are read when they are asked for, a part at a time, so that no more than one of them is in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovround.checkpoint.gguf.architectures import Architecture
+from ovround.checkpoint.gguf.grids import MINIMUM, SYMMETRIC, on_grid, whole_steps
+from ovround.checkpoint.gguf.header import Metadata, TensorInfo
+from ovround.checkpoint.gguf.places import Place, Shape, places
+from ovround.checkpoint.gguf.rope import FACTORS
+from ovround.checkpoint.gguf.types import Bytes, Floats, dequantize, row_bytes
+from ovround.checkpoint.hf import Checkpoint
+from ovround.checkpoint.safetensors_file import ARRAY_TYPES, FLOAT_TYPES
+from ovround.checkpoint.safetensors_file import TensorInfo as StoredInfo
+from ovround.errors import CheckpointError, TensorError
+from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import BITS, QTensor
+from ovround.tensors.scheme import QuantScheme
+
+_TABLES = ("model.embed_tokens", "lm_head")
+_FLOAT_MODULES = ("mlp.gate", "mlp.shared_expert_gate", "model.embed_positions")  # that no engine has in integers
+_CHUNK_WEIGHTS = 1 << 22
+_CHUNK_BYTES = 1 << 24
+_OTHER_MODEL = "the file belongs to another model, or this variant is not supported"
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """What a weight lost on its way to an engine's grid: sums of squares of the error and of the weight."""
+
+    kind: str
+    scheme: QuantScheme | None
+    error: float
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
+class GgufCheckpoint:
+    """An opened file, or several that were split from one. `config` and `folder` are those of an ordinary checkpoint.
+
+    `float_tables`: embedding and head are de-quantised, for formats that hold no others.
+    """
+
+    path: Path
+    folder: Path
+    architecture: Architecture
+    config: dict[str, Any]
+    metadata: Metadata
+    tensors: Mapping[str, TensorInfo]
+    places: Mapping[str, Place] = field(default_factory=dict)
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    float_tables: bool = False
+    deviations: dict[str, Deviation] = field(default_factory=dict, compare=False)
+    method: str = "gguf"
+    _schemes: dict[str, QuantScheme | None] = field(default_factory=dict, compare=False)
+
+    @property
+    def stored(self) -> GgufFloats:
+        return GgufFloats(self.folder, self.config, (), self)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors, in order."""
+        return tuple(dict.fromkeys(info.path for info in self.tensors.values()))
+
+    def located(self, shapes: Mapping[str, Shape]) -> GgufCheckpoint:
+        """The same under the names of a decoder with these tensors."""
+        found = places(self.architecture, shapes, self.config, self.tensors)
+        return replace(self, places=found, shapes=dict(shapes))
+
+    def packed(self, module: str) -> bool:
+        """Whether `module`'s weight is quantised here and stays so."""
+        if module == "lm_head" and not self.places:
+            return "output.weight" in self.tensors and self.tensors["output.weight"].kind not in FLOAT_TYPES
+        place = self.places.get(f"{module}.weight")
+        if place is None or module.endswith(_FLOAT_MODULES) or (self.float_tables and module in _TABLES):
+            return False
+        kinds = {self.tensors[name].kind for name in place.tensors}
+        return len(kinds) == 1 and kinds <= {*SYMMETRIC, *MINIMUM}
+
+    def scheme(self, module: str) -> QuantScheme | None:
+        """The scheme that `module`'s weight is read on; None where it is in float."""
+        if not self.packed(module):
+            return None
+        place = self.places[f"{module}.weight"]
+        schemes = [self._scheme(name) for name in place.tensors]
+        return next((scheme for scheme in schemes if scheme is not None and scheme.symmetric), schemes[0])
+
+    def _scheme(self, tensor: str) -> QuantScheme | None:
+        """Of a whole tensor, all its experts and projections alike; its own grid where every minimum is whole steps."""
+        if tensor not in self._schemes:
+            info = self.tensors[tensor]
+            scheme = (SYMMETRIC.get(info.kind) or MINIMUM[info.kind]).scheme
+            top = self._largest_zero_point(info) if info.kind in MINIMUM else None
+            if top is not None:
+                bits = MINIMUM[info.kind].bits
+                scheme = QuantScheme(bits if bits in BITS and top < 1 << bits else 8, scheme.group_size, False)
+            self._schemes[tensor] = scheme
+        return self._schemes[tensor]
+
+    def _largest_zero_point(self, info: TensorInfo) -> int | None:
+        top = 0
+        for rows in self._chunks(info, slice(0, math.prod(info.shape[:-1]))):
+            found = whole_steps(rows, info.kind)
+            if found is None:
+                return None
+            top = max(top, found)
+        return top
+
+    def check(self, expected: Mapping[str, Shape], ignored: Iterable[str] = ()) -> tuple[str, ...]:
+        """Compare names, shapes and types with what the architecture expects; raises TensorError for the first difference."""
+        experts: dict[str, int] = {}
+        for name, shape in expected.items():
+            place = self.places[name]
+            for tensor in place.tensors:
+                if tensor not in self.tensors:
+                    raise TensorError(
+                        f"`{self.path}` has no tensor `{tensor}`, which its configuration calls for", hint=_OTHER_MODEL
+                    )
+                rows = shape[0] if place.rows is None else place.rows.size
+                wanted = (rows // len(place.tensors), *shape[1:])
+                stored = self.tensors[tensor].shape
+                if place.index is not None:
+                    experts[tensor] = max(experts.get(tensor, 0), place.index + 1)
+                    wanted = (experts[tensor], *wanted) if stored[:1] == (experts[tensor],) else (stored[0], *wanted)
+                if _without_ones(stored) != _without_ones(wanted):
+                    raise TensorError(
+                        f"tensor `{tensor}` has shape {list(stored)}; its configuration calls for {list(wanted)}",
+                        hint=_OTHER_MODEL,
+                    )
+        for tensor, count in experts.items():
+            if self.tensors[tensor].shape[0] != count:
+                raise TensorError(
+                    f"tensor `{tensor}` has {self.tensors[tensor].shape[0]} experts; its configuration calls for {count}",
+                    hint=_OTHER_MODEL,
+                )
+        used = {tensor for name in expected for tensor in self.places[name].tensors}
+        extra = [name for name in self.tensors if name not in used and name not in FACTORS]
+        if extra:
+            raise TensorError(
+                f"`{self.path}` has {len(extra)} tensor(s) that its configuration does not call for, such as `{extra[0]}`",
+                hint=_OTHER_MODEL,
+            )
+        return ()
+
+    def read(self, name: str, shape: Shape) -> FloatTensor | QTensor:
+        """A weight or float tensor of this shape; raises TensorError for values that are not finite."""
+        module = name.removesuffix(".weight")
+        scheme = self.scheme(module) if module != name else None
+        return self.read_floats(name) if scheme is None else self._read_grid(name, shape, scheme)
+
+    def relative_error(self, name: str) -> float:
+        """|W - Wq| / |W| of a weight that was read, 0 where all is kept."""
+        found = self.deviations.get(name)
+        return 0.0 if found is None or not found.size else math.sqrt(found.error / found.size)
+
+    def read_floats(self, name: str) -> FloatTensor:
+        """A tensor as the numbers that it stands for: F16 and BF16 as they lie, others in float32."""
+        place, shape = self.places[name], self.shapes[name]
+        if len(shape) < 2:
+            return self._read_vector(name, place, shape)
+        kind, rows = self._kind(place), math.prod(shape[:-1])
+        if kind in FLOAT_TYPES and kind != "F32":
+            raw = np.concatenate(list(self._parts(place, shape)))
+            return FloatTensor(np.ascontiguousarray(raw).view(ARRAY_TYPES[kind]).reshape(shape), FLOAT_TYPES[kind])
+        values, at = np.empty((rows, shape[-1]), np.float32), 0
+        for part in self._values(name, place, shape):
+            values[at : at + len(part)] = part
+            at += len(part)
+        return FloatTensor(values.reshape(shape), "float32")
+
+    def _read_vector(self, name: str, place: Place, shape: Shape) -> FloatTensor:
+        parts = []
+        for tensor in place.tensors:
+            info = self.tensors[tensor]
+            stored = dequantize(_from_file(info, 0, info.size_bytes), info.kind)
+            if place.index is not None:
+                stored = stored.reshape(info.shape)[place.index]
+            parts.append(_finite(tensor, stored.reshape(-1)))
+        values = parts[0] if len(parts) == 1 else np.stack(parts, axis=1).reshape(-1)
+        return FloatTensor(np.ascontiguousarray(_ordered(_cut(values, place), place)), "float32")
+
+    def _read_grid(self, name: str, shape: Shape, scheme: QuantScheme) -> QTensor:
+        place = self.places[name]
+        kind = self._kind(place)
+        codes = np.empty(shape, np.uint8)
+        groups = (shape[0], shape[1] // scheme.group_size)
+        scales = np.empty(groups, np.float16)
+        zero_points = None if scheme.symmetric else np.empty(groups, np.uint8)
+        exact = kind in SYMMETRIC and not SYMMETRIC[kind].products
+        at, error, size = 0, 0.0, 0.0
+        for raw in self._parts(place, shape):
+            values = _finite(place.tensor, dequantize(raw, kind))
+            try:
+                part = on_grid(raw, kind, values, scheme)
+            except ValueError as problem:
+                raise TensorError(
+                    f"`{place.tensor}` is {kind}: {problem}", hint="--recipe rtn rounds it anew"
+                ) from problem
+            rows = slice(at, at + len(raw))
+            codes[rows], scales[rows] = part.codes, part.scales
+            if zero_points is not None and part.zero_points is not None:
+                zero_points[rows] = part.zero_points
+            if not exact:
+                error += float(np.square(part.dequantize() - values).sum(dtype=np.float64))
+                size += float(np.square(values).sum(dtype=np.float64))
+            at += len(raw)
+        self.deviations[name] = Deviation(kind, scheme, error, size)
+        return QTensor(codes, scales, zero_points, scheme.bits)
+
+    def _kind(self, place: Place) -> str:
+        return self.tensors[place.tensor].kind
+
+    def _values(self, name: str, place: Place, shape: Shape) -> Iterator[Floats]:
+        """Rows as float32, some at a time; two tensors that alternate may be of different types."""
+        if place.other is None:
+            for raw in self._parts(place, shape):
+                yield _finite(place.tensor, dequantize(raw, self._kind(place)))
+            return
+        halves = [
+            np.concatenate(list(self._values(name, Place(tensor, index=place.index), (shape[0] // 2, *shape[1:]))))
+            for tensor in place.tensors
+        ]
+        yield np.stack(halves, axis=1).reshape(shape)
+
+    def _parts(self, place: Place, shape: Shape) -> Iterator[Bytes]:
+        """The bytes of the rows of a tensor `[N, K]` in the decoder's order, some rows at a time."""
+        rows = math.prod(shape[:-1])
+        if place.other is not None:
+            halves = [
+                np.concatenate(list(self._parts(Place(tensor, index=place.index), (rows // 2, shape[-1]))))
+                for tensor in place.tensors
+            ]
+            yield np.stack(halves, axis=1).reshape(rows, -1)
+            return
+        info = self.tensors[place.tensor]
+        first = (place.index or 0) * (rows if place.rows is None else place.rows.size)
+        if place.rows is not None:
+            first += place.rows.start
+        chunks = self._chunks(info, slice(first, first + rows))
+        if place.heads:
+            yield _ordered(np.concatenate(list(chunks)), place)
+        else:
+            yield from chunks
+
+    def _chunks(self, info: TensorInfo, rows: slice) -> Iterator[Bytes]:
+        """Rows of a tensor's bytes, about _CHUNK_WEIGHTS weights at a time."""
+        width = row_bytes(info.kind, info.shape[-1])
+        step = max(1, _CHUNK_WEIGHTS // info.shape[-1])
+        for start in range(rows.start, rows.stop, step):
+            count = min(step, rows.stop - start)
+            yield _from_file(info, start * width, count * width).reshape(count, width)
+
+    def scan(self) -> dict[str, str]:
+        """sha256 of each file, every value having been looked at; raises TensorError for NaN or infinity."""
+        for name, info in self.tensors.items():
+            for raw in self._chunks(info, slice(0, math.prod(info.shape[:-1]))):
+                _scan(name, raw, info.kind)
+        return {path.name: _sha256(path) for path in self.files}
+
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.size_bytes for info in self.tensors.values())
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFloats(Checkpoint):
+    """See `Checkpoint`: the numbers that the weights of `inner` stand for, as if the file had never been quantised."""
+
+    inner: GgufCheckpoint
+
+    def located(self, shapes: Mapping[str, Shape]) -> GgufFloats:
+        """The same under the names of a decoder with these tensors."""
+        return replace(self, inner=self.inner.located(shapes))
+
+    def tensors(self) -> dict[str, StoredInfo]:
+        """By the decoder's names; of a file that is not located, by its own, with GGUF's types."""
+        if not self.inner.places:
+            return {
+                name: StoredInfo(info.kind, info.shape, info.offset, info.size_bytes)
+                for name, info in self.inner.tensors.items()
+            }
+        infos = {}
+        for name, place in self.inner.places.items():
+            if all(tensor in self.inner.tensors for tensor in place.tensors):
+                info, shape = self.inner.tensors[place.tensor], self.inner.shapes[name]
+                kind = info.kind if info.kind in FLOAT_TYPES and len(shape) > 1 else "F32"
+                size = math.prod(shape) * np.dtype(ARRAY_TYPES[kind]).itemsize
+                infos[name] = StoredInfo(kind, shape, info.offset, size)
+        return infos
+
+    def read(self, name: str, index: int | None = None) -> FloatTensor:
+        if index is not None:
+            raise ValueError(f"part {index} of `{name}`, which is a part itself")
+        if name not in self.inner.places:
+            raise TensorError(f"`{self.inner.path}` has no tensor `{name}`")
+        return self.inner.read_floats(name)
+
+    def size_bytes(self) -> int:
+        return self.inner.size_bytes()
+
+    def check(self, expected: dict[str, Shape], ignored: Iterable[str] = ()) -> tuple[str, ...]:
+        return self.inner.check(expected, ignored)
+
+    def scan(self) -> dict[str, str]:
+        return self.inner.scan()
+
+
+def _from_file(info: TensorInfo, start: int, size: int) -> Bytes:
+    data = np.fromfile(info.path, np.uint8, size, offset=info.offset + start)
+    if len(data) != size:
+        raise CheckpointError(f"`{info.path}` ends inside a tensor: it has changed", hint="get the file again")
+    return data
+
+
+def _cut(values: NDArray[Any], place: Place) -> NDArray[Any]:
+    return values if place.rows is None else values[place.rows.start : place.rows.stop]
+
+
+def _ordered(rows: NDArray[Any], place: Place) -> NDArray[Any]:
+    """Rows in Hugging Face's order: row i of a head lies at 2i, row i + D/2 at 2i + 1."""
+    if not place.heads:
+        return rows
+    order = np.arange(len(rows)).reshape(place.heads, -1, 2).swapaxes(1, 2).reshape(-1)
+    return np.ascontiguousarray(rows[order])
+
+
+def _without_ones(shape: Shape) -> Shape:
+    """A shape without axes of 1 before the others: ggml has no others."""
+    return _without_ones(shape[1:]) if len(shape) > 1 and shape[0] == 1 else shape
+
+
+def _finite(name: str, values: Floats) -> Floats:
+    if not np.isfinite(values).all():
+        raise TensorError(f"`{name}` holds NaN or infinity", hint="the file is damaged: get it again")
+    return values
+
+
+# Where the float16 numbers of a block lie; of other types every value is computed.
+_HALVES = {
+    "Q4_0": (0,), "Q5_0": (0,), "Q8_0": (0,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,),
+    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
+}  # fmt: skip
+
+
+def _scan(name: str, raw: Bytes, kind: str) -> None:
+    if kind == "BF16":
+        _finite(name, (np.ascontiguousarray(raw).view(np.uint16).astype(np.uint32) << 16).view(np.float32))
+    elif kind not in _HALVES:
+        _finite(name, dequantize(raw, kind))
+    else:
+        blocks = raw.reshape(-1, row_bytes(kind, 256 if kind.endswith(("_K", "_XS")) else 32))
+        for at in _HALVES[kind]:
+            _finite(name, np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16).astype(np.float32))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

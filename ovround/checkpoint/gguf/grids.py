@@ -1,0 +1,244 @@
+"""GGUF's block types on the grids that engines compute with: whose integers are kept, and what the others become.
+
+| type | grid | what is lost |
+|---|---|---|
+| Q4_0, Q8_0 | 4 and 8 bits, groups of 32 | nothing |
+| Q5_0, IQ4_NL, MXFP4 | 8 bits, groups of 32 | nothing: their levels are multiples of the scale, up to 127 |
+| Q1_0, Q2_0, TQ1_0, TQ2_0 | 2 bits, groups of 128, 64 and 256 | nothing |
+| Q3_K | 4 bits, groups of 16 | scales are products, rounded to float16 |
+| Q6_K, IQ4_XS, NVFP4, Q8_K, Q8_1 | 8 bits, the type's groups | the same |
+| IQ1, IQ2, IQ3 | 8 bits, groups of 16 or 32 | the same: their levels are multiples of the scale, up to 62 |
+| Q4_1, Q4_K, Q2_K, Q5_1, Q5_K | their own bits where each minimum is a whole number of steps | scales, where they are products |
+| the same otherwise | 8 bits, symmetric, groups of 32 or 16, rounded to nearest | 0.4 % of the weights' size |
+
+The last row is no 4-bit grid with a rounded zero point, although its bits would do: the minimum of a group moves by up to half
+a step, which is as much again as the type's own error, and all weights of the group in the same direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovround.checkpoint.gguf.types import Bytes, block_of
+from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import QuantScheme
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SymmetricType:
+    """A type whose values are integers times a scale a group. `levels` are the largest integers of a group, where the scale is seen from its values; else `scales` finds it in the blocks."""
+
+    bits: int
+    group_size: int
+    scales: Callable[[Bytes], Floats] | None = None
+    levels: tuple[int, ...] = ()
+    products: bool = True
+
+    @property
+    def scheme(self) -> QuantScheme:
+        return QuantScheme(self.bits, self.group_size, True)
+
+
+@dataclass(frozen=True, slots=True)
+class MinimumType:
+    """A type whose values are `scale * code - minimum`; `parts` gives scales and minima `[N, G]` of rows of blocks."""
+
+    bits: int
+    group_size: int
+    parts: Callable[[Bytes], tuple[Floats, Floats]]
+
+    @property
+    def scheme(self) -> QuantScheme:
+        """Where minima are no whole steps."""
+        return QuantScheme(8, self.group_size, True)
+
+
+def _blocks(rows: Bytes, kind: str) -> Bytes:
+    return rows.reshape(len(rows), -1, block_of(kind)[1])
+
+
+def _halves(blocks: Bytes, start: int) -> Floats:
+    """The float16 number at byte `start` of each block."""
+    return np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0].astype(np.float32)
+
+
+def _one(kind: str, at: int) -> Callable[[Bytes], Floats]:
+    """One float16 scale a block, at byte `at`."""
+    return lambda rows: _halves(_blocks(rows, kind), at)
+
+
+def _opposite(kind: str, at: int) -> Callable[[Bytes], Floats]:
+    """The same with its sign turned: levels from -1 to 2 are then those of two signed bits."""
+    return lambda rows: -_halves(_blocks(rows, kind), at)
+
+
+def _q6_k(rows: Bytes) -> Floats:
+    blocks = _blocks(rows, "Q6_K")
+    factors = np.ascontiguousarray(blocks[..., 192:208]).view(np.int8).astype(np.float32)
+    return (factors * _halves(blocks, 208)[..., None]).reshape(len(rows), -1)
+
+
+def _q3_k(rows: Bytes) -> Floats:
+    """16 scales of 6 bits: 8 bytes of low nibbles, 4 bytes of high bit pairs, less 32."""
+    blocks = _blocks(rows, "Q3_K")
+    low, high = blocks[..., 96:104], blocks[..., 104:108]
+    nibbles = np.concatenate([low & 15, low >> 4], axis=-1)
+    pairs = (high[..., None, :] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3).reshape(*high.shape[:-1], 16)
+    factors = (nibbles | pairs << 4).astype(np.float32) - 32
+    return (factors * _halves(blocks, 108)[..., None]).reshape(len(rows), -1)
+
+
+def _iq4_xs(rows: Bytes) -> Floats:
+    """8 scales of 6 bits: a uint16 of high bit pairs, 4 bytes of nibbles, less 32."""
+    blocks = _blocks(rows, "IQ4_XS")
+    high = np.ascontiguousarray(blocks[..., 2:4]).view(np.uint16)
+    pairs = (high >> np.arange(0, 16, 2, dtype=np.uint16) & 3).astype(np.uint8)
+    low = blocks[..., 4:8]
+    nibbles = np.stack([low & 15, low >> 4], axis=-1).reshape(*low.shape[:-1], 8)
+    factors = (nibbles | pairs << 4).astype(np.float32) - 32
+    return (factors * _halves(blocks, 0)[..., None]).reshape(len(rows), -1)
+
+
+def _mxfp4(rows: Bytes) -> Floats:
+    """Powers of two, halved: the levels are then whole numbers."""
+    return np.ldexp(np.float32(1), _blocks(rows, "MXFP4")[..., 0].astype(np.int32) - 128)
+
+
+def _q8_k(rows: Bytes) -> Floats:
+    return np.ascontiguousarray(_blocks(rows, "Q8_K")[..., :4]).view(np.float32)[..., 0]
+
+
+def _six_bits(blocks: Bytes) -> tuple[Bytes, Bytes]:
+    """8 scales and 8 minima of 6 bits from 12 bytes: the last four borrow the high bits of the first ones."""
+    first, second, third = blocks[..., 4:8], blocks[..., 8:12], blocks[..., 12:16]
+    scales = np.concatenate([first & 63, (third & 15) | (first >> 6 << 4)], axis=-1)
+    minima = np.concatenate([second & 63, (third >> 4) | (second >> 6 << 4)], axis=-1)
+    return scales, minima
+
+
+def _k_parts(kind: str) -> Callable[[Bytes], tuple[Floats, Floats]]:
+    def parts(rows: Bytes) -> tuple[Floats, Floats]:
+        blocks = _blocks(rows, kind)
+        scales, minima = _six_bits(blocks)
+        shape = (len(rows), -1)
+        return (
+            (scales * _halves(blocks, 0)[..., None]).reshape(shape),
+            (minima * _halves(blocks, 2)[..., None]).reshape(shape),
+        )
+
+    return parts
+
+
+def _one_parts(kind: str) -> Callable[[Bytes], tuple[Floats, Floats]]:
+    return lambda rows: (_halves(_blocks(rows, kind), 0), -_halves(_blocks(rows, kind), 2))
+
+
+def _q2_k_parts(rows: Bytes) -> tuple[Floats, Floats]:
+    blocks = _blocks(rows, "Q2_K")
+    scales = (blocks[..., :16] & 15) * _halves(blocks, 80)[..., None]
+    minima = (blocks[..., :16] >> 4) * _halves(blocks, 82)[..., None]
+    return scales.reshape(len(rows), -1), minima.reshape(len(rows), -1)
+
+
+_IQ2, _IQ3, _IQ1 = (8, 25, 43), (4, 12, 20, 28, 36, 44, 52, 62), (1, 7, 9)
+SYMMETRIC: dict[str, SymmetricType] = {
+    "Q4_0": SymmetricType(4, 32, _one("Q4_0", 0), products=False),
+    "Q8_0": SymmetricType(8, 32, _one("Q8_0", 0), products=False),
+    "Q5_0": SymmetricType(8, 32, _one("Q5_0", 0), products=False),
+    "IQ4_NL": SymmetricType(8, 32, _one("IQ4_NL", 0), products=False),
+    "Q1_0": SymmetricType(2, 128, _one("Q1_0", 0), products=False),
+    "TQ1_0": SymmetricType(2, 256, _one("TQ1_0", 52), products=False),
+    "TQ2_0": SymmetricType(2, 256, _opposite("TQ2_0", 64), products=False),
+    "Q2_0": SymmetricType(2, 64, _opposite("Q2_0", 0), products=False),
+    "Q8_1": SymmetricType(8, 32, _one("Q8_1", 0), products=False),
+    "MXFP4": SymmetricType(8, 32, _mxfp4), "Q8_K": SymmetricType(8, 256, _q8_k),
+    "Q3_K": SymmetricType(4, 16, _q3_k), "Q6_K": SymmetricType(8, 16, _q6_k), "IQ4_XS": SymmetricType(8, 32, _iq4_xs),
+    "NVFP4": SymmetricType(8, 16, levels=(1, 2, 3, 4, 6, 8, 12)),
+    "IQ2_XXS": SymmetricType(8, 32, levels=_IQ2), "IQ2_XS": SymmetricType(8, 16, levels=_IQ2),
+    "IQ2_S": SymmetricType(8, 16, levels=_IQ2), "IQ3_XXS": SymmetricType(8, 32, levels=_IQ3),
+    "IQ3_S": SymmetricType(8, 32, levels=tuple(range(1, 16, 2))),
+    "IQ1_S": SymmetricType(8, 32, levels=_IQ1), "IQ1_M": SymmetricType(8, 16, levels=_IQ1),
+}  # fmt: skip
+MINIMUM: dict[str, MinimumType] = {
+    "Q4_1": MinimumType(4, 32, _one_parts("Q4_1")), "Q5_1": MinimumType(5, 32, _one_parts("Q5_1")),
+    "Q2_K": MinimumType(2, 16, _q2_k_parts), "Q4_K": MinimumType(4, 32, _k_parts("Q4_K")),
+    "Q5_K": MinimumType(5, 32, _k_parts("Q5_K")),
+}  # fmt: skip
+
+
+def whole_steps(rows: Bytes, kind: str) -> int | None:
+    """The largest zero point of rows of a type with minima; None where a minimum is no whole number of 0 to 255 steps, or a scale no float16 number."""
+    scales, minima = MINIMUM[kind].parts(rows)
+    steps = _steps(minima, scales)
+    with np.errstate(over="ignore", invalid="ignore"):
+        same = scales.astype(np.float16).astype(np.float32) == scales
+    fits = same & (steps >= 0) & (steps <= 255)
+    return int(steps.max(initial=0)) if fits.all() else None
+
+
+def _steps(minima: Floats, scales: Floats) -> Floats:
+    """`minima / scales`, NaN where that is no whole number."""
+    wide = scales.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        whole = np.round(minima / wide)
+        exact = np.isfinite(whole) & (whole * wide == minima)
+    return np.where(minima == 0, 0.0, np.where(exact, whole, np.nan)).astype(np.float32)
+
+
+def on_grid(rows: Bytes, kind: str, values: Floats, scheme: QuantScheme) -> QTensor:
+    """Rows of blocks, whose `values` `[N, K]` are given, on `scheme`; raises ValueError for scales beyond float16."""
+    grouped = values.reshape(len(rows), -1, scheme.group_size)
+    if not scheme.symmetric:
+        return _with_zero_points(rows, kind, grouped, scheme)
+    largest = 1 << scheme.bits - 1
+    if kind in MINIMUM:
+        scales = np.abs(grouped).max(axis=-1) / np.float32(largest - 1)
+        scales = scales.astype(np.float16).astype(np.float32)
+    else:
+        own = SYMMETRIC[kind]
+        scales = own.scales(rows) if own.scales is not None else _scales_of(grouped, own.levels)
+    codes = _codes(grouped, scales, -largest, largest - 1) + np.float32(largest)
+    return QTensor(codes.astype(np.uint8).reshape(values.shape), _narrow(scales), None, scheme.bits)
+
+
+def _with_zero_points(rows: Bytes, kind: str, grouped: Floats, scheme: QuantScheme) -> QTensor:
+    own = MINIMUM[kind]
+    scales, minima = own.parts(rows)
+    zero_points = _steps(minima, scales)
+    codes = _codes(grouped + minima[..., None], scales, 0, (1 << own.bits) - 1)
+    shape = (len(rows), -1)
+    return QTensor(codes.astype(np.uint8).reshape(shape), _narrow(scales), zero_points.astype(np.uint8), scheme.bits)
+
+
+def _codes(grouped: Floats, scales: Floats, low: int, high: int) -> Floats:
+    inverse = np.zeros_like(scales, np.float64)
+    np.divide(1.0, scales, out=inverse, where=scales != 0)
+    codes = np.rint(grouped * inverse[..., None])
+    return np.clip(codes, low, high, out=codes).astype(np.float32)
+
+
+def _scales_of(grouped: Floats, levels: tuple[int, ...]) -> Floats:
+    """The scale of each group `[N, G, size]` whose largest magnitude is one of `levels` steps: that with which all are whole."""
+    largest = np.abs(grouped).max(axis=-1)
+    best, scales = np.full(largest.shape, np.inf), largest / np.float32(levels[-1])
+    for level in levels:
+        scale = largest / np.float32(level)
+        steps = np.divide(grouped, scale[..., None], out=np.zeros_like(grouped), where=scale[..., None] != 0)
+        off = np.abs(steps - np.rint(steps)).max(axis=-1)
+        closer = off < best - 1e-3
+        best, scales = np.where(closer, off, best), np.where(closer, scale, scales)
+    return scales
+
+
+def _narrow(scales: Floats) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        narrow = scales.astype(np.float16)
+    if not np.isfinite(narrow).all():
+        raise ValueError(f"a scale of {np.abs(scales).max():g} is beyond float16")
+    return narrow

@@ -1,0 +1,59 @@
+"""A conversion that is ready at once: weights are rounded to nearest, or kept where the source is quantised."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ovround.errors import EngineError
+from ovround.options.convert_options import ConvertOptions, default_of
+from ovround.progress import OnProgress
+
+
+def convert_at_once(
+    source: Path, place: Path, options: ConvertOptions, model: str, on_message: Callable[[str], None],
+    on_progress: OnProgress,
+) -> str:  # fmt: skip
+    """Convert `source`, which the user calls `model`, into `place`; the method that it was quantised by, if any.
+
+    Raises what `convert` raises, and EngineError for a model larger than this machine's memory, before anything is converted.
+    """
+    from ovround.checkpoint import Checkpoint, open_source
+    from ovround.conversion.convert import convert
+    from ovround.conversion.preparation import prepare
+
+    rounding = replace(options, recipe="rtn")
+    if isinstance(open_source(source), Checkpoint):
+        options = rounding
+    job = prepare(str(source), place, options)
+    if job.calibration is not None:  # floats that are stored as a quantised source is
+        options = rounding
+    _check_memory(model, job.needed_bytes, options.bits)
+    kept = "its integers are kept" if options.recipe != "rtn" else f"its weights are rounded to {options.bits} bits"
+    on_message(f"`{model}` is not converted yet: {kept}, for {options.formats[0]}, once")
+    name = None if Path(model).expanduser().exists() else model
+    manifest = convert(source, place, options, on_progress, source_name=name).manifests[0]
+    if not manifest.source_method:
+        on_message(f"hint: `{_command(model, options)}` tunes them, which keeps more of the model and takes longer")
+    return manifest.source_method
+
+
+def _command(model: str, options: ConvertOptions) -> str:
+    words = ["ovround", "convert", model, f"{Path(model.partition('@')[0]).stem}-tuned"]
+    words += ["--format", options.formats[0]] if options.formats != default_of("formats") else []
+    words += ["--bits", str(options.bits)] if options.bits != default_of("bits") else []
+    return shlex.join(words)
+
+
+def _check_memory(model: str, weight_bytes: int, bits: int) -> None:
+    """Raise EngineError where the weights alone exceed the memory of this machine."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    if memory and weight_bytes > memory:
+        fewer = " or fewer bits (`--bits 2`)" if bits > 2 else ""
+        raise EngineError(
+            f"`{model}` in {bits} bits takes about {weight_bytes / 1e9:.1f} GB; this machine has {memory / 1e9:.1f} GB of memory",
+            hint=f"a smaller model{fewer}; `ovround convert` writes it all the same, for another machine",
+        )
