@@ -133,17 +133,27 @@ def _columnar(path: Path, suffix: str) -> Iterator[tuple[Place, Any]]:
         raise MissingExtraError(error.name or "pyarrow", "data") from error
     number = 0
     try:
-        if suffix == ".parquet":
-            batches = pa.parquet.ParquetFile(path).iter_batches(_BATCH_ROWS)
-        else:
-            source = pa.OSFile(str(path))
-            batches = pa.ipc.open_stream(source) if suffix == ".arrow" else pa.ipc.open_file(source).get_batches()
-        for batch in batches:
+        for batch in _batches(pa, path, suffix):
             for row in batch.to_pylist():
                 number += 1
                 yield f"`{path}` row {number}", row
     except pa.ArrowException as error:
         raise CalibrationError(f"`{path}` is no valid {suffix[1:]} file: {error!s:.200}") from error
+
+
+def _batches(pa: Any, path: Path, suffix: str) -> Iterator[Any]:
+    """The file's record batches. Arrow's two formats, a file's and a stream's, share their endings."""
+    if suffix == ".parquet":
+        yield from pa.parquet.ParquetFile(path).iter_batches(_BATCH_ROWS)
+        return
+    with path.open("rb") as file:
+        is_file = file.read(6) == b"ARROW1"
+    with pa.OSFile(str(path)) as source:
+        if is_file:
+            reader = pa.ipc.open_file(source)
+            yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+        else:
+            yield from pa.ipc.open_stream(source)
 
 
 def _parsed(text: str, where: str) -> Any:

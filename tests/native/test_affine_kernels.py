@@ -31,9 +31,7 @@ Floats = NDArray[np.float32]
 def in_groups(tensor: AffineTensor, times: int) -> AffineTensor:
     """`tensor` in groups of `times` as many inputs, each with the first scale and minimum."""
     scales, minimums = (
-        None
-        if values is None
-        else GroupValues(values.blocks, None if values.factors is None else values.factors[:, ::times])
+        None if values is None else GroupValues(values.blocks, None if values.factors is None else values.factors[:, ::times])
         for values in (tensor.scales, tensor.minimums)
     )
     assert scales is not None
@@ -140,10 +138,6 @@ def test_zeros_and_what_is_no_number(kernels: Kernels, isa: str, value: float) -
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_layout_keeps_every_bit(name: str) -> None:
     weight = WEIGHTS[name]
-    last = (
-        np.array([weight.zero_point], np.uint8)
-        if weight.minimums is None
-        else layout.pack_group_values(weight.minimums)
-    )
+    last = np.array([weight.zero_point], np.uint8) if weight.minimums is None else layout.pack_group_values(weight.minimums)
     parts = layout.pack_integers(weight.codes, weight.bits), layout.pack_group_values(weight.scales), last
     assert layout.unpack_affine(*parts, weight.bits, *weight.shape).digest() == weight.digest()
