@@ -11,7 +11,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ovround.errors import ArtifactError, CheckpointError
-from ovround.runtime.text.tokenizer_file import load_backend
+from ovround.runtime.text.chat_template import ChatTemplate, read_template
+from ovround.runtime.text.tokenizer_file import load_backend, special_tokens
+from ovround.texts import Chat, Render
 
 _ODD = 1000  # so many ids without a row are hardly tokens that somebody added
 
@@ -43,3 +45,18 @@ def ids_without_rows(tokenizer: Tokenizer, vocab_size: int) -> tuple[str, ...]:
     names = f"`{token}` ({key})" if len(beyond) == 1 else f"{len(beyond)} tokens from `{token}` ({key}) on"
     note = f"the tokenizer has {names} beyond the {vocab_size} rows of the embedding: a prompt that holds such a token is refused"
     return (note if len(beyond) < _ODD else f"{note}; tokenizer.json may belong to another model",)
+
+
+def chat_renderer(folder: Path) -> Render | None:
+    """What renders a chat by the template of `folder`, as the runtime does; None for a model without a template."""
+    source = read_template(folder)
+    if source is None:
+        return None
+    templates: list[ChatTemplate] = []  # its process starts with the first chat
+
+    def render(chat: Chat) -> str:
+        if not templates:
+            templates.append(ChatTemplate(source, special_tokens(folder)))
+        return templates[0].render(chat.messages, add_generation_prompt=False, variables=chat.variables)
+
+    return render

@@ -170,9 +170,8 @@ def _modules(folder: Path, file: WeightsFile) -> dict[str, dict[Kind, str]]:
         if kind == "weight" and name.endswith(".bias"):
             module = f"{module}.bias"
         known = modules.setdefault(module, {}).get(kind)
-        # Where the vocabulary has grown, PEFT saves an embedding under two names.
-        same = kind == "weight" and known is not None and np.array_equal(file.read(known).data, file.read(tensor).data)
-        if known is not None and not same:
+        # where the vocabulary has grown, PEFT saves an embedding under two names
+        if known is not None and (kind != "weight" or not _equal(file, known, tensor)):
             raise CheckpointError(f"`{folder}` changes `{module}` twice: `{known}` and `{tensor}`")
         modules[module][kind] = tensor
     for module, tensors in modules.items():
@@ -183,3 +182,7 @@ def _modules(folder: Path, file: WeightsFile) -> dict[str, dict[Kind, str]]:
     if not modules:
         raise CheckpointError(f"`{file.path}` holds no tensors", hint="it is not complete")
     return modules
+
+
+def _equal(file: WeightsFile, first: str, second: str) -> bool:
+    return bool(np.array_equal(file.read(first).data, file.read(second).data))

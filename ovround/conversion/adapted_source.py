@@ -68,3 +68,10 @@ def _base_of(adapter: Adapter) -> Path:
             f"`{adapter.folder}` is a LoRA adapter of `{name}`, which cannot be opened: {error}",
             hint=f"ovround convert BASE OUT --adapter {adapter.folder}, where BASE is the folder of that model",
         ) from error
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """Where the tokenizer of `folder` lies: an adapter without one has its base's."""
+    while is_adapter(folder) and not has_tokenizer(folder):
+        folder = _base_of(open_adapter(folder))
+    return folder

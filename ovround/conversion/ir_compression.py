@@ -35,7 +35,7 @@ from ovround.options.option import changed, declared
 from ovround.progress import OnProgress, Progress
 from ovround.quant.calibration.samples import calibrate
 from ovround.runtime.model_info import read_model_info
-from ovround.source_tokenizer import load_tokenizer
+from ovround.source_tokenizer import chat_renderer, load_tokenizer
 from ovround.tensors.scheme import DEFAULT_GROUP_SIZES
 
 MODEL = "openvino_model.xml"
@@ -101,7 +101,7 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
     if options.tunes:
         limited = options if options.seqlen else replace(options, seqlen=min(context, _MOST_TOKENS))
         vocab_size = model.output("logits").get_partial_shape()[2].get_length()
-        samples = calibrate(tokenizer, limited, context, vocab_size).samples[:_MOST_SAMPLES]
+        samples = calibrate(tokenizer, limited, context, vocab_size, chat_renderer(folder)).samples[:_MOST_SAMPLES]
     with output_lock(out):
         on_progress(Progress("check"))
         check_space(out, needed := weights_file.stat().st_size)

@@ -40,7 +40,7 @@ from ovround.quant.distributed.launch import Launch
 from ovround.quant.memory import maps_activations, memory_need
 from ovround.quant.plan import Plan, make_plan
 from ovround.quant.plan_file import read_plan
-from ovround.source_tokenizer import ids_without_rows, load_tokenizer
+from ovround.source_tokenizer import chat_renderer, ids_without_rows, load_tokenizer
 
 # Copied unchanged; a damaged one would only be noticed when the finished folder is loaded.
 CARRIED_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -102,7 +102,9 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     tunes = tunes and any(plan[name] for layer in blocks for name in decoder.linears(layer))
     calibration = None
     if tunes:
-        calibration = calibrate(tokenizer, options, decoder.config.max_position_embeddings, decoder.config.vocab_size)
+        calibration = calibrate(
+            tokenizer, options, decoder.config.max_position_embeddings, decoder.config.vocab_size, chat_renderer(folder)
+        )
     _check_launch(launch, options, calibration)
     for module, extra in (("torch", "convert"), ("transformers", "convert"), ("onnx", "convert")):
         if importlib.util.find_spec(module) is None:

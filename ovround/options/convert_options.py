@@ -88,7 +88,8 @@ class ConvertOptions:
         range=(8, 1_000_000), sources=("unquantised", "ir"),
     )  # fmt: skip
     calibration: tuple[Path, ...] = option(
-        (), "Text file to tune on, .txt or .jsonl with `text`; repeatable; default: built-in text.", "Tuning",
+        (), "Texts or chats to tune on: .txt, .json, .jsonl, .csv, .parquet, or org/name[:config] of the hub; repeatable; "
+        "default: built-in text.", "Tuning",
         sources=("unquantised", "ir"), fingerprint="content",
     )  # fmt: skip
     adapter: tuple[AdapterChoice, ...] = option(

@@ -1,9 +1,10 @@
-"""A server that speaks as much of the hub's protocol as downloads use: models, commits, redirects, ranges, etags, refusals."""
+"""A server that speaks as much of the hub's protocol as downloads use: commits, redirects, ranges, etags, refusals."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -88,13 +89,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         hub, path = self.server_hub, unquote(urlsplit(self.path).path)
         hub.requests.append(f"{self.command} {path}")
-        words = path.removeprefix("/api/models").strip("/").split("/")
+        words = re.sub(r"^/api/(models|datasets)/|^/datasets/", "", path).strip("/").split("/")
         name = "/".join(words[:2])
         if name in hub.refused:
             self._refuse(*hub.refused[name])
         elif name not in hub.repositories:
             self._refuse(404 if self.headers.get("Authorization") else 401, "RepoNotFound")
-        elif path.startswith("/api/models/"):
+        elif path.startswith("/api/"):
             self._describe(name, words[2:], body=body)
         elif words[2] in ("resolve", "blob"):
             self._give(name, words[3], "/".join(words[4:]), body=body, stored=words[2] == "blob")
