@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from ovround.checkpoint import read_json
 from ovround.errors import CheckpointError
 from ovround.exporters.openvino.saving import count_names, saved
-from ovround.exporters.openvino.tokenizer_source import show_tokenizer
+from ovround.exporters.tokenizer_source import show_tokenizer
 
 
 def write_tokenizer(source: Path, folder: Path) -> None:

@@ -109,7 +109,7 @@ def _default_of_class(folder: Path) -> str | None:
     """The eos_token of the class that AutoTokenizer chooses."""
     from transformers import AutoTokenizer
 
-    from ovround.exporters.openvino.tokenizer_source import show_tokenizer
+    from ovround.exporters.tokenizer_source import show_tokenizer
 
     with tempfile.TemporaryDirectory() as scratch:
         shown = Path(scratch) / "shown"
