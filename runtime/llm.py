@@ -69,7 +69,7 @@ class LLM:
         path = Path(folder)
         with verified(path, device, contents=verify):
             self.tokenizer = Tokenizer(path)
-            self._end_token_ids = read_model_info(path).end_token_ids
+            self._end_token_ids = read_model_info(path).end_token_ids or self.tokenizer.end_token_ids
             self._engine = open_engine(
                 path, device, exact=exact, threads=threads, verify=False, kernel=kernel,
             )  # fmt: skip

@@ -27,6 +27,7 @@ import ovround
 from ovround.artifact.manifest import Manifest, WeightRecord, sha256_file, write_manifest
 from ovround.artifact.output_folder import atomic_folder, check_output, check_space, output_lock
 from ovround.checkpoint import read_json
+from ovround.conversion.end_tokens import read_end_tokens, write_end_tokens
 from ovround.conversion.model_card import model_card
 from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
 from ovround.exporters.source_files import MODEL_FILES, check_links
@@ -97,10 +98,11 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
         )
     if _compressed(model):
         raise CheckpointError(f"`{folder}` is compressed already", hint="export it with --weight-format fp16")
+    vocab_size = model.output("logits").get_partial_shape()[2].get_length()
+    ends = read_end_tokens(folder, tokenizer, vocab_size)
     samples = None
     if options.tunes:
         limited = options if options.seqlen else replace(options, seqlen=min(context, _MOST_TOKENS))
-        vocab_size = model.output("logits").get_partial_shape()[2].get_length()
         samples = calibrate(tokenizer, limited, context, vocab_size, chat_renderer(folder)).samples[:_MOST_SAMPLES]
     with output_lock(out):
         on_progress(Progress("check"))
@@ -117,6 +119,7 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
             for file in (*MODEL_FILES, *_TOKENIZERS):
                 if (folder / file).is_file():
                     shutil.copyfile(folder / file, work / file)
+            write_end_tokens(work, ends.ids)
             on_progress(Progress("verify", 0, 1))
             _verify(work, records)
             manifest = Manifest(
@@ -128,6 +131,7 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
                 options=options.as_json(),
                 versions={package: version(package) for package in ("openvino", "nncf", "numpy")},
                 weights=records,
+                notes=ends.notes,
             )
             (work / "README.md").write_text(model_card(manifest, folder), encoding="utf-8")
             return write_manifest(work, manifest)

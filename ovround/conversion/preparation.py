@@ -20,6 +20,7 @@ from ovround.checkpoint import (
 )
 from ovround.conversion.adapted_source import open_adapted
 from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget, widest
+from ovround.conversion.end_tokens import read_end_tokens
 from ovround.conversion.repacking import stored_plan
 from ovround.conversion.stored_head import with_stored_head
 from ovround.conversion.tuning import resolve, with_choices
@@ -54,7 +55,7 @@ class Job:
     `decoder` is final: its head is tied, or has a weight of its own that the source gives like any other. `options` name the
     device and the codebooks that are used; `settings` say how the model is tuned. `quantised` is the source whose integers are
     kept, where `checkpoint` is quantised already. `needed_bytes` on the disk of `out` include working files, and are 0 for a
-    process that writes nothing. `notes` are sentences about how the source is read.
+    process that writes nothing. `end_token_ids` end an answer. `notes` are sentences about how the source is read.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Job:
     allocation: BitAllocation | None = None
     quantised: PackedCheckpoint | None = None
     needed_bytes: int = 0
+    end_token_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -96,7 +98,8 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         if (folder / carried).is_file():
             read_json(folder / carried)
     tokenizer = load_tokenizer(folder)
-    notes += ids_without_rows(tokenizer, decoder.config.vocab_size)
+    ends = read_end_tokens(folder, tokenizer, decoder.config.vocab_size)
+    notes += ids_without_rows(tokenizer, decoder.config.vocab_size) + ends.notes
     blocks = range(decoder.config.num_hidden_layers)
     tunes = quantised is None and options.tunes
     tunes = tunes and any(plan[name] for layer in blocks for name in decoder.linears(layer))
@@ -126,7 +129,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         check_space(out, needed)
     return Job(
         model, out, options, settings, checkpoint, decoder, plan, calibration, in_files, launch, budget,
-        quantised=quantised, needed_bytes=needed, notes=notes,
+        quantised=quantised, needed_bytes=needed, end_token_ids=ends.ids, notes=notes,
     )  # fmt: skip
 
 

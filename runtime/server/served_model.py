@@ -53,7 +53,7 @@ def read_served_model(folder: Path, name: str) -> ServedModel:
     tokenizer = Tokenizer(folder)
     info = read_model_info(folder)
     return ServedModel(
-        name, folder, tokenizer, info.context_length, frozenset(info.end_token_ids),
+        name, folder, tokenizer, info.context_length, frozenset(info.end_token_ids or tokenizer.end_token_ids),
         min(tokenizer.id_count, info.vocab_size or tokenizer.id_count), _mean_bits(folder), fingerprint(folder),
     )  # fmt: skip
 

@@ -101,6 +101,12 @@ class Tokenizer:
         """Whether the token is left out of decoded text."""
         return token_id in self._special_ids
 
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The id of its eos_token, for a folder whose configuration names no end token; what ovround writes always does."""
+        token_id = self.special_id(self.special_tokens.get("eos_token", ""))
+        return () if token_id is None else (token_id,)
+
     def is_byte(self, token_id: int) -> bool:
         """Whether the token stands for one byte of a character, `<0xE2>`."""
         return token_id in self._byte_ids
