@@ -17,6 +17,7 @@ from ovround.models.rope import Rope
 
 _PLAIN_THETA = 10000.0
 _QUANTIZATION_VERSION = 2
+_STATES_WINDOW = ("phi3",)  # old versions need the key; new ones compute without a window
 _BETA_FAST, _BETA_SLOW = 32.0, 1.0
 
 
@@ -77,11 +78,13 @@ def _feed_forward(decoder: Decoder) -> dict[str, int]:
 
 
 def _windows(architecture: str, decoder: Decoder) -> dict[str, int]:
-    if COMPUTATIONS[architecture].window_period == 1:
+    if COMPUTATIONS[architecture].window_period == 1 and architecture not in _STATES_WINDOW:
         return {}
     specs = [attention_of(decoder, layer).spec for layer in range(len(decoder.blocks))]
     window = next((spec.sliding_window for spec in specs if spec.sliding_window is not None), None)
-    return {} if window is None else {"attention.sliding_window": window}
+    if window is None:
+        return dict.fromkeys(["attention.sliding_window"] if architecture in _STATES_WINDOW else [], 0)
+    return {"attention.sliding_window": window}
 
 
 def _factors(architecture: str, decoder: Decoder) -> dict[str, float]:

@@ -22,6 +22,7 @@ from ovround.exporters.gguf.container import GgufFile
 from ovround.exporters.gguf.metadata import decoder_metadata, rope_tensors
 from ovround.exporters.gguf.suitability import architecture_of
 from ovround.exporters.gguf.tensors import FileTensor, FileWeight, file_tensors, in_file
+from ovround.exporters.gguf.tokenizer import tokenizer_metadata
 from ovround.exporters.source_files import copy_model_files
 from ovround.models.decoder import Decoder
 from ovround.tensors.affine_tensor import AffineTensor
@@ -53,9 +54,10 @@ class GgufExporter:
         copy_model_files(source, folder, decoder.config.max_position_embeddings)
         extra = rope_tensors(decoder)
         metadata = {
-            "general.name": str(config.get("_name_or_path") or config["model_type"]),
+            "general.type": "model",
             "general.file_type": 0,
             **decoder_metadata(architecture.name, decoder),
+            **tokenizer_metadata(source, decoder.config.vocab_size, architecture.name),
         }
         shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
         shapes |= {name: values.shape for name, values in extra.items()}

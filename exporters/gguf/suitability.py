@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ovround.checkpoint.gguf.architectures import Architecture, architecture_for
@@ -29,15 +30,18 @@ def architecture_of(decoder: Decoder, config: Mapping[str, Any]) -> Architecture
     return architecture
 
 
-def check_gguf(decoder: Decoder, config: Mapping[str, Any], plan: Plan, *, kept: bool) -> None:
+def check_gguf(decoder: Decoder, source: Path, config: Mapping[str, Any], plan: Plan, *, kept: bool) -> None:
     """Raise UsageError for a model that a GGUF file cannot hold, MissingExtraError without the package that writes headers.
 
-    `kept`: its integers are those of the source.
+    `source` has the tokenizer. `kept`: the integers are those of the source.
     """
     if importlib.util.find_spec("gguf") is None:
         raise MissingExtraError("gguf", "gguf")
+    from ovround.exporters.gguf.tokenizer import tokenizer_metadata  # transformers
+
     architecture = architecture_of(decoder, config)
     decoder_metadata(architecture.name, decoder)
+    tokenizer_metadata(source, decoder.config.vocab_size, architecture.name)
     shapes = decoder.every_tensor()
     tensors, _ = file_tensors(architecture, shapes, config)
     for tensor in tensors.values():

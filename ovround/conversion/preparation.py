@@ -92,7 +92,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
             open_format(name, plan, decoder.every_tensor())
             check_layout(name, decoder)
         elif name in FILE_FORMATS:
-            check_gguf(decoder, checkpoint.config, plan, kept=quantised is not None)
+            check_gguf(decoder, folder, checkpoint.config, plan, kept=quantised is not None)
     check_links(folder)
     for carried in CARRIED_SETTINGS:
         if (folder / carried).is_file():
@@ -140,7 +140,8 @@ def _as_asked(source: Checkpoint | PackedCheckpoint, options: ConvertOptions) ->
     if options.recipe is not None:
         return source.stored
     float_tables = any(name in CHECKPOINT_FORMATS for name in options.formats)
-    return replace(source, float_tables=float_tables, native=options.native_weights)
+    as_blocks = set(options.formats) <= set(FILE_FORMATS)
+    return replace(source, float_tables=float_tables, native=options.native_weights, as_blocks=as_blocks)
 
 
 def _planned(

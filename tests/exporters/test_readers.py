@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, FORMATS, read_manifest
+from ovround.checkpoint.gguf.header import read_header
 from ovround.checkpoint.safetensors_file import open_safetensors
 from ovround.conversion.convert import convert, verify
 from ovround.errors import VerifyError
@@ -30,6 +31,7 @@ PARTS = {
     "compressed-tensors": (".weight_packed", ".weight_scale", 2),
     "olive": (".qweight", ".scales", 2),
     "aqlm": (".codes", ".scales", 2),
+    "gguf": (".weight", ".weight", 20),  # blocks of both
 }
 
 
@@ -61,6 +63,9 @@ def locate(format_name: str, folder: Path, tensor: str) -> tuple[Path, int, int]
         entries = external_data.read_entries(folder / external_data.GRAPH_FILE, external_data.WEIGHTS_FILE)
         assert name in entries
         return folder / external_data.WEIGHTS_FILE, entries[tensor].offset, entries[tensor].size_bytes
+    if format_name == "gguf":
+        entry = read_header(folder / "model.gguf").tensors["blk.1.ffn_up.weight"]
+        return entry.path, entry.offset, entry.size_bytes
     info = open_safetensors(folder / "model.safetensors").tensors[tensor]
     return folder / "model.safetensors", info.offset, info.size_bytes
 

@@ -23,7 +23,9 @@ def llama_cpp(file: Path, ids: Sequence[int], texts: Sequence[str] = ()) -> tupl
         pytest.skip("ik-llama-cpp-python is not installed")
     out = file.parent / "llama_cpp.npz"
     job = json.dumps({"ids": list(ids), "texts": list(texts)})
-    done = subprocess.run([sys.executable, __file__, file, out, job], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, file, out, job], capture_output=True, text=True, errors="replace", check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     with np.load(out) as found:
         return found["logits"], json.loads(str(found["tokens"]))

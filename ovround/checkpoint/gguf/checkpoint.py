@@ -55,7 +55,7 @@ class GgufCheckpoint:
     """An opened file, or several that were split from one. `config` and `folder` are those of an ordinary checkpoint.
 
     `float_tables`: embedding and head are de-quantised, for formats that hold no others. `native`: linear layers are for the
-    native operator, which takes any scale and minimum of a group.
+    native operator, which takes any scale and minimum of a group. `as_blocks`: every weight is for a file with the same types.
     """
 
     path: Path
@@ -67,6 +67,7 @@ class GgufCheckpoint:
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     float_tables: bool = False
     native: bool = False
+    as_blocks: bool = False
     deviations: dict[str, Deviation] = field(default_factory=dict, compare=False)
     method: str = "gguf"
     _schemes: dict[str, QuantScheme] = field(default_factory=dict, compare=False)
@@ -112,12 +113,14 @@ class GgufCheckpoint:
         Tables that 8 bits hold without loss stay with the engine, whose table serves embedding and tied head.
         """
         kind, columns = self._kind(place), self.shapes[f"{module}.weight"][1]
+        if self.as_blocks and kind in AFFINE_KINDS:
+            return _scheme_of(kind, columns)
         if not self.native or kind not in AFFINE_KINDS or ".experts." in module or columns % RUN:
             return None
         kept = module in _TABLES and kind in SYMMETRIC and not SYMMETRIC[kind].products
         if kept or (kind in MINIMUM and not all(self._scheme(name).symmetric for name in place.tensors)):
             return None
-        return affine_tensor(np.zeros((1, row_bytes(kind, columns)), np.uint8), kind).scheme
+        return _scheme_of(kind, columns)
 
     def _scheme(self, tensor: str) -> QuantScheme:
         """Of a whole tensor, all its experts and projections alike; its own grid where every minimum is whole steps."""
@@ -370,6 +373,10 @@ class GgufFloats(Checkpoint):
 
     def scan(self) -> dict[str, str]:
         return self.inner.scan()
+
+
+def _scheme_of(kind: str, columns: int) -> AffineScheme:
+    return affine_tensor(np.zeros((1, row_bytes(kind, columns)), np.uint8), kind).scheme
 
 
 def _relative(error: float, size: float) -> float:
