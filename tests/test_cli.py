@@ -127,7 +127,6 @@ def test_every_option_of_convert_is_an_option_in_python() -> None:
         "out",
         "json",
         "quiet",
-        "fresh",
         "memory_limit",
     }
     renamed = {"format": "formats", "layer": "layers"}

@@ -27,12 +27,6 @@ def command(
             rich_help_panel="Budget",
         ),
     ] = None,
-    fresh: Annotated[
-        bool,
-        typer.Option(
-            "--fresh", help="New start, without the blocks of an interrupted conversion.", rich_help_panel="Output"
-        ),
-    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Result as JSON.", rich_help_panel="Output")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.", rich_help_panel="Output")] = False,
     **given: Any,
@@ -50,7 +44,7 @@ def command(
 
     started = time.monotonic()
     with ProgressDisplay(quiet=quiet or not Launch.from_environment().is_main) as display:
-        conversion = convert(model, out, options, display, fresh=fresh, memory_limit=memory_limit)
+        conversion = convert(model, out, options, display, memory_limit=memory_limit)
     elapsed_s = time.monotonic() - started
     if not conversion.folders:
         return  # the first process writes and prints

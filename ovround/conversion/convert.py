@@ -40,7 +40,7 @@ from ovround.exporters.formats import open_exporter, open_reader
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.units import parse_size
 from ovround.progress import OnProgress, Progress, silent
-from ovround.quant.block_store import BlockStore, add_note, block_store, discard, working_folder
+from ovround.quant.block_store import BlockStore, add_note, block_store, working_folder
 from ovround.quant.plan import Plan
 from ovround.quant.plan_file import PLAN_FILE, plan_digest, write_plan
 
@@ -69,15 +69,14 @@ def convert(
     options: ConvertOptions | None = None,
     on_progress: OnProgress = silent,
     *,
-    fresh: bool = False,
     memory_limit: int | str | None = None,
     source_name: str | None = None,
 ) -> Conversion:
     """Convert `model` (a folder, a hub name, or `demo`) into `out`: one format there, several in `out/<format>`.
 
     `out` appears whole or not at all. Tuned blocks are kept beside it when the work is interrupted, and the same call
-    continues; `fresh` starts over. `memory_limit`, bytes or text such as `4GB`, moves activations into files where they
-    would exceed it. Neither changes the result. `source_name`: what manifest and card call the source, by default as `model`
+    continues. `memory_limit`, bytes or text such as `4GB`, moves activations into files where they would exceed it, and
+    does not change the result. `source_name`: what manifest and card call the source, by default as `model`
     names it. Raises OvroundError for everything that is wrong with the input, before anything is tuned where that is possible.
 
     Of several processes that torchrun started, the first writes, tells its progress and returns what was written; the
@@ -99,8 +98,6 @@ def convert(
         for note in job.notes:
             on_progress(Progress("note", note=note))
         source_files = _scan(job.quantised or job.checkpoint)
-        if fresh:
-            discard(job.out)
         if job.calibration is None:
             return _write(job, source_files, on_progress, None)
         with block_store(job.out, job.checkpoint, job.decoder.config.num_hidden_layers) as store:
