@@ -17,7 +17,9 @@ _GGUF_NAMES = {
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
-_QUANTISABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+FLOATS = ("F32", "F16", "BF16")
+KEPT = ("Q8_0", "Q4_0", "Q5_0", "Q2_K", "Q3_K", "IQ4_NL", "TQ2_0")  # a grid holds these numbers
+_QUANTISABLE = (*FLOATS, "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 _RANDOM_BLOCKS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "TQ2_0")
 
 
@@ -80,8 +82,9 @@ def _gguf(kind: str) -> Builder:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        bound = 1e-3 if kind in ("F32", "F16", "BF16", "Q8_0", "Q4_0") else None
-        return Stranger(str(path), with_weights(source, values), (), bound)
+        if kind in FLOATS:
+            return Stranger(str(path), with_weights(source, values))
+        return Stranger(str(path), with_weights(source, values), (), 1e-3 if kind in KEPT else None)
 
     return build
 

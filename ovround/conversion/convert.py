@@ -313,7 +313,7 @@ def _way(job: Job) -> str:
     """What is done with a GGUF file: `keep` its integers, or `retune` from the numbers that they stand for."""
     if isinstance(job.quantised, GgufCheckpoint):
         return "keep"
-    return "retune" if isinstance(job.checkpoint, GgufFloats) else ""
+    return "retune" if isinstance(job.checkpoint, GgufFloats) and job.checkpoint.inner.is_quantised else ""
 
 
 def _write_card(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:

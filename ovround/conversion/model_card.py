@@ -178,6 +178,8 @@ def _scheme_words(manifest: Manifest) -> str:
         return _coded(manifest)
     if manifest.source_method:
         schemes = Counter((weight.bits, weight.symmetric) for weight in manifest.weights if weight.group_size)
+        if not schemes:
+            return "not quantised"
         (bits, symmetric), _ = schemes.most_common(1)[0]
         return f"{bits} bits, {'symmetric' if symmetric else 'asymmetric'}"
     if options["bits"] == 16:

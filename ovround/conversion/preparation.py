@@ -134,10 +134,10 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
 
 
 def _as_asked(source: Checkpoint | PackedCheckpoint, options: ConvertOptions) -> Checkpoint | PackedCheckpoint:
-    """A GGUF file as floats where a recipe asks for tuning or rounding, else with the grids that the formats hold."""
+    """A GGUF file as floats where it has nothing else or a recipe asks for them, else with the grids that the formats hold."""
     if not isinstance(source, GgufCheckpoint):
         return source
-    if options.recipe is not None:
+    if options.recipe is not None or not source.is_quantised:
         return source.stored
     float_tables = any(name in CHECKPOINT_FORMATS for name in options.formats)
     as_blocks = set(options.formats) <= set(FILE_FORMATS)

@@ -81,6 +81,11 @@ class GgufCheckpoint:
         """The files that hold the tensors, in order."""
         return tuple(dict.fromkeys(info.path for info in self.tensors.values()))
 
+    @property
+    def is_quantised(self) -> bool:
+        """Whether any tensor is; files of float16 or bfloat16 are not."""
+        return any(info.kind not in FLOAT_TYPES for info in self.tensors.values())
+
     def located(self, shapes: Mapping[str, Shape]) -> GgufCheckpoint:
         """The same under the names of a decoder with these tensors."""
         found = places(self.architecture, shapes, self.config, self.tensors)
