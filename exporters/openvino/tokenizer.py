@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from ovround.checkpoint import read_json
 from ovround.errors import CheckpointError
+from ovround.exporters.openvino.digit_splitting import join_digit_splitting
 from ovround.exporters.openvino.saving import count_names, saved
 from ovround.exporters.tokenizer_source import show_tokenizer
 
@@ -32,6 +33,7 @@ def write_tokenizer(source: Path, folder: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(shown, local_files_only=True, trust_remote_code=False)
         tokenizer.padding_side = tokenizer.truncation_side = "left"
+        join_digit_splitting(tokenizer.backend_tokenizer)
         encoder, decoder = convert_tokenizer(tokenizer, with_detokenizer=True)
     except Exception as error:  # OpenVINO's own errors are TypeErrors, and tokenizers raises nothing narrower than this
         _raise_disk_error(error)

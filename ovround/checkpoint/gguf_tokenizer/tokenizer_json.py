@@ -1,6 +1,6 @@
 """tokenizer.json of a GGUF file's vocabulary: byte-level BPE, SentencePiece, WordPiece or Unigram.
 
-The `tokenizers` library computes it. transformers builds tokenizers from GGUF files too, but knows 23 of llama.cpp's 76
+The `tokenizers` library computes it. transformers builds tokenizers from GGUF files too, but knows 23 of llama.cpp's 86
 pre-tokenisers, and splits text as GPT-2 does for all others without a word. It leaves out Unicode normalisation, and
 spells DeepSeek's special tokens in bytes.
 """

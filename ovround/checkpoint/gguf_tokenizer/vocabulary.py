@@ -12,6 +12,8 @@ from typing import Any
 
 from ovround.errors import CheckpointError
 
+BESIDE = "put config.json, tokenizer.json and tokenizer_config.json of the original model beside the file"
+"""The way out of everything that cannot be read."""
 _TOKENS = 4 << 20
 _CHARACTERS = 1 << 16  # of one token; the longest in use have some hundreds
 _LARGEST = 3.5e38  # float32
@@ -87,9 +89,6 @@ def _text(metadata: Mapping[str, object], key: str, *, optional: bool = True) ->
     if not isinstance(value, str):
         raise CheckpointError(f"`{key}` of the GGUF file is {value!r:.60}; a text is needed", hint=BESIDE)
     return value
-
-
-BESIDE = "put tokenizer.json and tokenizer_config.json of the original model beside the file"
 
 
 def _list(metadata: Mapping[str, object], key: str) -> Sequence[Any] | None:
