@@ -95,8 +95,9 @@ def _q3_k(rows: Bytes) -> Floats:
     low, high = blocks[..., 96:104], blocks[..., 104:108]
     nibbles = np.concatenate([low & 15, low >> 4], axis=-1)
     pairs = (high[..., None, :] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3).reshape(*high.shape[:-1], 16)
-    factors = (nibbles | pairs << 4).astype(np.float32) - 32
-    return (factors * _halves(blocks, 108)[..., None]).reshape(len(rows), -1)
+    factors: Floats = (nibbles | pairs << 4).astype(np.float32) - np.float32(32)
+    scales: Floats = factors * _halves(blocks, 108)[..., None]
+    return scales.reshape(len(rows), -1)
 
 
 def _iq4_xs(rows: Bytes) -> Floats:
@@ -106,8 +107,9 @@ def _iq4_xs(rows: Bytes) -> Floats:
     pairs = (high >> np.arange(0, 16, 2, dtype=np.uint16) & 3).astype(np.uint8)
     low = blocks[..., 4:8]
     nibbles = np.stack([low & 15, low >> 4], axis=-1).reshape(*low.shape[:-1], 8)
-    factors = (nibbles | pairs << 4).astype(np.float32) - 32
-    return (factors * _halves(blocks, 0)[..., None]).reshape(len(rows), -1)
+    factors: Floats = (nibbles | pairs << 4).astype(np.float32) - np.float32(32)
+    scales: Floats = factors * _halves(blocks, 0)[..., None]
+    return scales.reshape(len(rows), -1)
 
 
 def _mxfp4(rows: Bytes) -> Floats:
@@ -233,14 +235,16 @@ def _codes(grouped: Floats, scales: Floats, low: int, high: int) -> Floats:
 
 def _scales_of(grouped: Floats, levels: tuple[int, ...]) -> Floats:
     """The scale of each group `[N, G, size]` whose largest magnitude is one of `levels` steps: that with which all are whole."""
-    largest = np.abs(grouped).max(axis=-1)
-    best, scales = np.full(largest.shape, np.inf), largest / np.float32(levels[-1])
+    largest: Floats = np.abs(grouped).max(axis=-1)
+    best = np.full(largest.shape, np.inf)
+    scales: Floats = largest / np.float32(levels[-1])
     for level in levels:
         scale = largest / np.float32(level)
         steps = np.divide(grouped, scale[..., None], out=np.zeros_like(grouped), where=scale[..., None] != 0)
         off = np.abs(steps - np.rint(steps)).max(axis=-1)
         closer = off < best - 1e-3
-        best, scales = np.where(closer, off, best), np.where(closer, scale, scales)
+        best = np.where(closer, off, best)
+        scales = np.where(closer, scale, scales)
     return scales
 
 
