@@ -9,9 +9,19 @@ from pathlib import Path
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS
 from ovround.artifact.output_folder import check_output, check_space
-from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, mapped, mapped_packed, open_source, read_json
+from ovround.checkpoint import (
+    Checkpoint,
+    PackedCheckpoint,
+    QuantisedCheckpoint,
+    locate,
+    mapped,
+    mapped_packed,
+    open_source,
+    read_json,
+)
 from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget, widest
 from ovround.conversion.repacking import stored_plan
+from ovround.conversion.stored_head import with_stored_head
 from ovround.conversion.tuning import resolve, with_choices
 from ovround.errors import CheckpointError, MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
@@ -127,11 +137,13 @@ def _planned(
     Whether the head is tied to the embedding is decided here, for the whole conversion: `Decoder.head_at` and
     `lm_head.weight` of the source say it from now on.
     """
-    decoder = from_config(source.config)
+    decoder, said = from_config(source.config), ()
+    if isinstance(source, Checkpoint | QuantisedCheckpoint):
+        decoder, said = with_stored_head(decoder, source if isinstance(source, Checkpoint) else source.stored)
     if isinstance(source, Checkpoint):
         sources, expected = decoder.sources(), decoder.every_tensor()
         checkpoint = mapped(source, sources, expected)
-        notes = source.notes + checkpoint.check(expected, decoder.unused_tensors())
+        notes = source.notes + said + checkpoint.check(expected, decoder.unused_tensors())
         plan = make_plan(decoder, options) if options.plan is None else read_plan(options.plan, decoder)
         if HEAD in plan and decoder.head_at != HEAD:
             sources, decoder = sources_of_untied(decoder), with_head(decoder, own=True)
@@ -140,7 +152,7 @@ def _planned(
     if source.packed(HEAD):
         decoder = with_head(decoder, own=True)
     quantised = mapped_packed(source, decoder.sources())
-    notes = source.stored.notes + quantised.check(decoder.every_tensor(), decoder.unused_tensors())
+    notes = source.stored.notes + said + quantised.check(decoder.every_tensor(), decoder.unused_tensors())
     plan = stored_plan(quantised, decoder, options)
     if HEAD in plan and decoder.head_at != HEAD:
         quantised, decoder = mapped_packed(source, sources_of_untied(decoder)), with_head(decoder, own=True)

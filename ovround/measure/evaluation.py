@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed, open_source
+from ovround.conversion.stored_head import with_stored_head
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.measure.perplexity import Evaluation, Logits, OnSamples, cut_samples, evaluate
 from ovround.models import from_config
@@ -94,6 +95,7 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
     decoder = from_config(source.config)
     weights: ReadWeights
     if isinstance(source, Checkpoint):
+        decoder, _ = with_stored_head(decoder, source)
         expected = decoder.every_tensor()
         checkpoint = mapped(source, decoder.sources(), expected)
         checkpoint.check(expected, decoder.unused_tensors())
