@@ -137,7 +137,8 @@ def _planned(
     Whether the head is tied to the embedding is decided here, for the whole conversion: `Decoder.head_at` and
     `lm_head.weight` of the source say it from now on.
     """
-    decoder, said = from_config(source.config), ()
+    decoder = from_config(source.config)
+    said: tuple[str, ...] = ()
     if isinstance(source, Checkpoint | QuantisedCheckpoint):
         decoder, said = with_stored_head(decoder, source if isinstance(source, Checkpoint) else source.stored)
     if isinstance(source, Checkpoint):
