@@ -152,18 +152,18 @@ def _planned(
     Whether the head is tied to the embedding is decided here, for the whole conversion: `Decoder.head_at` and
     `lm_head.weight` of the source say it from now on.
     """
-    decoder = with_stored_head(from_config(source.config), source)
+    decoder, said = with_stored_head(from_config(source.config), source)
     if isinstance(source, Checkpoint):
         sources, expected = decoder.sources(), decoder.every_tensor()
         checkpoint = mapped(source, sources, expected)
-        notes = source.notes + checkpoint.check(expected, decoder.unused_tensors())
+        notes = source.notes + said + checkpoint.check(expected, decoder.unused_tensors())
         plan = make_plan(decoder, options) if options.plan is None else read_plan(options.plan, decoder)
         if HEAD in plan and decoder.head_at != HEAD:
             sources, decoder = sources_of_untied(decoder), with_head(decoder, own=True)
             checkpoint = mapped(source, sources, decoder.every_tensor())
         return checkpoint, None, decoder, plan, notes
     quantised = mapped_packed(source, decoder.sources(), decoder.every_tensor())
-    notes = source.stored.notes + quantised.check(decoder.every_tensor(), decoder.unused_tensors())
+    notes = source.stored.notes + said + quantised.check(decoder.every_tensor(), decoder.unused_tensors())
     plan = stored_plan(quantised, decoder, options)
     if HEAD in plan and decoder.head_at != HEAD:
         sources, decoder = sources_of_untied(decoder), with_head(decoder, own=True)

@@ -108,7 +108,7 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
     source = open_adapted(folder)
     if isinstance(source, GgufCheckpoint):  # the numbers that its types stand for, not the grids near them
         source = source.stored
-    decoder = with_stored_head(from_config(source.config), source)
+    decoder, _ = with_stored_head(from_config(source.config), source)
     weights: ReadWeights
     if isinstance(source, Checkpoint):
         expected = decoder.every_tensor()

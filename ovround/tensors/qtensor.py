@@ -57,7 +57,9 @@ class QTensor:
             raise ValueError(f"codes are {self.codes.dtype} {self.codes.shape}; uint8 [N, K] is needed")
         rows, columns = self.codes.shape
         if self.scales.dtype not in SCALE_TYPES or self.scales.ndim != 2 or self.scales.shape[0] != rows:
-            raise ValueError(f"scales are {self.scales.dtype} {self.scales.shape}; float16 [{rows}, G] is needed")
+            raise ValueError(
+                f"scales are {self.scales.dtype} {self.scales.shape}; float16 or float32 [{rows}, G] is needed"
+            )
         if self.scales.shape[1] == 0 or columns % self.scales.shape[1]:
             raise ValueError(f"{self.scales.shape[1]} groups do not divide {columns} inputs")
         if self.zero_points is not None and (

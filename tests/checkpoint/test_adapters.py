@@ -78,7 +78,7 @@ def logits_of(model: Any) -> NDArray[np.float32]:
 def merged_tensors(folder: Path, *adapters: AdapterChoice) -> dict[str, NDArray[np.float32]]:
     """Every tensor of the model that is converted, as float32 under the decoder's names."""
     source = open_adapted(folder, adapters)
-    decoder = with_stored_head(from_config(source.config), source)
+    decoder, _ = with_stored_head(from_config(source.config), source)
     checkpoint = mapped(source, decoder.sources(), decoder.every_tensor())
     checkpoint.check(decoder.every_tensor(), decoder.unused_tensors())
     infos = checkpoint.tensors()
