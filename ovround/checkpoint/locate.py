@@ -37,7 +37,7 @@ def locate(model: str) -> Path:
     if tag is not None:
         return download_gguf(name, tag, revision)
     folder = download(name, revision, _WANTED)
-    if any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir()):
+    if folder.is_dir() and any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir()):
         return folder
     models = gguf_models(repository_files(name, revision))
     if models:
