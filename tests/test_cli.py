@@ -80,7 +80,13 @@ def test_help_of_the_real_process() -> None:
 
 def test_the_commands_are_these(light_command: CommandServer) -> None:
     listed = succeeded(light_command("--help")).partition("Commands:\n")[2].partition("\n\n")[0]
-    assert tuple(line.split()[0] for line in listed.splitlines()) == COMMANDS
+    assert tuple(re.findall(r"^  (\w+)", listed, re.M)) == COMMANDS
+    assert "..." not in listed
+
+
+def test_dir_shows_the_public_names() -> None:
+    assert set(dir(ovround)) == {*ovround.__all__, "__version__"}
+    assert all(getattr(ovround, name) is not None for name in dir(ovround))
 
 
 def test_no_command_shows_help_and_is_wrong_usage(light_command: CommandServer) -> None:

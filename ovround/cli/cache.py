@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "cache"
 app = typer.Typer(
-    help="List and remove the models that run, chat, serve and bench converted and kept.", no_args_is_help=True,
+    help="List and remove the models that were kept.", no_args_is_help=True,
     rich_markup_mode=None,
 )  # fmt: skip
 

@@ -278,6 +278,18 @@ def test_a_hub_that_does_not_give_the_model(run: Run, hub: HubServer, command: C
     assert second.startswith("hint: check the network")
 
 
+def test_a_repository_of_gguf_files_says_how_one_is_named(
+    run: Run, hub: HubServer, command: CommandServer, tmp_path: Path
+) -> None:
+    files = make(tmp_path / "gguf")
+    for name in ("tiny-Q4_0.gguf", "tiny-Q8_0.gguf"):
+        (files / name).write_bytes(b"GGUF")
+    hub.repositories |= {"ovround-tests/gguf": files}
+    message, hint = run("run", "ovround-tests/gguf", "hello", by=command).stderr.splitlines()[-2:]
+    assert message == "error: `ovround-tests/gguf` has GGUF files alone: Q4_0, Q8_0"
+    assert hint == "hint: name one: ovround-tests/gguf:Q4_0"
+
+
 def test_a_disk_without_room_for_the_download(run: Run, hub: HubServer, command: CommandServer) -> None:
     hub.stated_sizes["model.safetensors"] = 1 << 50
     try:
