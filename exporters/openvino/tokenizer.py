@@ -31,6 +31,8 @@ def write_tokenizer(source: Path, folder: Path) -> None:
         raise
     try:
         tokenizer = AutoTokenizer.from_pretrained(shown, local_files_only=True, trust_remote_code=False)
+        if isinstance(tokenizer.chat_template, dict):  # named ones; openvino_genai knows one
+            tokenizer.chat_template = tokenizer.chat_template.get("default")
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         encoder, decoder = convert_tokenizer(tokenizer, with_detokenizer=True)
     except Exception as error:  # OpenVINO's own errors are TypeErrors, and tokenizers raises nothing narrower than this
