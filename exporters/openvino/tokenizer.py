@@ -32,6 +32,8 @@ def write_tokenizer(source: Path, folder: Path) -> None:
         raise
     try:
         tokenizer = AutoTokenizer.from_pretrained(shown, local_files_only=True, trust_remote_code=False)
+        if isinstance(tokenizer.chat_template, dict):  # named ones; openvino_genai knows one
+            tokenizer.chat_template = tokenizer.chat_template.get("default")
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         join_digit_splitting(tokenizer.backend_tokenizer)
         encoder, decoder = convert_tokenizer(tokenizer, with_detokenizer=True)

@@ -30,7 +30,7 @@ from ovround.checkpoint import read_json
 from ovround.conversion.end_tokens import read_end_tokens, write_end_tokens
 from ovround.conversion.model_card import model_card
 from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
-from ovround.exporters.source_files import MODEL_FILES, check_links
+from ovround.exporters.source_files import check_links, model_files
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import changed, declared
 from ovround.progress import OnProgress, Progress
@@ -116,9 +116,9 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
         with atomic_folder(out, needed_bytes=needed) as work:
             on_progress(Progress("write", 0, 1))
             ov.save_model(model, work / MODEL, compress_to_fp16=False)
-            for file in (*MODEL_FILES, *_TOKENIZERS):
-                if (folder / file).is_file():
-                    shutil.copyfile(folder / file, work / file)
+            for file in (*model_files(folder), *(name for name in _TOKENIZERS if (folder / name).is_file())):
+                (work / file).parent.mkdir(exist_ok=True)
+                shutil.copyfile(folder / file, work / file)
             write_end_tokens(work, ends.ids)
             on_progress(Progress("verify", 0, 1))
             _verify(work, records)
