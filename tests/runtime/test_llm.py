@@ -150,7 +150,11 @@ def test_overflow_gives_both_numbers(llm: LLM) -> None:
 
 
 def test_wrong_options_are_named(llm: LLM) -> None:
-    for wrong, meant in (("max_tokens", "max_new_tokens"), ("temprature", "temperature"), ("max_length", "max_new_tokens")):
+    for wrong, meant in (
+        ("max_tokens", "max_new_tokens"),
+        ("temprature", "temperature"),
+        ("max_length", "max_new_tokens"),
+    ):
         arguments: dict[str, Any] = {wrong: 3}
         with pytest.raises(UsageError, match=f"`{wrong}` is no option of an answer") as caught:
             llm.generate("x", **arguments)
