@@ -64,7 +64,7 @@ class ChatTemplate:
         taken = [name for name in own if name in _RESERVED]
         if taken:
             raise UsageError(f"template variable `{taken[0]}` is set by the chat itself", hint="choose another name")
-        chat = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+        chat: dict[str, Any] = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         try:
             chat |= {**_plain(own), "messages": _checked(messages)}
             answer = self._ask(json.dumps(chat))

@@ -44,7 +44,7 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         """Whether the folder has a chat template: a base model has none."""
-        return self._template is not None or read_template(self._folder) is not None
+        return bool(self._sources())
 
     def leading_special_token(self, text: str) -> str | None:
         """The special token that `text` begins with, as one does that a chat template rendered."""
@@ -75,17 +75,21 @@ class Tokenizer:
         return prompt
 
     def _chat_template(self, tools: object) -> ChatTemplate:
-        if self._template_sources is None:
-            self._template_sources = read_templates(self._folder)
-        if not self._template_sources:
+        sources = self._sources()
+        if not sources:
             raise GenerationError(
                 f"`{self._folder}` has no chat template: the model was not made for chats",
                 hint="give plain text instead: `ovround run`, or LLM.generate",
             )
-        name = template_name(self._template_sources, tools)
+        name = template_name(sources, tools)
         if name not in self._templates:
-            self._templates[name] = ChatTemplate(self._template_sources[name], self.special_tokens)
+            self._templates[name] = ChatTemplate(sources[name], self.special_tokens)
         return self._templates[name]
+
+    def _sources(self) -> dict[str, str]:
+        if self._template_sources is None:
+            self._template_sources = read_templates(self._folder)
+        return self._template_sources
 
     def encode_chat(
         self,
