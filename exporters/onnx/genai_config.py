@@ -32,7 +32,8 @@ def genai_config(model: dict[str, Any], generation: dict[str, Any], decoder: Dec
     """
     config, attention = decoder.config, next(iter(attention_specs(decoder)), None)
     ids = {name: generation.get(name, model.get(name)) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    if ids["pad_token_id"] is None:
+    pad = ids["pad_token_id"]
+    if not isinstance(pad, int) or not 0 <= pad < config.vocab_size:  # genai pads batches with it
         eos = ids["eos_token_id"]
         ids["pad_token_id"] = eos[0] if isinstance(eos, list) and eos else eos
     family = model.get("model_type")

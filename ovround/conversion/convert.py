@@ -29,6 +29,7 @@ from ovround.artifact.manifest import (
 from ovround.artifact.output_folder import atomic_folder, nothing_kept, output_lock
 from ovround.checkpoint import Checkpoint, GgufCheckpoint, GgufFloats, PackedCheckpoint, is_ir, locate
 from ovround.conversion.bit_budget import BitAllocation, allocate_bits
+from ovround.conversion.model_files import staged
 from ovround.conversion.preparation import Job, prepare
 from ovround.conversion.repacking import repacked, tuning_records
 from ovround.errors import VerifyError
@@ -198,15 +199,16 @@ def installed_versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _exporters(job: Job, folders: dict[str, Path]) -> Iterator[dict[str, Exporter]]:
-    source, native = job.checkpoint.folder, job.options.native_weights
+    native = job.options.native_weights
     exporters: dict[str, Exporter] = {}
     try:
-        for format_name, folder in folders.items():
-            folder.mkdir(exist_ok=True)
-            exporters[format_name] = open_exporter(
-                format_name, folder, job.decoder, source, job.plan, native_weights=native
-            )
-        yield exporters
+        with staged(job.checkpoint.folder, job.end_token_ids) as source:
+            for format_name, folder in folders.items():
+                folder.mkdir(exist_ok=True)
+                exporters[format_name] = open_exporter(
+                    format_name, folder, job.decoder, source, job.plan, native_weights=native
+                )
+            yield exporters
     finally:
         for exporter in exporters.values():
             exporter.close()

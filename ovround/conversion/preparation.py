@@ -20,9 +20,10 @@ from ovround.checkpoint import (
     read_json,
 )
 from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget, widest
+from ovround.conversion.end_tokens import read_end_tokens
 from ovround.conversion.repacking import stored_plan
 from ovround.conversion.tuning import resolve, with_choices
-from ovround.errors import CheckpointError, MissingExtraError, UsageError
+from ovround.errors import MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
 from ovround.exporters.checkpoints import sizes as safetensors_sizes
 from ovround.exporters.formats import sizes_of
@@ -38,7 +39,7 @@ from ovround.quant.distributed.launch import Launch
 from ovround.quant.memory import maps_activations, memory_need
 from ovround.quant.plan import Plan, make_plan
 from ovround.quant.plan_file import read_plan
-from ovround.source_tokenizer import load_tokenizer
+from ovround.source_tokenizer import ids_without_rows, load_tokenizer
 
 # Copied unchanged; a damaged one would only be noticed when the finished folder is loaded.
 CARRIED_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -52,7 +53,7 @@ class Job:
     `decoder` is final: its head is tied, or has a weight of its own that the source gives like any other. `options` name the
     device and the codebooks that are used; `settings` say how the model is tuned. `quantised` is the source whose integers are
     kept, where `checkpoint` is quantised already. `needed_bytes` on the disk of `out` include working files, and are 0 for a
-    process that writes nothing. `notes` are sentences about how the source is read.
+    process that writes nothing. `end_token_ids` end an answer. `notes` are sentences about how the source is read.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Job:
     allocation: BitAllocation | None = None
     quantised: PackedCheckpoint | None = None
     needed_bytes: int = 0
+    end_token_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -92,11 +94,8 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         if (folder / carried).is_file():
             read_json(folder / carried)
     tokenizer = load_tokenizer(folder)
-    if tokenizer.get_vocab_size() > decoder.config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer of `{folder}` has {tokenizer.get_vocab_size()} tokens, the model {decoder.config.vocab_size}",
-            hint="tokenizer.json belongs to another model",
-        )
+    ends = read_end_tokens(folder, tokenizer, decoder.config.vocab_size)
+    notes += ids_without_rows(tokenizer, decoder.config.vocab_size) + ends.notes
     blocks = range(decoder.config.num_hidden_layers)
     tunes = quantised is None and options.tunes
     tunes = tunes and any(plan[name] for layer in blocks for name in decoder.linears(layer))
@@ -124,7 +123,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         check_space(out, needed)
     return Job(
         model, out, options, settings, checkpoint, decoder, plan, calibration, in_files, launch, budget,
-        quantised=quantised, needed_bytes=needed, notes=notes,
+        quantised=quantised, needed_bytes=needed, end_token_ids=ends.ids, notes=notes,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from ovround.runtime.json_object import read_object
 from ovround.runtime.text import template_process
 
 Message = Mapping[str, Any]
+DEFAULT, TOOL_USE = "default", "tool_use"
 _RESERVED = ("messages", "add_generation_prompt", "raise_exception", "strftime_now")
 _PROGRAM = "import runpy, sys; sys.path[:0] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name='__main__')"
 
@@ -144,22 +145,53 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
     process.wait()
 
 
-def read_template(folder: Path) -> str | None:
-    """The template of a folder, from chat_template.jinja, tokenizer_config.json or chat_template.json; None without one."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"`{path}` cannot be read: {error}") from error
+def read_templates(folder: Path) -> dict[str, str]:
+    """The templates of a folder by name, most have `default` alone; empty without any.
+
+    As in transformers, chat_template.jinja and those of additional_chat_templates/ rule over tokenizer_config.json; last comes
+    chat_template.json.
+    """
+    files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if (folder / "chat_template.jinja").is_file():
+        files[DEFAULT] = folder / "chat_template.jinja"
+    if files:
+        return {name: _read_text(path) for name, path in files.items()}
     for name in ("tokenizer_config.json", "chat_template.json"):
         template = read_object(folder / name, optional=True).get("chat_template")
-        if isinstance(template, list):
-            named = [entry for entry in template if isinstance(entry, dict)]
-            template = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
-        if isinstance(template, str):
-            return template
-    return None
+        entries = template if isinstance(template, list) else [{"name": DEFAULT, "template": template}]
+        pairs = [(entry.get("name"), entry.get("template")) for entry in entries if isinstance(entry, dict)]
+        named = {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+        if named:
+            return named
+    return {}
+
+
+def read_template(folder: Path) -> str | None:
+    """The template of a folder for chats without tools; None without one."""
+    return read_templates(folder).get(DEFAULT)
+
+
+def template_name(templates: Mapping[str, str], tools: object) -> str:
+    """The name of the template for a chat with `tools`, or None for none, as transformers chooses.
+
+    Raises GenerationError where several are there and none is the default.
+    """
+    if tools is not None and TOOL_USE in templates:
+        return TOOL_USE
+    if DEFAULT in templates:
+        return DEFAULT
+    raise GenerationError(
+        f"the model has the chat templates {', '.join(sorted(templates))}, and no default one",
+        hint="add chat_template.jinja to its folder"
+        + (", or give tools, which have a template" if TOOL_USE in templates else ""),
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"`{path}` cannot be read: {error}") from error
 
 
 def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:

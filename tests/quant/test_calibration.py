@@ -158,7 +158,7 @@ def test_tokens_beyond_the_vocabulary_are_refused(tiny_source: Path, write: Call
     assert len(calibrate(tokenizer, options, 256, max(tokens) + 1).samples) == 3
     message, hint = refusal(lambda: calibrate(tokenizer, options, 256, max(tokens)))
     assert message == f"the tokenizer gives token {max(tokens)}; the model has {max(tokens)}"
-    assert hint == "tokenizer.json belongs to another model"
+    assert hint == "the text holds a token that the model lacks, or tokenizer.json belongs to another model"
 
 
 def test_jsonl_lines_end_at_line_feeds_only(write: Callable[..., Path]) -> None:

@@ -83,6 +83,6 @@ def token_stream(tokenizer: Tokenizer, files: Sequence[Path], vocab_size: int) -
     if tokens.size and int(tokens.max()) >= vocab_size:
         raise CalibrationError(
             f"the tokenizer gives token {int(tokens.max())}; the model has {vocab_size}",
-            hint="tokenizer.json belongs to another model",
+            hint="the text holds a token that the model lacks, or tokenizer.json belongs to another model",
         )
     return tokens
