@@ -20,7 +20,7 @@ from ovround.artifact.manifest import SourceType
 from ovround.checkpoint.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.checkpoint.gguf.architectures import Architecture
 from ovround.checkpoint.gguf.grids import MINIMUM, SYMMETRIC, on_grid, whole_steps
-from ovround.checkpoint.gguf.header import Metadata, TensorInfo
+from ovround.checkpoint.gguf.header import TensorInfo
 from ovround.checkpoint.gguf.places import Place, Shape, places
 from ovround.checkpoint.gguf.rope import FACTORS
 from ovround.checkpoint.gguf.types import Bytes, Floats, dequantize, row_bytes
@@ -62,7 +62,6 @@ class GgufCheckpoint:
     folder: Path
     architecture: Architecture
     config: dict[str, Any]
-    metadata: Metadata
     tensors: Mapping[str, TensorInfo]
     places: Mapping[str, Place] = field(default_factory=dict)
     shapes: Mapping[str, Shape] = field(default_factory=dict)
@@ -398,8 +397,12 @@ def _without_ones(shape: Shape) -> Shape:
 
 def _finite(name: str, values: Floats) -> Floats:
     if not np.isfinite(values).all():
-        raise TensorError(f"`{name}` holds NaN or infinity", hint="the file is damaged: get it again")
+        raise _not_finite(name)
     return values
+
+
+def _not_finite(name: str) -> TensorError:
+    return TensorError(f"`{name}` holds NaN or infinity", hint="the file is damaged: get it again")
 
 
 # Where the float16 numbers of a block lie; of other types every value is computed.
@@ -410,6 +413,7 @@ _HALVES = {
 
 
 def _scan(name: str, raw: Bytes, kind: str) -> None:
+    """Raise TensorError where a number of these rows is not finite."""
     if kind == "BF16":
         _finite(name, (np.ascontiguousarray(raw).view(np.uint16).astype(np.uint32) << 16).view(np.float32))
     elif kind not in _HALVES:
@@ -417,7 +421,9 @@ def _scan(name: str, raw: Bytes, kind: str) -> None:
     else:
         blocks = raw.reshape(-1, row_bytes(kind, 256 if kind.endswith(("_K", "_XS")) else 32))
         for at in _HALVES[kind]:
-            _finite(name, np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16).astype(np.float32))
+            halves = np.ascontiguousarray(blocks[:, at : at + 2]).view(np.uint16)
+            if (halves & 0x7C00 == 0x7C00).any():
+                raise _not_finite(name)
 
 
 def _sha256(path: Path) -> str:
