@@ -87,6 +87,7 @@ class Tokenizer:
         return self._templates[name]
 
     def _sources(self) -> dict[str, str]:
+        """The folder's templates by name, read once."""
         if self._template_sources is None:
             self._template_sources = read_templates(self._folder)
         return self._template_sources
