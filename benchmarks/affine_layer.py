@@ -37,19 +37,30 @@ CACHES = 96 << 20  # bytes of copies: more than the last-level cache
 Call = Callable[[], None]
 
 
-def arm(library: ctypes.CDLL, weight: QTensor | AffineTensor, x: np.ndarray, isa: str, threads: int) -> tuple[list[Call], float]:
+def arm(
+    library: ctypes.CDLL, weight: QTensor | AffineTensor, x: np.ndarray, isa: str, threads: int
+) -> tuple[list[Call], float]:
     """Calls of one product each, on copies of `weight`, and its bits a weight."""
     rows, columns = weight.shape
     y = np.empty((len(x), rows), np.float32)
     if isinstance(weight, QTensor):
         zeros = np.array([8], np.uint8) if weight.symmetric else layout.pack_qparams(weight.zeros())
-        parts = [layout.pack_integers(weight.codes, weight.bits), layout.halves_as_bytes(layout.pack_qparams(weight.scales)), zeros]
+        parts = [
+            layout.pack_integers(weight.codes, weight.bits),
+            layout.halves_as_bytes(layout.pack_qparams(weight.scales)),
+            zeros,
+        ]
         sizes = [rows, columns, weight.scales.shape[1], weight.bits, int(weight.symmetric)]
         function = library.ovround_integer_linear
     else:
         last = np.array([weight.zero_point], np.uint8)
         minimums = None if weight.minimums is None else layout.pack_group_values(weight.minimums)
-        parts = [layout.pack_integers(weight.codes, weight.bits), layout.pack_group_values(weight.scales), last, minimums]
+        parts = [
+            layout.pack_integers(weight.codes, weight.bits),
+            layout.pack_group_values(weight.scales),
+            last,
+            minimums,
+        ]
         sizes = [rows, columns, weight.scales.shape[1], weight.scales.blocks_a_row, weight.bits, 0]
         function = library.ovround_affine_linear
     size = sum(part.nbytes for part in parts if part is not None)
@@ -98,9 +109,15 @@ def main() -> None:
     result = {}
     for name, found in times.items():
         ratio = statistics.median(a / b for a, b in zip(found, times[first], strict=True))
-        result[name] = {"us": round(statistics.median(found)), "ratio": round(ratio, 3), "bits": round(arms[name][1], 3)}
+        result[name] = {
+            "us": round(statistics.median(found)),
+            "ratio": round(ratio, 3),
+            "bits": round(arms[name][1], 3),
+        }
         print(f"{name:24} {result[name]['us']:8} us  {ratio:.3f}  {arms[name][1]:.3f} bits")
-    print(json.dumps({"isa": isa, "shape": shape, "tokens": options.tokens, "threads": options.threads, "arms": result}))
+    print(
+        json.dumps({"isa": isa, "shape": shape, "tokens": options.tokens, "threads": options.threads, "arms": result})
+    )
     if options.check:
         for kind in AFFINE_KINDS:
             bits = max(1.0, result[kind]["bits"] / result[first]["bits"])
