@@ -17,7 +17,10 @@ NAME = "convert"
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="Model folder, quantised or not, hub name (org/model[@revision]), or `demo`.")
+        str,
+        typer.Argument(
+            help="Model folder, quantised or not, GGUF file, hub name (org/model[:Q4_K_M][@revision]), or `demo`."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Folder to write; several formats go to OUT/<format>.")],
     memory_limit: Annotated[

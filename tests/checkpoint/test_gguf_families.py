@@ -70,7 +70,9 @@ def model_of(family: str, number: int) -> tuple[Any, dict[str, Any]]:
     return model, whole
 
 
-def written(path: Path, model: Any, config: dict[str, Any], **options: Any) -> Path:
+def written(
+    path: Path, model: Any, config: dict[str, Any], replaced: dict[str, Any] | None = None, **options: Any
+) -> Path:
     tied = bool(config.get("tie_word_embeddings"))
     weights = {
         name: values.float().numpy()
@@ -80,7 +82,9 @@ def written(path: Path, model: Any, config: dict[str, Any], **options: Any) -> P
     first = ["<unk>", "<s>", "</s>", "t", "h", "th"]
     tokens = [*first, *(f"t{index}" for index in range(len(first), config["vocab_size"]))]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    write_model(path, config, weights, metadata=tokenizer_metadata(vocabulary, ["t h"]), **options)
+    write_model(
+        path, config, weights, metadata={**tokenizer_metadata(vocabulary, ["t h"]), **(replaced or {})}, **options
+    )
     return path
 
 
@@ -120,6 +124,38 @@ def test_other_generations_of_names(tmp_path: Path, family: str, options: dict[s
     ids = np.random.default_rng(0).integers(3, config["vocab_size"], (1, 24))
     expected = transformers_logits(model, ids)
     np.testing.assert_allclose(logits_of(source, ids), expected, atol=TOLERANCE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("name", "family"), [
+    ("internlm2", "llama"), ("xverse", "llama"), ("baichuan", "llama"), ("ernie4_5", "llama"), ("mistral3", "llama"),
+    ("qwen2vl", "qwen2"), ("qwen3vl", "qwen3"), ("qwen3vlmoe", "qwen3_moe"),
+])  # fmt: skip
+def test_architectures_that_compute_a_family_under_another_name(tmp_path: Path, name: str, family: str) -> None:
+    model, config = model_of(family, 0)
+    same = ARCHITECTURES.get(family, family)
+    path = written(tmp_path / "model.gguf", model, config, architecture=name, conventions=same)
+    source = open_gguf(path).stored
+    ids = np.random.default_rng(0).integers(3, config["vocab_size"], (1, 24))
+    expected = transformers_logits(model, ids)
+    np.testing.assert_allclose(logits_of(source, ids), expected, atol=TOLERANCE * np.abs(expected).max())
+    assert source.config["model_type"] == family
+
+
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("llama.attention.causal", False, "this variant is not supported"),
+    ("llama.rope.scaling.type", "ntk", "none, linear, yarn and longrope are known"),
+    ("llama.rope.dimension_count", 8, "heads of 32 are rotated whole"),
+    ("llama.expert_gating_func", 2, "this variant is not supported"),
+    ("llama.block_count", 0, "1 to 10,000 is needed"),
+    ("llama.embedding_length", "x", "a whole number is needed"),
+    ("llama.attention.head_count", [4, 2], "layers of different sizes are not supported"),
+])  # fmt: skip
+def test_variants_that_no_family_computes(tmp_path: Path, key: str, value: Any, words: str) -> None:
+    model, config = model_of("llama", 0)
+    path = written(tmp_path / "model.gguf", model, config, replaced={key: value})
+    with pytest.raises(CheckpointError, match=words) as caught:
+        open_gguf(path)
+    assert key in str(caught.value)
 
 
 def test_swapped_rows_of_a_head_are_noticed(tmp_path: Path) -> None:

@@ -54,14 +54,18 @@ def write_model(
     metadata: Mapping[str, Any] | None = None,
     experts_apart: bool = False,
     qkv_joined: bool = False,
+    architecture: str = "",
+    conventions: str = "",
 ) -> dict[str, Array]:
     """Write a file of the model whose transformers configuration (all defaults stated) and tensors are given.
 
     `kinds` is the type of all matrices, or of those whose GGUF name holds a key, the others being F32. Returns GGUF's tensors.
-    `experts_apart` is the older way, `qkv_joined` the newest.
+    `experts_apart` is the older way, `qkv_joined` the newest. `architecture` has the `conventions` of another. A key of
+    `metadata` stands in for the one that the configuration gives.
     """
-    architecture = ARCHITECTURES.get(str(config["model_type"]), str(config["model_type"]))
-    tensors = _tensors(architecture, config, weights)
+    own = ARCHITECTURES.get(str(config["model_type"]), str(config["model_type"]))
+    architecture = architecture or own
+    tensors = _tensors(conventions or own, config, weights)
     if experts_apart:
         tensors = _apart(tensors)
     if qkv_joined:
@@ -80,6 +84,7 @@ def write_model(
             writer.add_float32(f"{architecture}.{key}", float(value))
     _add_rope(writer, architecture, config)
     for key, value in (metadata or {}).items():
+        writer.kv_data[0].pop(key, None)
         _add(writer, key, value)
     for name, values in tensors.items():
         kind = kinds if isinstance(kinds, str) else next((kinds[key] for key in kinds if key in name), "F32")

@@ -61,13 +61,13 @@ def open_gguf(path: Path) -> GgufCheckpoint:
     Raises CheckpointError for one that is damaged, of an architecture that no family computes, or that a config.json beside
     it contradicts.
     """
-    header = _whole(path)
+    header = read_whole(path)
     architecture, config = config_of(header.metadata, header.tensors, _factors(header))
     folder, config = _source_folder(path, architecture, header.metadata, config)
     return GgufCheckpoint(path, folder, architecture, config, header.tensors)
 
 
-def _whole(path: Path) -> GgufHeader:
+def read_whole(path: Path) -> GgufHeader:
     """The header of a file with the tensors of all its parts; raises CheckpointError for a part that is missing or foreign."""
     header = read_header(path)
     count = header.metadata.get("split.count", 0)
