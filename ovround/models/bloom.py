@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ovround.models.config_reader import ConfigReader
+from ovround.models.config_reader import ConfigReader, Names
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout, attention_of
 from ovround.models.parts.ends import Embedding
 from ovround.models.standard import read_parts, with_biases
 
-_NAMES = {
+_NAMES: Names = {
     "hidden_size": ("n_embed", "hidden_size"), "num_hidden_layers": ("num_hidden_layers", "n_layer"),
     "num_attention_heads": ("num_attention_heads", "n_head"), "rms_norm_eps": "layer_norm_epsilon",
     "max_position_embeddings": ("seq_length", "max_position_embeddings"),

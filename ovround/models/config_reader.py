@@ -11,6 +11,10 @@ _LARGEST = 1e30  # of a number that means something here; Python's JSON also rea
 _LARGEST_INTEGER = 1 << 53  # what a float can tell from its neighbours: sizes are multiplied with numbers
 
 
+Names = Mapping[str, str | tuple[str, ...]]
+"""A family's own name of a key, or several that are tried in order."""
+
+
 class ConfigReader:
     """Reads values by key; raises ArchitectureError naming the key and the value that is not of its kind.
 
@@ -18,7 +22,7 @@ class ConfigReader:
     `attribute_map`, its name for all families is assigned last and rules over the family's own.
     """
 
-    def __init__(self, config: Mapping[str, Any], names: Mapping[str, str | tuple[str, ...]] | None = None) -> None:
+    def __init__(self, config: Mapping[str, Any], names: Names | None = None) -> None:
         self.config = config
         self._names = names or {}
 
