@@ -48,13 +48,14 @@ class Reader(Protocol):
 
 def record_of(name: str, weight: Weight, relative_error: float = 0.0) -> WeightRecord:
     """What the manifest states of a weight: enough, with the files, to read it back."""
-    codebooks = affine = ""
+    codebooks, affine, scale_bits = "", "", 16
     if isinstance(weight, CodebookTensor):
         count, _, _, group_size = weight.codebooks.shape
         codebooks, bits, symmetric = f"{count}x{weight.code_bits}", -(-count * weight.code_bits // group_size), True
     elif isinstance(weight, QTensor | AffineTensor):
         bits, group_size, symmetric = weight.bits, weight.group_size, weight.symmetric
         affine = weight.scheme.spec if isinstance(weight, AffineTensor) else ""
+        scale_bits = weight.scale_bits if isinstance(weight, QTensor) else 16
     else:
         bits, group_size, symmetric = 8 * weight.data.itemsize, 0, True
     return WeightRecord(
@@ -68,4 +69,5 @@ def record_of(name: str, weight: Weight, relative_error: float = 0.0) -> WeightR
         relative_error,
         codebooks,
         affine,
+        scale_bits,
     )

@@ -38,6 +38,8 @@ def fits_operator(weight: Weight, name: str) -> TypeGuard[QTensor]:
     """
     if not isinstance(weight, QTensor) or ".layers." not in name or ".experts." in name:
         return False
+    if weight.scale_bits != 16:  # the operator reads halves
+        return False
     return weight.bits in (2, 3, 4) and weight.order is None and layout.group_fits(weight.group_size, weight.shape[1])
 
 
@@ -79,7 +81,7 @@ def read_native(read: Callable[[str], Bytes], record: WeightRecord) -> Native:
     name, bits, rows, columns = record.name, record.bits, record.shape[0], record.shape[-1]
     if record.affine:
         last = read(name + (ZERO_POINT if AffineScheme.parse(record.affine).symmetric else MINIMUM))
-        return layout.unpack_affine(read(name), read(name + SCALE), last, bits, rows, columns)
+        return layout.unpack_affine((read(name), read(name + SCALE), last), bits, (rows, columns))
     scales = layout.bytes_as_halves(read(name + SCALE))
     if record.codebooks:
         books = layout.bytes_as_halves(read(name + CODEBOOKS))

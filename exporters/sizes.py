@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Protocol
 
-from ovround.models.decoder import Decoder
-from ovround.tensors.scheme import Codebooks, QuantScheme, WeightScheme
+from ovround.models.decoder import EMBEDDING, Decoder
+from ovround.tensors.native_layout import TILE_ROWS
+from ovround.tensors.scheme import AffineScheme, Codebooks, QuantScheme, WeightScheme
 
 SCALE_BITS = 16  # scales are float16
 _CODE_CONTAINER = 2  # codes of codebooks fill whole bytes: they take at most twice their bits and more
@@ -36,7 +37,7 @@ class Sizes(Protocol):
 
 def exact_bits(shape: tuple[int, ...], scheme: WeightScheme) -> float:
     """Bits of codes, scales and zero points, or codes and codebooks, of a weight `[N, K]`: its information, unpadded."""
-    if isinstance(scheme, Codebooks):
+    if isinstance(scheme, Codebooks | AffineScheme):
         return scheme.size_bits(shape)
     group_bits = SCALE_BITS + (0 if scheme.symmetric else scheme.bits)
     return math.prod(shape) * scheme.bits + groups_of(shape, scheme) * group_bits
@@ -48,7 +49,19 @@ def packed_bytes(shape: tuple[int, ...], scheme: WeightScheme | None, item_bytes
         return math.prod(shape) * item_bytes
     if isinstance(scheme, Codebooks):
         return int(scheme.size_bits(shape) / 8 * _CODE_CONTAINER)
+    if isinstance(scheme, AffineScheme):  # for the native operator, whose rows fill tiles
+        return int(scheme.size_bits((shape[0] + -shape[0] % TILE_ROWS, *shape[1:])) / 8)
     return int(math.prod(shape) * max(scheme.bits, 4) / 8 + groups_of(shape, scheme) * _GROUP_BYTES)
+
+
+def affine_extra_bytes(name: str, shape: tuple[int, ...], scheme: WeightScheme | None, alignment: int) -> int:
+    """What an affine weight takes beyond `packed_bytes`: padding of its parts, and of an embedding the rows of a byte a code."""
+    if not isinstance(scheme, AffineScheme):
+        return 0
+    parts = 3 * alignment
+    if name != f"{EMBEDDING}.weight":
+        return parts
+    return 3 * parts + int((scheme.size_bits(shape) + (8 - scheme.bits) * math.prod(shape)) / 8)
 
 
 def groups_of(shape: tuple[int, ...], scheme: QuantScheme) -> int:

@@ -16,7 +16,10 @@ from typing import Any
 from ovround.checkpoint import read_json
 from ovround.errors import CheckpointError
 
-_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja")
+_FILES = (
+    "tokenizer.json", "tokenizer.model", "tiktoken.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt",
+    "chat_template.jinja",
+)  # fmt: skip
 _OBJECTS = {
     # these choose the class of the tokenizer
     "config.json": ("model_type", "model_name", "tokenizer_class", "transformers_version"),
@@ -41,7 +44,7 @@ _NAME = re.compile(r"[\w.+-]{1,100}")
 def show_tokenizer(source: Path, folder: Path) -> None:
     """Fill `folder` with the files of `source` that a tokenizer needs; raises CheckpointError for an invalid name."""
     folder.mkdir()
-    for name in _FILES:
+    for name in (*_FILES, *(path.name for path in source.glob("*.tiktoken"))):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     for name, keys in _OBJECTS.items():

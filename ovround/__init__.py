@@ -15,8 +15,10 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ovround.conversion.cache import cached_model
     from ovround.conversion.convert import Conversion, convert
     from ovround.errors import OvroundError
+    from ovround.measure.bench_options import BenchOptions
     from ovround.measure.benchmark import bench
     from ovround.measure.evaluation import evaluate_model
     from ovround.options.budget import Budget
@@ -38,17 +40,19 @@ _HOMES = {
     "TuningOptions": "ovround.options.tuning_options",
     "ConvertOptions": "ovround.options.convert_options",
     "LayerRule": "ovround.options.layer_rule",
+    "cached_model": "ovround.conversion.cache",
     "Conversion": "ovround.conversion.convert",
     "convert": "ovround.conversion.convert",
     "OvroundError": "ovround.errors",
     "evaluate_model": "ovround.measure.evaluation",
     "LLM": "ovround.runtime",
     "SamplingOptions": "ovround.runtime",
+    "BenchOptions": "ovround.measure.bench_options",
     "bench": "ovround.measure.benchmark",
 }
 __all__ = [
-    "LLM", "Budget", "Codebooks", "Conversion", "ConvertOptions", "LayerRule", "OvroundError", "SamplingOptions",
-    "TuningOptions", "bench", "convert", "evaluate_model",
+    "LLM", "BenchOptions", "Budget", "Codebooks", "Conversion", "ConvertOptions", "LayerRule", "OvroundError",
+    "SamplingOptions", "TuningOptions", "bench", "cached_model", "convert", "evaluate_model",
 ]  # fmt: skip
 
 
@@ -56,3 +60,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

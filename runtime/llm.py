@@ -69,7 +69,7 @@ class LLM:
         path = Path(folder)
         with verified(path, device, contents=verify):
             self.tokenizer = Tokenizer(path)
-            self._end_token_ids = read_model_info(path).end_token_ids
+            self._end_token_ids = read_model_info(path).end_token_ids or self.tokenizer.end_token_ids
             self._engine = open_engine(
                 path, device, exact=exact, threads=threads, verify=False, kernel=kernel,
             )  # fmt: skip
@@ -214,10 +214,13 @@ class LLM:
         matcher = None
         if options.grammar is not None:
             if self._grammars is None:
-                self._grammars = GrammarCompiler(self.tokenizer.to_json(), self.vocab_size, self._end_token_ids)
+                size = max(self.vocab_size, self.tokenizer.id_count)
+                self._grammars = GrammarCompiler(self.tokenizer.to_json(), size, self._end_token_ids, self.vocab_size)
             matcher = self._grammars.matcher(options.grammar)
         chosen = override(options, stop_token_ids=ids)
-        return Answer(admit(prompt_ids, chosen, self.context_length, self._end_token_ids, matcher), self.tokenizer)
+        request = admit(prompt_ids, chosen, self.context_length, self._end_token_ids, matcher)
+        check_ids([prompt_ids], self.vocab_size)
+        return Answer(request, self.tokenizer)
 
     def _begin(self) -> object:
         """Take the model over from an older stream; clear the cache unless `prefix_cache` keeps it."""

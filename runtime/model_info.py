@@ -12,10 +12,14 @@ from ovround.runtime.json_object import read_object
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """`context_length` is the number of tokens of prompt and answer together; `end_token_ids` may be empty."""
+    """`context_length` is the number of tokens of prompt and answer together; `end_token_ids` may be empty.
+
+    `vocab_size` is the number of token ids that the model knows; a tokenizer may have more. None where no file says it.
+    """
 
     context_length: int
     end_token_ids: tuple[int, ...]
+    vocab_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.context_length < 1:
@@ -43,7 +47,9 @@ def read_model_info(folder: Path) -> ModelInfo:
             f"`{folder}` states no context length ({context!r})",
             hint="config.json needs max_position_embeddings, or genai_config.json model.context_length",
         )
-    return ModelInfo(context, _token_ids(_first(objects, "eos_token_id")))
+    size = _first(objects, "vocab_size")
+    vocab_size = size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+    return ModelInfo(context, _token_ids(_first(objects, "eos_token_id")), vocab_size)
 
 
 def _first(objects: list[dict[str, Any]], key: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from ovround.options.convert_options import ConvertOptions
 
 pytest_plugins = ["tiny_model"]
 
+_CACHE = tempfile.TemporaryDirectory(prefix="ovround-tests-")  # commands of tests keep no model in the user's own cache
+os.environ["OVROUND_CACHE"] = _CACHE.name
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the forks of the tests
 torch.set_num_threads(1)
 

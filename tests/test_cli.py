@@ -6,22 +6,24 @@ import hashlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_writer import write_checkpoint
 from command_server import CommandServer, Result, succeeded
 
 import ovround
+from ovround import LLM
 from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
+from ovround.checkpoint.locate import DEMO_FOLDER
 from ovround.cli import app
 
 COMMANDS = (
     "convert", "quantize", "check", "run", "chat", "serve", "eval", "bench", "profile", "inspect", "devices",
-    "selftest", "demo",
+    "selftest", "demo", "cache",
 )  # fmt: skip
 HEAVY = {
     "torch",
@@ -64,7 +66,7 @@ def test_help_renders_without_heavy_imports(light_command: CommandServer, words:
         assert succeeded(result).startswith("Usage: ")
         assert result.stderr == ""
         assert not HEAVY & result.modules
-    names = COMMANDS if not words else ("--help",)
+    names = {(): COMMANDS, ("cache",): ("list", "remove", "prune", "--help")}.get(words, ("--help",))
     assert all(re.search(rf"^\s+(-\w, )?{name}\b", result.stdout, re.M) for name in names), result.stdout
 
 
@@ -78,7 +80,13 @@ def test_help_of_the_real_process() -> None:
 
 def test_the_commands_are_these(light_command: CommandServer) -> None:
     listed = succeeded(light_command("--help")).partition("Commands:\n")[2].partition("\n\n")[0]
-    assert tuple(line.split()[0] for line in listed.splitlines()) == COMMANDS
+    assert tuple(re.findall(r"^  (\w+)", listed, re.M)) == COMMANDS
+    assert "..." not in listed
+
+
+def test_dir_shows_the_public_names() -> None:
+    assert set(dir(ovround)) == {*ovround.__all__, "__version__"}
+    assert all(getattr(ovround, name) is not None for name in dir(ovround))
 
 
 def test_no_command_shows_help_and_is_wrong_usage(light_command: CommandServer) -> None:
@@ -125,7 +133,6 @@ def test_every_option_of_convert_is_an_option_in_python() -> None:
         "out",
         "json",
         "quiet",
-        "fresh",
         "memory_limit",
     }
     renamed = {"format": "formats", "layer": "layers"}
@@ -311,7 +318,7 @@ def test_eval_of_a_model_against_itself_is_without_difference(loaded_command: Co
 def test_run(converted: tuple[Path, Result], loaded_command: CommandServer) -> None:
     out, _ = converted
     for format_name in ENGINE_FORMATS:
-        options = ("--max-new-tokens", "12", "--exact")
+        options = ("--max-new-tokens", "12", "--exact", "--raw")
         result = loaded_command("run", out / format_name, PROMPT, *options)
         text = succeeded(result)
         assert re.fullmatch(r"12 tokens, first after \d+ ms, \d+\.\d tokens/s\n", result.stderr)
@@ -319,6 +326,76 @@ def test_run(converted: tuple[Path, Result], loaded_command: CommandServer) -> N
         assert text == document["text"] + "\n"
         assert document["usage"]["completion_tokens"] == len(document["token_ids"]) == 12
         assert document["finish_reason"] == "length"
+
+
+def test_run_applies_the_chat_template_unless_told_not_to(
+    converted: tuple[Path, Result], loaded_command: CommandServer
+) -> None:
+    folder = converted[0] / "onnx"
+    options = ("--max-new-tokens", "8", "--exact", "--json")
+    rendered = f"<s>### User\n{PROMPT}\n\n### Assistant\n"
+
+    def answer(*words: str) -> tuple[int, list[int], str]:
+        result = loaded_command("run", folder, *words, *options)
+        document = parsed(result)
+        return document["usage"]["prompt_tokens"], document["token_ids"], result.stderr
+
+    with LLM(folder, exact=True) as llm:
+        user, system = {"role": "user", "content": PROMPT}, {"role": "system", "content": "Be brief."}
+        completions = (
+            llm.generate(PROMPT, max_new_tokens=8), llm.chat([user], max_new_tokens=8),
+            llm.chat([system, user], max_new_tokens=8), llm.generate(rendered, max_new_tokens=8),
+        )  # fmt: skip
+    plain, chat, with_system, as_it_stands = ((one.usage.prompt_tokens, list(one.token_ids)) for one in completions)
+    assert plain[0] < chat[0] < with_system[0]
+    assert answer(PROMPT) == (*chat, "")
+    assert answer(PROMPT, "--raw") == (*plain, "")
+    assert answer(PROMPT, "--system", "Be brief.") == (*with_system, "")
+    said = "the prompt begins with <s>, so it is taken as it stands, as with --raw\n"
+    assert answer(rendered) == (*as_it_stands, said)
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory: pytest.TempPathFactory, loaded_command: CommandServer) -> Path:
+    """The demo model without its chat template."""
+    folder = tmp_path_factory.mktemp("base")
+    source = folder / "model"
+    shutil.copytree(DEMO_FOLDER, source)
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    convert = ("convert", source, folder / "out", "--recipe", "rtn", "--group-size", "64", "--format", "onnx")
+    succeeded(loaded_command(*convert))
+    return folder / "out"
+
+
+def test_a_base_model_continues_the_text_of_run(base_model: Path, loaded_command: CommandServer) -> None:
+    options = ("--max-new-tokens", "8", "--exact", "--json")
+    documents = [parsed(loaded_command("run", base_model, PROMPT, *options, *raw)) for raw in ((), ("--raw",))]
+    assert documents[0]["token_ids"] == documents[1]["token_ids"]
+    refused = loaded_command("run", base_model, PROMPT, "--system", "Be brief.")
+    assert refused.stderr.splitlines() == [
+        "error: system-prompt is given, yet the model has no chat template", "hint: leave it out"
+    ]  # fmt: skip
+    assert refused.status == 2
+
+
+def test_chat_with_a_base_model_says_how_it_writes_the_conversation(
+    base_model: Path, loaded_command: CommandServer
+) -> None:
+    options = ("--max-new-tokens", "4", "--system", "A talk.", "--show-prompt")
+    result = loaded_command("chat", base_model, *options, stdin="What is a list?\n/history\nAnd a dict?\n")
+    text = succeeded(result)
+    lines = result.stderr.splitlines()
+    assert lines[:2] == [
+        "this model has no chat template, as a base model: the conversation is written as a text that it continues,",
+        "with lines `User: ...` and `Assistant: ...`; an answer ends before the next `User:` (--show-prompt shows the text)",
+    ]
+    assert lines[2:5] == ["A talk.", "User: What is a list?", "Assistant:"]
+    answer = re.search(r"\[assistant\] (.*?)\n", text)
+    assert answer is not None
+    assert "User: What is a list?\nAssistant: " in result.stderr
+    assert "And a dict?\nAssistant:" in result.stderr
 
 
 def test_run_draws_with_a_seed(converted: tuple[Path, Result], loaded_command: CommandServer) -> None:
@@ -378,21 +455,6 @@ def test_run_keeps_a_form(converted: tuple[Path, Result], loaded_command: Comman
     assert (missing.status, "cannot be read" in missing.stderr) == (2, True)
 
 
-def test_chat_with_a_model_that_has_no_template_says_so_at_once(loaded_command: CommandServer, tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "model")
-    settings = json.loads((source / "tokenizer_config.json").read_text())
-    del settings["chat_template"]
-    (source / "tokenizer_config.json").write_text(json.dumps(settings))
-    out = tmp_path / "out"
-    succeeded(loaded_command("convert", source, out, "--recipe", "rtn", "--group-size", "32", "--format", "onnx"))
-    result = loaded_command("chat", out, stdin="hello\n")
-    assert result.stderr.splitlines() == [
-        f"error: `{out}` has no chat template: the model was not made for chats",
-        "hint: give plain text instead: `ovround run`, or LLM.generate",
-    ]
-    assert (result.status, result.stdout) == (1, "")
-
-
 def test_bench(tiny_folders: dict[str, Path], loaded_command: CommandServer) -> None:
     for format_name in ENGINE_FORMATS:
         options = ("--prompt-tokens", "8", "--new-tokens", "4", "--repeat", "2", "--threads", "1")
@@ -420,11 +482,11 @@ def test_devices(loaded_command: CommandServer) -> None:
 
 
 @pytest.mark.parametrize("name", ["run", "bench", "chat", "serve"])
-def test_a_folder_that_cannot_be_run(command: CommandServer, tiny_source: Path, tmp_path: Path, name: str) -> None:
+def test_a_folder_that_cannot_be_run(command: CommandServer, tmp_path: Path, name: str) -> None:
     prompt = {"run": ("hello",), "serve": ("--port", "0")}.get(name, ())
     for folder, message in (
-        (tmp_path / "none", f"`{tmp_path / 'none'}` does not exist"),
-        (tiny_source, f"`{tiny_source}` has neither openvino_model.xml nor model.onnx"),
+        (tmp_path / "none", f"`{tmp_path / 'none'}` is no folder and no hub name"),
+        (tmp_path, f"`{tmp_path}` has no config.json"),
     ):
         result = command(name, folder, *prompt)
         assert result.stderr.splitlines()[0] == f"error: {message}"
@@ -441,5 +503,5 @@ def test_results_go_to_a_closed_pipe_quietly(tmp_path: Path) -> None:
 
 
 def test_every_command_is_its_files_name() -> None:
-    registered = [info.name for info in app.app.registered_commands]
+    registered = [info.name for info in (*app.app.registered_commands, *app.app.registered_groups)]
     assert tuple(registered) == COMMANDS

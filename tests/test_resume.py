@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -127,9 +128,12 @@ def test_other_formats_take_the_finished_blocks(
     assert contents(workspace / "out" / "onnx") == undisturbed
 
 
-def test_fresh_starts_over(source: Path, workspace: Path, options: ConvertOptions, undisturbed: dict[str, str]) -> None:
+def test_without_the_kept_blocks_it_starts_over(
+    source: Path, workspace: Path, options: ConvertOptions, undisturbed: dict[str, str]
+) -> None:
     stages: list[tuple[str, int]] = []
-    convert(source, workspace / "out", options, record_stages(stages), fresh=True)
+    shutil.rmtree(workspace / WORK)
+    convert(source, workspace / "out", options, record_stages(stages))
     assert stages == [("check", 0), *(("quantise", block + 1) for block in range(BLOCKS)), *ENDING]
     assert contents(workspace / "out") == undisturbed
     assert [path.name for path in workspace.iterdir()] == ["out"]
@@ -155,8 +159,6 @@ def test_what_is_only_rounded_leaves_the_folder_alone(source: Path, workspace: P
     rounded = ConvertOptions(formats=("onnx",), recipe="rtn", group_size=32)
     convert(source, workspace / "out", rounded)
     assert {name: sha256 for name, sha256 in contents(workspace).items() if not name.startswith("out/")} == before
-    convert(source, workspace / "out", rounded, fresh=True)
-    assert [path.name for path in workspace.iterdir()] == ["out"]
 
 
 # What must be equal
@@ -180,7 +182,7 @@ def test_a_changed_option_is_refused(
         convert(source, workspace / "out", replace(options, **change))
     assert str(caught.value).startswith(f"2 of {BLOCKS} blocks in `{workspace / WORK}` were made from other inputs: ")
     assert said in str(caught.value)
-    assert caught.value.hint == "restore what has changed to continue, or start over with --fresh"
+    assert caught.value.hint == f"restore what has changed to continue, or start over: rm -r {workspace / WORK}"
     assert contents(workspace) == before
 
 
@@ -243,8 +245,10 @@ def test_the_command_says_it(source: Path, workspace: Path, options: ConvertOpti
     assert error.startswith(
         f"error: 2 of {BLOCKS} blocks in `{workspace / WORK}` were made from other inputs: bits was 3, is 2"
     )
-    assert hint == "hint: restore what has changed to continue, or start over with --fresh"
-    assert command("convert", source, workspace / "out", *words, "--quiet", "--fresh").status == 0
+    start, _, way_out = hint.partition("start over: ")
+    assert start == "hint: restore what has changed to continue, or "
+    subprocess.run(shlex.split(way_out), check=True)
+    assert command("convert", source, workspace / "out", *words, "--quiet").status == 0
     assert [path.name for path in workspace.iterdir()] == ["out"]
 
 

@@ -28,6 +28,7 @@ from ovround.artifact.manifest import BlockRecord, FileRecord, Manifest, Quality
 from ovround.cli import shared_flags
 from ovround.cli.app import app
 from ovround.conversion.convert import Conversion
+from ovround.measure.bench_options import BenchOptions
 from ovround.measure.benchmark import BenchResult
 from ovround.measure.perplexity import Evaluation
 from ovround.models import families
@@ -67,6 +68,9 @@ def cli_page() -> str:
         "143 terminated. `ovround --debug COMMAND ...` shows the traceback of an error.\n",
     ]
     commands = {command.name or "": command.callback for command in app.registered_commands if command.callback}
+    for group in app.registered_groups:
+        members = group.typer_instance.registered_commands if group.typer_instance else []
+        commands |= {f"{group.name} {member.name}": member.callback for member in members if member.callback}
     parts += [_command(name, function) for name, function in commands.items()]
     parts.append(_shared_flags(list(commands.values())))
     return "\n".join(parts)
@@ -103,6 +107,7 @@ def options_page() -> str:
         _record(SamplingOptions),
         _record(Grammar, level=3),
         _record(ServerSettings),
+        _record(BenchOptions),
         "## Manifest: `ovround.json`\n\nThe fields are explained in [the artifact](../concepts/artifact.md).\n",
         _record_table(Manifest),
     ]

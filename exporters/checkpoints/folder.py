@@ -17,6 +17,7 @@ from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.models.layout import BLOCKS
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
+from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
 _BLOCKS = f"{BLOCKS}."
@@ -66,6 +67,8 @@ class CheckpointExporter:
             for suffix, data in self._format.encode_codebooks(module, weight).items():
                 self._shards.write(f"{module}.{suffix}", data)
             return
+        if not isinstance(weight, QTensor):
+            raise TypeError(f"`{module}` is affine, which the format cannot hold")
         stored = self._format.stored(weight)
         self._schemes[module] = scheme_of(stored)
         for suffix, data in self._format.encode(module, stored).items():

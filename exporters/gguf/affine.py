@@ -130,7 +130,8 @@ def _fifth_bits(codes: Bytes) -> Bytes:
 def _bit_pairs(codes: Bytes) -> Bytes:
     """`[N, blocks, 256]` codes of 2 bits as 64 bytes: four pairs of 32 bytes one after another, lowest first, twice."""
     halves = codes.reshape(*codes.shape[:2], 2, 4, 32) << _PAIRS
-    return np.bitwise_or.reduce(halves, axis=-2).reshape(*codes.shape[:2], 64)
+    joined: Bytes = np.bitwise_or.reduce(halves, axis=-2)
+    return joined.reshape(*codes.shape[:2], 64)
 
 
 _KINDS = {

@@ -36,7 +36,7 @@ def check_gguf(decoder: Decoder, source: Path, config: Mapping[str, Any], plan: 
     `source` has the tokenizer. `kept`: the integers are those of the source.
     """
     if importlib.util.find_spec("gguf") is None:
-        raise MissingExtraError("gguf", "gguf")
+        raise MissingExtraError("gguf", "convert")
     from ovround.exporters.gguf.tokenizer import tokenizer_metadata  # transformers
 
     architecture = architecture_of(decoder, config)

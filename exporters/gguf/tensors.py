@@ -44,7 +44,7 @@ def file_tensors(
             held.setdefault(tensor, []).append(name)
     found = {}
     for tensor, names in held.items():
-        names.sort(key=lambda name: (at[name].index or 0, 0 if at[name].rows is None else at[name].rows.start))
+        names.sort(key=lambda name: (at[name].index or 0, getattr(at[name].rows, "start", 0)))
         found[tensor] = FileTensor(tensor, _shape(tensor, [shapes[name] for name in names], at[names[0]]), tuple(names))
     return found, at
 

@@ -35,14 +35,14 @@ def tokenizer_metadata(source: Path, rows: int, architecture: str) -> dict[str, 
         except Exception as error:  # tokenizers raises nothing narrower than this
             raise CheckpointError(f"transformers cannot read the tokenizer of `{source}`: {error}") from error
     roles = {role: str(token) for role in _ROLES if (token := getattr(tokenizer, f"{role}_token", None)) is not None}
-    return vocabulary_metadata(parts, roles, rows, architecture) | _templates(getattr(tokenizer, "chat_template", None))
+    templates = _templates(getattr(tokenizer, "chat_template", None), source / "additional_chat_templates")
+    return vocabulary_metadata(parts, roles, rows, architecture) | templates
 
 
-def _templates(stated: Any) -> dict[str, Any]:
-    """The chat template, and further ones under their names with a list of these."""
-    if isinstance(stated, str):
-        return {"tokenizer.chat_template": stated}
-    named = {name: text for name, text in stated.items() if isinstance(text, str)} if isinstance(stated, dict) else {}
+def _templates(stated: Any, folder: Path) -> dict[str, Any]:
+    """The chat template, and further ones, also those of `folder`, under their names with a list of these."""
+    named = {"default": stated} if isinstance(stated, str) else dict(stated) if isinstance(stated, dict) else {}
+    named |= {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
     main = {"tokenizer.chat_template": named.pop("default")} if "default" in named else {}
     further = {f"tokenizer.chat_template.{name}": text for name, text in named.items()}
     return main | further | ({"tokenizer.chat_templates": sorted(named)} if named else {})

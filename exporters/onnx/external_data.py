@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ovround.errors import VerifyError
+from ovround.exporters.weights_file import read_bytes
 from ovround.tensors.float_tensor import FloatType
 
 GRAPH_FILE, WEIGHTS_FILE = "model.onnx", "model.onnx.data"
@@ -27,6 +28,7 @@ FUSED_KEY = "ovround.joint"  # metadata: fused weights, {name: {name of a part: 
 LARGE_BYTES = 1 << 20  # a tensor of this size or more starts on a page, so that ONNX Runtime can map it
 ITEM_BYTES: dict[int, int] = {
     onnx.TensorProto.UINT8: 1,
+    onnx.TensorProto.INT8: 1,
     onnx.TensorProto.FLOAT16: 2,
     onnx.TensorProto.BFLOAT16: 2,
     onnx.TensorProto.FLOAT: 4,
@@ -63,11 +65,7 @@ class Entry:
 
     def read(self, source: BinaryIO) -> NDArray[np.uint8]:
         """The bytes, read from an open weights file; raises ValueError when the file is shorter."""
-        source.seek(self.offset)
-        data = np.frombuffer(source.read(self.size_bytes), np.uint8)
-        if data.nbytes != self.size_bytes:
-            raise ValueError(f"{data.nbytes} of {self.size_bytes} bytes at {self.offset}")
-        return data
+        return read_bytes(source, self.offset, self.size_bytes)
 
 
 class DataFile:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ovround.checkpoint.text_part import text_config
 from ovround.errors import CheckpointError
 from ovround.models.calls import attention_specs
 from ovround.models.decoder import Decoder
@@ -19,7 +20,7 @@ def write_genai_config(source: Path, folder: Path, decoder: Decoder, filename: s
 
     Raises CheckpointError when a configuration file of `source` cannot be read.
     """
-    model = _read(source / "config.json")
+    model = text_config(_read(source / "config.json"))
     generation = _read(source / "generation_config.json")
     text = json.dumps(genai_config(model, generation, decoder, filename), indent=1) + "\n"
     (folder / "genai_config.json").write_text(text, encoding="utf-8")
@@ -32,7 +33,8 @@ def genai_config(model: dict[str, Any], generation: dict[str, Any], decoder: Dec
     """
     config, attention = decoder.config, next(iter(attention_specs(decoder)), None)
     ids = {name: generation.get(name, model.get(name)) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    if ids["pad_token_id"] is None:
+    pad = ids["pad_token_id"]
+    if not isinstance(pad, int) or not 0 <= pad < config.vocab_size:  # genai pads batches with it
         eos = ids["eos_token_id"]
         ids["pad_token_id"] = eos[0] if isinstance(eos, list) and eos else eos
     family = model.get("model_type")

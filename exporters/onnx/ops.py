@@ -26,6 +26,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ovround.exporters.native_parts import inputs_of
+from ovround.exporters.onnx.affine_embedding import affine_embedding
 from ovround.exporters.onnx.experts import experts
 from ovround.exporters.onnx.external_data import DataFile
 from ovround.exporters.onnx.fused import FusedWeight
@@ -57,10 +58,11 @@ class OnnxOps:
     def __init__(
         self, file: DataFile, layouts: Mapping[str, Layout], config: DecoderConfig, states: Sequence[Sequence[State]],
         fused_weights: Sequence[FusedWeight] = (), native: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        affine_rows: Mapping[str, int] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.file = file
         self.layouts = layouts
-        self._native = native
+        self._native, self._affine_rows = native, affine_rows
         self.input_ids = "input_ids"
         self._config = config
         self._states = {(layer, state.name): state for layer, kept in enumerate(states) for state in kept}
@@ -75,6 +77,8 @@ class OnnxOps:
 
     def embedding(self, ids: str, at: str) -> str:
         name = f"{at}.weight"
+        if name in self._affine_rows:
+            return affine_embedding(self, name, ids, self._affine_rows[name])
         layout = self.layouts.get(name)
         if layout is None:
             return self._float(self.node("Gather", [name, ids], f"{at}/rows"), self.file.entries[name].data_type)

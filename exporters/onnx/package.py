@@ -12,18 +12,20 @@ from ovround.exporters.onnx.external_data import FUSED_KEY, GRAPH_FILE, WEIGHTS_
 from ovround.exporters.onnx.fused import FusedWeight, fuse, fused_weights, to_metadata
 from ovround.exporters.onnx.genai_config import write_genai_config
 from ovround.exporters.onnx.matmul_nbits import Layout, write_weight
-from ovround.exporters.onnx.native import write_native
+from ovround.exporters.onnx.native import write_native, write_rows
 from ovround.exporters.onnx.ops import HEAD_MULTIPLE, OnnxOps
 from ovround.exporters.source_files import copy_model_files
 from ovround.models.calls import attention_specs, check_verbs
 from ovround.models.decoder import Decoder
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
 
 
 class OnnxExporter:
     """Writes `model.onnx.data` as weights arrive and `model.onnx` at the end; see `exporters.exporter.Exporter`.
 
-    `native_weights`: linear layers of 2, 3 and 4 bits are written for the native operator. Codebooks always are.
+    `native_weights`: linear layers of 2, 3 and 4 bits are written for the native operator. Codebooks and affine integers
+    always are; an affine embedding is also, or only, written as rows that the graph looks up.
 
     Raises ArchitectureError, before anything is written, for heads that ONNX Runtime cannot attend with and for a verb that is
     not built for ONNX.
@@ -46,6 +48,7 @@ class OnnxExporter:
         self._fused_by_part = fused_weights(decoder)
         self._native_weights = native_weights
         self._native: dict[str, tuple[int, int]] = {}  # the shapes of the native operator's weights
+        self._rows: dict[str, int] = {}  # the zero point of an affine embedding
         self._held: dict[str, dict[str, Weight]] = {}  # parts of a fused weight that is not complete yet
         self._fused: list[FusedWeight] = []  # that were written
 
@@ -70,7 +73,12 @@ class OnnxExporter:
         self._fused.append(fused)
 
     def _write(self, name: str, weight: Weight) -> None:
-        if isinstance(weight, CodebookTensor) or (self._native_weights and fits_operator(weight, name)):
+        if isinstance(weight, AffineTensor) and name == f"{self._decoder.embedding_at}.weight":
+            self._rows[name] = weight.zero_point
+            write_rows(self._file, name, weight)
+            if self._decoder.head_at != self._decoder.embedding_at:
+                return
+        if isinstance(weight, AffineTensor | CodebookTensor) or (self._native_weights and fits_operator(weight, name)):
             self._native[name] = weight.shape
             write_native(self._file, name, weight)
             return
@@ -80,7 +88,13 @@ class OnnxExporter:
 
     def finish(self) -> None:
         ops = OnnxOps(
-            self._file, self._layouts, self._decoder.config, self._decoder.states(), self._fused, self._native
+            self._file,
+            self._layouts,
+            self._decoder.config,
+            self._decoder.states(),
+            self._fused,
+            self._native,
+            self._rows,
         )
         model = ops.model(self._decoder.logits(ops, ops.input_ids), __version__)
         if self._fused:

@@ -10,13 +10,14 @@ import numpy as np
 
 from ovround.artifact.manifest import WeightRecord
 from ovround.errors import VerifyError
+from ovround.exporters.affine_rows import ROWS, read_rows
 from ovround.exporters.exporter import Weight
 from ovround.exporters.native_parts import SCALE, read_native
 from ovround.exporters.onnx.external_data import FLOAT_TYPES, GRAPH_FILE, WEIGHTS_FILE, Entry, read_entries
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, layout_for
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.packing import unpack_rows
-from ovround.tensors.qtensor import BITS, QTensor
+from ovround.tensors.qtensor import BITS, QTensor, Scales
 from ovround.tensors.reexpression import merged_groups
 
 Entries = Mapping[str, Entry]
@@ -41,6 +42,8 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
     group have different scales.
     """
     try:
+        if record.name + ROWS in entries:
+            return _read_rows(source, entries, record)
         if record.codebooks or record.affine or record.name + SCALE in entries:  # for the native operator
             return read_native(lambda part: entries[part].read(source).reshape(entries[part].shape), record)
         if record.bits in BITS:
@@ -52,6 +55,16 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
         raise VerifyError(f"weight `{record.name}` cannot be read back: {error!r}") from error
 
 
+def _read_rows(source: BinaryIO, entries: Entries, record: WeightRecord) -> Weight:
+    """An affine embedding; where the head is tied to it, the operator's parts must hold the same."""
+    weight = read_rows(lambda part: entries[part].read(source), entries, record)
+    if record.name in entries:
+        head = read_native(lambda part: entries[part].read(source).reshape(entries[part].shape), record)
+        if head.digest() != weight.digest():
+            raise ValueError("embedding and tied head differ")
+    return weight
+
+
 def _read_quantised(source: BinaryIO, entries: Entries, record: WeightRecord) -> QTensor:
     name, rows, columns = record.name, record.shape[0], record.shape[-1]
     group_size = columns if record.group_size == -1 else record.group_size
@@ -60,9 +73,12 @@ def _read_quantised(source: BinaryIO, entries: Entries, record: WeightRecord) ->
     data = entries[name].read(source).reshape(rows, -1)
     codes = unpack_rows(data, bits, layout.blocks * layout.block_size)[:, :columns]
     wide = entries[name + SCALES].read(source).view(np.float32).reshape(rows, layout.blocks)
-    scales = wide.astype(np.float16)
-    if not np.array_equal(scales.astype(np.float32).view(np.uint32), wide.view(np.uint32)):
-        raise ValueError("its scales are no float16 values")
+    scales: Scales = wide
+    if record.scale_bits == 16:
+        with np.errstate(over="ignore"):
+            scales = wide.astype(np.float16)
+        if not np.array_equal(scales.astype(np.float32).view(np.uint32), wide.view(np.uint32)):
+            raise ValueError("its scales are no float16 values")
     zero_points = None
     if (name + ZERO_POINTS in entries) == record.symmetric:
         raise ValueError(f"symmetric is {record.symmetric}, which its zero points contradict")

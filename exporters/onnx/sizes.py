@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ovround.exporters.onnx.external_data import CACHE_LINE, LARGE_BYTES, PAGE
 from ovround.exporters.onnx.matmul_nbits import layout_for
-from ovround.exporters.sizes import packed_bytes
+from ovround.exporters.sizes import affine_extra_bytes, packed_bytes
 from ovround.models.calls import ropes
 from ovround.models.decoder import Decoder
 from ovround.tensors.scheme import QuantScheme, WeightScheme
@@ -15,7 +15,8 @@ from ovround.tensors.scheme import QuantScheme, WeightScheme
 def weight_bytes(name: str, shape: tuple[int, ...], scheme: WeightScheme | None, item_bytes: int) -> int:
     """Bytes of weight `name`, with the most padding that its parts can need."""
     if not isinstance(scheme, QuantScheme):
-        return _padded(packed_bytes(shape, scheme, item_bytes))
+        extra = affine_extra_bytes(name, shape, scheme, PAGE + CACHE_LINE)
+        return _padded(packed_bytes(shape, scheme, item_bytes)) + extra
     rows, columns = shape
     group_size = columns if scheme.group_size == -1 else scheme.group_size
     layout = layout_for((rows, columns), scheme.bits, group_size, symmetric=scheme.symmetric)

@@ -3,6 +3,7 @@
     weight [N, G, group] u4|i4|u8|i8|u2 -> Convert f16 -> (Subtract zero_point) -> Multiply scale f16 [N, G, 1]
       -> Reshape [N, K] -> Convert f32
 
+Where float16 cannot hold the scales, all of the chain is f32, and fused likewise.
 NNCF writes the same chain (`decompression.py`), and the plugins fuse it into the MatMul or Gather that follows. Where the
 columns stand in another order than the inputs, `order` i32 [K] is gathered from the input in front of the MatMul.
 
@@ -47,7 +48,7 @@ def write_weight(file: ConstantFile, name: str, tensor: QTensor | FloatTensor, *
     groups = columns // group
     kind = element_type(tensor.bits, tensor.symmetric, table=table)
     file.write(name, kind, (rows, groups, group), _encode(tensor, kind))
-    file.write(name + SCALE, "f16", (rows, groups, 1), tensor.scales)
+    file.write(name + SCALE, f"f{tensor.scale_bits}", (rows, groups, 1), tensor.scales)
     if kind == "u2":
         if tensor.zero_points is None:
             file.write(name + ZERO_POINT, "i8", (), np.array(2, np.int8))

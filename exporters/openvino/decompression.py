@@ -15,10 +15,12 @@ def decode_node(file: ConstantFile, name: str) -> ov.Node:
     weight = file.node(name)
     if name + SCALE not in file.entries:
         return weight if entry.element_type == "f32" else opset.convert(weight, "f32")
-    value = opset.convert(weight, "f16")
+    kind = file.entries[name + SCALE].element_type
+    value = opset.convert(weight, kind)
     if name + ZERO_POINT in file.entries:
-        value = opset.subtract(value, opset.convert(file.node(name + ZERO_POINT), "f16"))
+        value = opset.subtract(value, opset.convert(file.node(name + ZERO_POINT), kind))
     value = opset.multiply(value, file.node(name + SCALE))
     *rows, groups, group = entry.shape
     shape = file.small(f"{name}/shape", "i64", [*rows, groups * group])
-    return opset.convert(opset.reshape(value, shape, False), "f32")
+    value = opset.reshape(value, shape, False)
+    return value if kind == "f32" else opset.convert(value, "f32")

@@ -23,6 +23,7 @@ from ovround.exporters.openvino.constants import ConstantFile
 from ovround.exporters.openvino.decompression import decode_node
 from ovround.exporters.openvino.experts import experts
 from ovround.exporters.openvino.native import product as native_product
+from ovround.exporters.openvino.native import rows as affine_rows
 from ovround.exporters.openvino.nodes import named
 from ovround.models.ops import Activation, Attention, Experts, sinks_name
 from ovround.models.rope import Rope
@@ -34,6 +35,7 @@ MASKED = -65504.0  # the lowest float16: finite, so that a row with nothing to a
 
 class OpenVINOOps:
     """Emits nodes; weights are looked up by name in the constants file, `native` ones `[N, K]` for the native operator.
+    `affine_rows` has the zero point of an affine embedding.
 
     `states` says what each layer keeps between steps.
     """
@@ -43,8 +45,9 @@ class OpenVINOOps:
         file: ConstantFile,
         states: Sequence[Sequence[State]],
         native: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        affine_rows: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        self.file, self._native = file, native
+        self.file, self._native, self._affine_rows = file, native, affine_rows
         self._states = {(layer, state.name): state for layer, kept in enumerate(states) for state in kept}
         self.parameters = [
             _parameter("input_ids", ov.Type.i64, 2),
@@ -61,6 +64,9 @@ class OpenVINOOps:
 
     def embedding(self, ids: ov.Node, at: str) -> ov.Node:
         ids = opset.convert(ids, "i32")
+        zero_point = self._affine_rows.get(f"{at}.weight")
+        if zero_point is not None:
+            return named(affine_rows(self.file, f"{at}.weight", ids, zero_point), at)
         return named(opset.gather(self.weight(f"{at}.weight"), ids, self.i64("axis0", 0)), at)
 
     def position_embedding(self, ids: ov.Node, at: str) -> ov.Node:

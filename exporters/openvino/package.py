@@ -10,7 +10,7 @@ from ovround.exporters.exporter import Weight
 from ovround.exporters.native_parts import fits_operator
 from ovround.exporters.openvino.compressed import write_weight
 from ovround.exporters.openvino.constants import ConstantFile
-from ovround.exporters.openvino.native import write_native
+from ovround.exporters.openvino.native import write_native, write_rows
 from ovround.exporters.openvino.ops import OpenVINOOps
 from ovround.exporters.openvino.saving import count_names, saved
 from ovround.exporters.openvino.storage import GRAPH_FILE, WEIGHTS_FILE, is_table
@@ -19,6 +19,7 @@ from ovround.exporters.source_files import copy_model_files
 from ovround.models.calls import check_verbs
 from ovround.models.decoder import Decoder
 from ovround.tensors.activation_rounding import openvino_group
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.qtensor import QTensor
 
@@ -29,7 +30,8 @@ RUNTIME_OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": "8.0"}
 class OpenVINOExporter:
     """Writes `openvino_model.bin` as weights arrive and `openvino_model.xml` at the end; see `exporters.exporter.Exporter`.
 
-    `native_weights`: linear layers of 2, 3 and 4 bits are written for the native operator. Codebooks always are.
+    `native_weights`: linear layers of 2, 3 and 4 bits are written for the native operator. Codebooks and affine integers
+    always are; an affine embedding is also, or only, written as rows that the graph looks up.
 
     Raises ArchitectureError, before anything is written, for a verb that is not built for OpenVINO.
     """
@@ -42,10 +44,16 @@ class OpenVINOExporter:
         write_tokenizer(source, folder)  # first: a tokenizer that cannot be converted is found before anything is tuned
         self._file = ConstantFile(folder / WEIGHTS_FILE, decoder.largest_stack)
         self._native: dict[str, tuple[int, int]] = {}  # the shapes of the native operator's weights
+        self._rows: dict[str, int] = {}  # the zero point of an affine embedding
         self._groups: set[int] = set()
 
     def write(self, name: str, weight: Weight) -> None:
-        if isinstance(weight, CodebookTensor) or (self._native_weights and fits_operator(weight, name)):
+        if isinstance(weight, AffineTensor) and name == f"{self._decoder.embedding_at}.weight":
+            self._rows[name] = weight.zero_point
+            write_rows(self._file, name, weight)
+            if self._decoder.head_at != self._decoder.embedding_at:
+                return
+        if isinstance(weight, AffineTensor | CodebookTensor) or (self._native_weights and fits_operator(weight, name)):
             self._native[name] = weight.shape
             write_native(self._file, name, weight)
             return
@@ -54,7 +62,7 @@ class OpenVINOExporter:
         write_weight(self._file, name, weight, table=is_table(name))
 
     def finish(self) -> None:
-        ops = OpenVINOOps(self._file, self._decoder.states(), self._native)
+        ops = OpenVINOOps(self._file, self._decoder.states(), self._native, self._rows)
         model = ops.model(self._decoder.logits(ops, ops.input_ids), "ovround")
         count_names(model)
         # The plugin's default is 32 for any weights: a prompt of 256 tokens took 1.36 times as long with it.

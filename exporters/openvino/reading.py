@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from ovround.artifact.manifest import WeightRecord
 from ovround.errors import VerifyError
+from ovround.exporters.affine_rows import ROWS, read_rows
 from ovround.exporters.exporter import Weight
 from ovround.exporters.native_parts import read_native
 from ovround.exporters.openvino.compressed import ORDER, SCALE, ZERO_POINT
 from ovround.exporters.openvino.storage import FLOAT_TYPES, GRAPH_FILE, WEIGHTS_FILE, Entry, read_entries
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.packing import unpack_rows, unsigned_nibbles
-from ovround.tensors.qtensor import BITS, QTensor
+from ovround.tensors.qtensor import BITS, QTensor, Scales
 
 Entries = Mapping[str, Entry]
 
@@ -40,6 +41,8 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
     Raises VerifyError when its constants are missing or cannot be such a weight.
     """
     try:
+        if record.name + ROWS in entries:
+            return _read_rows(source, entries, record)
         entry = entries[record.name]
         if (
             record.codebooks or record.affine or (record.bits in (2, 3, 4) and entry.element_type == "u8")
@@ -53,11 +56,24 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
         raise VerifyError(f"weight `{record.name}` cannot be read back: {error!r}") from error
 
 
+def _read_rows(source: BinaryIO, entries: Entries, record: WeightRecord) -> Weight:
+    """An affine embedding; where the head is tied to it, the operator's parts must hold the same."""
+    weight = read_rows(lambda part: entries[part].read(source), entries, record)
+    if record.name in entries:
+        head = read_native(lambda part: entries[part].read(source).reshape(entries[part].shape), record)
+        if head.digest() != weight.digest():
+            raise ValueError("embedding and tied head differ")
+    return weight
+
+
 def _read_quantised(source: BinaryIO, entries: Entries, record: WeightRecord) -> QTensor:
     name, entry = record.name, entries[record.name]
     rows, groups, group = entry.shape
     codes = _decode(entry.read(source), entry, record.bits).reshape(rows, groups * group)
-    scales = entries[name + SCALE].read(source).view(np.float16).reshape(rows, groups)
+    stored = entries[name + SCALE].read(source)
+    scales: Scales = (stored.view(np.float16) if record.scale_bits == 16 else stored.view(np.float32)).reshape(
+        rows, groups
+    )
     zero_points = _read_zero_points(source, entries.get(name + ZERO_POINT), record, (rows, groups))
     order = entries[name + ORDER].read(source).view(np.int32) if name + ORDER in entries else None
     return QTensor(codes, scales, zero_points, record.bits, order)

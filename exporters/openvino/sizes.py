@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from ovround.exporters.openvino.storage import ALIGNMENT, ELEMENT_BITS, EXPERT, element_type, is_table
-from ovround.exporters.sizes import groups_of, packed_bytes
+from ovround.exporters.sizes import affine_extra_bytes, groups_of, packed_bytes
 from ovround.models.calls import attention_specs
 from ovround.models.decoder import Decoder
 from ovround.tensors.scheme import QuantScheme, WeightScheme
@@ -18,7 +18,8 @@ _CONSTANTS_PER_BLOCK = 32
 def weight_bytes(name: str, shape: tuple[int, ...], scheme: WeightScheme | None, item_bytes: int) -> int:
     """Bytes of weight `name`, with the padding after each of its parts."""
     if not isinstance(scheme, QuantScheme):
-        return _padded(packed_bytes(shape, scheme, item_bytes))
+        extra = affine_extra_bytes(name, shape, scheme, ALIGNMENT)
+        return _padded(packed_bytes(shape, scheme, item_bytes)) + extra
     groups = groups_of(shape, scheme)
     width = ELEMENT_BITS[element_type(scheme.bits, scheme.symmetric, table=is_table(name))]
     zero_point_bits = 8 if width == 2 else width

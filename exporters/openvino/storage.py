@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.errors import VerifyError
+from ovround.exporters.weights_file import read_bytes
 from ovround.models.decoder import EMBEDDING
 from ovround.tensors.float_tensor import FloatType
 
@@ -47,11 +48,7 @@ class Entry:
 
     def read(self, source: BinaryIO) -> NDArray[np.uint8]:
         """The bytes, read from an open weights file; raises ValueError when the file is shorter."""
-        source.seek(self.offset)
-        data = np.frombuffer(source.read(self.size_bytes), np.uint8)
-        if data.nbytes != self.size_bytes:
-            raise ValueError(f"{data.nbytes} of {self.size_bytes} bytes at {self.offset}")
-        return data
+        return read_bytes(source, self.offset, self.size_bytes)
 
 
 def stored_bytes(element_type: str, shape: Sequence[int]) -> int:

@@ -12,7 +12,9 @@ import openvino as ov
 from openvino_tokenizers import convert_tokenizer
 from transformers import AutoTokenizer
 
+from ovround.checkpoint import read_json
 from ovround.errors import CheckpointError
+from ovround.exporters.openvino.digit_splitting import join_digit_splitting
 from ovround.exporters.openvino.saving import count_names, saved
 from ovround.exporters.tokenizer_source import show_tokenizer
 
@@ -30,13 +32,20 @@ def write_tokenizer(source: Path, folder: Path) -> None:
         raise
     try:
         tokenizer = AutoTokenizer.from_pretrained(shown, local_files_only=True, trust_remote_code=False)
+        if isinstance(tokenizer.chat_template, dict):  # named ones; openvino_genai knows one
+            tokenizer.chat_template = tokenizer.chat_template.get("default")
         tokenizer.padding_side = tokenizer.truncation_side = "left"
+        join_digit_splitting(tokenizer.backend_tokenizer)
         encoder, decoder = convert_tokenizer(tokenizer, with_detokenizer=True)
     except Exception as error:  # OpenVINO's own errors are TypeErrors, and tokenizers raises nothing narrower than this
         _raise_disk_error(error)
         raise CheckpointError(f"the tokenizer of `{source}` cannot be converted for OpenVINO: {error}") from error
     finally:
         shutil.rmtree(shown, ignore_errors=True)
+    generation = source / "generation_config.json"
+    ends = read_json(generation).get("eos_token_id") if generation.is_file() else None
+    if tokenizer.eos_token_id is None and ends not in (None, []):
+        encoder.set_rt_info(ends[0] if isinstance(ends, list) else ends, "eos_token_id")
     if getattr(tokenizer, "chat_template", None):
         encoder.set_rt_info(tokenizer.chat_template, "chat_template")
     for name, model in (("tokenizer", encoder), ("detokenizer", decoder)):

@@ -22,6 +22,7 @@ MANIFEST = "ovround.json"
 FORMAT_VERSION = 1
 ENGINE_FORMATS = ("openvino", "onnx")
 CHECKPOINT_FORMATS = ("auto_round", "gptq", "awq", "compressed-tensors", "olive", "aqlm")
+FLOAT16_SCALE_FORMATS = ("auto_round", "gptq", "awq", "gguf")  # what reads them holds scales in float16
 CODEBOOK_FORMATS = ("aqlm", *ENGINE_FORMATS)  # whose exporters take a CodebookTensor
 FILE_FORMATS = ("gguf",)  # one file that has everything
 FORMATS = (*ENGINE_FORMATS, *CHECKPOINT_FORMATS, *FILE_FORMATS)
@@ -35,7 +36,7 @@ class WeightRecord:
 
     Of one made of codebooks `codebooks` says how many of how many bits, such as 2x8; `bits` is what its codes take of a weight,
     rounded up, and `group_size` the inputs of a vector. Of one with float scales and minimums `affine` is the scheme, such as
-    4:32/256-m (`AffineScheme.spec`).
+    4:32/256-m (`AffineScheme.spec`). `scale_bits` is 32 where float16 cannot hold the scales of integers.
     """
 
     name: str
@@ -48,6 +49,7 @@ class WeightRecord:
     relative_error: float
     codebooks: str = ""
     affine: str = ""
+    scale_bits: int = 16
 
 
 @dataclass(frozen=True, slots=True)

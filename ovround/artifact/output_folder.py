@@ -8,14 +8,12 @@ import os
 import re
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ovround.artifact.file_lock import LockHeld, lock_file, unlock_file
 from ovround.artifact.manifest import FORMATS, MANIFEST, read_manifest
 from ovround.errors import ArtifactError, OutputError
-
-_LOCKED_BYTE = 1 << 30  # far after the text: on Windows nobody can read a locked byte
 
 
 def foreign_entry(folder: Path) -> str | None:
@@ -104,74 +102,20 @@ def output_lock(out: Path) -> Iterator[None]:
     try:
         try:
             make_folder(out.parent)
-            handle = _locked(path, out)
+            handle = lock_file(path)
             _clear_killed(out)
+        except LockHeld as held:
+            raise OutputError(
+                f"`{out}` is being written by another process{f' ({held.holder})' if held.holder else ''}",
+                hint="wait for it, or choose another output folder",
+            ) from None
         except OSError as error:
             raise output_error(error, out) from error
         yield
     finally:
         if handle is not None:
-            _unlock(handle, path)
+            unlock_file(handle, path)
         _remove_empty(missing)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(handle: int) -> None:
-        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _try_lock(handle: int) -> None:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _locked(path: Path, out: Path) -> int:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _try_lock(handle)
-            if os.name == "nt" or _is_open_at(handle, path):
-                os.lseek(handle, 0, os.SEEK_SET)
-                os.write(handle, f"{os.getpid():<20}\n".encode())
-                return handle
-        except (BlockingIOError, PermissionError):
-            os.lseek(handle, 0, os.SEEK_SET)
-            holder = os.read(handle, 20).decode(errors="replace").strip()
-            os.close(handle)
-            raise OutputError(
-                f"`{out}` is being written by another process{f' ({holder})' if holder else ''}",
-                hint="wait for it, or choose another output folder",
-            ) from None
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)  # its owner removed the file between our opening and locking it
-
-
-def _is_open_at(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _unlock(handle: int, path: Path) -> None:
-    """Remove the file while it is locked, so that nobody can lock one that is about to go; Windows allows that only after."""
-    if os.name == "nt":
-        os.close(handle)
-        with contextlib.suppress(OSError):  # another process has opened it by now
-            path.unlink(missing_ok=True)
-        return
-    try:
-        path.unlink(missing_ok=True)
-    except BaseException:  # a signal, perhaps before anything was done
-        path.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(handle)
 
 
 def _clear_killed(out: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from ovround.check.finding import Finding, Rule
 from ovround.checkpoint import QuantisedCheckpoint, open_source
 from ovround.checkpoint.gguf import GgufCheckpoint
+from ovround.checkpoint.gguf.opening import read_whole
 from ovround.checkpoint.quantised import quantization_config
 from ovround.tensors.qtensor import BITS
 from ovround.tensors.scheme import QuantScheme
@@ -86,11 +87,12 @@ HEAD = Rule(
 
 def check_checkpoint(folder: Path) -> list[Finding]:
     """The findings for a checkpoint; none for an unquantised one. Raises CheckpointError for one that cannot be read."""
+    if folder.suffix == ".gguf":  # of any architecture: other readers have more than we
+        kinds = {name: info.kind for name, info in read_whole(folder).tensors.items()}
+        return _gguf(kinds)
     source = open_source(folder)
     if isinstance(source, GgufCheckpoint):
-        kinds = {name: str(tensor.tensor_type.name) for name, tensor in source.tensors.items()}
-        rounded = ROUNDED.at(name for name, kind in kinds.items() if kind in _WITH_MINIMUM)
-        return rounded + EXPANDED.at(name for name, kind in kinds.items() if kind not in _BY_GENAI)
+        return _gguf({name: info.kind for name, info in source.tensors.items()})
     if not isinstance(source, QuantisedCheckpoint):
         return []
     settings = quantization_config(folder, source.config) or {}
@@ -121,6 +123,12 @@ def check_checkpoint(folder: Path) -> list[Finding]:
     findings += APART.at(_apart(schemes))
     findings += AUTOAWQ.at(["quantization_config"] if source.method == "awq" else [])
     return findings + HEAD.at([] if source.packed("lm_head") else ["lm_head"])
+
+
+def _gguf(kinds: dict[str, str]) -> list[Finding]:
+    """The findings for tensors of these types."""
+    rounded = ROUNDED.at(name for name, kind in kinds.items() if kind in _WITH_MINIMUM)
+    return rounded + EXPANDED.at(name for name, kind in kinds.items() if kind not in _BY_GENAI)
 
 
 def _mixed(schemes: dict[str, QuantScheme], method: str) -> list[str]:

@@ -16,10 +16,10 @@ from ovround.checkpoint.packed import (
     Array,
     Part,
     assembled,
-    float16_exactly,
     groups_of,
     quantised_by,
     read_scheme,
+    stored_scales,
 )
 from ovround.errors import CheckpointError
 from ovround.tensors.packing import unpack_awq
@@ -81,4 +81,4 @@ def decode_awq(scheme: QuantScheme | None, shape: tuple[int, int], arrays: Mappi
     scheme = quantised_by(scheme)
     codes = np.ascontiguousarray(unpack_awq(arrays["qweight"], shape[0]).T)
     zero_points = unpack_awq(arrays["qzeros"], shape[0]).T
-    return assembled(codes, np.ascontiguousarray(float16_exactly(arrays["scales"]).T), zero_points, scheme)
+    return assembled(codes, np.ascontiguousarray(stored_scales(arrays["scales"]).T), zero_points, scheme)

@@ -23,11 +23,11 @@ from ovround.checkpoint.packed import (
     Rule,
     assembled,
     compiled,
-    float16_exactly,
     grouped_columns,
     groups_of,
     quantised_by,
     read_scheme,
+    stored_scales,
 )
 from ovround.errors import CheckpointError
 from ovround.tensors.packing import unpack_words
@@ -123,6 +123,6 @@ def decode_stream(
     order = None
     if "g_idx" in arrays:
         codes, order = grouped_columns(codes, arrays["g_idx"], scheme)
-    scales = np.ascontiguousarray(float16_exactly(arrays["scales"]).T)
+    scales = np.ascontiguousarray(stored_scales(arrays["scales"]).T)
     weight = assembled(codes, scales, zero_points, scheme)
     return QTensor(weight.codes, weight.scales, weight.zero_points, weight.bits, order)

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, MANIFEST, check_files, read_manifest
+from ovround.checkpoint.element_types import DOUBLE, FLOAT_TYPES, UNEXPLAINED, TensorInfo
+from ovround.checkpoint.json_object import read_json
 from ovround.checkpoint.leftovers import left_out, notes, unwrapped
-from ovround.checkpoint.safetensors_file import FLOAT_TYPES, SafetensorsFile, TensorInfo, open_safetensors
+from ovround.checkpoint.safetensors_file import open_safetensors
+from ovround.checkpoint.text_part import is_multimodal, text_config
+from ovround.checkpoint.torch_file import LoadedFile, TorchFile, open_torch
+from ovround.checkpoint.weight_files import is_pickled, weight_files
+from ovround.checkpoint.weights_file import WeightsFile
 from ovround.errors import CheckpointError, TensorError
-from ovround.limits import LIMITS
-from ovround.record import load_json
 from ovround.tensors.float_tensor import FloatTensor
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+__all__ = ["Checkpoint", "open_checkpoint", "open_folder", "read_json"]
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An opened folder; nothing but headers has been read. `config` is config.json as it stands.
+    """An opened folder; nothing but headers has been read. `config` is config.json, of a multimodal model its text model's.
 
     `notes` are sentences about how the folder is read, for whoever asked for it.
     """
 
     folder: Path
     config: dict[str, Any]
-    files: tuple[SafetensorsFile, ...]
+    files: tuple[WeightsFile, ...]
     notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def tensors(self) -> dict[str, TensorInfo]:
-        """Every tensor by name, over all shards."""
-        return {name: info for file in self.files for name, info in file.tensors.items()}
+        """Every tensor by name, over all shards, as `read` gives it."""
+        return {name: info.as_read() for file in self.files for name, info in file.tensors.items()}
 
     def read(self, name: str, index: int | None = None) -> FloatTensor:
         """Read one tensor, or its part at `index` of the first axis; raises TensorError when there is none of that name."""
@@ -66,8 +70,8 @@ class Checkpoint:
                 )
             if info.dtype not in FLOAT_TYPES:
                 raise TensorError(
-                    f"tensor `{name}` is {info.dtype}; {', '.join(FLOAT_TYPES)} can be read",
-                    hint="a checkpoint that is quantised already cannot be tuned again: start from the original",
+                    f"tensor `{name}` is {info.dtype}; {', '.join((*FLOAT_TYPES, DOUBLE))} can be read",
+                    hint=UNEXPLAINED,
                 )
         endings = tuple(ignored)
         kinds, foreign = left_out((name for name in infos if not name.endswith(endings)), expected)
@@ -96,21 +100,6 @@ class Checkpoint:
         return digests
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; raises CheckpointError naming the file when it is none."""
-    try:
-        value = load_json(path, LIMITS.json_bytes)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"`{path.parent}` has no {path.name}", hint="is it a Hugging Face model folder?"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"`{path}` cannot be read: {error}", hint="download it again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"`{path}` holds no JSON object")
-    return value
-
-
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Open an unquantised folder; raises CheckpointError (or HeaderError) saying which file is missing or damaged."""
     checkpoint = open_folder(folder)
@@ -136,8 +125,13 @@ def open_folder(folder: Path) -> Checkpoint:
                 f"`{folder}` was written by ovround for {manifest.format}", hint="start from the original checkpoint"
             )
         check_files(folder, manifest, contents=False)
-    config = read_json(folder / "config.json")
-    opened = [_own_names(open_safetensors(path)) for path in _weight_files(folder)]
+    stated = read_json(folder / "config.json")
+    config = text_config(stated)
+    loaded = LoadedFile()
+    opened = [
+        _own_names(open_torch(path, loaded) if is_pickled(path) else open_safetensors(path))
+        for path in weight_files(folder, config)
+    ]
     files = tuple(file for file, _ in opened)
     holders: dict[str, Path] = {}
     for file in files:
@@ -146,40 +140,31 @@ def open_folder(folder: Path) -> Checkpoint:
                 raise TensorError(f"tensor `{name}` is in `{holders[name].name}` and in `{file.path.name}`")
             holders[name] = file.path
     wrappers = sorted({what for _, found in opened for what in found})
-    said = f"names are read without the prefixes of {', '.join(wrappers)}"
-    return Checkpoint(folder, config, files, notes=(said,) if wrappers else ())
+    said = [f"names are read without the prefixes of {', '.join(wrappers)}"] if wrappers else []
+    if is_multimodal(stated):
+        said.append(
+            f"the text model of a multimodal {stated['model_type']} is read, as model_type {config['model_type']}"
+        )
+    whole = [file.path.name for file in files if isinstance(file, TorchFile) and not file.mapped]
+    if whole:
+        said.append(
+            f"{', '.join(whole)}: the format of torch before 1.6 cannot be mapped, each file is held in memory as a whole"
+        )
+    return Checkpoint(folder, config, files, notes=tuple(said))
 
 
-def _own_names(file: SafetensorsFile) -> tuple[SafetensorsFile, frozenset[str]]:
+def _own_names(file: WeightsFile) -> tuple[WeightsFile, frozenset[str]]:
     """`file` under the model's own names, and who wrapped them."""
-    tensors: dict[str, TensorInfo] = {}
+    names: dict[str, str] = {}
     wrappers: frozenset[str] = frozenset()
-    for name, info in file.tensors.items():
+    own_names = set()
+    for name in file.tensors:
         own, found = unwrapped(name)
-        if own in tensors:
+        if own in own_names:
             raise TensorError(
                 f"tensor `{own}` is in `{file.path.name}` twice, with and without the prefix of a wrapper"
             )
-        tensors[own] = info
+        names[name] = own
+        own_names.add(own)
         wrappers |= found
-    return (replace(file, tensors=tensors) if wrappers else file), wrappers
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        pickled = sorted(path.name for path in folder.glob("*.bin"))
-        hint = "save the model with safetensors: model.save_pretrained(folder)" if pickled else None
-        rest = f"; it has {pickled[0]}, and pickled weights are not read" if pickled else ""
-        raise CheckpointError(f"`{folder}` has neither {WEIGHTS} nor {INDEX}{rest}", hint=hint)
-    weight_map = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"`{folder / INDEX}` has no weight_map")
-    names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"`{folder / INDEX}` points to `{name}`, which is no file of that folder")
-        if not (folder / name).is_file():
-            raise CheckpointError(f"shard `{folder / name}` is missing", hint="download the checkpoint again")
-    return [folder / name for name in names]
+    return (file.renamed(names) if wrappers else file), wrappers

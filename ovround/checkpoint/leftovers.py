@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ovround.checkpoint.text_part import tower_of
+
 _BLOCK = re.compile(r"(.*?\.)(\d+)\.(.+)")
 
 
@@ -87,6 +89,9 @@ def unwrapped(name: str) -> tuple[str, frozenset[str]]:
 
 def kind_of(name: str) -> str | None:
     """What the tensor `name` is, if it is of a named kind that may be left out."""
+    tower = tower_of(name)
+    if tower is not None:
+        return f"{tower}, beside the text model"
     return next((kind.what for kind in KINDS if kind.pattern.search(name)), None)
 
 

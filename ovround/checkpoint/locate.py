@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ovround.artifact.manifest import MANIFEST
-from ovround.errors import CheckpointError, MissingExtraError
+from ovround.checkpoint.gguf.hub_file import download_gguf, gguf_models, tags
+from ovround.checkpoint.hub import download, repository_files
+from ovround.checkpoint.weight_files import has_safetensors
+from ovround.errors import CheckpointError
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo_model"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "NOTICE*", "README.md"]
+_HUB_NAME = re.compile(r"(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?(?:@([\w./-]+))?")
+_WANTED = [
+    "*.safetensors", "*.json", "*.jinja", "tokenizer.model", "tiktoken.model", "spiece.model", "*.tiktoken", "merges.txt",
+    "vocab.txt", "LICENSE*", "NOTICE*", "README.md",
+]  # fmt: skip
+
+_TWICE = ["consolidated*", "original/*"]  # the same weights in another layout
+_PICKLED = ["pytorch_model*.bin", "*g.bin"]  # transformers' names, and AutoGPTQ's, which end in the group size
 
 
 def locate(model: str) -> Path:
-    """The folder of `model`, or a GGUF file; a hub name (`org/name` or `org/name@revision`) is downloaded to the hub's own cache.
+    """The folder of `model`, or a GGUF file; a hub name is downloaded to the hub's own cache.
 
+    Hub names are `org/name`, `org/name@revision`, and of a GGUF file `org/name:Q4_K_M`, with `hf.co/` before them or not.
     Raises CheckpointError when it is neither, or when the download fails.
     """
     path = Path(model).expanduser()
@@ -25,29 +35,25 @@ def locate(model: str) -> Path:
         return path
     if model == DEMO:
         return DEMO_FOLDER
-    if path.exists() or not _HUB_NAME.fullmatch(model):
+    match = _HUB_NAME.fullmatch(model)
+    if path.exists() or match is None:
         raise CheckpointError(
             f"`{model}` is no folder and no hub name",
             hint="give a model folder, a hub name such as org/model, or `demo`",
         )
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise MissingExtraError("huggingface_hub", "convert")
-    return _download(model)
-
-
-def _download(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    name, _, revision = model.partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    name, tag, revision = match.groups()
+    if tag is not None:
+        return download_gguf(name, tag, revision)
+    folder = download(name, revision, _WANTED, _TWICE)
+    if has_safetensors(folder):
+        return folder
+    files = repository_files(name, revision)
+    models = gguf_models(files)
+    if models and not any(fnmatch(file, pattern) for file in files for pattern in _PICKLED):
         raise CheckpointError(
-            f"`{model}` is no local folder, and the hub did not give it: {reason}",
-            hint="check the name and the network, or give a local folder",
-        ) from error
+            f"`{name}` has GGUF files alone: {', '.join(tags(models))}", hint=f"name one: {name}:{tags(models)[0]}"
+        )
+    return download(name, revision, [*_WANTED, *_PICKLED])
 
 
 def is_ir(folder: Path) -> bool:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ovround.checkpoint.element_types import ARRAY_TYPES, TensorInfo
 from ovround.checkpoint.gguf import GgufCheckpoint, GgufFloats
 from ovround.checkpoint.hf import Checkpoint
 from ovround.checkpoint.packed import Packed
 from ovround.checkpoint.quantised import PackedCheckpoint
-from ovround.checkpoint.safetensors_file import ARRAY_TYPES, TensorInfo
+from ovround.checkpoint.text_part import relocated
 from ovround.errors import CheckpointError, TensorError
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import AffineScheme, QuantScheme
@@ -105,7 +108,7 @@ class MappedPackedCheckpoint:
         weight = self.inner.read(source.name, source.shape)
         if isinstance(weight, FloatTensor):
             return source.take(weight)
-        if isinstance(weight, QTensor):
+        if isinstance(weight, QTensor | AffineTensor):
             return source.take_rows(weight)
         try:
             return source.take_codes(weight)
@@ -126,13 +129,13 @@ class MappedPackedCheckpoint:
 def mapped(
     checkpoint: Checkpoint, sources: Mapping[str, TensorSource], shapes: Mapping[str, tuple[int, ...]]
 ) -> Checkpoint:
-    """`checkpoint` under the decoder's names, with these `shapes`; itself where every tensor is used as it lies.
+    """`checkpoint` under the names of `sources`, with these `shapes`; itself where every tensor is used as it lies.
 
     A GGUF file has places of its own for them.
     """
     if isinstance(checkpoint, GgufFloats):
         return checkpoint.located(shapes)
-    sources = _located(sources, checkpoint)
+    sources = located(sources, checkpoint)
     if all(source.is_plain and source.name == name for name, source in sources.items()):
         return checkpoint
     return MappedCheckpoint(
@@ -146,26 +149,47 @@ def mapped_packed(
     """The same of a source that is quantised already."""
     if isinstance(source, GgufCheckpoint):
         return source.located(shapes)
-    sources = _located(sources, source.stored)
+    sources = located(sources, source.stored)
     if all(source_.is_plain and source_.name == name for name, source_ in sources.items()):
         return source
     return MappedPackedCheckpoint(source, sources)
 
 
-def _located(sources: Mapping[str, TensorSource], checkpoint: Checkpoint) -> Mapping[str, TensorSource]:
+def located(sources: Mapping[str, TensorSource], checkpoint: Checkpoint) -> Mapping[str, TensorSource]:
     """`sources` as this checkpoint has them: `TensorSource.otherwise` replaces a source that is missing.
 
-    A checkpoint that was saved without its head has names without their first part (`h.0.ln_1` for `transformer.h.0.ln_1`).
+    A checkpoint that was saved without its head has names without their first part (`h.0.ln_1` for `transformer.h.0.ln_1`);
+    one of a multimodal model has its text model under another name (see `text_part`).
     """
     infos = checkpoint.tensors()
-    sources = {name: _present(source, infos) for name, source in sources.items()}
     first = next(iter(sources.values())).name
     prefix, _, rest = first.partition(".")
-    if first in infos or rest not in infos:
-        return sources
-    return {name: replace(source, name=source.name.removeprefix(f"{prefix}.")) for name, source in sources.items()}
+    if first not in infos:
+        place = relocated(first, infos)
+        if rest in infos:
+            place = functools.partial(_without, f"{prefix}.")
+        if place is not None:
+            sources = {name: _moved(source, place) for name, source in sources.items()}
+    return {name: _present(source, infos) for name, source in sources.items()}
+
+
+def _without(prefix: str, name: str) -> str:
+    return name.removeprefix(prefix)
+
+
+def _moved(source: TensorSource, place: Callable[[str], str]) -> TensorSource:
+    other = None if source.otherwise is None else _moved(source.otherwise, place)
+    return replace(source, name=place(source.name), otherwise=other)
 
 
 def _present(source: TensorSource, infos: Mapping[str, TensorInfo]) -> TensorSource:
+    """The first of `source` and its alternatives that is there; experts in one tensor may lie transposed (Qwen3-VL)."""
     other = source.otherwise
-    return other if other is not None and source.name not in infos and other.name in infos else source
+    if other is not None and source.name not in infos and other.name in infos:
+        source = other
+    if source.index is None or source.name not in infos or len(source.shape) != 3:
+        return source
+    stacked, columns, rows = source.shape
+    if infos[source.name].shape == source.shape or infos[source.name].shape != (stacked, rows, columns):
+        return source
+    return replace(source, shape=(stacked, rows, columns), transposed=not source.transposed)

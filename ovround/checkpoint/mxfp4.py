@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.checkpoint.element_types import TensorInfo
 from ovround.checkpoint.hf import Checkpoint
-from ovround.checkpoint.safetensors_file import SafetensorsFile, TensorInfo
+from ovround.checkpoint.weights_file import WeightsFile
 from ovround.errors import TensorError
 from ovround.tensors.float_tensor import FloatTensor
 
@@ -53,7 +54,7 @@ class Mxfp4Checkpoint(Checkpoint):
                     _scales(file, name)
         return Checkpoint.scan(self)
 
-    def _file(self, name: str) -> SafetensorsFile | None:
+    def _file(self, name: str) -> WeightsFile | None:
         return next((file for file in self.files if name in file.tensors), None)
 
 
@@ -80,7 +81,7 @@ def _unpacked(name: str, blocks: TensorInfo, scales: TensorInfo) -> TensorInfo:
     return replace(blocks, dtype="BF16", shape=shape, size_bytes=2 * math.prod(shape))
 
 
-def _scales(file: SafetensorsFile, name: str, index: int | None = None) -> NDArray[np.uint8]:
+def _scales(file: WeightsFile, name: str, index: int | None = None) -> NDArray[np.uint8]:
     """Raises TensorError for a scale with which a level is no finite number."""
     scales: NDArray[np.uint8] = file.read_array(name, index)
     if int(scales.max(initial=0)) > _LARGEST:

@@ -15,11 +15,11 @@ from ovround.checkpoint.packed import (
     Array,
     Part,
     assembled,
-    float16_exactly,
     groups_of,
     quantised_by,
     read_scheme,
     row_parts,
+    stored_scales,
 )
 from ovround.errors import CheckpointError
 from ovround.tensors.packing import unpack_rows
@@ -62,7 +62,7 @@ class Format:
 
     def decode(self, module: str, shape: tuple[int, int], arrays: Mapping[str, Array]) -> QTensor:
         scheme = quantised_by(self.scheme(module))
-        scales = float16_exactly(arrays["scales"])
+        scales = stored_scales(arrays["scales"])
         zero_points = np.full(scales.shape, 1 << (scheme.bits - 1), np.uint8)
         if "qzeros" in arrays:
             zero_points = unpack_rows(arrays["qzeros"], scheme.bits, scales.shape[1])

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.checkpoint.element_types import FLOAT_TYPES
 from ovround.checkpoint.pattern import Pattern
-from ovround.checkpoint.safetensors_file import FLOAT_TYPES
 from ovround.errors import CheckpointError
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import STORAGE, FloatTensor
-from ovround.tensors.qtensor import QTensor
+from ovround.tensors.qtensor import QTensor, Scales, narrowest
 from ovround.tensors.scheme import QuantScheme
 
 Array = NDArray[Any]
@@ -119,7 +119,7 @@ def groups_of(scheme: QuantScheme, columns: int) -> int:
 
 
 def float16_exactly(values: Array) -> NDArray[np.float16]:
-    """Scales as float16; raises ValueError where that would round, or where one is not finite."""
+    """Values as float16; raises ValueError where that would round, or where one is not finite."""
     wide = FloatTensor(values, _FLOAT_TYPES[values.dtype.name]).float32()
     if not np.isfinite(wide).all():
         raise ValueError("scales hold NaN or infinity")
@@ -131,8 +131,19 @@ def float16_exactly(values: Array) -> NDArray[np.float16]:
     return narrow
 
 
+def stored_scales(values: Array) -> Scales:
+    """Scales as float16 where that is exact for all of them, as float32 otherwise; raises ValueError for one that is not finite."""
+    wide = FloatTensor(values, _FLOAT_TYPES[values.dtype.name]).float32()
+    if not np.isfinite(wide).all():
+        raise ValueError("scales hold NaN or infinity")
+    return narrowest(wide)
+
+
 def assembled(
-    codes: NDArray[np.uint8], scales: NDArray[np.float16], zero_points: NDArray[Any], scheme: QuantScheme
+    codes: NDArray[np.uint8],
+    scales: Scales,
+    zero_points: NDArray[Any],
+    scheme: QuantScheme,
 ) -> QTensor:
     """A weight from codes `[N, K]`, scales `[N, G]` and zero points `[N, G]` of any integer type.
 

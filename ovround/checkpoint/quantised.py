@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ovround.checkpoint import aqlm, auto_round, awq, compressed_tensors, gptq, olive
+from ovround.checkpoint.decoded import open_decoded
 from ovround.checkpoint.gguf import GgufCheckpoint, find_gguf, open_gguf
 from ovround.checkpoint.hf import Checkpoint, open_folder, read_json
 from ovround.checkpoint.mxfp4 import open_mxfp4
@@ -24,14 +25,16 @@ _FORMATS: dict[str, Callable[[Mapping[str, Any]], Format]] = {
     "compressed-tensors": compressed_tensors.Format, "gptq": gptq.Format, "olive": olive.Format,
 }  # fmt: skip
 _MXFP4 = "mxfp4"  # levels that are bfloat16 numbers, and are read as such
-_ALIASES = {"intel/auto-round": "auto-round"}
+_FLOATS = ("fbgemm_fp8", "fp8", "modelopt")  # levels that are floats with scales: see `decoded`
+_MIXED = "compressed-tensors"  # integers, floats, or some of each
+_ALIASES = {"intel/auto-round": "auto-round", "modelopt_fp4": "modelopt"}
 _SETTINGS_FILES = {
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",
+    "hf_quant_config.json": "modelopt",
 }  # before config.json had a place for them
 _REASONS = {
     "bitsandbytes": "its 4-bit levels are not evenly spaced and its 8-bit outliers stay in float",
-    "fp8": "its levels are floating-point numbers", "fbgemm_fp8": "its levels are floating-point numbers",
     "hqq": "its zero points are fractions",
 }  # fmt: skip
 
@@ -90,6 +93,10 @@ class QuantisedCheckpoint:
     stored: Checkpoint
     method: str
     format: Format
+    _names: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_names", frozenset(self.stored.tensors()))
 
     @property
     def folder(self) -> Path:
@@ -101,7 +108,7 @@ class QuantisedCheckpoint:
 
     def packed(self, module: str) -> bool:
         """Whether `module`'s weight is quantised."""
-        return any(f"{module}.{self.format.mark}" in file.tensors for file in self.stored.files)
+        return f"{module}.{self.format.mark}" in self._names
 
     def scheme(self, module: str) -> QuantScheme | None:
         """The scheme of `module`'s weight as stored; None where it is in float or made of codebooks."""
@@ -117,9 +124,9 @@ class QuantisedCheckpoint:
             if module == name or len(shape) != 2 or not self.packed(module):
                 continue
             del plain[name]
-            if name in infos:
-                raise TensorError(f"`{module}` is there packed and in float", hint="the checkpoint is damaged")
             parts = self.format.parts(module, (shape[0], shape[1]))
+            if name in infos and "weight" not in parts:
+                raise TensorError(f"`{module}` is there packed and in float", hint="the checkpoint is damaged")
             if not parts:
                 raise TensorError(
                     f"`{module}` is packed, yet quantization_config leaves it in float",
@@ -152,7 +159,7 @@ class QuantisedCheckpoint:
         if module == name or not self.packed(module):
             return self.stored.read(name)
         try:
-            return self.format.decode(module, (shape[0], shape[1]), self._arrays(module))
+            return self.format.decode(module, (shape[0], shape[1]), self._arrays(module, (shape[0], shape[1])))
         except ValueError as error:
             raise TensorError(
                 f"`{module}` cannot be read: {error}", hint="integers are kept as they are, or not at all"
@@ -170,18 +177,18 @@ class QuantisedCheckpoint:
         """Bytes of all tensors."""
         return self.stored.size_bytes()
 
-    def _arrays(self, module: str) -> dict[str, Array]:
+    def _arrays(self, module: str, shape: tuple[int, int]) -> dict[str, Array]:
         return {
-            name.rpartition(".")[2]: file.read_array(name)
+            suffix: file.read_array(f"{module}.{suffix}")
+            for suffix in self.format.parts(module, shape)
             for file in self.stored.files
-            for name in file.tensors
-            if name.rpartition(".")[0] == module and not name.endswith(".bias")
+            if f"{module}.{suffix}" in file.tensors
         }
 
 
 def methods() -> list[str]:
     """The quantisation methods that can be read, as config.json names them, sorted."""
-    return sorted((*_FORMATS, _MXFP4))
+    return sorted((*_FORMATS, *_FLOATS, _MXFP4))
 
 
 def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoint:
@@ -208,7 +215,35 @@ def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoi
         )
     if method == _MXFP4:
         return open_mxfp4(checkpoint)
-    return QuantisedCheckpoint(checkpoint, method, open_format(method, settings))
+    if method in _FLOATS:
+        return _decoded(checkpoint, method, settings.get("weight_block_size"), _activation_notes(settings))
+    if method != _MIXED:
+        return QuantisedCheckpoint(checkpoint, method, open_format(method, settings))
+    opened = compressed_tensors.Format(settings)
+    if opened.floats:
+        checkpoint = _decoded(checkpoint, method, opened.block_size, opened.notes)
+    else:
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *opened.notes))
+    return QuantisedCheckpoint(checkpoint, method, opened) if opened.integers else checkpoint
+
+
+def _decoded(checkpoint: Checkpoint, method: str, block_size: object, notes: Iterable[str]) -> Checkpoint:
+    """`checkpoint` with its small floats decoded; raises CheckpointError where there are none."""
+    decoded = open_decoded(checkpoint, block_size)
+    if decoded is None:
+        raise CheckpointError(
+            f"`{checkpoint.folder}` is quantised by `{method}`, yet no weight in 4-bit or 8-bit floats was found in it",
+            hint="quantization_config belongs to another model, or its integers are of a format that is not read: "
+            "start from the original checkpoint",
+        )
+    return replace(decoded, notes=(*decoded.notes, *notes))
+
+
+def _activation_notes(settings: Mapping[str, Any]) -> list[str]:
+    """What a configuration of 8-bit floats says of activations."""
+    inner = settings.get("quantization") if isinstance(settings.get("quantization"), Mapping) else settings
+    stated = settings.get("activation_scheme") or (inner or {}).get("quant_algo")
+    return [f"quantisation of activations ({stated!s:.40}) is left out: they stay in float"] if stated else []
 
 
 def open_format(method: str, settings: Mapping[str, Any]) -> Format:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from ovround.checkpoint.element_types import (
+    ARRAY_TYPES,
+    FLOAT_TYPES,
+    TensorInfo,
+    as_float,
+    check_float,
+    check_readable,
+    is_finite,
+)
 from ovround.errors import HeaderError, TensorError
-from ovround.tensors.float_tensor import STORAGE, FloatTensor, FloatType
+from ovround.tensors.float_tensor import FloatTensor
+
+__all__ = ["ARRAY_TYPES", "FLOAT_TYPES", "SafetensorsFile", "TensorInfo", "open_safetensors"]
 
 _CHUNK_BYTES = 1 << 24
-FLOAT_TYPES: dict[str, FloatType] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-ARRAY_TYPES: dict[str, type[np.generic]] = {
-    **{name: STORAGE[dtype] for name, dtype in FLOAT_TYPES.items()},
-    "I8": np.int8, "U8": np.uint8, "I16": np.int16, "I32": np.int32, "I64": np.int64,
-}  # fmt: skip
-# All exponent bits set means infinity or NaN.
-_EXPONENT: dict[str, np.unsignedinteger[Any]] = {
-    "F32": np.uint32(0x7F800000),
-    "F16": np.uint16(0x7C00),
-    "BF16": np.uint16(0x7F80),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """Where a tensor lies: `offset` is from the start of the file, `dtype` safetensors' own name (F32, BF16, I32 ...)."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +46,16 @@ class SafetensorsFile:
     def read(self, name: str, index: int | None = None) -> FloatTensor:
         """One floating-point tensor, or its part at `index` of the first axis; raises TensorError for any other type."""
         info = self.tensors[name]
-        if info.dtype not in FLOAT_TYPES:
-            raise TensorError(
-                f"`{name}` in `{self.path.name}` is {info.dtype}; F32, F16 or BF16 is needed",
-                hint="checkpoints that are quantised already cannot be tuned again: start from the original",
-            )
-        return FloatTensor(self._part(info, ARRAY_TYPES[info.dtype], index), FLOAT_TYPES[info.dtype])
+        check_float(name, self.path.name, info.dtype)
+        return as_float(self._part(info, ARRAY_TYPES[info.dtype], index), info.dtype)
 
     def read_array(self, name: str, index: int | None = None) -> NDArray[Any]:
-        """One tensor of any type of `ARRAY_TYPES`, BF16 as uint16 bit patterns, or its part at `index` of the first axis.
+        """One tensor of any type of `ARRAY_TYPES`, as it is stored, or its part at `index` of the first axis.
 
         Raises TensorError for another type.
         """
         info = self.tensors[name]
-        if info.dtype not in ARRAY_TYPES:
-            raise TensorError(f"`{name}` in `{self.path.name}` is {info.dtype}; {', '.join(ARRAY_TYPES)} can be read")
+        check_readable(name, self.path.name, info.dtype)
         return self._part(info, ARRAY_TYPES[info.dtype], index)
 
     def _part(self, info: TensorInfo, storage: type[np.generic], index: int | None) -> NDArray[Any]:
@@ -92,17 +78,16 @@ class SafetensorsFile:
                         raise HeaderError(f"`{self.path}` ends inside `{name}`", hint="download the file again")
                     left -= len(chunk)
                     digest.update(chunk)
-                    if info.dtype in _EXPONENT and not _finite(chunk, _EXPONENT[info.dtype]):
+                    if not is_finite(chunk, info.dtype):
                         raise TensorError(
                             f"`{name}` in `{self.path}` holds NaN or infinity",
                             hint="the checkpoint is damaged: get it again",
                         )
         return digest.hexdigest()
 
-
-def _finite(chunk: bytes, exponent: np.unsignedinteger[Any]) -> bool:
-    bits = np.frombuffer(chunk, exponent.dtype) & exponent
-    return not bits.size or bool(bits.max() != exponent)
+    def renamed(self, names: Mapping[str, str]) -> SafetensorsFile:
+        """The same file with tensor `names[x]` for each tensor x."""
+        return replace(self, tensors={names[name]: info for name, info in self.tensors.items()})
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:

@@ -17,6 +17,7 @@ import typer
 import ovround
 from ovround.cli import (
     bench,
+    cache,
     chat,
     check,
     convert,
@@ -47,9 +48,10 @@ app = typer.Typer(
 )
 for module in (convert, quantize, check, run, chat, serve, evaluate, bench, profile, inspect, devices, selftest, demo):
     app.command(module.NAME, cls=PanelCommand)(module.command)
+app.add_typer(cache.app, name=cache.NAME)
 
 
-_READERS = {module.NAME for module in (check, run, chat, serve, evaluate, bench, inspect, devices, selftest)}
+_READERS = {module.NAME for module in (cache, check, run, chat, serve, evaluate, bench, inspect, devices, selftest)}
 _SIGNALS = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated"}
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovround.cli.shared_flags import Device, Exact, Json, Kernel, Threads, Verify
+from ovround.cli.model_argument import Model, with_model
+from ovround.cli.shared_flags import Bits, Device, Exact, Format, Json, Kernel, Threads, Verify
 from ovround.errors import UsageError
+
+if TYPE_CHECKING:
+    from ovround.measure.bench_options import BenchOptions
+    from ovround.measure.peers import Baseline
 
 NAME = "bench"
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="A folder that `ovround convert` wrote.")],
+    model: Model,
     prompt_tokens: Annotated[int, typer.Option(help="Number of prompt tokens, drawn at random.")] = 128,
     new_tokens: Annotated[int, typer.Option(help="Number of tokens to generate.")] = 64,
     repeat: Annotated[int, typer.Option(help="Number of measured runs, after one to warm up.")] = 5,
@@ -33,7 +38,7 @@ def command(
         ),
     ] = None,
     baseline_model: Annotated[
-        Path | None, typer.Option(help="Model that the baseline loads; default: FOLDER, where it can read it.")
+        Path | None, typer.Option(help="Model that the baseline loads; default: MODEL, where it can read it.")
     ] = None,
     baseline_python: Annotated[
         Path | None, typer.Option(help="Python that has the baseline installed; default: this one.")
@@ -47,36 +52,42 @@ def command(
             help="File for a plot of latency by context and throughput by batch (extra `plot`); default: none."
         ),
     ] = None,
+    bits: Bits = None,
+    format: Format = None,  # noqa: A002  the flag's name
     verify: Verify = True,
     json: Json = False,
 ) -> None:
-    """Measure how fast the model in FOLDER answers."""
+    """Measure how fast MODEL answers."""
     from ovround.cli.printing import megabytes, print_json, print_table
-    from ovround.measure.benchmark import bench
+    from ovround.measure.bench_options import BenchOptions
+    from ovround.measure.benchmark import BenchResult, bench
 
-    settings: dict[str, Any] = {
-        "prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeat": repeat, "device": device, "exact": exact,
-        "threads": threads, "seed": seed, "verify": verify,  "kernel": kernel,
-    }  # fmt: skip
+    options = BenchOptions(prompt_tokens, new_tokens, repeat, device, exact, threads, seed, verify, kernel)
     if baseline is None and (baseline_model or baseline_python or baseline_threads):
         raise UsageError("baseline-model, baseline-python and baseline-threads need --baseline")
     if baseline is not None and plot is not None:
         raise UsageError("baseline and plot are two measurements: ask for one at a time")
-    if baseline is not None:
-        _compare(
-            folder, baseline, json, peer_model=baseline_model, peer_python=baseline_python,
-            peer_threads=baseline_threads, **settings,
-        )  # fmt: skip
+
+    def load(folder: Path) -> BenchResult | None:
+        if baseline is not None:
+            from ovround.measure.peers import Baseline
+
+            other = Baseline(baseline, baseline_model, baseline_python, baseline_threads)
+            _compare(folder, other, options, json)
+        elif plot is not None:
+            _plot(folder, plot, options, json)
+        else:
+            return bench(folder, options)
+        return None
+
+    result = with_model(model, load, bits, format, device)
+    if result is None:
         return
-    if plot is not None:
-        _plot(folder, plot, json, **settings)
-        return
-    result = bench(folder, **settings)
     if json:
         print_json(dataclasses.asdict(result))
         return
     typer.echo(
-        f"{folder} on {result.device}: {prompt_tokens} prompt and {new_tokens} new tokens, {repeat} runs after one to warm up"
+        f"{model} on {result.device}: {prompt_tokens} prompt and {new_tokens} new tokens, {repeat} runs after one to warm up"
     )
     peak = "-" if result.peak_memory_bytes is None else f"{megabytes(result.peak_memory_bytes)} MB"
     print_table(
@@ -98,14 +109,14 @@ def command(
     )
 
 
-def _compare(folder: Path, baseline: str, json: bool, repeat: int, **settings: Any) -> None:
+def _compare(folder: Path, baseline: Baseline, options: BenchOptions, json: bool) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
     from ovround.measure.peers import Side, compare
 
     def show(number: int, first: float, later: float) -> None:
         typer.echo(f"round {number + 1}: first token x {first:.2f}, each further one x {later:.2f}", err=True)
 
-    result = compare(folder, baseline, rounds=repeat, on_round=show, **settings)
+    result = compare(folder, baseline, options, show)
     if json:
         print_json(dataclasses.asdict(result))
         return
@@ -135,7 +146,7 @@ def _compare(folder: Path, baseline: str, json: bool, repeat: int, **settings: A
     )
 
 
-def _plot(folder: Path, path: Path, json: bool, **settings: Any) -> None:
+def _plot(folder: Path, path: Path, options: BenchOptions, json: bool) -> None:
     from ovround.cli.plot import check_plot, plot
     from ovround.cli.printing import print_json
     from ovround.measure.sweep import Point, sweep
@@ -148,7 +159,7 @@ def _plot(folder: Path, path: Path, json: bool, **settings: Any) -> None:
         )
 
     check_plot(path)
-    result = sweep(folder, on_point=show, **settings)
+    result = sweep(folder, options, show)
     plot(result, folder.name, path)
     if json:
         print_json(dataclasses.asdict(result))

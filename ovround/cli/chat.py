@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovround.cli.model_argument import Model, with_model
 from ovround.cli.printing import print_statistics
 from ovround.cli.shared_flags import (
+    Bits,
     Device,
     DraftModel,
     Exact,
+    Format,
     MaxNewTokens,
     MinP,
     PromptLookup,
@@ -24,6 +27,7 @@ from ovround.cli.shared_flags import (
     Seed,
     Stop,
     StopTokenId,
+    SystemPrompt,
     Temperature,
     TopK,
     TopP,
@@ -42,13 +46,15 @@ _HELP = """\
 /save FILE     write the conversation as JSON
 /exit          end, as the end of input does
 Ctrl-C while an answer is written ends the answer."""
+_NEXT_TURN = "\nUser:"
+_BASE_MODEL = """\
+this model has no chat template, as a base model: the conversation is written as a text that it continues,
+with lines `User: ...` and `Assistant: ...`; an answer ends before the next `User:` (--show-prompt shows the text)"""
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="A folder that `ovround convert` wrote.")],
-    system_prompt: Annotated[
-        str | None, typer.Option(help="System message before the first one; default: none.")
-    ] = None,
+    model: Model,
+    system_prompt: SystemPrompt = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
@@ -62,30 +68,39 @@ def command(
     exact: Exact = False,
     prompt_lookup: PromptLookup = False,
     draft_model: DraftModel = None,
+    bits: Bits = None,
+    format: Format = None,  # noqa: A002  the flag's name
     verify: Verify = True,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Rendered template on stderr.")] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown/--plain", help="Answers in a terminal as laid-out Markdown, or as plain text.")
     ] = True,
 ) -> None:
-    """Talk with the model in FOLDER; /help lists what else can be said, /exit or end of input ends."""
+    """Talk with MODEL; /help lists what else can be said, /exit or end of input ends."""
     from ovround.runtime import LLM, SamplingOptions
+    from ovround.runtime.decoding.sampling import override
 
     options = SamplingOptions(
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, tuple(stop or ()), tuple(stop_token_id or ())
     )  # fmt: skip
     conversation = Conversation(system_prompt)
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    with LLM(
-        folder,
-        device=device,
-        exact=exact,
-        prefix_cache=True,
-        prompt_lookup=prompt_lookup,
-        draft_model=draft_model,
-        verify=verify,
-    ) as llm:
-        llm.tokenizer.render_chat([{"role": "user", "content": ""}])  # a model without a template says so now
+
+    def load(folder: Path) -> LLM:
+        return LLM(
+            folder, device=device, exact=exact, prefix_cache=True, prompt_lookup=prompt_lookup, draft_model=draft_model,
+            verify=verify,
+        )  # fmt: skip
+
+    with with_model(model, load, bits, format, device) as llm:
+        templated = llm.tokenizer.has_chat_template
+        if templated:
+            llm.tokenizer.render_chat(
+                [{"role": "user", "content": ""}]
+            )  # a template that cannot be rendered says so now
+        else:
+            print(_BASE_MODEL, file=sys.stderr)
+            options = override(options, stop=(*options.stop, _NEXT_TURN))
         for line in _lines():
             try:
                 if line == "/exit":
@@ -95,7 +110,8 @@ def command(
                     continue
                 conversation.say(line)
                 if show_prompt:
-                    print(llm.tokenizer.render_chat(conversation.messages), file=sys.stderr)
+                    render = llm.tokenizer.render_chat if templated else plain_transcript
+                    print(render(conversation.messages), file=sys.stderr)
                 with _interruptible(llm):
                     conversation.answered(_answer(llm, conversation.messages, options, markdown=markdown and terminal))
             except OvroundError as error:
@@ -159,12 +175,23 @@ class Conversation:
         print(f"saved: {name}", file=sys.stderr)
 
 
+def plain_transcript(messages: list[dict[str, Any]]) -> str:
+    """The conversation as a text for a model without a chat template, up to where its answer begins."""
+    names = {"user": "User: ", "assistant": "Assistant: "}
+    lines = [f"{names.get(message['role'], '')}{message['content'].strip()}" for message in messages]
+    return "\n".join([*lines, "Assistant:"])
+
+
 def _answer(llm: LLM, messages: list[dict[str, Any]], options: SamplingOptions, *, markdown: bool) -> str:
     """Show the answer as it grows, then its statistics; the whole answer."""
     text = ""
     show = _laid_out() if markdown else _plain()
     with show as grow:
-        for piece in llm.stream_chat(messages, options):
+        if llm.tokenizer.has_chat_template:
+            pieces = llm.stream_chat(messages, options)
+        else:
+            pieces = llm.stream(plain_transcript(messages), options)
+        for piece in pieces:
             text += piece.text
             grow(piece, text)
     print_statistics(piece)

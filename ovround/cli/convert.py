@@ -17,7 +17,10 @@ NAME = "convert"
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="Model folder, quantised or not, hub name (org/model[@revision]), or `demo`.")
+        str,
+        typer.Argument(
+            help="Model folder, quantised or not, GGUF file, hub name (org/model[:Q4_K_M][@revision]), or `demo`."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Folder to write; several formats go to OUT/<format>.")],
     memory_limit: Annotated[
@@ -27,12 +30,6 @@ def command(
             rich_help_panel="Budget",
         ),
     ] = None,
-    fresh: Annotated[
-        bool,
-        typer.Option(
-            "--fresh", help="New start, without the blocks of an interrupted conversion.", rich_help_panel="Output"
-        ),
-    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Result as JSON.", rich_help_panel="Output")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.", rich_help_panel="Output")] = False,
     **given: Any,
@@ -50,7 +47,7 @@ def command(
 
     started = time.monotonic()
     with ProgressDisplay(quiet=quiet or not Launch.from_environment().is_main) as display:
-        conversion = convert(model, out, options, display, fresh=fresh, memory_limit=memory_limit)
+        conversion = convert(model, out, options, display, memory_limit=memory_limit)
     elapsed_s = time.monotonic() - started
     if not conversion.folders:
         return  # the first process writes and prints

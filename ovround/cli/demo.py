@@ -27,6 +27,7 @@ def command(
     from ovround.cli.printing import print_json, print_table
     from ovround.cli.progress import ProgressDisplay
     from ovround.conversion.convert import convert
+    from ovround.measure.bench_options import BenchOptions
     from ovround.measure.benchmark import bench
     from ovround.measure.evaluation import evaluate_model
     from ovround.options.convert_options import ConvertOptions
@@ -46,7 +47,7 @@ def command(
             size = sum(weight.size_bytes for weight in conversion.manifests[0].weights)
             for converted in conversion.folders:
                 (score,) = evaluate_model(str(converted), held_out, reference="demo", context=_SEQLEN)
-                speed = bench(converted, prompt_tokens=64, new_tokens=32, repeat=3)
+                speed = bench(converted, BenchOptions(prompt_tokens=64, new_tokens=32, repeat=3))
                 rows.append(
                     {
                         "weights": name, "engine": converted.name, "weight_bytes": size, "perplexity": score.perplexity,

@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.shared_flags import Json, Kernel
+from ovround.cli.model_argument import with_model
+from ovround.cli.shared_flags import Bits, Format, Json, Kernel
 
 NAME = "eval"
 
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="Converted folder, or a checkpoint, quantised or not (computed by torch), or `demo`.")
+        str, typer.Argument(help="Converted folder, or a checkpoint, hub name, GGUF file or `demo`, computed by torch.")
     ],
     text: Annotated[
         list[Path] | None, typer.Option(help="Text file to score, .txt or .jsonl with `text`; repeatable.")
@@ -36,7 +37,7 @@ def command(
         typer.Option(help="Unquantised checkpoint to compare with by KL and top-1 agreement; default: none."),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Tokens of a text window; default: the model's context, at most 2048.")
+        int | None, typer.Option(help="Tokens of a sample of the text; default: the model's context, at most 2048.")
     ] = None,
     exact: Annotated[
         bool,
@@ -49,14 +50,21 @@ def command(
         str, typer.Option("--device", "-d", help="Device for a converted folder: CPU, GPU, NPU ...")
     ] = "CPU",
     kernel: Kernel = "auto",
+    bits: Bits = None,
+    format: Format = None,  # noqa: A002  the flag's name
     json: Json = False,
 ) -> None:
-    """Score a model on text: perplexity, and divergence from the original with --reference."""
+    """Score a model on text: perplexity, and divergence from the original with --reference.
+
+    With --bits or --format, what `ovround run` would run: the rounded model in the cache.
+    """
     from ovround.cli.printing import print_json, print_table
     from ovround.errors import UsageError
 
     if (text is None) == (tasks is None):
         raise UsageError("one of --text and --tasks is needed", hint="--text FILE, or --tasks lambada=FILE.jsonl")
+    if bits is not None or format is not None:
+        model = with_model(model, str, bits, format)
     if tasks is not None:
         if reference is not None or context is not None:
             raise UsageError("--reference and --context go with --text, not with --tasks")

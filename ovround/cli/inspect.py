@@ -26,7 +26,7 @@ def command(
 ) -> None:
     """List layers, bits and sizes of what is in PATH."""
     from ovround.artifact.manifest import MANIFEST, check_files, read_manifest
-    from ovround.checkpoint import Checkpoint, locate, open_source
+    from ovround.checkpoint import Checkpoint, GgufCheckpoint, locate, open_source
     from ovround.errors import UsageError
 
     folder = locate(path)
@@ -43,7 +43,9 @@ def command(
     if check:
         raise UsageError(f"`{folder}` has no {MANIFEST} to check against", hint="leave out --check for a checkpoint")
     source = open_source(folder)
-    _checkpoint(source if isinstance(source, Checkpoint) else source.stored, json=json)
+    stored = source if isinstance(source, Checkpoint) else source.stored
+    files = len(source.files if isinstance(source, GgufCheckpoint) else stored.files)
+    _checkpoint(stored, folder, files, json=json)
 
 
 def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -> None:
@@ -59,18 +61,18 @@ def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -
     rows = [
         [
             weight.name, "x".join(str(n) for n in weight.shape), weight.bits, weight.group_size or "-",
-            "float" if not weight.group_size else weight.codebooks or "sym" if weight.symmetric else "asym",
+            "float" if not weight.group_size else weight.codebooks or weight.affine or ("sym" if weight.symmetric else "asym"),
             megabytes(weight.size_bytes), f"{weight.relative_error:.4f}" if weight.group_size else "-",
         ]
         for weight in manifest.weights
     ]  # fmt: skip
-    print_table(["weight", "shape", "bits", "group", "grid", "MB", "error"], rows)
+    print_table(["weight", "shape", "bits", "group", "scheme", "MB", "error"], rows)
     typer.echo(
         f"{len(rows)} weights, {megabytes(size)} MB; files {'match' if checked else 'have the sizes of'} the manifest"
     )
 
 
-def _checkpoint(checkpoint: Checkpoint, *, json: bool) -> None:
+def _checkpoint(checkpoint: Checkpoint, folder: Path, files: int, *, json: bool) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
     from ovround.models import families
 
@@ -89,10 +91,10 @@ def _checkpoint(checkpoint: Checkpoint, *, json: bool) -> None:
         if model_type in families()
         else f"not a family that can be converted ({', '.join(families())})"
     )
-    typer.echo(f"{checkpoint.folder}: checkpoint, model_type {model_type}, {known}")
+    typer.echo(f"{folder}: checkpoint, model_type {model_type}, {known}")
     rows = [
         [name, "x".join(str(n) for n in info.shape), info.dtype, megabytes(info.size_bytes)]
         for name, info in tensors.items()
     ]
     print_table(["tensor", "shape", "type", "MB"], rows)
-    typer.echo(f"{len(rows)} tensors in {len(checkpoint.files)} file(s), {megabytes(checkpoint.size_bytes())} MB")
+    typer.echo(f"{len(rows)} tensors in {files} file(s), {megabytes(checkpoint.size_bytes())} MB")

@@ -13,6 +13,8 @@ from typer.core import TyperCommand
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import DeclaredOption, declared
 
+_WHOLE = 1000  # characters: more than any first sentence has
+
 
 def flag_parameters(record: type, only: Iterable[str] = ()) -> list[inspect.Parameter]:
     """One keyword parameter an option of `record` that has a flag, annotated as Typer reads it; `only`: of these alone."""
@@ -52,7 +54,10 @@ def options_from(given: Mapping[str, Any], record: type[ConvertOptions] = Conver
 
 
 class PanelCommand(TyperCommand):
-    """A command whose help page lists its options by panel."""
+    """A command whose help page lists its options by panel, and whose first sentence stands whole in the list of commands."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        return super().get_short_help_str(limit=_WHOLE)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}

@@ -9,7 +9,7 @@ import typer
 from ovround.cli.printing import print_table
 from ovround.conversion.bit_budget import BitAllocation
 from ovround.quant.plan import Plan
-from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
+from ovround.tensors.scheme import FLOAT_BITS, AffineScheme, QuantScheme
 
 _IN_BLOCK = re.compile(r"(.*\.)?(\d+)\.(.*)")
 _SUFFIX = "_proj"
@@ -21,7 +21,9 @@ def print_plan(plan: Plan, allocation: BitAllocation | None) -> None:
     for name, scheme in plan.items():
         if match := _IN_BLOCK.fullmatch(name):
             short = match[3].rpartition(".")[2].removesuffix(_SUFFIX)
-            blocks.setdefault(int(match[2]), {})[short] = scheme.bits if isinstance(scheme, QuantScheme) else FLOAT_BITS
+            blocks.setdefault(int(match[2]), {})[short] = (
+                scheme.bits if isinstance(scheme, QuantScheme | AffineScheme) else FLOAT_BITS
+            )
     columns = list(dict.fromkeys(short for bits in blocks.values() for short in bits))
     print_table(["block", *columns], [[n, *(bits.get(column, "") for column in columns)] for n, bits in blocks.items()])
     if allocation is not None:

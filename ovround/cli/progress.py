@@ -31,7 +31,7 @@ class ProgressDisplay:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._started = time.monotonic()
-        self._quantising_since = self._started
+        self._first_block_end = self._started
         self._quantised = 0  # by this run; an interrupted one may have left more
         if not quiet and sys.stderr.isatty():
             self._bar = Bar(
@@ -40,8 +40,6 @@ class ProgressDisplay:
             )  # fmt: skip
 
     def __enter__(self) -> ProgressDisplay:
-        if self._bar is not None:
-            self._bar.start()
         return self
 
     def __exit__(
@@ -54,12 +52,13 @@ class ProgressDisplay:
         if self._quiet:
             return
         if self._bar is not None:
+            self._bar.start()  # only now: a download before it has a bar of its own
             self._draw(self._bar, progress)
         finished_block = progress.stage == "quantise" and not progress.steps
         if finished_block:
             self._quantised += 1
-        elif progress.stage == "resume" and not self._quantised:
-            self._quantising_since = time.monotonic()
+            if self._quantised == 1:
+                self._first_block_end = time.monotonic()
         if progress.stage in _OVER_ALL and 0 < progress.step < progress.steps:
             return
         if finished_block or (self._bar is None and progress.stage not in ("quantise", "codebooks")):
@@ -93,11 +92,13 @@ class ProgressDisplay:
         text = _description(progress)
         if progress.stage == "quantise":
             now = time.monotonic()
-            left = (now - self._quantising_since) / self._quantised * (progress.blocks - progress.block)
             text = f"block {progress.block}/{progress.blocks}"
             if progress.loss_before is not None and progress.loss_after is not None:
                 text += f"  loss {progress.loss_before:.4g} -> {progress.loss_after:.4g}"
-            text += f"  {now - self._started:.0f} s, {left:.0f} s left"
+            text += f"  {now - self._started:.0f} s"
+            if self._quantised > 1:  # the first block waits for what is read, rounded or compiled before it
+                a_block_s = (now - self._first_block_end) / (self._quantised - 1)
+                text += f", {a_block_s * (progress.blocks - progress.block):.0f} s left"
             if progress.unreached:
                 text += f"  warning: no calibration token reached {progress.unreached} expert(s), which are rounded to nearest"
         if self._bar is not None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovround.cli.model_argument import Model, with_model
 from ovround.cli.printing import print_json, print_statistics
 from ovround.cli.shared_flags import (
+    Bits,
     Device,
     DraftModel,
     Exact,
+    Format,
     Json,
     JsonSchema,
     Kernel,
@@ -24,6 +28,7 @@ from ovround.cli.shared_flags import (
     Seed,
     Stop,
     StopTokenId,
+    SystemPrompt,
     Temperature,
     TopK,
     TopP,
@@ -32,14 +37,16 @@ from ovround.cli.shared_flags import (
 from ovround.errors import UsageError
 
 if TYPE_CHECKING:
-    from ovround.runtime import Grammar
+    from ovround.runtime import LLM, Grammar
 
 NAME = "run"
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="A folder that `ovround convert` wrote.")],
-    prompt: Annotated[str, typer.Argument(help="The text to continue; `-` reads it from stdin.")],
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="Message to the model, or text to continue; `-` reads it from stdin.")],
+    raw: Annotated[bool, typer.Option("--raw", help="PROMPT as it stands, without the model's chat template.")] = False,
+    system_prompt: SystemPrompt = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
@@ -57,10 +64,12 @@ def command(
     json_schema: JsonSchema = None,
     prompt_lookup: PromptLookup = False,
     draft_model: DraftModel = None,
+    bits: Bits = None,
+    format: Format = None,  # noqa: A002  the flag's name
     verify: Verify = True,
     json: Json = False,
 ) -> None:
-    """Continue PROMPT with the model in FOLDER."""
+    """Answer PROMPT with MODEL, by its chat template where it has one; a base model continues the text."""
     from ovround.runtime import LLM, SamplingOptions
 
     options = SamplingOptions(
@@ -68,23 +77,42 @@ def command(
         tuple(stop_token_id or ()), num_beams=num_beams, grammar=_grammar(regex, json_schema),
     )  # fmt: skip
     text = sys.stdin.read() if prompt == "-" else prompt
-    with LLM(
-        folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model,
-        kernel=kernel, verify=verify,
-    ) as llm:  # fmt: skip
-        if json:
-            import dataclasses
+    if raw and system_prompt is not None:
+        raise UsageError("raw and system-prompt are both given; a text as it stands has no messages")
 
-            print_json(dataclasses.asdict(llm.generate(text, options)))
+    def load(folder: Path) -> LLM:
+        return LLM(
+            folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model,
+            kernel=kernel, verify=verify,
+        )  # fmt: skip
+
+    with with_model(model, load, bits, format, device) as llm:
+        messages = None if raw else _messages(llm, text, system_prompt)
+        if json or num_beams > 1:
+            completion = llm.generate(text, options) if messages is None else llm.chat(messages, options)
+            print_json(dataclasses.asdict(completion)) if json else typer.echo(completion.text)
             return
-        if num_beams > 1:
-            typer.echo(llm.generate(text, options).text)
-            return
-        for piece in llm.stream(text, options):
+        for piece in llm.stream(text, options) if messages is None else llm.stream_chat(messages, options):
             typer.echo(piece.text, nl=False)
             sys.stdout.flush()
         typer.echo()
         print_statistics(piece)
+
+
+def _messages(llm: LLM, text: str, system_prompt: str | None) -> list[dict[str, Any]] | None:
+    """The chat that the prompt begins; None where the text is continued: for a base model, and for a rendered template."""
+    if not llm.tokenizer.has_chat_template:
+        if system_prompt is not None:
+            raise UsageError("system-prompt is given, yet the model has no chat template", hint="leave it out")
+        return None
+    special = llm.tokenizer.leading_special_token(text)
+    if special is not None:
+        print(f"the prompt begins with {special}, so it is taken as it stands, as with --raw", file=sys.stderr)
+        return None
+    return [
+        *([{"role": "system", "content": system_prompt}] if system_prompt else []),
+        {"role": "user", "content": text},
+    ]
 
 
 def _grammar(regex: str | None, json_schema: Path | None) -> Grammar | None:

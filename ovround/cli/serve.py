@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.shared_flags import Device, DraftModel, Exact, Kernel, PromptLookup, Verify
+from ovround.cli.model_argument import Model, with_model
+from ovround.cli.shared_flags import Bits, Device, DraftModel, Exact, Format, Kernel, PromptLookup, Verify
 from ovround.errors import MissingExtraError
 
 NAME = "serve"
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="A folder that `ovround convert` wrote.")],
+    model: Model,
     host: Annotated[
         str, typer.Option(envvar="OVROUND_HOST", help="Address to listen on; 0.0.0.0: every one.")
     ] = "127.0.0.1",
@@ -25,7 +26,9 @@ def command(
     ] = None,
     model_name: Annotated[
         str | None,
-        typer.Option(envvar="OVROUND_MODEL_NAME", help="What clients call the model; default: the folder's name."),
+        typer.Option(
+            envvar="OVROUND_MODEL_NAME", help="What clients call the model; default: its name, of a folder its own."
+        ),
     ] = None,
     device: Device = "CPU",
     exact: Exact = False,
@@ -41,6 +44,8 @@ def command(
     cache_gib: Annotated[int, typer.Option(help="KV cache of the batching engine in GiB; 0: it grows as needed.")] = 0,
     prompt_lookup: PromptLookup = False,
     draft_model: DraftModel = None,
+    bits: Bits = None,
+    format: Format = None,  # noqa: A002  the flag's name
     verify: Verify = True,
     max_running: Annotated[int, typer.Option(help="Most answers computed at once.")] = 64,
     max_waiting: Annotated[int, typer.Option(help="Most answers that wait; beyond: status 429.")] = 256,
@@ -50,16 +55,17 @@ def command(
         str, typer.Option(help="Of the names at /metrics; `vllm:` fits dashboards for vLLM.")
     ] = "ovround_",
 ) -> None:
-    """Serve the model in FOLDER at http://HOST:PORT/v1, and a chat page at http://HOST:PORT."""
+    """Serve MODEL at http://HOST:PORT/v1, and a chat page at http://HOST:PORT."""
     try:
         from ovround.runtime.server.launcher import listen, open_engine_client, serve
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "fastapi", "serve") from error
-    from ovround.runtime.server.engine_choice import choose_engine
+    from ovround.runtime.server.engine_choice import EngineChoice, choose_engine
+    from ovround.runtime.server.engine_client import EngineClient
     from ovround.runtime.server.settings import EngineOptions, ServerSettings
 
     settings = ServerSettings(
-        model_name or folder.resolve().name, api_key=api_key, max_body_bytes=max_body_bytes, max_running=max_running,
+        model_name or _name(model), api_key=api_key, max_body_bytes=max_body_bytes, max_running=max_running,
         max_waiting=max_waiting, request_timeout_s=request_timeout, metrics_prefix=metrics_prefix,
     )  # fmt: skip
     options = EngineOptions(
@@ -67,8 +73,12 @@ def command(
         prompt_lookup=prompt_lookup, verify=verify, kernel=kernel,
     )  # fmt: skip
     with listen(host, port) as bound:
-        choice = choose_engine(folder, options)
-        engine_client = open_engine_client(folder, settings, options, choice)
+
+        def load(folder: Path) -> tuple[EngineChoice, EngineClient]:
+            choice = choose_engine(folder, options)
+            return choice, open_engine_client(folder, settings, options, choice)
+
+        choice, engine_client = with_model(model, load, bits, format, device)
         address = f"[{host}]" if ":" in host else host
         slots = f"up to {max_running} answers at once" if choice.name == "batching" else "one answer at a time"
         print(
@@ -78,3 +88,9 @@ def command(
             flush=True,
         )
         serve(engine_client, bound)
+
+
+def _name(model: str) -> str:
+    """What clients call the model where nothing is stated: a folder or file by its own name, a hub name as it is."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option("--system-prompt", "--system", help="System message before the first one; default: none."),
+]
 MaxNewTokens = Annotated[
     int | None, typer.Option(help="Limit of generated tokens; default: the model's own end, or its context.")
 ]
@@ -41,5 +45,13 @@ DraftModel = Annotated[
 ]
 Regex = Annotated[str | None, typer.Option(help="Regular expression that the whole answer matches; default: none.")]
 JsonSchema = Annotated[Path | None, typer.Option(help="File with a JSON schema that the answer keeps; default: none.")]
+Bits = Annotated[
+    int | None,
+    typer.Option(help="Bits of a weight where MODEL is not converted yet: 2, 3, 4, 8 or 16; default: 4."),
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="Format where MODEL is not converted yet: openvino or onnx; default: openvino."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import ovround
 from ovround.artifact.manifest import (
+    FLOAT16_SCALE_FORMATS,
     BlockRecord,
     Manifest,
     Quality,
@@ -29,6 +30,8 @@ from ovround.artifact.manifest import (
 from ovround.artifact.output_folder import atomic_folder, nothing_kept, output_lock
 from ovround.checkpoint import Checkpoint, GgufCheckpoint, GgufFloats, PackedCheckpoint, is_ir, locate
 from ovround.conversion.bit_budget import BitAllocation, allocate_bits
+from ovround.conversion.model_files import staged
+from ovround.conversion.precision import precision_notes
 from ovround.conversion.preparation import Job, prepare
 from ovround.conversion.repacking import repacked, tuning_records
 from ovround.errors import VerifyError
@@ -37,7 +40,7 @@ from ovround.exporters.formats import open_exporter, open_reader
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.units import parse_size
 from ovround.progress import OnProgress, Progress, silent
-from ovround.quant.block_store import BlockStore, add_note, block_store, discard, working_folder
+from ovround.quant.block_store import BlockStore, add_note, block_store, working_folder
 from ovround.quant.plan import Plan
 from ovround.quant.plan_file import PLAN_FILE, plan_digest, write_plan
 
@@ -66,15 +69,15 @@ def convert(
     options: ConvertOptions | None = None,
     on_progress: OnProgress = silent,
     *,
-    fresh: bool = False,
     memory_limit: int | str | None = None,
+    source_name: str | None = None,
 ) -> Conversion:
     """Convert `model` (a folder, a hub name, or `demo`) into `out`: one format there, several in `out/<format>`.
 
     `out` appears whole or not at all. Tuned blocks are kept beside it when the work is interrupted, and the same call
-    continues; `fresh` starts over. `memory_limit`, bytes or text such as `4GB`, moves activations into files where they
-    would exceed it. Neither changes the result. Raises OvroundError for everything that is wrong with the input, before
-    anything is tuned where that is possible.
+    continues. `memory_limit`, bytes or text such as `4GB`, moves activations into files where they would exceed it, and
+    does not change the result. `source_name`: what manifest and card call the source, by default as `model`
+    names it. Raises OvroundError for everything that is wrong with the input, before anything is tuned where that is possible.
 
     Of several processes that torchrun started, the first writes, tells its progress and returns what was written; the
     others return a Conversion without folders.
@@ -87,6 +90,7 @@ def convert(
         return Conversion((Path(out),), (compress(str(model), folder, Path(out), options, on_progress),), {})
     limit_bytes = parse_size("memory-limit", memory_limit) if isinstance(memory_limit, str) else memory_limit
     job = prepare(str(model), Path(out), options, limit_bytes)
+    job = job if source_name is None else replace(job, name=source_name)
     if not job.launch.is_main:
         return run_worker_rank(job)
     with output_lock(job.out):
@@ -94,8 +98,6 @@ def convert(
         for note in job.notes:
             on_progress(Progress("note", note=note))
         source_files = _scan(job.quantised or job.checkpoint)
-        if fresh:
-            discard(job.out)
         if job.calibration is None:
             return _write(job, source_files, on_progress, None)
         with block_store(job.out, job.checkpoint, job.decoder.config.num_hidden_layers) as store:
@@ -136,6 +138,9 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
             job = _allocated(job, on_progress)
             events = _quantized(job, source_files, on_progress, store)
             records, blocks, quality = _hand_over(events, list(exporters.values()))
+            notes = (*job.notes, *precision_notes(records))
+            for note in notes[len(job.notes) :]:
+                on_progress(Progress("note", note=note))
             if job.quantised is not None:
                 blocks, quality = tuning_records(job.quantised)
             for number, (format_name, exporter) in enumerate(exporters.items()):
@@ -158,7 +163,7 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
                 quality=quality,
                 processes=job.launch.size,
                 compiled=job.settings.compile,
-                notes=job.notes,
+                notes=notes,
                 source_method="" if job.quantised is None else job.quantised.method,
                 source_way=_way(job),
                 source_types=job.quantised.report() if isinstance(job.quantised, GgufCheckpoint) else (),
@@ -196,21 +201,22 @@ def installed_versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _exporters(job: Job, folders: dict[str, Path]) -> Iterator[dict[str, Exporter]]:
-    source, native = job.checkpoint.folder, job.options.native_weights
+    native = job.options.native_weights
     exporters: dict[str, Exporter] = {}
     try:
-        for format_name, folder in folders.items():
-            folder.mkdir(exist_ok=True)
-            exporters[format_name] = open_exporter(
-                format_name,
-                folder,
-                job.decoder,
-                source,
-                job.plan,
-                config=job.checkpoint.config,
-                native_weights=native,
-            )
-        yield exporters
+        with staged(job.checkpoint.folder, job.end_token_ids) as source:
+            for format_name, folder in folders.items():
+                folder.mkdir(exist_ok=True)
+                exporters[format_name] = open_exporter(
+                    format_name,
+                    folder,
+                    job.decoder,
+                    source,
+                    job.plan,
+                    config=job.checkpoint.config,
+                    native_weights=native,
+                )
+            yield exporters
     finally:
         for exporter in exporters.values():
             exporter.close()
@@ -229,13 +235,15 @@ def _quantized(
     job: Job, source_files: dict[str, str], on_progress: OnProgress, store: BlockStore | None
 ) -> Iterator[Event]:
     """The finished tensors in the model's order, with the blocks' records and the quality; tuned ones come from the store."""
+    wide = not set(job.options.formats) & {*FLOAT16_SCALE_FORMATS}
     if job.quantised is not None:
-        return repacked(job.quantised, job.decoder, job.plan, on_progress)
+        return repacked(job.quantised, job.decoder, job.plan, on_progress, wide_scales=wide)
     from ovround.quant.passes.context import QuantContext  # torch: only once everything else is known to be right
     from ovround.quant.passes.rtn_pass import RtnPass
 
     if store is None:
-        return RtnPass(QuantContext(job.checkpoint, job.decoder, job.plan, job.settings, on_progress=on_progress)).run()
+        context = QuantContext(job.checkpoint, job.decoder, job.plan, job.settings, on_progress=on_progress)
+        return RtnPass(context, wide_scales=wide).run()
     stage = _tuned(job, source_files, on_progress, store, store.folder if job.activations_in_files else None)
     return store.emit(job.decoder, stage)
 
@@ -305,7 +313,7 @@ def _way(job: Job) -> str:
     """What is done with a GGUF file: `keep` its integers, or `retune` from the numbers that they stand for."""
     if isinstance(job.quantised, GgufCheckpoint):
         return "keep"
-    return "retune" if isinstance(job.checkpoint, GgufFloats) else ""
+    return "retune" if isinstance(job.checkpoint, GgufFloats) and job.checkpoint.inner.is_quantised else ""
 
 
 def _write_card(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:

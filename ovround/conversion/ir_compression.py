@@ -27,15 +27,16 @@ import ovround
 from ovround.artifact.manifest import Manifest, WeightRecord, sha256_file, write_manifest
 from ovround.artifact.output_folder import atomic_folder, check_output, check_space, output_lock
 from ovround.checkpoint import read_json
+from ovround.conversion.end_tokens import read_end_tokens, write_end_tokens
 from ovround.conversion.model_card import model_card
 from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
-from ovround.exporters.source_files import MODEL_FILES, check_links
+from ovround.exporters.source_files import check_links, model_files
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import changed, declared
 from ovround.progress import OnProgress, Progress
 from ovround.quant.calibration.samples import calibrate
 from ovround.runtime.model_info import read_model_info
-from ovround.source_tokenizer import load_tokenizer
+from ovround.source_tokenizer import chat_renderer, load_tokenizer
 from ovround.tensors.scheme import DEFAULT_GROUP_SIZES
 
 MODEL = "openvino_model.xml"
@@ -97,11 +98,12 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
         )
     if _compressed(model):
         raise CheckpointError(f"`{folder}` is compressed already", hint="export it with --weight-format fp16")
+    vocab_size = model.output("logits").get_partial_shape()[2].get_length()
+    ends = read_end_tokens(folder, tokenizer, vocab_size)
     samples = None
     if options.tunes:
         limited = options if options.seqlen else replace(options, seqlen=min(context, _MOST_TOKENS))
-        vocab_size = model.output("logits").get_partial_shape()[2].get_length()
-        samples = calibrate(tokenizer, limited, context, vocab_size).samples[:_MOST_SAMPLES]
+        samples = calibrate(tokenizer, limited, context, vocab_size, chat_renderer(folder)).samples[:_MOST_SAMPLES]
     with output_lock(out):
         on_progress(Progress("check"))
         check_space(out, needed := weights_file.stat().st_size)
@@ -114,9 +116,10 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
         with atomic_folder(out, needed_bytes=needed) as work:
             on_progress(Progress("write", 0, 1))
             ov.save_model(model, work / MODEL, compress_to_fp16=False)
-            for file in (*MODEL_FILES, *_TOKENIZERS):
-                if (folder / file).is_file():
-                    shutil.copyfile(folder / file, work / file)
+            for file in (*model_files(folder), *(name for name in _TOKENIZERS if (folder / name).is_file())):
+                (work / file).parent.mkdir(exist_ok=True)
+                shutil.copyfile(folder / file, work / file)
+            write_end_tokens(work, ends.ids)
             on_progress(Progress("verify", 0, 1))
             _verify(work, records)
             manifest = Manifest(
@@ -128,6 +131,7 @@ def compress(name: str, folder: Path, out: Path, options: ConvertOptions, on_pro
                 options=options.as_json(),
                 versions={package: version(package) for package in ("openvino", "nncf", "numpy")},
                 weights=records,
+                notes=ends.notes,
             )
             (work / "README.md").write_text(model_card(manifest, folder), encoding="utf-8")
             return write_manifest(work, manifest)

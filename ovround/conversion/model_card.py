@@ -178,6 +178,8 @@ def _scheme_words(manifest: Manifest) -> str:
         return _coded(manifest)
     if manifest.source_method:
         schemes = Counter((weight.bits, weight.symmetric) for weight in manifest.weights if weight.group_size)
+        if not schemes:
+            return "not quantised"
         (bits, symmetric), _ = schemes.most_common(1)[0]
         return f"{bits} bits, {'symmetric' if symmetric else 'asymmetric'}"
     if options["bits"] == 16:
@@ -281,7 +283,7 @@ def _weights(manifest: Manifest) -> str:
         kind = (weight.bits, weight.group_size, weight.codebooks or symmetry)
         kinds[kind] += 1
         sizes[kind] += weight.size_bytes
-    lines = ["| bits | group | grid | tensors | MB |", "|---|---|---|---|---|"]
+    lines = ["| bits | group | scheme | tensors | MB |", "|---|---|---|---|---|"]
     for (bits, group_size, symmetry), number in sorted(kinds.items()):
         lines.append(
             f"| {bits} | {group_size or '-'} | {symmetry} | {number} | {sizes[bits, group_size, symmetry] / 1e6:.2f} |"

@@ -16,13 +16,15 @@ from ovround.checkpoint import (
     locate,
     mapped,
     mapped_packed,
-    open_source,
     read_json,
 )
+from ovround.conversion.adapted_source import open_adapted
 from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget, widest
+from ovround.conversion.end_tokens import read_end_tokens
 from ovround.conversion.repacking import stored_plan
+from ovround.conversion.stored_head import with_stored_head
 from ovround.conversion.tuning import resolve, with_choices
-from ovround.errors import CheckpointError, MissingExtraError, UsageError
+from ovround.errors import MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
 from ovround.exporters.checkpoints import sizes as safetensors_sizes
 from ovround.exporters.formats import sizes_of
@@ -39,7 +41,7 @@ from ovround.quant.distributed.launch import Launch
 from ovround.quant.memory import maps_activations, memory_need
 from ovround.quant.plan import Plan, make_plan
 from ovround.quant.plan_file import read_plan
-from ovround.source_tokenizer import load_tokenizer
+from ovround.source_tokenizer import chat_renderer, ids_without_rows, load_tokenizer
 
 # Copied unchanged; a damaged one would only be noticed when the finished folder is loaded.
 CARRIED_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -53,7 +55,7 @@ class Job:
     `decoder` is final: its head is tied, or has a weight of its own that the source gives like any other. `options` name the
     device and the codebooks that are used; `settings` say how the model is tuned. `quantised` is the source whose integers are
     kept, where `checkpoint` is quantised already. `needed_bytes` on the disk of `out` include working files, and are 0 for a
-    process that writes nothing. `notes` are sentences about how the source is read.
+    process that writes nothing. `end_token_ids` end an answer. `notes` are sentences about how the source is read.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Job:
     allocation: BitAllocation | None = None
     quantised: PackedCheckpoint | None = None
     needed_bytes: int = 0
+    end_token_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -81,7 +84,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     launch = Launch.from_environment()
     if launch.is_main:
         check_output(out)
-    source = _as_asked(open_source(locate(model)), options)
+    source = _as_asked(open_adapted(locate(model), options.adapter), options)
     folder = source.folder
     checkpoint, quantised, decoder, plan, notes = _planned(source, options)
     for name in options.formats:
@@ -95,17 +98,16 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         if (folder / carried).is_file():
             read_json(folder / carried)
     tokenizer = load_tokenizer(folder)
-    if tokenizer.get_vocab_size() > decoder.config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer of `{folder}` has {tokenizer.get_vocab_size()} tokens, the model {decoder.config.vocab_size}",
-            hint="tokenizer.json belongs to another model",
-        )
+    ends = read_end_tokens(folder, tokenizer, decoder.config.vocab_size)
+    notes += ids_without_rows(tokenizer, decoder.config.vocab_size) + ends.notes
     blocks = range(decoder.config.num_hidden_layers)
     tunes = quantised is None and options.tunes
     tunes = tunes and any(plan[name] for layer in blocks for name in decoder.linears(layer))
     calibration = None
     if tunes:
-        calibration = calibrate(tokenizer, options, decoder.config.max_position_embeddings, decoder.config.vocab_size)
+        calibration = calibrate(
+            tokenizer, options, decoder.config.max_position_embeddings, decoder.config.vocab_size, chat_renderer(folder)
+        )
     _check_launch(launch, options, calibration)
     for module, extra in (("torch", "convert"), ("transformers", "convert"), ("onnx", "convert")):
         if importlib.util.find_spec(module) is None:
@@ -127,15 +129,15 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
         check_space(out, needed)
     return Job(
         model, out, options, settings, checkpoint, decoder, plan, calibration, in_files, launch, budget,
-        quantised=quantised, needed_bytes=needed, notes=notes,
+        quantised=quantised, needed_bytes=needed, end_token_ids=ends.ids, notes=notes,
     )  # fmt: skip
 
 
 def _as_asked(source: Checkpoint | PackedCheckpoint, options: ConvertOptions) -> Checkpoint | PackedCheckpoint:
-    """A GGUF file as floats where a recipe asks for tuning or rounding, else with the grids that the formats hold."""
+    """A GGUF file as floats where it has nothing else or a recipe asks for them, else with the grids that the formats hold."""
     if not isinstance(source, GgufCheckpoint):
         return source
-    if options.recipe is not None:
+    if options.recipe is not None or not source.is_quantised:
         return source.stored
     float_tables = any(name in CHECKPOINT_FORMATS for name in options.formats)
     as_blocks = set(options.formats) <= set(FILE_FORMATS)
@@ -150,20 +152,18 @@ def _planned(
     Whether the head is tied to the embedding is decided here, for the whole conversion: `Decoder.head_at` and
     `lm_head.weight` of the source say it from now on.
     """
-    decoder = from_config(source.config)
+    decoder, said = with_stored_head(from_config(source.config), source)
     if isinstance(source, Checkpoint):
         sources, expected = decoder.sources(), decoder.every_tensor()
         checkpoint = mapped(source, sources, expected)
-        notes = source.notes + checkpoint.check(expected, decoder.unused_tensors())
+        notes = source.notes + said + checkpoint.check(expected, decoder.unused_tensors())
         plan = make_plan(decoder, options) if options.plan is None else read_plan(options.plan, decoder)
         if HEAD in plan and decoder.head_at != HEAD:
             sources, decoder = sources_of_untied(decoder), with_head(decoder, own=True)
             checkpoint = mapped(source, sources, decoder.every_tensor())
         return checkpoint, None, decoder, plan, notes
-    if source.packed(HEAD):
-        decoder = with_head(decoder, own=True)
     quantised = mapped_packed(source, decoder.sources(), decoder.every_tensor())
-    notes = source.stored.notes + quantised.check(decoder.every_tensor(), decoder.unused_tensors())
+    notes = source.stored.notes + said + quantised.check(decoder.every_tensor(), decoder.unused_tensors())
     plan = stored_plan(quantised, decoder, options)
     if HEAD in plan and decoder.head_at != HEAD:
         sources, decoder = sources_of_untied(decoder), with_head(decoder, own=True)
@@ -182,7 +182,7 @@ def _check_launch(launch: Launch, options: ConvertOptions, calibration: Calibrat
         fitting = -(-batch_size // launch.size) * launch.size
         raise UsageError(
             f"batch_size is {batch_size}; {launch.size} processes share a batch, which must be a multiple of that",
-            hint=f"--tuning FILE with the line `batch_size = {fitting}`",
+            hint=f"echo 'batch_size = {fitting}' > tuning.toml, then --tuning tuning.toml",
         )
     samples = len(calibration.samples) - calibration.held_out
     if samples < launch.size:

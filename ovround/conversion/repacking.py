@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+
+import numpy as np
 
 from ovround.artifact.manifest import CODEBOOK_FORMATS, MANIFEST, BlockRecord, Quality, read_manifest
 from ovround.checkpoint import PackedCheckpoint
-from ovround.errors import CheckpointError, UsageError
+from ovround.errors import CheckpointError, TensorError, UsageError
 from ovround.models.decoder import HEAD, Decoder
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import changed
@@ -16,7 +18,8 @@ from ovround.progress import OnProgress, Progress
 from ovround.quant.emitted import Emitted
 from ovround.quant.plan import Plan, check_experts, check_groups, weight_shapes
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.scheme import FLOAT_BITS, QuantScheme, default_group_size
+from ovround.tensors.qtensor import QTensor
+from ovround.tensors.scheme import FLOAT_BITS, AffineScheme, QuantScheme, default_group_size
 
 _ONNX_BLOCK, _OPENVINO_GROUP = 16, 4  # MatMulNBits' smallest block; what OpenVINO's CPU plugin fuses
 _SCHEME = {"bits": "bits", "group_size": "group_size", "sym": "symmetric"}  # option -> field of a QuantScheme
@@ -36,7 +39,7 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
         plan[name] = _held(scheme, shapes[f"{name}.weight"]) if isinstance(scheme, QuantScheme) else scheme
     coded = [name for name in plan if source.packed(name) and plan[name] is None]
     _check_codebooks(source, coded, decoder, options)
-    stored = {name: scheme for name, scheme in plan.items() if isinstance(scheme, QuantScheme)}
+    stored = {name: scheme for name, scheme in plan.items() if isinstance(scheme, QuantScheme | AffineScheme)}
     _check_options(source, stored, options)
     _check_groups_of_engines(stored, shapes, options)
     asked = {decoder.embedding_at: options.embedding_bits, HEAD: options.lm_head_bits}
@@ -95,12 +98,14 @@ def _held(scheme: QuantScheme, shape: tuple[int, ...]) -> QuantScheme:
 
 
 def _check_groups_of_engines(
-    stored: dict[str, QuantScheme], shapes: dict[str, tuple[int, ...]], options: ConvertOptions
+    stored: Mapping[str, QuantScheme | AffineScheme], shapes: dict[str, tuple[int, ...]], options: ConvertOptions
 ) -> None:
     """Raise UsageError for groups that a format cannot hold, even when divided."""
     least = {"onnx": _ONNX_BLOCK, "openvino": _OPENVINO_GROUP}
     for format_name in options.formats:
         for name, scheme in stored.items():
+            if not isinstance(scheme, QuantScheme):
+                continue  # for the native operator
             size = scheme.group_size
             if (
                 format_name in least
@@ -117,7 +122,9 @@ def _check_groups_of_engines(
                 )
 
 
-def _check_options(source: PackedCheckpoint, stored: dict[str, QuantScheme], options: ConvertOptions) -> None:
+def _check_options(
+    source: PackedCheckpoint, stored: Mapping[str, QuantScheme | AffineScheme], options: ConvertOptions
+) -> None:
     for entry in changed(options):
         if "quantised" not in entry.option.sources:
             raise UsageError(
@@ -136,7 +143,9 @@ def _check_options(source: PackedCheckpoint, stored: dict[str, QuantScheme], opt
             raise _contradiction(source, f"{entry.label} is {value}", other, stored)
 
 
-def _contradiction(source: PackedCheckpoint, said: str, module: str, stored: dict[str, QuantScheme]) -> UsageError:
+def _contradiction(
+    source: PackedCheckpoint, said: str, module: str, stored: Mapping[str, QuantScheme | AffineScheme]
+) -> UsageError:
     scheme = stored[module]
     scheme_words = (
         f"{scheme.bits} bits, group size {scheme.group_size}, {'symmetric' if scheme.symmetric else 'asymmetric'}"
@@ -147,24 +156,45 @@ def _contradiction(source: PackedCheckpoint, said: str, module: str, stored: dic
     )
 
 
-def repacked(source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress: OnProgress) -> Iterator[Emitted]:
-    """Every tensor in the model's order. `relative_error` is against what is stored: 0 but for what is rounded here."""
-    shapes, blocks = weight_shapes(decoder), decoder.config.num_hidden_layers
+def repacked(
+    source: PackedCheckpoint, decoder: Decoder, plan: Plan, on_progress: OnProgress, *, wide_scales: bool = True
+) -> Iterator[Emitted]:
+    """Every tensor in the model's order. `relative_error` is against what is stored: 0 but for what is rounded here.
+
+    `wide_scales`: the formats hold float32 scales. Otherwise, and for experts, scales that float16 lacks are rounded to it.
+    """
+    shapes, blocks, stacked = weight_shapes(decoder), decoder.config.num_hidden_layers, decoder.stacked()
 
     def emitted(name: str) -> Emitted:
         weight = source.read(name, shapes[name])
         scheme = plan.get(name.removesuffix(".weight"))
+        wide = wide_scales and name.removesuffix(".weight") not in stacked
+        if isinstance(weight, QTensor) and weight.scale_bits > FLOAT_BITS and not wide:
+            return _with_float16_scales(name, weight)
         if not isinstance(weight, FloatTensor) or not isinstance(scheme, QuantScheme) or not name.endswith(".weight"):
             return Emitted(name, weight, source.relative_error(name))
         from ovround.quant.integers.rtn import round_to_nearest  # torch: only where something is rounded
 
-        return Emitted(name, *round_to_nearest(name, weight, scheme))
+        return Emitted(name, *round_to_nearest(name, weight, scheme, wide_scales=wide))
 
     yield from map(emitted, decoder.first_tensors())
     for layer in range(blocks):
         yield from map(emitted, decoder.tensors(layer))
         on_progress(Progress("quantise", layer + 1, blocks))
     yield from map(emitted, sorted(decoder.last_tensors(), key=lambda name: name == f"{HEAD}.weight"))
+
+
+def _with_float16_scales(name: str, weight: QTensor) -> Emitted:
+    """The weight with its scales rounded to float16, and what that changes; raises TensorError for a scale beyond float16."""
+    try:
+        narrow = weight.with_float16_scales()
+    except ValueError as error:
+        raise TensorError(
+            f"`{name}`: {error}", hint="--format openvino, onnx, compressed-tensors or olive holds float32 scales"
+        ) from error
+    values = weight.dequantize()
+    size = float(np.linalg.norm(values))
+    return Emitted(name, narrow, float(np.linalg.norm(narrow.dequantize() - values)) / size if size else 0.0)
 
 
 def tuning_records(source: PackedCheckpoint) -> tuple[tuple[BlockRecord, ...], Quality | None]:

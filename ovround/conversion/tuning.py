@@ -35,7 +35,7 @@ def resolve(options: ConvertOptions, decoder: Decoder, plan: Plan, tokens: int) 
         nsamples=recipe.nsamples,
         batch_size=recipe.batch_size,
         seed=options.seed,
-        end_to_end_steps=_end_to_end_steps(options, decoder, plan),
+        end_to_end_steps=end_to_end_steps(options, decoder, plan),
         pv_steps=pv_steps if options.pv else 0,
         pv_changes=tuning.pv_changes,
         straight_through=tuning.straight_through,
@@ -54,7 +54,7 @@ def resolve(options: ConvertOptions, decoder: Decoder, plan: Plan, tokens: int) 
     )
 
 
-def _end_to_end_steps(options: ConvertOptions, decoder: Decoder, plan: Plan) -> int:
+def end_to_end_steps(options: ConvertOptions, decoder: Decoder, plan: Plan) -> int:
     """Steps that are asked for, else the recipe's for a model of at most END_TO_END_WEIGHTS; 0 for no pass."""
     if options.tuning.end_to_end_steps is not None:
         return options.tuning.end_to_end_steps

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ovround.artifact.manifest import MANIFEST, read_manifest
-from ovround.errors import UsageError
 from ovround.measure.bandwidth import measure_read_bandwidth
+from ovround.measure.bench_options import BenchOptions
 from ovround.runtime.decoding.generation import admit
 from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.engine import Engine
-from ovround.runtime.engines import check_folder, open_engine
+from ovround.runtime.engines import check_folder
 
 WARM_UP_RUNS = 1
 _EMBEDDINGS = "embed_tokens.weight"
@@ -49,51 +49,32 @@ class BenchResult:
     """Weight bytes per token, divided by its median time and by the read bandwidth; above 1 with caches."""
 
 
-def bench(
-    folder: str | Path,
-    *,
-    prompt_tokens: int = 128,
-    new_tokens: int = 64,
-    repeat: int = 5,
-    device: str = "CPU",
-    exact: bool = False,
-    threads: int | None = None,
-    seed: int = 0,
-    verify: bool = True,
-    kernel: str = "auto",
-) -> BenchResult:
-    """Measure the model in `folder` with a random prompt from `seed`; end tokens are ignored.
+def bench(folder: str | Path, options: BenchOptions | None = None) -> BenchResult:
+    """Measure the model in `folder` with a random prompt; end tokens are ignored.
 
-    Raises UsageError for a count below 1 (below 2 for new_tokens, since the time per token needs two), GenerationError if
-    prompt and answer do not fit the context, and the errors of `open_engine`.
+    Raises GenerationError if prompt and answer do not fit the context, and the errors of `open_engine`.
     """
-    for name, value, least in (
-        ("prompt_tokens", prompt_tokens, 1),
-        ("new_tokens", new_tokens, 2),
-        ("repeat", repeat, 1),
-    ):
-        if not isinstance(value, int) or value < least:
-            raise UsageError(f"{name} is {value!r}; a whole number of {least} or more is needed")
-    path = Path(folder)
-    check_folder(path, device)
+    path, options = Path(folder), options or BenchOptions()
+    check_folder(path, options.device)
     start = time.perf_counter()
-    engine = open_engine(path, device, exact=exact, threads=threads, verify=verify, kernel=kernel)
+    engine = options.open(path)
     load_s = time.perf_counter() - start
-    prompt = np.random.default_rng(seed).integers(0, engine.vocab_size, prompt_tokens).tolist()
-    admit(prompt, SamplingOptions(max_new_tokens=new_tokens), engine.context_length, ())
-    runs = [_timed_run(engine, prompt, new_tokens) for _ in range(WARM_UP_RUNS + repeat)][WARM_UP_RUNS:]
+    prompt = np.random.default_rng(options.seed).integers(0, engine.vocab_size, options.prompt_tokens).tolist()
+    admit(prompt, SamplingOptions(max_new_tokens=options.new_tokens), engine.context_length, ())
+    runs = [_timed_run(engine, prompt, options.new_tokens) for _ in range(WARM_UP_RUNS + options.repeat)]
+    runs = runs[WARM_UP_RUNS:]
     first = np.array([times[0] for times in runs])
     later = np.array([times[1:] for times in runs])
     peak = peak_memory_bytes()  # before the bandwidth test, which needs memory of its own
     label = engine.device
     engine.close()
-    weight_bytes, bandwidth = weight_bytes_per_token(path), measure_read_bandwidth(threads)
+    weight_bytes, bandwidth = weight_bytes_per_token(path), measure_read_bandwidth(options.threads)
     per_token = float(np.median(later))
     return BenchResult(
         device=label,
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        repeat=repeat,
+        prompt_tokens=options.prompt_tokens,
+        new_tokens=options.new_tokens,
+        repeat=options.repeat,
         warm_up_runs=WARM_UP_RUNS,
         load_s=load_s,
         time_to_first_token_median_s=float(np.median(first)),

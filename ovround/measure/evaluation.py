@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
-from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed, open_source
+from ovround.checkpoint import Checkpoint, locate, mapped, mapped_packed
 from ovround.checkpoint.gguf import GgufCheckpoint
+from ovround.conversion.adapted_source import open_adapted, tokenizer_folder
+from ovround.conversion.stored_head import with_stored_head
 from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.measure.perplexity import Evaluation, Logits, OnSamples, cut_samples, evaluate
 from ovround.models import from_config
-from ovround.models.decoder import HEAD
-from ovround.models.tied_head import with_head
-from ovround.source_tokenizer import load_tokenizer
-from ovround.texts import read_texts
+from ovround.source_tokenizer import chat_renderer, load_tokenizer
+from ovround.texts import Document, read_documents
+from ovround.texts.data_set import TO_SCORE
 
 LONGEST_DEFAULT = 2048  # tokens a sample when no context is given
 
@@ -33,7 +36,7 @@ def evaluate_model(
     kernel: str = "auto",
     on_samples: OnSamples | None = None,
 ) -> list[Evaluation]:
-    """One `Evaluation` for each text. The documents of a .jsonl file are joined by blank lines; each file is tokenised once.
+    """One `Evaluation` for each text. Plain documents of a file are joined by blank lines; chats follow one another as rendered.
 
     Raises OvroundError when a folder or text cannot be read, and UsageError for a context that the model does not allow.
     """
@@ -41,17 +44,19 @@ def evaluate_model(
 
     check_kernel(kernel)
     folder = locate(model)
-    read = {path: "\n\n".join(read_texts(path)) for path in texts}
+    files = tokenizer_folder(folder)
+    render = chat_renderer(files)
+    read = {path: list(read_documents(path, render, TO_SCORE)) for path in texts}
     with ExitStack() as stack:
         logits, vocab_size, longest = _open(folder, stack, exact, device, kernel)
         compared = _open_reference(reference, vocab_size)
         length = min(LONGEST_DEFAULT, longest) if context is None else context
         if not 2 <= length <= longest:
             raise UsageError(f"context is {length}; the model allows 2 to {longest}")
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(files)
         results = []
-        for path, text in read.items():
-            tokens = np.asarray(tokenizer.encode(text).ids, np.int64)
+        for path, documents in read.items():
+            tokens = _tokens(tokenizer, documents)
             if tokens.max(initial=0) >= vocab_size:
                 raise CalibrationError(
                     f"the tokenizer gives token {tokens.max()}; the model has {vocab_size}",
@@ -59,6 +64,15 @@ def evaluate_model(
                 )
             results.append(evaluate(cut_samples(tokens, length, str(path)), logits, vocab_size, compared, on_samples))
         return results
+
+
+def _tokens(tokenizer: Tokenizer, documents: Sequence[Document]) -> NDArray[np.int64]:
+    """Token ids `[n]` of a text's documents."""
+    parts = []
+    for rendered, group in groupby(documents, lambda document: document.rendered):
+        text = ("" if rendered else "\n\n").join(document.text for document in group)
+        parts.append(np.asarray(tokenizer.encode(text, add_special_tokens=not rendered).ids, np.int64))
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def is_converted(folder: Path) -> bool:
@@ -91,10 +105,10 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
         from ovround.measure.torch_model import CheckpointWeights, PackedWeights, ReadWeights, TorchModel
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "convert") from error
-    source = open_source(folder)
+    source = open_adapted(folder)
     if isinstance(source, GgufCheckpoint):  # the numbers that its types stand for, not the grids near them
         source = source.stored
-    decoder = from_config(source.config)
+    decoder, _ = with_stored_head(from_config(source.config), source)
     weights: ReadWeights
     if isinstance(source, Checkpoint):
         expected = decoder.every_tensor()
@@ -102,8 +116,6 @@ def _open_checkpoint(folder: Path) -> tuple[Logits, int, int]:
         checkpoint.check(expected, decoder.unused_tensors())
         weights = CheckpointWeights(checkpoint)
     else:
-        if source.packed(HEAD):
-            decoder = with_head(decoder, own=True)
         expected = decoder.every_tensor()
         packed = mapped_packed(source, decoder.sources(), expected)
         packed.check(expected, decoder.unused_tensors())

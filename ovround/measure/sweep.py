@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ovround.errors import UsageError
+from ovround.measure.bench_options import BenchOptions
 from ovround.measure.benchmark import WARM_UP_RUNS, time_stamps
 from ovround.runtime.engine import Engine
-from ovround.runtime.engines import open_engine
 
 CONTEXTS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 BATCHES = (1, 2, 4, 8)
@@ -45,25 +45,12 @@ class Sweep:
     """Increasing batch sizes, one prompt length."""
 
 
-def sweep(
-    folder: Path,
-    *,
-    prompt_tokens: int = 128,
-    new_tokens: int = 64,
-    repeat: int = 5,
-    device: str = "CPU",
-    exact: bool = False,
-    threads: int | None = None,
-    seed: int = 0,
-    verify: bool = True,
-    kernel: str = "auto",
-    on_point: Callable[[Point], None] = lambda point: None,
-) -> Sweep:
+def sweep(folder: Path, options: BenchOptions, on_point: Callable[[Point], None] = lambda point: None) -> Sweep:
     """Measure `folder` at every length of `CONTEXTS` that fits its context, and at every batch size of `BATCHES`.
 
     Raises UsageError if the shortest prompt and the answer do not fit, and the errors of `open_engine`.
     """
-    engine = open_engine(folder, device, exact=exact, threads=threads, verify=verify, kernel=kernel)
+    engine, prompt_tokens, new_tokens = options.open(folder), options.prompt_tokens, options.new_tokens
     try:
         room = engine.context_length - new_tokens
         lengths = [length for length in CONTEXTS if length <= room]
@@ -73,11 +60,11 @@ def sweep(
                 f"{needed} prompt and {new_tokens} new tokens; the model's context is {engine.context_length}",
                 hint="fewer --new-tokens or --prompt-tokens",
             )
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(options.seed)
 
         def measured(length: int, batch: int) -> Point:
             prompts = rng.integers(0, engine.vocab_size, (batch, length)).tolist()
-            point = _point(engine, prompts, new_tokens, repeat)
+            point = _point(engine, prompts, new_tokens, options.repeat)
             on_point(point)
             return point
 

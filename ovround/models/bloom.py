@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ovround.models.config_reader import ConfigReader
+from ovround.models.config_reader import ConfigReader, Names
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout, attention_of
 from ovround.models.parts.ends import Embedding
 from ovround.models.standard import read_parts, with_biases
 
-_NAMES = {
-    "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "rms_norm_eps": "layer_norm_epsilon",
-    "max_position_embeddings": "seq_length",
+_NAMES: Names = {
+    "hidden_size": ("n_embed", "hidden_size"), "num_hidden_layers": ("num_hidden_layers", "n_layer"),
+    "num_attention_heads": ("num_attention_heads", "n_head"), "rms_norm_eps": "layer_norm_epsilon",
+    "max_position_embeddings": ("seq_length", "max_position_embeddings"),
 }  # fmt: skip
 _MODULES = {
     "model.embed_tokens": "transformer.word_embeddings", "model.norm": "transformer.ln_f",
@@ -25,8 +26,8 @@ _MODULES = {
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a BLOOM config.json describes; raises ArchitectureError for a variant that is not built."""
-
-    read = ConfigReader(config, _NAMES | ({"hidden_size": "n_embed"} if "n_embed" in config else {}))
+    fixed = dict.fromkeys(("head_dim", "num_key_value_heads", "hidden_act"))  # a BLOOM has no such keys
+    read = ConfigReader({**config, **fixed}, _NAMES)
     read.refuse("apply_residual_connection_post_layernorm", False)
     hidden = read.integer("hidden_size")
     parts = read_parts(read, tied=True, activation="gelu_new", eps=1e-5, norm="layer", intermediate_size=4 * hidden)

@@ -11,21 +11,27 @@ _LARGEST = 1e30  # of a number that means something here; Python's JSON also rea
 _LARGEST_INTEGER = 1 << 53  # what a float can tell from its neighbours: sizes are multiplied with numbers
 
 
+Names = Mapping[str, str | tuple[str, ...]]
+"""A family's own name of a key, or several that are tried in order."""
+
+
 class ConfigReader:
     """Reads values by key; raises ArchitectureError naming the key and the value that is not of its kind.
 
-    `names` gives a family's own name of a key where it has one; both spellings are read.
+    `names` gives a family's own name of a key where it has one. Several are tried in order: where transformers has an
+    `attribute_map`, its name for all families is assigned last and rules over the family's own.
     """
 
-    def __init__(self, config: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
+    def __init__(self, config: Mapping[str, Any], names: Names | None = None) -> None:
         self.config = config
         self._names = names or {}
 
     def value(self, key: str) -> tuple[str, Any]:
-        """The key as the family spells it, and its value, None where it is absent."""
-        name = self._names.get(key, key)
-        value = self.config.get(name)
-        return name, self.config.get(key) if value is None else value
+        """The key as it is spelled, and its value; where it is absent, the family's own name and None."""
+        spellings = self._names.get(key, key)
+        spellings = (spellings,) if isinstance(spellings, str) else spellings
+        found = ((name, self.config[name]) for name in spellings if self.config.get(name) is not None)
+        return next(found, (spellings[-1], None))
 
     def integer(self, key: str, default: int | None = None) -> int:
         """The value at `key`, or `default` where the key is absent or null."""

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ovround.models.config_reader import ConfigReader
+from ovround.models.config_reader import ConfigReader, Names
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout, attention_of
 from ovround.models.parts.norms import PARALLEL, PARALLEL_SHARED, PRE
 from ovround.models.standard import read_activation, read_parts, rotated, with_biases
 
-_NAMES = {
-    "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "intermediate_size": "ffn_hidden_size",
+_NAMES: Names = {
+    "hidden_size": ("n_embed", "hidden_size"), "num_hidden_layers": ("num_hidden_layers", "n_layer"),
+    "num_attention_heads": ("num_attention_heads", "n_head"), "intermediate_size": "ffn_hidden_size",
     "rms_norm_eps": "layer_norm_epsilon", "num_key_value_heads": "num_kv_heads",
 }  # fmt: skip
 _MODULES = {
@@ -25,12 +26,11 @@ _MODULES = {
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Falcon config.json describes; raises ArchitectureError for ALiBi and other variants not built."""
-    names = {key: name for key, name in _NAMES.items() if name in config}
     grouped = ConfigReader(config).flag("new_decoder_architecture", default=False)
     multi_query = ConfigReader(config).flag("multi_query", default=True)
     # The number of key heads that it states counts for groups alone.
     key_heads = {} if grouped else {"num_kv_heads": 1 if multi_query else None}
-    read = ConfigReader({**config, **key_heads}, {"num_key_value_heads": "num_kv_heads", **names})
+    read = ConfigReader({**config, **key_heads}, _NAMES)
     read.refuse("alibi", False)
     hidden = read.integer("hidden_size")
     parts = read_parts(read, tied=True, eps=1e-5, norm="layer", intermediate_size=4 * hidden)

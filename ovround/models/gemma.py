@@ -18,14 +18,17 @@ LAYOUT = Layout(norm_offset=1.0)
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Gemma config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    return rotated(read, read_gemma(read)).decoder(layout=LAYOUT)
+    parts = read_gemma(read, "hidden_act")
+    if config.get("hidden_act") == "gelu":  # the first release meant the approximation by tanh
+        parts = replace(parts, mlp=replace(parts.mlp, activation="gelu_tanh"))
+    return rotated(read, parts).decoder(layout=LAYOUT)
 
 
-def read_gemma(read: ConfigReader) -> StandardParts:
-    """What all Gemmas share. `hidden_activation` rules over `hidden_act`, which the first release got wrong."""
+def read_gemma(read: ConfigReader, activation_key: str = "hidden_activation") -> StandardParts:
+    """What all Gemmas share; the activation is at `activation_key`."""
     read.refuse("use_bidirectional_attention", False)
     parts = read_parts(ConfigReader({"head_dim": 256, **read.config, "hidden_act": None}), tied=True, positions=8192)
-    activation = read_activation(read, "hidden_activation", "gelu_pytorch_tanh")
+    activation = read_activation(read, activation_key, "gelu_pytorch_tanh")
     mlp = replace(parts.mlp, activation=activation, bias=False)
     return replace(parts, mlp=mlp, embedding=Embedding(scale=parts.config.hidden_size**0.5))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ovround.errors import ArchitectureError
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.gemma import LAYOUT, read_gemma
@@ -14,6 +15,7 @@ from ovround.models.parts.norms import SANDWICH
 from ovround.models.rope import Rope, rope_from_config
 from ovround.models.standard import FULL, SLIDING, read_sliding_window, sliding_windows
 
+_OUTER = ("rope_theta", "original_max_position_embeddings")  # not read beside parameters by layer type
 _THETA = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
 
 
@@ -45,14 +47,21 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
 
 
 def _rope(config: Mapping[str, Any], head_dim: int, kind: str) -> Rope:
-    """transformers 5 keeps parameters by layer type; 4 had a theta for each, and a scaling that is the full layers' alone."""
+    """transformers 5 keeps parameters by layer type; 4 had a theta for each, and a scaling that is the full layers' alone.
+
+    Where both are there, the scaling changes the full layers' parameters key by key, as in transformers.
+    """
     name, default = _THETA[kind]
     theta = ConfigReader(config).number(name, default)
-    by_kind = config.get("rope_parameters") or {}
-    nested = by_kind.get(kind) if isinstance(by_kind, Mapping) else by_kind
-    if nested is None:
-        nested = (config.get("rope_scaling") or {}) if kind == FULL else {}
-    plain = {key: value for key, value in config.items() if key != "rope_theta"}
+    by_kind, scaling = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
+    for what in (by_kind, scaling):
+        if not isinstance(what, Mapping):
+            raise ArchitectureError(f"rope_parameters is {what!r:.60}; an object is needed")
+    nested = by_kind.get(kind)
+    nested = {"rope_type": "default"} if nested is None else nested
+    if kind == FULL and isinstance(nested, Mapping):
+        nested = {**nested, **scaling}
+    plain = {key: value for key, value in config.items() if key not in _OUTER}
     return rope_from_config(plain, head_dim, theta=theta, parameters=nested)
 
 

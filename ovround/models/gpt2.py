@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ovround.models.config_reader import ConfigReader
+from ovround.models.config_reader import ConfigReader, Names
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout, attention_of
 from ovround.models.parts.ends import Embedding
 from ovround.models.standard import read_parts, with_biases
 
-_NAMES = {
-    "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
-    "intermediate_size": "n_inner", "max_position_embeddings": "n_positions", "rms_norm_eps": "layer_norm_epsilon",
+_NAMES: Names = {
+    "hidden_size": ("hidden_size", "n_embd"), "num_hidden_layers": ("num_hidden_layers", "n_layer"),
+    "num_attention_heads": ("num_attention_heads", "n_head"), "intermediate_size": "n_inner",
+    "max_position_embeddings": ("max_position_embeddings", "n_positions"), "rms_norm_eps": "layer_norm_epsilon",
     "hidden_act": "activation_function",
 }  # fmt: skip
 _MODULES = {
@@ -27,7 +28,7 @@ _IGNORED = (".attn.bias", ".attn.masked_bias")
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a GPT-2 config.json describes; raises ArchitectureError for a variant that is not built."""
-    read = ConfigReader(config, _NAMES)
+    read = ConfigReader({**config, "head_dim": None, "num_key_value_heads": None}, _NAMES)
     read.refuse("add_cross_attention", False)
     hidden = read.integer("hidden_size")
     parts = read_parts(

@@ -21,9 +21,11 @@ _IGNORED = (".attention.bias", ".attention.masked_bias")
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a GPT-NeoX config.json describes; raises ArchitectureError for a variant that is not built."""
-    old = {"rope_theta": config.get("rotary_emb_base"), "partial_rotary_factor": config.get("rotary_pct")}
-    known = {key: value for key, value in old.items() if value is not None}
-    read = ConfigReader({**known, **config}, {"rms_norm_eps": "layer_norm_eps"})
+    own = {  # its names rule: those of all families are read within rope_parameters alone
+        "rope_theta": config.get("rotary_emb_base"), "partial_rotary_factor": config.get("rotary_pct"),
+        "head_dim": None, "num_key_value_heads": None,
+    }  # fmt: skip
+    read = ConfigReader({**config, **own}, {"rms_norm_eps": "layer_norm_eps"})
     parts = read_parts(read, activation="gelu", eps=1e-5, norm="layer")
     bias = read.flag("attention_bias", default=True)
     parts = rotated(read, with_biases(parts, attention=bias, output=bias, mlp=True), partial=0.25)

@@ -31,10 +31,9 @@ _ROPE = {
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a gpt-oss config.json describes; raises ArchitectureError for a variant that is not built."""
-    stretched = config.get("rope_parameters") or config.get("rope_scaling")
-    stated = {**_SIZES, **config, **({} if stretched else {"rope_scaling": _ROPE})}
-    read = ConfigReader(stated, {"num_experts": "num_local_experts"})
-    read.refuse("hidden_act", "silu")
+    stretched = config.get("rope_parameters") is not None or config.get("rope_scaling")
+    stated = {**_SIZES, **config, "hidden_act": None, **({} if stretched else {"rope_scaling": _ROPE})}
+    read = ConfigReader(stated, {"num_experts": ("num_experts", "num_local_experts")})
     bias = read.flag("attention_bias", default=True)
     parts = rotated(read, read_parts(read, positions=131072, eps=1e-5), theta=150000.0)
     parts = with_biases(parts, attention=bias, output=bias, mlp=True)

@@ -14,7 +14,9 @@ _SIZES = {"head_dim": 128, "num_key_value_heads": 2}  # what a config.json need 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that an InternLM3 config.json describes; raises ArchitectureError for a variant that is not built."""
-    read = ConfigReader({**_SIZES, **config}, {"attention_bias": "qkv_bias", "mlp_bias": "bias"})
+    read = ConfigReader(
+        {**_SIZES, **config}, {"attention_bias": ("qkv_bias", "attention_bias"), "mlp_bias": ("bias", "mlp_bias")}
+    )
     read.refuse("attention_bias", read.flag("mlp_bias", default=False))
     return rotated(read, read_parts(read, positions=32768, eps=1e-5)).decoder()
 

@@ -23,7 +23,7 @@ EXPERTS = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Mixtral config.json describes; raises ArchitectureError for a variant that is not built."""
-    read = ConfigReader(config, {"num_experts": "num_local_experts"})
+    read = ConfigReader(config, {"num_experts": ("num_experts", "num_local_experts")})
     parts = rotated(read, read_parts(read, positions=131072, eps=1e-5), theta=1e6)
     parts = with_biases(parts, attention=False, output=False, mlp=False)
     attention = with_sliding_window(parts.attention, read_sliding_window(read))

@@ -14,7 +14,7 @@ from ovround.models.standard import read_experts, read_parts, read_shares, rotat
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that an OLMoE config.json describes; raises ArchitectureError for a variant that is not built."""
-    read = ConfigReader(config)
+    read = ConfigReader(config, {"num_experts": ("num_local_experts", "num_experts")})
     read.refuse("clip_qkv")
     parts = rotated(read, read_parts(read, positions=4096, eps=1e-5))
     attention = replace(parts.attention, query_key_norm="all")

@@ -29,7 +29,10 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     read.refuse("_remove_final_layer_norm", False)
     read.refuse("layer_norm_elementwise_affine", True)
     parts = read_parts(
-        ConfigReader({**config, "rms_norm_eps": 1e-5}, _NAMES), tied=True, activation="relu", norm="layer"
+        ConfigReader({**config, "rms_norm_eps": 1e-5, "head_dim": None, "num_key_value_heads": None}, _NAMES),
+        tied=True,
+        activation="relu",
+        norm="layer",
     )
     read.refuse("word_embed_proj_dim", parts.config.hidden_size)
     bias = read.flag("enable_bias", default=True)

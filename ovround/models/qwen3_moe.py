@@ -14,7 +14,7 @@ from ovround.models.standard import read_parts, read_sliding_window, rotated, wi
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Qwen3-MoE config.json describes; raises ArchitectureError for a variant that is not built."""
-    read = ConfigReader(config, {"num_experts": "num_local_experts"} if "num_local_experts" in config else None)
+    read = ConfigReader(config, {"num_experts": ("num_local_experts", "num_experts")})
     parts = rotated(read, read_parts(read, positions=32768))
     parts = replace(parts, mlp=replace(parts.mlp, bias=False))
     sliding_window = read_sliding_window(read, 4096) if read.flag("use_sliding_window", default=False) else None

@@ -149,23 +149,27 @@ def rope_from_config(
 ) -> Rope:
     """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (transformers 4) of a config.json.
 
+    A `rope_scaling` that says anything rules over all of `rope_parameters`, its theta too, as in transformers 5.24
+    (`RotaryEmbeddingConfigMixin.convert_rope_params_to_dict`): model cards tell to add one by hand.
     `theta` and `partial`, the rotated part of a head, are the family's defaults, None for one that always rotates whole heads;
     `parameters` stand in for the config's own.
     Raises ArchitectureError for what is no such rotation.
     """
     scaling = (
-        parameters if parameters is not None else config.get("rope_parameters") or config.get("rope_scaling") or {}
+        parameters if parameters is not None else config.get("rope_scaling") or config.get("rope_parameters") or {}
     )
     if not isinstance(scaling, Mapping):
         raise ArchitectureError(f"rope_parameters is {scaling!r}; an object is needed")
     outer, read = ConfigReader(config), ConfigReader(scaling)
     theta = read.number("rope_theta", outer.number("rope_theta", theta))
     rotated = read.number("partial_rotary_factor", outer.number("partial_rotary_factor", partial or 1.0))
+    variant = str(scaling.get("rope_type", scaling.get("type", "default")))
+    if partial is None and variant == "default":
+        rotated = 1.0  # transformers does not read it there
     if partial is None and rotated != 1:
         raise ArchitectureError("partial_rotary_factor other than 1 is not supported for this family")
     if not 0 < rotated <= 1:
         raise ArchitectureError(f"partial_rotary_factor is {rotated}; above 0 and at most 1 is allowed")
-    variant = str(scaling.get("rope_type", scaling.get("type", "default")))
     longest = outer.integer("max_position_embeddings", 2048)
     original = read.integer("original_max_position_embeddings", longest)
     if variant in _STATES_ORIGINAL:

@@ -21,19 +21,21 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     if rotates is None:
         interval = max(read.integer("no_rope_layer_interval", 4), 1)
         rotates = [(layer + 1) % interval != 0 for layer in range(layers)]
-    if not isinstance(rotates, list) or len(rotates) != layers or any(flag not in (0, 1) for flag in rotates):
+    if not isinstance(rotates, list) or len(rotates) < layers or any(flag not in (0, 1) for flag in rotates):
         raise ArchitectureError(
             f"config.json: `no_rope_layers` is {rotates!r:.60}; {layers} of 1 (rotates) and 0 are needed"
         )
-    sliding_window = read_sliding_window(read) if read.flag("use_sliding_window", default=False) else None
-    kinds = tuple(SLIDING if sliding_window and not rotated_layer else FULL for rotated_layer in rotates)
+    # transformers asks use_sliding_window only where layer_types is not stated
+    switched_on = read.flag("use_sliding_window", default=False) or config.get("layer_types") is not None
+    sliding_window = read_sliding_window(read) if switched_on else None
+    kinds = tuple(SLIDING if sliding_window and not rotated_layer else FULL for rotated_layer in rotates[:layers])
     spec = parts.attention.spec
     mixers = [
         replace(
             parts.attention, spec=replace(spec, rope=spec.rope if rotated_layer else None, sliding_window=layer_window)
         )
         for rotated_layer, layer_window in zip(
-            rotates, sliding_windows(read, layers, sliding_window, kinds), strict=True
+            rotates[:layers], sliding_windows(read, layers, sliding_window, kinds), strict=True
         )
     ]
     return parts.decoder(mixers)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, ENGINE_FORMATS, FILE_FORMATS, FORMATS
 from ovround.errors import UsageError
+from ovround.options.adapter_choice import AdapterChoice
 from ovround.options.budget import Budget
 from ovround.options.layer_rule import LayerRule
 from ovround.options.option import SOURCES, Subject, changed, check_values, declared, option, plain
@@ -37,7 +38,7 @@ class ConvertOptions:
         flag="--format", allowed=FORMATS, sources=SOURCES, fingerprint="none",
     )  # fmt: skip
     native_weights: bool = option(
-        False, "Layers of 2 to 4 bits in the layout of the native CPU operator.", "Output",
+        False, "Layers of 2 to 4 bits, and K-quants of a GGUF file, in the layout of the native CPU operator.", "Output",
         sources=("unquantised", "quantised"), fingerprint="none",
     )  # fmt: skip
     bits: int = option(
@@ -87,8 +88,13 @@ class ConvertOptions:
         range=(8, 1_000_000), sources=("unquantised", "ir"),
     )  # fmt: skip
     calibration: tuple[Path, ...] = option(
-        (), "Text file to tune on, .txt or .jsonl with `text`; repeatable; default: built-in text.", "Tuning",
+        (), "Texts or chats to tune on: .txt, .json, .jsonl, .csv, .parquet, or org/name[:config] of the hub; repeatable; "
+        "default: built-in text.", "Tuning",
         sources=("unquantised", "ir"), fingerprint="content",
+    )  # fmt: skip
+    adapter: tuple[AdapterChoice, ...] = option(
+        (), "LoRA adapter that is merged into MODEL first, FOLDER or hub name, with :SCALE for a part of it; repeatable.",
+        "Output", parse=AdapterChoice.parse,
     )  # fmt: skip
     seed: int = option(42, "Seed of every random choice.", "Tuning", range=(0, 2**63 - 1), sources=SOURCES)
     pv: bool = option(False, "PV-Tuning in the end: codes and levels change over all blocks at once.", "Tuning")

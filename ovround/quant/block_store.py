@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -183,6 +184,8 @@ class BlockStore:
         if isinstance(weight, CodebookTensor):
             arrays |= {f"{name}.{part}": np.ascontiguousarray(getattr(weight, part)) for part in _CODEBOOK_PARTS}
             return {**entry, "kind": "codebooks"}
+        if not isinstance(weight, QTensor):
+            raise TypeError(f"`{name}` is affine: such integers are kept as they are, and never tuned")
         arrays[f"{name}.codes"] = np.ascontiguousarray(pack_rows(weight.codes, _stored_bits(weight.bits)))
         arrays[f"{name}.scales"] = np.ascontiguousarray(weight.scales)
         if weight.zero_points is not None:
@@ -232,11 +235,6 @@ def working_folder(out: Path) -> Path:
     return out.parent / f".{out.name}.ovround-work"
 
 
-def discard(out: Path) -> None:
-    """Remove the working folder of an interrupted conversion to `out`."""
-    remove_folder(working_folder(out.absolute()))
-
-
 def _check_fingerprint(store: BlockStore, fingerprint: Mapping[str, str]) -> None:
     folder, job = store.folder, store.folder / _JOB
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -252,7 +250,7 @@ def _check_fingerprint(store: BlockStore, fingerprint: Mapping[str, str]) -> Non
         raise ResumeError(
             f"{store.finished()} of {store.blocks} blocks in `{folder}` were made from other inputs: "
             f"{'; '.join(_differences(before, fingerprint))}",
-            hint="restore what has changed to continue, or start over with --fresh",
+            hint=f"restore what has changed to continue, or start over: rm -r {shlex.quote(str(folder))}",
         )
     write_atomically(job, json.dumps(dict(fingerprint), indent=1, sort_keys=True).encode())
 

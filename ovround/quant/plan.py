@@ -22,7 +22,8 @@ END_TO_END_TOKENS = (
 def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     """The scheme of each module with a weight matrix, None for one that stays in float; in the order of the model.
 
-    An embedding or head whose bits are not stated is symmetric in a GGUF file. A tied head whose bits differ from the embedding's appears as a module of its own. The last rule that matches wins.
+    An embedding or head whose bits are not stated is symmetric in a GGUF file. A tied head whose bits differ from the
+    embedding's appears as a module of its own. The last rule that matches wins.
     Raises UsageError for a rule that matches nothing and for a stated group size that does not divide a weight's inputs.
     """
     # what loads checkpoints expects embedding and head in float

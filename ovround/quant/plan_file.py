@@ -15,7 +15,7 @@ from ovround.errors import UsageError
 from ovround.models.decoder import HEAD, Decoder
 from ovround.quant.plan import Plan, check_experts, check_groups
 from ovround.tensors.qtensor import BITS, GROUP_SIZES
-from ovround.tensors.scheme import FLOAT_BITS, QuantScheme
+from ovround.tensors.scheme import FLOAT_BITS, AffineScheme, QuantScheme
 
 PLAN_FILE = "ovround-plan.json"
 FORMAT_VERSION = 1
@@ -28,6 +28,8 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
         if isinstance(scheme, QuantScheme)
         else {"bits": FLOAT_BITS}
         if scheme is None
+        else {"affine": scheme.spec}
+        if isinstance(scheme, AffineScheme)
         else {"codebooks": str(scheme), "vector_size": scheme.vector_size}
         for name, scheme in plan.items()
     }

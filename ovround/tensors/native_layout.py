@@ -30,6 +30,7 @@ integers when it compiles.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -159,12 +160,31 @@ def unpack_group_values(packed: Bytes, rows: int) -> GroupValues:
     return GroupValues(numbers, unpack_qparams(factors, rows))
 
 
-def unpack_affine(codes: Bytes, scales: Bytes, last: Bytes, bits: int, rows: int, columns: int) -> AffineTensor:
-    """The affine weight `[rows, columns]` of the operator's three parts; `last` is its minimums, or its zero point `[1]`."""
-    minimums = None if last.size == 1 else unpack_group_values(last, rows)
+def unpack_affine(parts: Sequence[Bytes], bits: int, shape: tuple[int, int]) -> AffineTensor:
+    """The affine weight `[N, K]` of the operator's three parts; the last is its minimums, or its zero point `[1]`.
+
+    Raises ValueError and IndexError for parts that do not fit.
+    """
+    codes, scales, last = parts
+    minimums = None if last.size == 1 else unpack_group_values(last, shape[0])
     zero_point = int(last[0]) if last.size == 1 else 0
-    levels = unpack_integers(codes, bits, rows, columns)
-    return AffineTensor(levels, unpack_group_values(scales, rows), minimums, bits, zero_point)
+    levels = unpack_integers(codes, bits, *shape)
+    return AffineTensor(levels, unpack_group_values(scales, shape[0]), minimums, bits, zero_point)
+
+
+def expand_affine(parts: Sequence[Bytes], bits: int, shape: tuple[int, int]) -> NDArray[np.float16]:
+    """The same, each value rounded to float16."""
+    codes, scales, last = parts
+    rows, columns = shape
+    if len(codes) != -(-rows // TILE_ROWS) or len(scales) != len(codes):
+        raise ValueError(f"{len(codes)} and {len(scales)} tiles are not those of {rows} rows")
+    weight = np.empty(shape, np.float16)
+    for first in range(0, len(codes), CODE_ROWS):  # float32 of some tiles at a time
+        tiles, start = slice(first, first + CODE_ROWS), first * TILE_ROWS
+        stop = min(start + CODE_ROWS * TILE_ROWS, rows)
+        some = codes[tiles], scales[tiles], last if last.size == 1 else last[tiles]
+        weight[start:stop] = unpack_affine(some, bits, (stop - start, columns)).dequantize()
+    return weight
 
 
 def halves_as_bytes(halves: NDArray[np.float16]) -> Bytes:

@@ -7,7 +7,8 @@ The conventions stated here hold everywhere else:
 - Symmetric means no zero points stored: the zero point is `2^(bits-1)`. Scales may be negative
   (SignRound's full-range symmetric scheme puts the larger extreme on the lowest level).
 - `scales` are float16, because both engines hold them so; float32 arithmetic on them is exact enough to
-  be the same number everywhere.
+  be the same number everywhere. They are float32 where float16 would lose too much: weights of 1e-8, an imported
+  scale of 1e5. Then all of a weight's scales are.
 - `order`, of GPTQ checkpoints with activation order: column j of the codes multiplies input `order[j]`, so that the columns
   of a group lie together. Engines get it as a Gather of the layer's input.
 """
@@ -15,24 +16,36 @@ The conventions stated here hold everywhere else:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 BITS = (2, 3, 4, 8)
 GROUP_SIZES = (16, 32, 64, 128, 256, -1)
+SCALE_TYPES = (np.float16, np.float32)
+Scales = NDArray[np.floating[Any]]
+SMALLEST_SCALE = 2.0**-24
+"""The smallest number of float16 that is not 0."""
+
+
+def narrowest(scales: NDArray[np.float32]) -> Scales:
+    """`scales` as float16 where that changes none of them, as they are otherwise."""
+    with np.errstate(over="ignore"):
+        narrow = scales.astype(np.float16)
+    return narrow if np.array_equal(narrow.astype(np.float32), scales) else scales
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QTensor:
-    """A quantised weight `[N, K]`; `codes` uint8 `[N, K]`, `scales` float16 `[N, G]`, `zero_points` uint8 `[N, G]` or None.
+    """A quantised weight `[N, K]`; `codes` uint8 `[N, K]`, `scales` float16 or float32 `[N, G]`, `zero_points` uint8 `[N, G]` or None.
 
     `order` int32 `[K]` is None where columns stand as the inputs do.
     """
 
     codes: NDArray[np.uint8]
-    scales: NDArray[np.float16]
+    scales: Scales
     zero_points: NDArray[np.uint8] | None
     bits: int
     order: NDArray[np.int32] | None = None
@@ -43,8 +56,10 @@ class QTensor:
         if self.codes.dtype != np.uint8 or self.codes.ndim != 2:
             raise ValueError(f"codes are {self.codes.dtype} {self.codes.shape}; uint8 [N, K] is needed")
         rows, columns = self.codes.shape
-        if self.scales.dtype != np.float16 or self.scales.ndim != 2 or self.scales.shape[0] != rows:
-            raise ValueError(f"scales are {self.scales.dtype} {self.scales.shape}; float16 [{rows}, G] is needed")
+        if self.scales.dtype not in SCALE_TYPES or self.scales.ndim != 2 or self.scales.shape[0] != rows:
+            raise ValueError(
+                f"scales are {self.scales.dtype} {self.scales.shape}; float16 or float32 [{rows}, G] is needed"
+            )
         if self.scales.shape[1] == 0 or columns % self.scales.shape[1]:
             raise ValueError(f"{self.scales.shape[1]} groups do not divide {columns} inputs")
         if self.zero_points is not None and (
@@ -80,6 +95,22 @@ class QTensor:
         zeros = 0 if self.zero_points is None else self.zero_points.size * self.bits // 8
         order = 0 if self.order is None else self.order.nbytes
         return self.codes.size * self.bits // 8 + self.scales.nbytes + zeros + order
+
+    @property
+    def scale_bits(self) -> int:
+        """16, or 32 where float16 cannot hold the scales."""
+        return 8 * self.scales.dtype.itemsize
+
+    def with_float16_scales(self) -> QTensor:
+        """The nearest weight whose scales are float16, none of them rounded to 0; raises ValueError for one that is too large."""
+        if self.scales.dtype == np.float16:
+            return self
+        largest = float(np.abs(self.scales).max(initial=0))
+        if largest >= float(np.finfo(np.float16).max):
+            raise ValueError(f"a scale of {largest:g} is beyond float16")
+        least = np.copysign(np.float32(SMALLEST_SCALE), self.scales)
+        kept = np.where((np.abs(self.scales) < SMALLEST_SCALE) & (self.scales != 0), least, self.scales)
+        return replace(self, scales=kept.astype(np.float16))
 
     def zeros(self) -> NDArray[np.uint8]:
         """Zero points `[N, G]`, the implied `2^(bits-1)` where none are stored."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
@@ -53,8 +54,10 @@ class TensorSource:
             return FloatTensor(FloatTensor(data, tensor.dtype).float32() + np.float32(self.add), "float32")
         return FloatTensor(np.ascontiguousarray(data), tensor.dtype)
 
-    def take_rows(self, weight: QTensor) -> QTensor:
+    def take_rows(self, weight: QTensor | AffineTensor) -> QTensor | AffineTensor:
         """The same of a quantised weight: a scale never spans rows."""
+        if isinstance(weight, AffineTensor):
+            return weight.take(self._rows(np.arange(weight.shape[0])))
         zeros = None if weight.zero_points is None else self._rows(weight.zero_points)
         return replace(weight, codes=self._rows(weight.codes), scales=self._rows(weight.scales), zero_points=zeros)
 

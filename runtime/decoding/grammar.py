@@ -58,17 +58,22 @@ ANY_JSON_OBJECT = Grammar("json_schema", '{"type": "object"}')
 class GrammarCompiler:
     """llguidance's table of one tokenizer, which takes a second for a large vocabulary; it makes the matchers."""
 
-    def __init__(self, tokenizer_json: str, vocab_size: int, end_token_ids: Sequence[int]) -> None:
-        """`tokenizer_json` as the `tokenizers` library writes it; raises MissingExtraError without llguidance."""
+    def __init__(
+        self, tokenizer_json: str, id_count: int, end_token_ids: Sequence[int], vocab_size: int | None = None
+    ) -> None:
+        """`tokenizer_json` as the `tokenizers` library writes it; raises MissingExtraError without llguidance.
+
+        `id_count` ids, of which the model's logits have the first `vocab_size`; None for all.
+        """
         try:
             import llguidance
         except ImportError as error:
             raise MissingExtraError("llguidance", "grammar") from error
         self._library: Any = llguidance
-        self._vocab_size = vocab_size
+        self._vocab_size = id_count if vocab_size is None else vocab_size
         try:
             self._tokenizer = llguidance.LLTokenizer(
-                tokenizer_json, n_vocab=vocab_size, eos_token=list(end_token_ids) or None
+                tokenizer_json, n_vocab=id_count, eos_token=list(end_token_ids) or None
             )
         except ValueError as error:
             raise GenerationError(f"this model's tokenizer cannot be held to a grammar: {error}") from error

@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import TypedDict
 
 import numpy as np
@@ -127,10 +128,24 @@ class SamplingKeywords(TypedDict, total=False):
     length_penalty: float | None
 
 
+# What other libraries call an option.
+_ELSEWHERE = {
+    "max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "max_length": "max_new_tokens",
+    "eos_token_id": "stop_token_ids", "stop_strings": "stop", "do_sample": "temperature",
+}  # fmt: skip
+
+
 def override(options: SamplingOptions | None, **given: object) -> SamplingOptions:
-    """`options`, or the defaults, overridden by the `given` fields that are not None; `stop` may be one string."""
+    """`options`, or the defaults, overridden by the `given` fields that are not None; `stop` may be one string.
+
+    Raises UsageError for a name that is none of them, with the one that is meant.
+    """
     base = options or SamplingOptions()
     values = {field.name: getattr(base, field.name) for field in fields(SamplingOptions)}
+    for name in given.keys() - values.keys():
+        meant = _ELSEWHERE.get(name) or next(iter(get_close_matches(name, values, 1)), None)
+        hint = f"did you mean `{meant}`?" if meant else f"there are: {', '.join(values)}"
+        raise UsageError(f"`{name}` is no option of an answer", hint=hint)
     values |= {name: value for name, value in given.items() if value is not None}
     for name in ("stop", "stop_token_ids", "logit_bias"):
         if isinstance(values[name], str):

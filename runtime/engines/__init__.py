@@ -15,6 +15,7 @@ KERNELS = ("auto", "native", "engine")
 OPENVINO_FILE = "openvino_model.xml"
 ONNX_FILE = "model.onnx"
 HPU_DEVICES = ("hpu", "hpu-emulated")
+_CONVERTING = 'LLM(ovround.cached_model("{}")) converts a model or hub name once; so does `ovround run`'
 
 
 def open_engine(
@@ -108,7 +109,8 @@ def verified(folder: Path, device: str = "CPU", *, contents: bool = True) -> Ite
 def check_folder(folder: Path, device: str = "CPU") -> Manifest | None:
     """The folder's manifest if it has one; raises ArtifactError without a model for `device`, or for a missing file."""
     if not folder.is_dir():
-        raise ArtifactError(f"`{folder}` is no folder" if folder.exists() else f"`{folder}` does not exist")
+        what = "is no folder" if folder.exists() else "does not exist"
+        raise ArtifactError(f"`{folder}` {what}", hint=_CONVERTING.format(folder))
     manifest = None
     if (folder / MANIFEST).exists():
         manifest = read_manifest(folder)
@@ -121,7 +123,7 @@ def check_folder(folder: Path, device: str = "CPU") -> Manifest | None:
     if format_names:
         hint = " or ".join(f"open `{folder / format_name}`" for format_name in format_names)
     elif any(folder.glob("*.safetensors")):
-        hint = f"it is a checkpoint: ovround convert {folder} OUT"
+        hint = f"it is a checkpoint: {_CONVERTING.format(folder)}"
     else:
         hint = "give a folder that `ovround convert` wrote"
     raise ArtifactError(f"`{folder}` has neither {OPENVINO_FILE} nor {ONNX_FILE}", hint=hint)

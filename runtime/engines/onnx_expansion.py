@@ -1,8 +1,8 @@
 """Expansion of ONNX models with `QuantizedLinear` nodes, for loading without the native library.
 
-The nodes become ONNX Runtime's own, in memory only. Codebooks become a product with float16, which ONNX Runtime widens;
-integers become MatMulNBits with the same integers in 4 bits. The session also keeps repacked copies; the memory in the warning
-includes them.
+The nodes become ONNX Runtime's own, in memory only. Codebooks and affine integers become a product with float16, which ONNX
+Runtime widens; other integers become MatMulNBits with the same integers in 4 bits. The session also keeps repacked copies; the
+memory in the warning includes them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ovround.errors import ArtifactError
 from ovround.runtime.engines.onnx_messages import EXTERNAL, FLOAT, FLOAT16, INT, UINT8, Model, Node, Tensor
 from ovround.tensors import native_layout as layout
-from ovround.tensors.native_layout import CODEBOOK, INTEGERS, OPERATOR, OPSET, RUN
+from ovround.tensors.native_layout import AFFINE, CODEBOOK, INTEGERS, OPERATOR, OPSET, RUN
 
 _MICROSOFT = "com.microsoft"
 _TYPES = {"uint8": UINT8, "float16": FLOAT16, "float32": FLOAT}
@@ -86,6 +86,9 @@ def _replaced(node: Any, tensors: Mapping[str, Any], folder: Path, expanded: Exp
     expanded.before += sum(part.nbytes for part in parts)
     if weights == CODEBOOK:
         return _float_product(node, x, layout.expand_codebook(*parts), (outputs, inputs), expanded)
+    if weights in AFFINE.values():
+        weight = layout.expand_affine(parts, int(weights[-1]), (outputs, inputs))
+        return _float_product(node, x, weight, (outputs, inputs), expanded)
     bits = next((bits for bits, name in INTEGERS.items() if name == weights), None)
     if bits is None:
         raise ValueError(f"weights are `{weights}`")
@@ -99,7 +102,7 @@ def _replaced(node: Any, tensors: Mapping[str, Any], folder: Path, expanded: Exp
 
 def _float_product(node: Any, x: str, weight: Any, shape: tuple[int, int], expanded: Expanded) -> list[Any]:
     if weight.shape != shape:
-        raise ValueError(f"codebooks of {list(weight.shape)} are not those of {list(shape)}")
+        raise ValueError(f"weights of {list(weight.shape)} are not those of {list(shape)}")
     name = f"{node.name}/expanded"
     expanded.initializers[name] = weight
     expanded.after += weight.nbytes + 2 * weight.nbytes  # ONNX Runtime's copy has float32

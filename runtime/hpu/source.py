@@ -13,10 +13,13 @@ from ovround.exporters.formats import open_reader
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
 from ovround.models.tied_head import with_head
+from ovround.tensors.affine_tensor import AffineTensor
+from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 
 Weight = QTensor | FloatTensor
+Stored = Weight | AffineTensor | CodebookTensor
 _FILES = {"openvino": "openvino_model.xml", "onnx": "model.onnx"}
 
 
@@ -51,12 +54,18 @@ def open_weights(folder: Path) -> Weights:
     quantised.check(decoder.every_tensor(), ignored)
 
     def read(name: str, shape: tuple[int, ...]) -> Weight:
-        weight = quantised.read(name, shape)
-        if not isinstance(weight, QTensor | FloatTensor):
-            raise EngineError(f"`{name}` is made of codebooks, which HPU cannot run")
-        return weight
+        return _runnable(name, quantised.read(name, shape))
 
     return Weights(decoder, read)
+
+
+def _runnable(name: str, weight: Stored) -> Weight:
+    """`weight` as HPU runs it: affine integers in float32. Raises EngineError for codebooks."""
+    if isinstance(weight, AffineTensor):
+        return FloatTensor(weight.dequantize(), "float32")
+    if not isinstance(weight, QTensor | FloatTensor):
+        raise EngineError(f"`{name}` is made of codebooks, which HPU cannot run")
+    return weight
 
 
 def _open_converted(folder: Path, format_name: str) -> Weights:
@@ -69,9 +78,6 @@ def _open_converted(folder: Path, format_name: str) -> Weights:
     def read(name: str, shape: tuple[int, ...]) -> Weight:
         if name not in records or records[name].shape != shape:
             raise EngineError(f"`{folder}` has no `{name}` of {list(shape)}", hint="convert again")
-        weight = reader.read(name)
-        if not isinstance(weight, QTensor | FloatTensor):
-            raise EngineError(f"`{name}` is made of codebooks, which HPU cannot run")
-        return weight
+        return _runnable(name, reader.read(name))
 
     return Weights(decoder, read)

@@ -1,5 +1,5 @@
-// Affine weights: (code - zero point) * scale - minimum, in groups of 16 inputs or whole runs; integers.inl includes this
-// file. linear.hpp describes the blocks of scales and minimums.
+// Affine weights: (code - zero point) * scale - minimum, in groups of 16 inputs or whole runs; integers.inl includes
+// this file. linear.hpp describes the blocks of scales and minimums.
 
 inline int64_t affine_block_bytes(int64_t block_groups) {
     return 2 * kTileRows + (block_groups > 1 ? block_groups * kTileRows : 0);
@@ -83,8 +83,8 @@ struct AffineDot {
     static inline void narrow_quad(const uint8_t* at, const int8_t* levels, typename Simd::I* narrow) {
         const typename Simd::I codes = unpack_quad<kBits, kQuad, false>(at);
         for (int token = 0; token < kTokens; ++token) {
-            narrow[token] = Simd::add_products8(narrow[token], codes,
-                                                Simd::broadcast32(levels + (kQuad * kTokens + token) * 4));
+            narrow[token] =
+                Simd::add_products8(narrow[token], codes, Simd::broadcast32(levels + (kQuad * kTokens + token) * 4));
         }
     }
 

@@ -33,9 +33,8 @@ public:
         sums_ = scratch_.take<float>(tokens * spans_);
         const auto fill = [&](int64_t token) {
             const int64_t start = start_of(token, tokens), size = block(tokens - start), index = token - start;
-            kernels.quantize(x + token * weight.inputs, weight.inputs, span_, size,
-                             levels_ + start * width + 4 * index, scales_ + start * spans_ + index,
-                             sums_ + start * spans_ + index);
+            kernels.quantize(x + token * weight.inputs, weight.inputs, span_, size, levels_ + start * width + 4 * index,
+                             scales_ + start * spans_ + index, sums_ + start * spans_ + index);
         };
         if (tokens < kFewTokens) {
             for (int64_t token = 0; token < tokens; ++token) {
@@ -90,8 +89,8 @@ IntegerTile tile_of(const IntegerWeight& weight, int64_t tile, int64_t spans) {
         const int64_t block_groups = weight.groups / weight.blocks;
         const int64_t at = tile * weight.blocks * block_bytes(block_groups);
         const uint8_t* minimums = weight.minimums == nullptr ? nullptr : weight.minimums + at;
-        return {weight.bits, codes, weight.scales + at, weight.zero_points, true, spans / weight.groups, block_groups,
-                minimums};
+        return {weight.bits,  codes,   weight.scales + at, weight.zero_points, true, spans / weight.groups,
+                block_groups, minimums};
     }
     return {weight.bits,
             codes,

@@ -3,8 +3,8 @@
 // A run is 32 inputs of 16 rows. A quad is four consecutive inputs of 16 rows: 64 bytes, byte 4 * row + input. With 8
 // bits, each quad has its own bytes. With 4 bits, two quads share bytes, the first in the lower bits; with 2 bits, four
 // quads do. With 3 bits, the lower two bits are stored like 2 bits (128 bytes), followed by the third bits of all eight
-// quads, quad 0 lowest (64 bytes). With 5 and 6 bits, the lower four are stored like 4 bits (256 bytes), followed by the
-// fifth bits like third bits (64 bytes), or by the upper two like 2 bits (128 bytes).
+// quads, quad 0 lowest (64 bytes). With 5 and 6 bits, the lower four are stored like 4 bits (256 bytes), followed by
+// the fifth bits like third bits (64 bytes), or by the upper two like 2 bits (128 bytes).
 
 template <int kBits, int kQuad>
 inline typename Simd::I raw_quad(const uint8_t* at) {

@@ -37,9 +37,9 @@ constexpr int64_t kLeastSpan = 16, kMostSpan = 128;
 // Rows of inputs in 8 bits, with the tokens side by side.
 struct QuantizedRows {
     int64_t tokens, runs, spans, span_runs;  // span_runs is 0 if a span is half a run
-    const int8_t* levels;  // [runs * 8, tokens, 4]
-    const float* scales;   // [spans, tokens]
-    const float* sums;     // [spans, tokens], sums of the levels
+    const int8_t* levels;                    // [runs * 8, tokens, 4]
+    const float* scales;                     // [spans, tokens]
+    const float* sums;                       // [spans, tokens], sums of the levels
 };
 
 constexpr int64_t kAnyNumber = int64_t{1} << 62;
@@ -83,8 +83,8 @@ struct Kernels {
                          int64_t entries, int64_t vector_outputs, int64_t vector_inputs, int64_t output, int64_t rows,
                          int64_t first, int64_t last, float* to, int64_t ld);
 
-    // Rounds a row to 8 bits, in spans of `span_inputs` (16, or a multiple of 32, at most kMostSpan) that share a scale.
-    // `levels`, `scale` and `sum` point to this token's first entries in QuantizedRows.
+    // Rounds a row to 8 bits, in spans of `span_inputs` (16, or a multiple of 32, at most kMostSpan) that share a
+    // scale. `levels`, `scale` and `sum` point to this token's first entries in QuantizedRows.
     void (*quantize)(const float* x, int64_t inputs, int64_t span_inputs, int64_t tokens, int8_t* levels, float* scale,
                      float* sum);
 

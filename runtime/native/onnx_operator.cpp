@@ -2,9 +2,9 @@
 // weight in one of the layouts of linear.hpp.
 //
 // Inputs: x f32 [..., inputs], then u8 constants: codes, codebooks [M, entries, O, V, 2] and scales if `weights` is
-// "codebook"; codes, scales and zero points if it is "int2", "int3", "int4" or "int8"; codes, scales [tiles, B, bytes of
-// a block], and minimums or one zero point, if it is "affine2" to "affine6". Output f32 [..., outputs].
-// Attributes: weights, outputs, inputs; exact: float32 throughout.
+// "codebook"; codes, scales and zero points if it is "int2", "int3", "int4" or "int8"; codes, scales [tiles, B, bytes
+// of a block], and minimums or one zero point, if it is "affine2" to "affine6". Output f32 [..., outputs]. Attributes:
+// weights, outputs, inputs; exact: float32 throughout.
 #include <onnxruntime_c_api.h>
 
 #include <exception>

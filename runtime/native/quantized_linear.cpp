@@ -99,9 +99,7 @@ int64_t QuantizedLinear::scale_bytes(int64_t outputs) const {
 
 // Of zero points, or of the minimums of affine weights.
 int64_t QuantizedLinear::last_bytes(int64_t outputs) const {
-    return symmetric_             ? aligned(1)
-           : is_affine(weights_) ? scale_bytes(outputs)
-                                  : aligned(grid_rows(outputs) * groups_);
+    return symmetric_ ? aligned(1) : is_affine(weights_) ? scale_bytes(outputs) : aligned(grid_rows(outputs) * groups_);
 }
 
 std::vector<IntegerWeight> QuantizedLinear::joined(const uint8_t* memory) const {
@@ -109,9 +107,10 @@ std::vector<IntegerWeight> QuantizedLinear::joined(const uint8_t* memory) const 
     for (const int64_t outputs : outputs_) {
         const auto* scales = memory + code_bytes(outputs);
         const auto* last = scales + scale_bytes(outputs);
-        weights.push_back(is_affine(weights_)
-                              ? affine_weight(bits(), memory, scales, last, symmetric_, outputs, inputs_, groups_, blocks_)
-                              : IntegerWeight{bits(), memory, scales, last, symmetric_, outputs, inputs_, groups_});
+        weights.push_back(
+            is_affine(weights_)
+                ? affine_weight(bits(), memory, scales, last, symmetric_, outputs, inputs_, groups_, blocks_)
+                : IntegerWeight{bits(), memory, scales, last, symmetric_, outputs, inputs_, groups_});
         memory = last + last_bytes(outputs);
     }
     return weights;
@@ -128,7 +127,8 @@ void QuantizedLinear::check_weight(std::size_t input, int64_t outputs) const {
                     third = get_input_shape(input + 2);
     const int64_t code_bytes = size_of(codes), last = size_of(third);
     if (is_affine(weights_)) {
-        NODE_VALIDATION_CHECK(this, other.size() == 3, "scales are ", other, "; [tiles, B, bytes of a block] is needed");
+        NODE_VALIDATION_CHECK(this, other.size() == 3, "scales are ", other,
+                              "; [tiles, B, bytes of a block] is needed");
         const std::vector<int64_t> scales(other.begin(), other.end());
         NODE_VALIDATION_CHECK(this,
                               affine_groups(bits(), outputs, inputs_, code_bytes, scales.data(), last) > 0 &&
@@ -185,7 +185,8 @@ IntegerWeight QuantizedLinear::separate(const ov::TensorVector& inputs, std::siz
     const ov::Shape scales = inputs[first + 1].get_shape();
     const bool one = size_of(inputs[first + 2].get_shape()) == 1;
     if (is_affine(weights_)) {
-        const auto blocks = static_cast<int64_t>(scales[1]), factors = static_cast<int64_t>(scales[2]) / kIntegerRows - 2;
+        const auto blocks = static_cast<int64_t>(scales[1]),
+                   factors = static_cast<int64_t>(scales[2]) / kIntegerRows - 2;
         return affine_weight(bits(), bytes(0), bytes(1), bytes(2), one, outputs, inputs_,
                              blocks * std::max<int64_t>(factors, 1), blocks);
     }

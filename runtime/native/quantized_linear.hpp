@@ -1,9 +1,9 @@
 // `QuantizedLinear` as an OpenVINO operation: y = x * W^T for a weight in one of the layouts of linear.hpp.
 //
 // Inputs: x [..., inputs]; for weights "codebook": codes, codebooks [M, entries, O, V, 2] and scales; for "int2",
-// "int3", "int4" and "int8": codes, scales and zero points, of one weight or of several with equal groups; for "affine2"
-// to "affine6": codes, scales [tiles, B, bytes of a block], and minimums or one zero point. All but x are u8, because
-// plugins widen other types when they compile. Outputs [..., outputs[i]], one for each weight.
+// "int3", "int4" and "int8": codes, scales and zero points, of one weight or of several with equal groups; for
+// "affine2" to "affine6": codes, scales [tiles, B, bytes of a block], and minimums or one zero point. All but x are u8,
+// because plugins widen other types when they compile. Outputs [..., outputs[i]], one for each weight.
 //
 // With `gated`, two weights of one shape have one output: silu(first product) * second product.
 //

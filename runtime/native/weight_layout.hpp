@@ -23,7 +23,9 @@ inline bool sizes_fit(int64_t outputs, int64_t inputs) {
 // Bits of the integers of an operator's attribute `weights`, such as "int4" or "affine6"; 0 for others.
 inline int64_t bits_of(const std::string& weights) {
     const bool affine = weights.rfind(kAffine, 0) == 0;
-    const std::string digit = weights.substr(affine ? std::strlen(kAffine) : weights.rfind("int", 0) == 0 ? 3 : weights.size());
+    const std::string digit = weights.substr(affine                         ? std::strlen(kAffine)
+                                             : weights.rfind("int", 0) == 0 ? 3
+                                                                            : weights.size());
     const std::string allowed = affine ? "23456" : "2348";
     return digit.size() == 1 && allowed.find(digit) != std::string::npos ? digit[0] - '0' : 0;
 }
@@ -44,11 +46,10 @@ inline int64_t affine_groups(int64_t bits, int64_t outputs, int64_t inputs, int6
         return 0;
     }
     const int64_t factors = scales[2] / kIntegerRows - 2, groups = scales[1] * std::max<int64_t>(factors, 1);
-    const bool fits = scales[0] == tiles(outputs, kIntegerRows) && scales[1] > 0 && scales[1] <= inputs &&
-                      factors <= inputs && factors != 1 && scales[2] == block_bytes(factors) &&
-                      codes == scales[0] * kIntegerRows * (inputs * bits / 8) &&
-                      (last == 1 || last == scales[0] * scales[1] * scales[2]) &&
-                      affine_groups_fit(inputs, groups, scales[1]);
+    const bool fits =
+        scales[0] == tiles(outputs, kIntegerRows) && scales[1] > 0 && scales[1] <= inputs && factors <= inputs &&
+        factors != 1 && scales[2] == block_bytes(factors) && codes == scales[0] * kIntegerRows * (inputs * bits / 8) &&
+        (last == 1 || last == scales[0] * scales[1] * scales[2]) && affine_groups_fit(inputs, groups, scales[1]);
     return fits ? groups : 0;
 }
 
@@ -56,7 +57,7 @@ inline int64_t affine_groups(int64_t bits, int64_t outputs, int64_t inputs, int6
 inline IntegerWeight affine_weight(int64_t bits, const uint8_t* codes, const uint8_t* scales, const uint8_t* last,
                                    bool symmetric, int64_t outputs, int64_t inputs, int64_t groups, int64_t blocks) {
     static constexpr uint8_t kZero = 0;
-    return {bits,   codes,  scales, symmetric ? last : &kZero,     true, outputs,
+    return {bits,   codes,  scales, symmetric ? last : &kZero, true, outputs,
             inputs, groups, blocks, symmetric ? nullptr : last};
 }
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ovround.artifact.manifest import MANIFEST
-from ovround.errors import ArtifactError, BusyError, GenerationError, OvroundError
+from ovround.errors import ArtifactError, BusyError, OvroundError
 from ovround.runtime.decoding.completion import Piece
 from ovround.runtime.decoding.generation import admit
 from ovround.runtime.decoding.sampling import SamplingOptions
+from ovround.runtime.engine import check_ids
 from ovround.runtime.engines import verified
 from ovround.runtime.server.engine_choice import EngineName
 from ovround.runtime.server.engine_messages import EngineSettings
@@ -62,9 +63,7 @@ class EngineClient:
     def check(self, prompt_ids: Sequence[int], options: SamplingOptions) -> None:
         """Raise GenerationError for a prompt that does not fit the model."""
         admit(prompt_ids, options, self.model.context_length, self.model.end_token_ids)
-        vocabulary = self.model.tokenizer.vocab_size
-        if max(prompt_ids) >= vocabulary:
-            raise GenerationError(f"token id {max(prompt_ids)}; the vocabulary has 0 to {vocabulary - 1}")
+        check_ids([prompt_ids], self.model.vocab_size)
 
     async def open_jobs(
         self, request_id: str, prompts: Sequence[Sequence[int]], options: SamplingOptions, choices: int

@@ -31,6 +31,8 @@ class ServedModel:
     tokenizer: Tokenizer
     context_length: int
     end_token_ids: frozenset[int]
+    vocab_size: int
+    """Number of ids that prompts may have: those of tokenizer and model alike."""
     bits: float | None
     """Stored bits per weight; None for a folder without a manifest."""
     fingerprint: str
@@ -51,8 +53,8 @@ def read_served_model(folder: Path, name: str) -> ServedModel:
     tokenizer = Tokenizer(folder)
     info = read_model_info(folder)
     return ServedModel(
-        name, folder, tokenizer, info.context_length, frozenset(info.end_token_ids), _mean_bits(folder),
-        fingerprint(folder),
+        name, folder, tokenizer, info.context_length, frozenset(info.end_token_ids or tokenizer.end_token_ids),
+        min(tokenizer.id_count, info.vocab_size or tokenizer.id_count), _mean_bits(folder), fingerprint(folder),
     )  # fmt: skip
 
 

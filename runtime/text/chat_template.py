@@ -25,6 +25,7 @@ from ovround.runtime.json_object import read_object
 from ovround.runtime.text import template_process
 
 Message = Mapping[str, Any]
+DEFAULT, TOOL_USE = "default", "tool_use"
 _RESERVED = ("messages", "add_generation_prompt", "raise_exception", "strftime_now")
 _PROGRAM = "import runpy, sys; sys.path[:0] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name='__main__')"
 
@@ -63,11 +64,21 @@ class ChatTemplate:
         taken = [name for name in own if name in _RESERVED]
         if taken:
             raise UsageError(f"template variable `{taken[0]}` is set by the chat itself", hint="choose another name")
+        chat: dict[str, Any] = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         try:
-            chat = {"messages": _checked(messages), "add_generation_prompt": add_generation_prompt}
-            line = json.dumps({"tools": None, "documents": None, **_plain(own), **chat})
+            chat |= {**_plain(own), "messages": _checked(messages)}
+            answer = self._ask(json.dumps(chat))
+            if _lost(chat["messages"], answer):  # templates of multimodal models may read lists of parts alone
+                in_parts = self._ask(json.dumps({**chat, "messages": _in_parts(chat["messages"])}))
+                answer = answer if _lost(chat["messages"], in_parts) else in_parts
         except RecursionError:
             raise UsageError("a chat is nested too deeply") from None
+        if "refused" in answer:
+            raise GenerationError(f"the chat template refuses these messages: {answer['refused']}")
+        return answer["text"]
+
+    def _ask(self, line: str) -> dict[str, str]:
+        """The answer of the template's process: `text`, or `refused`."""
         with self._lock:
             answer = self._running_process().ask(line)
             if answer is None:
@@ -76,9 +87,7 @@ class ChatTemplate:
                     f"the chat template takes more than {LIMITS.template_cpu_s:g} s or "
                     f"{LIMITS.template_memory_bytes >> 20} MB for these messages"
                 )
-        if "refused" in answer:
-            raise GenerationError(f"the chat template refuses these messages: {answer['refused']}")
-        return answer["text"]
+            return answer
 
     def _running_process(self) -> _Process:
         if self._process is None or self._process.has_ended():
@@ -144,22 +153,70 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
     process.wait()
 
 
-def read_template(folder: Path) -> str | None:
-    """The template of a folder, from chat_template.jinja, tokenizer_config.json or chat_template.json; None without one."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"`{path}` cannot be read: {error}") from error
+def read_templates(folder: Path) -> dict[str, str]:
+    """The templates of a folder by name, most have `default` alone; empty without any.
+
+    As in transformers, chat_template.jinja and those of additional_chat_templates/ rule over tokenizer_config.json; last comes
+    chat_template.json.
+    """
+    files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if (folder / "chat_template.jinja").is_file():
+        files[DEFAULT] = folder / "chat_template.jinja"
+    if files:
+        return {name: _read_text(path) for name, path in files.items()}
     for name in ("tokenizer_config.json", "chat_template.json"):
         template = read_object(folder / name, optional=True).get("chat_template")
-        if isinstance(template, list):
-            named = [entry for entry in template if isinstance(entry, dict)]
-            template = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
-        if isinstance(template, str):
-            return template
-    return None
+        entries = template if isinstance(template, list) else [{"name": DEFAULT, "template": template}]
+        pairs = [(entry.get("name"), entry.get("template")) for entry in entries if isinstance(entry, dict)]
+        named = {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+        if named:
+            return named
+    return {}
+
+
+def read_template(folder: Path) -> str | None:
+    """The template of a folder for chats without tools; None without one."""
+    return read_templates(folder).get(DEFAULT)
+
+
+def template_name(templates: Mapping[str, str], tools: object) -> str:
+    """The name of the template for a chat with `tools`, or None for none, as transformers chooses.
+
+    Raises GenerationError where several are there and none is the default.
+    """
+    if tools is not None and TOOL_USE in templates:
+        return TOOL_USE
+    if DEFAULT in templates:
+        return DEFAULT
+    raise GenerationError(
+        f"the model has the chat templates {', '.join(sorted(templates))}, and no default one",
+        hint="add chat_template.jinja to its folder"
+        + (", or give tools, which have a template" if TOOL_USE in templates else ""),
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"`{path}` cannot be read: {error}") from error
+
+
+def _lost(messages: list[dict[str, Any]], answer: dict[str, str]) -> bool:
+    """Whether the answer is without what the last message of the user says in a string."""
+    contents = [message.get("content") for message in messages if message["role"] == "user"]
+    last = contents[-1] if contents else None
+    return isinstance(last, str) and last.strip() not in answer.get("text", "")
+
+
+def _in_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with each string as a list of one part."""
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
 
 
 def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:

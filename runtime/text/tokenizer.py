@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovround.errors import GenerationError, UsageError
-from ovround.runtime.text.chat_template import ChatTemplate, Message, read_template
+from ovround.runtime.text.chat_template import ChatTemplate, Message, read_templates, template_name
 from ovround.runtime.text.tokenizer_file import load_backend, special_tokens
 
 _SPACE = "\u2581"  # SentencePiece's visible space
@@ -23,9 +23,11 @@ class Tokenizer:
         self._backend = load_backend(folder)
         self._special_ids = {key for key, token in self._backend.get_added_tokens_decoder().items() if token.special}
         self._byte_ids = {key for token, key in self._backend.get_vocab().items() if _BYTE_TOKEN.fullmatch(token)}
-        self._template: ChatTemplate | None = None
+        self._templates: dict[str, ChatTemplate] = {}  # compiled, by name
+        self._template_sources: dict[str, str] | None = None
         self.special_tokens = special_tokens(folder)
         self.vocab_size = self._backend.get_vocab_size()
+        self.id_count = max(self._backend.get_vocab().values(), default=-1) + 1  # ids may have gaps
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`, with the tokenizer's default special tokens around it."""
@@ -39,6 +41,16 @@ class Tokenizer:
         """The text of `ids`; ids beyond the vocabulary have none."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the folder has a chat template: a base model has none."""
+        return bool(self._sources())
+
+    def leading_special_token(self, text: str) -> str | None:
+        """The special token that `text` begins with, as one does that a chat template rendered."""
+        tokens = (str(self._backend.id_to_token(key)) for key in self._special_ids)
+        return next((token for token in tokens if token.strip() and text.lstrip().startswith(token)), None)
+
     def render_chat(
         self,
         messages: Sequence[Message],
@@ -46,16 +58,39 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt that the chat template gives for `messages`; GenerationError for a model without a template."""
-        if self._template is None:
-            source = read_template(self._folder)
-            if source is None:
+        """The prompt that the chat template gives for `messages`; a chat with `tools` takes the template `tool_use`.
+
+        Raises GenerationError for a model without a template, and for tools that the template does not show the model.
+        """
+        tools = None if variables is None else variables.get("tools")
+        template = self._chat_template(tools)
+        prompt = template.render(messages, add_generation_prompt=add_generation_prompt, variables=variables)
+        if tools and variables is not None:
+            without = {name: value for name, value in variables.items() if name != "tools"}
+            if prompt == _rendered(template, messages, add_generation_prompt, without):
                 raise GenerationError(
-                    f"`{self._folder}` has no chat template: the model was not made for chats",
-                    hint="give plain text instead: `ovround run`, or LLM.generate",
+                    "the model's chat template does not show it the tools",
+                    hint="leave tools out, or choose a model that was made for them",
                 )
-            self._template = ChatTemplate(source, self.special_tokens)
-        return self._template.render(messages, add_generation_prompt=add_generation_prompt, variables=variables)
+        return prompt
+
+    def _chat_template(self, tools: object) -> ChatTemplate:
+        sources = self._sources()
+        if not sources:
+            raise GenerationError(
+                f"`{self._folder}` has no chat template: the model was not made for chats",
+                hint="give plain text instead: `ovround run`, or LLM.generate",
+            )
+        name = template_name(sources, tools)
+        if name not in self._templates:
+            self._templates[name] = ChatTemplate(sources[name], self.special_tokens)
+        return self._templates[name]
+
+    def _sources(self) -> dict[str, str]:
+        """The folder's templates by name, read once."""
+        if self._template_sources is None:
+            self._template_sources = read_templates(self._folder)
+        return self._template_sources
 
     def encode_chat(
         self,
@@ -90,6 +125,12 @@ class Tokenizer:
         """Whether the token is left out of decoded text."""
         return token_id in self._special_ids
 
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The id of its eos_token, for a folder whose configuration names no end token; what ovround writes always does."""
+        token_id = self.special_id(self.special_tokens.get("eos_token", ""))
+        return () if token_id is None else (token_id,)
+
     def is_byte(self, token_id: int) -> bool:
         """Whether the token stands for one byte of a character, `<0xE2>`."""
         return token_id in self._byte_ids
@@ -98,3 +139,13 @@ class Tokenizer:
         """The id of `token` if it is a special token, which decoded text leaves out; else None."""
         token_id = self._backend.token_to_id(token)
         return token_id if token_id is not None and token_id in self._special_ids else None
+
+
+def _rendered(
+    template: ChatTemplate, messages: Sequence[Message], add_generation_prompt: bool, variables: Mapping[str, Any]
+) -> str | None:
+    """The prompt, None where the template refuses these messages."""
+    try:
+        return template.render(messages, add_generation_prompt=add_generation_prompt, variables=variables)
+    except GenerationError:
+        return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from affine import random_blocks
 from gguf import GGMLQuantizationType, quants
 
-from affine import random_blocks
 from ovround.checkpoint.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.tensors.scheme import AffineScheme
 

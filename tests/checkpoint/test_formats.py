@@ -308,7 +308,7 @@ def test_shards(tmp_path: Path) -> None:
 
 
 def test_bfloat16_scales_and_tensors_stay(tmp_path: Path) -> None:
-    """bfloat16 scales that float16 holds are read; one that it does not hold is refused, not rounded."""
+    """bfloat16 scales that float16 holds are read so; where it does not hold one, all of the weight are float32, unrounded."""
     folder = quantised_folder(tmp_path, {})
     rewrite(
         folder,
@@ -320,7 +320,12 @@ def test_bfloat16_scales_and_tensors_stay(tmp_path: Path) -> None:
     assert isinstance(source, QuantisedCheckpoint)
     assert isinstance(source.read(f"{MODULE}.weight", (96, 64)), QTensor)
     rewrite(folder, f"{MODULE}.scales", lambda data: np.full(data.shape, 0x3301, np.uint16), "bfloat16")
-    with pytest.raises(TensorError, match="scales are no float16 numbers"):
+    wide = open_source(folder).read(f"{MODULE}.weight", (96, 64))  # type: ignore[call-arg]
+    assert isinstance(wide, QTensor)
+    assert (wide.scales.dtype, wide.scale_bits) == (np.float32, 32)
+    assert set(wide.scales.ravel().tolist()) == {np.uint32(0x33010000).view(np.float32)}
+    rewrite(folder, f"{MODULE}.scales", lambda data: np.full(data.shape, 0x7F80, np.uint16), "bfloat16")
+    with pytest.raises(TensorError, match="scales hold NaN or infinity"):
         open_source(folder).read(f"{MODULE}.weight", (96, 64))  # type: ignore[call-arg]
 
 

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from checkpoint_writer import Arrays, random_weights, tiny_config, write_checkpoint
 from quantised_folder import quantised_folder, rewrite
+from random_model import logits_of, relative_rms, write_random_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.checkpoint.leftovers import kind_of, left_out, unwrapped
 from ovround.conversion.convert import convert
 from ovround.conversion.preparation import prepare
@@ -17,6 +22,7 @@ from ovround.errors import TensorError
 from ovround.exporters.checkpoints.shards import ShardWriter
 from ovround.options.convert_options import ConvertOptions
 from ovround.progress import Progress
+from ovround.runtime.engines import open_engine
 
 OPTIONS = ConvertOptions(formats=("onnx",), recipe="rtn", group_size=32)
 ONE = np.ones((1, 64), np.float32)
@@ -159,3 +165,23 @@ def _add(folder: Path, extra: Arrays) -> None:
     for name, data in {**tensors, **extra}.items():
         writer.write(name, data, None)
     writer.finish()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_head_of_its_own_is_kept_where_config_json_ties_it(tmp_path: Path, own: bool) -> None:
+    """As transformers does, which ties only what is equal."""
+    config = tiny_config(tie_word_embeddings=True)
+    write_random_model(tmp_path / "model", config)
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    embedding = tensors["model.embed_tokens.weight"]
+    tensors["lm_head.weight"] = embedding.flip(0).contiguous() if own else embedding.clone()
+    save_file(tensors, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32, attn_implementation="eager")
+    made = convert(tmp_path / "model", tmp_path / "out", ConvertOptions(formats=ENGINE_FORMATS, bits=16))
+    assert [note for note in made.manifests[0].notes if "differs from" in note] == list(made.manifests[0].notes)
+    assert bool(made.manifests[0].notes) == own
+    ids = np.random.default_rng(5).integers(3, 300, (1, 20))
+    for folder in made.folders:
+        engine = open_engine(folder, exact=True, threads=1)
+        assert relative_rms(engine.logits(ids), logits_of(model.eval(), ids)) <= 2e-5  # as in test_families
+        engine.close()

@@ -21,7 +21,13 @@ from ovround.options.layer_rule import LayerRule
 from ovround.quant.plan import make_plan
 from ovround.tensors.scheme import Codebooks, QuantScheme, default_group_size
 
-SIZES = {"hidden_size": 192, "intermediate_size": 288, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 128}
+SIZES = {
+    "hidden_size": 192,
+    "intermediate_size": 288,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 128,
+}
 GROUPS = {192: 64, 288: 32, 384: 128}  # inputs -> group size
 INTEGER_FORMATS = tuple(name for name in (*ENGINE_FORMATS, *CHECKPOINT_FORMATS) if name != "aqlm")
 

@@ -205,7 +205,7 @@ def test_how_a_process_was_started() -> None:
         (
             ConvertOptions(group_size=64, tuning=TuningOptions(batch_size=8)),
             "batch_size is 8; 3 processes share a batch, which must be a multiple of that",
-            "--tuning FILE with the line `batch_size = 9`",
+            "echo 'batch_size = 9' > tuning.toml, then --tuning tuning.toml",
         ),
         (
             ConvertOptions(group_size=64, recipe="rtn"),

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from checkpoint_writer import (
-    VOCAB_SIZE,
     random_weights,
     tiny_config,
     write_checkpoint,
@@ -55,7 +54,7 @@ def test_a_hub_name_without_a_hub(case: Case, monkeypatch: pytest.MonkeyPatch, t
         result = offline("convert", "ovround-tests/no-such-model", case.output_root / "out")
     first, hint = result.stderr.splitlines()
     assert first.startswith("error: `ovround-tests/no-such-model` is no local folder, and the hub did not give it: ")
-    assert hint == "hint: check the name and the network, or give a local folder"
+    assert hint == "hint: check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), or give a local folder"
     assert result.status == 1
     assert "torch" not in result.modules
 
@@ -69,13 +68,14 @@ def test_a_folder_that_is_no_checkpoint(case: Case) -> None:
 @pytest.mark.parametrize("pickled", ["pytorch_model.bin", None])
 def test_no_weights(case: Case, pickled: str | None) -> None:
     (case.model / "model.safetensors").unlink()
-    message = f"`{case.model}` has neither model.safetensors nor model.safetensors.index.json"
     if pickled is None:
-        case.refused(message, None)
+        missing = "has neither model.safetensors nor model.safetensors.index.json nor pytorch_model.bin"
+        case.refused(f"`{case.model}` {missing}", None)
         return
-    (case.model / pickled).write_bytes(b"\x80\x04.")
-    hint = "save the model with safetensors: model.save_pretrained(folder)"
-    case.refused(f"{message}; it has {pickled}, and pickled weights are not read", hint)
+    (case.model / pickled).write_bytes(b"cos\nsystem\n(S'ls'\ntR.")
+    hint = "get the model in safetensors, or from whoever made it: the file is damaged, or runs code when it is loaded"
+    message = f"`{case.model / pickled}` cannot be read as tensors alone: it asks for `os.system`"
+    case.refused(message, hint, torch=True)
 
 
 def test_a_quantisation_that_cannot_be_read(case: Case) -> None:
@@ -215,11 +215,15 @@ def test_a_tokenizer_of_another_model(case: Case) -> None:
     weights = random_weights(tiny_config(vocab_size=160))
     case.config(vocab_size=160)
     case.weights(**weights)
-    tokens = len(json.loads((case.model / "tokenizer.json").read_text())["model"]["vocab"])
-    assert 160 < tokens <= VOCAB_SIZE
-    case.refused(
-        f"the tokenizer of `{case.model}` has {tokens} tokens, the model 160", "tokenizer.json belongs to another model"
-    )
+    result = case.convert()  # tuned on text, of which some tokens have no row
+    error, hint = result.stderr.splitlines()
+    assert error.startswith("error: the tokenizer gives token ")
+    assert error.endswith("; the model has 160")
+    assert hint == "hint: the text holds a token that the model lacks, or tokenizer.json belongs to another model"
+    assert (result.status, list(case.output_root.iterdir()), "torch" in result.modules) == (1, [], False)
+    result = case.convert("--recipe", "rtn")
+    assert "beyond the 160 rows of the embedding: a prompt that holds such a token is refused" in result.stderr
+    assert result.status == 0
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnx"])

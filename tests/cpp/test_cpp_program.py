@@ -15,6 +15,7 @@ from ovround.cli.app import app
 GUIDE = ROOT / "docs" / "guides" / "cpp.md"
 ONLY_PYTHON = {
     "--baseline", "--peer", "--baseline-model", "--baseline-python", "--baseline-threads", "--plot",
+    "--raw", "--system-prompt", "--system", "--bits", "--format",
 }  # fmt: skip
 ONLY_CPP = {"--bench", "--chat", "--llguidance", "--operator", "--tokenizers", "--version"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds

@@ -12,6 +12,7 @@ import pytest
 from ovround.artifact.manifest import Manifest, WeightRecord, write_manifest
 from ovround.errors import GenerationError, UsageError
 from ovround.measure.bandwidth import measure_read_bandwidth
+from ovround.measure.bench_options import BenchOptions
 from ovround.measure.benchmark import bench, weight_bytes_per_token
 from ovround.runtime.devices import available_cores, last_cache_bytes
 
@@ -27,7 +28,7 @@ def fast_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fast_memory")
 def test_a_result_adds_up(folder: Path) -> None:
-    result = bench(folder, prompt_tokens=16, new_tokens=8, repeat=3, threads=1)
+    result = bench(folder, BenchOptions(prompt_tokens=16, new_tokens=8, repeat=3, threads=1))
     assert (result.prompt_tokens, result.new_tokens, result.repeat, result.warm_up_runs) == (16, 8, 3, 1)
     assert "CPU" in result.device
     assert 0 < result.time_to_first_token_median_s <= result.time_to_first_token_p90_s
@@ -41,14 +42,14 @@ def test_a_result_adds_up(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"prompt_tokens": 0}, {"new_tokens": 1}, {"repeat": 0}, {"repeat": 2.5}])
-def test_counts_that_cannot_be(folder: Path, fields: dict[str, Any]) -> None:
+def test_counts_that_cannot_be(fields: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(fields))):
-        bench(folder, **fields)
+        BenchOptions(**fields)
 
 
 def test_what_does_not_fit_the_context(folder: Path) -> None:
     with pytest.raises(GenerationError, match="640"):
-        bench(folder, prompt_tokens=640)
+        bench(folder, BenchOptions(prompt_tokens=640))
 
 
 @pytest.mark.parametrize(

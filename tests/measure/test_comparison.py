@@ -13,11 +13,13 @@ import pytest
 
 from ovround.cli.plot import check_plot, plot
 from ovround.errors import EngineError, OvroundError, UsageError
-from ovround.measure.peers import PEERS, compare
+from ovround.measure.bench_options import BenchOptions
+from ovround.measure.peers import PEERS, Baseline, compare
 from ovround.measure.peers.comparison import Contender, Runner
 from ovround.measure.sweep import BATCHES, sweep
 
-SHORT: dict[str, Any] = {"prompt_tokens": 12, "new_tokens": 4, "rounds": 2, "threads": 1}
+SHORT = BenchOptions(prompt_tokens=12, new_tokens=4, repeat=2, threads=1)
+GENAI = Baseline("openvino-genai")
 
 
 @pytest.mark.parametrize(("format_name", "peer"), [("openvino", "openvino_genai"), ("onnx", "onnxruntime_genai")])
@@ -25,7 +27,7 @@ def test_ours_beside_a_peer(request: pytest.FixtureRequest, format_name: str, pe
     pytest.importorskip(peer)
     rounds: list[int] = []
     folder = request.getfixturevalue(f"{format_name}_folder")
-    result = compare(folder, peer.replace("_", "-"), on_round=lambda number, *ratios: rounds.append(number), **SHORT)
+    result = compare(folder, Baseline(peer.replace("_", "-")), SHORT, lambda number, *ratios: rounds.append(number))
     assert rounds == [0, 1]
     assert result.ours.label.startswith("ovround")
     assert result.peer.label.startswith((peer, peer.replace("_", "-")))
@@ -48,20 +50,20 @@ def test_both_sides_give_the_same_tokens_as_many_times_as_asked(openvino_folder:
 
 
 @pytest.mark.parametrize(
-    ("peer", "fields", "message"),
+    ("baseline", "options", "message"),
     [
-        ("vllm", {}, "openvino-genai, onnxruntime-genai"),
-        ("llama.cpp", {}, "--baseline-model"),
-        ("openvino-genai", {"new_tokens": 1}, "new_tokens"),
-        ("openvino-genai", {"prompt_tokens": 10_000}, "context"),
-        ("openvino-genai", {"peer_model": Path("nowhere")}, "nowhere"),
+        ({"name": "vllm"}, {}, "openvino-genai, onnxruntime-genai"),
+        ({"name": "llama.cpp"}, {}, "--baseline-model"),
+        ({"name": "openvino-genai"}, {"new_tokens": 1}, "new_tokens"),
+        ({"name": "openvino-genai"}, {"prompt_tokens": 10_000}, "context"),
+        ({"name": "openvino-genai", "model": Path("nowhere")}, {}, "nowhere"),
     ],
 )
 def test_what_is_refused_before_anything_starts(
-    openvino_folder: Path, peer: str, fields: dict[str, Any], message: str
+    openvino_folder: Path, baseline: dict[str, Any], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        compare(openvino_folder, peer, **{**SHORT, **fields})
+        compare(openvino_folder, Baseline(**baseline), dataclasses.replace(SHORT, **options))
     assert message in f"{caught.value} {caught.value.hint}"
 
 
@@ -71,7 +73,7 @@ def test_a_peer_that_is_not_installed(openvino_folder: Path, tmp_path: Path) -> 
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     python.chmod(0o755)
     with pytest.raises(EngineError, match="openvino") as caught:
-        compare(openvino_folder, "openvino-genai", peer_python=python, **SHORT)
+        compare(openvino_folder, Baseline("openvino-genai", python=python), SHORT)
     assert caught.value.hint is not None
     assert PEERS["openvino-genai"][0] in caught.value.hint
 
@@ -81,12 +83,12 @@ def test_a_peer_that_dies(openvino_folder: Path, tmp_path: Path) -> None:
     python.write_text('#!/bin/sh\necho "Illegal instruction" >&2\nexit 4\n')
     python.chmod(0o755)
     with pytest.raises(EngineError, match="Illegal instruction"):
-        compare(openvino_folder, "openvino-genai", peer_python=python, **SHORT)
+        compare(openvino_folder, Baseline("openvino-genai", python=python), SHORT)
 
 
 def test_a_sweep_is_drawn(openvino_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    result = sweep(openvino_folder, prompt_tokens=8, new_tokens=3, repeat=1, threads=1)
+    result = sweep(openvino_folder, BenchOptions(prompt_tokens=8, new_tokens=3, repeat=1, threads=1))
     assert [point.prompt_tokens for point in result.contexts] == [32, 64, 128, 256, 512]
     assert [point.batch for point in result.batches] == list(BATCHES)
     picture = tmp_path / "latency.png"
@@ -109,13 +111,14 @@ def test_both_measurements_open_the_folder_as_requested(demo_folders: dict[str, 
     changed = folder / "openvino_model.xml"
     text = changed.read_text()
     changed.write_text(text.replace("\n\t<layers>", "\n <layers>", 1))
-    short = {name: value for name, value in SHORT.items() if name != "rounds"}
+    once, unverified = dataclasses.replace(SHORT, repeat=1), dataclasses.replace(SHORT, repeat=1, verify=False)
+    unknown = dataclasses.replace(unverified, kernel="abacus")
     with pytest.raises(OvroundError, match=r"openvino_model\.xml"):
-        sweep(folder, repeat=1, **short)
+        sweep(folder, once)
     with pytest.raises(EngineError, match=r"openvino_model\.xml"):
-        compare(folder, "openvino-genai", **SHORT)
-    assert sweep(folder, repeat=1, verify=False, **short).batches
+        compare(folder, GENAI, SHORT)
+    assert sweep(folder, unverified).batches
     with pytest.raises(UsageError, match="abacus"):
-        sweep(folder, repeat=1, verify=False, kernel="abacus", **short)
+        sweep(folder, unknown)
     with pytest.raises(EngineError, match="abacus"):
-        compare(folder, "openvino-genai", verify=False, kernel="abacus", **SHORT)
+        compare(folder, GENAI, unknown)

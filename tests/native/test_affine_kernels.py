@@ -31,7 +31,9 @@ Floats = NDArray[np.float32]
 def in_groups(tensor: AffineTensor, times: int) -> AffineTensor:
     """`tensor` in groups of `times` as many inputs, each with the first scale and minimum."""
     scales, minimums = (
-        None if values is None else GroupValues(values.blocks, None if values.factors is None else values.factors[:, ::times])
+        None
+        if values is None
+        else GroupValues(values.blocks, None if values.factors is None else values.factors[:, ::times])
         for values in (tensor.scales, tensor.minimums)
     )
     assert scales is not None
@@ -39,7 +41,10 @@ def in_groups(tensor: AffineTensor, times: int) -> AffineTensor:
 
 
 WEIGHTS = {
-    **{f"{kind}, {rows}x{columns}": random_affine(kind, (rows, columns)) for kind in AFFINE_KINDS for rows, columns in ((70, 512), (17, 1280))},
+    **{
+        f"{kind}, {rows}x{columns}": random_affine(kind, (rows, columns))
+        for kind in AFFINE_KINDS for rows, columns in ((70, 512), (17, 1280))
+    },
     "groups of 64": in_groups(random_affine("Q4_K", (33, 768)), 2),
     "groups of 128 with a zero point": in_groups(random_affine("Q6_K", (33, 768)), 8),
     "groups of 32 in 6 bits": in_groups(random_affine("Q6_K", (16, 256)), 2),
@@ -138,6 +143,10 @@ def test_zeros_and_what_is_no_number(kernels: Kernels, isa: str, value: float) -
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_layout_keeps_every_bit(name: str) -> None:
     weight = WEIGHTS[name]
-    last = np.array([weight.zero_point], np.uint8) if weight.minimums is None else layout.pack_group_values(weight.minimums)
+    last = (
+        np.array([weight.zero_point], np.uint8)
+        if weight.minimums is None
+        else layout.pack_group_values(weight.minimums)
+    )
     parts = layout.pack_integers(weight.codes, weight.bits), layout.pack_group_values(weight.scales), last
-    assert layout.unpack_affine(*parts, weight.bits, *weight.shape).digest() == weight.digest()
+    assert layout.unpack_affine(parts, weight.bits, weight.shape).digest() == weight.digest()

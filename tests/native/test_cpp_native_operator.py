@@ -10,6 +10,7 @@ import pytest
 from cpp_build import replay, run
 from native_library import built as built_native
 from random_model import CONFIGS
+from test_affine_folders import write_gguf
 from test_native_operator import write_aqlm
 
 from ovround.conversion.convert import convert
@@ -25,12 +26,15 @@ def library() -> Path:
     return built_native() / native_operator._LIBRARY
 
 
-@pytest.fixture(scope="module", params=["3 bits", "codebooks"])
+@pytest.fixture(scope="module", params=["3 bits", "codebooks", "K-quants"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("native")
     if request.param == "3 bits":
         options = ConvertOptions(formats=("openvino",), bits=3, group_size=64, recipe="rtn", native_weights=True)
         return convert("demo", made / "out", options).folders[0]
+    if request.param == "K-quants":
+        write_gguf(made / "source", tied=True)
+        return convert(made / "source" / "model.gguf", made / "out", ConvertOptions(native_weights=True)).folders[0]
     write_aqlm(made / "source", CONFIGS["llama-0"])
     return convert(made / "source", made / "out").folders[0]
 

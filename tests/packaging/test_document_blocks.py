@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-GUIDES = ("bench.md", "chat.md", "tuning-settings.md")  # the others tune for minutes, or need a server
+GUIDES = ("bench.md", "chat.md", "models.md", "tuning-settings.md")  # the others tune for minutes, or need a server
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -32,7 +32,13 @@ def test_blocks_run(document: Path, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "OVROUND_CACHE": str(tmp_path / "cache"),
+        "PATH": path,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
     for language, block in BLOCK.findall(document.read_text(encoding="utf-8")):
         command = ["bash", "-euo", "pipefail", "-c", block] if language == "bash" else [sys.executable, "-c", block]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -16,7 +16,7 @@ from ovround.options.convert_options import ConvertOptions
 from ovround.options.recipes import RECIPES
 from ovround.quant.calibration.samples import DEFAULT_TEXT, Calibration, calibrate, held_out_samples, token_stream
 from ovround.source_tokenizer import load_tokenizer
-from ovround.texts import read_texts
+from ovround.texts import read_documents
 
 WORDS = "one two three four five six seven eight nine ten "
 VOCAB = 320
@@ -158,35 +158,39 @@ def test_tokens_beyond_the_vocabulary_are_refused(tiny_source: Path, write: Call
     assert len(calibrate(tokenizer, options, 256, max(tokens) + 1).samples) == 3
     message, hint = refusal(lambda: calibrate(tokenizer, options, 256, max(tokens)))
     assert message == f"the tokenizer gives token {max(tokens)}; the model has {max(tokens)}"
-    assert hint == "tokenizer.json belongs to another model"
+    assert hint == "the text holds a token that the model lacks, or tokenizer.json belongs to another model"
+
+
+def texts_of(path: Path) -> list[str]:
+    return [document.text for document in read_documents(path)]
 
 
 def test_jsonl_lines_end_at_line_feeds_only(write: Callable[..., Path]) -> None:
     """JSON allows all other line separators inside a string, and web text contains them."""
     texts = ["one\u2028two", "three\u0085four", "five\x0bsix", "seven\u2029"]
     path = write("web.jsonl", "\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts))
-    assert list(read_texts(path)) == texts
+    assert texts_of(path) == texts
     crlf = write("crlf.jsonl", '{"text": "one"}\r\n{"text": "two"}\r\n')
-    assert list(read_texts(crlf)) == ["one", "two"]
+    assert texts_of(crlf) == ["one", "two"]
 
 
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("not json", "is no JSON object with `text`"),
-        ('{"text": "cut', "is no JSON object with `text`"),
-        ('{"story": "x"}', "is no JSON object with `text`"),
-        ('["text"]', "is no JSON object with `text`"),
-        ("7", "is no JSON object with `text`"),
-        ('{"text": 7}', "`text` is no string"),
-        ('{"text": null}', "`text` is no string"),
+        ("not json", "is no JSON"),
+        ('{"text": "cut', "is no JSON"),
+        ('{"story": "x"}', "is not understood; its keys are story"),
+        ('["text"]', "message 1 is 'text'"),
+        ("7", "is 7, neither a text nor an object"),
+        ('{"text": 7}', "`text` is 7, which is no string"),
+        ('{"text": null}', "`text` is None, which is no string"),
         ('{"text": "\\ud800"}', "`text` cannot be written as UTF-8"),
-        ("[" * 100_000, "is no JSON object with `text`"),
+        ("[" * 100_000, "is no JSON"),
     ],
 )
 def test_a_bad_line_is_named(write: Callable[..., Path], line: str, what: str) -> None:
     path = write("bad.jsonl", '{"text": "good"}\n\n' + line + "\n")
-    message, _ = refusal(lambda: list(read_texts(path)))
+    message, _ = refusal(lambda: texts_of(path))
     assert message.startswith(f"`{path}` line 3")
     assert what in message
 
@@ -194,12 +198,13 @@ def test_a_bad_line_is_named(write: Callable[..., Path], line: str, what: str) -
 def test_a_text_that_is_no_utf8_or_not_there_is_refused(tmp_path: Path) -> None:
     latin = tmp_path / "latin.txt"
     latin.write_bytes("café".encode("latin-1"))
-    message, hint = refusal(lambda: list(read_texts(latin)))
+    message, hint = refusal(lambda: texts_of(latin))
     assert message.startswith(f"text file `{latin}` cannot be read: 'utf-8' codec can't decode byte 0xe9")
-    assert hint == "UTF-8 text or .jsonl is needed"
-    message, _ = refusal(lambda: list(read_texts(tmp_path / "none.txt")))
+    assert hint is not None
+    assert hint.startswith("UTF-8 is needed; formats by ending: .jsonl, ")
+    message, _ = refusal(lambda: texts_of(tmp_path / "none.txt"))
     assert message == f"text file `{tmp_path / 'none.txt'}` does not exist"
-    message, _ = refusal(lambda: list(read_texts(tmp_path)))
+    message, _ = refusal(lambda: texts_of(tmp_path))
     assert message.startswith(f"text file `{tmp_path}` cannot be read")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,10 +40,11 @@ def quantise_group(values: NDArray[np.float32], bits: int, symmetric: bool) -> G
 
 
 def stored(scale: np.float32) -> np.float16:
-    """Float16, and never nearer to zero than 1e-5, so that a group of zeros has a scale to divide by."""
-    if abs(scale) < np.float32(1e-5):
-        return np.float16(-1e-5 if scale < 0 else 1e-5)
-    return np.float16(scale)
+    """Float16: nearest, but away from zero below 2^-14, where it has the multiples of 2^-24; never zero, to divide by."""
+    if abs(scale) >= np.float32(2.0**-14):
+        return np.float16(scale)
+    size = max(1, math.ceil(float(abs(scale)) * 2**24)) / 2**24
+    return np.float16(-size if scale < 0 else size)
 
 
 def quantise(weight: NDArray[np.float32], bits: int, group_size: int, symmetric: bool) -> list[list[Group]]:

@@ -201,7 +201,10 @@ def used_bits(element_type: str, shape: tuple[int, ...]) -> int:
         ({"codes": np.full((2, 32), 16, np.uint8)}, "code 16 does not fit 4 bits"),
         ({"codes": np.zeros((2, 32), np.int8)}, r"codes are int8 \(2, 32\)"),
         ({"codes": np.zeros(32, np.uint8)}, r"uint8 \[N, K\] is needed"),
-        ({"scales": np.ones((2, 2), np.float32)}, r"scales are float32 \(2, 2\); float16 \[2, G\] is needed"),
+        (
+            {"scales": np.ones((2, 2), np.float64)},
+            r"scales are float64 \(2, 2\); float16 or float32 \[2, G\] is needed",
+        ),
         ({"scales": np.ones((3, 2), np.float16)}, r"scales are float16 \(3, 2\)"),
         ({"scales": np.ones((2, 5), np.float16)}, "5 groups do not divide 32 inputs"),
         ({"scales": np.ones((2, 0), np.float16)}, "0 groups do not divide 32 inputs"),

@@ -20,6 +20,7 @@ def test_the_package_is_clean() -> None:
     "line",
     [
         "import pickle", "from pickle import loads", "import joblib.numpy_pickle", "eval('1')", "torch.load(path)",
+        "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)", "from pickle import PickleError, load",
         "np.load(path)", "x.from_pretrained(a)", "x.from_pretrained(a, trust_remote_code=True)",
         "x.from_pretrained(a, trust_remote_code=flag)", "subprocess.run('ls', shell=True)", "import yaml", "exec(text)",
     ],

@@ -150,9 +150,15 @@ def test_overflow_gives_both_numbers(llm: LLM) -> None:
 
 
 def test_wrong_options_are_named(llm: LLM) -> None:
-    arguments: dict[str, Any] = {"max_tokens": 3}
-    with pytest.raises(TypeError, match="max_tokens"):
-        llm.generate("x", **arguments)
+    for wrong, meant in (
+        ("max_tokens", "max_new_tokens"),
+        ("temprature", "temperature"),
+        ("max_length", "max_new_tokens"),
+    ):
+        arguments: dict[str, Any] = {wrong: 3}
+        with pytest.raises(UsageError, match=f"`{wrong}` is no option of an answer") as caught:
+            llm.generate("x", **arguments)
+        assert caught.value.hint == f"did you mean `{meant}`?"
     with pytest.raises(UsageError, match="max_new_tokens is -5"):
         llm.generate("x", max_new_tokens=-5)
     with pytest.raises(UsageError, match="batch_size"):

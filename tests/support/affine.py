@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from ovround.checkpoint.affine_blocks import affine_tensor
@@ -24,6 +24,18 @@ def random_blocks(kind: str, shape: tuple[int, int], seed: int = 0) -> NDArray[n
         numbers = rng.uniform(0.002, 0.02, blocks.shape[:2]) * rng.choice([-1, 1], blocks.shape[:2], p=[0.1, 0.9])
         blocks[..., start : start + 2] = numbers.astype(np.float16)[..., None].view(np.uint8)
     return blocks.reshape(shape[0], -1)
+
+
+def sized_blocks(kind: str, shape: tuple[int, int], seed: int = 0, rms: float = 0.1) -> NDArray[np.uint8]:
+    """`random_blocks` whose weights have about this root mean square, as those of a model have."""
+    blocks = random_blocks(kind, shape, seed)
+    weights, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+    values = quants.dequantize(blocks, GGMLQuantizationType[kind])
+    parts = blocks.reshape(shape[0], shape[1] // weights, size)
+    for start in HALVES[kind]:
+        numbers = np.ascontiguousarray(parts[..., start : start + 2]).view(np.float16)
+        parts[..., start : start + 2] = (numbers * np.float16(rms / np.sqrt(np.mean(values**2)))).view(np.uint8)
+    return parts.reshape(shape[0], -1)
 
 
 def random_affine(kind: str, shape: tuple[int, int], seed: int = 0) -> AffineTensor:

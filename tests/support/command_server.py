@@ -42,6 +42,7 @@ for line in sys.stdin:
             os.dup2(os.open(folder / name, os.O_RDWR | os.O_CREAT), number)
         sys.stdin = open(0, encoding="utf-8", closefd=False)
         os.chdir(job["cwd"])
+        os.environ.update(job["environment"])
         if job["file_size"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_size"], resource.RLIM_INFINITY))
         sys.argv = ["ovround", *job["arguments"]]
@@ -125,8 +126,9 @@ class CommandServer:
         file_size: int = 0,
         kill: tuple[int, float] | None = None,
         moment: Moment | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> Result:
-        """Run one command.
+        """Run one command, with further variables of its environment.
 
         `file_size` is the most bytes that it may write to a file, 0 for no limit. `kill` is a signal and after how many
         seconds it is sent: SIGKILL, since any other may come when the command has just ended. For those there is `moment`.
@@ -141,6 +143,7 @@ class CommandServer:
             "file_size": file_size,
             "kill": kill,
             "moment": moment and (moment.signal, moment.call, moment.function),
+            "environment": dict(environment or {}),
             "arguments": [str(argument) for argument in arguments],
         }
         pipe_in, pipe_out = self._process.stdin, self._process.stdout

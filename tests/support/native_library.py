@@ -72,13 +72,17 @@ class Kernels:
         )  # fmt: skip
         return y
 
-
     def _affine(
         self, weight: AffineTensor, x: Floats, y: Floats, isa: str, exact: bool, threads: int, gated: bool
     ) -> Floats:
         zero_point = np.array([weight.zero_point], np.uint8)
         minimums = None if weight.minimums is None else layout.pack_group_values(weight.minimums)
-        parts = layout.pack_integers(weight.codes, weight.bits), layout.pack_group_values(weight.scales), zero_point, minimums
+        parts = (
+            layout.pack_integers(weight.codes, weight.bits),
+            layout.pack_group_values(weight.scales),
+            zero_point,
+            minimums,
+        )
         sizes = *weight.shape, weight.scales.shape[1], weight.scales.blocks_a_row, weight.bits, gated
         pointers = [part if part is None else part.ctypes.data_as(ctypes.c_void_p) for part in (*parts, x, y)]
         numbers = [ctypes.c_int64(size) for size in sizes]

@@ -20,7 +20,7 @@ from ovround.artifact.manifest import SourceType
 from ovround.checkpoint.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.checkpoint.gguf.architectures import Architecture
 from ovround.checkpoint.gguf.grids import MINIMUM, SYMMETRIC, on_grid, whole_steps
-from ovround.checkpoint.gguf.header import Metadata, TensorInfo
+from ovround.checkpoint.gguf.header import TensorInfo
 from ovround.checkpoint.gguf.places import Place, Shape, places
 from ovround.checkpoint.gguf.rope import FACTORS
 from ovround.checkpoint.gguf.types import Bytes, Floats, dequantize, row_bytes
@@ -62,7 +62,6 @@ class GgufCheckpoint:
     folder: Path
     architecture: Architecture
     config: dict[str, Any]
-    metadata: Metadata
     tensors: Mapping[str, TensorInfo]
     places: Mapping[str, Place] = field(default_factory=dict)
     shapes: Mapping[str, Shape] = field(default_factory=dict)
@@ -81,6 +80,11 @@ class GgufCheckpoint:
     def files(self) -> tuple[Path, ...]:
         """The files that hold the tensors, in order."""
         return tuple(dict.fromkeys(info.path for info in self.tensors.values()))
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether any tensor is; files of float16 or bfloat16 are not."""
+        return any(info.kind not in FLOAT_TYPES for info in self.tensors.values())
 
     def located(self, shapes: Mapping[str, Shape]) -> GgufCheckpoint:
         """The same under the names of a decoder with these tensors."""
@@ -109,14 +113,17 @@ class GgufCheckpoint:
         return next((scheme for scheme in schemes if scheme.symmetric), schemes[0])
 
     def _affine_scheme(self, module: str, place: Place) -> AffineScheme | None:
-        """The scheme of a linear layer that the native operator computes with and no grid of ours holds as it is."""
-        kind = self._kind(place)
+        """The scheme of a weight that the native operator computes with and no grid of ours holds as it is.
+
+        Tables that 8 bits hold without loss stay with the engine, whose table serves embedding and tied head.
+        """
+        kind, columns = self._kind(place), self.shapes[f"{module}.weight"][1]
         if self.as_blocks and kind in AFFINE_KINDS:
-            return _scheme_of(kind, self.shapes[f"{module}.weight"][1])
-        whole = kind in MINIMUM and not all(self._scheme(name).symmetric for name in place.tensors)
-        columns = self.shapes[f"{module}.weight"][1]
-        linear = ".layers." in module and ".experts." not in module and not columns % RUN
-        if not (self.native and linear and kind in AFFINE_KINDS) or whole:
+            return _scheme_of(kind, columns)
+        if not self.native or kind not in AFFINE_KINDS or ".experts." in module or columns % RUN:
+            return None
+        kept = module in _TABLES and kind in SYMMETRIC and not SYMMETRIC[kind].products
+        if kept or (kind in MINIMUM and not all(self._scheme(name).symmetric for name in place.tensors)):
             return None
         return _scheme_of(kind, columns)
 
@@ -407,8 +414,12 @@ def _without_ones(shape: Shape) -> Shape:
 
 def _finite(name: str, values: Floats) -> Floats:
     if not np.isfinite(values).all():
-        raise TensorError(f"`{name}` holds NaN or infinity", hint="the file is damaged: get it again")
+        raise _not_finite(name)
     return values
+
+
+def _not_finite(name: str) -> TensorError:
+    return TensorError(f"`{name}` holds NaN or infinity", hint="the file is damaged: get it again")
 
 
 # Where the float16 numbers of a block lie; of other types every value is computed.
@@ -419,6 +430,7 @@ _HALVES = {
 
 
 def _scan(name: str, raw: Bytes, kind: str) -> None:
+    """Raise TensorError where a number of these rows is not finite."""
     if kind == "BF16":
         _finite(name, (np.ascontiguousarray(raw).view(np.uint16).astype(np.uint32) << 16).view(np.float32))
     elif kind not in _HALVES:
@@ -426,7 +438,9 @@ def _scan(name: str, raw: Bytes, kind: str) -> None:
     else:
         blocks = raw.reshape(-1, row_bytes(kind, 256 if kind.endswith(("_K", "_XS")) else 32))
         for at in _HALVES[kind]:
-            _finite(name, np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16).astype(np.float32))
+            halves = np.ascontiguousarray(blocks[:, at : at + 2]).view(np.uint16)
+            if (halves & 0x7C00 == 0x7C00).any():
+                raise _not_finite(name)
 
 
 def _sha256(path: Path) -> str:

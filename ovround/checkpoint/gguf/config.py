@@ -17,14 +17,15 @@ Tensors = Mapping[str, TensorInfo]
 _TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 _NUMBERS = {"rope.freq_base", "rope.freq_base_swa", "attn_logit_softcapping", "final_logit_softcapping"}
-_LARGEST_LAYERS, _GEMMA2_27B, _GEMMA3_27B = 10_000, 46, 62
+_LARGEST_LAYERS, _GEMMA2_27B, _GEMMA3_27B, _BAICHUAN_13B = 10_000, 46, 62, 40
 # What llama.cpp computes otherwise where these are there; the values with which nothing changes.
 _CHANGES: dict[str, tuple[object, ...]] = {
     "attention.causal": (True,), "attention.clamp_kqv": (0, 0.0), "attention.temperature_scale": (0, 0.0),
     "attention.q_lora_rank": (), "attention.scale": (0, 0.0), "embedding_scale": (0, 0.0, 1.0),
     "residual_scale": (0, 0.0, 1.0), "logit_scale": (0, 0.0, 1.0), "expert_gating_func": (0, 1),
     "expert_weights_scale": (0, 0.0, 1.0), "expert_group_count": (0, 1), "expert_shared_count": (0,),
-    "nextn_predict_layers": (0,), "pooling_type": (0,), "rope.scaling.alpha": (0, 0.0), "leading_dense_block_count": (0,),
+    "nextn_predict_layers": (0,), "pooling_type": (0,), "rope.scaling.alpha": (0, 0.0),
+    "rope.scaling.yarn_log_multiplier": (0, 0.0), "rope.scaling.yarn_ext_factor": (1.0, -1.0), "leading_dense_block_count": (0,),
     "interleave_moe_layer_step": (0, 1), "ssm.state_size": (0,), "attention.alibi": (False,),
 }  # fmt: skip
 
@@ -58,10 +59,10 @@ def config_of(
     ):  # some converters state four times the hidden size
         config[architecture.keys["feed_forward_length"]] = inner.shape[-1]
     config["tie_word_embeddings"] = "output.weight" not in tensors
-    for key, token in _TOKENS.items():
+    for key, token in _TOKENS.items():  # stated even where there is none: families have defaults
         number = metadata.get(f"tokenizer.ggml.{token}_token_id")
-        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < config["vocab_size"]:
-            config[key] = number
+        known = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < config["vocab_size"]
+        config[key] = number if known else None
     layers = _layers(architecture, config)
     _FAMILIES.get(architecture.model_type, _nothing)(read, tensors, config, layers)
     config |= rope_of(architecture, read.number, metadata, config, floats)
@@ -126,6 +127,9 @@ def _biases(_read: _Reader, tensors: Tensors, config: dict[str, Any], _layers: i
 
 
 def _llama(read: _Reader, tensors: Tensors, config: dict[str, Any], layers: int) -> None:
+    """Llama, and Qwen2 where only query, key and value have biases."""
+    if read.name == "baichuan" and layers == _BAICHUAN_13B:
+        raise CheckpointError("the file is Baichuan 13B, whose attention has slopes (ALiBi): Baichuan 7B is supported")
     _biases(read, tensors, config, layers)
     if config["attention_bias"] and "blk.0.attn_output.bias" not in tensors and not config["mlp_bias"]:
         config |= {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False}

@@ -28,6 +28,7 @@ from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
 Floats = NDArray[np.float32]
+_NO_SCALE = 1e-30  # far below float16's smallest: the weights become 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ def _blocks(rows: Bytes, kind: str) -> Bytes:
 
 def _halves(blocks: Bytes, start: int) -> Floats:
     """The float16 number at byte `start` of each block."""
-    return np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0].astype(np.float32)
+    with np.errstate(invalid="ignore"):  # a signalling NaN, which the reader refuses
+        return np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0].astype(np.float32)
 
 
 def _one(kind: str, at: int) -> Callable[[Bytes], Floats]:
@@ -94,8 +96,9 @@ def _q3_k(rows: Bytes) -> Floats:
     low, high = blocks[..., 96:104], blocks[..., 104:108]
     nibbles = np.concatenate([low & 15, low >> 4], axis=-1)
     pairs = (high[..., None, :] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3).reshape(*high.shape[:-1], 16)
-    factors = (nibbles | pairs << 4).astype(np.float32) - 32
-    return (factors * _halves(blocks, 108)[..., None]).reshape(len(rows), -1)
+    factors: Floats = (nibbles | pairs << 4).astype(np.float32) - np.float32(32)
+    scales: Floats = factors * _halves(blocks, 108)[..., None]
+    return scales.reshape(len(rows), -1)
 
 
 def _iq4_xs(rows: Bytes) -> Floats:
@@ -105,8 +108,9 @@ def _iq4_xs(rows: Bytes) -> Floats:
     pairs = (high >> np.arange(0, 16, 2, dtype=np.uint16) & 3).astype(np.uint8)
     low = blocks[..., 4:8]
     nibbles = np.stack([low & 15, low >> 4], axis=-1).reshape(*low.shape[:-1], 8)
-    factors = (nibbles | pairs << 4).astype(np.float32) - 32
-    return (factors * _halves(blocks, 0)[..., None]).reshape(len(rows), -1)
+    factors: Floats = (nibbles | pairs << 4).astype(np.float32) - np.float32(32)
+    scales: Floats = factors * _halves(blocks, 0)[..., None]
+    return scales.reshape(len(rows), -1)
 
 
 def _mxfp4(rows: Bytes) -> Floats:
@@ -181,9 +185,9 @@ def whole_steps(rows: Bytes, kind: str) -> int | None:
 
     None where a minimum is no whole number of 0 to 255 steps, or a scale no float16 number.
     """
-    scales, minima = MINIMUM[kind].parts(rows)
-    steps = _steps(minima, scales)
     with np.errstate(over="ignore", invalid="ignore"):
+        scales, minima = MINIMUM[kind].parts(rows)
+        steps = _steps(minima, scales)
         same = scales.astype(np.float16).astype(np.float32) == scales
     fits = same & (steps >= 0) & (steps <= 255)
     return int(steps.max(initial=0)) if fits.all() else None
@@ -191,8 +195,8 @@ def whole_steps(rows: Bytes, kind: str) -> int | None:
 
 def _steps(minima: Floats, scales: Floats) -> Floats:
     """`minima / scales`, NaN where that is no whole number."""
-    wide = scales.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        wide = scales.astype(np.float64)
         whole = np.round(minima / wide)
         exact = np.isfinite(whole) & (whole * wide == minima)
     return np.where(minima == 0, 0.0, np.where(exact, whole, np.nan)).astype(np.float32)
@@ -210,7 +214,8 @@ def on_grid(rows: Bytes, kind: str, values: Floats, scheme: QuantScheme) -> QTen
     else:
         own = SYMMETRIC[kind]
         scales = own.scales(rows) if own.scales is not None else _scales_of(grouped, own.levels)
-    codes = _codes(grouped, scales, -largest, largest - 1) + np.float32(largest)
+    codes = _codes(grouped, scales, -largest, largest - 1)
+    codes += np.float32(largest)
     return QTensor(codes.astype(np.uint8).reshape(values.shape), _narrow(scales), None, scheme.bits)
 
 
@@ -224,22 +229,26 @@ def _with_zero_points(rows: Bytes, kind: str, grouped: Floats, scheme: QuantSche
 
 
 def _codes(grouped: Floats, scales: Floats, low: int, high: int) -> Floats:
-    inverse = np.zeros_like(scales, np.float64)
-    np.divide(1.0, scales, out=inverse, where=scales != 0)
-    codes = np.rint(grouped * inverse[..., None])
-    return np.clip(codes, low, high, out=codes).astype(np.float32)
+    """Whole steps of each value, in one pass of float32: a level of at most 255 steps is then off by 3e-5 of a step at most."""
+    inverse = np.zeros_like(scales)
+    np.divide(np.float32(1), scales, out=inverse, where=np.abs(scales) > _NO_SCALE)
+    codes: Floats = grouped * inverse[..., None]
+    np.rint(codes, out=codes)
+    return np.clip(codes, low, high, out=codes)
 
 
 def _scales_of(grouped: Floats, levels: tuple[int, ...]) -> Floats:
     """The scale of each group `[N, G, size]` whose largest magnitude is one of `levels` steps: that with which all are whole."""
-    largest = np.abs(grouped).max(axis=-1)
-    best, scales = np.full(largest.shape, np.inf), largest / np.float32(levels[-1])
+    largest: Floats = np.abs(grouped).max(axis=-1)
+    best = np.full(largest.shape, np.inf)
+    scales: Floats = largest / np.float32(levels[-1])
     for level in levels:
         scale = largest / np.float32(level)
         steps = np.divide(grouped, scale[..., None], out=np.zeros_like(grouped), where=scale[..., None] != 0)
         off = np.abs(steps - np.rint(steps)).max(axis=-1)
         closer = off < best - 1e-3
-        best, scales = np.where(closer, off, best), np.where(closer, scale, scales)
+        best = np.where(closer, off, best)
+        scales = np.where(closer, scale, scales)
     return scales
 
 

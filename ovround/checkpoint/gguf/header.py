@@ -62,25 +62,22 @@ def read_header(path: Path) -> GgufHeader:
             size = path.stat().st_size
             if size < len(_MAGIC) + 4 + 16:
                 raise HeaderError(f"`{path}` is no valid GGUF file: it has {size} bytes", hint="download it again")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                reader = _Reader(path, data, size)
-                try:
-                    return reader.header()
-                finally:
-                    reader.release()
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+                return parse_header(path, data)
     except OSError as error:
         raise CheckpointError(f"`{path}` cannot be read: {error}", hint="is it a GGUF file?") from error
 
 
+def parse_header(path: Path, data: memoryview) -> GgufHeader:
+    """The header of a file with these contents; raises HeaderError as `read_header` does."""
+    return _Reader(path, data).header()
+
+
 class _Reader:
-    """A position in the mapped file; every read is checked against its end."""
+    """A position in a file's contents; every read is checked against their end."""
 
-    def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
-        self._path, self._size, self._at = path, size, 0
-        self._data = memoryview(data)
-
-    def release(self) -> None:
-        self._data.release()
+    def __init__(self, path: Path, data: memoryview) -> None:
+        self._path, self._data, self._size, self._at = path, data, len(data), 0
 
     def header(self) -> GgufHeader:
         if bytes(self._data[:4]) != _MAGIC:

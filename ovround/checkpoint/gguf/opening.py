@@ -23,6 +23,7 @@ from ovround.checkpoint.gguf.config import config_of
 from ovround.checkpoint.gguf.header import GgufHeader, Metadata, TensorInfo, read_header
 from ovround.checkpoint.gguf.rope import FACTORS
 from ovround.checkpoint.gguf.types import dequantize
+from ovround.checkpoint.gguf_tokenizer import tokenizer_files
 from ovround.checkpoint.hf import read_json
 from ovround.errors import CheckpointError
 
@@ -60,13 +61,13 @@ def open_gguf(path: Path) -> GgufCheckpoint:
     Raises CheckpointError for one that is damaged, of an architecture that no family computes, or that a config.json beside
     it contradicts.
     """
-    header = _whole(path)
+    header = read_whole(path)
     architecture, config = config_of(header.metadata, header.tensors, _factors(header))
     folder, config = _source_folder(path, architecture, header.metadata, config)
-    return GgufCheckpoint(path, folder, architecture, config, header.metadata, header.tensors)
+    return GgufCheckpoint(path, folder, architecture, config, header.tensors)
 
 
-def _whole(path: Path) -> GgufHeader:
+def read_whole(path: Path) -> GgufHeader:
     """The header of a file with the tensors of all its parts; raises CheckpointError for a part that is missing or foreign."""
     header = read_header(path)
     count = header.metadata.get("split.count", 0)
@@ -135,8 +136,6 @@ def _source_folder(
             if source.is_file() and not source.is_symlink():
                 shutil.copyfile(source, folder / name)
     else:
-        from ovround.checkpoint.gguf_tokenizer import tokenizer_files
-
         files = tokenizer_files(metadata)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

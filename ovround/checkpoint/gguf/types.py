@@ -61,7 +61,7 @@ def _package() -> Any:
         import gguf
         import gguf.quants
     except ModuleNotFoundError as error:
-        raise MissingExtraError("gguf", "gguf") from error
+        raise MissingExtraError("gguf", "convert") from error
     return gguf
 
 

@@ -6,6 +6,7 @@ The library that applies it trusts every index. A damaged one would end the proc
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ovround.errors import CheckpointError
 
@@ -28,7 +29,7 @@ def check_charsmap(data: bytes) -> None:
         )
 
 
-def _leaves(units: np.ndarray) -> list[int]:
+def _leaves(units: NDArray[np.int64]) -> list[int]:
     """Offsets of the texts of all leaves; raises CheckpointError for a unit outside of the array, or a trie with a circle."""
     bytes_ = np.arange(1, 256)
     nodes = _children(units, np.array([0]))
@@ -51,10 +52,11 @@ def _leaves(units: np.ndarray) -> list[int]:
     return leaves
 
 
-def _children(units: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _children(units: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where the children of the units at `places` begin."""
     chosen = units[places]
-    return places ^ (chosen >> 10 << ((chosen & 512) >> 6))
+    children: NDArray[np.int64] = places ^ (chosen >> 10 << ((chosen & 512) >> 6))
+    return children
 
 
 def _is_text(texts: bytes, start: int) -> bool:

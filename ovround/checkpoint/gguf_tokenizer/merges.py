@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from itertools import groupby
 
+from ovround.checkpoint.gguf_tokenizer.vocabulary import BESIDE
 from ovround.errors import CheckpointError
 
 _CHARACTERS = 1 << 29  # that all divisions copy; Gemma's 262,144 tokens have 2^24
@@ -23,7 +24,7 @@ def merges_of_scores(tokens: Sequence[str], ids: Container[str], scores: Mapping
         longest = max(tokens, key=len)
         raise CheckpointError(
             f"the tokens of the GGUF file are too long: {longest!r:.60} has {len(longest)} characters",
-            hint="put tokenizer.json and tokenizer_config.json of the original model beside the file",
+            hint=BESIDE,
         )
     merges: list[tuple[str, str]] = []
     for _, equals in groupby(sorted(tokens, key=scores.__getitem__, reverse=True), scores.__getitem__):

@@ -1,6 +1,6 @@
 """tokenizer.json of a GGUF file's vocabulary: byte-level BPE, SentencePiece, WordPiece or Unigram.
 
-The `tokenizers` library computes it. transformers builds tokenizers from GGUF files too, but knows 23 of llama.cpp's 76
+The `tokenizers` library computes it. transformers builds tokenizers from GGUF files too, but knows 23 of llama.cpp's 86
 pre-tokenisers, and splits text as GPT-2 does for all others without a word. It leaves out Unicode normalisation, and
 spells DeepSeek's special tokens in bytes.
 """
@@ -84,19 +84,14 @@ def _added_tokens(vocabulary: Vocabulary) -> list[Parts]:
     special = special_ids(vocabulary)
     own = {index for index, kind in enumerate(vocabulary.types) if kind == TokenType.USER_DEFINED}
     strips = _strips_right(vocabulary, special)
+    tokens = _visible(vocabulary.tokens) if vocabulary.model == "llama" else vocabulary.tokens
     return [
         {
-            "id": index, "content": vocabulary.tokens[index], "single_word": False, "lstrip": False,
+            "id": index, "content": tokens[index], "single_word": False, "lstrip": False,
             "rstrip": index in strips, "normalized": False, "special": index in special,
         }
         for index in sorted(special | own)
-        if index in special or not _is_spaces(vocabulary, index)
     ]  # fmt: skip
-
-
-def _is_spaces(vocabulary: Vocabulary, index: int) -> bool:
-    """Whether a SentencePiece token is a run of spaces, which the normaliser turns into visible ones before it is found."""
-    return vocabulary.model == "llama" and not vocabulary.tokens[index].strip(" ")
 
 
 def _strips_right(vocabulary: Vocabulary, special: set[int]) -> set[int]:
@@ -241,13 +236,17 @@ def _spaces(vocabulary: Vocabulary) -> Parts:
 
 def _wordpiece(vocabulary: Vocabulary) -> Parts:
     """WordPiece; llama.cpp marks the beginning of a word where BERT marks its continuation, with ##."""
-    tokens = [_continuation(token, vocabulary.types[index]) for index, token in enumerate(vocabulary.tokens)]
+    special = special_ids(vocabulary)
+    tokens = [token if index in special else _continuation(token) for index, token in enumerate(vocabulary.tokens)]
     ids = _ids(vocabulary, tokens)
-    unknown, first, last = (vocabulary.token(role) for role in ("unk", "cls", "sep"))
-    if unknown is None or first is None or last is None or len(ids) < len(tokens):
+    marks = [
+        (tokens[vocabulary.ids[role]], vocabulary.ids[role]) for role in ("unk", "cls", "sep") if role in vocabulary.ids
+    ]
+    if len(marks) < 3 or any(ids.get(token) != index for token, index in marks):
         raise CheckpointError(
-            "the bert vocabulary of the GGUF file has no [UNK], [CLS] or [SEP], or tokens twice", hint=BESIDE
+            "the bert vocabulary of the GGUF file has no [UNK], [CLS] or [SEP], or has one twice", hint=BESIDE
         )
+    (unknown, _), first, last = marks
     lowercase = vocabulary.flags.get("normalizer.lowercase", True)
     return {
         "normalizer": {
@@ -255,7 +254,7 @@ def _wordpiece(vocabulary: Vocabulary) -> Parts:
             "strip_accents": vocabulary.flags.get("normalizer.strip_accents", lowercase), "lowercase": lowercase,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": _template((first, vocabulary.ids["cls"]), (last, vocabulary.ids["sep"])),
+        "post_processor": _template(first, last),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
             "type": "WordPiece", "unk_token": unknown, "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
@@ -264,8 +263,8 @@ def _wordpiece(vocabulary: Vocabulary) -> Parts:
     }  # fmt: skip
 
 
-def _continuation(token: str, kind: int) -> str:
-    if kind in (TokenType.CONTROL, TokenType.UNKNOWN) or (token.startswith("[") and token.endswith("]")):
+def _continuation(token: str) -> str:
+    if token.startswith("[") and token.endswith("]"):
         return token
     return token[1:] if token.startswith(_SPACE) and len(token) > 1 else f"##{token}"
 

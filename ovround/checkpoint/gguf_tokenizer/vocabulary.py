@@ -5,7 +5,6 @@ Lengths, types and token ids come from a stranger's file. Each is compared with 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,8 +12,11 @@ from typing import Any
 
 from ovround.errors import CheckpointError
 
+BESIDE = "put config.json, tokenizer.json and tokenizer_config.json of the original model beside the file"
+"""The way out of everything that cannot be read."""
 _TOKENS = 4 << 20
 _CHARACTERS = 1 << 16  # of one token; the longest in use have some hundreds
+_LARGEST = 3.5e38  # float32
 _ABSENT = (-1, 0xFFFFFFFF)  # written by some converters for "none"
 IDS = {
     "bos": "bos_token_id", "eos": "eos_token_id", "eot": "eot_token_id", "eom": "eom_token_id", "unk": "unknown_token_id",
@@ -89,9 +91,6 @@ def _text(metadata: Mapping[str, object], key: str, *, optional: bool = True) ->
     return value
 
 
-BESIDE = "put tokenizer.json and tokenizer_config.json of the original model beside the file"
-
-
 def _list(metadata: Mapping[str, object], key: str) -> Sequence[Any] | None:
     value = metadata.get(key)
     if value is None:
@@ -157,7 +156,7 @@ def _scores(metadata: Mapping[str, object], count: int) -> tuple[float, ...] | N
     if len(values) < count:
         raise CheckpointError(f"`{key}` has {len(values)} entries for {count} tokens", hint=BESIDE)
     for index, value in enumerate(values):
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < _LARGEST:
             raise CheckpointError(f"entry {index} of `{key}` is {value!r:.60}; a finite number is needed", hint=BESIDE)
     return tuple(map(float, values[:count]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -18,7 +19,7 @@ from ovround.errors import UsageError
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _LOOKS_SPECIAL = re.compile(r"<pad>|<mask>|<2mass>|\[@BOS@\]|<\|.*\|>|<\uff5c.*\uff5c>|<unused.*>", re.DOTALL)
-_UNREACHED = -10000.0  # the score of a token that no merge makes
+_ADDED = -1000.0  # score of a token that was added to a SentencePiece vocabulary
 _HINT = "--format openvino or onnx"
 
 
@@ -48,7 +49,7 @@ def vocabulary_metadata(
     else:
         keys = {"model": "llama", "pre": "default", **_prefix(parts)}
         tokens, types = _sentencepiece_types(parts, tokens, types)
-        keys |= {"tokens": tokens, "scores": _scores(parts, tokens, types, architecture), "token_type": types}
+        keys |= {"tokens": tokens, "scores": _scores(parts, tokens, types), "token_type": types}
     first, last = _around(parts)
     named = {role: ids[token] for role, token in roles.items() if ids.get(token, rows) < rows and role in IDS}
     if first is not None:
@@ -77,7 +78,7 @@ def _tokens(parts: Mapping[str, Any], ids: Mapping[str, int], rows: int) -> tupl
     tokens = [f"[PAD{index}]" for index in range(rows)]
     types = [int(TokenType.UNUSED)] * rows
     for token, index in ids.items():
-        if index < rows:
+        if index < rows and token != tokens[index]:
             tokens[index], types[index] = token, TokenType.NORMAL
     for token in parts["added_tokens"]:
         if token["id"] < rows:
@@ -130,36 +131,36 @@ def _sentencepiece_types(parts: Mapping[str, Any], tokens: list[str], types: lis
     for index, token in enumerate(tokens):
         if types[index] == TokenType.NORMAL and _BYTE.fullmatch(token):
             types[index] = int(TokenType.BYTE)
-        elif token == unknown and types[index] in (TokenType.NORMAL, TokenType.CONTROL):
+        elif token == unknown and types[index] == TokenType.NORMAL:
             types[index] = int(TokenType.UNKNOWN)
         elif types[index] == TokenType.USER_DEFINED:
             tokens[index] = token.replace(_SPACE, " ")
     return tokens, types
 
 
-def _scores(parts: Mapping[str, Any], tokens: list[str], types: list[int], architecture: str) -> list[float]:
+def _scores(parts: Mapping[str, Any], tokens: list[str], types: list[int]) -> list[float]:
     """Scores by which llama.cpp joins the same pairs; UsageError where the merges are no SentencePiece's.
 
     SentencePiece may build a token from any two of its parts. Merges of another making say which.
     """
-    pairs = _pairs(parts["model"])
-    order: dict[str, int] = {}
-    for left, right in pairs:
-        order.setdefault(left + right, len(order))
     kinds = list(zip(tokens, types, strict=True))
     spelled = [token.replace(" ", _SPACE) if kind == TokenType.USER_DEFINED else token for token, kind in kinds]
-    made = {token: -float(order[token]) for token in spelled if token in order}
     fixed = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE, TokenType.UNUSED)
     known = {token for token, kind in zip(spelled, types, strict=True) if kind not in fixed}
-    implied = set(merges_of_scores([token for token in made if token in known], known, made))
-    reachable = {pair for pair in pairs if {*pair, pair[0] + pair[1]} <= known}
-    if implied != reachable:
+    own = {token for token, kind in zip(spelled, types, strict=True) if kind == TokenType.USER_DEFINED}
+    pairs = [pair for pair in _pairs(parts["model"]) if {*pair, pair[0] + pair[1]} <= known]
+    made = [token for token, _ in groupby(left + right for left, right in pairs) if token not in own]
+    differing = len(made) - len(set(made))
+    differing += len(set(pairs) ^ set(merges_of_scores(list(known), known, dict.fromkeys(known, 0.0))))
+    if differing:
         raise UsageError(
-            f"format gguf: {len(implied ^ reachable)} merges of this tokenizer are not SentencePiece's, which joins any two "
-            "tokens that make a third",
+            f"format gguf: {differing} merges of this tokenizer are not SentencePiece's, which joins any two tokens that make a "
+            "third, in the order of the third",
             hint=_HINT,
         )
-    return [made.get(token, _UNREACHED) for token in spelled]
+    order = dict.fromkeys([*made, *(token for token, kind in kinds if kind == TokenType.NORMAL)])
+    ranks = {token: -float(rank) for rank, token in enumerate(order)}
+    return [0.0 if kind == TokenType.BYTE else ranks.get(token, _ADDED) for token, kind in kinds]
 
 
 def _around(parts: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -6,6 +6,6 @@ another environment than ovround. `comparison.py` starts two workers and measure
 
 from __future__ import annotations
 
-from ovround.measure.peers.comparison import PEERS, Comparison, Side, compare
+from ovround.measure.peers.comparison import PEERS, Baseline, Comparison, Side, compare
 
-__all__ = ["PEERS", "Comparison", "Side", "compare"]
+__all__ = ["PEERS", "Baseline", "Comparison", "Side", "compare"]

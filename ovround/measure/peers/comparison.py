@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ovround.errors import EngineError, UsageError
+from ovround.measure.bench_options import BenchOptions
 from ovround.runtime.engines import check_folder
 from ovround.runtime.model_info import read_model_info
 
@@ -72,64 +73,68 @@ class Contender:
     python: str = sys.executable
 
 
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The other runtime of a comparison. Raises UsageError for an unknown name or a model that does not exist."""
+
+    name: str
+    """One of `PEERS`."""
+    model: Path | None = None
+    """Its model; by default the folder that is measured."""
+    python: Path | None = None
+    """The interpreter that has it installed; by default this one."""
+    threads: int | None = None
+    """Its CPU threads; by default those of our side."""
+
+    def __post_init__(self) -> None:
+        if self.name not in PEERS:
+            raise UsageError(f"baseline `{self.name}` is not known", hint=f"choose from {', '.join(PEERS)}")
+        if self.model is not None and not self.model.exists():
+            raise UsageError(f"baseline-model `{self.model}` does not exist")
+
+    def contender(self, folder: Path, options: BenchOptions) -> Contender:
+        """Its side of a comparison with `folder`."""
+        return Contender(
+            self.name, str(self.model or folder), options.threads if self.threads is None else self.threads,
+            options.device, python=str(self.python or sys.executable),
+        )  # fmt: skip
+
+
+def _ours(folder: Path, options: BenchOptions) -> Contender:
+    properties = {"kernel": options.kernel, "verify": "yes" if options.verify else "no"}
+    return Contender("ovround", str(folder), options.threads, options.device, properties, options.exact)
+
+
 def compare(
     folder: Path,
-    peer: str,
-    *,
-    peer_model: Path | None = None,
-    peer_python: Path | None = None,
-    peer_threads: int | None = None,
-    prompt_tokens: int = 128,
-    new_tokens: int = 64,
-    rounds: int = 5,
-    device: str = "CPU",
-    exact: bool = False,
-    threads: int | None = None,
-    seed: int = 0,
-    verify: bool = True,
-    kernel: str = "auto",
+    baseline: Baseline,
+    options: BenchOptions,
     on_round: Callable[[int, float, float], None] = lambda number, first, later: None,
 ) -> Comparison:
-    """Measure `folder` and a peer of `PEERS`, each in its own process; every round measures both, in alternating order.
+    """Measure `folder` and a baseline, each in its own process; every round measures both, in alternating order.
 
-    `peer_model`: the peer's model, by default `folder`. `peer_python`: the interpreter that has the peer, by default this one.
-    `peer_threads`: the peer's threads, by default `threads`. `verify` and `kernel` apply to our side, see `open_engine`.
-    `on_round` gets each round's number and two ratios.
-    Raises UsageError for an unknown peer or a count below 1, EngineError if a side cannot be started or fails.
+    `verify` and `kernel` of the options apply to our side, see `open_engine`. `on_round` gets each round's number and two ratios.
+    Raises UsageError for a baseline that cannot read `folder` or a prompt that does not fit, EngineError if a side cannot be
+    started or fails.
     """
-    if peer not in PEERS:
-        raise UsageError(f"peer `{peer}` is not known", hint=f"choose from {', '.join(PEERS)}")
-    package, reads_ours = PEERS[peer]
-    if peer_model is None and not reads_ours:
-        raise UsageError(f"{peer} does not read `{folder}`", hint="give its model with --baseline-model FILE")
-    for name, value, minimum in (
-        ("prompt_tokens", prompt_tokens, 1),
-        ("new_tokens", new_tokens, 2),
-        ("repeat", rounds, 1),
-    ):
-        if value < minimum:
-            raise UsageError(f"{name} is {value}; {minimum} or more is needed")
-    if peer_model is not None and not peer_model.exists():
-        raise UsageError(f"baseline-model `{peer_model}` does not exist")
+    package, reads_ours = PEERS[baseline.name]
+    if baseline.model is None and not reads_ours:
+        raise UsageError(f"{baseline.name} does not read `{folder}`", hint="give its model with --baseline-model FILE")
     check_folder(folder)
     context = read_model_info(folder).context_length
-    if prompt_tokens + new_tokens > context:
-        raise UsageError(f"{prompt_tokens} prompt and {new_tokens} new tokens; the model's context is {context}")
-    open_options = {"kernel": kernel, "verify": "yes" if verify else "no"}
-    mine = Contender("ovround", str(folder), threads, device, open_options, exact)
-    theirs = Contender(
-        peer, str(peer_model or folder), threads if peer_threads is None else peer_threads, device,
-        python=str(peer_python or sys.executable),
-    )  # fmt: skip
-    prompt = np.random.default_rng(seed).integers(3, _FIRST_IDS, prompt_tokens).tolist()
+    if options.prompt_tokens + options.new_tokens > context:
+        raise UsageError(
+            f"{options.prompt_tokens} prompt and {options.new_tokens} new tokens; the model's context is {context}"
+        )
+    prompt = np.random.default_rng(options.seed).integers(3, _FIRST_IDS, options.prompt_tokens).tolist()
     runners: list[Runner] = []
     try:
-        for contender, install in ((mine, None), (theirs, package)):
+        for contender, install in ((_ours(folder, options), None), (baseline.contender(folder, options), package)):
             runners.append(Runner(contender, prompt, install))
-        for number in range(rounds):
+        for number in range(options.repeat):
             pair = runners if number % 2 == 0 else runners[::-1]
             for runner in pair:
-                runner.run(prompt, new_tokens)
+                runner.run(prompt, options.new_tokens)
             on_round(number, *(a[-1] / b[-1] for a, b in _pairs(*runners)))
     finally:
         for runner in runners:
@@ -142,7 +147,7 @@ def compare(
         else ours.peak_memory_bytes / others.peak_memory_bytes
     )
     return Comparison(
-        prompt_tokens, new_tokens, rounds, ours, others,
+        options.prompt_tokens, options.new_tokens, options.repeat, ours, others,
         ours.load_to_first_token_s / others.load_to_first_token_s, first, later, memory,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,14 @@ from tokenizers import Tokenizer
 
 from ovround.errors import CalibrationError
 from ovround.options.convert_options import ConvertOptions, resolved_recipe
-from ovround.texts import read_texts
+from ovround.texts import Document, Render, read_documents
+from ovround.texts.data_set import is_data_set
 
 DEFAULT_TEXT = Path(__file__).resolve().parents[2] / "calibration.txt"
 LONGEST_DEFAULT = 2048  # tokens a sample when --seqlen is not given
 FEWEST_SAMPLES = 8  # of the built-in text; with fewer, the given number is required
+DRAWN_FROM = 4
+_BATCH = 256  # documents
 SHORTEST_SAMPLE = 8  # tokens; the options allow no shorter --seqlen
 
 
@@ -36,11 +39,14 @@ class Calibration:
         return Calibration(np.concatenate([self.samples[:train][rank::size], held_out]), len(held_out))
 
 
-def calibrate(tokenizer: Tokenizer, options: ConvertOptions, context: int, vocab_size: int) -> Calibration:
+def calibrate(
+    tokenizer: Tokenizer, options: ConvertOptions, context: int, vocab_size: int, render: Render | None = None
+) -> Calibration:
     """Cut the calibration text into samples for a model with `context` positions.
 
-    Each file is tokenised document by document. The tokens are joined and cut into samples of `seqlen`, of which the seed
-    draws `nsamples` and an eighth more to be held out. Of the built-in text, as many samples as it gives are used.
+    Each file is tokenised document by document; `render` writes a chat as the model sees it. The tokens are joined and cut
+    into samples of `seqlen`, of which the seed draws `nsamples` and an eighth more to be held out. Of the built-in text, as
+    many samples as it gives are used; of a data set of the hub, the first ones that give DRAWN_FROM times as many.
     Raises CalibrationError when the given text is too short.
     """
     length = min(LONGEST_DEFAULT, context) if options.seqlen is None else options.seqlen
@@ -51,10 +57,11 @@ def calibrate(tokenizer: Tokenizer, options: ConvertOptions, context: int, vocab
             f"the model has {context} positions; samples of {SHORTEST_SAMPLE} tokens are needed",
             hint="--recipe rtn needs no text",
         )
-    tokens = token_stream(tokenizer, options.calibration or (DEFAULT_TEXT,), vocab_size)
-    whole = len(tokens) // length
     nsamples = resolved_recipe(options).nsamples
     needed = nsamples + held_out_samples(nsamples)
+    files = options.calibration or (DEFAULT_TEXT,)
+    tokens = token_stream(tokenizer, files, vocab_size, render, enough=DRAWN_FROM * needed * length)
+    whole = len(tokens) // length
     adaptable = not options.calibration and options.nsamples is None
     if adaptable and whole >= FEWEST_SAMPLES:
         needed = min(needed, whole)
@@ -75,14 +82,39 @@ def held_out_samples(samples: int) -> int:
     return max(1, samples // 8)
 
 
-def token_stream(tokenizer: Tokenizer, files: Sequence[Path], vocab_size: int) -> NDArray[np.int64]:
-    """All tokens of all documents in a row, int64 `[n]`; raises CalibrationError for ids that the model does not have."""
-    texts = [text for path in files for text in read_texts(path)]
-    encoded = [np.asarray(encoding.ids, np.int64) for encoding in tokenizer.encode_batch(texts)]
-    tokens = np.concatenate(encoded) if encoded else np.zeros(0, np.int64)
+def token_stream(
+    tokenizer: Tokenizer, files: Sequence[Path], vocab_size: int, render: Render | None = None, enough: int = 0
+) -> NDArray[np.int64]:
+    """All tokens of all documents in a row, int64 `[n]`; of a data set of the hub, those until there are `enough`.
+
+    Raises CalibrationError for ids that the model does not have.
+    """
+    parts: list[NDArray[np.int64]] = []
+    for path in files:
+        count = 0
+        for batch in _batches(read_documents(path, render)):
+            texts = [document.text for document in batch]
+            encodings = tokenizer.encode_batch(texts, add_special_tokens=not batch[0].rendered)
+            parts += [np.asarray(encoding.ids, np.int64) for encoding in encodings]
+            count += sum(len(part) for part in parts[-len(batch) :])
+            if enough and count >= enough and is_data_set(path):
+                break
+    tokens = np.concatenate(parts) if parts else np.zeros(0, np.int64)
     if tokens.size and int(tokens.max()) >= vocab_size:
         raise CalibrationError(
             f"the tokenizer gives token {int(tokens.max())}; the model has {vocab_size}",
-            hint="tokenizer.json belongs to another model",
+            hint="the text holds a token that the model lacks, or tokenizer.json belongs to another model",
         )
     return tokens
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """The documents in lists of which all are rendered, or none; short ones, since a data set may be endless."""
+    batch: list[Document] = []
+    for document in documents:
+        if batch and (document.rendered != batch[0].rendered or len(batch) == _BATCH):
+            yield batch
+            batch = []
+        batch.append(document)
+    if batch:
+        yield batch

@@ -6,18 +6,24 @@ Formulas as in the SignRound paper (arXiv 2309.05516) with the full-range symmet
                 the larger extreme lies on level -2^(b-1), so no level is unused
     asymmetric  s = (max - min) / (2^b - 1), z = round(-min / s);                          q = round(w / s) + z
 
-Scales are rounded to float16, as they are stored, before any level is chosen. Shapes: weights `[N, G, group]`, everything
+Scales are rounded to float16, as they are stored, before any level is chosen: to nearest where float16 has its full precision,
+away from 0 below that, so that the extremes of a group of tiny weights keep their levels. Shapes: weights `[N, G, group]`, everything
 per group `[N, G, 1]`. Levels are unsigned here (`u = q + 2^(b-1)` when symmetric), as in `QTensor`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ovround.errors import TensorError
+from ovround.tensors.qtensor import SMALLEST_SCALE
 from ovround.tensors.scheme import QuantScheme
 
-SMALLEST_SCALE = 1e-5  # keeps w / s finite for a group of zeros; a float16 subnormal
+SMALLEST_NORMAL = 2.0**-14  # of float16; the numbers below are whole multiples of SMALLEST_SCALE
+SMALLEST_WIDE_SCALE = 1e-37  # in float32: keeps w / s finite for a group of zeros
+Store = Callable[[torch.Tensor], torch.Tensor]
 
 
 def grouped(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
@@ -32,22 +38,36 @@ def extremes(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return low.clamp(max=0), high.clamp(min=0)
 
 
-def scale_and_zero(low: torch.Tensor, high: torch.Tensor, scheme: QuantScheme) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero point of groups that span `low` .. `high`, float32 `[N, G, 1]`; differentiable through both roundings."""
+def scale_and_zero(
+    low: torch.Tensor, high: torch.Tensor, scheme: QuantScheme, store: Store | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of groups that span `low` .. `high`, float32 `[N, G, 1]`; differentiable through both roundings.
+
+    `store` rounds a scale as it is stored: `to_float16` if None.
+    """
+    store = store or to_float16
     if scheme.symmetric:
         half = float(1 << (scheme.bits - 1))
         scale = torch.where(-low > high, -low, -high) / half
-        return to_float16(scale), torch.full_like(scale, half)
-    scale = to_float16((high - low) / ((1 << scheme.bits) - 1))
+        return store(scale), torch.full_like(scale, half)
+    scale = store((high - low) / ((1 << scheme.bits) - 1))
     top = float((1 << scheme.bits) - 1)
     return scale, round_through(-low / scale).clamp(0, top)
 
 
 def to_float16(scale: torch.Tensor) -> torch.Tensor:
     """Scales as they are stored: float16, never nearer to zero than SMALLEST_SCALE; the gradient passes unchanged."""
-    floor = torch.where(scale < 0, -SMALLEST_SCALE, SMALLEST_SCALE)
-    kept = torch.where(scale.detach().abs() < SMALLEST_SCALE, floor, scale.detach()).half().float()
+    stated = scale.detach()
+    steps = (stated.abs() / SMALLEST_SCALE).ceil_().clamp_(min=1).mul_(SMALLEST_SCALE)
+    tiny = torch.where(stated < 0, -steps, steps)
+    kept = torch.where(stated.abs() < SMALLEST_NORMAL, tiny, stated.half().float())
     return scale + (kept - scale).detach()
+
+
+def to_float32(scale: torch.Tensor) -> torch.Tensor:
+    """Scales as they are stored where float16 cannot hold them."""
+    floor = torch.where(scale < 0, -SMALLEST_WIDE_SCALE, SMALLEST_WIDE_SCALE)
+    return torch.where(scale.abs() < SMALLEST_WIDE_SCALE, floor, scale)
 
 
 def round_through(x: torch.Tensor) -> torch.Tensor:
@@ -66,9 +86,9 @@ def levels(
 
 
 def check_scales(name: str, scale: torch.Tensor) -> None:
-    """Raise TensorError when a scale is outside of float16's range."""
+    """Raise TensorError when a scale is outside of the range of the type that it was rounded to."""
     if not bool(torch.isfinite(scale).all()):
         raise TensorError(
             f"`{name}` has values so large that a float16 scale overflows",
-            hint=f"--layer '{name}=bits:16' leaves it in float",
+            hint=f"--layer '{name.removesuffix('.weight')}=bits:16' leaves it in float",
         )

@@ -13,10 +13,14 @@ from ovround.tensors.scheme import QuantScheme
 
 
 class RtnPass:
-    """Rounds every weight that the plan quantises, and gives each tensor as soon as it is finished."""
+    """Rounds every weight that the plan quantises, and gives each tensor as soon as it is finished.
 
-    def __init__(self, context: QuantContext) -> None:
-        self._context = context
+    `wide_scales`: the formats hold float32 scales, where float16 cannot.
+    """
+
+    def __init__(self, context: QuantContext, *, wide_scales: bool = False) -> None:
+        self._context, self._wide_scales = context, wide_scales
+        self._stacked = context.decoder.stacked()  # experts share one tensor, so one type of scales
 
     def run(self) -> Iterator[Emitted]:
         """Every tensor in the model's order."""
@@ -32,7 +36,8 @@ class RtnPass:
         tensor, scheme = self._context.read(name), self._context.plan.get(name.removesuffix(".weight"))
         if not isinstance(scheme, QuantScheme) or not name.endswith(".weight"):
             return Emitted(name, tensor, 0.0)
-        return Emitted(name, *round_to_nearest(name, tensor, scheme))
+        wide = self._wide_scales and name.removesuffix(".weight") not in self._stacked
+        return Emitted(name, *round_to_nearest(name, tensor, scheme, wide_scales=wide))
 
 
 def names_after_blocks(context: QuantContext) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ def tune_block(
                 best.offer(held_out_loss())
             on_step(step + 1, best.loss)
     best.restore()
-    results = {weight.name: weight.result() for weight in tuned}
+    results: dict[str, StoredWeight] = {weight.name: weight.result() for weight in tuned}
     offsets = {weight.name: offsets for weight in tuned if (offsets := weight.offsets()) is not None}
     return TunedBlock(results, offsets, before, best.loss, steps)
 

@@ -32,7 +32,8 @@ std::optional<std::string> template_source(const fs::path& folder) {
     return std::nullopt;
 }
 
-// The named special tokens, from tokenizer_config.json and in older folders from special_tokens_map.json.
+}  // namespace
+
 Value special_tokens(const fs::path& folder) {
     auto config = read_object(folder / "tokenizer_config.json", true);
     if (!config.contains("added_tokens_decoder")) {
@@ -49,8 +50,6 @@ Value special_tokens(const fs::path& folder) {
     }
     return tokens;
 }
-
-}  // namespace
 
 ChatTemplate::ChatTemplate(const std::string& source, Value special_tokens)
     : body_(parse_template(source)), special_tokens_(std::move(special_tokens)) {}

@@ -26,6 +26,9 @@ private:
     Value special_tokens_;
 };
 
+// The named special tokens, from tokenizer_config.json and in older folders from special_tokens_map.json.
+Value special_tokens(const std::filesystem::path& folder);
+
 // The template of a folder, from chat_template.jinja, tokenizer_config.json or chat_template.json, in this order.
 std::optional<ChatTemplate> read_chat_template(const std::filesystem::path& folder);
 

@@ -51,10 +51,14 @@ public:
         return true;
     }
 
-    std::size_t bits() const { return weights_.rfind("int", 0) == 0 ? static_cast<std::size_t>(weights_[3] - '0') : 0; }
+    std::size_t bits() const {
+        const bool integers = weights_.rfind("int", 0) == 0 || is_affine();
+        return integers ? static_cast<std::size_t>(weights_.back() - '0') : 0;
+    }
     std::size_t rows() const { return outputs_.size() == 1 ? static_cast<std::size_t>(outputs_[0]) : 0; }
     std::size_t columns() const { return static_cast<std::size_t>(inputs_); }
     bool is_codebook() const { return weights_ == "codebook"; }
+    bool is_affine() const { return weights_.rfind("affine", 0) == 0; }
 
 private:
     std::string weights_;
@@ -151,18 +155,62 @@ Expanded expand_codebook(const Part& codes, const Part& codebooks, const Part& s
     return {as_float32(constant), constant->get_byte_size()};
 }
 
-// The integer at a row and an input; `bits` is 2, 3 or 4.
+// The integer at a row and an input; `bits` is 2 to 6. Of 3, 5 and 6 bits the lower 2 or 4 come first, then the others.
 uint8_t integer(const uint8_t* codes, std::size_t bits, std::size_t runs, std::size_t row, std::size_t input) {
     const uint8_t* bytes =
         codes + (row / kTileRows * runs + input / kRun) * bits * 64 + row % kTileRows * 4 + input % 4;
     const std::size_t quad = input % kRun / 4;
-    const std::size_t low = bits == 3 ? 2 : bits;
-    const std::size_t count = 8 / low;
-    unsigned value = static_cast<unsigned>(bytes[quad / count * 64]) >> low * (quad % count) & ((1U << low) - 1U);
-    if (bits == 3) {
-        value |= (static_cast<unsigned>(bytes[128]) >> quad & 1U) << 2;
+    const auto plane = [&](const uint8_t* from, std::size_t width) {
+        const std::size_t count = 8 / width;
+        return static_cast<unsigned>(from[quad / count * 64]) >> width * (quad % count) & ((1U << width) - 1U);
+    };
+    const std::size_t low = bits < 4 ? 2 : 4;
+    unsigned value = plane(bytes, low);
+    if (bits > low) {
+        value |= plane(bytes + low * 64, bits - low) << low;
     }
     return static_cast<uint8_t>(value);
+}
+
+// The number of a group: a float16 of its block, times an int8 factor where a block has several groups.
+float group_value(const Part& blocks, std::size_t groups, std::size_t row, std::size_t group) {
+    const std::size_t a_row = blocks.shape[1];
+    const std::size_t each = groups / a_row;
+    const uint8_t* block = blocks.bytes + (row / kTileRows * a_row + group / each) * blocks.shape[2];
+    const std::size_t lane = row % kTileRows;
+    const auto value = static_cast<float>(half(block + 2 * lane));
+    return each == 1 ? value
+                     : value * static_cast<float>(static_cast<int8_t>(block[(2 + group % each) * kTileRows + lane]));
+}
+
+// Integers with a scale and a minimum of each group, or one zero point, rounded to float16.
+Expanded expand_affine(const Part& codes, const Part& scales, const Part& last, std::size_t bits, std::size_t rows,
+                       std::size_t columns) {
+    need(bits >= 2 && bits <= 6, "affine integers of 2 to 6 bits can be expanded");
+    const std::size_t tiles = (rows + kTileRows - 1) / kTileRows;
+    const std::size_t runs = columns / kRun;
+    need(scales.shape.size() == 3 && scales.shape[0] == tiles && scales.shape[1] > 0 && scales.shape[1] <= columns &&
+             scales.shape[2] % kTileRows == 0 && scales.shape[2] >= 2 * kTileRows,
+         "its scales have another shape");
+    const std::size_t groups = scales.shape[1] * std::max<std::size_t>(scales.shape[2] / kTileRows - 2, 1);
+    need(columns % kRun == 0 && codes.size == tiles * runs * bits * 64 && columns % groups == 0 &&
+             (last.size == 1 || last.shape == scales.shape),
+         "its parts do not fit");
+    const std::size_t size = columns / groups;
+    const float zero_point = last.size == 1 ? static_cast<float>(last.bytes[0]) : 0.0F;
+    std::vector<ov::float16> weight(rows * columns);
+    for (std::size_t row = 0; row < rows; ++row) {
+        for (std::size_t group = 0; group < groups; ++group) {
+            const float scale = group_value(scales, groups, row, group);
+            const float minimum = last.size == 1 ? 0.0F : group_value(last, groups, row, group);
+            for (std::size_t input = group * size; input < (group + 1) * size; ++input) {
+                const auto code = static_cast<float>(integer(codes.bytes, bits, runs, row, input));
+                weight[row * columns + input] = ov::float16((code - zero_point) * scale - minimum);
+            }
+        }
+    }
+    const auto constant = Constant::create(ov::element::f16, ov::Shape{rows, columns}, weight);
+    return {as_float32(constant), constant->get_byte_size()};
 }
 
 std::shared_ptr<Constant> nibbles(const std::vector<uint8_t>& values, const ov::Shape& shape) {
@@ -215,6 +263,9 @@ Expanded expand(const Placeholder& node) {
     const Part codes = part(node, 1);
     const Part second = part(node, 2);
     const Part third = part(node, 3);
+    if (node.is_affine()) {
+        return expand_affine(codes, second, third, node.bits(), node.rows(), node.columns());
+    }
     return node.is_codebook() ? expand_codebook(codes, second, third, node.rows(), node.columns())
                               : expand_integers(codes, second, third, node.bits(), node.rows(), node.columns());
 }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <mutex>
@@ -69,6 +70,12 @@ struct LLM::State {
         : load(options), weight_bytes_per_token(check_folder(path, options.check_contents)),
           info(read_model_info(path)), engine(open_engine(core, path, options)), row(*engine), folder(path),
           tokenizer(core, path, options.tokenizers_library) {
+        if (info.end_token_ids.empty()) {  // a folder that ovround did not write: it states them in generation_config.json
+            const auto name = special_tokens(path).value("eos_token", Value());
+            if (const auto id = name.is_string() ? tokenizer.special_id(name.get<std::string>()) : std::nullopt) {
+                info.end_token_ids.push_back(*id);
+            }
+        }
         if (options.prompt_lookup) {
             proposer = std::make_unique<PromptLookup>();
         } else if (!options.draft_model.empty()) {
@@ -89,8 +96,8 @@ struct LLM::State {
 
     std::unique_ptr<Matcher> matcher(const Grammar& grammar) {
         if (!grammars) {
-            grammars.emplace(load.llguidance_library, tokenizer_json(folder), tokenizer, engine->vocab_size(),
-                             info.end_token_ids);
+            const std::size_t ids = std::max(engine->vocab_size(), tokenizer.id_count());
+            grammars.emplace(load.llguidance_library, tokenizer_json(folder), tokenizer, ids, info.end_token_ids);
         }
         return grammars->matcher(grammar);
     }

@@ -1,5 +1,6 @@
 #include "tokenizer.hpp"
 
+#include <algorithm>
 #include <limits>
 #include <openvino/op/constant.hpp>
 
@@ -140,6 +141,9 @@ void Tokenizer::read_tokens(const fs::path& folder) {
         for (const auto& [id, token] : stated.items()) {
             added[std::stoll(id)] = token;
         }
+        if (!added.empty()) {
+            id_count_ = static_cast<std::size_t>(added.rbegin()->first + 1);
+        }
         for (const auto& [id, token] : added) {
             if (token.value("special", false)) {
                 special_ids_.insert(id);
@@ -150,9 +154,11 @@ void Tokenizer::read_tokens(const fs::path& folder) {
         int64_t index = 0;
         for (const auto& [key, entry] : vocabulary.items()) {  // {text: id}, or [[text, score]] in order
             const bool listed = vocabulary.is_array();
+            const int64_t id = listed ? index : entry.get<int64_t>();
             if (is_byte_token(listed ? entry.at(0).get_ref<const std::string&>() : key)) {
-                byte_ids_.insert(listed ? index : entry.get<int64_t>());
+                byte_ids_.insert(id);
             }
+            id_count_ = std::max(id_count_, static_cast<std::size_t>(id + 1));
             ++index;
         }
     } catch (const std::logic_error& error) {  // std::stoll

@@ -22,6 +22,8 @@ public:
     const std::string& decode(const int64_t* ids, std::size_t count) override;
     bool is_special(int64_t token_id) const override { return special_ids_.count(token_id) > 0; }
     bool is_byte(int64_t token_id) const override { return byte_ids_.count(token_id) > 0; }
+    // One more than the highest id, which the model may lack.
+    std::size_t id_count() const { return id_count_; }
     // Whether `decode` uses a table; otherwise it runs the detokenizer's graph.
     bool decodes_by_table() const { return texts_.has_value(); }
     // The id of `token` if it is a special token, which decoded text never contains.
@@ -33,6 +35,7 @@ private:
     std::map<std::string, int64_t> special_tokens_;
     std::set<int64_t> special_ids_;
     std::set<int64_t> byte_ids_;
+    std::size_t id_count_ = 0;
     ov::Core& core_;
     ov::InferRequest with_special_;
     std::shared_ptr<ov::Model> without_special_graph_;

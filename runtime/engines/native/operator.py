@@ -1,8 +1,8 @@
 """The native operator in OpenVINO models: its library, the expansion of its nodes without it, and its use in ordinary models.
 
 The library (`OVROUND_NATIVE=1 pip install ovround`) computes with the weights as they are stored. Without it, and on devices
-other than CPU, its `QuantizedLinear` nodes become products with constants: codebooks as float16, integers as the same integers
-in 4 bits. A warning states the memory that this needs.
+other than CPU, its `QuantizedLinear` nodes become products with constants: codebooks and affine integers as float16, other integers
+as the same in 4 bits. A warning states the memory that this needs.
 
 Ordinary folders need no library. If it is installed, `apply` gives it their products too, unless `choose_library` prefers the
 engine's kernels.
@@ -23,7 +23,7 @@ from ovround.runtime.engines.native.library import ExpandedWeightsWarning as Exp
 from ovround.runtime.engines.native.library import check_expandable, file_name, installed, warn_expanded
 from ovround.runtime.engines.native.repacking import is_faster, repack
 from ovround.tensors import native_layout as layout
-from ovround.tensors.native_layout import CODEBOOK, INTEGERS, OPERATOR, OPSET
+from ovround.tensors.native_layout import AFFINE, CODEBOOK, INTEGERS, OPERATOR, OPSET
 from ovround.tensors.quantized_linear_node import QuantizedLinear
 
 _LIBRARY = file_name("ovround_operator")
@@ -123,12 +123,16 @@ def expand(model: Any, path: Path) -> tuple[int, int, int]:
         outputs, inputs = int(attributes["outputs"]), int(attributes["inputs"])
         before += sum(part.nbytes for part in parts)
         try:
-            if attributes["weights"] == CODEBOOK:
+            kind = attributes["weights"]
+            if kind == CODEBOOK:
                 weight, size = _float16(layout.expand_codebook(*parts))
-            else:
-                bits = next(bits for bits, name in INTEGERS.items() if name == attributes["weights"])
+            elif kind in AFFINE.values():
+                weight, size = _float16(layout.expand_affine(parts, int(kind[-1]), (outputs, inputs)))
+            elif kind in INTEGERS.values():
                 codes, scales, zeros = parts
-                weight, size = _four_bits(bits, codes, scales, zeros, outputs, inputs)
+                weight, size = _four_bits(int(kind[-1]), codes, scales, zeros, outputs, inputs)
+            else:
+                raise ValueError(f"weights are `{kind}`")
         except (ValueError, IndexError) as error:
             raise ArtifactError(f"`{path}`: `{node.get_friendly_name()}` is damaged: {error}") from error
         after += size

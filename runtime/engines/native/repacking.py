@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as opset
 from openvino.utils.node_factory import NodeFactory
 
+from ovround.runtime.engines.native.affine_weight import AffineWeight, affine_weight
 from ovround.tensors import native_layout as layout
 from ovround.tensors.native_layout import INTEGERS, OPERATOR, RUN, Bytes
 
@@ -56,14 +57,24 @@ class Weight:
         """Whether all groups have one zero point."""
         return self.zero_points.ndim == 1
 
+    def attributes(self) -> dict[str, Any]:
+        """Those of the operator that describe the weight."""
+        return {
+            "weights": INTEGERS[self.bits], "inputs": self.shape[1], "groups": self.scales.shape[1],
+            "symmetric": self.symmetric,
+        }  # fmt: skip
+
+
+AnyWeight = Weight | AffineWeight
+
 
 def repack(model: Any, library: Path, *, exact: bool) -> int:
     """Replace the model's products of quantised weights by the operator in `library`; returns their number."""
     factory = NodeFactory()
     factory.add_extension(str(library))
-    groups: dict[tuple[object, ...], list[Weight]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[AnyWeight]] = defaultdict(list)
     for node in model.get_ordered_ops():
-        weight = _packed(node) if node.get_type_name() == OPERATOR else _weight(node)
+        weight = (_packed(node) or affine_weight(node)) if node.get_type_name() == OPERATOR else _weight(node)
         if weight is not None:
             groups[weight.group_key].append(weight)
     fused = [
@@ -84,13 +95,11 @@ def repack(model: Any, library: Path, *, exact: bool) -> int:
     return sum(map(len, fused))
 
 
-def _replace(factory: Any, weights: list[Weight], buffer: Bytes, gate: Any, *, exact: bool) -> None:
+def _replace(factory: Any, weights: list[AnyWeight], buffer: Bytes, gate: Any, *, exact: bool) -> None:
     """Put a node of the operator in place of the products, or of `gate`, which multiplies the two products."""
     first = weights[0]
-    attributes = {
-        "weights": INTEGERS[first.bits], "outputs": [weight.shape[0] for weight in weights], "inputs": first.shape[1],
-        "groups": first.scales.shape[1], "symmetric": first.symmetric, "gated": gate is not None, "exact": exact,
-    }  # fmt: skip
+    outputs = [weight.shape[0] for weight in weights]
+    attributes = {**first.attributes(), "outputs": outputs, "gated": gate is not None, "exact": exact}
     sources = [first.product.input_value(0), opset.constant(buffer, shared_memory=True)]
     node = factory.create(OPERATOR, sources, attributes)
     node.set_friendly_name(first.product.get_friendly_name())
@@ -101,7 +110,7 @@ def _replace(factory: Any, weights: list[Weight], buffer: Bytes, gate: Any, *, e
             consumer.replace_source_output(new)
 
 
-def _gate(weights: list[Weight]) -> Any:
+def _gate(weights: list[AnyWeight]) -> Any:
     """The Multiply of silu(first product) and second product, and `weights` in this order; None for other consumers."""
     if len(weights) != 2 or weights[0].shape != weights[1].shape:
         return None
@@ -128,13 +137,15 @@ def _only_consumer(node: Any) -> Any:
     return consumers[0].get_node() if len(consumers) == 1 else None
 
 
-def _sizes(weight: Weight) -> list[int]:
-    """Bytes of codes, scales and zero points, each rounded up to cache lines."""
+def _sizes(weight: AnyWeight) -> list[int]:
+    """Bytes of codes, scales, and zero points or minimums, each rounded up to cache lines."""
+    if isinstance(weight, AffineWeight):
+        return [-(-part.nbytes // _LINE) * _LINE for part in weight.parts]
     *sizes, points = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
     return [-(-size // _LINE) * _LINE for size in (*sizes, 1 if weight.symmetric else points)]
 
 
-def _size(weight: Weight) -> int:
+def _size(weight: AnyWeight) -> int:
     return sum(_sizes(weight))
 
 
@@ -153,9 +164,14 @@ def _allocate(sizes: list[int]) -> list[Bytes]:
     return np.split(block, np.cumsum(sizes)[:-1])
 
 
-def _fill(weights: list[Weight], buffer: Bytes, pack: Pack) -> None:
+def _fill(weights: list[AnyWeight], buffer: Bytes, pack: Pack) -> None:
     start = 0
     for weight in weights:
+        if isinstance(weight, AffineWeight):
+            for part, size in zip(weight.parts, _sizes(weight), strict=True):
+                buffer[start : start + part.nbytes] = part.reshape(-1)
+                start += size
+            continue
         codes, scales, _ = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
         offsets = np.cumsum([start, *_sizes(weight)]).tolist()
         packed_codes = buffer[offsets[0] : offsets[0] + codes]

@@ -13,6 +13,8 @@ void ovround_codebook_linear(const uint8_t*, const uint8_t*, const uint8_t*, int
                              int64_t, int64_t, const float*, int64_t, float*, int, int, int64_t);
 void ovround_integer_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t,
                             const float*, int64_t, float*, int, int, int64_t);
+void ovround_affine_linear(const uint8_t*, const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t,
+                           int64_t, int64_t, int64_t, const float*, int64_t, float*, int, int, int64_t);
 void ovround_gated_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t,
                           const float*, int64_t, float*, int, int, int64_t);
 }
@@ -46,6 +48,10 @@ int main() {
     const auto codebooks = random_halves(random, kBooks * 256 * 8), scales = random_halves(random, kOutputs);
     const auto packed = random_bytes(random, 19 * 8 * 64 * (kInputs / 32), 0xFF);
     const auto grid = random_halves(random, 19 * 16), zero_points = random_bytes(random, 19 * 16, 3);
+    // Blocks of a float16 and two groups of 16 inputs, or of one group of 32 without factors.
+    constexpr int64_t kRuns = kInputs / 32;
+    const auto blocks = random_halves(random, 19 * kRuns * 32), minimums = random_halves(random, 19 * kRuns * 16);
+    constexpr uint8_t kZero[] = {0};
     std::vector<float> x(kMostTokens * kInputs);
     for (auto& value : x) {
         value = static_cast<float>(random() % 2001) / 1000.0F - 1.0F;
@@ -56,6 +62,12 @@ int main() {
         if (bits == 0) {
             ovround_codebook_linear(codes.data(), codebooks.data(), scales.data(), kOutputs, kInputs, kBooks, 256, 1, 8,
                                     x.data(), tokens, y.data(), exact, isa, threads);
+        } else if (bits == 5) {  // groups of 32 with minimums, as a gate
+            ovround_affine_linear(packed.data(), minimums.data(), kZero, minimums.data(), kOutputs, kInputs, kRuns,
+                                  kRuns, bits, 1, x.data(), tokens, y.data(), exact, isa, threads);
+        } else if (bits == 6) {  // groups of 16 with a zero point
+            ovround_affine_linear(packed.data(), blocks.data(), zero_points.data(), nullptr, kOutputs, kInputs,
+                                  2 * kRuns, kRuns, bits, 0, x.data(), tokens, y.data(), exact, isa, threads);
         } else if (bits == 8) {  // as a gate, so that both products run
             ovround_gated_linear(packed.data(), grid.data(), zero_points.data(), kOutputs, kInputs, 1, bits, 0,
                                  x.data(), tokens, y.data(), exact, isa, threads);
@@ -67,8 +79,8 @@ int main() {
     };
     for (int isa = 0; isa < 6; ++isa) {
         for (const int64_t tokens : {int64_t{1}, int64_t{5}, kMostTokens}) {
-            for (int form = 0; form < 10; ++form) {
-                constexpr int64_t kBits[] = {0, 2, 3, 4, 8};
+            for (int form = 0; form < 14; ++form) {
+                constexpr int64_t kBits[] = {0, 2, 3, 4, 8, 5, 6};
                 const int64_t bits = kBits[form / 2];
                 if (!ovround_has(isa)) {
                     continue;

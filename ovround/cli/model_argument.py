@@ -1,0 +1,69 @@
+"""MODEL of the commands that run one: a converted folder as it is, anything else by way of the cache."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from ovround.errors import ArtifactError
+
+T = TypeVar("T")
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Folder that `ovround convert` wrote, checkpoint folder, GGUF file, hub name (org/model[@revision]), or `demo`."
+    ),
+]
+
+
+def with_model(
+    model: str, load: Callable[[Path], T], bits: int | None, format_name: str | None, device: str = "CPU"
+) -> T:
+    """What `load` makes of the folder of `model`. A conversion in the cache whose bytes have changed is made again.
+
+    Raises OvroundError: that of `load`, or why `model` cannot be converted.
+    """
+    from ovround.conversion.cache import remove_if_damaged, runs_as_it_is
+
+    path = Path(model).expanduser()
+    if bits is None and format_name is None and (runs_as_it_is(path) or _on_gaudi(device)):
+        return load(path if path.exists() else _located(model))
+    folder = _cached(model, bits, format_name)
+    try:
+        return load(folder)
+    except ArtifactError:
+        damage = remove_if_damaged(folder)
+        if damage is None:
+            raise
+        _say(f"warning: the conversion in the cache is damaged, and is made again: {damage}")
+    return load(_cached(model, bits, format_name))
+
+
+def _cached(model: str, bits: int | None, format_name: str | None) -> Path:
+    from ovround.cli.progress import ProgressDisplay
+    from ovround.conversion.cache import cached_model
+
+    with ProgressDisplay() as display:
+        return cached_model(model, bits=bits, format=format_name, on_message=_say, on_progress=display)
+
+
+def _located(model: str) -> Path:
+    from ovround.checkpoint import locate
+
+    return locate(model)
+
+
+def _on_gaudi(device: str) -> bool:
+    """Whether the device runs checkpoints as they are."""
+    from ovround.runtime.engines import HPU_DEVICES
+
+    return device.lower() in HPU_DEVICES
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
