@@ -37,6 +37,7 @@ MORE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # What llama.cpp cannot state of a smallest configuration, by a part of the message.
 REFUSED = {
+    "ministral-0": "family `ministral`", "ministral-1": "family `ministral`",
     "opt-0": "family `opt`", "gpt_oss-0": "family `gpt_oss`", "gpt_oss-1": "family `gpt_oss`",
     "phimoe-0": "family `phimoe`", "phimoe-1": "family `phimoe`", "falcon-3": "order of norms",
     "gemma2-0": "scores times 0.204", "gemma2-1": "scores times 0.204",
