@@ -28,14 +28,14 @@ def download(name: str, revision: str | None, wanted: Sequence[str], ignored: Se
 
     model = name if revision is None else f"{name}@{revision}"
     try:
-        patterns = {"allow_patterns": list(wanted), "ignore_patterns": list(ignored)}
-        _check_space(model, name, revision, patterns)
-        return Path(snapshot_download(name, revision=revision, **patterns))
+        _check_space(model, name, revision, wanted, ignored)
+        kept, left = list(wanted), list(ignored)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=kept, ignore_patterns=left))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise _refused(model, error) from error
 
 
-def _check_space(model: str, name: str, revision: str | None, patterns: dict[str, list[str]]) -> None:
+def _check_space(model: str, name: str, revision: str | None, wanted: Sequence[str], ignored: Sequence[str]) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import DryRunError
@@ -45,7 +45,8 @@ def _check_space(model: str, name: str, revision: str | None, patterns: dict[str
     if shown:
         disable_progress_bars()
     try:
-        files = snapshot_download(name, revision=revision, dry_run=True, **patterns)
+        kept, left = list(wanted), list(ignored)
+        files = snapshot_download(name, revision=revision, allow_patterns=kept, ignore_patterns=left, dry_run=True)
     except DryRunError:
         return  # the download itself says why, or does with what is here
     finally:
