@@ -21,12 +21,13 @@ def convert_at_once(
 
     Raises what `convert` raises, and EngineError for a model larger than this machine's memory, before anything is converted.
     """
-    from ovround.checkpoint import Checkpoint, open_source
+    from ovround.checkpoint import Checkpoint
+    from ovround.conversion.adapted_source import open_adapted
     from ovround.conversion.convert import convert
     from ovround.conversion.preparation import prepare
 
     rounding = replace(options, recipe="rtn")
-    if isinstance(open_source(source), Checkpoint):
+    if isinstance(open_adapted(source), Checkpoint):
         options = rounding
     job = prepare(str(source), place, options)
     if job.calibration is not None:  # floats that are stored as a quantised source is
