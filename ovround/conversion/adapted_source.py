@@ -31,9 +31,10 @@ def open_adapted(folder: Path, choices: Sequence[AdapterChoice] = ()) -> Checkpo
     notes: list[str] = []
     while is_adapter(folder):
         own = open_adapter(folder)
-        folder = _base_of(own)
+        folder, named = _base_of(own), Path(str(own.config["base_model_name_or_path"])).expanduser()
         adapters.insert(0, own)
-        notes.append(f"the base model of adapter {own.name} is {own.config['base_model_name_or_path']}")
+        shown = named.resolve().name if named.is_dir() else named  # places change no bytes
+        notes.append(f"the base model of adapter {own.name} is {shown}")
         if len(notes) > _LONGEST_CHAIN:
             raise CheckpointError(f"`{folder}` is an adapter of an adapter, {_LONGEST_CHAIN} times")
     source = open_source(folder)

@@ -65,14 +65,12 @@ def data_set_files(source: str, splits: Sequence[str]) -> Iterator[Path]:
 
 def _configs(card: Path) -> list[Mapping[str, Any]]:
     """The configurations that a card states in its YAML header; none where it has no header that can be read."""
-    import yaml  # huggingface_hub needs it too
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError
 
-    text = card.read_text(encoding="utf-8", errors="replace")
-    if not text.startswith("---"):
-        return []
     try:
-        header = yaml.safe_load(text[3:].partition("\n---")[0])
-    except yaml.YAMLError:
+        header = metadata_load(card)
+    except (ValueError, YAMLError):
         return []
     stated = header.get("configs") if isinstance(header, dict) else None
     return [entry for entry in stated if isinstance(entry, dict)] if isinstance(stated, list) else []

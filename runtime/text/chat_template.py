@@ -64,13 +64,13 @@ class ChatTemplate:
         taken = [name for name in own if name in _RESERVED]
         if taken:
             raise UsageError(f"template variable `{taken[0]}` is set by the chat itself", hint="choose another name")
-        chat: dict[str, Any] = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         try:
-            chat |= {**_plain(own), "messages": _checked(messages)}
-            answer = self._ask(json.dumps(chat))
-            if _lost(chat["messages"], answer):  # templates of multimodal models may read lists of parts alone
-                in_parts = self._ask(json.dumps({**chat, "messages": _in_parts(chat["messages"])}))
-                answer = answer if _lost(chat["messages"], in_parts) else in_parts
+            chat, said = {"tools": None, "documents": None, **_plain(own)}, _checked(messages)
+            chat["add_generation_prompt"] = add_generation_prompt
+            answer = self._ask(json.dumps({**chat, "messages": said}))
+            if _lost(said, answer):  # templates of multimodal models may read lists of parts alone
+                in_parts = self._ask(json.dumps({**chat, "messages": _in_parts(said)}))
+                answer = answer if _lost(said, in_parts) else in_parts
         except RecursionError:
             raise UsageError("a chat is nested too deeply") from None
         if "refused" in answer:

@@ -34,12 +34,13 @@ def convert_at_once(
 
     Raises what `convert` raises, and EngineError for a model larger than this machine's memory, before anything is converted.
     """
-    from ovround.checkpoint import Checkpoint, open_source
+    from ovround.checkpoint import Checkpoint
+    from ovround.conversion.adapted_source import open_adapted
     from ovround.conversion.convert import convert
     from ovround.conversion.preparation import prepare
 
     tuned, options = options, replace(options, recipe="rtn")
-    if not isinstance(open_source(source), Checkpoint):
+    if not isinstance(open_adapted(source), Checkpoint):
         options = tuned  # nothing is tuned: the integers are kept
     job = prepare(str(source), place, options)
     _check_memory(model, job.needed_bytes, options.bits)

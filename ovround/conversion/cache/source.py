@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ovround.checkpoint.adapter import base_model, is_adapter, open_adapter
 from ovround.errors import CheckpointError
 
 _READ = {".safetensors", ".gguf", ".bin", ".pt", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".xml"}
@@ -40,6 +41,9 @@ def local_source(path: Path) -> Source:
             status = file.stat()
             digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
             _add_contents(digest, file, status.st_size)
+        if path.is_dir() and is_adapter(path):  # what runs depends on its base too
+            base = Path(base_model(open_adapter(path))).expanduser()
+            digest.update((local_source(base).identity if base.is_dir() else str(base)).encode())
     except OSError as error:
         raise CheckpointError(f"`{path}` cannot be read: {error}") from error
     return Source(path, f"files {digest.hexdigest()}")
