@@ -1,4 +1,4 @@
-"""The block types of llama.cpp that are an `AffineTensor`, byte for byte as they came: the inverse of `checkpoint.affine_blocks`."""
+"""The block types of llama.cpp that are an `AffineTensor`, byte for byte as they came: the inverse of `gguf.affine_blocks`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from ovround.checkpoint.gguf_tokenizer import vocabulary_metadata
+from ovround.checkpoint.gguf.tokenizer import vocabulary_metadata
 from ovround.errors import CheckpointError
 from ovround.exporters.tokenizer_source import show_tokenizer
 

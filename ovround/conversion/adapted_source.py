@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, open_source
-from ovround.checkpoint.adapted import adapted
-from ovround.checkpoint.adapter import Adapter, base_model, is_adapter, open_adapter
+from ovround.checkpoint.lora.adapted import adapted
+from ovround.checkpoint.lora.adapter import Adapter, base_model, is_adapter, open_adapter
 from ovround.checkpoint.mapped import located
 from ovround.checkpoint.overlay import Overlay, has_template, has_tokenizer
 from ovround.errors import CheckpointError, UsageError

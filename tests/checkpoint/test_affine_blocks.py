@@ -7,7 +7,7 @@ import pytest
 from affine import random_blocks
 from gguf import GGMLQuantizationType, quants
 
-from ovround.checkpoint.affine_blocks import AFFINE_KINDS, affine_tensor
+from ovround.checkpoint.gguf.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.tensors.scheme import AffineScheme
 
 

@@ -14,7 +14,7 @@ from gguf_model import logits
 from llama_cpp import llama_cpp
 
 from ovround.artifact.manifest import read_manifest
-from ovround.checkpoint.affine_blocks import affine_tensor
+from ovround.checkpoint.gguf.affine_blocks import affine_tensor
 from ovround.conversion.convert import convert
 from ovround.conversion.preparation import prepare
 from ovround.errors import UsageError

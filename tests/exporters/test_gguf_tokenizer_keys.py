@@ -7,7 +7,7 @@ from pathlib import Path
 
 from checkpoint_writer import VOCAB_SIZE, write_checkpoint
 
-from ovround.checkpoint.gguf_tokenizer import tokenizer_files
+from ovround.checkpoint.gguf.tokenizer import tokenizer_files
 from ovround.exporters.gguf.tokenizer import tokenizer_metadata
 from ovround.runtime.text.tokenizer import Tokenizer
 

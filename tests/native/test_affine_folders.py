@@ -17,7 +17,7 @@ from random_model import CONFIGS, logits_of, relative_rms, write_random_model
 from typer.testing import CliRunner
 
 from ovround.artifact.manifest import read_manifest
-from ovround.checkpoint.affine_blocks import affine_tensor
+from ovround.checkpoint.gguf.affine_blocks import affine_tensor
 from ovround.cli.app import app
 from ovround.conversion.convert import convert
 from ovround.errors import VerifyError

@@ -6,7 +6,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
-from ovround.checkpoint.affine_blocks import affine_tensor
+from ovround.checkpoint.gguf.affine_blocks import affine_tensor
 from ovround.tensors.affine_tensor import AffineTensor
 
 HALVES = {

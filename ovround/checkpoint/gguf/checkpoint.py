@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovround.artifact.manifest import SourceType
-from ovround.checkpoint.affine_blocks import AFFINE_KINDS, affine_tensor
+from ovround.checkpoint.files.safetensors_file import ARRAY_TYPES, FLOAT_TYPES
+from ovround.checkpoint.files.safetensors_file import TensorInfo as StoredInfo
+from ovround.checkpoint.gguf.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.checkpoint.gguf.architectures import Architecture
 from ovround.checkpoint.gguf.grids import MINIMUM, SYMMETRIC, on_grid, whole_steps
 from ovround.checkpoint.gguf.header import TensorInfo
@@ -25,8 +27,6 @@ from ovround.checkpoint.gguf.places import Place, Shape, places
 from ovround.checkpoint.gguf.rope import FACTORS
 from ovround.checkpoint.gguf.types import Bytes, Floats, dequantize, row_bytes
 from ovround.checkpoint.hf import Checkpoint
-from ovround.checkpoint.safetensors_file import ARRAY_TYPES, FLOAT_TYPES
-from ovround.checkpoint.safetensors_file import TensorInfo as StoredInfo
 from ovround.errors import CheckpointError, TensorError
 from ovround.tensors.affine_tensor import RUN, AffineTensor
 from ovround.tensors.float_tensor import FloatTensor

@@ -22,8 +22,8 @@ from ovround.checkpoint.gguf.checkpoint import GgufCheckpoint
 from ovround.checkpoint.gguf.config import config_of
 from ovround.checkpoint.gguf.header import GgufHeader, Metadata, TensorInfo, read_header
 from ovround.checkpoint.gguf.rope import FACTORS
+from ovround.checkpoint.gguf.tokenizer import tokenizer_files
 from ovround.checkpoint.gguf.types import dequantize
-from ovround.checkpoint.gguf_tokenizer import tokenizer_files
 from ovround.checkpoint.hf import read_json
 from ovround.errors import CheckpointError
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovround.checkpoint.adapter import base_model, is_adapter, open_adapter
+from ovround.checkpoint.lora.adapter import base_model, is_adapter, open_adapter
 from ovround.errors import CheckpointError
 
 _READ = {".safetensors", ".gguf", ".bin", ".pt", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".xml"}

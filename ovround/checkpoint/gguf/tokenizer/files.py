@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ovround.checkpoint.gguf_tokenizer.tokenizer_json import adds_bos, adds_eos, special_ids, tokenizer_json
-from ovround.checkpoint.gguf_tokenizer.vocabulary import BESIDE, TokenType, Vocabulary, read_vocabulary
+from ovround.checkpoint.gguf.tokenizer.tokenizer_json import adds_bos, adds_eos, special_ids, tokenizer_json
+from ovround.checkpoint.gguf.tokenizer.vocabulary import BESIDE, TokenType, Vocabulary, read_vocabulary
 from ovround.errors import CheckpointError
 from ovround.limits import LIMITS
 

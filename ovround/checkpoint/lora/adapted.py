@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ovround.checkpoint.adapter import Adapter
-from ovround.checkpoint.element_types import TensorInfo
+from ovround.checkpoint.files.element_types import TensorInfo
 from ovround.checkpoint.hf import Checkpoint
 from ovround.checkpoint.leftovers import kind_of
-from ovround.checkpoint.lora import Floats, change, is_turned, rows_replaced, with_magnitude
+from ovround.checkpoint.lora.adapter import Adapter
+from ovround.checkpoint.lora.arithmetic import Floats, change, is_turned, rows_replaced, with_magnitude
 from ovround.checkpoint.text_part import PREFIXES
 from ovround.errors import CheckpointError, TensorError
 from ovround.tensors.float_tensor import FloatTensor

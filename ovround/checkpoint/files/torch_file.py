@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint.element_types import ARRAY_TYPES, TensorInfo, as_float, check_float, check_readable, is_finite
+from ovround.checkpoint.files.element_types import (
+    ARRAY_TYPES,
+    TensorInfo,
+    as_float,
+    check_float,
+    check_readable,
+    is_finite,
+)
 from ovround.errors import CheckpointError, MissingExtraError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint.element_types import TensorInfo
+from ovround.checkpoint.files.element_types import TensorInfo
+from ovround.checkpoint.files.weights_file import WeightsFile
 from ovround.checkpoint.hf import Checkpoint
-from ovround.checkpoint.weights_file import WeightsFile
 from ovround.errors import TensorError
 from ovround.tensors.float_tensor import FloatTensor
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from ovround.checkpoint.element_types import (
+from ovround.checkpoint.files.element_types import (
     ARRAY_TYPES,
     FLOAT_TYPES,
     TensorInfo,
