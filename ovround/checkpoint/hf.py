@@ -19,8 +19,6 @@ from ovround.checkpoint.text_part import is_multimodal, text_config
 from ovround.errors import CheckpointError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
 
-__all__ = ["Checkpoint", "open_checkpoint", "open_folder", "read_json"]
-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
