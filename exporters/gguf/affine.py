@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ovround.exporters.gguf.blocks import Bytes, float16_bytes, packed_nibbles
+from ovround.exporters.gguf.blocks import Bytes, packed_nibbles
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.group_values import GroupValues
+from ovround.tensors.native_layout import halves_as_bytes
 
 _PAIRS = np.array([0, 2, 4, 6], np.uint8)[:, None]
 
@@ -109,7 +110,7 @@ def _factors(values: GroupValues | None) -> Bytes:
 
 
 def _halves(values: GroupValues) -> Bytes:
-    return float16_bytes(values.blocks)
+    return halves_as_bytes(values.blocks)
 
 
 def _minus(values: GroupValues | None) -> Bytes:
