@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from affine import random_blocks
 from checkpoint_writer import TEMPLATE, random_weights, tiny_config, write_checkpoint, write_tokenizer
+from gguf_blocks import random_blocks
 from gguf_model import logits
 from llama_cpp import llama_cpp
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from affine import random_affine
+from gguf_blocks import random_affine
 from native_library import ISAS, Kernels, built, load_kernels
 from numpy.typing import NDArray
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import openvino as ov
 import pytest
-from affine import random_affine
+from gguf_blocks import random_affine
 from native_library import built
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from openvino import opset13 as opset
