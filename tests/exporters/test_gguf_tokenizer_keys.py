@@ -16,7 +16,7 @@ _TEXTS = ("once upon a time", " 12  cats\n\n", "<|user|>hi</s>", "caf\u00e9 \U00
 
 def test_tokens_and_templates_come_back(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source")
-    (source / "chat_template.jinja").write_text(TEMPLATE)
+    (source / "chat_template.jinja").write_text(TEMPLATE)  # beside named ones tokenizer_config.json's is not read
     (source / "additional_chat_templates").mkdir()
     (source / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
     metadata = tokenizer_metadata(source, VOCAB_SIZE, "llama")
