@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
-from affine import random_affine
+from gguf_blocks import random_affine
 from native_library import ISAS, load_kernels, random_integers
 
-from ovround.checkpoint.affine_blocks import AFFINE_KINDS
+from ovround.checkpoint.gguf.affine_blocks import AFFINE_KINDS
 from ovround.tensors import native_layout as layout
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.qtensor import QTensor

@@ -7,37 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ovround.checkpoint.files.small_files import model_files
 from ovround.checkpoint.text_part import text_config
-from ovround.errors import CheckpointError
-
-MODEL_FILES = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
-    "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
-)  # fmt: skip
-TEMPLATES = "additional_chat_templates"
-
-
-def model_files(source: Path) -> list[str]:
-    """The names of those files that `source` has: of `MODEL_FILES`, and its named chat templates."""
-    named = sorted(f"{TEMPLATES}/{path.name}" for path in (source / TEMPLATES).glob("*.jinja"))
-    return [name for name in (*MODEL_FILES, *named) if (source / name).is_file()]
-
-
-def check_links(source: Path) -> None:
-    """Raise CheckpointError for one of `model_files` that is a link out of `source`: the copy would reveal a foreign file.
-
-    Links within a hub cache, from snapshots/REVISION/FILE to blobs/HASH, are allowed.
-    """
-    folder = source.resolve()
-    allowed = [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
-    for name in model_files(source):
-        resolved = (folder / name).resolve()
-        if resolved != folder / name and not any(parent in resolved.parents for parent in allowed):
-            raise CheckpointError(
-                f"`{source / name}` is a link out of its folder, to `{resolved}`",
-                hint="copy the file there, or remove the link",
-            )
 
 
 def copy_model_files(source: Path, folder: Path, context_length: int) -> None:

@@ -1,4 +1,4 @@
-"""AQLM folders, as transformers reads them with the package `aqlm`; the layout is described in `checkpoint.aqlm`.
+"""AQLM folders, as transformers reads them with the package `aqlm`; the layout is described in `checkpoint.formats.aqlm`.
 
 Codes of up to 8 bits are stored in int8, of up to 16 in int16, so that a folder of 6-bit codes is larger than its weights need.
 """

@@ -1,4 +1,4 @@
-"""AutoRound folders, as auto-round, vLLM and SGLang read them; the layouts are described in `checkpoint.auto_round`.
+"""AutoRound folders, as auto-round, vLLM and SGLang read them; the layouts are described in `checkpoint.formats.auto_round`.
 
 Symmetric weights are packed as `auto_round:auto_gptq`, auto_round's own choice. Its readers take asymmetric ones in
 `auto_round:gptqmodel`, which holds every zero point, so a folder with any of them is packed so.

@@ -1,4 +1,4 @@
-"""compressed-tensors folders, `pack-quantized`, as transformers and vLLM read them; layout: `checkpoint.compressed_tensors`.
+"""compressed-tensors folders, `pack-quantized`, as transformers and vLLM read them; layout: `checkpoint.formats.compressed_tensors`.
 
 Widths are 4 and 8: fewer bits are widened.
 """

@@ -1,4 +1,4 @@
-"""GPTQ folders, as GPTQModel, vLLM and onnxruntime-genai's builder read them; the layout is described in `checkpoint.gptq`.
+"""GPTQ folders, as GPTQModel, vLLM and onnxruntime-genai's builder read them; the layout is described in `checkpoint.formats.gptq`.
 
 Version 1 is written, which every reader knows, unless a zero point is 0: version 1 cannot hold that, and all of the folder is
 version 2. Zero points are small, and wait until all are known.

@@ -1,4 +1,4 @@
-"""Olive folders, which onnxruntime-genai's builder turns into ONNX for all of its families; layout: `checkpoint.olive`.
+"""Olive folders, which onnxruntime-genai's builder turns into ONNX for all of its families; layout: `checkpoint.formats.olive`.
 
 Olive has the widths and blocks of ONNX Runtime: 3 bits lie in 4, and groups that are no block become several.
 """

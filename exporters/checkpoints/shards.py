@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint.element_types import ARRAY_TYPES
+from ovround.checkpoint.files.element_types import ARRAY_TYPES
 
 SHARD_BYTES = 2_000_000_000
 _TYPES = {np.dtype(storage).name: kind for kind, storage in ARRAY_TYPES.items()} | {"bfloat16": "BF16"}

@@ -1,16 +1,16 @@
-"""The block types of llama.cpp that are an `AffineTensor`, byte for byte as they came: the inverse of `checkpoint.affine_blocks`."""
+"""The block types of llama.cpp that are an `AffineTensor`, byte for byte as they came: the inverse of `gguf.affine_blocks`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ovround.exporters.gguf.blocks import Bytes, packed_nibbles
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.group_values import GroupValues
+from ovround.tensors.native_layout import halves_as_bytes
 
-Bytes = NDArray[np.uint8]
 _PAIRS = np.array([0, 2, 4, 6], np.uint8)[:, None]
 
 
@@ -29,17 +29,17 @@ def affine_kind(spec: str) -> str | None:
 
 
 def _q4_1(tensor: AffineTensor) -> list[Bytes]:
-    return [_halves(tensor.scales), _minus(tensor.minimums), _nibbles(_runs(tensor))]
+    return [_halves(tensor.scales), _minus(tensor.minimums), packed_nibbles(_runs(tensor))]
 
 
 def _q5_0(tensor: AffineTensor) -> list[Bytes]:
     codes = _runs(tensor)
-    return [_halves(tensor.scales), _fifth_bits(codes), _nibbles(codes)]
+    return [_halves(tensor.scales), _fifth_bits(codes), packed_nibbles(codes)]
 
 
 def _q5_1(tensor: AffineTensor) -> list[Bytes]:
     codes = _runs(tensor)
-    return [_halves(tensor.scales), _minus(tensor.minimums), _fifth_bits(codes), _nibbles(codes)]
+    return [_halves(tensor.scales), _minus(tensor.minimums), _fifth_bits(codes), packed_nibbles(codes)]
 
 
 def _q2_k(tensor: AffineTensor) -> list[Bytes]:
@@ -51,7 +51,7 @@ def _q3_k(tensor: AffineTensor) -> list[Bytes]:
     codes = _supers(tensor)
     third = (codes >> np.uint8(2)).reshape(*codes.shape[:2], 8, 32) << np.arange(8, dtype=np.uint8)[:, None]
     factors = (_factors(tensor.scales).view(np.int8) + np.int8(32)).view(np.uint8)
-    low = _nibbles(factors)
+    low = packed_nibbles(factors)
     high = np.bitwise_or.reduce((factors >> np.uint8(4)).reshape(*factors.shape[:2], 4, 4) << _PAIRS, axis=-2)
     return [np.bitwise_or.reduce(third, axis=-2), _bit_pairs(codes & np.uint8(3)), low, high, _halves(tensor.scales)]
 
@@ -110,17 +110,11 @@ def _factors(values: GroupValues | None) -> Bytes:
 
 
 def _halves(values: GroupValues) -> Bytes:
-    return np.ascontiguousarray(values.blocks, "<f2").view(np.uint8).reshape(*values.blocks.shape, 2)
+    return halves_as_bytes(values.blocks)
 
 
 def _minus(values: GroupValues | None) -> Bytes:
     return _halves(GroupValues(-_given(values).blocks))
-
-
-def _nibbles(codes: Bytes) -> Bytes:
-    """`[..., 2 B]` codes as `[..., B]` bytes: the first half low, the second high."""
-    half = codes.shape[-1] // 2
-    return codes[..., :half] & np.uint8(15) | codes[..., half:] << np.uint8(4)
 
 
 def _fifth_bits(codes: Bytes) -> Bytes:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.tensors.native_layout import halves_as_bytes
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.reexpression import split, widened
 
@@ -65,7 +66,7 @@ def _q4_0(tensor: QTensor) -> Bytes | None:
     if blocks is None:
         return None
     wide = widened(blocks, _NIBBLE_BITS)
-    return _rows(_halves(wide.scales), _nibbles(wide.codes))
+    return _rows(halves_as_bytes(wide.scales), packed_nibbles(_by_block(wide.codes, BLOCK)))
 
 
 def _q4_1(tensor: QTensor) -> Bytes | None:
@@ -76,7 +77,7 @@ def _q4_1(tensor: QTensor) -> Bytes | None:
     minima = minima_of(wide)
     if not np.isfinite(minima).all():
         return None
-    return _rows(_halves(wide.scales), _halves(minima), _nibbles(wide.codes))
+    return _rows(halves_as_bytes(wide.scales), halves_as_bytes(minima), packed_nibbles(_by_block(wide.codes, BLOCK)))
 
 
 def minima_of(tensor: QTensor) -> NDArray[np.float16]:
@@ -91,7 +92,7 @@ def _q8_0(tensor: QTensor) -> Bytes | None:
     if blocks is None:
         return None
     wide = widened(blocks, 8)
-    return _rows(_halves(wide.scales), _by_block(wide.codes ^ np.uint8(128), BLOCK))
+    return _rows(halves_as_bytes(wide.scales), _by_block(wide.codes ^ np.uint8(128), BLOCK))
 
 
 def _in_blocks(tensor: QTensor) -> QTensor | None:
@@ -105,15 +106,10 @@ def _by_block(values: NDArray[np.uint8], size: int) -> Bytes:
     return values.reshape(len(values), -1, size)
 
 
-def _nibbles(codes: NDArray[np.uint8]) -> Bytes:
-    """`[N, K]` codes as `[N, G, 16]` bytes: the first half of a block low, the second half high."""
-    blocks = _by_block(codes, BLOCK)
-    return blocks[..., : BLOCK // 2] | blocks[..., BLOCK // 2 :] << np.uint8(4)
-
-
-def _halves(values: NDArray[np.float16]) -> Bytes:
-    """`[N, G]` float16 numbers as `[N, G, 2]` bytes, the low byte first."""
-    return np.ascontiguousarray(values, "<f2").view(np.uint8).reshape(*values.shape, 2)
+def packed_nibbles(codes: Bytes) -> Bytes:
+    """`[..., 2 B]` codes as `[..., B]` bytes: the lower bits of the first half low, those of the second half high."""
+    half = codes.shape[-1] // 2
+    return codes[..., :half] & np.uint8(15) | codes[..., half:] << np.uint8(4)
 
 
 def _rows(*fields: NDArray[Any]) -> Bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ovround.checkpoint.gguf.architectures import SCALED_BY_HIDDEN_SIZE
 from ovround.errors import UsageError
 from ovround.models.decoder import Decoder
 from ovround.models.ops import Attention
@@ -165,9 +166,8 @@ def _attention_differences(
 
 
 def _scale(architecture: str, decoder: Decoder, spec: Attention) -> float:
-    """llama.cpp's factor of the scores: Gemma's two largest models have one by hidden size."""
-    largest = {"gemma2": 46, "gemma3": 62}.get(architecture)
-    if len(decoder.blocks) == largest:
+    """llama.cpp's factor of the scores."""
+    if len(decoder.blocks) == SCALED_BY_HIDDEN_SIZE.get(architecture):
         return float((decoder.config.hidden_size / spec.num_heads) ** -0.5)
     return float(spec.head_dim**-0.5)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.checkpoint.gguf.rope import FREQUENCIES, LONG, SHORT
 from ovround.errors import UsageError
 from ovround.exporters.gguf.computation import COMPUTATIONS, HINT, attention_of, exact_context, experts_of
 from ovround.models.decoder import Decoder
@@ -54,11 +55,11 @@ def rope_tensors(decoder: Decoder) -> dict[str, NDArray[np.float32]]:
         return {}
     if rope.variant == "llama3":
         plain = Rope(rope.dim, rope.theta).inverse_frequencies()
-        return {"rope_freqs.weight": plain / rope.inverse_frequencies()}
+        return {FREQUENCIES: plain / rope.inverse_frequencies()}
     if rope.variant == "longrope":
         return {
-            "rope_factors_long.weight": np.asarray(rope.long_factor, np.float32),
-            "rope_factors_short.weight": np.asarray(rope.short_factor, np.float32),
+            LONG: np.asarray(rope.long_factor, np.float32),
+            SHORT: np.asarray(rope.short_factor, np.float32),
         }
     return {}
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ovround.artifact.manifest import WeightRecord
-from ovround.checkpoint.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.checkpoint.gguf import open_gguf
+from ovround.checkpoint.gguf.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.errors import OvroundError, VerifyError
 from ovround.exporters.exporter import Weight
 from ovround.exporters.gguf.blocks import minima_of

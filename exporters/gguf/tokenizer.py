@@ -13,7 +13,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from ovround.checkpoint.gguf_tokenizer import vocabulary_metadata
+from ovround.checkpoint.files.small_files import TEMPLATE_FILES, TEMPLATES
+from ovround.checkpoint.gguf.tokenizer import vocabulary_metadata
 from ovround.errors import CheckpointError
 from ovround.exporters.tokenizer_source import show_tokenizer
 
@@ -35,14 +36,20 @@ def tokenizer_metadata(source: Path, rows: int, architecture: str) -> dict[str, 
         except Exception as error:  # tokenizers raises nothing narrower than this
             raise CheckpointError(f"transformers cannot read the tokenizer of `{source}`: {error}") from error
     roles = {role: str(token) for role in _ROLES if (token := getattr(tokenizer, f"{role}_token", None)) is not None}
-    templates = _templates(getattr(tokenizer, "chat_template", None), source / "additional_chat_templates")
+    templates = _templates(getattr(tokenizer, "chat_template", None), source)
     return vocabulary_metadata(parts, roles, rows, architecture) | templates
 
 
-def _templates(stated: Any, folder: Path) -> dict[str, Any]:
-    """The chat template, and further ones, also those of `folder`, under their names with a list of these."""
+def _templates(stated: Any, source: Path) -> dict[str, Any]:
+    """The chat template, and further ones, under their names with a list of these.
+
+    `stated` are those that transformers has read. As there, files of further templates rule over tokenizer_config.json.
+    """
+    files = {path.stem: path.read_text(encoding="utf-8") for path in sorted((source / TEMPLATES).glob("*.jinja"))}
     named = {"default": stated} if isinstance(stated, str) else dict(stated) if isinstance(stated, dict) else {}
-    named |= {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
+    if files and not (source / TEMPLATE_FILES[0]).is_file():
+        named = {}
+    named |= files
     main = {"tokenizer.chat_template": named.pop("default")} if "default" in named else {}
     further = {f"tokenizer.chat_template.{name}": text for name, text in named.items()}
     return main | further | ({"tokenizer.chat_templates": sorted(named)} if named else {})

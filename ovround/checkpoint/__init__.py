@@ -1,7 +1,8 @@
 """Reads source checkpoints lazily, tensor by tensor; one format a file."""
 
+from ovround.checkpoint.files.json_object import read_json
 from ovround.checkpoint.gguf import GgufCheckpoint, GgufFloats
-from ovround.checkpoint.hf import Checkpoint, open_checkpoint, read_json
+from ovround.checkpoint.hf import Checkpoint, open_checkpoint
 from ovround.checkpoint.locate import is_ir, locate
 from ovround.checkpoint.mapped import mapped, mapped_packed
 from ovround.checkpoint.quantised import PackedCheckpoint, QuantisedCheckpoint, open_source

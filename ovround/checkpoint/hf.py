@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, MANIFEST, check_files, read_manifest
-from ovround.checkpoint.element_types import DOUBLE, FLOAT_TYPES, UNEXPLAINED, TensorInfo
-from ovround.checkpoint.json_object import read_json
+from ovround.checkpoint.files.element_types import DOUBLE, FLOAT_TYPES, UNEXPLAINED, TensorInfo
+from ovround.checkpoint.files.json_object import read_json
+from ovround.checkpoint.files.safetensors_file import open_safetensors
+from ovround.checkpoint.files.torch_file import LoadedFile, TorchFile, open_torch
+from ovround.checkpoint.files.weight_files import is_pickled, weight_files
+from ovround.checkpoint.files.weights_file import WeightsFile
 from ovround.checkpoint.leftovers import left_out, notes, unwrapped
-from ovround.checkpoint.safetensors_file import open_safetensors
 from ovround.checkpoint.text_part import is_multimodal, text_config
-from ovround.checkpoint.torch_file import LoadedFile, TorchFile, open_torch
-from ovround.checkpoint.weight_files import is_pickled, weight_files
-from ovround.checkpoint.weights_file import WeightsFile
 from ovround.errors import CheckpointError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
-
-__all__ = ["Checkpoint", "open_checkpoint", "open_folder", "read_json"]
 
 
 @dataclass(frozen=True, slots=True)

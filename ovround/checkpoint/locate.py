@@ -7,9 +7,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ovround.artifact.manifest import MANIFEST
+from ovround.checkpoint.files.weight_files import has_safetensors
 from ovround.checkpoint.gguf.hub_file import download_gguf, gguf_models, tags
 from ovround.checkpoint.hub import download, repository_files
-from ovround.checkpoint.weight_files import has_safetensors
 from ovround.errors import CheckpointError
 
 DEMO = "demo"

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ovround.checkpoint.element_types import ARRAY_TYPES, TensorInfo
+from ovround.checkpoint.files.element_types import ARRAY_TYPES, TensorInfo
+from ovround.checkpoint.formats.packed import Packed
 from ovround.checkpoint.gguf import GgufCheckpoint, GgufFloats
 from ovround.checkpoint.hf import Checkpoint
-from ovround.checkpoint.packed import Packed
 from ovround.checkpoint.quantised import PackedCheckpoint
 from ovround.checkpoint.text_part import relocated
 from ovround.errors import CheckpointError, TensorError

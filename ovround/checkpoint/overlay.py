@@ -10,11 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-    "vocab.json", "merges.txt", "chat_template.json", "chat_template.jinja",
-)  # fmt: skip
-_TEMPLATES = "additional_chat_templates"
+from ovround.checkpoint.files.small_files import TEMPLATE_FILES, TEMPLATES, TOKENIZER_FILES
 
 
 class Overlay:
@@ -28,8 +24,8 @@ class Overlay:
         for file in small:
             if file.suffix in (".json", ".jinja", ".txt", ".model", ".md") or not file.suffix:
                 shutil.copyfile(file, self.path / file.name)
-        if (base / _TEMPLATES).is_dir():
-            shutil.copytree(base / _TEMPLATES, self.path / _TEMPLATES)
+        if (base / TEMPLATES).is_dir():
+            shutil.copytree(base / TEMPLATES, self.path / TEMPLATES)
         for folder in over:
             self._put(folder)
         if config is not None:
@@ -37,13 +33,13 @@ class Overlay:
 
     def _put(self, folder: Path) -> None:
         """The tokenizer of `folder` in place of the one that is here; a chat template alone is added to it."""
-        names = TOKENIZER_FILES if has_tokenizer(folder) else TOKENIZER_FILES[-2:]
+        names = (*TOKENIZER_FILES, *TEMPLATE_FILES) if has_tokenizer(folder) else TEMPLATE_FILES
         for name in names:
             (self.path / name).unlink(missing_ok=True)
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, self.path / name)
-        if (folder / _TEMPLATES).is_dir():
-            shutil.copytree(folder / _TEMPLATES, self.path / _TEMPLATES, dirs_exist_ok=True)
+        if (folder / TEMPLATES).is_dir():
+            shutil.copytree(folder / TEMPLATES, self.path / TEMPLATES, dirs_exist_ok=True)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -53,4 +49,4 @@ def has_tokenizer(folder: Path) -> bool:
 
 def has_template(folder: Path) -> bool:
     """Whether `folder` has a chat template in a file of its own."""
-    return any((folder / name).is_file() for name in TOKENIZER_FILES[-2:])
+    return any((folder / name).is_file() for name in TEMPLATE_FILES)

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ovround.checkpoint import aqlm, auto_round, awq, compressed_tensors, gptq, olive
-from ovround.checkpoint.decoded import open_decoded
+from ovround.checkpoint.files.json_object import read_json
+from ovround.checkpoint.formats import aqlm, auto_round, awq, compressed_tensors, gptq, olive
+from ovround.checkpoint.formats.decoded import open_decoded
+from ovround.checkpoint.formats.mxfp4 import open_mxfp4
+from ovround.checkpoint.formats.packed import Array, Format, Packed
 from ovround.checkpoint.gguf import GgufCheckpoint, find_gguf, open_gguf
-from ovround.checkpoint.hf import Checkpoint, open_folder, read_json
-from ovround.checkpoint.mxfp4 import open_mxfp4
-from ovround.checkpoint.packed import Array, Format, Packed
+from ovround.checkpoint.hf import Checkpoint, open_folder
 from ovround.errors import CheckpointError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.scheme import AffineScheme, QuantScheme

@@ -166,7 +166,8 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is of a multimodal model that `text_config` knows."""
-    return config.get("model_type") in MULTIMODAL
+    model_type = config.get("model_type")
+    return isinstance(model_type, str) and model_type in MULTIMODAL
 
 
 def tower_of(name: str) -> str | None:

@@ -13,7 +13,9 @@ NAME = "check"
 
 
 def command(
-    path: Annotated[str, typer.Argument(help="A converted folder or a checkpoint, written by anybody.")],
+    path: Annotated[
+        str, typer.Argument(help="Converted folder, checkpoint folder or GGUF file, written by anybody, or hub name.")
+    ],
     engine: Annotated[
         str | None,
         typer.Option(

@@ -19,7 +19,10 @@ def command(
         str, typer.Argument(help="Converted folder, or a checkpoint, hub name, GGUF file or `demo`, computed by torch.")
     ],
     text: Annotated[
-        list[Path] | None, typer.Option(help="Text file to score, .txt or .jsonl with `text`; repeatable.")
+        list[Path] | None,
+        typer.Option(
+            help="Texts or chats to score: .txt, .json, .jsonl, .csv, .parquet, or org/name[:config] of the hub; repeatable."
+        ),
     ] = None,
     tasks: Annotated[
         str | None,

@@ -18,7 +18,7 @@ NAME = "inspect"
 
 
 def command(
-    path: Annotated[str, typer.Argument(help="A checkpoint, a converted folder, or `demo`.")],
+    path: Annotated[str, typer.Argument(help="Checkpoint folder, GGUF file, converted folder, hub name, or `demo`.")],
     check: Annotated[
         bool, typer.Option("--check", help="Comparison of every file with the sha256 in the manifest.")
     ] = False,

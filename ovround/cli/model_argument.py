@@ -16,7 +16,7 @@ T = TypeVar("T")
 Model = Annotated[
     str,
     typer.Argument(
-        help="Folder that `ovround convert` wrote, checkpoint folder, GGUF file, hub name (org/model[@revision]), or `demo`."
+        help="Folder that `ovround convert` wrote, or what it takes: checkpoint or adapter folder, GGUF file, hub name, `demo`."
     ),
 ]
 

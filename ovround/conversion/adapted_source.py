@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ovround.checkpoint import Checkpoint, PackedCheckpoint, locate, open_source
-from ovround.checkpoint.adapted import adapted
-from ovround.checkpoint.adapter import Adapter, base_model, is_adapter, open_adapter
+from ovround.checkpoint.files.small_files import check_links
+from ovround.checkpoint.lora.adapted import adapted
+from ovround.checkpoint.lora.adapter import Adapter, base_model, is_adapter, open_adapter
 from ovround.checkpoint.mapped import located
 from ovround.checkpoint.overlay import Overlay, has_template, has_tokenizer
 from ovround.errors import CheckpointError, UsageError
-from ovround.exporters.source_files import check_links
 from ovround.models import from_config
 from ovround.models.decoder import HEAD
 from ovround.models.tied_head import with_head

@@ -27,10 +27,10 @@ import ovround
 from ovround.artifact.manifest import Manifest, WeightRecord, sha256_file, write_manifest
 from ovround.artifact.output_folder import atomic_folder, check_output, check_space, output_lock
 from ovround.checkpoint import read_json
+from ovround.checkpoint.files.small_files import check_links, model_files
 from ovround.conversion.end_tokens import read_end_tokens, write_end_tokens
 from ovround.conversion.model_card import model_card
 from ovround.errors import CheckpointError, MissingExtraError, UsageError, VerifyError
-from ovround.exporters.source_files import check_links, model_files
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.option import changed, declared
 from ovround.progress import OnProgress, Progress

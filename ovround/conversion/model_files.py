@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ovround.checkpoint.files.small_files import model_files
 from ovround.conversion.end_tokens import write_end_tokens
 from ovround.errors import OvroundError
-from ovround.exporters.source_files import model_files
 from ovround.source_tokenizer import converted_files
 
 

@@ -18,6 +18,7 @@ from ovround.checkpoint import (
     mapped_packed,
     read_json,
 )
+from ovround.checkpoint.files.small_files import check_links
 from ovround.conversion.adapted_source import open_adapted
 from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget, widest
 from ovround.conversion.end_tokens import read_end_tokens
@@ -30,7 +31,6 @@ from ovround.exporters.checkpoints import sizes as safetensors_sizes
 from ovround.exporters.formats import sizes_of
 from ovround.exporters.gguf.suitability import check_gguf
 from ovround.exporters.sizes import Sizes
-from ovround.exporters.source_files import check_links
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
 from ovround.models.tied_head import sources_of_untied, with_head

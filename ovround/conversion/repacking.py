@@ -129,9 +129,7 @@ def _check_options(
         if "quantised" not in entry.option.sources:
             raise UsageError(
                 f"{entry.label} is given, yet `{source.folder}` is quantised already ({source.method}): nothing is tuned",
-                hint="leave it out, or start from the original, unquantised checkpoint"
-                if source.method != "gguf"
-                else "leave it out; or --recipe default, which tunes the numbers that the file's integers stand for",
+                hint=_way_out(source),
             )
     rounds = any(bits not in (None, FLOAT_BITS) for bits in (options.embedding_bits, options.lm_head_bits))
     for entry in changed(options):
@@ -152,8 +150,14 @@ def _contradiction(
     )
     return UsageError(
         f"{said}, yet `{module}` of `{source.folder}` has {scheme_words}",
-        hint="integers are kept as they are: leave it out, or start from the original, unquantised checkpoint",
+        hint=f"integers are kept as they are: {_way_out(source)}",
     )
+
+
+def _way_out(source: PackedCheckpoint) -> str:
+    if source.method == "gguf":
+        return "leave it out; or --recipe default, which tunes the numbers that the file's integers stand for"
+    return "leave it out, or start from the original, unquantised checkpoint"
 
 
 def repacked(

@@ -5,7 +5,7 @@ A record that is not understood is refused with its keys. Nothing is taken for p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,6 +154,3 @@ def _utf8(value: object, where: str) -> str:
     except UnicodeEncodeError as error:
         raise CalibrationError(f"{where} cannot be written as UTF-8: {error}") from None
     return value
-
-
-Meaning = Callable[[object, str], str | Chat]

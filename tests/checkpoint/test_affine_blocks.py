@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from affine import random_blocks
 from gguf import GGMLQuantizationType, quants
+from gguf_blocks import random_blocks
 
-from ovround.checkpoint.affine_blocks import AFFINE_KINDS, affine_tensor
+from ovround.checkpoint.gguf.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.tensors.scheme import AffineScheme
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.checkpoint import Checkpoint, QuantisedCheckpoint, open_source
-from ovround.checkpoint.small_floats import TABLES, decode_e8m0, decode_fp4, decode_fp8
+from ovround.checkpoint.formats.small_floats import TABLES, decode_e8m0, decode_fp4, decode_fp8
 from ovround.conversion.convert import convert
 from ovround.conversion.preparation import prepare
 from ovround.errors import CheckpointError, TensorError

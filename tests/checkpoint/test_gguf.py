@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from checkpoint_writer import random_weights, tiny_config
 from converted_weights import read_weights
+from gguf_blocks import HALVES, random_blocks
 from gguf_writer import TINY, write_tiny
 from hub_server import HubServer
-from numpy.typing import NDArray
 
 from ovround.artifact.manifest import read_manifest
 from ovround.check import check_folder
@@ -32,40 +32,12 @@ from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
 BLOCKS = [kind for kind in types.type_names() if kind not in types.PLAIN and kind != "BF16"]
-HALVES = {
-    "Q1_0": (0,), "Q2_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q8_1": (0,),
-    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
-    "TQ1_0": (52,), "TQ2_0": (64,), "IQ2_XXS": (0,), "IQ2_XS": (0,), "IQ2_S": (0,), "IQ3_XXS": (0,), "IQ3_S": (0,),
-    "IQ1_S": (0,),
-}  # fmt: skip
-
-
-def random_rows(kind: str, rows: int = 5, columns: int = 512) -> NDArray[np.uint8]:
-    """Rows of a type: random bytes in every field but scales, which are of ordinary sizes."""
-    rng = np.random.default_rng(0)
-    block, size = types.block_of(kind)
-    blocks = rng.integers(0, 256, (rows, columns // block, size), dtype=np.uint8)
-    shape = blocks.shape[:2]
-    for at in HALVES.get(kind, ()):
-        blocks[..., at : at + 2] = (rng.standard_normal((*shape, 1)) * 0.01).astype(np.float16).view(np.uint8)
-    if kind == "MXFP4":
-        blocks[..., 0] = rng.integers(115, 130, shape)
-    if kind == "NVFP4":
-        blocks[..., :4] = rng.integers(30, 80, (*shape, 4))
-    if kind == "Q8_K":
-        blocks[..., :4] = (rng.standard_normal((*shape, 1)) * 0.01).astype(np.float32).view(np.uint8)
-    if kind == "IQ1_M":  # the scale lies in the upper nibbles of four numbers
-        scale = (rng.standard_normal(shape) * 0.01).astype(np.float16).view(np.uint16)
-        words = np.ascontiguousarray(blocks[..., 48:56]).view(np.uint16)
-        for index in range(4):
-            words[..., index] = words[..., index] & 0x0FFF | (scale >> 4 * index & 15) << 12
-        blocks[..., 48:56] = words.view(np.uint8)
-    return blocks.reshape(rows, -1)
+SHAPE = (5, 512)
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_values_are_the_packages(kind: str) -> None:
-    rows = random_rows(kind)
+    rows = random_blocks(kind, SHAPE)
     values = types.dequantize(rows, kind)
     for index in range(len(rows)):  # by slices too
         np.testing.assert_array_equal(types.dequantize(rows[index : index + 1], kind)[0], values[index])
@@ -97,7 +69,7 @@ def test_types_of_our_own() -> None:
 @pytest.mark.parametrize("kind", sorted({*SYMMETRIC, *MINIMUM} & set(BLOCKS)))
 def test_grids_lose_what_they_say(kind: str) -> None:
     """Nothing; the rounding of a scale to float16, at most 2^-11; or rounding to 8 bits, 0.4 % of what is typical."""
-    rows = random_rows(kind)
+    rows = random_blocks(kind, SHAPE)
     values = types.dequantize(rows, kind)
     own = SYMMETRIC.get(kind) or MINIMUM[kind]
     error = np.linalg.norm(on_grid(rows, kind, values, own.scheme).dequantize() - values) / np.linalg.norm(values)
@@ -109,7 +81,7 @@ def test_grids_lose_what_they_say(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(MINIMUM))
 def test_whole_minima_are_kept(kind: str) -> None:
-    rows = random_rows(kind)
+    rows = random_blocks(kind, SHAPE)
     assert whole_steps(rows, kind) is None
     own = MINIMUM[kind]
     blocks = rows.reshape(len(rows), -1, types.block_of(kind)[1])

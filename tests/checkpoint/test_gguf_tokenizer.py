@@ -23,8 +23,8 @@ from small_vocabularies import (
 )
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
-from ovround.checkpoint.gguf_tokenizer import tokenizer_files, vocabulary_metadata
-from ovround.checkpoint.gguf_tokenizer.pre_tokenizers import PRE_TOKENIZERS
+from ovround.checkpoint.gguf.tokenizer import tokenizer_files, vocabulary_metadata
+from ovround.checkpoint.gguf.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from ovround.errors import CheckpointError, UsageError
 from ovround.runtime.text import tokenizer as runtime
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Mxfp4Config
 
 from ovround.artifact.manifest import ENGINE_FORMATS
-from ovround.checkpoint import mxfp4, open_source
+from ovround.checkpoint import open_source
+from ovround.checkpoint.formats import mxfp4
 from ovround.conversion.convert import convert
 from ovround.errors import TensorError, UsageError
 from ovround.options.convert_options import ConvertOptions

@@ -21,8 +21,8 @@ from random_model import logits_of, relative_rms, write_random_model
 from safetensors.torch import load_file, save_file
 
 from ovround.artifact.manifest import ENGINE_FORMATS
+from ovround.checkpoint.files.weight_files import weight_files
 from ovround.checkpoint.hf import open_folder
-from ovround.checkpoint.weight_files import weight_files
 from ovround.conversion.convert import convert
 from ovround.conversion.preparation import prepare
 from ovround.errors import CheckpointError, TensorError

@@ -16,8 +16,10 @@ from command_server import CommandServer
 from damaged_checkpoint import Case
 
 from ovround.artifact.manifest import FORMATS
+from ovround.checkpoint.quantised import methods
 from ovround.errors import MESSAGE_CHARACTERS, OvroundError
 from ovround.models import families
+from ovround.texts.files import SUFFIXES
 
 FORMAT_NAMES = ", ".join(FORMATS)
 
@@ -79,11 +81,10 @@ def test_no_weights(case: Case, pickled: str | None) -> None:
 
 
 def test_a_quantisation_that_cannot_be_read(case: Case) -> None:
-    readable = "aqlm, auto-round, awq, compressed-tensors, gptq, mxfp4, olive"
     case.config(quantization_config={"quant_method": "hqq", "bits": 4})
     case.refused(
         f"`{case.model}` is quantised by `hqq` (quant_method), which cannot be read: its zero points are fractions",
-        f"{readable} can be; or start from the original, unquantised checkpoint",
+        f"{', '.join(methods())} can be; or start from the original, unquantised checkpoint",
     )
     case.config(quantization_config="nf4")
     path = case.model / "config.json"
@@ -129,7 +130,11 @@ LLAMA3, LENGTH = {"rope_type": "llama3"}, "original_max_position_embeddings"
     [
         ({"hidden_act": "quick_gelu"}, "hidden_act `quick_gelu` is not supported", ACTIVATIONS),
         ({"rope_scaling": {"type": "xpos", "factor": 2.0}}, "rope type `xpos` is not supported", ROPES),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor other than 1 is not supported for this family", None),
+        (
+            {"partial_rotary_factor": 0.5, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            "partial_rotary_factor other than 1 is not supported for this family",
+            None,
+        ),
         ({"num_key_value_heads": 3}, "4 attention heads are no multiple of 3 key/value heads", None),
         ({"head_dim": 31}, "rope over 31 features (head_dim, partial_rotary_factor); an even number above 0 is needed", None),
         ({"head_dim": 10**400}, f"config.json: `head_dim` is 1{'0' * 39}; a whole number is needed", None),
@@ -171,6 +176,7 @@ def test_heads_that_onnx_runtime_refuses_are_refused_before_tuning(case: Case) -
 
 
 NO_UTF8 = "'utf-8' codec can't decode byte 0xe9 in position 3: invalid continuation byte"
+CUT = "`{}` line 2 is no JSON: Unterminated string starting at: line 1 column 10 (char 9)"
 TOO_SHORT = "the calibration text gives 0 samples of 256 tokens; 144 are needed (128 to tune on, the rest held out)"
 
 
@@ -179,8 +185,8 @@ TOO_SHORT = "the calibration text gives 0 samples of 256 tokens; 144 are needed 
     [
         ("none.txt", None, "text file `{}` does not exist"),
         ("latin.txt", b"caf\xe9 ", f"text file `{{}}` cannot be read: {NO_UTF8}"),
-        ("bad.jsonl", b'{"text": "one"}\n{"text": 1}\n', "`{}` line 2: `text` is no string"),
-        ("cut.jsonl", b'{"text": "one"}\n{"text": "tw', "`{}` line 2 is no JSON object with `text`"),
+        ("bad.jsonl", b'{"text": "one"}\n{"text": 1}\n', "`{}` line 2: `text` is 1, which is no string"),
+        ("cut.jsonl", b'{"text": "one"}\n{"text": "tw', CUT),
         ("short.txt", b"far too short", TOO_SHORT),
         ("empty.jsonl", b"", TOO_SHORT),
     ],
@@ -189,15 +195,16 @@ def test_calibration_text(case: Case, name: str, content: bytes | None, message:
     path = case.output_root.parent / name
     if content is not None:
         path.write_bytes(content)
-    hints = {"latin.txt": "UTF-8 text or .jsonl is needed", "short.txt": "give more text, or a smaller --seqlen"}
-    hints["empty.jsonl"] = hints["short.txt"]
+    hints = {"latin.txt": f"UTF-8 is needed; formats by ending: {', '.join(SUFFIXES)}, and .gz after it"}
+    hints["empty.jsonl"] = hints["short.txt"] = "give more text, or a smaller --seqlen"
     case.refused(message.format(path), hints.get(name), "--calibration", path)
 
 
 def test_a_missing_tokenizer(case: Case) -> None:
     (case.model / "tokenizer.json").unlink()
-    hint = "write one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-    case.refused(f"`{case.model}` has no tokenizer.json", hint)
+    message = "has no tokenizer.json, and no older tokenizer (tokenizer.model, vocab.json with merges.txt)"
+    hint = "copy the tokenizer's files of the original model into it"
+    case.refused(f"`{case.model}` {message}", hint)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model": {"type": "BPE"}}', "", "[" * 100_000])

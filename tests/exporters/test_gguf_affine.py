@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ovround.checkpoint.affine_blocks import affine_tensor
+from ovround.checkpoint.gguf.affine_blocks import affine_tensor
 from ovround.exporters.gguf.affine import affine_kind, encoded_affine
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.group_values import GroupValues

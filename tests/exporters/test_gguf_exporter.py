@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from affine import random_blocks
 from checkpoint_writer import TEMPLATE, random_weights, tiny_config, write_checkpoint, write_tokenizer
+from gguf_blocks import random_blocks
 from gguf_model import logits
 from llama_cpp import llama_cpp
 
 from ovround.artifact.manifest import read_manifest
-from ovround.checkpoint.affine_blocks import affine_tensor
+from ovround.checkpoint.gguf.affine_blocks import affine_tensor
 from ovround.conversion.convert import convert
 from ovround.conversion.preparation import prepare
 from ovround.errors import UsageError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from checkpoint_writer import TEMPLATE, VOCAB_SIZE, write_checkpoint
 
-from ovround.checkpoint.gguf_tokenizer import tokenizer_files
+from ovround.checkpoint.gguf.tokenizer import tokenizer_files
 from ovround.exporters.gguf.tokenizer import tokenizer_metadata
 from ovround.runtime.text.tokenizer import Tokenizer
 
@@ -34,3 +34,14 @@ def test_tokens_and_templates_come_back(tmp_path: Path) -> None:
     message = [{"role": "user", "content": "hi"}]
     assert ours.encode_chat(message) == original.encode_chat(message)
     assert (back / "additional_chat_templates" / "tool_use.jinja").read_text() == "{{ tools }}"
+
+
+def test_files_of_templates_rule_over_the_configuration(tmp_path: Path) -> None:
+    """As in transformers, and in our runtime on the same folder: its default, in tokenizer_config.json, is not read."""
+    source = write_checkpoint(tmp_path / "source")
+    assert tokenizer_metadata(source, VOCAB_SIZE, "llama")["tokenizer.chat_template"] == TEMPLATE
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    metadata = tokenizer_metadata(source, VOCAB_SIZE, "llama")
+    assert metadata["tokenizer.chat_templates"] == ["tool_use"]
+    assert "tokenizer.chat_template" not in metadata

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, FORMATS, read_manifest
+from ovround.checkpoint.files.safetensors_file import open_safetensors
 from ovround.checkpoint.gguf.header import read_header
-from ovround.checkpoint.safetensors_file import open_safetensors
 from ovround.conversion.convert import convert, verify
 from ovround.errors import VerifyError
 from ovround.exporters.formats import open_reader

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from affine import sized_blocks
-from gguf import GGMLQuantizationType, GGUFWriter, quants
+from gguf import GGMLQuantizationType, quants
+from gguf_blocks import sized_blocks
+from gguf_writer import write_model
 from native_library import built
 from random_model import CONFIGS, logits_of, relative_rms, write_random_model
 from typer.testing import CliRunner
 
 from ovround.artifact.manifest import read_manifest
-from ovround.checkpoint.affine_blocks import affine_tensor
+from ovround.checkpoint.gguf.affine_blocks import affine_tensor
 from ovround.cli.app import app
 from ovround.conversion.convert import convert
 from ovround.errors import VerifyError
@@ -42,54 +43,29 @@ KINDS = {
     "q_proj": "Q4_K", "k_proj": "Q5_K", "v_proj": "Q6_K", "o_proj": "Q3_K", "gate_proj": "Q5_0", "up_proj": "Q5_0",
     "down_proj": "Q2_K", "embed_tokens": "Q6_K", "lm_head": "Q4_1",
 }  # fmt: skip
-NAMES = {
-    "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate",
-    "up_proj": "ffn_up", "down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    "embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output",
-}  # fmt: skip
 
 
 def write_gguf(folder: Path, *, tied: bool) -> tuple[Any, dict[str, AffineTensor]]:
     """A random Llama in `folder`; returns the model with the numbers that its blocks stand for, and those blocks by name."""
     config = {**CONFIG, "tie_word_embeddings": tied}
     model = write_random_model(folder, config)
-    writer = GGUFWriter(folder / "model.gguf", "llama")
-    write_metadata(writer, config)
     tensors: dict[str, AffineTensor] = {}
+    stored: dict[str, Any] = {}
     for number, (name, parameter) in enumerate(model.named_parameters()):
-        module = name.split(".")[-2]
-        layer = f"blk.{name.split('.')[2]}." if ".layers." in name else ""
-        stored = f"{layer}{NAMES[module]}.weight"
-        kind = KINDS.get(module)
+        kind = next((KINDS[part] for part in KINDS if part in name), None)
         if kind is None:
-            writer.add_tensor(stored, parameter.detach().numpy())
+            stored[name] = parameter.detach().numpy()
             continue
-        blocks = sized_blocks(kind, tuple(parameter.shape), number)
-        tensors[name] = affine_tensor(blocks, kind)
+        stored[name] = sized_blocks(kind, tuple(parameter.shape), number)
+        tensors[name] = affine_tensor(stored[name], kind)
         with torch.no_grad():
-            parameter.copy_(torch.from_numpy(quants.dequantize(blocks, GGMLQuantizationType[kind])))
-        heads = {"q_proj": 4, "k_proj": 2}.get(module)
-        if heads:  # llama.cpp's converter: rows of a head in pairs
-            blocks = blocks.reshape(heads, 2, -1, blocks.shape[1]).swapaxes(1, 2).reshape(blocks.shape)
-        writer.add_tensor(stored, np.ascontiguousarray(blocks), raw_dtype=GGMLQuantizationType[kind])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+            parameter.copy_(torch.from_numpy(quants.dequantize(stored[name], GGMLQuantizationType[kind])))
+    names = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate",
+             "up_proj": "ffn_up", "down_proj": "ffn_down", "embed_tokens": "token_embd", "lm_head": "output"}  # fmt: skip
+    kinds = {f"{names[part]}.weight": kind for part, kind in KINDS.items()}
+    write_model(folder / "model.gguf", model.config.to_dict(), stored, kinds)
     (folder / "model.safetensors").unlink()
     return model, tensors
-
-
-def write_metadata(writer: GGUFWriter, config: dict[str, Any]) -> None:
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config.get("rope_theta", 10000.0))
-    writer.add_vocab_size(config["vocab_size"])
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from affine import random_affine
+from gguf_blocks import random_affine
 from native_library import ISAS, Kernels, built, load_kernels
 from numpy.typing import NDArray
 
-from ovround.checkpoint.affine_blocks import AFFINE_KINDS
+from ovround.checkpoint.gguf.affine_blocks import AFFINE_KINDS
 from ovround.tensors import native_layout as layout
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.group_values import GroupValues

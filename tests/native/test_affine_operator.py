@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import openvino as ov
 import pytest
-from affine import random_affine
+from gguf_blocks import random_affine
 from native_library import built
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from openvino import opset13 as opset
 from test_onnx_operator import inputs, session
 
-from ovround.checkpoint.affine_blocks import AFFINE_KINDS
+from ovround.checkpoint.gguf.affine_blocks import AFFINE_KINDS
 from ovround.errors import ArtifactError
 from ovround.exporters.native_parts import parts_of
 from ovround.runtime.engines import onnx_operator

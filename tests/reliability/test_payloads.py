@@ -16,8 +16,8 @@ import pytest
 from command_server import CommandServer, Result
 from payloads import PAYLOADS, PRIVATE, staged
 
+from ovround.checkpoint.files.small_files import check_links
 from ovround.errors import CheckpointError
-from ovround.exporters.source_files import check_links
 
 SERVE = """
 import sys

@@ -59,7 +59,8 @@ def write_model(
 ) -> dict[str, Array]:
     """Write a file of the model whose transformers configuration (all defaults stated) and tensors are given.
 
-    `kinds` is the type of all matrices, or of those whose GGUF name holds a key, the others being F32. Returns GGUF's tensors.
+    `kinds` is the type of all matrices, or of those whose GGUF name holds a key, the others being F32. A matrix may be given
+    as its blocks, bytes `[N, bytes a row]`. Returns GGUF's tensors.
     `experts_apart` is the older way, `qkv_joined` the newest. `architecture` has the `conventions` of another. A key of
     `metadata` stands in for the one that the configuration gives.
     """
@@ -111,6 +112,8 @@ def _encoded(values: Array, kind: str) -> tuple[Any, tuple[int, ...] | None, Any
     number = gguf.GGMLQuantizationType[kind]
     if kind == "F32":
         return values, None, None
+    if values.dtype == np.uint8:
+        return values, None, number
     raw = gguf.quants.quantize(values, number)
     return (raw, None, number) if kind == "F16" else (raw.view(np.uint8), None, number)
 

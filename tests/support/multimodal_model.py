@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,9 +101,3 @@ def write_multimodal(folder: Path, config: Mapping[str, Any], dtype: torch.dtype
     model.save_pretrained(folder)
     write_tokenizer(folder)
     return model
-
-
-def saved_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return config

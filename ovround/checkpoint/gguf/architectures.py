@@ -141,6 +141,8 @@ _ALL = (
         "attention.head_count": "n_head", "attention.layer_norm_epsilon": "layer_norm_epsilon",
     }, joined=_QKV),
 )  # fmt: skip
+SCALED_BY_HIDDEN_SIZE = {"gemma2": 46, "gemma3": 62}
+"""Layers of the 27B models, whose scores llama.cpp scales by the hidden size a head, and not by the head's size."""
 ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in _ALL}
 MIXTRAL = _of("llama", "mixtral", "MixtralForCausalLM", _LOCAL_EXPERTS, paired=True)
 """What `llama` is where `llama.expert_count` is above 0."""

@@ -6,7 +6,6 @@ Weights are read when they are asked for, a part at a time, so that no more than
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,18 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.artifact.manifest import SourceType
-from ovround.checkpoint.affine_blocks import AFFINE_KINDS, affine_tensor
+from ovround.artifact.manifest import SourceType, sha256_file
+from ovround.checkpoint.files.element_types import ARRAY_TYPES, FLOAT_TYPES
+from ovround.checkpoint.files.element_types import TensorInfo as StoredInfo
+from ovround.checkpoint.gguf.affine_blocks import AFFINE_KINDS, affine_tensor
 from ovround.checkpoint.gguf.architectures import Architecture
 from ovround.checkpoint.gguf.grids import MINIMUM, SYMMETRIC, on_grid, whole_steps
 from ovround.checkpoint.gguf.header import TensorInfo
 from ovround.checkpoint.gguf.places import Place, Shape, places
 from ovround.checkpoint.gguf.rope import FACTORS
+from ovround.checkpoint.gguf.rows import check_finite, chunks, finite, ordered, read_bytes
 from ovround.checkpoint.gguf.types import Bytes, Floats, dequantize, row_bytes
 from ovround.checkpoint.hf import Checkpoint
-from ovround.checkpoint.safetensors_file import ARRAY_TYPES, FLOAT_TYPES
-from ovround.checkpoint.safetensors_file import TensorInfo as StoredInfo
-from ovround.errors import CheckpointError, TensorError
+from ovround.errors import TensorError
 from ovround.tensors.affine_tensor import RUN, AffineTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import BITS, QTensor
@@ -35,8 +35,6 @@ from ovround.tensors.scheme import AffineScheme, QuantScheme
 
 _TABLES = ("model.embed_tokens", "lm_head")
 _FLOAT_MODULES = ("mlp.gate", "mlp.shared_expert_gate", "model.embed_positions")  # that no engine has in integers
-_CHUNK_WEIGHTS = 1 << 22
-_CHUNK_BYTES = 1 << 24
 _OTHER_MODEL = "the file belongs to another model, or this variant is not supported"
 
 
@@ -141,7 +139,7 @@ class GgufCheckpoint:
 
     def _largest_zero_point(self, info: TensorInfo) -> int | None:
         top = 0
-        for rows in self._chunks(info, slice(0, math.prod(info.shape[:-1]))):
+        for rows in chunks(info, slice(0, math.prod(info.shape[:-1]))):
             found = whole_steps(rows, info.kind)
             if found is None:
                 return None
@@ -246,12 +244,12 @@ class GgufCheckpoint:
         parts = []
         for tensor in place.tensors:
             info = self.tensors[tensor]
-            stored = dequantize(_from_file(info, 0, info.size_bytes), info.kind)
+            stored = dequantize(read_bytes(info), info.kind)
             if place.index is not None:
                 stored = stored.reshape(info.shape)[place.index]
-            parts.append(_finite(tensor, stored.reshape(-1)))
+            parts.append(finite(tensor, stored.reshape(-1)))
         values = parts[0] if len(parts) == 1 else np.stack(parts, axis=1).reshape(-1)
-        return FloatTensor(np.ascontiguousarray(_ordered(_cut(values, place), place)), "float32")
+        return FloatTensor(np.ascontiguousarray(ordered(_cut(values, place), place.heads)), "float32")
 
     def _read_grid(self, name: str, shape: Shape, scheme: QuantScheme) -> QTensor:
         place = self.places[name]
@@ -263,7 +261,7 @@ class GgufCheckpoint:
         exact = kind in SYMMETRIC and not SYMMETRIC[kind].products
         at, error, size = 0, 0.0, 0.0
         for raw in self._parts(place, shape):
-            values = _finite(place.tensor, dequantize(raw, kind))
+            values = finite(place.tensor, dequantize(raw, kind))
             try:
                 part = on_grid(raw, kind, values, scheme)
             except ValueError as problem:
@@ -289,7 +287,7 @@ class GgufCheckpoint:
         """Rows as float32, some at a time; two tensors that alternate may be of different types."""
         if place.other is None:
             for raw in self._parts(place, shape):
-                yield _finite(place.tensor, dequantize(raw, self._kind(place)))
+                yield finite(place.tensor, dequantize(raw, self._kind(place)))
             return
         halves = [
             np.concatenate(list(self._values(name, Place(tensor, index=place.index), (shape[0] // 2, *shape[1:]))))
@@ -311,26 +309,18 @@ class GgufCheckpoint:
         first = (place.index or 0) * (rows if place.rows is None else place.rows.size)
         if place.rows is not None:
             first += place.rows.start
-        chunks = self._chunks(info, slice(first, first + rows))
+        parts = chunks(info, slice(first, first + rows))
         if place.heads:
-            yield _ordered(np.concatenate(list(chunks)), place)
+            yield ordered(np.concatenate(list(parts)), place.heads)
         else:
-            yield from chunks
-
-    def _chunks(self, info: TensorInfo, rows: slice) -> Iterator[Bytes]:
-        """Rows of a tensor's bytes, about _CHUNK_WEIGHTS weights at a time."""
-        width = row_bytes(info.kind, info.shape[-1])
-        step = max(1, _CHUNK_WEIGHTS // info.shape[-1])
-        for start in range(rows.start, rows.stop, step):
-            count = min(step, rows.stop - start)
-            yield _from_file(info, start * width, count * width).reshape(count, width)
+            yield from parts
 
     def scan(self) -> dict[str, str]:
         """sha256 of each file, every value having been looked at; raises TensorError for NaN or infinity."""
         for name, info in self.tensors.items():
-            for raw in self._chunks(info, slice(0, math.prod(info.shape[:-1]))):
-                _scan(name, raw, info.kind)
-        return {path.name: _sha256(path) for path in self.files}
+            for raw in chunks(info, slice(0, math.prod(info.shape[:-1]))):
+                check_finite(name, raw, info.kind)
+        return {path.name: sha256_file(path) for path in self.files}
 
     def size_bytes(self) -> int:
         """Bytes of all tensors."""
@@ -388,64 +378,10 @@ def _relative(error: float, size: float) -> float:
     return math.sqrt(error / size) if size else 0.0
 
 
-def _from_file(info: TensorInfo, start: int, size: int) -> Bytes:
-    data = np.fromfile(info.path, np.uint8, size, offset=info.offset + start)
-    if len(data) != size:
-        raise CheckpointError(f"`{info.path}` ends inside a tensor: it has changed", hint="get the file again")
-    return data
-
-
 def _cut(values: NDArray[Any], place: Place) -> NDArray[Any]:
     return values if place.rows is None else values[place.rows.start : place.rows.stop]
-
-
-def _ordered(rows: NDArray[Any], place: Place) -> NDArray[Any]:
-    """Rows in Hugging Face's order: row i of a head lies at 2i, row i + D/2 at 2i + 1."""
-    if not place.heads:
-        return rows
-    order = np.arange(len(rows)).reshape(place.heads, -1, 2).swapaxes(1, 2).reshape(-1)
-    return np.ascontiguousarray(rows[order])
 
 
 def _without_ones(shape: Shape) -> Shape:
     """A shape without axes of 1 before the others: ggml has no others."""
     return _without_ones(shape[1:]) if len(shape) > 1 and shape[0] == 1 else shape
-
-
-def _finite(name: str, values: Floats) -> Floats:
-    if not np.isfinite(values).all():
-        raise _not_finite(name)
-    return values
-
-
-def _not_finite(name: str) -> TensorError:
-    return TensorError(f"`{name}` holds NaN or infinity", hint="the file is damaged: get it again")
-
-
-# Where the float16 numbers of a block lie; of other types every value is computed.
-_HALVES = {
-    "Q4_0": (0,), "Q5_0": (0,), "Q8_0": (0,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,),
-    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
-}  # fmt: skip
-
-
-def _scan(name: str, raw: Bytes, kind: str) -> None:
-    """Raise TensorError where a number of these rows is not finite."""
-    if kind == "BF16":
-        _finite(name, (np.ascontiguousarray(raw).view(np.uint16).astype(np.uint32) << 16).view(np.float32))
-    elif kind not in _HALVES:
-        _finite(name, dequantize(raw, kind))
-    else:
-        blocks = raw.reshape(-1, row_bytes(kind, 256 if kind.endswith(("_K", "_XS")) else 32))
-        for at in _HALVES[kind]:
-            halves = np.ascontiguousarray(blocks[:, at : at + 2]).view(np.uint16)
-            if (halves & 0x7C00 == 0x7C00).any():
-                raise _not_finite(name)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

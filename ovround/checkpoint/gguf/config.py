@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ovround.checkpoint.gguf.architectures import Architecture, architecture_of
+from ovround.checkpoint.gguf.architectures import SCALED_BY_HIDDEN_SIZE, Architecture, architecture_of
 from ovround.checkpoint.gguf.header import Metadata, TensorInfo
 from ovround.checkpoint.gguf.rope import rope_of
 from ovround.errors import CheckpointError
@@ -17,7 +17,7 @@ Tensors = Mapping[str, TensorInfo]
 _TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 _NUMBERS = {"rope.freq_base", "rope.freq_base_swa", "attn_logit_softcapping", "final_logit_softcapping"}
-_LARGEST_LAYERS, _GEMMA2_27B, _GEMMA3_27B, _BAICHUAN_13B = 10_000, 46, 62, 40
+_LARGEST_LAYERS, _BAICHUAN_13B = 10_000, 40
 # What llama.cpp computes otherwise where these are there; the values with which nothing changes.
 _CHANGES: dict[str, tuple[object, ...]] = {
     "attention.causal": (True,), "attention.clamp_kqv": (0, 0.0), "attention.temperature_scale": (0, 0.0),
@@ -148,14 +148,14 @@ def _gemma2(read: _Reader, tensors: Tensors, config: dict[str, Any], layers: int
     config.setdefault("sliding_window", 4096)
     config.setdefault("attn_logit_softcapping", 50.0)
     config.setdefault("final_logit_softcapping", 30.0)
-    _gemma_scale(config, wide=layers == _GEMMA2_27B)
+    _gemma_scale(config, wide=layers == SCALED_BY_HIDDEN_SIZE["gemma2"])
     _layer_types(read, config, layers, 2)
 
 
 def _gemma3(read: _Reader, tensors: Tensors, config: dict[str, Any], layers: int) -> None:
     config.setdefault("rope_theta", 1e6)
     config.setdefault("rope_local_base_freq", 1e4)
-    _gemma_scale(config, wide=layers == _GEMMA3_27B)
+    _gemma_scale(config, wide=layers == SCALED_BY_HIDDEN_SIZE["gemma3"])
     if config.get("sliding_window"):
         _layer_types(read, config, layers, 6)
     else:

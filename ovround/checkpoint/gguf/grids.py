@@ -23,11 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint.gguf.types import Bytes, block_of
+from ovround.checkpoint.gguf.bits import float16_at, q3_k_factors, six_bits
+from ovround.checkpoint.gguf.types import Bytes, Floats, block_of
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
-Floats = NDArray[np.float32]
 _NO_SCALE = 1e-30  # far below float16's smallest: the weights become 0
 
 
@@ -71,7 +71,7 @@ def _blocks(rows: Bytes, kind: str) -> Bytes:
 def _halves(blocks: Bytes, start: int) -> Floats:
     """The float16 number at byte `start` of each block."""
     with np.errstate(invalid="ignore"):  # a signalling NaN, which the reader refuses
-        return np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0].astype(np.float32)
+        return float16_at(blocks, start).astype(np.float32)
 
 
 def _one(kind: str, at: int) -> Callable[[Bytes], Floats]:
@@ -91,13 +91,8 @@ def _q6_k(rows: Bytes) -> Floats:
 
 
 def _q3_k(rows: Bytes) -> Floats:
-    """16 scales of 6 bits: 8 bytes of low nibbles, 4 bytes of high bit pairs, less 32."""
     blocks = _blocks(rows, "Q3_K")
-    low, high = blocks[..., 96:104], blocks[..., 104:108]
-    nibbles = np.concatenate([low & 15, low >> 4], axis=-1)
-    pairs = (high[..., None, :] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3).reshape(*high.shape[:-1], 16)
-    factors: Floats = (nibbles | pairs << 4).astype(np.float32) - np.float32(32)
-    scales: Floats = factors * _halves(blocks, 108)[..., None]
+    scales: Floats = q3_k_factors(blocks[..., 96:108]).astype(np.float32) * _halves(blocks, 108)[..., None]
     return scales.reshape(len(rows), -1)
 
 
@@ -122,18 +117,10 @@ def _q8_k(rows: Bytes) -> Floats:
     return np.ascontiguousarray(_blocks(rows, "Q8_K")[..., :4]).view(np.float32)[..., 0]
 
 
-def _six_bits(blocks: Bytes) -> tuple[Bytes, Bytes]:
-    """8 scales and 8 minima of 6 bits from 12 bytes: the last four borrow the high bits of the first ones."""
-    first, second, third = blocks[..., 4:8], blocks[..., 8:12], blocks[..., 12:16]
-    scales = np.concatenate([first & 63, (third & 15) | (first >> 6 << 4)], axis=-1)
-    minima = np.concatenate([second & 63, (third >> 4) | (second >> 6 << 4)], axis=-1)
-    return scales, minima
-
-
 def _k_parts(kind: str) -> Callable[[Bytes], tuple[Floats, Floats]]:
     def parts(rows: Bytes) -> tuple[Floats, Floats]:
         blocks = _blocks(rows, kind)
-        scales, minima = _six_bits(blocks)
+        scales, minima = six_bits(blocks[..., 4:16])
         shape = (len(rows), -1)
         return (
             (scales * _halves(blocks, 0)[..., None]).reshape(shape),

@@ -15,25 +15,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ovround.checkpoint.files.json_object import read_json
+from ovround.checkpoint.files.small_files import check_links, model_files
 from ovround.checkpoint.gguf.architectures import Architecture, architecture_for
 from ovround.checkpoint.gguf.checkpoint import GgufCheckpoint
 from ovround.checkpoint.gguf.config import config_of
 from ovround.checkpoint.gguf.header import GgufHeader, Metadata, TensorInfo, read_header
 from ovround.checkpoint.gguf.rope import FACTORS
+from ovround.checkpoint.gguf.rows import read_bytes
+from ovround.checkpoint.gguf.tokenizer import tokenizer_files
 from ovround.checkpoint.gguf.types import dequantize
-from ovround.checkpoint.gguf_tokenizer import tokenizer_files
-from ovround.checkpoint.hf import read_json
 from ovround.errors import CheckpointError
 
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _MOST_PARTS, _MOST_FACTORS = 1000, 1 << 16
-_BESIDE = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json",
-    "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
-)  # fmt: skip
 # What a folder may say otherwise without another number being computed.
 _FREE = {"vocab_size", "tie_word_embeddings", "architectures", "bos_token_id", "eos_token_id", "pad_token_id"}
 
@@ -108,8 +103,7 @@ def _factors(header: GgufHeader) -> dict[str, list[float]]:
         if info is not None:
             if len(info.shape) != 1 or info.shape[0] > _MOST_FACTORS:
                 raise CheckpointError(f"tensor `{name}` has shape {list(info.shape)}; one axis is needed")
-            data = np.fromfile(info.path, np.uint8, info.size_bytes, offset=info.offset)
-            found[name] = [float(str(value)) for value in dequantize(data, info.kind)]
+            found[name] = [float(str(value)) for value in dequantize(read_bytes(info), info.kind)]
     return found
 
 
@@ -131,10 +125,8 @@ def _source_folder(
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     files: Mapping[str, bytes] = {}
     if beside.is_file() and (path.parent / "tokenizer.json").is_file():
-        for name in _BESIDE:
-            source = path.parent / name
-            if source.is_file() and not source.is_symlink():
-                shutil.copyfile(source, folder / name)
+        check_links(path.parent)
+        files = {name: (path.parent / name).read_bytes() for name in model_files(path.parent)}
     else:
         files = tokenizer_files(metadata)
     for name, content in files.items():

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovround.checkpoint.adapter import base_model, is_adapter, open_adapter
+from ovround.checkpoint.files.small_files import TEMPLATES
+from ovround.checkpoint.lora.adapter import base_model, is_adapter, open_adapter
 from ovround.errors import CheckpointError
 
 _READ = {".safetensors", ".gguf", ".bin", ".pt", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".xml"}
 _WHOLE_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 14
-_TEMPLATES = "additional_chat_templates"
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf")
 
 
@@ -65,7 +65,7 @@ def _files(path: Path) -> Iterator[Path]:
         )
         yield from (file for file in sorted(path.parent.glob("*.json")) if file.is_file())
         return
-    for file in sorted([*path.iterdir(), *(path / _TEMPLATES).glob("*.jinja")]):
+    for file in sorted([*path.iterdir(), *(path / TEMPLATES).glob("*.jinja")]):
         if file.suffix in _READ and not file.name.startswith(".") and file.is_file():
             yield file
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.checkpoint import Checkpoint, locate, mapped, open_checkpoint
+from ovround.checkpoint.files.element_types import FLOAT_TYPES
 from ovround.conversion.latency_table import LatencyRow, LatencyTable
 from ovround.errors import MissingExtraError, UsageError
 from ovround.exporters.formats import sizes_of
@@ -36,7 +37,6 @@ _MOST_BYTES = 512 << 20  # of all copies of one weight
 _WARM_UP_RUNS = 2
 _LINEAR = "linear.weight"  # the name for sizes: neither an embedding nor an expert
 _LIBRARIES = {"openvino": "openvino", "onnx": "onnxruntime"}
-_FLOAT_TYPES: dict[str, FloatType] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def measure(
@@ -176,4 +176,4 @@ def _rolled(weight: QTensor | FloatTensor, number: int) -> QTensor | FloatTensor
 
 
 def _float_type(checkpoint: Checkpoint, decoder: Decoder) -> FloatType:
-    return _FLOAT_TYPES[checkpoint.tensors()[f"{decoder.linears(0)[0]}.weight"].dtype]
+    return FLOAT_TYPES[checkpoint.tensors()[f"{decoder.linears(0)[0]}.weight"].dtype]

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ovround.checkpoint.gguf_tokenizer.charsmap import check_charsmap
-from ovround.checkpoint.gguf_tokenizer.merges import merges_of_scores
-from ovround.checkpoint.gguf_tokenizer.pre_tokenizers import OF_ARCHITECTURE, PRE_TOKENIZERS, PreTokenizer
-from ovround.checkpoint.gguf_tokenizer.vocabulary import BESIDE, TokenType, Vocabulary
+from ovround.checkpoint.gguf.tokenizer.charsmap import check_charsmap
+from ovround.checkpoint.gguf.tokenizer.merges import merges_of_scores
+from ovround.checkpoint.gguf.tokenizer.pre_tokenizers import OF_ARCHITECTURE, PRE_TOKENIZERS, PreTokenizer
+from ovround.checkpoint.gguf.tokenizer.vocabulary import BESIDE, TokenType, Vocabulary
 from ovround.errors import CheckpointError
 
 Parts = dict[str, Any]

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ovround.artifact.manifest import sha256_file
-from ovround.checkpoint.json_object import read_json
-from ovround.checkpoint.lora import plain_scaling
+from ovround.checkpoint.files.json_object import read_json
+from ovround.checkpoint.files.safetensors_file import open_safetensors
+from ovround.checkpoint.files.torch_file import LoadedFile, open_torch
+from ovround.checkpoint.files.weights_file import WeightsFile
+from ovround.checkpoint.lora.arithmetic import plain_scaling
 from ovround.checkpoint.pattern import Pattern
-from ovround.checkpoint.safetensors_file import open_safetensors
-from ovround.checkpoint.torch_file import LoadedFile, open_torch
-from ovround.checkpoint.weights_file import WeightsFile
 from ovround.errors import CheckpointError
 from ovround.tensors.float_tensor import FloatTensor
 

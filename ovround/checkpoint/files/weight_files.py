@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ovround.checkpoint.json_object import read_json
+from ovround.checkpoint.files.json_object import read_json
 from ovround.errors import CheckpointError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

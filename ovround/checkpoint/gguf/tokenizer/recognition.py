@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ovround.checkpoint.gguf_tokenizer.pre_tokenizers import GPT2, OF_ARCHITECTURE, PRE_TOKENIZERS, SUFFIX
+from ovround.checkpoint.gguf.tokenizer.pre_tokenizers import GPT2, OF_ARCHITECTURE, PRE_TOKENIZERS, SUFFIX
 from ovround.errors import UsageError
 
 _SPELLINGS = (  # of one and the same expression

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ovround.checkpoint.packed import FLOATS, Array, Part, float16_exactly
+from ovround.checkpoint.formats.packed import FLOATS, Array, Part, float16_exactly
 from ovround.errors import CheckpointError
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.scheme import QuantScheme

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from itertools import groupby
 
-from ovround.checkpoint.gguf_tokenizer.vocabulary import BESIDE
+from ovround.checkpoint.gguf.tokenizer.vocabulary import BESIDE
 from ovround.errors import CheckpointError
 
 _CHARACTERS = 1 << 29  # that all divisions copy; Gemma's 262,144 tokens have 2^24

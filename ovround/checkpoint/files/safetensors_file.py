@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from ovround.checkpoint.element_types import (
+from ovround.checkpoint.files.element_types import (
     ARRAY_TYPES,
-    FLOAT_TYPES,
     TensorInfo,
     as_float,
     check_float,
@@ -29,8 +28,6 @@ from ovround.checkpoint.element_types import (
 )
 from ovround.errors import HeaderError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
-
-__all__ = ["ARRAY_TYPES", "FLOAT_TYPES", "SafetensorsFile", "TensorInfo", "open_safetensors"]
 
 _CHUNK_BYTES = 1 << 24
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ovround.checkpoint.adapter import Adapter
-from ovround.checkpoint.element_types import TensorInfo
+from ovround.checkpoint.files.element_types import TensorInfo
 from ovround.checkpoint.hf import Checkpoint
 from ovround.checkpoint.leftovers import kind_of
-from ovround.checkpoint.lora import Floats, change, is_turned, rows_replaced, with_magnitude
+from ovround.checkpoint.lora.adapter import Adapter
+from ovround.checkpoint.lora.arithmetic import Floats, change, is_turned, rows_replaced, with_magnitude
 from ovround.checkpoint.text_part import PREFIXES
 from ovround.errors import CheckpointError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
 
 _STARTS = (*PREFIXES, "model.", "transformer.", "gpt_neox.")  # of names, which differ between models and checkpoints
-Step = Callable[[Floats], Floats]
+Changes = dict[str, tuple[tuple[Adapter, str], ...]]
+"""By a tensor's name: which adapters change it by which module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,34 @@ def adapted(
     """
     infos = base.tensors()
     copies = {head: embedding} if tied and head not in infos else {}
-    at = {_tail(name): name for name in (*infos, *copies)}
-    changes: dict[str, tuple[tuple[Adapter, str], ...]] = {}
+    changes, left_out = _changes(base, adapters, {_tail(name): name for name in (*infos, *copies)}, copies)
+    if copies and embedding in changes and _rows_alone(changes[embedding]) and head not in changes:
+        changes[head] = changes[embedding]  # new rows of a tied embedding are the head's too
+    if not changes.keys() & {head, embedding}:
+        copies = {}
+    notes = [
+        f"adapter {adapter.name} is merged into the base model"
+        + (f", {adapter.scale:g} of it" if adapter.scale != 1 else "")
+        for adapter in adapters
+    ]
+    notes += [f"left out: {what}" for what in sorted(left_out)]
+    merged = AdaptedCheckpoint(
+        base.folder, base.config, base.files, base, tuple(adapters), changes, copies, notes=(*base.notes, *notes)
+    )
+    for name, of_adapters in changes.items():
+        for adapter, module in of_adapters:
+            _check_shapes(adapter, module, name, infos[copies.get(name, name)].shape)
+    rows = {merged.tensors()[name].shape[0] for name in (embedding, head) if name in changes}
+    if len(rows) == 1 and rows != {infos[embedding].shape[0]}:
+        return replace(merged, config={**base.config, "vocab_size": rows.pop()})
+    return merged
+
+
+def _changes(
+    base: Checkpoint, adapters: Sequence[Adapter], at: Mapping[str, str], copies: Mapping[str, str]
+) -> tuple[Changes, set[str]]:
+    """The changes of each tensor, in order, and what was left out, in words; `at` finds a tensor by its `_tail`."""
+    changes: Changes = {}
     left_out: set[str] = set()
     for adapter in adapters:
         for module, tensors in adapter.modules.items():
@@ -105,26 +132,7 @@ def adapted(
                         hint="PEFT cannot merge such an adapter either (lora_bias)",
                     )
                 changes[bias] = (*changes.get(bias, ()), (adapter, f"{module}.lora_B"))
-    if copies and embedding in changes and _rows_alone(changes[embedding]) and head not in changes:
-        changes[head] = changes[embedding]  # new rows of a tied embedding are the head's too
-    if not changes.keys() & {head, embedding}:
-        copies = {}
-    notes = [
-        f"adapter {adapter.name} is merged into the base model"
-        + (f", {adapter.scale:g} of it" if adapter.scale != 1 else "")
-        for adapter in adapters
-    ]
-    notes += [f"left out: {what}" for what in sorted(left_out)]
-    merged = AdaptedCheckpoint(
-        base.folder, base.config, base.files, base, tuple(adapters), changes, copies, notes=(*base.notes, *notes)
-    )
-    for name, of_adapters in changes.items():
-        for adapter, module in of_adapters:
-            _check_shapes(adapter, module, name, infos[copies.get(name, name)].shape)
-    rows = {merged.tensors()[name].shape[0] for name in (embedding, head) if name in changes}
-    if len(rows) == 1 and rows != {infos[embedding].shape[0]}:
-        return replace(merged, config={**base.config, "vocab_size": rows.pop()})
-    return merged
+    return changes, left_out
 
 
 def _changed(adapter: Adapter, module: str, values: Floats, original: Floats) -> tuple[Floats, Floats]:

@@ -7,7 +7,6 @@ memory at a time. A file in the format before that cannot be mapped: it is held 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from collections.abc import Mapping
@@ -19,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint.element_types import ARRAY_TYPES, TensorInfo, as_float, check_float, check_readable, is_finite
+from ovround.artifact.manifest import sha256_file
+from ovround.checkpoint.files.element_types import (
+    ARRAY_TYPES,
+    TensorInfo,
+    as_float,
+    check_float,
+    check_readable,
+    is_finite,
+)
 from ovround.errors import CheckpointError, MissingExtraError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
 
@@ -31,7 +38,6 @@ _TYPES = {
     "float8_e8m0fnu": "F8_E8M0", "int8": "I8", "uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "bool": "BOOL",
 }  # fmt: skip
 _ZIP = b"PK\x03\x04"
-_CHUNK_BYTES = 1 << 22
 # What a damaged or hostile pickle makes of torch's reader, which interprets it.
 _LOAD_ERRORS = (
     UnpicklingError, RuntimeError, EOFError, OSError, MemoryError, ArithmeticError, AssertionError, AttributeError,
@@ -93,11 +99,7 @@ class TorchFile:
                 raise TensorError(
                     f"`{name}` in `{self.path}` holds NaN or infinity", hint="the checkpoint is damaged: get it again"
                 )
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest()
+        return sha256_file(self.path)
 
     def renamed(self, names: Mapping[str, str]) -> TorchFile:
         """The same file with tensor `names[x]` for each tensor x."""

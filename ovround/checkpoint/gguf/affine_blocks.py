@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ovround.checkpoint.gguf.bits import float16_at, nibbles, q3_k_factors, six_bits
+from ovround.checkpoint.gguf.types import Bytes
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.group_values import GroupValues
-
-Bytes = NDArray[np.uint8]
 
 
 def affine_tensor(rows: Bytes, kind: str) -> AffineTensor:
@@ -32,7 +32,7 @@ def affine_tensor(rows: Bytes, kind: str) -> AffineTensor:
 
 def _q4_1(blocks: Bytes) -> AffineTensor:
     """d, m, 16 bytes of nibbles."""
-    return AffineTensor(_row(_nibbles(blocks[..., 4:])), _halves(blocks, 0), _minus(_halves(blocks, 2)), 4)
+    return AffineTensor(_row(nibbles(blocks[..., 4:])), _halves(blocks, 0), _minus(_halves(blocks, 2)), 4)
 
 
 def _q5_0(blocks: Bytes) -> AffineTensor:
@@ -57,23 +57,20 @@ def _q3_k(blocks: Bytes) -> AffineTensor:
     """32 bytes of third bits, which are set where nothing is subtracted, 64 of bit pairs, 12 of 6-bit scales, d."""
     third = blocks[..., None, :32] >> np.arange(8, dtype=np.uint8)[:, None] & np.uint8(1)
     codes = _bit_pairs(blocks[..., 32:96]) | third.reshape(*blocks.shape[:2], 2, 4, 32) << np.uint8(2)
-    low = _nibbles(blocks[..., 96:104])
-    high = blocks[..., None, 104:108] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & np.uint8(3)
-    factors = (low | high.reshape(low.shape) << np.uint8(4)).astype(np.int8) - np.int8(32)
-    return AffineTensor(_row(codes), _halves(blocks, 108, factors), None, 3, 4)
+    return AffineTensor(_row(codes), _halves(blocks, 108, q3_k_factors(blocks[..., 96:108])), None, 3, 4)
 
 
 def _q4_k(blocks: Bytes) -> AffineTensor:
     """d, e, 12 bytes of 6-bit scales and minimums, four times 32 bytes of nibbles, low ones first."""
-    scales, minimums = _six_bits(blocks[..., 4:16])
-    codes = _row(_nibbles(blocks[..., 16:].reshape(*blocks.shape[:2], 4, 32)))
+    scales, minimums = six_bits(blocks[..., 4:16])
+    codes = _row(nibbles(blocks[..., 16:].reshape(*blocks.shape[:2], 4, 32)))
     return AffineTensor(codes, _halves(blocks, 0, scales), _halves(blocks, 2, minimums), 4)
 
 
 def _q5_k(blocks: Bytes) -> AffineTensor:
     """As Q4_K, with 32 bytes of fifth bits before the nibbles: bit j of byte i belongs to weight i of the j-th 32."""
-    scales, minimums = _six_bits(blocks[..., 4:16])
-    low = _nibbles(blocks[..., 48:].reshape(*blocks.shape[:2], 4, 32)).reshape(*blocks.shape[:2], 8, 32)
+    scales, minimums = six_bits(blocks[..., 4:16])
+    low = nibbles(blocks[..., 48:].reshape(*blocks.shape[:2], 4, 32)).reshape(*blocks.shape[:2], 8, 32)
     fifth = blocks[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & np.uint8(1)
     codes = _row(low | fifth << np.uint8(4))
     return AffineTensor(codes, _halves(blocks, 0, scales), _halves(blocks, 2, minimums), 5)
@@ -82,7 +79,7 @@ def _q5_k(blocks: Bytes) -> AffineTensor:
 def _q6_k(blocks: Bytes) -> AffineTensor:
     """128 bytes of low nibbles, 64 of high bit pairs, 16 int8 scales, d; each half in four runs of 32."""
     halves = blocks.shape[:2]
-    low = _nibbles(blocks[..., :128].reshape(*halves, 2, 64)).reshape(*halves, 2, 4, 32)
+    low = nibbles(blocks[..., :128].reshape(*halves, 2, 64)).reshape(*halves, 2, 4, 32)
     codes = _row(low | _bit_pairs(blocks[..., 128:192]) << np.uint8(4))
     factors = np.ascontiguousarray(blocks[..., 192:208]).view(np.int8)
     return AffineTensor(codes, _halves(blocks, 208, factors), None, 6, 32)
@@ -94,17 +91,13 @@ def _row(codes: Bytes) -> Bytes:
 
 def _halves(blocks: Bytes, start: int, factors: NDArray[np.integer] | None = None) -> GroupValues:
     """The float16 number at byte `start` of each block, and the factors of its groups."""
-    numbers = np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0]
-    return GroupValues(numbers, None if factors is None else factors.reshape(len(factors), -1).astype(np.int8))
+    return GroupValues(
+        float16_at(blocks, start), None if factors is None else factors.reshape(len(factors), -1).astype(np.int8)
+    )
 
 
 def _minus(values: GroupValues) -> GroupValues:
     return GroupValues(-values.blocks)
-
-
-def _nibbles(packed: Bytes) -> Bytes:
-    """`[..., B]` bytes as `[..., 2 B]`: all low nibbles, then all high ones."""
-    return np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
 
 
 def _bit_pairs(packed: Bytes) -> Bytes:
@@ -113,17 +106,9 @@ def _bit_pairs(packed: Bytes) -> Bytes:
     return halves >> np.array([0, 2, 4, 6], np.uint8)[:, None] & np.uint8(3)
 
 
-def _five_bits(upper: Bytes, nibbles: Bytes) -> Bytes:
+def _five_bits(upper: Bytes, lower: Bytes) -> Bytes:
     bits = np.unpackbits(np.ascontiguousarray(upper), axis=-1, bitorder="little")
-    return _row(_nibbles(nibbles) | bits << np.uint8(4))
-
-
-def _six_bits(packed: Bytes) -> tuple[Bytes, Bytes]:
-    """8 scales and 8 minimums of 6 bits from 12 bytes: the last four borrow the high bits of the first ones."""
-    first, second, third = packed[..., :4], packed[..., 4:8], packed[..., 8:]
-    scales = np.concatenate([first & 63, (third & 15) | (first >> 6 << 4)], axis=-1)
-    minimums = np.concatenate([second & 63, (third >> 4) | (second >> 6 << 4)], axis=-1)
-    return scales, minimums
+    return _row(nibbles(lower) | bits << np.uint8(4))
 
 
 _DECODERS: dict[str, tuple[int, Callable[[Bytes], AffineTensor]]] = {

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from ovround.checkpoint.element_types import TensorInfo
+from ovround.checkpoint.files.element_types import TensorInfo
 from ovround.tensors.float_tensor import FloatTensor
 
 

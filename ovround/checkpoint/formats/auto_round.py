@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ovround.checkpoint.awq import AWQ_BITS, awq_parts, decode_awq
-from ovround.checkpoint.gptq import decode_stream, stream_parts
-from ovround.checkpoint.packed import Array, Part, Rule, compiled, read_scheme
+from ovround.checkpoint.formats.awq import AWQ_BITS, awq_parts, decode_awq
+from ovround.checkpoint.formats.gptq import decode_stream, stream_parts
+from ovround.checkpoint.formats.packed import Array, Part, Rule, compiled, read_scheme
 from ovround.errors import CheckpointError
 from ovround.tensors.qtensor import BITS, QTensor
 from ovround.tensors.scheme import QuantScheme

@@ -10,10 +10,10 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
-from ovround.checkpoint.gguf_tokenizer.merges import merges_of_scores
-from ovround.checkpoint.gguf_tokenizer.pre_tokenizers import PRE_TOKENIZERS
-from ovround.checkpoint.gguf_tokenizer.recognition import recognise
-from ovround.checkpoint.gguf_tokenizer.vocabulary import IDS, TokenType
+from ovround.checkpoint.gguf.tokenizer.merges import merges_of_scores
+from ovround.checkpoint.gguf.tokenizer.pre_tokenizers import PRE_TOKENIZERS
+from ovround.checkpoint.gguf.tokenizer.recognition import recognise
+from ovround.checkpoint.gguf.tokenizer.vocabulary import IDS, TokenType
 from ovround.errors import UsageError
 
 _SPACE = "\u2581"

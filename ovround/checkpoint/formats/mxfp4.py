@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint.element_types import TensorInfo
+from ovround.checkpoint.files.element_types import TensorInfo
+from ovround.checkpoint.files.weights_file import WeightsFile
+from ovround.checkpoint.formats.small_floats import decode_e8m0, decode_fp4
 from ovround.checkpoint.hf import Checkpoint
-from ovround.checkpoint.weights_file import WeightsFile
 from ovround.errors import TensorError
 from ovround.tensors.float_tensor import FloatTensor
 
 BLOCKS, SCALES = "_blocks", "_scales"
-_LEVELS = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-_BIAS, _GROUP = 127, 32
+_GROUP = 32
 _LARGEST = 252  # 6 * 2^(252 - 127) is the largest scale whose every level is finite; 255 stands for NaN
 _RANKS = {BLOCKS: 4, SCALES: 3}
 
@@ -94,7 +94,6 @@ def _scales(file: WeightsFile, name: str, index: int | None = None) -> NDArray[n
 
 def _decoded(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> FloatTensor:
     """bfloat16 `[..., K, N]` of blocks `[..., N, K / 32, 16]` and scales `[..., N, K / 32]`."""
-    nibbles = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*scales.shape, _GROUP)
-    values = np.ldexp(_LEVELS[nibbles], scales[..., None].astype(np.int32) - _BIAS).astype(np.float32, copy=False)
+    values = decode_fp4(blocks) * decode_e8m0(scales)[..., None]
     bits = (values.view(np.uint32) >> 16).astype(np.uint16)  # nothing is lost: a level has two bits of mantissa
     return FloatTensor(np.ascontiguousarray(bits.reshape(*scales.shape[:-1], -1).swapaxes(-1, -2)), "bfloat16")

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint.element_types import ARRAY_TYPES, FLOAT_TYPES, TensorInfo, as_float
+from ovround.checkpoint.files.element_types import ARRAY_TYPES, FLOAT_TYPES, TensorInfo, as_float
+from ovround.checkpoint.formats.small_floats import TABLES, decode_e8m0, decode_fp4, decode_fp8
 from ovround.checkpoint.hf import Checkpoint
-from ovround.checkpoint.small_floats import TABLES, decode_e8m0, decode_fp4, decode_fp8
 from ovround.errors import TensorError
 from ovround.tensors.float_tensor import FloatTensor
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ovround.checkpoint.element_types import FLOAT_TYPES
+from ovround.checkpoint.files.element_types import FLOAT_TYPES
 from ovround.checkpoint.pattern import Pattern
 from ovround.errors import CheckpointError
 from ovround.tensors.affine_tensor import AffineTensor

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ovround.checkpoint.gguf_tokenizer.tokenizer_json import adds_bos, adds_eos, special_ids, tokenizer_json
-from ovround.checkpoint.gguf_tokenizer.vocabulary import BESIDE, TokenType, Vocabulary, read_vocabulary
+from ovround.checkpoint.files.small_files import TEMPLATES
+from ovround.checkpoint.gguf.tokenizer.tokenizer_json import adds_bos, adds_eos, special_ids, tokenizer_json
+from ovround.checkpoint.gguf.tokenizer.vocabulary import BESIDE, TokenType, Vocabulary, read_vocabulary
 from ovround.errors import CheckpointError
 from ovround.limits import LIMITS
 
@@ -106,7 +107,7 @@ def _templates(metadata: Mapping[str, object]) -> dict[str, bytes]:
             raise CheckpointError(f"a chat template of the GGUF file is called {name!r:.60}; a plain name is needed")
         text = _template(metadata, key)
         if text is not None:
-            files[f"additional_chat_templates/{name}.jinja"] = text.encode()
+            files[f"{TEMPLATES}/{name}.jinja"] = text.encode()
     return files
 
 

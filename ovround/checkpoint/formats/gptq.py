@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ovround.checkpoint.packed import (
+from ovround.checkpoint.formats.packed import (
     FLOATS,
     Array,
     Part,

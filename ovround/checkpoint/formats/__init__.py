@@ -1,0 +1,1 @@
+"""What the tensors of a quantised checkpoint mean: one format a file, integers kept or small floats decoded."""
