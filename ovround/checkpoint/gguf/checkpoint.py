@@ -35,7 +35,7 @@ from ovround.tensors.scheme import AffineScheme, QuantScheme
 
 _TABLES = ("model.embed_tokens", "lm_head")
 _FLOAT_MODULES = ("mlp.gate", "mlp.shared_expert_gate", "model.embed_positions")  # that no engine has in integers
-_CHUNK_WEIGHTS = 1 << 22
+_CHUNK_WEIGHTS = 1 << 20
 _CHUNK_BYTES = 1 << 24
 _OTHER_MODEL = "the file belongs to another model, or this variant is not supported"
 
