@@ -20,6 +20,7 @@ stored in 4 as well: the plugin would decode all of them on every call.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,12 +28,13 @@ from numpy.typing import NDArray
 
 from ovround.exporters.openvino.storage import FLOAT_TYPES, element_type
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.packing import pack_rows, signed_nibbles
+from ovround.tensors.packing import pack_rows, signed_nibbles, unpack_rows, unsigned_nibbles
 from ovround.tensors.qtensor import QTensor
 
 if TYPE_CHECKING:
     from ovround.exporters.openvino.constants import ConstantFile
 
+PART = 1 << 20  # codes encoded at a time, whole bytes of any width
 SCALE, ZERO_POINT, ORDER = "/scale", "/zero_point", "/order"
 
 
@@ -47,7 +49,7 @@ def write_weight(file: ConstantFile, name: str, tensor: QTensor | FloatTensor, *
     (rows, columns), group = tensor.shape, tensor.group_size
     groups = columns // group
     kind = element_type(tensor.bits, tensor.symmetric, table=table)
-    file.write(name, kind, (rows, groups, group), _encode(tensor, kind))
+    file.write_parts(name, kind, (rows, groups, group), _encoded(tensor, kind))
     file.write(name + SCALE, f"f{tensor.scale_bits}", (rows, groups, 1), tensor.scales)
     if kind == "u2":
         if tensor.zero_points is None:
@@ -61,11 +63,31 @@ def write_weight(file: ConstantFile, name: str, tensor: QTensor | FloatTensor, *
         file.write(name + ORDER, "i32", (columns,), tensor.order)
 
 
-def _encode(tensor: QTensor, kind: str) -> NDArray[np.uint8]:
-    """Codes as the bytes of `kind`; the sub-byte stream runs over the whole tensor, so rows are joined first."""
-    if kind == "i8":
-        return tensor.codes - np.uint8(1 << (tensor.bits - 1))
+def _encoded(tensor: QTensor, kind: str) -> Iterator[NDArray[np.uint8]]:
+    """Codes as the bytes of `kind`, some at a time; the sub-byte stream runs over the whole tensor, so rows are joined first."""
+    stream = tensor.codes.reshape(-1)
+    for start in range(0, len(stream), PART):
+        codes = stream[start : start + PART]
+        if kind == "i8":
+            yield codes - np.uint8(1 << (tensor.bits - 1))
+        elif kind == "u8":
+            yield codes
+        else:
+            yield pack_rows(signed_nibbles(codes, tensor.bits) if kind == "i4" else codes, 2 if kind == "u2" else 4)
+
+
+def decoded(data: NDArray[np.uint8], kind: str, bits: int, count: int) -> NDArray[np.uint8]:
+    """The `count` codes whose bytes of `kind` are `data`, which may be changed."""
     if kind == "u8":
-        return tensor.codes
-    codes = signed_nibbles(tensor.codes, tensor.bits) if kind == "i4" else tensor.codes
-    return pack_rows(codes.reshape(1, -1), 2 if kind == "u2" else 4)
+        return data
+    if kind == "i8":
+        data += np.uint8(1 << (bits - 1))
+        return data
+    codes, width = np.empty(count, np.uint8), 2 if kind == "u2" else 4
+    for start in range(0, count, PART):
+        part = codes[start : start + PART]
+        packed = data[start * width // 8 : (start + PART) * width // 8]
+        part[:] = unpack_rows(packed, width, len(part))
+        if kind == "i4":
+            part[:] = unsigned_nibbles(part, bits)
+    return codes

@@ -11,7 +11,7 @@ constant, `mlp.experts.*.up_proj.weight` of shape `[E, ...]`. The format itself 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,15 +43,21 @@ class ConstantFile:
 
     def write(self, name: str, element_type: str, shape: Sequence[int], data: NDArray[Any]) -> None:
         """Append the bytes of `data` as the constant `name`; `shape` counts elements, which may be smaller than a byte."""
-        payload = np.ascontiguousarray(data)
-        expected = stored_bytes(element_type, shape)
-        if payload.nbytes != expected or name in self.entries:
-            raise ValueError(
-                f"constant {name}: {payload.nbytes} bytes for {element_type} {tuple(shape)}, or a second one"
-            )
-        self.entries[name] = self._room(name, element_type, tuple(shape))
-        self._file.seek(self.entries[name].offset)
-        self._file.write(payload.data)
+        self.write_parts(name, element_type, shape, (data,))
+
+    def write_parts(self, name: str, element_type: str, shape: Sequence[int], parts: Iterable[NDArray[Any]]) -> None:
+        """Append a constant whose bytes are those of `parts`, one after another, so that only one of them need exist."""
+        size_bytes, twice = 0, name in self.entries
+        if not twice:
+            self.entries[name] = self._room(name, element_type, tuple(shape))
+            self._file.seek(self.entries[name].offset)
+        for part in parts:
+            payload = np.ascontiguousarray(part)
+            size_bytes += payload.nbytes
+            if not twice and size_bytes <= self.entries[name].size_bytes:
+                self._file.write(payload.data)
+        if twice or size_bytes != self.entries[name].size_bytes:
+            raise ValueError(f"constant {name}: {size_bytes} bytes for {element_type} {tuple(shape)}, or a second one")
 
     def _room(self, name: str, element_type: str, shape: tuple[int, ...]) -> Entry:
         """The next free place in the file; for an expert's constant, its part of the constant of all experts."""

@@ -14,10 +14,10 @@ from ovround.errors import VerifyError
 from ovround.exporters.affine_rows import ROWS, read_rows
 from ovround.exporters.exporter import Weight
 from ovround.exporters.native_parts import read_native
-from ovround.exporters.openvino.compressed import ORDER, SCALE, ZERO_POINT
+from ovround.exporters.openvino.compressed import ORDER, SCALE, ZERO_POINT, decoded
 from ovround.exporters.openvino.storage import FLOAT_TYPES, GRAPH_FILE, WEIGHTS_FILE, Entry, read_entries
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.packing import unpack_rows, unsigned_nibbles
+from ovround.tensors.packing import unpack_rows
 from ovround.tensors.qtensor import BITS, QTensor, Scales
 
 Entries = Mapping[str, Entry]
@@ -69,7 +69,8 @@ def _read_rows(source: BinaryIO, entries: Entries, record: WeightRecord) -> Weig
 def _read_quantised(source: BinaryIO, entries: Entries, record: WeightRecord) -> QTensor:
     name, entry = record.name, entries[record.name]
     rows, groups, group = entry.shape
-    codes = _decode(entry.read(source), entry, record.bits).reshape(rows, groups * group)
+    codes = decoded(entry.read(source), entry.element_type, record.bits, rows * groups * group)
+    codes = codes.reshape(rows, groups * group)
     stored = entries[name + SCALE].read(source)
     scales: Scales = (stored.view(np.float16) if record.scale_bits == 16 else stored.view(np.float32)).reshape(
         rows, groups
@@ -77,16 +78,6 @@ def _read_quantised(source: BinaryIO, entries: Entries, record: WeightRecord) ->
     zero_points = _read_zero_points(source, entries.get(name + ZERO_POINT), record, (rows, groups))
     order = entries[name + ORDER].read(source).view(np.int32) if name + ORDER in entries else None
     return QTensor(codes, scales, zero_points, record.bits, order)
-
-
-def _decode(data: NDArray[np.uint8], entry: Entry, bits: int) -> NDArray[np.uint8]:
-    kind, count = entry.element_type, int(np.prod(entry.shape))
-    if kind == "i8":
-        return data + np.uint8(1 << (bits - 1))
-    if kind == "u8":
-        return data
-    codes = unpack_rows(data, 2 if kind == "u2" else 4, count)
-    return unsigned_nibbles(codes, bits) if kind == "i4" else codes
 
 
 def _read_zero_points(

@@ -37,6 +37,7 @@ from ovround.conversion.repacking import repacked, tuning_records
 from ovround.errors import VerifyError
 from ovround.exporters.exporter import Exporter, record_of
 from ovround.exporters.formats import open_exporter, open_reader
+from ovround.heap import return_freed_memory
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.units import parse_size
 from ovround.progress import OnProgress, Progress, silent
@@ -90,6 +91,7 @@ def convert(
         return Conversion((Path(out),), (compress(str(model), folder, Path(out), options, on_progress),), {})
     limit_bytes = parse_size("memory-limit", memory_limit) if isinstance(memory_limit, str) else memory_limit
     job = prepare(str(model), Path(out), options, limit_bytes)
+    return_freed_memory()  # the tokenizer, of which the job keeps nothing
     job = job if source_name is None else replace(job, name=source_name)
     if not job.launch.is_main:
         return run_worker_rank(job)

@@ -31,6 +31,7 @@ from ovround.exporters.checkpoints import sizes as safetensors_sizes
 from ovround.exporters.formats import sizes_of
 from ovround.exporters.gguf.suitability import check_gguf
 from ovround.exporters.sizes import Sizes
+from ovround.heap import return_freed_memory
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
 from ovround.models.tied_head import sources_of_untied, with_head
@@ -85,6 +86,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     if launch.is_main:
         check_output(out)
     source = _as_asked(open_adapted(locate(model), options.adapter), options)
+    return_freed_memory()  # the vocabulary of a GGUF file
     folder = source.folder
     checkpoint, quantised, decoder, plan, notes = _planned(source, options)
     for name in options.formats:

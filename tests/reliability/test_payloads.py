@@ -61,7 +61,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
     }  # fmt: skip
     modules = [  # modules of the commands, imported once for all of them
-        "ovround.conversion.convert", "ovround.exporters.onnx.package", "ovround.exporters.openvino.tokenizer", "ovround.check",
+        "ovround.conversion.convert", "ovround.exporters.onnx.package", "ovround.exporters.openvino.tokenizer_graphs", "ovround.check",
         "ovround.conversion.model_card", "ovround.quant.passes.tuning",
         "ovround.runtime.engines.onnx", "ovround.runtime.engines.openvino",
         "ovround.runtime.decoding.speculation", "rich.console", "sympy", "openvino_tokenizers.hf_parser",
