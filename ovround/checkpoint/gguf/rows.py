@@ -13,7 +13,7 @@ from ovround.checkpoint.gguf.header import TensorInfo
 from ovround.checkpoint.gguf.types import Bytes, Floats, dequantize, row_bytes
 from ovround.errors import CheckpointError, TensorError
 
-_CHUNK_WEIGHTS = 1 << 22
+_CHUNK_WEIGHTS = 1 << 20
 # Where the float16 numbers of a block lie; of other types every value is computed.
 _HALVES = {
     "Q4_0": (0,), "Q5_0": (0,), "Q8_0": (0,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,),
@@ -31,7 +31,7 @@ def read_bytes(info: TensorInfo, start: int = 0, size: int | None = None) -> Byt
 
 
 def chunks(info: TensorInfo, rows: slice) -> Iterator[Bytes]:
-    """Rows of a tensor's bytes, `[rows, bytes a row]`, about 4 million weights at a time."""
+    """Rows of a tensor's bytes, `[rows, bytes a row]`, about a million weights at a time."""
     width = row_bytes(info.kind, info.shape[-1])
     step = max(1, _CHUNK_WEIGHTS // info.shape[-1])
     for start in range(rows.start, rows.stop, step):
