@@ -170,7 +170,9 @@ def test_convert_json_and_quiet(loaded_command: CommandServer, tiny_source: Path
     result = loaded_command("convert", tiny_source, tmp_path / "out", *options)
     document = parsed(result)
     assert result.stderr == ""
-    assert set(document) == {"folders", "elapsed_s", "weight_bytes", "quality", "plan", "budget", "blocks"}
+    assert set(document) == {
+        "folders", "elapsed_s", "weight_bytes", "quality", "plan", "budget", "blocks", "notes", "source_way", "source_types",
+    }  # fmt: skip
     assert document["folders"] == [str(tmp_path / "out")]
     assert (document["quality"], document["blocks"]) == (None, [])
     weights = read_manifest(tmp_path / "out").weights

@@ -265,7 +265,7 @@ def test_a_plan_given_back_gives_the_same_weights(
     base = replace(options, formats=ENGINE_FORMATS, **({"recipe": "light", "iters": 3} if tuned else {}))  # type: ignore[arg-type]
     first = convert(tiny_source, tmp_path / "a", replace(base, budget=Budget(3.7, "bits")))
     file = first.folders[0] / PLAN_FILE
-    again = convert(tiny_source, tmp_path / "b", replace(base, plan=file, group_size=128))
+    again = convert(tiny_source, tmp_path / "b", replace(base, plan=file, group_size=None))
     assert again.plan == first.plan
     assert again.allocation is None
     assert len({scheme.bits for scheme in first.plan.values() if scheme}) > 2

@@ -46,13 +46,12 @@ def read_end_tokens(folder: Path, tokenizer: Tokenizer, vocab_size: int) -> EndT
         (_named(folder), "the tokenizer's files name"),
         (turn_end(folder, tokenizer), "the template writes"),
     ):
-        token_id = None if text is None else tokenizer.token_to_id(text)
+        token_id = _id_of(tokenizer, text)
         if token_id is not None:
             places.setdefault(token_id, place)
     ids = {token_id: place for token_id, place in places.items() if 0 <= token_id < vocab_size}
     if not ids:
-        text = _default_of_class(folder)
-        token_id = None if text is None else tokenizer.token_to_id(text)
+        token_id = _id_of(tokenizer, _default_of_class(folder))
         if token_id is not None and token_id < vocab_size:
             ids[token_id] = "the tokenizer's class names"
     if not ids:
@@ -63,6 +62,15 @@ def read_end_tokens(folder: Path, tokenizer: Tokenizer, vocab_size: int) -> EndT
         if place
     )
     return EndTokens(tuple(ids), tuple(notes))
+
+
+def _id_of(tokenizer: Tokenizer, text: str | None) -> int | None:
+    """The id of the token `text`; None without one, and for half a character, which no token is."""
+    try:
+        token_id: int | None = None if text is None else tokenizer.token_to_id(text)
+    except UnicodeEncodeError:
+        return None
+    return token_id
 
 
 def turn_end(folder: Path, tokenizer: Tokenizer) -> str | None:

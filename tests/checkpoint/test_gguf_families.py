@@ -39,6 +39,7 @@ _STATED: dict[str, dict[str, Any]] = {
     "gpt2": {"scale_attn_by_inverse_layer_idx": False}, "phimoe": {"router_jitter_noise": 0.01},
 }  # fmt: skip
 _LEFT_OUT = {"gemma3_text": ("layer_types", "sliding_window_pattern"), "smollm3": ("no_rope_layers",)}
+_UNKNOWN = ("ministral", "opt")  # llama.cpp has none of their architectures
 _WITHOUT = {
     ("falcon", 3),
     ("llama", 3),
@@ -47,7 +48,7 @@ _WITHOUT = {
 CASES = [
     (family, number)
     for family in families()
-    if family != "opt"
+    if family not in _UNKNOWN
     for number in range(len(smallest_configs(family)))
     if (family, number) not in _WITHOUT
 ]
@@ -172,10 +173,10 @@ def test_swapped_rows_of_a_head_are_noticed(tmp_path: Path) -> None:
     assert np.abs(logits_of(open_gguf(path).stored, ids) - expected).max() > 100 * TOLERANCE * np.abs(expected).max()
 
 
-def test_every_family_but_opt_has_an_architecture() -> None:
+def test_other_families_have_an_architecture() -> None:
     for family in families():
         architecture = architecture_for(family)
-        assert (architecture is None) == (family == "opt")
+        assert (architecture is None) == (family in _UNKNOWN)
         if architecture is not None:
             assert architecture.name == ARCHITECTURES.get(family, family)
 

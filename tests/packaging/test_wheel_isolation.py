@@ -59,7 +59,8 @@ def test_the_runtime_needs_no_toolchain(demo_folders: dict[str, Path], tmp_path:
     own = {name.split(".")[1] for name in modules if name.startswith("ovround.")}
     assert own == {"runtime", "artifact", "errors", "limits", "record", "tensors"}
     tensors = {name for name in modules if name.startswith("ovround.tensors.")}
-    assert tensors == {"ovround.tensors.native_layout", "ovround.tensors.quantized_linear_node"}
+    names = ("affine_tensor", "group_values", "native_layout", "quantized_linear_node", "scheme")
+    assert tensors == {f"ovround.tensors.{name}" for name in names}
 
 
 @pytest.mark.parametrize("engine", ENGINE_FORMATS)

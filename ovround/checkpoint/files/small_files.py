@@ -18,8 +18,12 @@ _MODEL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, *TEMP
 
 def model_files(source: Path) -> list[str]:
     """The names of those files that `source` has, its named chat templates included."""
+    return [name for name in _possible(source) if (source / name).is_file()]
+
+
+def _possible(source: Path) -> list[str]:
     named = sorted(f"{TEMPLATES}/{path.name}" for path in (source / TEMPLATES).glob("*.jinja"))
-    return [name for name in (*_MODEL_FILES, *named) if (source / name).is_file()]
+    return [*_MODEL_FILES, *named]
 
 
 def check_links(source: Path) -> None:
@@ -29,7 +33,7 @@ def check_links(source: Path) -> None:
     """
     folder = source.resolve()
     allowed = [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
-    for name in model_files(source):
+    for name in _possible(source):  # a link that leads nowhere may lead somewhere later
         resolved = (folder / name).resolve()
         if resolved != folder / name and not any(parent in resolved.parents for parent in allowed):
             raise CheckpointError(

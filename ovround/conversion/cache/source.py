@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovround.checkpoint.files.small_files import TEMPLATES
-from ovround.checkpoint.lora.adapter import base_model, is_adapter, open_adapter
 from ovround.errors import CheckpointError
 
 _READ = {".safetensors", ".gguf", ".bin", ".pt", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".xml"}
@@ -41,12 +39,20 @@ def local_source(path: Path) -> Source:
             status = file.stat()
             digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
             _add_contents(digest, file, status.st_size)
-        if path.is_dir() and is_adapter(path):  # what runs depends on its base too
-            base = Path(base_model(open_adapter(path))).expanduser()
-            digest.update((local_source(base).identity if base.is_dir() else str(base)).encode())
+        digest.update(_base_identity(path).encode())
     except OSError as error:
         raise CheckpointError(f"`{path}` cannot be read: {error}") from error
     return Source(path, f"files {digest.hexdigest()}")
+
+
+def _base_identity(path: Path) -> str:
+    """What tells the base model of an adapter's folder from others, for what runs depends on it too; else empty."""
+    from ovround.checkpoint.lora.adapter import base_model, is_adapter, open_adapter  # a hub name needs no such library
+
+    if not (path.is_dir() and is_adapter(path)):
+        return ""
+    base = Path(base_model(open_adapter(path))).expanduser()
+    return local_source(base).identity if base.is_dir() else str(base)
 
 
 def hub_source(path: Path) -> Source:
@@ -65,7 +71,7 @@ def _files(path: Path) -> Iterator[Path]:
         )
         yield from (file for file in sorted(path.parent.glob("*.json")) if file.is_file())
         return
-    for file in sorted([*path.iterdir(), *(path / TEMPLATES).glob("*.jinja")]):
+    for file in sorted([*path.iterdir(), *path.glob("additional_chat_templates/*.jinja")]):
         if file.suffix in _READ and not file.name.startswith(".") and file.is_file():
             yield file
 
