@@ -116,7 +116,7 @@ def dequantize(rows: Bytes, kind: str) -> Floats:
 
 
 def _dequantized(blocks: Bytes, kind: str) -> Floats:
-    """Values of blocks by the package, which takes 16 rows at a time otherwise, whatever their width: half the time in this shape."""
+    """Values of blocks by the package, which would take 16 rows at a time, whatever their width."""
     package = _package()
     values = np.empty((len(blocks), block_of(kind)[0]), np.float32)
     step = _AT_ONCE // values.shape[1]
