@@ -67,6 +67,8 @@ PEERS: dict[str, Peer] = {
                 "nncf==3.4.0",
                 "openvino==2026.4.1",
                 "openvino-tokenizers==2026.4.1.0",
+                "gguf==0.19.0",
+                "accelerate==1.15.0",
                 "transformers==5.5.4",
                 "torch==2.13.0",
                 "numpy==2.4.6",

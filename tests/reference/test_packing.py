@@ -12,6 +12,7 @@ from reference.reference_impl import bit_stream, codes_of
 
 from ovround.errors import VerifyError
 from ovround.exporters.exporter import Weight, record_of
+from ovround.exporters.openvino import compressed
 from ovround.exporters.openvino.compressed import SCALE, ZERO_POINT, write_weight
 from ovround.exporters.openvino.constants import ConstantFile
 from ovround.exporters.openvino.reading import read_weight
@@ -91,6 +92,21 @@ def test_openvino_constants_round_trip(tmp_path_factory: pytest.TempPathFactory,
     assert isinstance(back, QTensor)
     assert back.digest() == tensor.digest()
     np.testing.assert_array_equal(back.dequantize().view(np.uint32), tensor.dequantize().view(np.uint32))
+
+
+@settings(deadline=None, max_examples=60)
+@given(qtensors(), st.booleans(), st.sampled_from([8, 16, 24]))
+def test_a_weight_in_parts_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory, tensor: QTensor, table: bool, part: int
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    whole = stored_bytes(folder, tensor, table=table)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compressed, "PART", part)
+        assert stored_bytes(folder, tensor, table=table) == whole
+        back = written_and_read(folder, tensor, table=table)
+    assert isinstance(back, QTensor)
+    assert back.digest() == tensor.digest()
 
 
 def written_and_read(folder: Path, weight: QTensor | FloatTensor, *, table: bool) -> Weight:

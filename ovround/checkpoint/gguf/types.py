@@ -21,6 +21,7 @@ PLAIN: dict[str, type[np.generic]] = {
     "F32": np.float32, "F16": np.float16, "F64": np.float64,
     "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64,
 }  # fmt: skip
+_AT_ONCE = 1 << 17  # weights whose temporaries stay in a processor's cache
 _BITS, _PAIRS = np.arange(8, dtype=np.uint8), np.arange(0, 8, 2, dtype=np.uint8)
 
 
@@ -109,6 +110,18 @@ def dequantize(rows: Bytes, kind: str) -> Floats:
         if kind in _OWN:
             _, _, size, values_of = _OWN[kind]
             return values_of(rows.reshape(*rows.shape[:-1], -1, size)).reshape(*rows.shape[:-1], -1)
-        package = _package()
-        values: Floats = package.quants.dequantize(rows, package.GGMLQuantizationType[kind])
+        weights, size = block_of(kind)
+        shape = (*rows.shape[:-1], rows.shape[-1] // size * weights)
+        return _dequantized(rows.reshape(-1, size), kind).reshape(shape)
+
+
+def _dequantized(blocks: Bytes, kind: str) -> Floats:
+    """Values of blocks by the package, which would take 16 rows at a time, whatever their width."""
+    package = _package()
+    values = np.empty((len(blocks), block_of(kind)[0]), np.float32)
+    step = _AT_ONCE // values.shape[1]
+    for start in range(0, len(blocks), step):
+        part = values[start : start + step]
+        row = blocks[start : start + step].reshape(1, -1)
+        part[:] = package.quants.dequantize(row, package.GGMLQuantizationType[kind]).reshape(part.shape)
     return values
