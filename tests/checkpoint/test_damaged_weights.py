@@ -22,6 +22,8 @@ from checkpoint_writer import (
 from command_server import CommandServer
 from damaged_checkpoint import Case
 
+pytestmark = pytest.mark.slow
+
 # safetensors headers
 
 

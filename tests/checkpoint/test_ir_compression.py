@@ -21,6 +21,8 @@ from ovround.options.layer_rule import LayerRule
 from ovround.runtime import LLM
 from ovround.runtime.engines import open_engine
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("nncf")
 IDS = np.random.default_rng(5).integers(3, 320, (2, 40))
 

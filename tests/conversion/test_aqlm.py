@@ -31,6 +31,8 @@ from ovround.quant.plan import weight_shapes
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.scheme import Codebooks
 
+pytestmark = pytest.mark.slow
+
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 
 

@@ -30,6 +30,8 @@ from ovround.artifact.file_lock import lock_file, unlock_file
 from ovround.conversion.cache import ModelCache, cache_folder
 from ovround.errors import ArtifactError, EngineError
 
+pytestmark = pytest.mark.slow
+
 NAME = "ovround-tests/tiny"
 WIDTHS = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "head_dim": 32}
 SHORT = ("--max-new-tokens", "4", "--exact")

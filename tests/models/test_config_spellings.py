@@ -25,6 +25,8 @@ from ovround.measure.torch_model import CheckpointWeights, TorchModel
 from ovround.models import from_config
 from ovround.models.rope import rope_from_config
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4  # of the largest logit; float32 in another order gives 1e-6, another theta 1e-2 and more
 IDS = np.array([[5, 9, 30, 40, 7, 100, 3, 90, 120, 14, 33, 21] * 3], np.int64)
 ABSENT = ...
