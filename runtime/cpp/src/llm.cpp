@@ -70,7 +70,8 @@ struct LLM::State {
         : load(options), weight_bytes_per_token(check_folder(path, options.check_contents)),
           info(read_model_info(path)), engine(open_engine(core, path, options)), row(*engine), folder(path),
           tokenizer(core, path, options.tokenizers_library) {
-        if (info.end_token_ids.empty()) {  // a folder that ovround did not write: it states them in generation_config.json
+        if (info.end_token_ids
+                .empty()) {  // a folder that ovround did not write: it states them in generation_config.json
             const auto name = special_tokens(path).value("eos_token", Value());
             if (const auto id = name.is_string() ? tokenizer.special_id(name.get<std::string>()) : std::nullopt) {
                 info.end_token_ids.push_back(*id);
