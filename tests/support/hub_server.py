@@ -57,6 +57,7 @@ class HubServer:
         """The variables of a process that downloads from here into `home`."""
         return {
             "HF_ENDPOINT": self.url,
+            "HF_HUB_OFFLINE": "0",  # tests/measure/test_lm_eval_harness.py sets it for the process
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
