@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ovround.artifact.manifest import ENGINE_FORMATS
+from ovround.artifact.manifest import ENGINE_FORMATS, read_manifest
 from ovround.conversion.convert import convert
 from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
@@ -104,3 +104,7 @@ def test_kept_integers_choose_as_it_does(
         for prompt, answer in talk(llm):
             ours = np.asarray(llm.logits(np.array([prompt + answer])))[0].argmax(1)
             assert np.mean(ours == choices(reference, prompt + answer)) >= (0.99 if native else LEAST_AGREEMENT)
+    if not native:
+        names = [record.name for record in read_manifest(tmp_path / "kept" / "openvino").weights]
+        assert "model.embed_tokens.weight" in names
+        assert "lm_head.weight" not in names  # tied: the table is stored once

@@ -5,9 +5,11 @@ transformers ties the two only where they are equal, as in files of torch, which
 
 from __future__ import annotations
 
-from ovround.checkpoint import Checkpoint, PackedCheckpoint, mapped, mapped_packed
+from ovround.checkpoint import Checkpoint, GgufCheckpoint, GgufFloats, PackedCheckpoint, mapped, mapped_packed
 from ovround.models.decoder import HEAD, Decoder
 from ovround.models.tied_head import stored_apart, with_head
+
+_GGUF_HEAD = "output"
 
 
 def with_stored_head(decoder: Decoder, source: Checkpoint | PackedCheckpoint) -> tuple[Decoder, tuple[str, ...]]:
@@ -17,6 +19,9 @@ def with_stored_head(decoder: Decoder, source: Checkpoint | PackedCheckpoint) ->
     """
     if decoder.head_at == HEAD:
         return decoder, ()
+    file = source.inner if isinstance(source, GgufFloats) else source
+    if isinstance(file, GgufCheckpoint) and f"{_GGUF_HEAD}.weight" not in file.tensors:
+        return decoder, ()  # its places give the embedding for a head that is not there
     own = with_head(decoder, own=True)
     if isinstance(source, Checkpoint):
         stored = source
