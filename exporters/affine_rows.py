@@ -11,12 +11,13 @@ The graph gathers the rows of each and computes `(code - zero_point) * scale - m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovround.artifact.manifest import WeightRecord
+from ovround.exporters.native_parts import read_native
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.group_values import GroupValues
 from ovround.tensors.scheme import AffineScheme
@@ -35,10 +36,20 @@ def rows_of(name: str, weight: AffineTensor) -> Iterator[tuple[str, NDArray[Any]
             yield name + part + FACTOR, values.factors
 
 
+class _Part(Protocol):
+    """A stored part; the `Entry` of either engine is one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
 def read_rows(
-    read: Callable[[str], NDArray[np.uint8]], entries: Mapping[str, object], record: WeightRecord
+    read: Callable[[str], NDArray[np.uint8]], entries: Mapping[str, _Part], record: WeightRecord
 ) -> AffineTensor:
-    """The weight of `record`; `read` gives the bytes of a part by name."""
+    """The weight `[V, K]` of `record`; `read` gives the bytes of a part of `entries` by name.
+
+    Where the head is tied to it, the operator's parts are stored too; raises ValueError unless they hold the same.
+    """
     scheme, rows = AffineScheme.parse(record.affine), record.shape[0]
 
     def values(part: str) -> GroupValues:
@@ -49,4 +60,9 @@ def read_rows(
 
     minimums = values(record.name + MINIMUM) if scheme.minimum else None
     codes = read(record.name + ROWS).reshape(record.shape)
-    return AffineTensor(codes, values(record.name + SCALE), minimums, scheme.bits, scheme.zero_point)
+    weight = AffineTensor(codes, values(record.name + SCALE), minimums, scheme.bits, scheme.zero_point)
+    if record.name in entries:
+        head = read_native(lambda part: read(part).reshape(entries[part].shape), record)
+        if head.digest() != weight.digest():
+            raise ValueError("embedding and tied head differ")
+    return weight

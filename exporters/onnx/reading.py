@@ -43,7 +43,7 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
     """
     try:
         if record.name + ROWS in entries:
-            return _read_rows(source, entries, record)
+            return read_rows(lambda part: entries[part].read(source), entries, record)
         if record.codebooks or record.affine or record.name + SCALE in entries:  # for the native operator
             return read_native(lambda part: entries[part].read(source).reshape(entries[part].shape), record)
         if record.bits in BITS:
@@ -53,16 +53,6 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
         return FloatTensor.from_bytes(entry.read(source), dtype, entry.shape)
     except (KeyError, ValueError, IndexError, StopIteration) as error:
         raise VerifyError(f"weight `{record.name}` cannot be read back: {error!r}") from error
-
-
-def _read_rows(source: BinaryIO, entries: Entries, record: WeightRecord) -> Weight:
-    """An affine embedding; where the head is tied to it, the operator's parts must hold the same."""
-    weight = read_rows(lambda part: entries[part].read(source), entries, record)
-    if record.name in entries:
-        head = read_native(lambda part: entries[part].read(source).reshape(entries[part].shape), record)
-        if head.digest() != weight.digest():
-            raise ValueError("embedding and tied head differ")
-    return weight
 
 
 def _read_quantised(source: BinaryIO, entries: Entries, record: WeightRecord) -> QTensor:

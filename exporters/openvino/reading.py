@@ -42,7 +42,7 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
     """
     try:
         if record.name + ROWS in entries:
-            return _read_rows(source, entries, record)
+            return read_rows(lambda part: entries[part].read(source), entries, record)
         entry = entries[record.name]
         if (
             record.codebooks or record.affine or (record.bits in (2, 3, 4) and entry.element_type == "u8")
@@ -54,16 +54,6 @@ def read_weight(source: BinaryIO, entries: Entries, record: WeightRecord) -> Wei
         return FloatTensor.from_bytes(entry.read(source), dtype, entry.shape)
     except (KeyError, ValueError, IndexError, StopIteration) as error:
         raise VerifyError(f"weight `{record.name}` cannot be read back: {error!r}") from error
-
-
-def _read_rows(source: BinaryIO, entries: Entries, record: WeightRecord) -> Weight:
-    """An affine embedding; where the head is tied to it, the operator's parts must hold the same."""
-    weight = read_rows(lambda part: entries[part].read(source), entries, record)
-    if record.name in entries:
-        head = read_native(lambda part: entries[part].read(source).reshape(entries[part].shape), record)
-        if head.digest() != weight.digest():
-            raise ValueError("embedding and tied head differ")
-    return weight
 
 
 def _read_quantised(source: BinaryIO, entries: Entries, record: WeightRecord) -> QTensor:
