@@ -7,15 +7,11 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ovround.errors import EngineError
 from ovround.options.convert_options import ConvertOptions, default_of
 from ovround.progress import OnProgress
 from ovround.tensors.scheme import FLOAT_BITS
-
-if TYPE_CHECKING:
-    from ovround.conversion.preparation import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +48,7 @@ def convert_at_once(
     manifest = convert(source, place, options, on_progress, source_name=name).manifests[0]
     if job.quantised is not None or options.bits == FLOAT_BITS:
         return AtOnce(manifest.source_method, "")
-    took = _duration(job, tuned)
-    advice = f"`{_command(model, options)}` tunes the weights, which keeps more of the model{took}"
-    return AtOnce("", advice)
-
-
-def _duration(job: Job, tuned: ConvertOptions) -> str:
-    """About how long the tuning takes here, in words; empty where that is not known."""
-    from ovround.conversion.tuning_cost import tuning_s
-
-    seconds = tuning_s(job.decoder, job.plan, tuned)
-    if seconds is None:
-        return " and takes longer"
-    if seconds < 90:
-        return f"; it takes about {max(10, round(seconds, -1)):.0f} s here"
-    minutes = seconds / 60
-    return (
-        f"; it takes about {minutes:.0f} minutes here"
-        if minutes < 90
-        else f"; it takes about {minutes / 60:.0f} hours here"
-    )
+    return AtOnce("", f"`{_command(model, options)}` tunes the weights, which keeps more of the model and takes longer")
 
 
 def _command(model: str, options: ConvertOptions) -> str:
