@@ -22,7 +22,7 @@ def load_json(path: Path, most_bytes: int) -> Any:
     if status.st_size > most_bytes:
         raise ValueError(f"it has {status.st_size} bytes; at most {most_bytes} are allowed")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a byte order mark
     except RecursionError as error:
         raise ValueError(f"{error}") from error
 

@@ -19,6 +19,8 @@ from ovround.checkpoint.text_part import is_multimodal, text_config
 from ovround.errors import CheckpointError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
 
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -58,7 +60,7 @@ class Checkpoint:
             if name not in infos:
                 raise TensorError(
                     f"`{self.folder}` has no tensor `{name}`, which its config.json calls for",
-                    hint="a shard may be missing, or config.json belongs to another model",
+                    hint=self._other_head() or "a shard may be missing, or config.json belongs to another model",
                 )
             info = infos[name]
             if info.shape != shape:
@@ -80,6 +82,14 @@ class Checkpoint:
                 "or config.json is not that of these weights",
             )
         return notes(kinds)
+
+    def _other_head(self) -> str:
+        """What the model is by `architectures`, where that is no language model; else empty."""
+        stated = self.config.get("architectures")
+        name = str(stated[0]) if isinstance(stated, list) and stated else ""
+        if not name or name.endswith(_LANGUAGE_MODELS):
+            return ""
+        return f"architectures is `{name:.60}`: a model without a head that predicts tokens writes no text"
 
     def scan(self) -> dict[str, str]:
         """sha256 of each weights file and of config.json, having checked every value; raises TensorError for NaN or infinity.

@@ -10,6 +10,7 @@ from ovround.artifact.manifest import MANIFEST
 from ovround.checkpoint.files.weight_files import has_safetensors
 from ovround.checkpoint.gguf.hub_file import download_gguf, gguf_models, tags
 from ovround.checkpoint.hub import download, repository_files
+from ovround.checkpoint.local_path import local_model
 from ovround.errors import CheckpointError
 
 DEMO = "demo"
@@ -31,15 +32,16 @@ def locate(model: str) -> Path:
     Raises CheckpointError when it is neither, or when the download fails.
     """
     path = Path(model).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
-        return path
+    found = local_model(path) if path.exists() else None
+    if found is not None:
+        return found
     if model == DEMO:
         return DEMO_FOLDER
     match = _HUB_NAME.fullmatch(model)
     if path.exists() or match is None:
         raise CheckpointError(
-            f"`{model}` is no folder and no hub name",
-            hint="give a model folder, a hub name such as org/model, or `demo`",
+            f"`{model}` is no {'file of a model' if path.is_file() else 'folder and no hub name'}",
+            hint="give a model folder, a GGUF file, a hub name such as org/model, or `demo`",
         )
     name, tag, revision = match.groups()
     if tag is not None:

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 
 from ovround.checkpoint.files.json_object import read_json
 from ovround.checkpoint.formats import aqlm, auto_round, awq, compressed_tensors, gptq, olive
+from ovround.checkpoint.formats.bitsandbytes import open_bitsandbytes
 from ovround.checkpoint.formats.decoded import open_decoded
+from ovround.checkpoint.formats.mlx import mlx_settings, open_mlx
 from ovround.checkpoint.formats.mxfp4 import open_mxfp4
 from ovround.checkpoint.formats.packed import Array, Format, Packed
 from ovround.checkpoint.gguf import GgufCheckpoint, find_gguf, open_gguf
@@ -34,10 +36,8 @@ _SETTINGS_FILES = {
     "quant_config.json": "awq",
     "hf_quant_config.json": "modelopt",
 }  # before config.json had a place for them
-_REASONS = {
-    "bitsandbytes": "its 4-bit levels are not evenly spaced and its 8-bit outliers stay in float",
-    "hqq": "its zero points are fractions",
-}  # fmt: skip
+_REASONS = {"hqq": "its zero points are fractions"}
+_BITSANDBYTES, _MLX = "bitsandbytes", "mlx"  # uneven levels, and levels with a float minimum: read as floats
 
 
 class PackedCheckpoint(Protocol):
@@ -189,7 +189,7 @@ class QuantisedCheckpoint:
 
 def methods() -> list[str]:
     """The quantisation methods that can be read, as config.json names them, sorted."""
-    return sorted((*_FORMATS, *_FLOATS, _MXFP4))
+    return sorted((*_FORMATS, *_FLOATS, _MXFP4, _BITSANDBYTES, _MLX))
 
 
 def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoint:
@@ -197,23 +197,28 @@ def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoi
 
     Raises CheckpointError for a missing or damaged file and for a quantisation that cannot be read.
     """
-    gguf = folder if folder.suffix == ".gguf" and folder.is_file() else find_gguf(folder)
+    gguf = folder if folder.is_file() else find_gguf(folder)
     if gguf is not None:
         return open_gguf(gguf)
     checkpoint = open_folder(folder)
     settings = quantization_config(checkpoint.folder, checkpoint.config)
+    mlx = mlx_settings(checkpoint.config)
+    if mlx is not None and not (settings or {}).get("quant_method"):
+        return open_mlx(checkpoint, mlx)
     if settings is None:
         return checkpoint
     stated = str(settings.get("quant_method") or "none")
     method = _ALIASES.get(stated, stated)
+    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):  # older files name no method
+        method = _BITSANDBYTES
     if method not in methods():
-        if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
-            method = "bitsandbytes"
         reason = f": {_REASONS[method]}" if method in _REASONS else ""
         raise CheckpointError(
             f"`{folder}` is quantised by `{method:.40}` (quant_method), which cannot be read{reason}",
             hint=f"{', '.join(methods())} can be; or start from the original, unquantised checkpoint",
         )
+    if method == _BITSANDBYTES:
+        return open_bitsandbytes(checkpoint)
     if method == _MXFP4:
         return open_mxfp4(checkpoint)
     if method in _FLOATS:

@@ -36,8 +36,9 @@ class EndTokens:
 def read_end_tokens(folder: Path, tokenizer: Tokenizer, vocab_size: int) -> EndTokens:
     """The end tokens of the checkpoint in `folder`, whose model has `vocab_size` tokens; raises CheckpointError for what is no id."""
     config = _optional(folder / "config.json")
+    generation, unread = read_generation(folder)
     stated: list[int] = []
-    for name, source in ((GENERATION, _optional(folder / GENERATION)), ("config.json", config)):
+    for name, source in ((GENERATION, generation), ("config.json", config)):
         stated += _ids(source.get("eos_token_id"), folder / name)
     if isinstance(config.get("text_config"), dict):
         stated += _ids(config["text_config"].get("eos_token_id"), folder / "config.json")
@@ -55,13 +56,21 @@ def read_end_tokens(folder: Path, tokenizer: Tokenizer, vocab_size: int) -> EndT
         if token_id is not None and token_id < vocab_size:
             ids[token_id] = "the tokenizer's class names"
     if not ids:
-        return EndTokens((), ("no file names an end token: answers end at their length",))
+        return EndTokens((), (*unread, "no file names an end token: answers end at their length"))
     notes = (
         f"answers end at `{tokenizer.id_to_token(token_id)}` ({token_id}), which only {place}"
         for token_id, place in ids.items()
         if place
     )
-    return EndTokens(tuple(ids), tuple(notes))
+    return EndTokens(tuple(ids), (*unread, *notes))
+
+
+def read_generation(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """generation_config.json, empty where there is none; one that is damaged is passed over, as transformers does, and said."""
+    try:
+        return _optional(folder / GENERATION), ()
+    except CheckpointError as error:
+        return {}, (f"left out: {error}",)
 
 
 def _id_of(tokenizer: Tokenizer, text: str | None) -> int | None:
@@ -91,7 +100,9 @@ def turn_end(folder: Path, tokenizer: Tokenizer) -> str | None:
 def write_end_tokens(folder: Path, ids: Sequence[int]) -> None:
     """State `ids` in generation_config.json of `folder`, the file that every engine reads; it is written where there is none."""
     path = folder / GENERATION
-    generation = _optional(path)
+    generation, unread = read_generation(folder)
+    if unread:
+        path.unlink()
     if not ids or _ids(generation.get("eos_token_id"), path) == [*ids]:
         return
     if not generation:

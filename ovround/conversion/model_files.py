@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def staged(source: Path, end_token_ids: Sequence[int]) -> Iterator[Path]:
         folder = Path(scratch)
         for name in model_files(source):
             (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, folder / name)
+            (folder / name).write_bytes((source / name).read_bytes().removeprefix(codecs.BOM_UTF8))
         for name, text in converted_files(source).items():
             (folder / name).write_text(text, encoding="utf-8")
         write_end_tokens(folder, end_token_ids)

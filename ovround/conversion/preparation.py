@@ -45,7 +45,7 @@ from ovround.quant.plan_file import read_plan
 from ovround.source_tokenizer import chat_renderer, ids_without_rows, load_tokenizer
 
 # Copied unchanged; a damaged one would only be noticed when the finished folder is loaded.
-CARRIED_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+CARRIED_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 _SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights, generously
 
 

@@ -39,6 +39,10 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     family = config.get("model_type")
     if isinstance(family, str) and family in registered:
         return registered[family](config)
+    if family is None:
+        stated = config.get("architectures")
+        hint = f"add it: architectures is {stated}" if stated else "add it: the family's name, such as llama"
+        raise ArchitectureError("config.json states no model_type", hint=hint)
     if family not in families():
         known = sorted({*families(), *registered})
         raise ArchitectureError(

@@ -32,7 +32,7 @@ from ovround.options.convert_options import ConvertOptions
         ({"dynamic": {"+:(": {}}}, "is no regular expression"),
         ({"dynamic": [1]}, "dynamic is"),
         ({"dynamic": {"-:.*up_proj": {}}}, "is packed, yet quantization_config leaves it in float"),
-        ({"quant_method": "bitsandbytes"}, r"quantised by `bitsandbytes` \(quant_method\), which cannot be read: its 4-bit levels"),
+        ({"quant_method": "bitsandbytes"}, "quantised by `bitsandbytes`, yet it has no weight of 4 or 8 bits"),
         ({"quant_method": "fp8"}, "quantised by `fp8`, yet no weight in 4-bit or 8-bit floats was found"),
         ({"quant_method": "../../etc"}, "which cannot be read"),
         ({"quant_method": "packed"}, r"quantised by `packed` \(quant_method\), which cannot be read"),

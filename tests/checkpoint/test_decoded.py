@@ -143,6 +143,70 @@ def int8(symmetric: bool, by_tensor: bool = False) -> Store:
     return store
 
 
+NF4 = torch.tensor(
+    [-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.09105004, 0.0,
+     0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0]
+)  # fmt: skip
+
+
+def nf4(double: bool) -> Store:
+    """bitsandbytes: blocks of 64 over the flattened weight, scales in 8 bits where they are quantised too."""
+
+    def store(_: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+        blocks = weight.reshape(-1, 64)
+        absmax, state = blocks.abs().amax(1), {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16"}
+        parts: Tensors = {"weight.absmax": absmax}
+        if double:
+            levels, offset = torch.linspace(-1, 1, 256), absmax.mean()
+            outer = torch.nn.functional.pad(absmax - offset, (0, -len(absmax) % 256)).reshape(-1, 256).abs().amax(1)
+            spread = outer.repeat_interleave(256)[: len(absmax)]
+            codes = (((absmax - offset) / spread)[:, None] - levels).abs().argmin(1)
+            absmax = levels[codes] * spread + offset
+            parts = {
+                "weight.absmax": codes.to(torch.uint8),
+                "weight.nested_quant_map": levels,
+                "weight.nested_absmax": outer,
+            }
+            state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": offset.item()}
+        levels = ((blocks / absmax[:, None])[..., None] - NF4).abs().argmin(-1)
+        pairs = levels.reshape(-1, 2)
+        document = json.dumps({**state, "shape": list(weight.shape)}).encode()
+        parts |= {
+            "weight": (pairs[:, :1] << 4 | pairs[:, 1:]).to(torch.uint8), "weight.quant_map": NF4.clone(),
+            "weight.quant_state.bitsandbytes__nf4": torch.tensor(list(document), dtype=torch.uint8),
+        }  # fmt: skip
+        return parts, (NF4[levels] * absmax[:, None]).reshape(weight.shape).bfloat16().float()
+
+    return store
+
+
+def bnb8(_: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+    largest = weight.abs().amax(1)
+    codes = (weight / largest[:, None] * 127).round()
+    parts = {"weight": codes.to(torch.int8), "SCB": largest, "weight_format": torch.tensor(0, dtype=torch.uint8)}
+    return parts, codes * (largest / 127)[:, None]
+
+
+def mlx(bits: int) -> Store:
+    """Groups of 32 with a scale and a bias; the levels of a row are one stream of bits."""
+
+    def store(_: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+        groups = weight.unflatten(1, (-1, 32))
+        low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+        scale, bias = ((high - low) / (2**bits - 1)).bfloat16().float(), low.bfloat16().float()
+        levels = ((groups - bias) / scale).round().clamp(0, 2**bits - 1)
+        stream = (levels.flatten(1).to(torch.uint8).numpy()[..., None] >> np.arange(bits)) & 1
+        words = np.packbits(stream.reshape(len(weight), -1), axis=-1, bitorder="little").view(np.uint32)
+        parts = {
+            "weight": torch.from_numpy(words),
+            "scales": scale[..., 0].bfloat16(),
+            "biases": bias[..., 0].bfloat16(),
+        }
+        return parts, (levels * scale + bias).flatten(1)
+
+    return store
+
+
 def ct(format_name: str | None, **groups: Any) -> dict[str, Any]:
     """A configuration of compressed-tensors; each group is its weights, or its weights and its format."""
     activations = {"num_bits": 8, "type": "int", "dynamic": True, "strategy": "token", "symmetric": True}
@@ -201,6 +265,15 @@ CASES = {
     "ct-mxfp4": Case(
         ct("mxfp4-pack-quantized", group_0={"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32}),
         mxfp4, "MXFP4",
+    ),
+    "bnb-nf4": Case({"quant_method": "bitsandbytes", "load_in_4bit": True}, nf4(False), "bitsandbytes NF4"),
+    "bnb-double": Case({"load_in_4bit": True}, nf4(True), "bitsandbytes NF4"),
+    "bnb-int8": Case({"quant_method": "bitsandbytes", "load_in_8bit": True}, bnb8, "bitsandbytes int8"),
+    "mlx-4": Case({}, mlx(4), "MLX's 4-bit levels", config={"quantization": {"group_size": 32, "bits": 4}}),
+    "mlx-mixed": Case(
+        {"group_size": 32, "bits": 3}, lambda module, weight: mlx(6 if "down_proj" in module else 3)(module, weight),
+        "MLX's 6-bit levels", config={"quantization": {"group_size": 32, "bits": 3, "mode": "affine"} | {
+            f"model.layers.{layer}.mlp.down_proj": {"group_size": 32, "bits": 6} for layer in range(3)}},
     ),
     "w8a8": Case(ct("int-quantized", group_0=dict(INT8)), int8(True), "activations (8-bit int)", kept=True),
     "w8a8-asym": Case(ct("int-quantized", group_0={**INT8, "symmetric": False}), int8(False), "activations", kept=True),
@@ -327,6 +400,13 @@ def test_one_wrong_block_scale_is_seen(tmp_path: Path) -> None:
         ("ct-nvfp4", {"weight_global_scale": None}, TensorError, "the scale of the whole tensor is missing"),
         ("ct-nvfp4", {"weight_global_scale": torch.zeros(1)}, TensorError, "no float32 number: inf"),
         ("ct-nvfp4", {"weight_global_scale": torch.ones(2)}, TensorError, "has 2 values; 1 is needed"),
+        ("bnb-nf4", {"weight.absmax": None}, TensorError, "has no tensor"),
+        ("bnb-nf4", {"weight.absmax": torch.ones(7)}, TensorError, "is F32 [7]; F32 ["),
+        ("bnb-double", {"weight.nested_absmax": torch.full((1,), float("nan"))}, TensorError, "holds NaN"),
+        ("bnb-nf4", {"weight.quant_state.bitsandbytes__nf4": torch.zeros(9, dtype=torch.uint8)}, TensorError, "is no state of"),
+        ("bnb-int8", {"SCB": torch.ones(3)}, TensorError, "do not belong together"),
+        ("mlx-4", {"scales": torch.ones(96, 3).bfloat16()}, TensorError, "do not belong together"),
+        ("mlx-4", {"biases": None}, TensorError, "has shape [96, 8]"),
         ("ct-mxfp4", {"weight_scale": torch.zeros(96, 3, dtype=torch.uint8)}, TensorError, "do not belong together"),
         ("ct-mxfp4", {"weight_scale": torch.full((96, 2), 255, dtype=torch.uint8)}, TensorError, "no float32 number: inf"),
         ("w8a8", {"weight_zero_point": torch.ones(96, 1, dtype=torch.int8)}, TensorError, "zero points are not 128"),

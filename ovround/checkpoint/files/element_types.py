@@ -24,7 +24,7 @@ UNEXPLAINED = "config.json says nothing of a quantisation that would explain thi
 ARRAY_TYPES: dict[str, type[np.generic]] = {
     **{name: STORAGE[dtype] for name, dtype in FLOAT_TYPES.items()},
     DOUBLE: np.float64, "F8_E4M3": np.uint8, "F8_E5M2": np.uint8, "F8_E8M0": np.uint8,
-    "I8": np.int8, "U8": np.uint8, "I16": np.int16, "I32": np.int32, "I64": np.int64,
+    "I8": np.int8, "U8": np.uint8, "I16": np.int16, "I32": np.int32, "U32": np.uint32, "I64": np.int64,
 }  # fmt: skip
 # These bits all set mean infinity or NaN, or NaN alone where the type has no infinity. Of F64: what float32 cannot hold.
 _UNREAL: dict[str, np.unsignedinteger[Any]] = {

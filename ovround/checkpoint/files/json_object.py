@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ovround.checkpoint.files.pointer import again
 from ovround.errors import CheckpointError
 from ovround.limits import LIMITS
 from ovround.record import load_json
@@ -19,7 +20,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"`{path.parent}` has no {path.name}", hint="is it a Hugging Face model folder?"
         ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"`{path}` cannot be read: {error}", hint="download it again") from error
+        raise CheckpointError(f"`{path}` cannot be read: {error}", hint=again(path)) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"`{path}` holds no JSON object")
     return value

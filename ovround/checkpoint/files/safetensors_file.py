@@ -26,6 +26,7 @@ from ovround.checkpoint.files.element_types import (
     check_readable,
     is_finite,
 )
+from ovround.checkpoint.files.pointer import again
 from ovround.errors import HeaderError, TensorError
 from ovround.tensors.float_tensor import FloatTensor
 
@@ -96,7 +97,8 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         raise HeaderError(f"`{path}` is missing", hint="download the checkpoint again") from None
     except (SafetensorError, OSError) as error:
         raise HeaderError(
-            f"`{path}` is no valid safetensors file: {error!s:.300}", hint="the file is damaged: download it again"
+            f"`{path}` is no valid safetensors file: {error!s:.300}",
+            hint=again(path, "the file is damaged: download it again"),
         ) from error
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

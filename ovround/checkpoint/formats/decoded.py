@@ -18,8 +18,8 @@ would be multiplied, multiplies the weight's columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from ovround.checkpoint.files.element_types import ARRAY_TYPES, FLOAT_TYPES, TensorInfo, as_float
 from ovround.checkpoint.formats.small_floats import TABLES, decode_e8m0, decode_fp4, decode_fp8
+from ovround.checkpoint.formats.stored_weight import DecodedCheckpoint, Parts, StoredWeight, decoded
 from ovround.checkpoint.hf import Checkpoint
 from ovround.errors import TensorError
-from ovround.tensors.float_tensor import FloatTensor
 
 _E8M0 = ("F8_E8M0", "U8")
 _NVFP4_GROUP, _MXFP4_GROUP = 16, 32
@@ -65,38 +65,23 @@ class StoredFloats:
         """The tensors that it is made of."""
         return tuple(filter(None, (self.levels, self.scale, self.tensor_scale, self.column_scale)))
 
+    @property
+    def scale_names(self) -> tuple[str, ...]:
+        """The tensors that scale the levels, `column_scale` aside."""
+        return tuple(filter(None, (self.scale, self.tensor_scale)))
 
-@dataclass(frozen=True, slots=True)
-class DecodedCheckpoint(Checkpoint):
-    """See `Checkpoint`; `weights` appear as floats under their names, and the tensors that they are made of do not."""
+    def check(self, parts: Parts) -> None:
+        """Raise TensorError where a level times its scale would be no number."""
+        _scales(self, parts)
 
-    weights: Mapping[str, StoredFloats] = field(kw_only=True)
-    hidden: frozenset[str] = field(kw_only=True)
-
-    def tensors(self) -> dict[str, TensorInfo]:
-        shown = {name: info for name, info in Checkpoint.tensors(self).items() if name not in self.hidden}
-        for name, stored in self.weights.items():
-            size_bytes = math.prod(stored.shape) * (2 if stored.dtype == "BF16" else 4)
-            shown[name] = TensorInfo(stored.dtype, stored.shape, 0, size_bytes)
-        return shown
-
-    def read(self, name: str, index: int | None = None) -> FloatTensor:
-        stored = self.weights.get(name)
-        if stored is None:
-            return Checkpoint.read(self, name, index)
-        parts = {part: self._array(part, index) for part in stored.names}
-        values = _values(stored, parts)
-        return FloatTensor.of(values, "bfloat16" if stored.dtype == "BF16" else "float32")
-
-    def scan(self) -> dict[str, str]:
-        for stored in self.weights.values():
-            _scales(stored, {part: self._array(part, None) for part in (stored.scale, stored.tensor_scale) if part})
-        return Checkpoint.scan(self)
-
-    def _array(self, name: str, index: int | None) -> tuple[NDArray[Any], str]:
-        file = next(file for file in self.files if name in file.tensors)
-        info = file.tensors[name]
-        return file.read_array(name, index if len(info.shape) > 2 else None), info.dtype
+    def values(self, parts: Parts) -> NDArray[np.float32]:
+        """The numbers `[N, K]`, or `[E, N, K]` where all experts are read at once."""
+        codes, kind = parts[self.levels]
+        values = decode_fp8(codes, kind) if kind in TABLES else decode_fp4(codes)
+        values *= _spread(_scales(self, parts), self.block, values.shape)
+        if self.column_scale:
+            values *= _numbers(*parts[self.column_scale]).reshape(-1)
+        return values
 
 
 def open_decoded(checkpoint: Checkpoint, block_size: object = None) -> DecodedCheckpoint | None:
@@ -105,26 +90,14 @@ def open_decoded(checkpoint: Checkpoint, block_size: object = None) -> DecodedCh
     `block_size` is the configuration's `weight_block_size`. Raises TensorError for parts that do not belong together.
     """
     infos = {name: info for file in checkpoint.files for name, info in file.tensors.items()}
-    weights: dict[str, StoredFloats] = {}
+    weights: dict[str, StoredWeight] = {}
     for name, info in infos.items():
         stored = _recognised(name, info, infos, block_size)
         if stored is not None:
             weights[f"{name.rpartition('.')[0]}.weight"] = stored
     if not weights:
         return None
-    beside = {f"{name.removesuffix('weight')}{end}" for name in weights for end in _BESIDE}
-    hidden = frozenset(beside).union(*(stored.names for stored in weights.values()))
-    config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
-    notes = (*checkpoint.notes, *_notes(weights.values()))
-    return DecodedCheckpoint(checkpoint.folder, config, checkpoint.files, weights=weights, hidden=hidden, notes=notes)
-
-
-def _notes(weights: Iterable[StoredFloats]) -> list[str]:
-    kinds = [stored.kind for stored in weights]
-    return [
-        f"{kinds.count(kind)} weight(s) are {kind}, read as the numbers that they stand for"
-        for kind in sorted(set(kinds))
-    ]
+    return decoded(checkpoint, weights, (f"{name.removesuffix('weight')}{end}" for name in weights for end in _BESIDE))
 
 
 def _recognised(
@@ -188,17 +161,7 @@ def _apart(name: str, shape: tuple[int, ...], scale: str, info: TensorInfo) -> T
     return TensorError(f"`{name}` {list(shape)} and `{scale}` {list(info.shape)} do not belong together", hint=_DAMAGED)
 
 
-def _values(stored: StoredFloats, parts: Mapping[str, tuple[NDArray[Any], str]]) -> NDArray[np.float32]:
-    """The numbers `[N, K]`, or `[E, N, K]` where all experts are read at once."""
-    codes, kind = parts[stored.levels]
-    values = decode_fp8(codes, kind) if kind in TABLES else decode_fp4(codes)
-    values *= _spread(_scales(stored, parts), stored.block, values.shape)
-    if stored.column_scale:
-        values *= _numbers(*parts[stored.column_scale]).reshape(-1)
-    return values
-
-
-def _scales(stored: StoredFloats, parts: Mapping[str, tuple[NDArray[Any], str]]) -> NDArray[np.float32]:
+def _scales(stored: StoredFloats, parts: Parts) -> NDArray[np.float32]:
     """One number a block; raises TensorError where a level times its scale would be no number."""
     scale = _numbers(*parts[stored.scale])
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

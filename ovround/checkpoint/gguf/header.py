@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ovround.checkpoint.files.pointer import again
 from ovround.checkpoint.gguf.types import block_of, type_name
 from ovround.errors import CheckpointError, HeaderError
 from ovround.limits import LIMITS
@@ -61,7 +62,7 @@ def read_header(path: Path) -> GgufHeader:
         with path.open("rb") as file:
             size = path.stat().st_size
             if size < len(_MAGIC) + 4 + 16:
-                raise HeaderError(f"`{path}` is no valid GGUF file: it has {size} bytes", hint="download it again")
+                raise HeaderError(f"`{path}` is no valid GGUF file: it has {size} bytes", hint=again(path))
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
                 return parse_header(path, data)
     except OSError as error:
@@ -192,7 +193,7 @@ class _Reader:
         return taken
 
     def _error(self, what: str) -> HeaderError:
-        return HeaderError(f"`{self._path}` is no valid GGUF file: {what}", hint="download it again")
+        return HeaderError(f"`{self._path}` is no valid GGUF file: {what}", hint=again(self._path))
 
 
 def shortest(value: float) -> float:

@@ -57,6 +57,7 @@ def open_gguf(path: Path) -> GgufCheckpoint:
     it contradicts.
     """
     header = read_whole(path)
+    _check_kind(path, header.metadata)
     architecture, config = config_of(header.metadata, header.tensors, _factors(header))
     folder, config = _source_folder(path, architecture, header.metadata, config)
     return GgufCheckpoint(path, folder, architecture, config, header.tensors)
@@ -93,6 +94,21 @@ def read_whole(path: Path) -> GgufHeader:
             f"the parts of `{path}` have {len(tensors)} tensors; {stated} were split", hint="download all"
         )
     return GgufHeader(metadata, tensors)
+
+
+_OTHER_KINDS = {
+    "mmproj": ("the projector of a multimodal model's images", "give the file of its text model, which lies beside it"),
+    "adapter": ("a LoRA adapter", "--adapter takes its PEFT folder (adapter_config.json, adapter_model.safetensors)"),
+    "imatrix": ("an importance matrix", "give the file of the model"),
+}  # general.type
+
+
+def _check_kind(path: Path, metadata: Metadata) -> None:
+    """Raise CheckpointError for a file of llama.cpp's that is no model."""
+    kind = "mmproj" if metadata.get("general.architecture") == "clip" else metadata.get("general.type")
+    what, way_out = _OTHER_KINDS.get(str(kind), ("", ""))
+    if what:
+        raise CheckpointError(f"`{path}` is {what}, not a model", hint=way_out)
 
 
 def _factors(header: GgufHeader) -> dict[str, list[float]]:

@@ -91,14 +91,15 @@ class _Search:
         return Request(self.options.formats[0], self.options.bits)
 
     def folder(self) -> Path:
+        from ovround.checkpoint import locate
+
         path = Path(self.model).expanduser()
         if path.exists():
+            path = locate(str(path))
             return self._converted(str(path.absolute()), local_source(path))
         found = self._named()
         if found is not None:
             return found
-        from ovround.checkpoint import locate
-
         with self.cache.locked(self.cache.place(self.model, self.model, self.request).name, self._waiting):
             return self._named() or self._converted(self.model, hub_source(locate(self.model)))
 

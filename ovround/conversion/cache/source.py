@@ -66,9 +66,7 @@ def _files(path: Path) -> Iterator[Path]:
     """The files that a conversion may read; of a GGUF file all its parts, and the configuration beside it."""
     if path.is_file():
         first = _PART.sub("", path.name)
-        yield from sorted(
-            file for file in path.parent.glob("*.gguf") if file == path or _PART.sub("", file.name) == first
-        )
+        yield from sorted({path, *(file for file in path.parent.glob("*.gguf") if _PART.sub("", file.name) == first)})
         yield from (file for file in sorted(path.parent.glob("*.json")) if file.is_file())
         return
     for file in sorted([*path.iterdir(), *path.glob("additional_chat_templates/*.jinja")]):
