@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovround.artifact.manifest import read_manifest
-from ovround.checkpoint import Checkpoint, mapped, mapped_packed, open_source, read_json
+from ovround.checkpoint import Checkpoint, PackedCheckpoint, mapped, mapped_packed, open_source, read_json
 from ovround.errors import EngineError
 from ovround.exporters.formats import open_reader
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
-from ovround.models.tied_head import with_head
+from ovround.models.tied_head import stored_apart, with_head
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
@@ -42,14 +42,12 @@ def open_weights(folder: Path) -> Weights:
     if written is not None:
         return _open_converted(folder, written)
     source = open_source(folder)
-    decoder = from_config(source.config)
+    decoder = _with_stored_head(from_config(source.config), source)
     ignored = decoder.unused_tensors()
     if isinstance(source, Checkpoint):
         plain = mapped(source, decoder.sources(), decoder.every_tensor())
         plain.check(decoder.every_tensor(), ignored)
         return Weights(decoder, lambda name, shape: plain.read(name))
-    if source.packed(HEAD):
-        decoder = with_head(decoder, own=True)
     quantised = mapped_packed(source, decoder.sources(), decoder.every_tensor())
     quantised.check(decoder.every_tensor(), ignored)
 
@@ -57,6 +55,17 @@ def open_weights(folder: Path) -> Weights:
         return _runnable(name, quantised.read(name, shape))
 
     return Weights(decoder, read)
+
+
+def _with_stored_head(decoder: Decoder, source: Checkpoint | PackedCheckpoint) -> Decoder:
+    """`decoder`, untied where the folder stores a head that is quantised or differs from the embedding."""
+    own = with_head(decoder, own=True)
+    if not isinstance(source, Checkpoint):
+        if source.packed(HEAD):
+            return own
+        source = source.stored
+    tensors = mapped(source, own.sources(), own.every_tensor())
+    return own if stored_apart(decoder, tensors.tensors().__contains__, tensors.read) else decoder
 
 
 def _runnable(name: str, weight: Stored) -> Weight:
