@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from command_server import CommandServer, succeeded
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 
 from ovround.cli.terminal.answer_text import AnswerText, visible
 from ovround.cli.terminal.chat_commands import Outcome, commands, help_text, run_command
 from ovround.cli.terminal.conversation import Conversation, Message, load, save
+from ovround.cli.terminal.line_editor import LineEditor
 from ovround.cli.terminal.message_history import MessageHistory, history_file
 from ovround.errors import OvroundError, UsageError
 
@@ -235,6 +239,49 @@ def test_a_history_that_cannot_be_kept_costs_a_warning(tmp_path: Path, capsys: p
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: `")
     assert "cannot be written, so messages are not kept: " in warning
+
+
+# The line editor
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], LineEditor]]:
+    """A line editor in front of which a user presses keys."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
+
+        def pressed(text: str) -> LineEditor:
+            monkeypatch.setattr(sys, "stdout", Screen())
+            pipe.send_text(text)
+            return LineEditor(list(COMMANDS))
+
+        yield pressed
+
+
+@pytest.mark.parametrize(
+    ("pressed", "messages"),
+    [
+        ("Hello\r\x04", ["Hello", None]),
+        ("\r  \rHello\r\x04", ["Hello", None]),
+        ("\x1b[200~one\ntwo\r\nthree\x1b[201~ four\r\x04", ["one\ntwo\nthree four", None]),
+        ("one\x1b\rtwo\r\x04", ["one\ntwo", None]),
+        ("/hel\t\r\x04", ["/help", None]),
+        ("\x03\x03", [None]),
+        ("abc\x03\x03\x03", [None]),
+        ("\x03abc\r\x03\x04", ["abc", None]),
+        ("你好🙂\x1b[D\x7f\r\x04", ["你🙂", None]),
+    ],
+)
+def test_keys(keys: Callable[[str], LineEditor], pressed: str, messages: list[str | None]) -> None:
+    editor = keys(pressed)
+    assert [editor.read() for _ in messages] == messages
+
+
+def test_a_draft_is_edited_and_kept(keys: Callable[[str], LineEditor], capsys: pytest.CaptureFixture[str]) -> None:
+    assert keys("\x7f!\r").read("Hello?") == "Hello!"
+    assert MessageHistory(history_file()).load_history_strings() == ["Hello!"]
+    assert keys("\x03\x03\x03").read("Hello?") is None  # the first clears the draft
+    assert capsys.readouterr().err == "Ctrl-C once more ends the chat\n"
 
 
 # Over a pipe

@@ -11,11 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from ovround.cli.terminal.answer_text import visible
+
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+    from prompt_toolkit.layout.dimension import Dimension
 
-_PROMPT = "> "
+_PROMPT, _INDENT = "> ", "  "
 _LEAVING = "Ctrl-C once more ends the chat"
 _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
@@ -46,6 +49,7 @@ class LineEditor:
         from prompt_toolkit.history import InMemoryHistory
         from prompt_toolkit.output import create_output
         from prompt_toolkit.shortcuts import CompleteStyle
+        from prompt_toolkit.utils import is_dumb_terminal
 
         from ovround.cli.terminal.message_history import MessageHistory, history_file
 
@@ -61,9 +65,13 @@ class LineEditor:
             complete_style=CompleteStyle.READLINE_LIKE,  # a menu would need eight rows
             key_bindings=_bindings(),
             enable_suspend=True,
-            prompt_continuation="  ",
-            output=create_output(stdout=None if sys.stdout.isatty() else sys.stderr),  # a file gets answers only
+            prompt_continuation=_INDENT,
+            erase_when_done=True,  # the editor shows as many lines as the window has: `_keep` writes all of them
+            output=None if sys.stdout.isatty() else create_output(stdout=sys.stderr),  # a file gets answers only
         )
+
+        self._session.layout.current_window.height = self._most_rows
+        self._dumb = is_dumb_terminal()  # where nothing can be erased
 
     def read(self, draft: str = "") -> str | None:
         leaving = False
@@ -71,8 +79,10 @@ class LineEditor:
             try:
                 text = self._session.prompt(default=draft)
             except EOFError:
+                self._keep("")
                 return None
             except KeyboardInterrupt:
+                self._keep(self._session.default_buffer.text)
                 empty = not self._session.default_buffer.text
                 if leaving and empty:
                     return None
@@ -81,9 +91,23 @@ class LineEditor:
                     print(_LEAVING, file=sys.stderr)
                 draft = ""
                 continue
+            self._keep(text)
             if text.strip():
                 return text
             leaving, draft = False, ""
+
+    def _most_rows(self) -> Dimension:
+        """One row less than the window: tmux keeps what is erased in its scrollback where that is the whole screen."""
+        from prompt_toolkit.layout.dimension import Dimension
+
+        return Dimension(max=max(1, self._session.output.get_size().rows - 1))
+
+    def _keep(self, text: str) -> None:
+        """Leave the message in the scrollback, whole and once."""
+        if self._dumb:
+            return
+        shown = visible(text).replace("\n", f"\n{_INDENT}")
+        print(f"{_PROMPT}{shown}".rstrip(), file=sys.stdout if sys.stdout.isatty() else sys.stderr, flush=True)
 
     @contextmanager
     def answering(self) -> Iterator[None]:

@@ -32,7 +32,7 @@ its chat template where it has one; a base model continues the text.
   --prompt-lookup         propose tokens from the text so far; faster for repetitive texts
   --draft-model FOLDER    smaller model with the same tokenizer, which proposes tokens
   --raw                   PROMPT as it stands, without the model's chat template
-  --system-prompt TEXT    system message before PROMPT; --system is the same
+  --system-prompt, --system TEXT  system message before PROMPT
   --chat                  PROMPT is a message, whatever it holds; an error if the model has no chat template
   -d, --device NAME       CPU, GPU, NPU, AUTO
   --exact, --default      float32 arithmetic, or the engine's fast defaults
