@@ -43,7 +43,7 @@ def main() -> int:
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     result = json.loads(measured.stdout)
-    words = (given.folder, "Return the", "--max-new-tokens", "1")
+    words = (given.folder, "Return the", "--raw", "--max-new-tokens", "1")
     native, python = [], []
     for _ in range(given.rounds):
         native.append(start_up_s(str(given.programs / "ovround-run"), *words))

@@ -112,7 +112,7 @@ class LLM:
 
     @overload
     def generate(
-        self, prompt: str, options: SamplingOptions | None = None, *, batch_size: int = 8,
+        self, prompt: str | Sequence[int], options: SamplingOptions | None = None, *, batch_size: int = 8,
         **keywords: Unpack[SamplingKeywords],
     ) -> Completion: ...  # fmt: skip
 
@@ -123,18 +123,21 @@ class LLM:
     ) -> list[Completion]: ...  # fmt: skip
 
     def generate(
-        self, prompt: str | list[str], options: SamplingOptions | None = None, *, batch_size: int = 8,
+        self, prompt: str | Sequence[int] | list[str], options: SamplingOptions | None = None, *, batch_size: int = 8,
         **keywords: Unpack[SamplingKeywords],
     ) -> Completion | list[Completion]:  # fmt: skip
         """The answer to a prompt, or a list of answers to a list of prompts, computed `batch_size` at a time.
 
-        Each prompt of a list gets the same answer as alone, apart from rounding (in practice not with `exact`).
+        One prompt may be token ids instead of text. Each prompt of a list gets the same answer as alone, apart from rounding
+        (in practice not with `exact`).
         """
         chosen = override(options, **keywords)
         if isinstance(prompt, str):
             return self._complete([self._admit(self.tokenizer.encode(prompt), chosen)])[0]
+        if prompt and all(isinstance(token, int) for token in prompt):
+            return self._complete([self._admit([token for token in prompt if isinstance(token, int)], chosen)])[0]
         if not isinstance(prompt, list) or not all(isinstance(text, str) for text in prompt):
-            raise UsageError(f"prompt is a {type(prompt).__name__}; a text or a list of texts is needed")
+            raise UsageError(f"prompt is a {type(prompt).__name__}; a text, token ids or a list of texts is needed")
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}; a whole number of 1 or more is needed")
         answers = [self._admit(self.tokenizer.encode(text), chosen) for text in prompt]

@@ -35,6 +35,7 @@ HEAVY = {
     "tokenizers",
     "huggingface_hub",
     "jinja2",
+    "prompt_toolkit",
     "fastapi",
     "uvicorn",
     "llguidance",
@@ -337,24 +338,27 @@ def test_run_applies_the_chat_template_unless_told_not_to(
     options = ("--max-new-tokens", "8", "--exact", "--json")
     rendered = f"<s>### User\n{PROMPT}\n\n### Assistant\n"
 
-    def answer(*words: str) -> tuple[int, list[int], str]:
+    def answer(*words: str) -> tuple[int, list[int], str, str]:
         result = loaded_command("run", folder, *words, *options)
         document = parsed(result)
-        return document["usage"]["prompt_tokens"], document["token_ids"], result.stderr
+        return document["usage"]["prompt_tokens"], document["token_ids"], document["prompt_format"], result.stderr
 
     with LLM(folder, exact=True) as llm:
         user, system = {"role": "user", "content": PROMPT}, {"role": "system", "content": "Be brief."}
         completions = (
             llm.generate(PROMPT, max_new_tokens=8), llm.chat([user], max_new_tokens=8),
-            llm.chat([system, user], max_new_tokens=8), llm.generate(rendered, max_new_tokens=8),
+            llm.chat([system, user], max_new_tokens=8),
+            llm.generate(llm.tokenizer.encode(rendered, add_special_tokens=False), max_new_tokens=8),
         )  # fmt: skip
     plain, chat, with_system, as_it_stands = ((one.usage.prompt_tokens, list(one.token_ids)) for one in completions)
     assert plain[0] < chat[0] < with_system[0]
-    assert answer(PROMPT) == (*chat, "")
-    assert answer(PROMPT, "--raw") == (*plain, "")
-    assert answer(PROMPT, "--system", "Be brief.") == (*with_system, "")
-    said = "the prompt begins with <s>, so it is taken as it stands, as with --raw\n"
-    assert answer(rendered) == (*as_it_stands, said)
+    assert as_it_stands == chat
+    assert answer(PROMPT) == (*chat, "chat_template", "")
+    assert answer(PROMPT, "--raw") == (*plain, "raw", "")
+    assert answer(PROMPT, "--system", "Be brief.") == (*with_system, "chat_template", "")
+    for prompt, mark in ((rendered, "<s>"), (rendered.removeprefix("<s>"), "### User")):
+        said = f"the prompt has `{mark}`, as the model's chat template writes it, so it is taken as it stands, as with --raw\n"
+        assert answer(prompt) == (*as_it_stands, "own_template", said)
 
 
 @pytest.fixture(scope="module")
@@ -375,6 +379,7 @@ def test_a_base_model_continues_the_text_of_run(base_model: Path, loaded_command
     options = ("--max-new-tokens", "8", "--exact", "--json")
     documents = [parsed(loaded_command("run", base_model, PROMPT, *options, *raw)) for raw in ((), ("--raw",))]
     assert documents[0]["token_ids"] == documents[1]["token_ids"]
+    assert [document["prompt_format"] for document in documents] == ["base_model", "raw"]
     refused = loaded_command("run", base_model, PROMPT, "--system", "Be brief.")
     assert refused.stderr.splitlines() == [
         "error: system-prompt is given, yet the model has no chat template", "hint: leave it out"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,23 +33,24 @@ from ovround.cli.shared_flags import (
     TopP,
     Verify,
 )  # fmt: skip
+from ovround.cli.terminal.answer_text import AnswerText, visible
+from ovround.cli.terminal.chat_commands import Outcome, commands, run_command
+from ovround.cli.terminal.conversation import Conversation
+from ovround.cli.terminal.line_editor import LineEditor, PipeReader
 from ovround.errors import OvroundError, UsageError
 
 if TYPE_CHECKING:
-    from ovround.runtime import LLM, Piece, SamplingOptions
+    from ovround.cli.terminal.conversation import Message
+    from ovround.runtime import LLM, SamplingOptions
 
 NAME = "chat"
-_HELP = """\
-/reset         start over
-/system TEXT   start over with another instruction; without a text, with none
-/history       show the conversation
-/save FILE     write the conversation as JSON
-/exit          end, as the end of input does
-Ctrl-C while an answer is written ends the answer."""
 _NEXT_TURN = "\nUser:"
 _BASE_MODEL = """\
 this model has no chat template, as a base model: the conversation is written as a text that it continues,
 with lines `User: ...` and `Assistant: ...`; an answer ends before the next `User:` (--show-prompt shows the text)"""
+_SAME_ANSWER = (
+    "the same answer comes again: it is not drawn at random; start with --temperature 0.8, and without --seed"
+)
 
 
 def command(
@@ -72,19 +73,13 @@ def command(
     format: Format = None,  # noqa: A002  the flag's name
     verify: Verify = True,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Rendered template on stderr.")] = False,
-    markdown: Annotated[
-        bool, typer.Option("--markdown/--plain", help="Answers in a terminal as laid-out Markdown, or as plain text.")
-    ] = True,
 ) -> None:
     """Talk with MODEL; /help lists what else can be said, /exit or end of input ends."""
     from ovround.runtime import LLM, SamplingOptions
-    from ovround.runtime.decoding.sampling import override
 
     options = SamplingOptions(
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, tuple(stop or ()), tuple(stop_token_id or ())
     )  # fmt: skip
-    conversation = Conversation(system_prompt)
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
 
     def load(folder: Path) -> LLM:
         return LLM(
@@ -93,153 +88,135 @@ def command(
         )  # fmt: skip
 
     with with_model(model, load, bits, format, device) as llm:
-        templated = llm.tokenizer.has_chat_template
-        if templated:
-            llm.tokenizer.render_chat(
-                [{"role": "user", "content": ""}]
-            )  # a template that cannot be rendered says so now
-        else:
+        chat = _Chat(llm, options, Conversation(system_prompt), show_prompt)
+        chat.check(chat.conversation.messages)
+        if sys.stdin.isatty():
+            print(f"{visible(model)} on {llm.device}; /help lists the commands", file=sys.stderr)
+        chat.run()
+
+
+@dataclass(slots=True)
+class _Chat:
+    """A model and a conversation with it."""
+
+    llm: LLM
+    options: SamplingOptions
+    conversation: Conversation
+    show_prompt: bool
+
+    def __post_init__(self) -> None:
+        from ovround.runtime.decoding.sampling import override
+
+        if not self.llm.tokenizer.has_chat_template:
             print(_BASE_MODEL, file=sys.stderr)
-            options = override(options, stop=(*options.stop, _NEXT_TURN))
-        for line in _lines():
+            self.options = override(self.options, stop=(*self.options.stop, _NEXT_TURN))
+
+    def check(self, messages: Sequence[Message]) -> None:
+        """Raise OvroundError for messages that the template refuses, before anything is said."""
+        if self.llm.tokenizer.has_chat_template:
+            said = (
+                messages
+                if messages and messages[-1]["role"] != "system"
+                else [*messages, {"role": "user", "content": ""}]
+            )
+            self.llm.tokenizer.render_chat(said)
+
+    def run(self) -> None:
+        """Answer message after message, until the input or the user ends the chat."""
+        known = commands(self.check)
+        editor = LineEditor(list(known)) if _has_editor() else None
+        reader = editor or PipeReader()
+        draft: str | None = None
+        while (line := reader.read(draft or "")) is not None:
+            before, edited, draft = list(self.conversation.messages), draft is not None, None
             try:
-                if line == "/exit":
+                outcome = run_command(known, self.conversation, line) or self._said(line, instead=edited)
+                if outcome.ends:
                     return
-                if line.startswith("/"):
-                    conversation.command(line)
-                    continue
-                conversation.say(line)
-                if show_prompt:
-                    render = llm.tokenizer.render_chat if templated else plain_transcript
-                    print(render(conversation.messages), file=sys.stderr)
-                with _interruptible(llm):
-                    conversation.answered(_answer(llm, conversation.messages, options, markdown=markdown and terminal))
+                if outcome.draft is not None and editor is None:
+                    raise UsageError("/edit needs the new message", hint="/edit TEXT")
+                draft = outcome.draft
+                if outcome.answer and not self._answer(outcome, editor):
+                    self.conversation.messages = before
             except OvroundError as error:
-                if not terminal:
+                if not sys.stdin.isatty():
                     raise
-                conversation.unsay()
-                hint = error.hint or "/reset starts over"
-                print(f"error: {error}\nhint: {hint}", file=sys.stderr)
+                self.conversation.messages = before
+                _show(error)
+
+    def _said(self, line: str, *, instead: bool) -> Outcome:
+        text = line.strip("\n").rstrip()
+        if "\n" not in text:
+            text = text.strip()
+        self.conversation.say_instead(text) if instead else self.conversation.say(text)
+        return Outcome(answer=True)
+
+    def _answer(self, outcome: Outcome, editor: LineEditor | None) -> bool:
+        """Show the answer as it grows, then its statistics; False where it was stopped before it began."""
+        if outcome.repeats and (self.options.temperature == 0 or self.options.seed is not None):
+            print(_SAME_ANSWER, file=sys.stderr)
+        messages, llm = self.conversation.messages, self.llm
+        templated = llm.tokenizer.has_chat_template
+        if self.show_prompt:
+            prompt = llm.tokenizer.render_chat(messages) if templated else plain_transcript(messages)
+            print(visible(prompt) if sys.stderr.isatty() else prompt, file=sys.stderr)
+        text, shown = "", AnswerText()
+        with ExitStack() as stack:
+            if editor is not None:
+                stack.enter_context(editor.answering())
+            stopped = stack.enter_context(_interruptible(llm))
+            pieces = (
+                llm.stream_chat(messages, self.options)
+                if templated
+                else llm.stream(plain_transcript(messages), self.options)
+            )
+            try:
+                for piece in pieces:
+                    text += piece.text
+                    shown.write(piece.text)
+                    if stopped and piece.finish_reason is None:
+                        break
+            finally:
+                shown.end()
+        print_statistics(piece)
+        if not text and stopped:
+            return False
+        self.conversation.answered(text)
+        return True
 
 
-class Conversation:
-    """The messages so far, and what a line that begins with a slash does to them."""
-
-    def __init__(self, system_prompt: str | None) -> None:
-        self._system = system_prompt
-        self.messages: list[dict[str, Any]] = []
-        self.reset()
-
-    def reset(self) -> None:
-        """Only the instruction is left."""
-        self.messages = [{"role": "system", "content": self._system}] if self._system else []
-
-    def say(self, text: str) -> None:
-        self.messages.append({"role": "user", "content": text})
-
-    def unsay(self) -> None:
-        """Take back a message that got no answer."""
-        if self.messages and self.messages[-1]["role"] == "user":
-            self.messages.pop()
-
-    def answered(self, text: str) -> None:
-        self.messages.append({"role": "assistant", "content": text})
-
-    def command(self, line: str) -> None:
-        """Do what `line` says; raises UsageError when it says nothing that is known, or cannot be done."""
-        name, _, rest = line.partition(" ")
-        rest = rest.strip()
-        if name == "/reset":
-            self.reset()
-        elif name == "/system":
-            self._system = rest or None
-            self.reset()
-        elif name == "/history":
-            for message in self.messages:
-                typer.echo(f"[{message['role']}] {message['content']}")
-        elif name == "/save":
-            self._save(rest)
-        elif name == "/help":
-            print(_HELP, file=sys.stderr)
-        else:
-            raise UsageError(f"`{name}` is no command", hint="/help lists them")
-
-    def _save(self, name: str) -> None:
-        if not name:
-            raise UsageError("/save needs the name of a file")
-        try:
-            text = json.dumps({"messages": self.messages}, ensure_ascii=False, indent=2)
-            Path(name).write_text(f"{text}\n", encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"`{name}` cannot be written: {error.strerror}") from error
-        print(f"saved: {name}", file=sys.stderr)
-
-
-def plain_transcript(messages: list[dict[str, Any]]) -> str:
+def plain_transcript(messages: Sequence[Message]) -> str:
     """The conversation as a text for a model without a chat template, up to where its answer begins."""
     names = {"user": "User: ", "assistant": "Assistant: "}
     lines = [f"{names.get(message['role'], '')}{message['content'].strip()}" for message in messages]
     return "\n".join([*lines, "Assistant:"])
 
 
-def _answer(llm: LLM, messages: list[dict[str, Any]], options: SamplingOptions, *, markdown: bool) -> str:
-    """Show the answer as it grows, then its statistics; the whole answer."""
-    text = ""
-    show = _laid_out() if markdown else _plain()
-    with show as grow:
-        if llm.tokenizer.has_chat_template:
-            pieces = llm.stream_chat(messages, options)
-        else:
-            pieces = llm.stream(plain_transcript(messages), options)
-        for piece in pieces:
-            text += piece.text
-            grow(piece, text)
-    print_statistics(piece)
-    return text
+def _has_editor() -> bool:
+    """Whether a user types, and sees what is typed."""
+    return sys.stdin.isatty() and (sys.stdout.isatty() or sys.stderr.isatty())
+
+
+def _show(error: OvroundError) -> None:
+    hints = [error.hint] if error.hint else []
+    if not isinstance(error, UsageError):
+        hints.append("/reset starts over")
+    print(f"error: {visible(str(error))}", file=sys.stderr)
+    if hints:
+        print(f"hint: {visible('; '.join(hints))}", file=sys.stderr)
 
 
 @contextmanager
-def _plain() -> Iterator[Any]:
-    def grow(piece: Piece, text: str) -> None:
-        typer.echo(piece.text, nl=False)
-        sys.stdout.flush()
+def _interruptible(llm: LLM) -> Iterator[list[int]]:
+    """Ctrl-C ends the answer, not the conversation; the list holds the signals that came."""
+    signals: list[int] = []
 
-    yield grow
-    typer.echo()
+    def stop(number: int, frame: object) -> None:
+        signals.append(number)
+        llm.cancel()
 
-
-@contextmanager
-def _laid_out() -> Iterator[Any]:
-    from rich.console import Console
-    from rich.live import Live
-    from rich.markdown import Markdown
-
-    with Live(console=Console(), refresh_per_second=12, vertical_overflow="visible") as live:
-        yield lambda piece, text: live.update(Markdown(text))
-
-
-@contextmanager
-def _interruptible(llm: LLM) -> Iterator[None]:
-    """Ctrl-C ends the answer, not the conversation."""
-    before = signal.signal(signal.SIGINT, lambda number, frame: llm.cancel())
+    before = signal.signal(signal.SIGINT, stop)
     try:
-        yield
+        yield signals
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _lines() -> Iterator[str]:
-    """Messages that are not empty; in a terminal prompted for, with the arrow keys' history."""
-    if sys.stdin.isatty():
-        with suppress(ImportError):  # on Windows
-            import readline  # noqa: F401  # gives input() its history
-    while True:
-        try:
-            line = input("> ") if sys.stdin.isatty() else sys.stdin.readline()
-        except EOFError:
-            print(file=sys.stderr)
-            return
-        if not line and not sys.stdin.isatty():
-            return
-        if line.strip():
-            yield line.strip()

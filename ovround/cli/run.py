@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ovround.cli.model_argument import Model, with_model
 from ovround.cli.printing import print_json, print_statistics
+from ovround.cli.prompt import build_prompt
 from ovround.cli.shared_flags import (
     Bits,
     Device,
@@ -34,10 +35,11 @@ from ovround.cli.shared_flags import (
     TopP,
     Verify,
 )  # fmt: skip
+from ovround.cli.terminal.answer_text import AnswerText
 from ovround.errors import UsageError
 
 if TYPE_CHECKING:
-    from ovround.runtime import LLM, Grammar
+    from ovround.runtime import Grammar
 
 NAME = "run"
 
@@ -87,32 +89,19 @@ def command(
         )  # fmt: skip
 
     with with_model(model, load, bits, format, device) as llm:
-        messages = None if raw else _messages(llm, text, system_prompt)
+        prompt = build_prompt(llm.tokenizer, text, raw=raw, system_prompt=system_prompt)
         if json or num_beams > 1:
-            completion = llm.generate(text, options) if messages is None else llm.chat(messages, options)
-            print_json(dataclasses.asdict(completion)) if json else typer.echo(completion.text)
+            completion = llm.generate(prompt.ids, options)
+            if json:
+                print_json({**dataclasses.asdict(completion), "prompt_format": prompt.format})
+            else:
+                typer.echo(completion.text)
             return
-        for piece in llm.stream(text, options) if messages is None else llm.stream_chat(messages, options):
-            typer.echo(piece.text, nl=False)
-            sys.stdout.flush()
-        typer.echo()
+        shown = AnswerText()
+        for piece in llm.stream(prompt.ids, options):
+            shown.write(piece.text)
+        shown.end()
         print_statistics(piece)
-
-
-def _messages(llm: LLM, text: str, system_prompt: str | None) -> list[dict[str, Any]] | None:
-    """The chat that the prompt begins; None where the text is continued: for a base model, and for a rendered template."""
-    if not llm.tokenizer.has_chat_template:
-        if system_prompt is not None:
-            raise UsageError("system-prompt is given, yet the model has no chat template", hint="leave it out")
-        return None
-    special = llm.tokenizer.leading_special_token(text)
-    if special is not None:
-        print(f"the prompt begins with {special}, so it is taken as it stands, as with --raw", file=sys.stderr)
-        return None
-    return [
-        *([{"role": "system", "content": system_prompt}] if system_prompt else []),
-        {"role": "user", "content": text},
-    ]
 
 
 def _grammar(regex: str | None, json_schema: Path | None) -> Grammar | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ovround.errors import GenerationError, UsageError
 from ovround.runtime.text.chat_template import ChatTemplate, Message, read_templates, template_name
+from ovround.runtime.text.template_marker import PROBE, template_marker
 from ovround.runtime.text.tokenizer_file import load_backend, special_tokens
 
 _SPACE = "\u2581"  # SentencePiece's visible space
@@ -46,10 +47,18 @@ class Tokenizer:
         """Whether the folder has a chat template: a base model has none."""
         return bool(self._sources())
 
-    def leading_special_token(self, text: str) -> str | None:
-        """The special token that `text` begins with, as one does that a chat template rendered."""
+    def template_marker(self, text: str) -> str:
+        """The mark of the model's chat template that `text` has already, such as a special token at its begin; else empty."""
         tokens = (str(self._backend.id_to_token(key)) for key in self._special_ids)
-        return next((token for token in tokens if token.strip() and text.lstrip().startswith(token)), None)
+        sources = self._sources()
+        probe: list[Message] = [{"role": "user", "content": PROBE}]
+        rendered = _rendered(self._chat_template(None), probe, True, {}) if sources else ""
+        return template_marker(text, tokens, rendered or "")
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of a prompt that a chat template rendered: it gets no special token that it begins with already."""
+        plain, with_special = self.encode(text, add_special_tokens=False), self.encode(text)
+        return plain if plain[:1] == with_special[:1] else with_special
 
     def render_chat(
         self,

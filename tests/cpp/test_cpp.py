@@ -17,6 +17,7 @@ from ovround.measure.benchmark import BenchResult
 from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
 from ovround.runtime.text.chat_template import ChatTemplate
+from ovround.runtime.text.template_marker import PROBE, template_marker
 
 MODELS = ["demo", "tales-7m", "stories3M", "TinyStories-656K", "stories260K"]
 PROMPTS = [
@@ -141,6 +142,22 @@ def test_chat_templates_give_the_same_bytes(programs: Path, demo: Path) -> None:
         assert answer == rendered(templates[name], request["messages"], prompt), (name, chat)
 
 
+def test_marks_of_templates_are_those_of_python(programs: Path, demo: Path) -> None:
+    probe = [{"role": "user", "content": PROBE}]
+    special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    requests = []
+    for path in sorted((ROOT / "tests" / "chat_templates").glob("*.jinja")):
+        prompt = rendered(path.read_text(), probe, True)
+        if isinstance(prompt, str):
+            texts = ("Hello", "\n" + prompt, prompt.removeprefix("<s>"), prompt[len(prompt) // 2 :], "a </s>", "ä?")
+            requests += [{"rendered": prompt, "text": text, "special_tokens": special} for text in texts]
+    answers = list(replay(programs, demo, requests))
+    assert answers == [
+        template_marker(request["text"], request["special_tokens"], request["rendered"]) for request in requests
+    ]
+    assert len(set(answers)) > 4
+
+
 def rendered(template: str, messages: list[dict[str, str]], add_generation_prompt: bool) -> Any:
     """The text that Python renders for the messages, or the error that it raises."""
     try:
@@ -244,15 +261,19 @@ def test_onnx_folders_give_the_tokens_of_python(programs: Path, onnx_demo: Path)
 
 def test_program(programs: Path, demo: Path) -> None:
     program = programs / "ovround-run"
-    done = run(program, demo, "Return the", "--max-new-tokens", 8, "--exact", "--json")
+    done = run(program, demo, "Return the", "--raw", "--max-new-tokens", 8, "--exact", "--json")
     answer = json.loads(done.stdout)
+    assert answer.pop("prompt_format") == "raw"
     with LLM(demo, exact=True) as llm:
         expected = llm.generate("Return the", max_new_tokens=8)
     assert list(answer) == sorted(field.name for field in fields(expected))
     assert list(answer["usage"]) == sorted(field.name for field in fields(expected.usage))
     assert list(answer["timings"]) == sorted(field.name for field in fields(expected.timings))
     assert (answer["text"], answer["token_ids"]) == (expected.text, list(expected.token_ids))
-    assert run(program, demo, "-", "--max-new-tokens=8", "--exact", input="Return the").stdout == f"{expected.text}\n"
+    assert (
+        run(program, demo, "-", "--raw", "--max-new-tokens=8", "--exact", input="Return the").stdout
+        == f"{expected.text}\n"
+    )
     measured = json.loads(run(program, "--bench", demo, "--prompt-tokens", 8, "--new-tokens", 4, "--json").stdout)
     assert list(measured) == sorted(field.name for field in fields(BenchResult))
     for arguments, status, words in (
@@ -260,6 +281,7 @@ def test_program(programs: Path, demo: Path) -> None:
         ([demo, "a", "--device", "NONE"], 1, "hint: available for OpenVINO: CPU"),
         ([demo, "a", "--temperature", "warm"], 2, "--temperature is `warm`"),
         ([demo, "a", "--top-p", "0"], 2, "top_p is 0; a number above 0 to 1 is needed"),
+        ([demo, "a", "--raw", "--system", "b"], 2, "--raw and --system-prompt are both given"),
         ([demo, "a", "--nothing"], 2, "there is no option `--nothing`"),
         ([demo], 2, "FOLDER and PROMPT are needed"),
     ):

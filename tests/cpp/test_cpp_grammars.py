@@ -135,7 +135,7 @@ def test_program(programs: Path, demo: Path, tmp_path: Path) -> None:
     answers(programs, demo, [{"prompt": "a", "options": {"regex": "a"}}])
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps(SCHEMA))
-    done = run(programs / "ovround-run", demo, "Return the", "--json-schema", schema, "--exact", "--json")
+    done = run(programs / "ovround-run", demo, "Return the", "--raw", "--json-schema", schema, "--exact", "--json")
     with LLM(demo, exact=True) as llm:
         expected = llm.generate("Return the", grammar=Grammar("json_schema", schema.read_text()))
     assert json.loads(done.stdout)["text"] == expected.text

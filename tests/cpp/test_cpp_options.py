@@ -181,6 +181,8 @@ def test_what_cannot_be_is_refused_as_python_refuses_it(programs: Path, demo: Pa
     ):
         (answer,) = replay(programs, demo, [{"prompt": "a"}], load)
         assert words in answer["error"]
-    beams = run(programs / "ovround-run", demo, "Return the", "--num-beams", 3, "--max-new-tokens", 8, "--exact")
+    beams = run(
+        programs / "ovround-run", demo, "Return the", "--raw", "--num-beams", 3, "--max-new-tokens", 8, "--exact"
+    )
     with LLM(demo, exact=True) as llm:
         assert beams.stdout == llm.generate("Return the", num_beams=3, max_new_tokens=8).text + "\n"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from command_server import CommandServer
 from cpp_build import ROOT, SOURCE, built, need_compiler, run
 
 from ovround.cli.app import app
@@ -15,7 +18,7 @@ from ovround.cli.app import app
 GUIDE = ROOT / "docs" / "guides" / "cpp.md"
 ONLY_PYTHON = {
     "--baseline", "--peer", "--baseline-model", "--baseline-python", "--baseline-threads", "--plot",
-    "--raw", "--system-prompt", "--system", "--bits", "--format",
+    "--bits", "--format",
 }  # fmt: skip
 ONLY_CPP = {"--bench", "--chat", "--llguidance", "--operator", "--tokenizers", "--version"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
@@ -66,3 +69,50 @@ def test_defaults_are_those_of_python(program: Path) -> None:
     bench = of_python("bench")
     for name in ("prompt_tokens", "new_tokens", "repeat"):
         assert f"std::size_t {name} = {bench['--' + name.replace('_', '-')].default};" in source
+
+
+@pytest.mark.parametrize(
+    ("words", "prompt_format"),
+    [
+        (("How do I open a file?",), "chat_template"),
+        (("How do I open a file?", "--chat"), "chat_template"),
+        (("How do I open a file?", "--system", "Be brief."), "chat_template"),
+        (("How do I open a file?", "--raw"), "raw"),
+        (("<s>### User\nHow do I open a file?\n\n### Assistant\n",), "own_template"),
+        (("### User\nHow do I open a file?",), "own_template"),
+    ],
+)
+def test_prompts_are_built_as_in_python(
+    program: Path,
+    demo_folders: dict[str, Path],
+    loaded_command: CommandServer,
+    words: tuple[str, ...],
+    prompt_format: str,
+) -> None:
+    options = ("--max-new-tokens", "4", "--exact", "--json")
+    ours = run(program, demo_folders["openvino"], *words, *options)
+    theirs = loaded_command("run", demo_folders["openvino"], *(word for word in words if word != "--chat"), *options)
+    answers = [json.loads(done.stdout) for done in (ours, theirs)]
+    for answer in answers:
+        del answer["timings"]
+    assert answers[0] == answers[1]
+    assert answers[0]["prompt_format"] == prompt_format
+    assert ours.stderr == theirs.stderr
+
+
+def test_a_base_model_continues_text(program: Path, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folders["openvino"], tmp_path / "base")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    for name in ("ovround.json", "chat_template.jinja"):  # the manifest has the file's digest
+        (folder / name).unlink(missing_ok=True)
+    done = run(program, folder, "once", "--max-new-tokens", 2, "--json")
+    assert json.loads(done.stdout)["prompt_format"] == "base_model", done.stderr
+    for option, words in (
+        ("--chat", "has no chat template"),
+        ("--system=a", "system-prompt is given, yet the model has no chat template"),
+    ):
+        refused = run(program, folder, "once", option)
+        assert refused.stdout == ""
+        assert words in refused.stderr

@@ -14,7 +14,8 @@ using ovround::ErrorCode;
 const char* const kUsage = R"(Usage: ovround-run [OPTIONS] FOLDER PROMPT
        ovround-run --bench [OPTIONS] FOLDER
 
-Continue PROMPT (`-` reads it from stdin) with the model in FOLDER, which `ovround convert --format openvino` wrote.
+Answer PROMPT (`-` reads it from stdin) with the model in FOLDER, which `ovround convert --format openvino` wrote, by
+its chat template where it has one; a base model continues the text.
 
   --max-new-tokens N      number of new tokens at most
   --temperature X         0: the likeliest token; higher: more varied
@@ -30,7 +31,9 @@ Continue PROMPT (`-` reads it from stdin) with the model in FOLDER, which `ovrou
   --json-schema FILE      JSON schema of the answer
   --prompt-lookup         propose tokens from the text so far; faster for repetitive texts
   --draft-model FOLDER    smaller model with the same tokenizer, which proposes tokens
-  --chat                  use the chat template; PROMPT is a user's message
+  --raw                   PROMPT as it stands, without the model's chat template
+  --system-prompt, --system TEXT  system message before PROMPT
+  --chat                  PROMPT is a message, whatever it holds; an error if the model has no chat template
   -d, --device NAME       CPU, GPU, NPU, AUTO
   --exact, --default      float32 arithmetic, or the engine's fast defaults
   --threads N             CPU threads
@@ -89,6 +92,7 @@ Arguments parse(const std::vector<std::string>& arguments) {
         {"--version", [&] { parsed.version = true; }},
         {"--bench", [&] { parsed.bench = true; }},
         {"--chat", [&] { parsed.chat = true; }},
+        {"--raw", [&] { parsed.raw = true; }},
         {"--json", [&] { parsed.json = true; }},
         {"--exact", [&] { load.exact = true; }},
         {"--default", [&] { load.exact = false; }},
@@ -115,6 +119,8 @@ Arguments parse(const std::vector<std::string>& arguments) {
              sampling.grammar = {ovround::Grammar::Kind::regex, text};
          }},
         {"--json-schema", [&](Text, Text text) { parsed.json_schema = text; }},
+        {"--system-prompt", [&](Text, Text text) { parsed.system_prompt = text; }},
+        {"--system", [&](Text, Text text) { parsed.system_prompt = text; }},
         {"--draft-model", [&](Text, Text text) { load.draft_model = text; }},
         {"--device", [&](Text, Text text) { load.device = text; }},
         {"-d", [&](Text, Text text) { load.device = text; }},
@@ -160,6 +166,10 @@ Arguments parse(const std::vector<std::string>& arguments) {
                     std::to_string(plain.size()) + " arguments; " +
                         (parsed.bench ? "FOLDER is needed" : "FOLDER and PROMPT are needed"),
                     "ovround-run --help says more");
+    }
+    if (parsed.raw && (parsed.chat || parsed.system_prompt)) {
+        throw Error(ErrorCode::usage, std::string("--raw and ") + (parsed.chat ? "--chat" : "--system-prompt") +
+                                          " are both given; a text as it stands has no messages");
     }
     if (!parsed.json_schema.empty()) {
         if (sampling.grammar) {

@@ -1,6 +1,7 @@
 // The command line of ovround-run; names and defaults are those of `ovround run` and `ovround bench`.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,10 +11,12 @@ struct Arguments {
     bool help = false;
     bool version = false;
     bool bench = false;
-    bool chat = false;
+    bool chat = false;  // a base model is an error
+    bool raw = false;
     bool json = false;
     std::string folder;
     std::string prompt;
+    std::optional<std::string> system_prompt;
     std::string json_schema;  // a file name
     ovround::LoadOptions load;
     ovround::SamplingOptions sampling;

@@ -9,6 +9,7 @@
 
 #include "arguments.hpp"
 #include "bench.hpp"
+#include "prompt.hpp"
 
 namespace {
 
@@ -73,14 +74,15 @@ void print_bench(const json& result) {
 }
 
 void answer(const Arguments& arguments) {
-    std::string prompt = arguments.prompt;
-    if (prompt == "-") {
-        prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+    std::string text = arguments.prompt;
+    if (text == "-") {
+        text.assign(std::istreambuf_iterator<char>(std::cin), {});
     }
     ovround::LLM llm(arguments.folder, arguments.load);
     if (!llm.warning().empty()) {
         std::cerr << "warning: " << llm.warning() << '\n';
     }
+    const Prompt prompt = build_prompt(llm, arguments, text);
     answering = &llm;
     std::signal(SIGINT, interrupt);
     const bool streams = !arguments.json && arguments.sampling.num_beams == 1;
@@ -91,11 +93,12 @@ void answer(const Arguments& arguments) {
             return std::cout.good();
         };
     }
-    const auto completion = arguments.chat ? llm.chat({{"user", prompt}}, arguments.sampling, on_piece)
-                                           : llm.generate(prompt, arguments.sampling, on_piece);
+    const auto completion = llm.generate_ids(prompt.ids, arguments.sampling, on_piece);
     answering = nullptr;
     if (arguments.json) {
-        std::cout << as_json(completion).dump() << '\n';
+        json document = as_json(completion);
+        document["prompt_format"] = prompt.format;
+        std::cout << document.dump() << '\n';
     } else {
         std::cout << (streams ? "" : completion.text) << '\n';
         print_statistics(completion);

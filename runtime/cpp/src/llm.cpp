@@ -13,6 +13,7 @@
 #include "onnx_engine.hpp"
 #endif
 #include "openvino_engine.hpp"
+#include "template_marker.hpp"
 #include "tokenizer.hpp"
 #include "tokenizer_file.hpp"
 
@@ -93,6 +94,14 @@ struct LLM::State {
         }
         return std::make_unique<DraftModel>(open_engine(core, path, load), read_model_info(path).context_length,
                                             engine->vocab_size());
+    }
+
+    // Whether the folder has a chat template, which is read at the first call.
+    bool read_template() {
+        if (!chat_template) {
+            chat_template = read_chat_template(folder);
+        }
+        return chat_template.has_value();
     }
 
     std::unique_ptr<Matcher> matcher(const Grammar& grammar) {
@@ -258,15 +267,31 @@ std::string LLM::decode(const std::vector<int64_t>& ids) {
 
 std::string LLM::render_chat(const std::vector<Message>& messages, bool add_generation_prompt) {
     const Turn turn(state_->lock, state_->owner);
-    if (!state_->chat_template) {
-        state_->chat_template = read_chat_template(state_->folder);
-    }
-    if (!state_->chat_template) {
+    if (!state_->read_template()) {
         throw Error(ErrorCode::generation,
                     "`" + state_->folder.string() + "` has no chat template: the model was not made for chats",
                     "give plain text instead");
     }
     return state_->chat_template->render(messages, add_generation_prompt);
+}
+
+bool LLM::has_chat_template() {
+    const Turn turn(state_->lock, state_->owner);
+    return state_->read_template();
+}
+
+std::string LLM::template_marker(std::string_view text) {
+    std::string rendered;
+    if (has_chat_template()) {
+        try {
+            rendered = render_chat({{"user", std::string(kProbe)}});
+        } catch (const Error& error) {
+            if (error.code() != ErrorCode::generation) {
+                throw;
+            }
+        }  // a template that refuses the message shows no marks
+    }
+    return ovround::template_marker(text, state_->tokenizer.special_tokens(), rendered);
 }
 
 std::size_t LLM::context_length() const noexcept { return state_->info.context_length; }

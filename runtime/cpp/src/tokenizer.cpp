@@ -216,4 +216,13 @@ std::optional<int64_t> Tokenizer::special_id(const std::string& token) const {
     return token_id == special_tokens_.end() ? std::nullopt : std::optional<int64_t>(token_id->second);
 }
 
+std::vector<std::string> Tokenizer::special_tokens() const {
+    std::vector<std::string> names;
+    names.reserve(special_tokens_.size());
+    for (const auto& token : special_tokens_) {
+        names.push_back(token.first);
+    }
+    return names;
+}
+
 }  // namespace ovround

@@ -28,6 +28,7 @@ public:
     bool decodes_by_table() const { return texts_.has_value(); }
     // The id of `token` if it is a special token, which decoded text never contains.
     std::optional<int64_t> special_id(const std::string& token) const;
+    std::vector<std::string> special_tokens() const;
 
 private:
     void read_tokens(const std::filesystem::path& folder);

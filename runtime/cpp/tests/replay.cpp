@@ -6,6 +6,7 @@
 #include "chat_template.hpp"
 #include "leaks.hpp"
 #include "options.hpp"
+#include "template_marker.hpp"
 #include "tokenizer.hpp"
 
 namespace {
@@ -107,6 +108,10 @@ json answer(Opened& opened, const json& request) {
     if (request.contains("template")) {
         const ovround::ChatTemplate source(request.at("template"), request.at("special_tokens").get<ovround::Value>());
         return source.render(messages_of(request), request.at("add_generation_prompt"));
+    }
+    if (request.contains("rendered")) {
+        return ovround::template_marker(request.at("text").get<std::string>(), request.at("special_tokens"),
+                                        request.at("rendered").get<std::string>());
     }
     auto& llm = opened.llm();
     if (request.contains("encode")) {

@@ -173,6 +173,9 @@ public:
     std::vector<int64_t> encode(std::string_view text, bool add_special_tokens = true);
     std::string decode(const std::vector<int64_t>& ids);
     std::string render_chat(const std::vector<Message>& messages, bool add_generation_prompt = true);
+    bool has_chat_template();  // false: a base model, which continues text
+    // The mark of the model's chat template that `text` has already, such as a special token at its begin; else empty.
+    std::string template_marker(std::string_view text);
 
     std::size_t context_length() const noexcept;  // maximum number of tokens of a prompt and its answer together
     std::size_t vocab_size() const noexcept;
