@@ -1,6 +1,6 @@
 """`LLM`: a loaded model folder that generates text and chats.
 
-    with LLM("out", device="CPU") as llm:
+    with LLM("out", device="CPU") as llm:  # or a hub name, which is converted once
         print(llm.generate("Once upon a time", max_new_tokens=32).text)
         for piece in llm.stream("The cat", temperature=0.8, seed=7):
             print(piece.text, end="", flush=True)
@@ -10,13 +10,16 @@ This module turns text into token ids; `generation.py` runs the loop, and `answe
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from ovround.errors import GenerationError, UsageError
+from ovround.runtime.async_stream import Turns, async_pieces
 from ovround.runtime.decoding.answer import Answer
 from ovround.runtime.decoding.beam_search import beam_search
 from ovround.runtime.decoding.completion import Completion, Piece
@@ -28,6 +31,7 @@ from ovround.runtime.decoding.sampling import SamplingOptions, override
 from ovround.runtime.decoding.speculation import DRAFT_TOKENS, DraftModel, PromptLookup, Proposer
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_room
 from ovround.runtime.engines import open_engine, verified
+from ovround.runtime.model_folder import model_folder
 from ovround.runtime.model_info import read_model_info
 from ovround.runtime.text.chat_template import Message
 from ovround.runtime.text.tokenizer import Tokenizer
@@ -45,20 +49,24 @@ class LLM:
     range raises UsageError. A request that the model cannot answer, such as a prompt longer than the context, raises
     GenerationError.
 
+    `agenerate`, `achat`, `astream` and `astream_chat` are the same for an event loop; they wait for each other.
+
     Threads: `generate`, `chat` and `logits` wait for each other. A stream does not lock the model between its pieces. A new
     request then takes the model over, and the next piece of the older stream raises GenerationError.
     """
 
     def __init__(
-        self, folder: str | Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
+        self, model: str | Path, device: str = "CPU", *, exact: bool = False, threads: int | None = None,
         prefix_cache: bool = False, prompt_lookup: bool = False, draft_model: str | Path | None = None,
         draft_tokens: int = DRAFT_TOKENS, verify: bool = True, kernel: str = "auto",
     ) -> None:  # fmt: skip
-        """Load `folder` on `device`; see `ovround.runtime.engines.open_engine` for these arguments and the errors.
+        """Load `model` on `device`; see `ovround.runtime.engines.open_engine` for these arguments and the errors.
 
+        `model`: a folder that `ovround convert` wrote. Any other name of a model (a hub name, a checkpoint folder, a GGUF
+        file) is converted once, by rounding, and kept: see `ovround.cached_model`, which also takes a width.
         `prefix_cache`: the common beginning of a prompt and of the last prompt with its answer is not computed again.
         Rounding may then depend on earlier requests (in practice not with `exact`).
-        `prompt_lookup`, or `draft_model`, a folder of a smaller model with the same tokenizer: speculative decoding with
+        `prompt_lookup`, or `draft_model`, a smaller model with the same tokenizer: speculative decoding with
         up to `draft_tokens` proposed tokens per step. It changes only the speed; lists are then answered one by one.
         `verify`: compare every byte of the folder with its manifest while loading; ArtifactError names a changed file.
         """
@@ -66,7 +74,7 @@ class LLM:
             raise UsageError("prompt_lookup and draft_model are both given; only one of them can propose tokens")
         if not isinstance(draft_tokens, int) or isinstance(draft_tokens, bool) or not 1 <= draft_tokens <= 64:
             raise UsageError(f"draft_tokens is {draft_tokens!r}; a whole number of 1 to 64 is needed")
-        path = Path(folder)
+        path = model_folder(model, device)
         with verified(path, device, contents=verify):
             self.tokenizer = Tokenizer(path)
             self._end_token_ids = read_model_info(path).end_token_ids or self.tokenizer.end_token_ids
@@ -79,7 +87,7 @@ class LLM:
         self._draft: KVCacheSlot | None = None
         self._proposer: Proposer | None = PromptLookup() if prompt_lookup else None
         if draft_model is not None:
-            draft = Path(draft_model)
+            draft = model_folder(draft_model, device)
             with verified(draft, device, contents=verify):
                 if Tokenizer(draft).vocabulary() != self.tokenizer.vocabulary():
                     raise UsageError(
@@ -92,6 +100,7 @@ class LLM:
             self._proposer = DraftModel(self._draft, self.vocab_size)
         self._grammars: GrammarCompiler | None = None
         self._lock = threading.RLock()
+        self._turns = Turns()
         self._turn = object()
         self._cancelled = False
 
@@ -112,39 +121,44 @@ class LLM:
 
     @overload
     def generate(
-        self, prompt: str | Sequence[int], options: SamplingOptions | None = None, *, batch_size: int = 8,
+        self, prompt: str | Sequence[int], options: SamplingOptions | None = None, *, n: None = None, batch_size: int = 8,
         **keywords: Unpack[SamplingKeywords],
     ) -> Completion: ...  # fmt: skip
 
     @overload
     def generate(
-        self, prompt: list[str], options: SamplingOptions | None = None, *, batch_size: int = 8,
+        self, prompt: str | Sequence[int], options: SamplingOptions | None = None, *, n: int, batch_size: int = 8,
+        **keywords: Unpack[SamplingKeywords],
+    ) -> list[Completion]: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: list[str], options: SamplingOptions | None = None, *, n: int | None = None, batch_size: int = 8,
         **keywords: Unpack[SamplingKeywords],
     ) -> list[Completion]: ...  # fmt: skip
 
     def generate(
-        self, prompt: str | Sequence[int] | list[str], options: SamplingOptions | None = None, *, batch_size: int = 8,
-        **keywords: Unpack[SamplingKeywords],
+        self, prompt: str | Sequence[int] | list[str], options: SamplingOptions | None = None, *, n: int | None = None,
+        batch_size: int = 8, **keywords: Unpack[SamplingKeywords],
     ) -> Completion | list[Completion]:  # fmt: skip
         """The answer to a prompt, or a list of answers to a list of prompts, computed `batch_size` at a time.
 
         One prompt may be token ids instead of text. Each prompt of a list gets the same answer as alone, apart from rounding
-        (in practice not with `exact`).
+        (in practice not with `exact`). With `n` there are n answers to each prompt, prompt by prompt; a seed is the first's,
+        and one more for each that follows.
         """
         chosen = override(options, **keywords)
         if isinstance(prompt, str):
-            return self._complete([self._admit(self.tokenizer.encode(prompt), chosen)])[0]
-        if prompt and all(isinstance(token, int) for token in prompt):
-            return self._complete([self._admit([token for token in prompt if isinstance(token, int)], chosen)])[0]
-        if not isinstance(prompt, list) or not all(isinstance(text, str) for text in prompt):
+            prompts = [self.tokenizer.encode(prompt)]
+        elif isinstance(prompt, list | tuple) and prompt and all(isinstance(token, int) for token in prompt):
+            prompts = [[token for token in prompt if isinstance(token, int)]]
+        elif isinstance(prompt, list) and all(isinstance(text, str) for text in prompt):
+            prompts = [self.tokenizer.encode(str(text)) for text in prompt]
+            return self._answers(prompts, chosen, 1 if n is None else n, batch_size)
+        else:
             raise UsageError(f"prompt is a {type(prompt).__name__}; a text, token ids or a list of texts is needed")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size!r}; a whole number of 1 or more is needed")
-        answers = [self._admit(self.tokenizer.encode(text), chosen) for text in prompt]
-        together = self._proposer is None and chosen.prompt_logprobs is None and chosen.num_beams == 1
-        size = batch_size if together else 1
-        batches = [answers[start : start + size] for start in range(0, len(answers), size)]
-        return [completion for batch in batches for completion in self._complete(batch)]
+        answers = self._answers(prompts, chosen, 1 if n is None else n, batch_size)
+        return answers[0] if n is None else answers
 
     def stream(
         self, prompt: str | Sequence[int], options: SamplingOptions | None = None, **keywords: Unpack[SamplingKeywords]
@@ -156,24 +170,69 @@ class LLM:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         return self._pieces(self._admit(ids, override(options, **keywords)))
 
+    @overload
     def chat(
-        self, messages: Sequence[Message], options: SamplingOptions | None = None, *,
+        self, messages: str | Sequence[Message], options: SamplingOptions | None = None, *, n: None = None,
         template_variables: Mapping[str, Any] | None = None, **keywords: Unpack[SamplingKeywords],
-    ) -> Completion:  # fmt: skip
-        """The assistant's next message after `messages`, by the model's chat template.
+    ) -> Completion: ...  # fmt: skip
 
-        `template_variables` are the template's own, such as `enable_thinking` or `tools`.
+    @overload
+    def chat(
+        self, messages: str | Sequence[Message], options: SamplingOptions | None = None, *, n: int,
+        template_variables: Mapping[str, Any] | None = None, **keywords: Unpack[SamplingKeywords],
+    ) -> list[Completion]: ...  # fmt: skip
+
+    def chat(
+        self, messages: str | Sequence[Message], options: SamplingOptions | None = None, *, n: int | None = None,
+        template_variables: Mapping[str, Any] | None = None, **keywords: Unpack[SamplingKeywords],
+    ) -> Completion | list[Completion]:  # fmt: skip
+        """The assistant's next message after `messages`, by the model's chat template; a text is one message of the user.
+
+        `n`: see `generate`. `template_variables` are the template's own, such as `enable_thinking` or `tools`.
         """
-        prompt_ids = self.tokenizer.encode_chat(messages, variables=template_variables)
-        return self._complete([self._admit(prompt_ids, override(options, **keywords))])[0]
+        prompt_ids = self._chat_ids(messages, template_variables)
+        answers = self._answers([prompt_ids], override(options, **keywords), 1 if n is None else n)
+        return answers[0] if n is None else answers
 
     def stream_chat(
-        self, messages: Sequence[Message], options: SamplingOptions | None = None, *,
+        self, messages: str | Sequence[Message], options: SamplingOptions | None = None, *,
         template_variables: Mapping[str, Any] | None = None, **keywords: Unpack[SamplingKeywords],
     ) -> Iterator[Piece]:  # fmt: skip
         """`chat` as a stream; see `stream`."""
-        prompt_ids = self.tokenizer.encode_chat(messages, variables=template_variables)
-        return self._pieces(self._admit(prompt_ids, override(options, **keywords)))
+        return self._pieces(self._admit(self._chat_ids(messages, template_variables), override(options, **keywords)))
+
+    async def agenerate(
+        self, prompt: str | Sequence[int], options: SamplingOptions | None = None, **keywords: Unpack[SamplingKeywords]
+    ) -> Completion:
+        """`generate` for one prompt, computed in a thread; requests of one model wait for each other."""
+        async with self._turns.lock():
+            return await asyncio.to_thread(lambda: self.generate(prompt, options, **keywords))
+
+    async def achat(
+        self, messages: str | Sequence[Message], options: SamplingOptions | None = None, *,
+        template_variables: Mapping[str, Any] | None = None, **keywords: Unpack[SamplingKeywords],
+    ) -> Completion:  # fmt: skip
+        """`chat`, computed in a thread; requests of one model wait for each other."""
+        async with self._turns.lock():
+            return await asyncio.to_thread(
+                lambda: self.chat(messages, options, template_variables=template_variables, **keywords)
+            )
+
+    def astream(
+        self, prompt: str | Sequence[int], options: SamplingOptions | None = None, **keywords: Unpack[SamplingKeywords]
+    ) -> AsyncIterator[Piece]:
+        """`stream` for `async for`; requests of one model wait for each other. Errors are raised by the loop."""
+        return async_pieces(self._turns, lambda: self.stream(prompt, options, **keywords))
+
+    def astream_chat(
+        self, messages: str | Sequence[Message], options: SamplingOptions | None = None, *,
+        template_variables: Mapping[str, Any] | None = None, **keywords: Unpack[SamplingKeywords],
+    ) -> AsyncIterator[Piece]:  # fmt: skip
+        """`stream_chat` for `async for`; see `astream`."""
+        variables = template_variables
+        return async_pieces(
+            self._turns, lambda: self.stream_chat(messages, options, template_variables=variables, **keywords)
+        )
 
     def score(self, ids: Sequence[int], count: int = 0) -> tuple[TokenLogprobs, ...]:
         """Log-probabilities of the token ids after the first, each with the `count` likeliest tokens at its position."""
@@ -209,6 +268,24 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _chat_ids(self, messages: str | Sequence[Message], variables: Mapping[str, Any] | None) -> list[int]:
+        chat = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        return self.tokenizer.encode_chat(chat, variables=variables)
+
+    def _answers(
+        self, prompts: list[list[int]], options: SamplingOptions, n: int, batch_size: int = 8
+    ) -> list[Completion]:
+        """`n` answers to each prompt, prompt by prompt, `batch_size` at a time where one step can serve several."""
+        for name, value in (("n", n), ("batch_size", batch_size)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError(f"{name} is {value!r}; a whole number of 1 or more is needed")
+        seeds = [options.seed if options.seed is None else (options.seed + index) % 2**64 for index in range(n)]
+        answers = [self._admit(ids, replace(options, seed=seed)) for ids in prompts for seed in seeds]
+        together = self._proposer is None and options.prompt_logprobs is None and options.num_beams == 1
+        size = batch_size if together else 1
+        batches = [answers[start : start + size] for start in range(0, len(answers), size)]
+        return [completion for batch in batches for completion in self._complete(batch)]
 
     def _admit(self, prompt_ids: list[int], options: SamplingOptions) -> Answer:
         # A special token has no text, so a stop string that names one is searched by its id.

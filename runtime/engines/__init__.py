@@ -15,7 +15,7 @@ KERNELS = ("auto", "native", "engine")
 OPENVINO_FILE = "openvino_model.xml"
 ONNX_FILE = "model.onnx"
 HPU_DEVICES = ("hpu", "hpu-emulated")
-_CONVERTING = 'LLM(ovround.cached_model("{}")) converts a model or hub name once; so does `ovround run`'
+_CONVERTING = 'LLM("{}") converts a model or hub name once; so does `ovround run`'
 
 
 def open_engine(

@@ -297,7 +297,7 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
     (tmp_path / "checkpoint" / "model.safetensors").write_text("")
     with pytest.raises(ArtifactError) as caught:
         open_engine(tmp_path / "checkpoint")
-    assert f'LLM(ovround.cached_model("{tmp_path / "checkpoint"}"))' in str(caught.value.hint)
+    assert f'LLM("{tmp_path / "checkpoint"}")' in str(caught.value.hint)
 
 
 def test_a_folder_of_two_targets_names_them(openvino_folder: Path, tmp_path: Path) -> None:

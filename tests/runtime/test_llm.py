@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ovround.errors import ArtifactError, EngineError, GenerationError, UsageError
+from ovround.errors import EngineError, GenerationError, OvroundError, UsageError
 from ovround.runtime import LLM, Completion, SamplingOptions
 
 Reference = Callable[[list[int]], NDArray[np.float32]]
@@ -209,5 +209,5 @@ def test_closing(folder: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="nowhere"):
+    with pytest.raises(OvroundError, match="nowhere"):
         LLM(tmp_path / "nowhere")
