@@ -37,6 +37,7 @@ from ovround.cli.terminal.answer_text import AnswerText, visible
 from ovround.cli.terminal.chat_commands import Outcome, commands, run_command
 from ovround.cli.terminal.conversation import Conversation
 from ovround.cli.terminal.line_editor import LineEditor, PipeReader
+from ovround.cli.working import working
 from ovround.errors import OvroundError, UsageError
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ def command(
     )  # fmt: skip
 
     def load(folder: Path) -> LLM:
-        return LLM(
-            folder, device=device, exact=exact, prefix_cache=True, prompt_lookup=prompt_lookup, draft_model=draft_model,
-            verify=verify,
-        )  # fmt: skip
+        with working(f"loading {visible(model)}"):
+            return LLM(
+                folder, device=device, exact=exact, prefix_cache=True, prompt_lookup=prompt_lookup, draft_model=draft_model,
+                verify=verify,
+            )  # fmt: skip
 
     with with_model(model, load, bits, format, device) as llm:
         chat = _Chat(llm, options, Conversation(system_prompt), show_prompt)
