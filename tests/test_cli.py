@@ -446,7 +446,7 @@ def test_chat_commands(converted: tuple[Path, Result], loaded_command: CommandSe
     for line, message in (
         ("/fly", "`/fly` is no command"),
         ("/save", "needs the name"),
-        ("/save /no/where", "cannot be written"),
+        ("a\n/save /no/where", "cannot be written"),
     ):
         refused = loaded_command("chat", out / "onnx", stdin=line + "\n")
         assert refused.status == 2
