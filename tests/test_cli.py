@@ -253,12 +253,17 @@ def test_inspect_a_converted_folder(converted: tuple[Path, Result], command: Com
     out, _ = converted
     for format_name in ENGINE_FORMATS:
         manifest = read_manifest(out / format_name)
-        lines = succeeded(command("inspect", out / format_name, "--check")).splitlines()
+        lines = succeeded(command("inspect", out / format_name, "--check", "--all")).splitlines()
         assert f"llama from demo, for {format_name}, ovround {ovround.__version__}" in lines[0]
         assert lines[-1].startswith(f"{len(manifest.weights)} weights")
         assert lines[-1].endswith("files match the manifest")
         listed = [line.split()[0] for line in lines[3:-1]]
         assert listed == [weight.name for weight in manifest.weights]
+        grouped = succeeded(command("inspect", out / format_name)).splitlines()
+        first = next(line.split() for line in grouped if line.startswith("model.layers.[0-5].mlp.up_proj.weight "))
+        size = sum(weight.size_bytes for weight in manifest.weights if weight.name.endswith(".up_proj.weight"))
+        assert first[1:6] == ["384x128", "3", "64", "asym", f"{size / 1e6:.2f}"]
+        assert len(grouped) < 20 < len(lines)
         document = parsed(command("inspect", out / format_name, "--json"))
         assert document == json.loads((out / format_name / "ovround.json").read_text())
 
@@ -441,7 +446,7 @@ def test_chat_commands(converted: tuple[Path, Result], loaded_command: CommandSe
     for line, message in (
         ("/fly", "`/fly` is no command"),
         ("/save", "needs the name"),
-        ("/save /no/where", "cannot be written"),
+        ("a\n/save /no/where", "cannot be written"),
     ):
         refused = loaded_command("chat", out / "onnx", stdin=line + "\n")
         assert refused.status == 2

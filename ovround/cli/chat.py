@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,9 +34,10 @@ from ovround.cli.shared_flags import (
     Verify,
 )  # fmt: skip
 from ovround.cli.terminal.answer_text import AnswerText, visible
-from ovround.cli.terminal.chat_commands import Outcome, commands, run_command
+from ovround.cli.terminal.chat_commands import ChatCommand, Outcome, commands, run_command
 from ovround.cli.terminal.conversation import Conversation
-from ovround.cli.terminal.line_editor import LineEditor, PipeReader
+from ovround.cli.terminal.line_editor import LineEditor, MessageReader, PipeReader
+from ovround.cli.working import working
 from ovround.errors import OvroundError, UsageError
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ def command(
     )  # fmt: skip
 
     def load(folder: Path) -> LLM:
-        return LLM(
-            folder, device=device, exact=exact, prefix_cache=True, prompt_lookup=prompt_lookup, draft_model=draft_model,
-            verify=verify,
-        )  # fmt: skip
+        with working(f"loading {visible(model)}"):
+            return LLM(
+                folder, device=device, exact=exact, prefix_cache=True, prompt_lookup=prompt_lookup, draft_model=draft_model,
+                verify=verify,
+            )  # fmt: skip
 
     with with_model(model, load, bits, format, device) as llm:
         chat = _Chat(llm, options, Conversation(system_prompt), show_prompt)
@@ -103,6 +105,7 @@ class _Chat:
     options: SamplingOptions
     conversation: Conversation
     show_prompt: bool
+    signals: list[int] = field(default_factory=list)  # that came since the last message
 
     def __post_init__(self) -> None:
         from ovround.runtime.decoding.sampling import override
@@ -125,9 +128,13 @@ class _Chat:
         """Answer message after message, until the input or the user ends the chat."""
         known = commands(self.check)
         editor = LineEditor(list(known)) if _has_editor() else None
+        with self._interruptible() if editor is not None else nullcontext():
+            self._talk(known, editor)
+
+    def _talk(self, known: dict[str, ChatCommand], editor: LineEditor | None) -> None:
         reader = editor or PipeReader()
         draft: str | None = None
-        while (line := reader.read(draft or "")) is not None:
+        while (line := self._next(reader, draft or "")) is not None:
             before, edited, draft = list(self.conversation.messages), draft is not None, None
             try:
                 outcome = run_command(known, self.conversation, line) or self._said(line, instead=edited)
@@ -143,6 +150,10 @@ class _Chat:
                     raise
                 self.conversation.messages = before
                 _show(error)
+
+    def _next(self, reader: MessageReader, draft: str) -> str | None:
+        self.signals.clear()
+        return reader.read(draft)
 
     def _said(self, line: str, *, instead: bool) -> Outcome:
         text = line.strip("\n").rstrip()
@@ -162,9 +173,7 @@ class _Chat:
             print(visible(prompt) if sys.stderr.isatty() else prompt, file=sys.stderr)
         text, shown = "", AnswerText()
         with ExitStack() as stack:
-            if editor is not None:
-                stack.enter_context(editor.answering())
-            stopped = stack.enter_context(_interruptible(llm))
+            stack.enter_context(self._interruptible() if editor is None else editor.answering())
             pieces = (
                 llm.stream_chat(messages, self.options)
                 if templated
@@ -174,15 +183,29 @@ class _Chat:
                 for piece in pieces:
                     text += piece.text
                     shown.write(piece.text)
-                    if stopped and piece.finish_reason is None:
+                    if self.signals and piece.finish_reason is None:
                         break
             finally:
                 shown.end()
         print_statistics(piece)
-        if not text and stopped:
+        if not text and self.signals:
             return False
         self.conversation.answered(text)
         return True
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C ends the answer, not the conversation."""
+
+        def stop(number: int, frame: object) -> None:
+            self.signals.append(number)
+            self.llm.cancel()
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def plain_transcript(messages: Sequence[Message]) -> str:
@@ -204,19 +227,3 @@ def _show(error: OvroundError) -> None:
     print(f"error: {visible(str(error))}", file=sys.stderr)
     if hints:
         print(f"hint: {visible('; '.join(hints))}", file=sys.stderr)
-
-
-@contextmanager
-def _interruptible(llm: LLM) -> Iterator[list[int]]:
-    """Ctrl-C ends the answer, not the conversation; the list holds the signals that came."""
-    signals: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        signals.append(number)
-        llm.cancel()
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield signals
-    finally:
-        signal.signal(signal.SIGINT, before)

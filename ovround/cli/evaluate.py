@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ovround.cli.model_argument import with_model
-from ovround.cli.shared_flags import Bits, Format, Json, Kernel
+from ovround.cli.shared_flags import Bits, Format, Json, Kernel, Quiet
+from ovround.cli.working import Counter
 
 NAME = "eval"
 
@@ -56,6 +57,7 @@ def command(
     bits: Bits = None,
     format: Format = None,  # noqa: A002  the flag's name
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score a model on text: perplexity, and divergence from the original with --reference.
 
@@ -76,10 +78,13 @@ def command(
     from ovround.measure.evaluation import evaluate_model
 
     text = text or []
+    counter = Counter("scored samples", quiet=quiet)
     rows = evaluate_model(
         model, tuple(text), reference=reference, context=context, exact=exact, device=device,
         kernel=kernel,
+        on_samples=counter,
     )  # fmt: skip
+    counter.end()
     if json:
         print_json(
             {

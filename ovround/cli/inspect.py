@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ovround.cli.equal_layers import equal_layers
 from ovround.cli.shared_flags import Json
 
 if TYPE_CHECKING:
-    from ovround.artifact.manifest import Manifest
+    from ovround.artifact.manifest import Manifest, WeightRecord
     from ovround.checkpoint import Checkpoint
 
 NAME = "inspect"
@@ -22,6 +25,7 @@ def command(
     check: Annotated[
         bool, typer.Option("--check", help="Comparison of every file with the sha256 in the manifest.")
     ] = False,
+    every: Annotated[bool, typer.Option("--all", help="A line for each tensor; default: equal layers in one.")] = False,
     json: Json = False,
 ) -> None:
     """List layers, bits and sizes of what is in PATH."""
@@ -33,7 +37,7 @@ def command(
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
         check_files(folder, manifest, contents=check)
-        _converted(folder, manifest, checked=check, json=json)
+        _converted(folder, manifest, checked=check, every=every, json=json)
         return
     inner = sorted(entry.name for entry in folder.iterdir() if (entry / MANIFEST).is_file()) if folder.is_dir() else []
     if inner:
@@ -45,10 +49,10 @@ def command(
     source = open_source(folder)
     stored = source if isinstance(source, Checkpoint) else source.stored
     files = len(source.files if isinstance(source, GgufCheckpoint) else stored.files)
-    _checkpoint(stored, folder, files, json=json)
+    _checkpoint(stored, folder, files, every=every, json=json)
 
 
-def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -> None:
+def _converted(folder: Path, manifest: Manifest, *, checked: bool, every: bool, json: bool) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
 
     if json:
@@ -58,21 +62,36 @@ def _converted(folder: Path, manifest: Manifest, *, checked: bool, json: bool) -
     typer.echo(
         f"{folder}: {manifest.model_type} from {manifest.source_name}, for {manifest.format}, ovround {manifest.ovround_version}"
     )
-    rows = [
-        [
-            weight.name, "x".join(str(n) for n in weight.shape), weight.bits, weight.group_size or "-",
-            "float" if not weight.group_size else weight.codebooks or weight.affine or ("sym" if weight.symmetric else "asym"),
-            megabytes(weight.size_bytes), f"{weight.relative_error:.4f}" if weight.group_size else "-",
-        ]
-        for weight in manifest.weights
-    ]  # fmt: skip
+    rows = []
+    for group in equal_layers(manifest.weights, lambda weight: weight.name, partial(_kind, every=every)):
+        first, errors = group.tensors[0], [weight.relative_error for weight in group.tensors]
+        rows.append(
+            [
+                group.name, "x".join(str(n) for n in first.shape), first.bits, first.group_size or "-", _scheme(first),
+                megabytes(sum(weight.size_bytes for weight in group.tensors)),
+                f"{sum(errors) / len(errors):.4f}" if first.group_size else "-",
+            ]
+        )  # fmt: skip
     print_table(["weight", "shape", "bits", "group", "scheme", "MB", "error"], rows)
     typer.echo(
-        f"{len(rows)} weights, {megabytes(size)} MB; files {'match' if checked else 'have the sizes of'} the manifest"
+        f"{len(manifest.weights)} weights, {megabytes(size)} MB; files {'match' if checked else 'have the sizes of'} the manifest"
     )
 
 
-def _checkpoint(checkpoint: Checkpoint, folder: Path, files: int, *, json: bool) -> None:
+def _scheme(weight: WeightRecord) -> str:
+    if not weight.group_size:
+        return "float"
+    return weight.codebooks or weight.affine or ("sym" if weight.symmetric else "asym")
+
+
+def _kind(weight: WeightRecord, *, every: bool) -> Hashable:
+    """What equal layers have in common."""
+    if every:
+        return weight.name
+    return weight.shape, weight.bits, weight.group_size, _scheme(weight)
+
+
+def _checkpoint(checkpoint: Checkpoint, folder: Path, files: int, *, every: bool, json: bool) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
     from ovround.models import families
 
@@ -92,9 +111,13 @@ def _checkpoint(checkpoint: Checkpoint, folder: Path, files: int, *, json: bool)
         else f"not a family that can be converted ({', '.join(families())})"
     )
     typer.echo(f"{folder}: checkpoint, model_type {model_type}, {known}")
-    rows = [
-        [name, "x".join(str(n) for n in info.shape), info.dtype, megabytes(info.size_bytes)]
-        for name, info in tensors.items()
-    ]
+    groups = equal_layers(
+        tensors, lambda name: name, lambda name: name if every else (tensors[name].dtype, tuple(tensors[name].shape))
+    )
+    rows = []
+    for group in groups:
+        infos = [tensors[name] for name in group.tensors]
+        size_bytes = sum(info.size_bytes for info in infos)
+        rows.append([group.name, "x".join(str(n) for n in infos[0].shape), infos[0].dtype, megabytes(size_bytes)])
     print_table(["tensor", "shape", "type", "MB"], rows)
-    typer.echo(f"{len(rows)} tensors in {files} file(s), {megabytes(checkpoint.size_bytes())} MB")
+    typer.echo(f"{len(tensors)} tensors in {files} file(s), {megabytes(checkpoint.size_bytes())} MB")

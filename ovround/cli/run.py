@@ -35,7 +35,8 @@ from ovround.cli.shared_flags import (
     TopP,
     Verify,
 )  # fmt: skip
-from ovround.cli.terminal.answer_text import AnswerText
+from ovround.cli.terminal.answer_text import AnswerText, visible
+from ovround.cli.working import working
 from ovround.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,27 +79,29 @@ def command(
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, tuple(stop or ()),
         tuple(stop_token_id or ()), num_beams=num_beams, grammar=_grammar(regex, json_schema),
     )  # fmt: skip
-    text = sys.stdin.read() if prompt == "-" else prompt
     if raw and system_prompt is not None:
         raise UsageError("raw and system-prompt are both given; a text as it stands has no messages")
+    text = sys.stdin.read() if prompt == "-" else prompt
 
     def load(folder: Path) -> LLM:
-        return LLM(
-            folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model,
-            kernel=kernel, verify=verify,
-        )  # fmt: skip
+        with working(f"loading {visible(model)}"):
+            return LLM(
+                folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model,
+                kernel=kernel, verify=verify,
+            )  # fmt: skip
 
     with with_model(model, load, bits, format, device) as llm:
-        prompt = build_prompt(llm.tokenizer, text, raw=raw, system_prompt=system_prompt)
-        if json or num_beams > 1:
-            completion = llm.generate(prompt.ids, options)
-            if json:
-                print_json({**dataclasses.asdict(completion), "prompt_format": prompt.format})
-            else:
-                typer.echo(completion.text)
-            return
+        built = build_prompt(llm.tokenizer, text, raw=raw, system_prompt=system_prompt)
         shown = AnswerText()
-        for piece in llm.stream(prompt.ids, options):
+        if json or num_beams > 1:
+            completion = llm.generate(built.ids, options)
+            if json:
+                print_json({**dataclasses.asdict(completion), "prompt_format": built.format})
+            else:
+                shown.write(completion.text)
+                shown.end()
+            return
+        for piece in llm.stream(built.ids, options):
             shown.write(piece.text)
         shown.end()
         print_statistics(piece)

@@ -46,7 +46,7 @@ class LineEditor:
     def __init__(self, commands: Sequence[str]) -> None:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import WordCompleter
-        from prompt_toolkit.history import InMemoryHistory
+        from prompt_toolkit.history import History, InMemoryHistory
         from prompt_toolkit.output import create_output
         from prompt_toolkit.shortcuts import CompleteStyle
         from prompt_toolkit.utils import is_dumb_terminal
@@ -54,7 +54,7 @@ class LineEditor:
         from ovround.cli.terminal.message_history import MessageHistory, history_file
 
         try:
-            history = MessageHistory(history_file())
+            history: History = MessageHistory(history_file())
         except RuntimeError:  # a user without a home
             history = InMemoryHistory()
         self._session: PromptSession[str] = PromptSession(
