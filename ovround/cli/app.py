@@ -26,6 +26,7 @@ from ovround.cli import (
     evaluate,
     inspect,
     profile,
+    pull,
     quantize,
     run,
     selftest,
@@ -46,7 +47,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (convert, quantize, check, run, chat, serve, evaluate, bench, profile, inspect, devices, selftest, demo):
+for module in (
+    run, chat, serve, pull, convert, quantize, check, evaluate, bench, profile, inspect, devices, selftest, demo
+):
     app.command(module.NAME, cls=PanelCommand)(module.command)
 app.add_typer(cache.app, name=cache.NAME)
 

@@ -26,13 +26,12 @@ def command(
 ) -> None:
     """Find what makes PATH slow, wrong or unreadable on an engine; exit status 1 if something fails or is wrong."""
     from ovround.check import ENGINES, check_folder
-    from ovround.checkpoint import locate
     from ovround.cli.printing import print_json
     from ovround.errors import UsageError
 
     if engine is not None and engine not in ENGINES:
         raise UsageError(f"engine is `{engine}`; allowed: {', '.join(ENGINES)}")
-    findings = check_folder(locate(path), engine)
+    findings = check_folder(located(path), engine)
     if json:
         print_json({"path": path, "findings": [dataclasses.asdict(finding) for finding in findings]})
     else:

@@ -29,7 +29,7 @@ def command(
     from ovround.checkpoint import Checkpoint, GgufCheckpoint, locate, open_source
     from ovround.errors import UsageError
 
-    folder = locate(path)
+    folder = located(path)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
         check_files(folder, manifest, contents=check)

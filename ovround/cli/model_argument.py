@@ -32,7 +32,7 @@ def with_model(
 
     path = Path(model).expanduser()
     if bits is None and format_name is None and (runs_as_it_is(path) or _on_gaudi(device)):
-        return load(path if path.exists() else _located(model))
+        return load(path if path.exists() else located(model))
     folder = _cached(model, bits, format_name)
     try:
         return load(folder)
@@ -52,10 +52,13 @@ def _cached(model: str, bits: int | None, format_name: str | None) -> Path:
         return cached_model(model, bits=bits, format=format_name, on_message=_say, on_progress=display)
 
 
-def _located(model: str) -> Path:
+def located(model: str) -> Path:
+    """The folder or file of `model`, its download shown."""
     from ovround.checkpoint import locate
+    from ovround.cli.progress import ProgressDisplay
 
-    return locate(model)
+    with ProgressDisplay() as display:
+        return locate(model, display)
 
 
 def _on_gaudi(device: str) -> bool:

@@ -100,7 +100,7 @@ class _Search:
         from ovround.checkpoint import locate
 
         with self.cache.locked(self.cache.place(self.model, self.model, self.request).name, self._waiting):
-            return self._named() or self._converted(self.model, hub_source(locate(self.model)))
+            return self._named() or self._converted(self.model, hub_source(locate(self.model, self.on_progress)))
 
     def _named(self) -> Path | None:
         return self._intact(self.cache.named(self.model, self.request), self.model)
