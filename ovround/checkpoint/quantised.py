@@ -204,16 +204,7 @@ def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoi
     settings = quantization_config(checkpoint.folder, checkpoint.config)
     if settings is None:
         return checkpoint
-    stated = str(settings.get("quant_method") or "none")
-    method = _ALIASES.get(stated, stated)
-    if method not in methods():
-        if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
-            method = "bitsandbytes"
-        reason = f": {_REASONS[method]}" if method in _REASONS else ""
-        raise CheckpointError(
-            f"`{folder}` is quantised by `{method:.40}` (quant_method), which cannot be read{reason}",
-            hint=f"{', '.join(methods())} can be; or start from the original, unquantised checkpoint",
-        )
+    method = quantisation_method(str(folder), settings)
     if method == _MXFP4:
         return open_mxfp4(checkpoint)
     if method in _FLOATS:
@@ -226,6 +217,21 @@ def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoi
     else:
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *opened.notes))
     return QuantisedCheckpoint(checkpoint, method, opened) if opened.integers else checkpoint
+
+
+def quantisation_method(where: str, settings: Mapping[str, Any]) -> str:
+    """The method that a quantization_config names; raises CheckpointError for one that cannot be read."""
+    stated = str(settings.get("quant_method") or "none")
+    method = _ALIASES.get(stated, stated)
+    if method in methods():
+        return method
+    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
+        method = "bitsandbytes"
+    reason = f": {_REASONS[method]}" if method in _REASONS else ""
+    raise CheckpointError(
+        f"`{where}` is quantised by `{method:.40}` (quant_method), which cannot be read{reason}",
+        hint=f"{', '.join(methods())} can be; or start from the original, unquantised checkpoint",
+    )
 
 
 def _decoded(checkpoint: Checkpoint, method: str, block_size: object, notes: Iterable[str]) -> Checkpoint:

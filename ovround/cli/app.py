@@ -24,6 +24,7 @@ from ovround.cli import (
     demo,
     devices,
     evaluate,
+    fit,
     inspect,
     profile,
     pull,
@@ -48,13 +49,29 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    run, chat, serve, pull, convert, quantize, check, evaluate, bench, profile, inspect, devices, selftest, demo
+    run,
+    chat,
+    serve,
+    pull,
+    fit,
+    convert,
+    quantize,
+    check,
+    evaluate,
+    bench,
+    profile,
+    inspect,
+    devices,
+    selftest,
+    demo,
 ):
     app.command(module.NAME, cls=PanelCommand)(module.command)
 app.add_typer(cache.app, name=cache.NAME)
 
 
-_READERS = {module.NAME for module in (cache, check, run, chat, serve, evaluate, bench, inspect, devices, selftest)}
+_READERS = {
+    module.NAME for module in (cache, check, run, chat, serve, fit, evaluate, bench, inspect, devices, selftest)
+}
 _SIGNALS = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated"}
 
 

@@ -26,7 +26,8 @@ def command(
 ) -> None:
     """List layers, bits and sizes of what is in PATH."""
     from ovround.artifact.manifest import MANIFEST, check_files, read_manifest
-    from ovround.checkpoint import Checkpoint, GgufCheckpoint, locate, open_source
+    from ovround.checkpoint import Checkpoint, GgufCheckpoint, open_source
+    from ovround.cli.model_argument import located
     from ovround.errors import UsageError
 
     folder = located(path)

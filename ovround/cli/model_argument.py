@@ -49,7 +49,23 @@ def _cached(model: str, bits: int | None, format_name: str | None) -> Path:
     from ovround.conversion.cache import cached_model
 
     with ProgressDisplay() as display:
-        return cached_model(model, bits=bits, format=format_name, on_message=_say, on_progress=display)
+        return cached_model(
+            model, bits=bits, format=format_name, on_message=_say, on_progress=display, choose_bits=_best_bits
+        )
+
+
+def _best_bits(model: str, format_name: str) -> int | None:
+    """The bits that fit this machine best, and why."""
+    from ovround.measure.fit.table import best_bits
+
+    row = best_bits(model, format_name)
+    if row is None:
+        return None
+    _say(
+        f"{row.bits} bits fit best here: about {row.memory_bytes / 1e9:.1f} GB of memory, {1 / row.token_s:.0f} tokens/s "
+        f"(`ovround fit {model}`, --bits)"
+    )
+    return row.bits
 
 
 def located(model: str) -> Path:

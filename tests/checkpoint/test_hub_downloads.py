@@ -86,13 +86,18 @@ def test_what_is_taken() -> None:
     assert taken("adapter_config.json", "adapter_model.safetensors") == [
         "adapter_config.json", "adapter_model.safetensors"
     ]  # fmt: skip
-    assert taken("q/m-Q4_K_M.gguf", "m-Q8_0.gguf", "LICENSE", name="org/model:q4_k_m@v1") == ["LICENSE", "q/m-Q4_K_M.gguf"]
+    assert taken("q/m-Q4_K_M.gguf", "m-Q8_0.gguf", "LICENSE", name="org/model:q4_k_m@v1") == [
+        "LICENSE",
+        "q/m-Q4_K_M.gguf",
+    ]
     with pytest.raises(CheckpointError, match="has no weights that can be read") as caught:
         taken("config.json", "tf_model.h5")
     assert "its files are .h5, .json" in str(caught.value)
 
 
-def test_one_set_of_weights_comes_and_a_second_pull_asks_for_no_file(pull: Pull, hub: HubServer, tmp_path: Path) -> None:
+def test_one_set_of_weights_comes_and_a_second_pull_asks_for_no_file(
+    pull: Pull, hub: HubServer, tmp_path: Path
+) -> None:
     result = pull(NAME)
     assert succeeded(result).endswith(": 2 files, 3.15 MB, hashes as the hub states them\n")
     assert result.stderr.splitlines()[-1].startswith("downloading model.safetensors: 3 of 3 MB")

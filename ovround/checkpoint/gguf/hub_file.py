@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from ovround.checkpoint.gguf.opening import SPLIT
 from ovround.errors import CheckpointError
 
+
 def parts_of_tag(files: Sequence[str], name: str, tag: str) -> list[str]:
     """The files of a repository that are one model of quantisation `tag`, in order; `tag` may be a file's whole name.
 

@@ -46,7 +46,8 @@ def choose_files(name: HubName, paths: Sequence[str]) -> list[str]:
     if models and not pickled and not safetensors:
         named = tags(models)
         raise CheckpointError(
-            f"`{name.repository}` has GGUF files alone: {', '.join(named)}", hint=f"name one: {name.repository}:{named[0]}"
+            f"`{name.repository}` has GGUF files alone: {', '.join(named)}",
+            hint=f"name one: {name.repository}:{named[0]}",
         )
     if not pickled and not safetensors:
         others = sorted({PurePosixPath(path).suffix for path in paths if PurePosixPath(path).suffix}) or ["none"]
@@ -69,7 +70,9 @@ def _matching(paths: Sequence[str], patterns: Sequence[str]) -> list[str]:
 def _is_twice(path: str, paths: Sequence[str]) -> bool:
     """Whether the weights of a file are in another one too."""
     if fnmatch(path, _TWICE):
-        return any(fnmatch(other, "*.safetensors") and not fnmatch(other, _TWICE) for other in _matching(paths, WEIGHTS))
+        return any(
+            fnmatch(other, "*.safetensors") and not fnmatch(other, _TWICE) for other in _matching(paths, WEIGHTS)
+        )
     variant = _VARIANT.fullmatch(path)
     return variant is not None and any(
         other.startswith(variant["stem"]) and _VARIANT.fullmatch(other) is None for other in _matching(paths, WEIGHTS)

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from ovround.checkpoint.hub.listing import HubFile, Repository
 from ovround.checkpoint.hub.name import HubName
@@ -63,9 +63,7 @@ def earlier_download(name: HubName) -> Path:
 
     try:
         return Path(
-            snapshot_download(
-                name.repository, revision=name.revision, allow_patterns=[_NO_FILE], local_files_only=True
-            )
+            snapshot_download(name.repository, revision=name.revision, allow_patterns=[_NO_FILE], local_files_only=True)
         )
     except library_errors() as error:
         raise unreachable(name) from error
@@ -98,7 +96,7 @@ def _fetch(repository: Repository, file: HubFile, blobs: Path, report: _Report) 
     """Download one file into its place, or the rest of it."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # it is public all the same
 
     part = blobs / f"{file.digest}.incomplete"
     with _locked(blobs, file.digest):
@@ -110,7 +108,7 @@ def _fetch(repository: Repository, file: HubFile, blobs: Path, report: _Report) 
             http_get(
                 hf_hub_url(repository.name.repository, file.path, revision=repository.commit), stream,
                 resume_size=stream.tell(), headers=build_hf_headers(), expected_size=file.size_bytes,
-                displayed_filename=file.path, tqdm_class=lambda **settings: report,
+                displayed_filename=file.path, tqdm_class=cast("Any", lambda **settings: report),
             )  # fmt: skip
         found = _digest(part, file)
         if found != file.digest:
@@ -135,7 +133,7 @@ def _part(path: Path, size_bytes: int) -> Iterator[BinaryIO]:
 
 def _locked(blobs: Path, digest: str) -> Any:
     """huggingface_hub's lock of a file: another process may be downloading it, with ovround or without."""
-    from huggingface_hub.utils import WeakFileLock
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # it is public all the same
 
     lock = blobs.parents[1] / ".locks" / blobs.parent.name / f"{digest}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def library_errors() -> tuple[type[Exception], ...]:
 
 def is_unreachable(error: Exception) -> bool:
     """Whether an error says that there is no network, or that the hub is down: what was downloaded before may do."""
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if isinstance(error, LocalEntryNotFoundError):
         return True
