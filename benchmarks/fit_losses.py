@@ -39,7 +39,8 @@ def main() -> None:
             (score,) = evaluate_model(
                 str(cached_model(model, bits=bits)), [given.text], reference=model, context=given.context
             )
-            assert score.reference_perplexity is not None and score.kl_nats is not None
+            assert score.reference_perplexity is not None
+            assert score.kl_nats is not None
             rise = score.perplexity / score.reference_perplexity - 1
             rises.append(score.kl_nats)
             row = {"model": name, "parameters": parameters, "bits": bits, "perplexity_rise": round(rise, 4)}

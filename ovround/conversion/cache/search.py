@@ -38,9 +38,10 @@ def cached_model(
     """The folder that `LLM` loads for `model`: a folder of ours, a checkpoint folder, a GGUF file, a hub name, or `demo`.
 
     What engines run already is returned as it is. Anything else is converted once, by rounding each weight to the nearest
-    level, into the cache (`cache_folder`), and found there from then on, without a network. `bits`: of a weight, 4 by default,
-    or what `choose_bits` says of model and format; a quantised source keeps its own. `format`: openvino, the default, or onnx. Of two processes that ask at once one converts,
-    and the other waits. A conversion whose files are missing or of another size is made again.
+    level, into the cache (`cache_folder`), and found there from then on, without a network. `bits`: of a weight, 4 by
+    default, or what `choose_bits` says of model and format; a quantised source keeps its own. `format`: openvino, the
+    default, or onnx. Of two processes that ask at once one converts, and the other waits. A conversion whose files are
+    missing or of another size is made again.
 
     Raises UsageError for options that a converted folder cannot have, and what `convert` raises.
     """

@@ -7,6 +7,7 @@ The constants were fitted to peak resident memory of `ovround run` on SmolLM2 13
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 
 from ovround.models.decoder import Decoder
 from ovround.models.state import State
@@ -34,6 +35,18 @@ def memory_bytes(decoder: Decoder, format_name: str, file_bytes: int, tokenizer_
     prompt = min(context, _PROMPT_TOKENS) * decoder.inner_size * _INNER_COPIES * _FLOAT_BYTES
     states = fixed + context * token_bytes(decoder, format_name)
     return int(LIBRARIES_BYTES + TOKENIZER_COPIES * tokenizer_bytes + WEIGHT_COPIES * file_bytes + states + prompt)
+
+
+def longest_context(
+    decoder: Decoder, format_name: str, file_bytes: int, tokenizer_bytes: int, usable_bytes: int
+) -> int:
+    """The longest context of a chat that stays within so many bytes, 0 where none does."""
+    lengths = range(1, decoder.config.max_position_embeddings + 1)
+    return bisect_right(
+        lengths,
+        usable_bytes,
+        key=lambda length: memory_bytes(decoder, format_name, file_bytes, tokenizer_bytes, length),
+    )
 
 
 def _token(state: State, format_name: str) -> int:

@@ -15,13 +15,13 @@ _FILE = Path(__file__).parent / "losses.json"
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLoss:
-    """A model that was rounded to `bits`: the rise of its perplexity (0.2: by a fifth), and its divergence in nats a token."""
+    """A model that was rounded to `bits`: the rise of its perplexity (0.2: by a fifth), its divergence in nats a token if known."""
 
     model: str
     parameters: int
     bits: int
     perplexity_rise: float
-    kl_nats: float
+    kl_nats: float | None = None
 
 
 def nearest_loss(parameters: int, bits: int) -> MeasuredLoss | None:

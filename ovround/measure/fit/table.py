@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ovround.conversion.fit.memory import memory_bytes, token_bytes
+from ovround.conversion.fit.memory import longest_context, memory_bytes, token_bytes
 from ovround.conversion.fit.outline import Outline, outline
 from ovround.conversion.written_sizes import written_sizes
 from ovround.errors import EngineError, UsageError
@@ -84,13 +84,13 @@ def fit(model: str, context: int | None = None, format_name: str = "openvino") -
     widths = (options.bits,) if known.method else WIDTHS
     rows = [_row(known, format_name, bits, tokens, usable, speed) for bits in widths]
     best = _best(rows)
-    spare = 0 if usable is None else usable - (rows[-1].memory_bytes - tokens * token_bytes(decoder, format_name))
-    grows = token_bytes(decoder, format_name)
+    narrowest = (decoder, format_name, rows[-1].file_bytes, known.tokenizer_bytes)
+    most = longest if usable is None else longest_context(*narrowest, usable)
     return Fit(
         model, format_name, tokens, longest, sum(math.prod(shape) for shape in decoder.every_tensor().values()),
         known.method, known.download_bytes, usable, speed.bandwidth,
         tuple(replace(row, best=row is best) for row in rows),
-        longest if usable is None or not grows else max(min(spare // grows, longest), 0),
+        most,
     )  # fmt: skip
 
 
@@ -101,20 +101,24 @@ def best_bits(model: str, format_name: str) -> FitRow | None:
     """
     found = fit(model, None, format_name)
     if found.best is None:
-        raise refusal(found)
+        raise refusal(found, asked=True)
     return None if found.method else found.best
 
 
-def refusal(found: Fit) -> EngineError:
-    """The error for a model that does not fit, with what would."""
+def refusal(found: Fit, *, asked: bool = False) -> EngineError:
+    """The error for a model that does not fit, with what would; `asked`: by a command that runs it, which takes --bits."""
     least = found.rows[-1]
     assert found.usable_bytes is not None  # noqa: S101  for the type checker: where memory is unknown everything fits
-    shorter = f"a context of {found.most_context} (--context), or " if found.most_context else ""
+    way = f"`ovround fit {found.model} --context {found.most_context}` fits"
+    if asked and found.method:
+        way = f"`ovround convert {found.model} FOLDER` keeps it, and a chat of {found.most_context} tokens fits"
+    elif asked:
+        way = f"--bits {least.bits} takes it all the same, for a chat of at most {found.most_context} tokens"
     return EngineError(
         f"`{found.model}` does not fit: {least.bits} bits with a context of {found.context} take about "
-        f"{least.memory_bytes / 1e9:.1f} GB, of which {found.usable_bytes / 1e9:.1f} GB may be used here",
-        hint=f"{shorter}a smaller model; `ovround convert` writes it all the same, for a machine with "
-        f"{least.memory_bytes / _USABLE / 1e9:.0f} GB of memory",
+        f"{least.memory_bytes / 1e9:.2f} GB; {found.usable_bytes / 1e9:.2f} GB may be used here",
+        hint=f"{f'{way}, or ' if found.most_context else ''}a smaller model, or a machine with "
+        f"{least.memory_bytes / _USABLE / 1e9:.1f} GB of memory",
     )
 
 
