@@ -13,6 +13,7 @@ from checkpoint_writer import tiny_config, write_checkpoint
 from command_server import CommandServer, succeeded
 from gguf_model import write_model
 from hub_server import HubServer
+from measured_machine import keep_speed
 
 from ovround import cached_model
 from ovround.artifact.manifest import read_manifest
@@ -21,7 +22,7 @@ from ovround.errors import EngineError, UsageError
 from ovround.measure.benchmark import weight_bytes_per_token
 from ovround.measure.fit import machine, table
 from ovround.measure.fit.losses import nearest_loss
-from ovround.measure.fit.machine import MachineSpeed, ObservedRun, add_run, machine_speed
+from ovround.measure.fit.machine import ObservedRun, add_run, machine_speed
 from ovround.measure.fit.rates import token_seconds
 from ovround.measure.fit.table import Fit, best_bits, bytes_read, fit, refusal
 from ovround.options.convert_options import ConvertOptions
@@ -42,7 +43,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, in which this machine was measured before."""
     monkeypatch.setenv("OVROUND_CACHE", str(tmp_path / "cache"))
-    machine._keep(MachineSpeed(machine._identity(), 20e9, 50e9))
+    keep_speed()
     return tmp_path / "cache"
 
 
@@ -127,8 +128,7 @@ def test_what_does_not_fit_says_what_would(source: Path, monkeypatch: pytest.Mon
     ) as caught:
         best_bits(model, "openvino")
     shorter = re.match(
-        r"--bits 2 takes it all the same, for a chat of at most (\d+) tokens, or a smaller model",
-        str(caught.value.hint),
+        r"--bits 2 takes it all the same, for a chat of at most (\d+) tokens, or a smaller", str(caught.value.hint)
     )
     assert shorter is not None
     assert fit(model, int(shorter[1])).best is not None
@@ -137,7 +137,7 @@ def test_what_does_not_fit_says_what_would(source: Path, monkeypatch: pytest.Mon
     limited(monkeypatch, 1000)
     with pytest.raises(EngineError) as caught:
         best_bits(model, "openvino")
-    assert str(caught.value.hint).startswith("a smaller model; ")
+    assert str(caught.value.hint).startswith("a smaller model, or a machine with ")
 
 
 def test_the_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,10 @@ def convert_at_once(
     manifest = convert(source, place, options, on_progress, source_name=name).manifests[0]
     if job.quantised is not None or options.bits == FLOAT_BITS:
         return AtOnce(manifest.source_method, "")
+    if options.bits > default_of("bits"):
+        fewer = replace(options, bits=default_of("bits"))
+        advice = f"`{_command(model, fewer)}` tunes {fewer.bits} bits: about half the size and the time of a token"
+        return AtOnce("", advice)
     return AtOnce("", f"`{_command(model, options)}` tunes the weights, which keeps more of the model and takes longer")
 
 

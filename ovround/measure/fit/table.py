@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ovround.conversion.fit.memory import longest_context, memory_bytes, token_bytes
+from ovround.conversion.fit.memory import longest_context, memory_bytes, resident_bytes, token_bytes
 from ovround.conversion.fit.outline import Outline, outline
 from ovround.conversion.written_sizes import written_sizes
 from ovround.errors import EngineError, UsageError
@@ -29,13 +29,16 @@ _LONGEST_SAMPLE = 2048
 
 @dataclass(frozen=True, slots=True)
 class FitRow:
-    """A width: what it takes and what it costs. `loss` None: the integers are kept, or nothing was measured.
+    """A width: what it takes and what it costs; `resident_bytes` are its weights in memory.
+
+    `loss` None: the integers are kept, or nothing was measured.
 
     `tune_s` is the time to tune by the default recipe, 0 where nothing is tuned.
     """
 
     bits: int
     file_bytes: int
+    resident_bytes: int
     memory_bytes: int
     token_s: float
     loss: MeasuredLoss | None
@@ -84,7 +87,7 @@ def fit(model: str, context: int | None = None, format_name: str = "openvino") -
     widths = (options.bits,) if known.method else WIDTHS
     rows = [_row(known, format_name, bits, tokens, usable, speed) for bits in widths]
     best = _best(rows)
-    narrowest = (decoder, format_name, rows[-1].file_bytes, known.tokenizer_bytes)
+    narrowest = (decoder, format_name, rows[-1].resident_bytes, known.tokenizer_bytes)
     most = longest if usable is None else longest_context(*narrowest, usable)
     return Fit(
         model, format_name, tokens, longest, sum(math.prod(shape) for shape in decoder.every_tensor().values()),
@@ -129,7 +132,8 @@ def _row(known: Outline, format_name: str, bits: int, context: int, usable: int 
     decoder, plan, item_bytes = known.planned(options)
     sizes = written_sizes(format_name, decoder, plan, item_bytes)
     file_bytes = sum(sizes.values()) + sizes_of(format_name).graph_bytes(decoder)
-    memory = memory_bytes(decoder, format_name, file_bytes, known.tokenizer_bytes, context)
+    resident = resident_bytes(decoder, plan, sizes)
+    memory = memory_bytes(decoder, format_name, resident, known.tokenizer_bytes, context)
     read = bytes_read(decoder, sizes) + context * token_bytes(decoder, format_name)
     if known.method:
         linears = [scheme for name, scheme in plan.items() if name in set(decoder.linears(0)) and scheme is not None]
@@ -139,6 +143,7 @@ def _row(known: Outline, format_name: str, bits: int, context: int, usable: int 
     return FitRow(
         bits=bits,
         file_bytes=file_bytes,
+        resident_bytes=resident,
         memory_bytes=memory,
         token_s=token_seconds(speed, format_name, kernel, bits, decoder.config.num_hidden_layers, read),
         loss=None if known.method else nearest_loss(parameters, bits),
