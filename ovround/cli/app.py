@@ -49,22 +49,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    run,
-    chat,
-    serve,
-    pull,
-    fit,
-    convert,
-    quantize,
-    check,
-    evaluate,
-    bench,
-    profile,
-    inspect,
-    devices,
-    selftest,
-    demo,
-):
+    convert, quantize, check, fit, pull, run, chat, serve, evaluate, bench, profile, inspect, devices, selftest, demo,
+):  # fmt: skip
     app.command(module.NAME, cls=PanelCommand)(module.command)
 app.add_typer(cache.app, name=cache.NAME)
 
