@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ovround.runtime.memory import total_bytes
+
 LIBRARIES = ("ovround", "openvino", "openvino-tokenizers", "onnxruntime", "tokenizers", "numpy")
 # Instruction sets by which the engines choose kernels, with /proc/cpuinfo's names: Intel and AMD, then ARM.
 _CPU_FLAGS = (
@@ -62,7 +64,7 @@ def machine() -> Machine:
         cores=available_cores(),
         cpu_flags=tuple(flag for flag in _CPU_FLAGS if flag in flags),
         last_cache_bytes=last_cache_bytes(),
-        memory_bytes=_memory_bytes(),
+        memory_bytes=total_bytes() or 0,
         versions={name: text for name in LIBRARIES if (text := _version(name))},
     )
 
@@ -130,13 +132,6 @@ def _cpuinfo() -> dict[str, str]:
     first = path.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _memory_bytes() -> int:
-    names: dict[str, int] = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
-        return 0
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _version(name: str) -> str | None:

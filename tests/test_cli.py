@@ -22,8 +22,8 @@ from ovround.checkpoint.locate import DEMO_FOLDER
 from ovround.cli import app
 
 COMMANDS = (
-    "convert", "quantize", "check", "run", "chat", "serve", "eval", "bench", "profile", "inspect", "devices",
-    "selftest", "demo", "cache",
+    "convert", "quantize", "check", "fit", "pull", "run", "chat", "serve", "eval", "bench", "profile", "inspect",
+    "devices", "selftest", "demo", "cache",
 )  # fmt: skip
 HEAVY = {
     "torch",

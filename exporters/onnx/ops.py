@@ -44,7 +44,7 @@ IR_VERSION, OPSET = 10, 21  # those of ONNX 1.16; nothing here needs newer ones
 MICROSOFT = "com.microsoft"
 # 4: int8 activations with a scale a block, the only fast path for 2 and 8 bits; `runtime.engines.onnx_exact` undoes it.
 ACCURACY_LEVEL = 4
-HEAD_MULTIPLE, ROTATED_HEAD_MULTIPLE = 8, 16  # head sizes that GroupQueryAttention takes, and that it rotates itself
+ROTATED_HEAD_MULTIPLE = 16  # head sizes that GroupQueryAttention rotates itself
 _ATTENTION_BIAS, _HEAD_SINK = 10, 11  # their places among the operator's inputs
 _FLOAT, _INT64, _INT32 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT64), int(onnx.TensorProto.INT32)
 

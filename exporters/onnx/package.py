@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ovround import __version__
-from ovround.errors import ArchitectureError
 from ovround.exporters.exporter import Weight
 from ovround.exporters.native_parts import fits_operator
 from ovround.exporters.onnx.external_data import FUSED_KEY, GRAPH_FILE, WEIGHTS_FILE, DataFile
@@ -13,9 +12,10 @@ from ovround.exporters.onnx.fused import FusedWeight, fuse, fused_weights, to_me
 from ovround.exporters.onnx.genai_config import write_genai_config
 from ovround.exporters.onnx.matmul_nbits import Layout, write_weight
 from ovround.exporters.onnx.native import write_native, write_rows
-from ovround.exporters.onnx.ops import HEAD_MULTIPLE, OnnxOps
+from ovround.exporters.onnx.ops import OnnxOps
+from ovround.exporters.onnx.suitability import check_onnx_attention
 from ovround.exporters.source_files import copy_model_files
-from ovround.models.calls import attention_specs, check_verbs
+from ovround.models.calls import check_verbs
 from ovround.models.decoder import Decoder
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
@@ -33,13 +33,7 @@ class OnnxExporter:
 
     def __init__(self, folder: Path, decoder: Decoder, source: Path, *, native_weights: bool = False) -> None:
         check_verbs(decoder, "onnx")
-        sizes = (spec.head_dim for spec in attention_specs(decoder))
-        head_dim = next((size for size in sizes if size % HEAD_MULTIPLE), None)
-        if head_dim is not None:
-            raise ArchitectureError(
-                f"head_dim is {head_dim}; ONNX Runtime's attention needs a multiple of {HEAD_MULTIPLE}",
-                hint="--format openvino takes any",
-            )
+        check_onnx_attention(decoder)
         self.folder = folder
         self._decoder = decoder
         self._source = source

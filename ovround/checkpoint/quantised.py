@@ -14,7 +14,7 @@ from ovround.checkpoint.files.json_object import read_json
 from ovround.checkpoint.formats import aqlm, auto_round, awq, compressed_tensors, gptq, olive
 from ovround.checkpoint.formats.bitsandbytes import open_bitsandbytes
 from ovround.checkpoint.formats.decoded import open_decoded
-from ovround.checkpoint.formats.mlx import mlx_settings, open_mlx
+from ovround.checkpoint.formats.mlx import open_mlx
 from ovround.checkpoint.formats.mxfp4 import open_mxfp4
 from ovround.checkpoint.formats.packed import Array, Format, Packed
 from ovround.checkpoint.gguf import GgufCheckpoint, find_gguf, open_gguf
@@ -202,23 +202,13 @@ def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoi
         return open_gguf(gguf)
     checkpoint = open_folder(folder)
     settings = quantization_config(checkpoint.folder, checkpoint.config)
-    mlx = mlx_settings(checkpoint.config)
-    if mlx is not None and not (settings or {}).get("quant_method"):
-        return open_mlx(checkpoint, mlx)
     if settings is None:
         return checkpoint
-    stated = str(settings.get("quant_method") or "none")
-    method = _ALIASES.get(stated, stated)
-    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):  # older files name no method
-        method = _BITSANDBYTES
-    if method not in methods():
-        reason = f": {_REASONS[method]}" if method in _REASONS else ""
-        raise CheckpointError(
-            f"`{folder}` is quantised by `{method:.40}` (quant_method), which cannot be read{reason}",
-            hint=f"{', '.join(methods())} can be; or start from the original, unquantised checkpoint",
-        )
+    method = quantisation_method(str(folder), settings)
     if method == _BITSANDBYTES:
         return open_bitsandbytes(checkpoint)
+    if method == _MLX:
+        return open_mlx(checkpoint, settings)
     if method == _MXFP4:
         return open_mxfp4(checkpoint)
     if method in _FLOATS:
@@ -231,6 +221,23 @@ def open_source(folder: Path) -> Checkpoint | QuantisedCheckpoint | GgufCheckpoi
     else:
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *opened.notes))
     return QuantisedCheckpoint(checkpoint, method, opened) if opened.integers else checkpoint
+
+
+def quantisation_method(where: str, settings: Mapping[str, Any]) -> str:
+    """The method that a quantization_config names; raises CheckpointError for one that cannot be read."""
+    stated = str(settings.get("quant_method") or "none")
+    method = _ALIASES.get(stated, stated)
+    if method == "none" and {"bits", "group_size"} <= settings.keys():
+        method = _MLX  # which names no method
+    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
+        method = _BITSANDBYTES
+    if method in methods():
+        return method
+    reason = f": {_REASONS[method]}" if method in _REASONS else ""
+    raise CheckpointError(
+        f"`{where}` is quantised by `{method:.40}` (quant_method), which cannot be read{reason}",
+        hint=f"{', '.join(methods())} can be; or start from the original, unquantised checkpoint",
+    )
 
 
 def _decoded(checkpoint: Checkpoint, method: str, block_size: object, notes: Iterable[str]) -> Checkpoint:
@@ -259,7 +266,7 @@ def open_format(method: str, settings: Mapping[str, Any]) -> Format:
 
 def quantization_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """What config.json, or the file that older libraries wrote beside it, says of quantisation; None where nothing does."""
-    settings = config.get("quantization_config")
+    settings = config.get("quantization_config") or config.get("quantization")
     if settings:
         if not isinstance(settings, dict):
             raise CheckpointError(

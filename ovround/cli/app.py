@@ -24,8 +24,10 @@ from ovround.cli import (
     demo,
     devices,
     evaluate,
+    fit,
     inspect,
     profile,
+    pull,
     quantize,
     run,
     selftest,
@@ -46,12 +48,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (convert, quantize, check, run, chat, serve, evaluate, bench, profile, inspect, devices, selftest, demo):
+for module in (
+    convert, quantize, check, fit, pull, run, chat, serve, evaluate, bench, profile, inspect, devices, selftest, demo,
+):  # fmt: skip
     app.command(module.NAME, cls=PanelCommand)(module.command)
 app.add_typer(cache.app, name=cache.NAME)
 
 
-_READERS = {module.NAME for module in (cache, check, run, chat, serve, evaluate, bench, inspect, devices, selftest)}
+_READERS = {
+    module.NAME for module in (cache, check, run, chat, serve, fit, evaluate, bench, inspect, devices, selftest)
+}
 _SIGNALS = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated"}
 
 

@@ -61,6 +61,7 @@ def command(
     from ovround.cli.printing import megabytes, print_json, print_table
     from ovround.measure.bench_options import BenchOptions
     from ovround.measure.benchmark import BenchResult, bench
+    from ovround.measure.fit.observed import remember
 
     options = BenchOptions(prompt_tokens, new_tokens, repeat, device, exact, threads, seed, verify, kernel)
     if baseline is None and (baseline_model or baseline_python or baseline_threads):
@@ -68,7 +69,10 @@ def command(
     if baseline is not None and plot is not None:
         raise UsageError("baseline and plot are two measurements: ask for one at a time")
 
+    folders: list[Path] = []
+
     def load(folder: Path) -> BenchResult | None:
+        folders.append(folder)
         if baseline is not None:
             from ovround.measure.peers import Baseline
 
@@ -83,6 +87,8 @@ def command(
     result = with_model(model, load, bits, format, device)
     if result is None:
         return
+    if not exact and threads is None and device == "CPU":
+        remember(folders[-1], result, kernel)
     if json:
         print_json(dataclasses.asdict(result))
         return

@@ -30,10 +30,11 @@ def command(
 ) -> None:
     """List layers, bits and sizes of what is in PATH."""
     from ovround.artifact.manifest import MANIFEST, check_files, read_manifest
-    from ovround.checkpoint import Checkpoint, GgufCheckpoint, locate, open_source
+    from ovround.checkpoint import Checkpoint, GgufCheckpoint, open_source
+    from ovround.cli.model_argument import located
     from ovround.errors import UsageError
 
-    folder = locate(path)
+    folder = located(path)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
         check_files(folder, manifest, contents=check)

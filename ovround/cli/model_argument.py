@@ -32,7 +32,7 @@ def with_model(
 
     path = Path(model).expanduser()
     if bits is None and format_name is None and (runs_as_it_is(path) or _on_gaudi(device)):
-        return load(path if path.exists() else _located(model))
+        return load(path if path.exists() else located(model))
     folder = _cached(model, bits, format_name)
     try:
         return load(folder)
@@ -49,13 +49,32 @@ def _cached(model: str, bits: int | None, format_name: str | None) -> Path:
     from ovround.conversion.cache import cached_model
 
     with ProgressDisplay() as display:
-        return cached_model(model, bits=bits, format=format_name, on_message=_say, on_progress=display)
+        return cached_model(
+            model, bits=bits, format=format_name, on_message=_say, on_progress=display, choose_bits=_best_bits
+        )
 
 
-def _located(model: str) -> Path:
+def _best_bits(model: str, format_name: str) -> int | None:
+    """The bits that fit this machine best, and why."""
+    from ovround.measure.fit.table import best_bits
+
+    row = best_bits(model, format_name)
+    if row is None:
+        return None
+    _say(
+        f"{row.bits} bits fit best here: about {row.memory_bytes / 1e9:.1f} GB of memory, {1 / row.token_s:.0f} tokens/s "
+        f"(`ovround fit {model}`, --bits)"
+    )
+    return row.bits
+
+
+def located(model: str) -> Path:
+    """The folder or file of `model`, its download shown."""
     from ovround.checkpoint import locate
+    from ovround.cli.progress import ProgressDisplay
 
-    return locate(model)
+    with ProgressDisplay() as display:
+        return locate(model, display)
 
 
 def _on_gaudi(device: str) -> bool:

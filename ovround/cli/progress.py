@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from ovround.cli.download_display import DownloadDisplay
 from ovround.progress import Progress
 
 _STAGES = {
@@ -30,6 +31,7 @@ class ProgressDisplay:
         self._quiet = quiet
         self._bar: Bar | None = None
         self._task: TaskID | None = None
+        self._download = DownloadDisplay()
         self._started = time.monotonic()
         self._first_block_end = self._started
         self._quantised = 0  # by this run; an interrupted one may have left more
@@ -45,14 +47,19 @@ class ProgressDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._download.end()
         if self._bar is not None:
             self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
         if self._quiet:
             return
+        if progress.stage == "download":
+            self._download(progress)
+            return
+        self._download.end()
         if self._bar is not None:
-            self._bar.start()  # only now: a download before it has a bar of its own
+            self._bar.start()
             self._draw(self._bar, progress)
         finished_block = progress.stage == "quantise" and not progress.steps
         if finished_block:

@@ -47,7 +47,9 @@ Regex = Annotated[str | None, typer.Option(help="Regular expression that the who
 JsonSchema = Annotated[Path | None, typer.Option(help="File with a JSON schema that the answer keeps; default: none.")]
 Bits = Annotated[
     int | None,
-    typer.Option(help="Bits of a weight where MODEL is not converted yet: 2, 3, 4, 8 or 16; default: 4."),
+    typer.Option(
+        help="Bits of a weight where MODEL is not converted yet: 2, 3, 4, 8 or 16; default: what fits best, see `ovround fit`."
+    ),
 ]
 Format = Annotated[
     str | None,

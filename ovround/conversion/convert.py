@@ -84,7 +84,7 @@ def convert(
     others return a Conversion without folders.
     """
     options = options or ConvertOptions()
-    folder = locate(str(model))
+    folder = locate(str(model), on_progress)
     if is_ir(folder):
         from ovround.conversion.ir_compression import compress  # OpenVINO, which the rest needs only when it writes
 

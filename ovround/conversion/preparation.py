@@ -25,12 +25,11 @@ from ovround.conversion.end_tokens import read_end_tokens
 from ovround.conversion.repacking import stored_plan
 from ovround.conversion.stored_head import with_stored_head
 from ovround.conversion.tuning import resolve, with_choices
+from ovround.conversion.written_sizes import written_sizes
 from ovround.errors import MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
-from ovround.exporters.checkpoints import sizes as safetensors_sizes
 from ovround.exporters.formats import sizes_of
 from ovround.exporters.gguf.suitability import check_gguf
-from ovround.exporters.sizes import Sizes
 from ovround.heap import return_freed_memory
 from ovround.models import from_config
 from ovround.models.decoder import HEAD, Decoder
@@ -46,6 +45,7 @@ from ovround.source_tokenizer import chat_renderer, ids_without_rows, load_token
 
 # Copied unchanged; a damaged one would only be noticed when the finished folder is loaded.
 CARRIED_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+_WORKING_FORMAT = "auto_round"  # of the tuned blocks that are kept until the output is complete
 _SMALL_FILES_BYTES = 32 << 20  # graphs, tokenizers and text beside the weights, generously
 
 
@@ -85,10 +85,10 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     launch = Launch.from_environment()
     if launch.is_main:
         check_output(out)
-    source = _as_asked(open_adapted(locate(model), options.adapter), options)
+    source = as_asked(open_adapted(locate(model), options.adapter), options)
     return_freed_memory()  # the vocabulary of a GGUF file
     folder = source.folder
-    checkpoint, quantised, decoder, plan, notes = _planned(source, options)
+    checkpoint, quantised, decoder, plan, notes = plan_source(source, options)
     for name in options.formats:
         if name in CHECKPOINT_FORMATS:
             open_format(name, plan, decoder.every_tensor())
@@ -135,7 +135,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     )  # fmt: skip
 
 
-def _as_asked(source: Checkpoint | PackedCheckpoint, options: ConvertOptions) -> Checkpoint | PackedCheckpoint:
+def as_asked(source: Checkpoint | PackedCheckpoint, options: ConvertOptions) -> Checkpoint | PackedCheckpoint:
     """A GGUF file as floats where it has nothing else or a recipe asks for them, else with the grids that the formats hold."""
     if not isinstance(source, GgufCheckpoint):
         return source
@@ -146,7 +146,7 @@ def _as_asked(source: Checkpoint | PackedCheckpoint, options: ConvertOptions) ->
     return replace(source, float_tables=float_tables, native=options.native_weights, as_blocks=as_blocks)
 
 
-def _planned(
+def plan_source(
     source: Checkpoint | PackedCheckpoint, options: ConvertOptions
 ) -> tuple[Checkpoint, PackedCheckpoint | None, Decoder, Plan, tuple[str, ...]]:
     """The source under the decoder's names, twice where it is quantised, the decoder, the scheme of each module, and notes.
@@ -206,20 +206,16 @@ def _disk_bytes(
     checkpoint: Checkpoint, decoder: Decoder, plan: Plan, formats: tuple[str, ...], with_working_folder: bool
 ) -> int:
     """About what the conversion takes on the output's disk at its peak: output, working folder, scratch of one exporter."""
-    infos = checkpoint.tensors()
-
-    def weight_sizes(sizes: Sizes) -> dict[str, int]:
-        written: dict[str, int] = {}
-        for name, shape in decoder.every_tensor().items():
-            info = infos.get(name)
-            item_bytes = 0 if info is None else info.size_bytes // math.prod(info.shape)
-            written[name] = sizes.weight_bytes(name, shape, plan.get(name.removesuffix(".weight")), item_bytes)
-        return written
-
+    item_bytes = item_sizes(checkpoint)
     needed, scratch = 0, 0
-    for sizes in map(sizes_of, formats):
-        written = weight_sizes(sizes)
+    for name in formats:
+        sizes, written = sizes_of(name), written_sizes(name, decoder, plan, item_bytes)
         needed += sum(written.values()) + sizes.graph_bytes(decoder) + _SMALL_FILES_BYTES
         scratch = max(scratch, sizes.scratch_bytes(written))
-    working = sum(weight_sizes(safetensors_sizes).values()) if with_working_folder else 0
+    working = sum(written_sizes(_WORKING_FORMAT, decoder, plan, item_bytes).values()) if with_working_folder else 0
     return needed + scratch + working
+
+
+def item_sizes(checkpoint: Checkpoint) -> dict[str, int]:
+    """Bytes of an element of each tensor."""
+    return {name: info.size_bytes // math.prod(info.shape) for name, info in checkpoint.tensors().items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from ovround.errors import ArchitectureError
@@ -45,8 +46,10 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
         raise ArchitectureError("config.json states no model_type", hint=hint)
     if family not in families():
         known = sorted({*families(), *registered})
+        near = get_close_matches(str(family), known, n=3, cutoff=0.7)
+        similar = f"; its name is near {', '.join(f'`{name}`' for name in near)}" if near else ""
         raise ArchitectureError(
-            f"model_type `{family}` is not a family that ovround knows",
+            f"model_type `{family!s:.40}` is not a family that ovround knows{similar}",
             hint=f"known families: {', '.join(known)}; any other: optimum-cli export openvino --weight-format fp16 "
             "--model MODEL FOLDER, then ovround convert FOLDER OUT, which compresses it with NNCF",
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ovround.models.decoder import Decoder
 from ovround.models.ops import Activation, Attention, Experts
 from ovround.models.rope import Rope
-from ovround.models.verbs import Verb, implementation
+from ovround.models.verbs import Verb, has_verb, implementation
 
 
 class _Recorder:
@@ -71,6 +71,11 @@ def check_verbs(decoder: Decoder, backend: str) -> None:
     """Raise ArchitectureError where the model calls a verb that `backend` does not have."""
     for verb in _recorded(decoder).verbs:
         implementation(backend, verb.name)
+
+
+def missing_verbs(decoder: Decoder, backend: str) -> list[str]:
+    """The verbs that the model calls and `backend` does not have; nothing is imported."""
+    return [verb.name for verb in _recorded(decoder).verbs if not has_verb(backend, verb.name)]
 
 
 def _recorded(decoder: Decoder, layer: int | None = None) -> _Recorder:

@@ -53,7 +53,7 @@ def implementation(backend: str, name: str) -> Compute:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        others = [other for other in _PACKAGES if other != backend and _has(other, name)]
+        others = [other for other in _PACKAGES if other != backend and has_verb(other, name)]
         raise ArchitectureError(
             f"the model's `{name}` is not built for {backend}",
             hint=f"it is for {', '.join(others)}" if others else None,
@@ -61,5 +61,6 @@ def implementation(backend: str, name: str) -> Compute:
     return compute
 
 
-def _has(backend: str, name: str) -> bool:
+def has_verb(backend: str, name: str) -> bool:
+    """Whether `backend` computes the verb; its file is looked for, not imported."""
     return (backend, name) in registered or importlib.util.find_spec(f"{_PACKAGES[backend]}.verb_{name}") is not None

@@ -13,7 +13,6 @@ from transformers import AutoTokenizer
 
 from ovround import source_tokenizer
 from ovround.artifact.manifest import ENGINE_FORMATS
-from ovround.checkpoint.locate import _WANTED
 from ovround.conversion.convert import convert
 from ovround.conversion.preparation import prepare
 from ovround.errors import CheckpointError, MissingExtraError
@@ -137,14 +136,3 @@ def test_a_damaged_sentencepiece_model_is_refused(tmp_path: Path) -> None:
     (source / "tokenizer.model").write_bytes(b"\x0a\x10damaged")
     with pytest.raises(CheckpointError, match="transformers makes no tokenizer of tokenizer"):
         prepare(str(source), tmp_path / "out", ConvertOptions(recipe="rtn"))
-
-
-def test_a_download_takes_these_files() -> None:
-    from huggingface_hub.utils import filter_repo_objects
-
-    names = [
-        "tokenizer.model", "vocab.json", "merges.txt", "qwen.tiktoken", "vocab.txt", "spiece.model",
-        "additional_chat_templates/tool_use.jinja", "chat_template.jinja", "special_tokens_map.json",
-    ]  # fmt: skip
-    assert list(filter_repo_objects(names, allow_patterns=_WANTED)) == names
-    assert list(filter_repo_objects(["pytorch_model.h5", "train.txt"], allow_patterns=_WANTED)) == []

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,13 +19,18 @@ _LARGE_BYTES = 1 << 12  # files from here on are redirected, as the hub does wit
 class HubServer:
     """Serves `repositories`, folders by name; `url` for HF_ENDPOINT. What was asked for is in `requests`.
 
-    `refused` names repositories with the status and error code that they answer with; `cut` files whose answer breaks off after
-    so many bytes, once; `stated_sizes` files that are called larger than they are.
+    `refused` names repositories with the status and error code that they answer with, `gated` those that are described and
+    not given; `cut` files whose answer breaks off after so many bytes, once; `stalled` files whose answer stops after so many
+    bytes, and goes on when they are taken out; `stated_sizes` and `stated_digests` what is said of files that is not so.
     """
 
     def __init__(self, repositories: Mapping[str, Path]) -> None:
         self.repositories = dict(repositories)
         self.refused: dict[str, tuple[int, str]] = {}
+        self.gated: set[str] = set()
+        self.tokens: set[str] = set()  # where there are any, another one is refused
+        self.stalled: dict[str, int] = {}
+        self.stated_digests: dict[str, str] = {}
         self.cut: dict[str, int] = {}
         self.stated_sizes: dict[str, int] = {}
         self.requests: list[str] = []
@@ -52,6 +58,16 @@ class HubServer:
     def size(self, name: str, file: str) -> int:
         """Bytes of a file as they are stated."""
         return self.stated_sizes.get(file, (self.repositories[name] / file).stat().st_size)
+
+    def digest(self, name: str, file: str) -> str:
+        """The sha256 of a large file, git's hash of any other, as they are stated."""
+        content = (self.repositories[name] / file).read_bytes()
+        own = (
+            hashlib.sha256(content)
+            if len(content) >= _LARGE_BYTES
+            else hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False)
+        )
+        return self.stated_digests.get(file, own.hexdigest())
 
     def environment(self, home: Path) -> dict[str, str]:
         """The variables of a process that downloads from here into `home`."""
@@ -92,8 +108,13 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(f"{self.command} {path}")
         words = re.sub(r"^/api/(models|datasets)/|^/datasets/", "", path).strip("/").split("/")
         name = "/".join(words[:2])
-        if name in hub.refused:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and hub.tokens and token not in hub.tokens:
+            self._refuse(401, "", "Invalid credentials in Authorization header")
+        elif name in hub.refused:
             self._refuse(*hub.refused[name])
+        elif name in hub.gated and not path.startswith("/api/"):
+            self._refuse(403, "GatedRepo")
         elif name not in hub.repositories:
             self._refuse(404 if self.headers.get("Authorization") else 401, "RepoNotFound")
         elif path.startswith("/api/"):
@@ -110,15 +131,22 @@ class _Handler(BaseHTTPRequestHandler):
         if words[:1] == ["revision"] and words[1] not in ("main", commit):
             self._refuse(404, "RevisionNotFound")
         elif words[:1] == ["tree"]:
-            rows = [
-                {"type": "file", "path": file, "size": hub.size(name, file), "oid": _etag(folder / file)}
-                for file in files
-            ]
+            rows = [{"type": "file", "path": file, **self._entry(name, file, "oid")} for file in files]
             self._send(json.dumps(rows).encode(), body=body)
         else:
-            siblings = [{"rfilename": file, "size": hub.size(name, file)} for file in files]
+            siblings = [{"rfilename": file, **self._entry(name, file, "sha256")} for file in files]
             document = {"id": name, "modelId": name, "sha": commit, "private": False, "siblings": siblings, "tags": []}
             self._send(json.dumps(document).encode(), body=body)
+
+    def _entry(self, name: str, file: str, hash_key: str) -> dict[str, object]:
+        """A file in a list of files; the hash of a large one is called otherwise in each of the two kinds of lists."""
+        hub, size = self.server_hub, (self.server_hub.repositories[name] / file).stat().st_size
+        entry: dict[str, object] = {"size": hub.size(name, file)}
+        digest = hub.digest(name, file)
+        if size < _LARGE_BYTES:
+            return entry | {"oid" if hash_key == "oid" else "blobId": digest}
+        large = {hash_key: digest, "size": hub.size(name, file), "pointerSize": 134}
+        return entry | {"oid" if hash_key == "oid" else "blobId": "0" * 40, "lfs": large}
 
     def _give(self, name: str, revision: str, file: str, *, body: bool, stored: bool) -> None:
         hub = self.server_hub
@@ -130,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "EntryNotFound")
             return
         content = path.read_bytes()
-        etag = {"ETag": f'"{_etag(path)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        etag = {"ETag": f'"{hub.digest(name, file)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if len(content) >= _LARGE_BYTES and not stored:
             linked = {"X-Linked-Size": str(hub.size(name, file)), "X-Linked-Etag": etag["ETag"]}
             self.send_response(302)
@@ -139,32 +167,40 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        self._send(content, body=body, headers=etag, cut=hub.cut.pop(file, None) if body else None)
+        cut = hub.cut.pop(file, None) if body else None
+        self._send(content, body=body, headers=etag, cut=cut, stalled=file if body and file in hub.stalled else "")
 
     def _send(
-        self, content: bytes, *, body: bool, headers: Mapping[str, str] | None = None, cut: int | None = None
-    ) -> None:
+        self, content: bytes, *, body: bool, headers: Mapping[str, str] | None = None, cut: int | None = None,
+        stalled: str = "",
+    ) -> None:  # fmt: skip
         wanted = self.headers.get("Range", "")
-        start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted.startswith("bytes=") else 0
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        start = int(first) if first else 0
+        end = min(int(last) + 1, len(content)) if last else len(content)
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
         for key, value in (headers or {}).items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", str(end - start))
         self.end_headers()
-        if body:
-            self.wfile.write(content[start:] if cut is None else content[start : start + cut])
+        if not body:
+            return
+        if stalled:
+            at = max(self.server_hub.stalled[stalled], start)
+            self.wfile.write(content[start:at])
+            while stalled in self.server_hub.stalled:
+                time.sleep(0.02)
+            start = at
+        self.wfile.write(content[start:end] if cut is None else content[start : start + cut])
         if cut is not None:
             self.close_connection = True
 
-    def _refuse(self, status: int, code: str) -> None:
+    def _refuse(self, status: int, code: str, message: str = "") -> None:
         self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", code)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", message or code)
         self.send_header("Content-Length", "0")
         self.end_headers()
-
-
-def _etag(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

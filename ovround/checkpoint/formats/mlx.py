@@ -73,12 +73,6 @@ class AffineLevels:
         return values
 
 
-def mlx_settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What config.json says of MLX's quantisation; None where it says nothing."""
-    settings = config.get("quantization")
-    return settings if isinstance(settings, Mapping) and "group_size" in settings and "bits" in settings else None
-
-
 def open_mlx(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> DecodedCheckpoint:
     """`checkpoint` with its weights decoded as they are read; raises CheckpointError for a mode that is not affine."""
     mode = settings.get("mode", "affine")
@@ -93,6 +87,11 @@ def open_mlx(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> DecodedChec
         module, _, last = name.rpartition(".")
         if last == "scales" and f"{module}.biases" in infos and f"{module}.weight" in infos:
             weights[f"{module}.weight"] = _levels(module, infos, settings)
+    if not weights:
+        raise CheckpointError(
+            f"`{checkpoint.folder}` has no weight with scales and biases of MLX, which its config.json calls for",
+            hint="quantization belongs to another model, or it lacks a quant_method: start from the original checkpoint",
+        )
     found = decoded(checkpoint, weights)
     config = {key: value for key, value in found.config.items() if key != "quantization"}
     return DecodedCheckpoint(found.folder, config, found.files, weights=weights, hidden=found.hidden, notes=found.notes)

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from ovround.checkpoint.gguf.opening import SPLIT
-from ovround.checkpoint.hub import download, repository_files
 from ovround.errors import CheckpointError
-
-_BESIDE = ("LICENSE*", "NOTICE*", "README.md")
-
-
-def download_gguf(name: str, tag: str, revision: str | None) -> Path:
-    """The file, or the first part of it, in the hub's own cache; `tag` is a quantisation or a file's whole name.
-
-    Raises CheckpointError, with the quantisations that there are, for a tag that no file or more than one file has.
-    """
-    chosen = parts_of_tag(repository_files(name, revision), name, tag)
-    folder = download(name, revision, [*chosen, *_BESIDE])
-    return folder / chosen[0]
 
 
 def parts_of_tag(files: Sequence[str], name: str, tag: str) -> list[str]:
-    """The files of a repository that are one model of quantisation `tag`, in order; raises as `download_gguf` does."""
+    """The files of a repository that are one model of quantisation `tag`, in order; `tag` may be a file's whole name.
+
+    Raises CheckpointError, with the quantisations that there are, for a tag that no file or more than one file has.
+    """
     models = gguf_models(files)
     if not models:
         raise CheckpointError(f"`{name}` has no GGUF file", hint=f"`{name}` alone is a folder of other weights")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from ovround.errors import EngineError
 from ovround.options.convert_options import ConvertOptions, default_of
 from ovround.progress import OnProgress
+from ovround.runtime.memory import total_bytes
 from ovround.tensors.scheme import FLOAT_BITS
 
 
@@ -48,6 +48,10 @@ def convert_at_once(
     manifest = convert(source, place, options, on_progress, source_name=name).manifests[0]
     if job.quantised is not None or options.bits == FLOAT_BITS:
         return AtOnce(manifest.source_method, "")
+    if options.bits > default_of("bits"):
+        fewer = replace(options, bits=default_of("bits"))
+        advice = f"`{_command(model, fewer)}` tunes {fewer.bits} bits: about half the size and the time of a token"
+        return AtOnce("", advice)
     return AtOnce("", f"`{_command(model, options)}` tunes the weights, which keeps more of the model and takes longer")
 
 
@@ -60,10 +64,10 @@ def _command(model: str, options: ConvertOptions) -> str:
 
 def _check_memory(model: str, weight_bytes: int, bits: int) -> None:
     """Raise EngineError where the weights alone exceed the memory of this machine."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    if memory and weight_bytes > memory:
+    memory = total_bytes()
+    if memory is not None and weight_bytes > memory:
         fewer = " or fewer bits (`--bits 2`)" if bits > 2 else ""
         raise EngineError(
-            f"`{model}` in {bits} bits takes about {weight_bytes / 1e9:.1f} GB; this machine has {memory / 1e9:.1f} GB of memory",
+            f"`{model}` in {bits} bits takes about {weight_bytes / 1e9:.1f} GB; {memory / 1e9:.1f} GB of memory may be used here",
             hint=f"a smaller model{fewer}; `ovround convert` writes it all the same, for another machine",
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovround.artifact.manifest import ENGINE_FORMATS, MANIFEST
@@ -23,6 +23,8 @@ from ovround.progress import OnProgress, silent
 
 ENGINE_FILES = ("openvino_model.xml", "model.onnx")
 OnMessage = Callable[[str], None]
+ChooseBits = Callable[[str, str], int | None]
+"""Bits for a model, by its name, in a format; None: its integers are kept."""
 
 
 def _say_nothing(message: str) -> None:
@@ -31,14 +33,15 @@ def _say_nothing(message: str) -> None:
 
 def cached_model(
     model: str | Path, *, bits: int | None = None, format: str | None = None,  # noqa: A002  the word of the options
-    on_message: OnMessage = _say_nothing, on_progress: OnProgress = silent,
+    on_message: OnMessage = _say_nothing, on_progress: OnProgress = silent, choose_bits: ChooseBits | None = None,
 ) -> Path:  # fmt: skip
     """The folder that `LLM` loads for `model`: a folder of ours, a checkpoint folder, a GGUF file, a hub name, or `demo`.
 
     What engines run already is returned as it is. Anything else is converted once, by rounding each weight to the nearest
-    level, into the cache (`cache_folder`), and found there from then on, without a network. `bits`: of a weight, 4 by default;
-    a quantised source keeps its own. `format`: openvino, the default, or onnx. Of two processes that ask at once one converts,
-    and the other waits. A conversion whose files are missing or of another size is made again.
+    level, into the cache (`cache_folder`), and found there from then on, without a network. `bits`: of a weight, 4 by
+    default, or what `choose_bits` says of model and format; a quantised source keeps its own. `format`: openvino, the
+    default, or onnx. Of two processes that ask at once one converts, and the other waits. A conversion whose files are
+    missing or of another size is made again.
 
     Raises UsageError for options that a converted folder cannot have, and what `convert` raises.
     """
@@ -56,7 +59,8 @@ def cached_model(
         formats=default_of("formats") if format is None else (format,),
         bits=default_of("bits") if bits is None else bits,
     )
-    return _Search(ModelCache(), str(model), options, on_message, on_progress).folder()
+    search = _Search(ModelCache(), str(model), options, on_message, on_progress)
+    return search.folder() if bits is not None or choose_bits is None else search.folder_of_chosen(choose_bits)
 
 
 def runs_as_it_is(path: Path) -> bool:
@@ -101,7 +105,23 @@ class _Search:
         if found is not None:
             return found
         with self.cache.locked(self.cache.place(self.model, self.model, self.request).name, self._waiting):
-            return self._named() or self._converted(self.model, hub_source(locate(self.model)))
+            return self._named() or self._converted(self.model, hub_source(locate(self.model, self.on_progress)))
+
+    def folder_of_chosen(self, choose_bits: ChooseBits) -> Path:
+        """As `folder`, with the bits of an earlier choice, or else a new one."""
+        path, format_name = Path(self.model).expanduser(), self.options.formats[0]
+        named = str(path.absolute()) if path.exists() else self.model
+        identity = local_source(path).identity if path.exists() else None
+        found = self._intact(self.cache.chosen(named, format_name, identity), named)
+        if found is not None:
+            return found
+        bits = choose_bits(self.model, format_name)
+        chosen = self if bits is None else replace(self, options=replace(self.options, bits=bits))
+        folder = chosen.folder()
+        kept = self.cache.at(folder)
+        if kept is not None:
+            self.cache.choose(kept)
+        return folder
 
     def _named(self) -> Path | None:
         return self._intact(self.cache.named(self.model, self.request), self.model)

@@ -51,7 +51,8 @@ class Request:
 class Record:
     """`NAME-KEY.json`. `models` are all names that led to it, a folder or file by its absolute path.
 
-    `identity` is that of its `Source`, `method` what that was quantised by where its integers were kept.
+    `identity` is that of its `Source`, `method` what that was quantised by where its integers were kept. `chosen`: nobody asked
+    for these bits, they fitted the machine.
     """
 
     models: tuple[str, ...]
@@ -63,6 +64,7 @@ class Record:
     created_s: float
     version: str = ovround.__version__
     format_version: int = FORMAT_VERSION
+    chosen: bool = False
 
     @property
     def request(self) -> Request:
@@ -117,6 +119,21 @@ class ModelCache:
             if model in one.record.models and one.record.request == request and one.record.is_current
         ]  # fmt: skip
         return max(fits, key=lambda one: one.record.created_s, default=None)
+
+    def chosen(self, model: str, format_name: str, identity: str | None) -> CachedModel | None:
+        """The newest conversion of this name whose bits were chosen; `identity` that of a folder or file, None for a hub name."""
+        fits = [
+            one for one in self.models()
+            if model in one.record.models and one.record.chosen and one.record.is_current
+            and one.record.format == format_name and identity in (None, one.record.identity)
+        ]  # fmt: skip
+        return max(fits, key=lambda one: one.record.created_s, default=None)
+
+    def choose(self, model: CachedModel) -> None:
+        """Note that these bits are what is taken where nobody asks for any."""
+        if not model.record.chosen:
+            with contextlib.suppress(OSError):
+                self.add(model.folder, dataclasses.replace(model.record, chosen=True))
 
     def place(self, model: str, identity: str, request: Request) -> Path:
         """The folder for a conversion, by the digest of all that decides its bytes, and a name for people."""
