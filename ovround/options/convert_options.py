@@ -92,6 +92,10 @@ class ConvertOptions:
         "default: built-in text.", "Tuning",
         sources=("unquantised", "ir"), fingerprint="content",
     )  # fmt: skip
+    bos: bool = option(
+        True, "Samples that begin with what the tokenizer puts before a text (BOS), or anywhere in the text.", "Tuning",
+        flag="--bos/--no-bos", sources=("unquantised", "ir"),
+    )  # fmt: skip
     adapter: tuple[AdapterChoice, ...] = option(
         (), "LoRA adapter that is merged into MODEL first, FOLDER or hub name, with :SCALE for a part of it; repeatable.",
         "Output", parse=AdapterChoice.parse,
