@@ -15,6 +15,7 @@ from ovround.progress import Progress
 
 _STAGES = {
     "check": "checking the checkpoint",
+    "measure": "measuring the first block",
     "allocate": "allocating bits",
     "quantise": "quantising",
     "write": "writing",

@@ -24,6 +24,7 @@ from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget
 from ovround.conversion.end_tokens import read_end_tokens
 from ovround.conversion.repacking import stored_plan
 from ovround.conversion.stored_head import with_stored_head
+from ovround.conversion.time_choice import Choice
 from ovround.conversion.tuning import resolve, with_choices
 from ovround.errors import MissingExtraError, UsageError
 from ovround.exporters.checkpoints import check_layout, open_format
@@ -57,6 +58,7 @@ class Job:
     device and the codebooks that are used; `settings` say how the model is tuned. `quantised` is the source whose integers are
     kept, where `checkpoint` is quantised already. `needed_bytes` on the disk of `out` include working files, and are 0 for a
     process that writes nothing. `end_token_ids` end an answer. `notes` are sentences about how the source is read.
+    `choice` is what was chosen to end near a given time.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Job:
     needed_bytes: int = 0
     end_token_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    choice: Choice | None = None
 
 
 def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: int | None = None) -> Job:

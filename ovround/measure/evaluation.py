@@ -40,7 +40,8 @@ def evaluate_model(
 ) -> list[Evaluation]:
     """One `Evaluation` for each text. Plain documents of a file are joined by blank lines; chats follow one another as rendered.
 
-    With `bos` each sample begins with what the tokenizer puts before a text, which is not scored. Raises OvroundError when a folder or text cannot be read, and UsageError for a context that the model does not allow.
+    With `bos` each sample begins with what the tokenizer puts before a text, which is not scored. Raises OvroundError when a
+    folder or text cannot be read, and UsageError for a context that the model does not allow.
     """
     from ovround.runtime.engines import check_kernel
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ DEFAULT_TEXT = Path(__file__).resolve().parents[2] / "calibration.txt"
 LONGEST_DEFAULT = 2048  # tokens a sample when --seqlen is not given
 FEWEST_SAMPLES = 8  # of the built-in text; with fewer, the given number is required
 DRAWN_FROM = 4
+MOST_CHOSEN = 512  # samples that are chosen, not asked for
 _BATCH = 256  # documents
 SHORTEST_SAMPLE = 8  # tokens; the options allow no shorter --seqlen
 
@@ -93,6 +94,16 @@ def calibrate(
 def held_out_samples(samples: int) -> int:
     """The number of held-out samples beside `samples` tuning samples."""
     return max(1, samples // 8)
+
+
+def fitting_samples(
+    tokenizer: Tokenizer, options: ConvertOptions, vocab_size: int, render: Render | None = None
+) -> Callable[[int], int]:
+    """The largest `nsamples` that the calibration text gives beside those held out, as a function of `seqlen`."""
+    files, enough = options.calibration or (DEFAULT_TEXT,), DRAWN_FROM * MOST_CHOSEN * LONGEST_DEFAULT
+    tokens = token_stream(tokenizer, files, vocab_size, render, enough=enough)
+    prefix = text_prefix(tokenizer) if options.bos else NO_PREFIX
+    return lambda length: len(cut_windows(tokens, length, prefix)) * 8 // 9
 
 
 def token_stream(
