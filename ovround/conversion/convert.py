@@ -82,7 +82,8 @@ def convert(
     continues. `memory_limit`, bytes or text such as `4GB`, moves activations into files where they would exceed it, and
     does not change the result. `time`, text such as `10min`, chooses those of iters, nsamples and seqlen that are not given, so
     that the tuning ends near that; the manifest names them. `source_name`: what manifest and card call the source, by default
-    as `model` names it. Raises OvroundError for everything that is wrong with the input, before anything is tuned where that is possible.
+    as `model` names it. Raises OvroundError for everything that is wrong with the input, before anything is tuned where that is
+    possible.
 
     Of several processes that torchrun started, the first writes, tells its progress and returns what was written; the
     others return a Conversion without folders.

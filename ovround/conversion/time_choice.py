@@ -10,7 +10,7 @@ from typing import Any
 
 from ovround.artifact.output_folder import write_atomically
 from ovround.options.convert_options import ConvertOptions
-from ovround.options.option import plain
+from ovround.options.option import declared, plain
 from ovround.options.units import shown_duration
 
 FILE = "time.json"
@@ -44,7 +44,12 @@ class Choice:
 
 def given_values(options: ConvertOptions, time_s: float) -> dict[str, Any]:
     """What a choice depends on, of all that a user says."""
-    return json.loads(json.dumps({**plain(options), "time_s": time_s}))  # type: ignore[no-any-return]  # as a file gives it
+    values = plain(options)
+    decisive = {
+        entry.name: values[entry.name] for entry in declared(ConvertOptions) if entry.option.fingerprint != "none"
+    }
+    as_read: dict[str, Any] = json.loads(json.dumps({**decisive, "time_s": time_s}))
+    return as_read
 
 
 def read_choice(folder: Path, given: Mapping[str, Any]) -> Choice | None:
