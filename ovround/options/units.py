@@ -41,12 +41,14 @@ def parse_duration(name: str, text: str) -> float:
 
 
 def shown_duration(seconds: float) -> str:
-    """A time as `parse_duration` reads it, in whole seconds: `90s`, `10min`, `1h30m`."""
+    """A time as `parse_duration` reads it, in whole seconds: `90s`, `10min`, `4m30s`, `1h30m`."""
     whole = math.ceil(seconds)
-    if whole < 120 or whole % 60:
+    if whole < 120 and whole != 60:
         return f"{whole}s"
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{minutes}min" if not hours else f"{hours}h{minutes}m" if minutes else f"{hours}h"
+    if whole < 3600 and not whole % 60:
+        return f"{whole // 60}min"
+    parts = ((whole // 3600, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number)
 
 
 def parse_milliseconds(text: str) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ovround.errors import CalibrationError
-
-_PROBES = ("a", "the", "1", "\u4e00")  # any text that has a token will do
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +27,10 @@ NO_PREFIX = Prefix()
 
 def text_prefix(tokenizer: Tokenizer) -> Prefix:
     """The tokens that `tokenizer` puts before a text, asked of itself; what it appends (EOS) is not among them."""
-    for probe in itertools.chain(_PROBES, sorted(tokenizer.get_vocab())):
-        encoding = tokenizer.encode(probe)
+    for token_id in range(
+        tokenizer.get_vocab_size()
+    ):  # any text will do that has a token; the first one nearly always has
+        encoding = tokenizer.encode(tokenizer.id_to_token(token_id) or "")
         if 0 in encoding.special_tokens_mask:
             count = encoding.special_tokens_mask.index(0)
             return Prefix(tuple(encoding.ids[:count]), tuple(encoding.tokens[:count]))

@@ -139,7 +139,16 @@ def test_a_line_goes_through_both_measurements_and_has_no_negative_part() -> Non
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("10min", 600), ("10m", 600), ("1h30m", 5400), ("2h 5 min 3s", 7503), ("0.5h", 1800)],
+    [
+        ("90s", 90),
+        ("10min", 600),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("2h 5 min 3s", 7503),
+        ("270s", 270),
+        ("60s", 60),
+        ("0.5h", 1800),
+    ],
 )
 def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
     assert parse_duration("time", text) == seconds
