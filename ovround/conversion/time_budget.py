@@ -135,17 +135,24 @@ class _Chooser:
     def _filled(self, costs: Costs, length: int) -> tuple[Choice | None, bool]:
         """The most that fits the time with samples of this length, if anything does, and whether it is enough."""
         room_s = _FILLED * self._time_s - (time.monotonic() - self._began)
-        if self._options.iters is None:
+        iters = self._options.iters
+        if iters is None:
             choices = [self._choice(costs, steps, self._samples(steps, length), length) for steps in _steps()]
-            fitting = [choice for choice in choices if choice.seconds <= room_s]
-            return (fitting[-1], fitting[-1].iters >= ENOUGH_STEPS) if fitting else (None, False)
-        iters, wanted = self._options.iters, self._samples(self._options.iters, length)
-        counts = (
-            [self._options.nsamples] if self._options.nsamples else list(range(FEWEST_SAMPLES, MOST_SAMPLES + 1, 8))
-        )
-        choices = [self._choice(costs, iters, count, length) for count in counts if count <= self._fitting(length)]
+        else:
+            choices = [self._choice(costs, iters, count, length) for count in self._counts(length)]
         fitting = [choice for choice in choices if choice.seconds <= room_s]
-        return (fitting[-1], fitting[-1].nsamples >= wanted) if fitting else (None, False)
+        if not fitting:
+            return None, False
+        if iters is None:
+            return fitting[-1], fitting[-1].iters >= ENOUGH_STEPS
+        return fitting[-1], fitting[-1].nsamples >= self._samples(iters, length)
+
+    def _counts(self, length: int) -> list[int]:
+        """Numbers of samples to choose from."""
+        if self._options.nsamples is not None:
+            return [self._options.nsamples]
+        most = max(1, min(MOST_SAMPLES, self._fitting(length)))
+        return [*range(FEWEST_SAMPLES, most, 8), most]
 
     def _choice(self, costs: Costs, iters: int, nsamples: int, seqlen: int) -> Choice:
         from ovround.quant.costs import Work

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from checkpoint_writer import tiny_config, write_checkpoint
@@ -11,12 +13,13 @@ from failing_steps import contents
 
 from ovround.conversion import time_budget
 from ovround.conversion.convert import convert
-from ovround.conversion.time_budget import FEWEST_STEPS
+from ovround.conversion.time_budget import ENOUGH_STEPS, FEWEST_STEPS, choose_in_time
+from ovround.conversion.time_choice import Choice
 from ovround.errors import ResumeError, UsageError
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.tuning_options import TuningOptions
 from ovround.options.units import parse_duration, shown_duration
-from ovround.progress import Progress
+from ovround.progress import Progress, silent
 from ovround.quant import costs as block_costs
 from ovround.quant.costs import Costs, Line, Work
 
@@ -118,6 +121,44 @@ def test_what_cannot_be_kept_is_refused(
 
 
 COSTS = Costs(Line(2, 0), Line(0.1, 1e-4), Line(0.1, 1e-4), Line(0, 1e-5), Line(0, 2e-5), Line(0, 1e-4), groups=3)
+
+
+@pytest.fixture
+def choose(
+    source: Path, options: ConvertOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Choice]:
+    """What is chosen for so many seconds on a machine with the costs above, which is measured no better here than elsewhere."""
+    monkeypatch.setattr(block_costs, "measure_costs", lambda _: COSTS)
+    monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=float))  # no second passes meanwhile
+
+    def choose(time_s: float, **given: int) -> Choice:
+        asked = replace(options, **{"seqlen": None, "nsamples": None, **given})
+        return choose_in_time(str(source), tmp_path / "out", asked, time_s, 0.0, silent)
+
+    return choose
+
+
+def test_more_time_buys_steps_and_samples_and_then_longer_ones(choose: Callable[..., Choice]) -> None:
+    times = (40, 100, 200, 1000)
+    choices = [choose(seconds) for seconds in times]
+    assert all(choice.seconds <= seconds for choice, seconds in zip(choices, times, strict=True))
+    assert all(choice.seconds > 0.88 * seconds for choice, seconds in zip(choices[:3], times[:3], strict=True))
+    assert [choice.seqlen for choice in choices] == [128, 128, 128, 256]  # the model has 256 positions
+    steps = [choice.iters for choice in choices]
+    assert steps == sorted(set(steps))
+    assert steps[2] >= ENOUGH_STEPS
+    assert all(choice.nsamples >= 16 for choice in choices)
+
+
+def test_what_is_given_stays_and_the_rest_is_chosen(choose: Callable[..., Choice]) -> None:
+    by_steps = choose(100, iters=50)
+    tight = choose(47, iters=50)
+    assert (by_steps.iters, by_steps.seqlen, tight.iters, tight.seqlen) == (50, 256, 50, 128)
+    assert tight.seconds <= 47 < by_steps.seconds
+    assert choose(100, seqlen=200).seqlen == 200
+    assert choose(100, nsamples=24).nsamples == 24
+    both = choose(100, iters=40, seqlen=64)
+    assert (both.iters, both.seqlen) == (40, 64)
 
 
 def test_the_estimate_counts_each_piece_as_often_as_it_is_done() -> None:
