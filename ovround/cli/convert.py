@@ -68,6 +68,7 @@ def command(
                 "elapsed_s": round(elapsed_s, 3),
                 "weight_bytes": sum(weight.size_bytes for weight in manifest.weights),
                 "quality": dataclasses.asdict(manifest.quality) if manifest.quality else None,
+                "samples": dataclasses.asdict(manifest.samples) if manifest.samples else None,
                 "plan": plan_as_json(conversion.plan)["modules"],
                 "budget": dataclasses.asdict(conversion.allocation) if conversion.allocation else None,
                 "notes": list(manifest.notes),

@@ -177,7 +177,7 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
                 quality=quality,
                 processes=job.launch.size,
                 compiled=job.settings.compile,
-                samples=job.calibration and job.calibration.record,
+                samples=None if job.calibration is None else job.calibration.record,
                 notes=notes,
                 source_method="" if job.quantised is None else job.quantised.method,
                 source_way=_way(job),
