@@ -23,7 +23,7 @@ from ovround.options.convert_options import ConvertOptions, resolved_recipe
 from ovround.options.units import shown_duration
 from ovround.progress import OnProgress, Progress
 from ovround.quant.block_store import working_folder
-from ovround.quant.calibration.samples import LONGEST_DEFAULT, MOST_CHOSEN, fitting_samples
+from ovround.quant.calibration.samples import LONGEST_CHOSEN, MOST_CHOSEN, fitting_samples
 from ovround.quant.distributed.launch import Launch
 from ovround.quant.passes.compile_choice import BLOCK_COMPILE_S, choose
 from ovround.source_tokenizer import chat_renderer, load_tokenizer
@@ -96,7 +96,7 @@ class _Chooser:
         self._job, self._options, self._time_s, self._began, self._given = job, options, time_s, began, given
         folder, config = job.checkpoint.folder, job.decoder.config
         self._fitting = fitting_samples(load_tokenizer(folder), options, config.vocab_size, chat_renderer(folder))
-        longest = min(LONGEST_DEFAULT, config.max_position_embeddings)
+        longest = min(LONGEST_CHOSEN, config.max_position_embeddings)
         whole = [length for length in LENGTHS if length <= longest and self._fitting(length) >= FEWEST_SAMPLES]
         self._lengths = [options.seqlen] if options.seqlen else whole or [min(longest, LENGTHS[0])]
 

@@ -84,7 +84,7 @@ class ConvertOptions:
         range=(1, 1_000_000), sources=("unquantised", "ir"),
     )  # fmt: skip
     seqlen: int | None = option(
-        None, "Tokens of a calibration sample; default: the model's context, at most 2048.", "Tuning",
+        None, "Tokens of a calibration sample; default: 256, or the model's context.", "Tuning",
         range=(8, 1_000_000), sources=("unquantised", "ir"),
     )  # fmt: skip
     calibration: tuple[Path, ...] = option(

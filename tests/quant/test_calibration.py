@@ -114,9 +114,9 @@ def test_the_seed_decides_the_draw(tiny_source: Path, text_file: Path) -> None:
     assert rows(first) != rows(other)
 
 
-def test_samples_are_as_long_as_the_context_by_default(tiny_source: Path, text_file: Path) -> None:
+def test_samples_have_256_tokens_by_default_or_as_many_as_the_context(tiny_source: Path, text_file: Path) -> None:
     assert calibration(tiny_source, text_file, nsamples=2, context=48).samples.shape[1] == 48
-    assert calibration(tiny_source, nsamples=2, context=5000).samples.shape[1] == 2048
+    assert calibration(tiny_source, text_file, nsamples=2, context=5000).samples.shape[1] == 256
 
 
 def test_the_built_in_text_adapts_to_what_it_gives(tiny_source: Path, tokenizer: Tokenizer) -> None:
@@ -124,10 +124,10 @@ def test_the_built_in_text_adapts_to_what_it_gives(tiny_source: Path, tokenizer:
     wanted = RECIPES["default"].nsamples
     assert tokens // 2048 < wanted + held_out_samples(wanted), "long samples: fewer than the recipe wants"
     whole = (tokens - 1) // 2047  # each begins with <s>
-    assert len(calibration(tiny_source, context=2048).samples) == whole
+    assert len(calibration(tiny_source, seqlen=2048, context=2048).samples) == whole
     assert len(calibration(tiny_source, context=64).samples) == wanted + held_out_samples(wanted)
     # A count that was asked for is never lowered in silence.
-    message, _ = refusal(lambda: calibration(tiny_source, nsamples=wanted, context=2048))
+    message, _ = refusal(lambda: calibration(tiny_source, nsamples=wanted, seqlen=2048, context=2048))
     assert f"gives {whole} samples of 2048 tokens; {wanted + held_out_samples(wanted)} are needed" in message
 
 

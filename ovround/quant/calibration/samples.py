@@ -18,7 +18,10 @@ from ovround.texts.data_set import is_data_set
 from ovround.texts.windows import NO_PREFIX
 
 DEFAULT_TEXT = Path(__file__).resolve().parents[2] / "calibration.txt"
-LONGEST_DEFAULT = 2048  # tokens a sample when --seqlen is not given
+DEFAULT_LENGTH = (
+    256  # tokens a sample when --seqlen is not given; longer ones cost more and win nothing (tuning-speed.md)
+)
+LONGEST_CHOSEN = 2048  # tokens a sample that --time chooses at most
 FEWEST_SAMPLES = 8  # of the built-in text; with fewer, the given number is required
 DRAWN_FROM = 4
 MOST_CHOSEN = 512  # samples that are chosen, not asked for
@@ -61,7 +64,7 @@ def calibrate(
     data set of the hub, the first ones that give DRAWN_FROM times as many.
     Raises CalibrationError when the given text is too short.
     """
-    length = min(LONGEST_DEFAULT, context) if options.seqlen is None else options.seqlen
+    length = min(DEFAULT_LENGTH, context) if options.seqlen is None else options.seqlen
     if length > context:
         raise CalibrationError(f"seqlen is {length}; the model has {context} positions", hint=f"--seqlen {context}")
     if length < SHORTEST_SAMPLE:
@@ -100,7 +103,7 @@ def fitting_samples(
     tokenizer: Tokenizer, options: ConvertOptions, vocab_size: int, render: Render | None = None
 ) -> Callable[[int], int]:
     """The largest `nsamples` that the calibration text gives beside those held out, as a function of `seqlen`."""
-    files, enough = options.calibration or (DEFAULT_TEXT,), DRAWN_FROM * MOST_CHOSEN * LONGEST_DEFAULT
+    files, enough = options.calibration or (DEFAULT_TEXT,), DRAWN_FROM * MOST_CHOSEN * LONGEST_CHOSEN
     tokens = token_stream(tokenizer, files, vocab_size, render, enough=enough)
     prefix = text_prefix(tokenizer) if options.bos else NO_PREFIX
     return lambda length: len(cut_windows(tokens, length, prefix)) * 8 // 9
