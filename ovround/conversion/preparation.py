@@ -108,11 +108,10 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     blocks = range(decoder.config.num_hidden_layers)
     tunes = quantised is None and options.tunes
     tunes = tunes and any(plan[name] for layer in blocks for name in decoder.linears(layer))
-    calibration = None
+    calibration, render = None, chat_renderer(folder)
     if tunes:
-        calibration = calibrate(
-            tokenizer, options, decoder.config.max_position_embeddings, decoder.config.vocab_size, chat_renderer(folder)
-        )
+        context, vocab_size = decoder.config.max_position_embeddings, decoder.config.vocab_size
+        calibration = calibrate(tokenizer, options, context, vocab_size, render)
     _check_launch(launch, options, calibration)
     for module, extra in (("torch", "convert"), ("transformers", "convert"), ("onnx", "convert")):
         if importlib.util.find_spec(module) is None:
@@ -121,7 +120,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     batch_size = max(1, resolved_recipe(options).batch_size // launch.size)
     tokens = calibration.samples.shape[1] * batch_size if calibration is not None else 0
     settings = resolve(options, decoder, plan, tokens)
-    budget = build_budget(checkpoint, decoder, tokenizer, plan, options)
+    budget = build_budget(checkpoint, decoder, tokenizer, plan, options, render)
     in_files, activations = False, 0
     if quantised is None:
         mine = calibration and calibration.part(launch.rank, launch.size)
