@@ -173,6 +173,7 @@ def test_convert_json_and_quiet(loaded_command: CommandServer, tiny_source: Path
     assert result.stderr == ""
     assert set(document) == {
         "folders", "elapsed_s", "weight_bytes", "quality", "plan", "budget", "blocks", "notes", "source_way", "source_types",
+        "samples",
     }  # fmt: skip
     assert document["folders"] == [str(tmp_path / "out")]
     assert (document["quality"], document["blocks"]) == (None, [])

@@ -93,6 +93,16 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleRecord:
+    """The samples that weights were tuned on, and those held out; each has `tokens` tokens and begins with `prefix`."""
+
+    tuned_on: int
+    held_out: int
+    tokens: int
+    prefix: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class FileRecord:
     size_bytes: int
     sha256: str
@@ -118,6 +128,7 @@ class Manifest:
     source_method: str = ""  # what the source was quantised by, where its integers were kept
     source_way: str = ""  # of a GGUF file: `keep` its integers, or `retune` from the numbers that they stand for
     source_types: tuple[SourceType, ...] = ()  # of one whose integers were kept
+    samples: SampleRecord | None = None
     notes: tuple[str, ...] = ()  # how the source was read: what was left out, renamed, or stands for other numbers
     format_version: int = FORMAT_VERSION
 

@@ -30,6 +30,15 @@ def command(
             rich_help_panel="Budget",
         ),
     ] = None,
+    tuning_time: Annotated[
+        str | None,
+        typer.Option(
+            "--time",
+            help="Time near which tuning ends, such as 90s, 10min or 1h30m: chooses those of --iters, --nsamples and --seqlen "
+            "that are not given; default: none.",
+            rich_help_panel="Tuning",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Result as JSON.", rich_help_panel="Output")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.", rich_help_panel="Output")] = False,
     **given: Any,
@@ -47,7 +56,7 @@ def command(
 
     started = time.monotonic()
     with ProgressDisplay(quiet=quiet or not Launch.from_environment().is_main) as display:
-        conversion = convert(model, out, options, display, memory_limit=memory_limit)
+        conversion = convert(model, out, options, display, memory_limit=memory_limit, time=tuning_time)
     elapsed_s = time.monotonic() - started
     if not conversion.folders:
         return  # the first process writes and prints
@@ -59,6 +68,7 @@ def command(
                 "elapsed_s": round(elapsed_s, 3),
                 "weight_bytes": sum(weight.size_bytes for weight in manifest.weights),
                 "quality": dataclasses.asdict(manifest.quality) if manifest.quality else None,
+                "samples": dataclasses.asdict(manifest.samples) if manifest.samples else None,
                 "plan": plan_as_json(conversion.plan)["modules"],
                 "budget": dataclasses.asdict(conversion.allocation) if conversion.allocation else None,
                 "notes": list(manifest.notes),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ovround.cli.model_argument import with_model
 from ovround.cli.shared_flags import Bits, Format, Json, Kernel, Quiet
 from ovround.cli.working import Counter
+
+if TYPE_CHECKING:
+    from ovround.measure.lm_eval_harness import TaskScore
 
 NAME = "eval"
 
@@ -43,6 +46,14 @@ def command(
     context: Annotated[
         int | None, typer.Option(help="Tokens of a sample of the text; default: the model's context, at most 2048.")
     ] = None,
+    bos: Annotated[
+        bool,
+        typer.Option(
+            "--bos/--no-bos",
+            help="Samples that begin with what the tokenizer puts before a text (BOS), which is not scored; "
+            "or cut anywhere, as in papers.",
+        ),
+    ] = True,
     exact: Annotated[
         bool,
         typer.Option(
@@ -73,7 +84,13 @@ def command(
     if tasks is not None:
         if reference is not None or context is not None:
             raise UsageError("--reference and --context go with --text, not with --tasks")
-        _score_tasks(model, tasks.split(","), device, exact, limit, num_fewshot, task_folder, json)
+        from ovround.measure.lm_eval_harness import evaluate_tasks
+
+        scores = evaluate_tasks(
+            model, tasks.split(","), device=device, exact=exact, add_bos_token=None if bos else False, limit=limit,
+            fewshot=num_fewshot, task_folder=task_folder,
+        )  # fmt: skip
+        _print_tasks(model, scores, exact, json)
         return
     from ovround.measure.evaluation import evaluate_model
 
@@ -81,7 +98,7 @@ def command(
     counter = Counter("scored samples", quiet=quiet)
     rows = evaluate_model(
         model, tuple(text), reference=reference, context=context, exact=exact, device=device,
-        kernel=kernel,
+        kernel=kernel, bos=bos,
         on_samples=counter,
     )  # fmt: skip
     counter.end()
@@ -110,24 +127,15 @@ def command(
             ]
         table.append(cells)
     print_table(head, table)
+    if rows[0].prefix:
+        typer.echo(
+            f"each sample of {rows[0].context} tokens begins with {' '.join(rows[0].prefix)}, which is not scored"
+        )
 
 
-def _score_tasks(
-    model: str,
-    tasks: list[str],
-    device: str,
-    exact: bool,
-    limit: int | None,
-    fewshot: int,
-    folder: Path | None,
-    as_json: bool,
-) -> None:
+def _print_tasks(model: str, scores: list[TaskScore], exact: bool, as_json: bool) -> None:
     from ovround.cli.printing import print_json, print_table
-    from ovround.measure.lm_eval_harness import evaluate_tasks
 
-    scores = evaluate_tasks(
-        model, tasks, device=device, exact=exact, limit=limit, fewshot=fewshot, task_folder=folder
-    )  # fmt: skip
     if as_json:
         rows = [dataclasses.asdict(score) for score in scores]
         print_json({"model": model, "mode": "exact" if exact else "default", "tasks": rows})

@@ -8,20 +8,23 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from ovround.cli.download_display import DownloadDisplay
+from ovround.cli.time_left import OVER_ALL, TimeLeft
+from ovround.options.units import shown_duration
 from ovround.progress import Progress
 
 _STAGES = {
     "check": "checking the checkpoint",
+    "measure": "measuring the first block",
     "allocate": "allocating bits",
     "quantise": "quantising",
     "write": "writing",
     "verify": "reading back",
 }
-_OVER_ALL = ("end-to-end", "pv-tuning")
+_LINES = 10  # of the steps over all blocks, where no bar is drawn
 
 
 class ProgressDisplay:
@@ -33,11 +36,11 @@ class ProgressDisplay:
         self._task: TaskID | None = None
         self._download = DownloadDisplay()
         self._started = time.monotonic()
-        self._first_block_end = self._started
-        self._quantised = 0  # by this run; an interrupted one may have left more
+        self._time_left = TimeLeft()
         if not quiet and sys.stderr.isatty():
             self._bar = Bar(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn(),
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"),
+                TextColumn("{task.fields[left]}"),
                 console=Console(stderr=True), transient=True,
             )  # fmt: skip
 
@@ -58,29 +61,28 @@ class ProgressDisplay:
             self._download(progress)
             return
         self._download.end()
+        left_s = self._time_left(progress)
+        left = "" if left_s is None else f"{shown_duration(left_s)} left"
         if self._bar is not None:
             self._bar.start()
-            self._draw(self._bar, progress)
+            self._draw(self._bar, progress, left)
         finished_block = progress.stage == "quantise" and not progress.steps
-        if finished_block:
-            self._quantised += 1
-            if self._quantised == 1:
-                self._first_block_end = time.monotonic()
-        if progress.stage in _OVER_ALL and 0 < progress.step < progress.steps:
+        between = progress.stage in OVER_ALL and 0 < progress.step < progress.steps
+        if between and (self._bar is not None or progress.step % max(1, progress.steps // _LINES)):
             return
         if finished_block or (self._bar is None and progress.stage not in ("quantise", "codebooks")):
-            self._line(progress)
+            self._line(progress, left)
 
-    def _draw(self, bar: Bar, progress: Progress) -> None:
-        if progress.stage in _OVER_ALL:
+    def _draw(self, bar: Bar, progress: Progress, left: str) -> None:
+        if progress.stage in OVER_ALL:
             bar.update(
-                self._task if self._task is not None else bar.add_task(""), total=progress.steps,
-                completed=progress.step, description=_description(progress),
+                self._task if self._task is not None else bar.add_task("", left=""), total=progress.steps,
+                completed=progress.step, description=_description(progress), left=left,
             )  # fmt: skip
             return
         if progress.stage == "codebooks":
             if self._task is None:
-                self._task = bar.add_task("", total=progress.blocks)
+                self._task = bar.add_task("", total=progress.blocks, left="")
             at = f"block {progress.block + 1}/{progress.blocks} codebooks {progress.step}/{progress.steps}"
             bar.update(self._task, completed=progress.block, description=at)
             return
@@ -92,20 +94,20 @@ class ProgressDisplay:
         text = f"block {min(progress.block + 1, progress.blocks)}/{progress.blocks}"
         text += f" step {progress.step}/{progress.steps}{loss}" if progress.steps else ""
         if self._task is None:
-            self._task = bar.add_task(text, total=progress.blocks)
-        bar.update(self._task, completed=done, description=text)
+            self._task = bar.add_task(text, total=progress.blocks, left="")
+        bar.update(self._task, completed=done, description=text, left=left)
 
-    def _line(self, progress: Progress) -> None:
+    def _line(self, progress: Progress, left: str) -> None:
         text = _description(progress)
+        if progress.stage in OVER_ALL and left:
+            text += f"  {left}"
         if progress.stage == "quantise":
-            now = time.monotonic()
             text = f"block {progress.block}/{progress.blocks}"
             if progress.loss_before is not None and progress.loss_after is not None:
                 text += f"  loss {progress.loss_before:.4g} -> {progress.loss_after:.4g}"
-            text += f"  {now - self._started:.0f} s"
-            if self._quantised > 1:  # the first block waits for what is read, rounded or compiled before it
-                a_block_s = (now - self._first_block_end) / (self._quantised - 1)
-                text += f", {a_block_s * (progress.blocks - progress.block):.0f} s left"
+            text += f"  {time.monotonic() - self._started:.0f} s"
+            if left:
+                text += f", {left}"
             if progress.unreached:
                 text += f"  warning: no calibration token reached {progress.unreached} expert(s), which are rounded to nearest"
         if self._bar is not None:
@@ -119,7 +121,7 @@ def _description(progress: Progress) -> str:
         return f"note: {progress.note}"
     if progress.stage == "resume":
         return f"block {progress.block}/{progress.blocks}  finished by an earlier run"
-    if progress.stage in _OVER_ALL:
+    if progress.stage in OVER_ALL:
         name = "PV-Tuning" if progress.stage == "pv-tuning" else "all blocks"
         return f"{name}  step {progress.step}/{progress.steps}  KL {progress.loss_after:.4f} nats"
     if progress.stage == "damaged":

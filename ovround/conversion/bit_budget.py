@@ -28,6 +28,7 @@ from ovround.quant.calibration.samples import calibrate
 from ovround.quant.plan import Plan, choosable
 from ovround.tensors.qtensor import BITS
 from ovround.tensors.scheme import QuantScheme, WeightScheme
+from ovround.texts import Render
 
 # What losses are estimated on, as in auto-round's AutoScheme; a smaller --nsamples or --seqlen holds for it too.
 SAMPLES, SAMPLE_TOKENS = 16, 256
@@ -70,7 +71,12 @@ class BitAllocation:
 
 
 def build_budget(
-    checkpoint: Checkpoint, decoder: Decoder, tokenizer: Tokenizer, plan: Plan, options: ConvertOptions
+    checkpoint: Checkpoint,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    plan: Plan,
+    options: ConvertOptions,
+    render: Render | None = None,
 ) -> BitBudget | None:
     """The budget of the options, None without one; imports no torch.
 
@@ -100,7 +106,7 @@ def build_budget(
             f"budget is {wanted.shown(wanted.value)}; {least} to {most} can be reached",
             hint="--bits 8 takes no more than that" if limit > highest else _LOWER[wanted.unit],
         )
-    samples = _samples(decoder, tokenizer, options)
+    samples = _samples(decoder, tokenizer, options, render)
     return BitBudget(wanted, groups, costs, fixed, limit, account.scale, samples, options.seed)
 
 
@@ -200,12 +206,14 @@ _LOWER = {
 }
 
 
-def _samples(decoder: Decoder, tokenizer: Tokenizer, options: ConvertOptions) -> NDArray[np.int64]:
+def _samples(
+    decoder: Decoder, tokenizer: Tokenizer, options: ConvertOptions, render: Render | None
+) -> NDArray[np.int64]:
     context = decoder.config.max_position_embeddings
     count = min(SAMPLES, SAMPLES if options.nsamples is None else options.nsamples)
     length = min(SAMPLE_TOKENS, context, SAMPLE_TOKENS if options.seqlen is None else options.seqlen)
     fewer = replace(options, nsamples=count, seqlen=length)
-    return calibrate(tokenizer, fewer, context, decoder.config.vocab_size).samples[:count]
+    return calibrate(tokenizer, fewer, context, decoder.config.vocab_size, render).samples[:count]
 
 
 def _linears(decoder: Decoder) -> list[str]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import ovround
@@ -34,12 +35,13 @@ from ovround.conversion.model_files import staged
 from ovround.conversion.precision import precision_notes
 from ovround.conversion.preparation import Job, prepare
 from ovround.conversion.repacking import repacked, tuning_records
-from ovround.errors import VerifyError
+from ovround.conversion.time_budget import choose_in_time
+from ovround.errors import UsageError, VerifyError
 from ovround.exporters.exporter import Exporter, record_of
 from ovround.exporters.formats import open_exporter, open_reader
 from ovround.heap import return_freed_memory
 from ovround.options.convert_options import ConvertOptions
-from ovround.options.units import parse_size
+from ovround.options.units import parse_duration, parse_size
 from ovround.progress import OnProgress, Progress, silent
 from ovround.quant.block_store import BlockStore, add_note, block_store, working_folder
 from ovround.quant.plan import Plan
@@ -71,26 +73,37 @@ def convert(
     on_progress: OnProgress = silent,
     *,
     memory_limit: int | str | None = None,
+    time: str | None = None,
     source_name: str | None = None,
 ) -> Conversion:
     """Convert `model` (a folder, a hub name, or `demo`) into `out`: one format there, several in `out/<format>`.
 
     `out` appears whole or not at all. Tuned blocks are kept beside it when the work is interrupted, and the same call
     continues. `memory_limit`, bytes or text such as `4GB`, moves activations into files where they would exceed it, and
-    does not change the result. `source_name`: what manifest and card call the source, by default as `model`
-    names it. Raises OvroundError for everything that is wrong with the input, before anything is tuned where that is possible.
+    does not change the result. `time`, text such as `10min`, chooses those of iters, nsamples and seqlen that are not given, so
+    that the tuning ends near that; the manifest names them. `source_name`: what manifest and card call the source, by default
+    as `model` names it. Raises OvroundError for everything that is wrong with the input, before anything is tuned where that is
+    possible.
 
     Of several processes that torchrun started, the first writes, tells its progress and returns what was written; the
     others return a Conversion without folders.
     """
     options = options or ConvertOptions()
+    time_s = None if time is None else parse_duration("time", time)
     folder = locate(str(model), on_progress)
+    began = monotonic()  # the download is not tuning
     if is_ir(folder):
+        if time_s is not None:
+            raise UsageError("time is given, yet NNCF compresses an OpenVINO IR", hint="leave it out")
         from ovround.conversion.ir_compression import compress  # OpenVINO, which the rest needs only when it writes
 
         return Conversion((Path(out),), (compress(str(model), folder, Path(out), options, on_progress),), {})
     limit_bytes = parse_size("memory-limit", memory_limit) if isinstance(memory_limit, str) else memory_limit
-    job = prepare(str(model), Path(out), options, limit_bytes)
+    choice = None
+    if time_s is not None:
+        choice = choose_in_time(str(model), Path(out), options, time_s, began, on_progress)
+        options = choice.into(options)
+    job = replace(prepare(str(model), Path(out), options, limit_bytes), choice=choice)
     return_freed_memory()  # the tokenizer, of which the job keeps nothing
     job = job if source_name is None else replace(job, name=source_name)
     if not job.launch.is_main:
@@ -165,6 +178,7 @@ def _write(job: Job, source_files: dict[str, str], on_progress: OnProgress, stor
                 quality=quality,
                 processes=job.launch.size,
                 compiled=job.settings.compile,
+                samples=None if job.calibration is None else job.calibration.record,
                 notes=notes,
                 source_method="" if job.quantised is None else job.quantised.method,
                 source_way=_way(job),
@@ -272,6 +286,8 @@ def _tuned(
         group.check_fingerprint(job_fingerprint)
         if group.is_main:
             store.begin(job_fingerprint)
+            if job.choice is not None:
+                job.choice.write(store.folder)
         context = QuantContext(
             job.checkpoint,
             job.decoder,

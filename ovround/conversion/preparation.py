@@ -24,6 +24,7 @@ from ovround.conversion.bit_budget import BitAllocation, BitBudget, build_budget
 from ovround.conversion.end_tokens import read_end_tokens
 from ovround.conversion.repacking import stored_plan
 from ovround.conversion.stored_head import with_stored_head
+from ovround.conversion.time_choice import Choice
 from ovround.conversion.tuning import resolve, with_choices
 from ovround.conversion.written_sizes import written_sizes
 from ovround.errors import MissingExtraError, UsageError
@@ -57,6 +58,7 @@ class Job:
     device and the codebooks that are used; `settings` say how the model is tuned. `quantised` is the source whose integers are
     kept, where `checkpoint` is quantised already. `needed_bytes` on the disk of `out` include working files, and are 0 for a
     process that writes nothing. `end_token_ids` end an answer. `notes` are sentences about how the source is read.
+    `choice` is what was chosen to end near a given time.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Job:
     needed_bytes: int = 0
     end_token_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    choice: Choice | None = None
 
 
 def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: int | None = None) -> Job:
@@ -105,11 +108,10 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     blocks = range(decoder.config.num_hidden_layers)
     tunes = quantised is None and options.tunes
     tunes = tunes and any(plan[name] for layer in blocks for name in decoder.linears(layer))
-    calibration = None
+    calibration, render = None, chat_renderer(folder)
     if tunes:
-        calibration = calibrate(
-            tokenizer, options, decoder.config.max_position_embeddings, decoder.config.vocab_size, chat_renderer(folder)
-        )
+        context, vocab_size = decoder.config.max_position_embeddings, decoder.config.vocab_size
+        calibration = calibrate(tokenizer, options, context, vocab_size, render)
     _check_launch(launch, options, calibration)
     for module, extra in (("torch", "convert"), ("transformers", "convert"), ("onnx", "convert")):
         if importlib.util.find_spec(module) is None:
@@ -118,7 +120,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     batch_size = max(1, resolved_recipe(options).batch_size // launch.size)
     tokens = calibration.samples.shape[1] * batch_size if calibration is not None else 0
     settings = resolve(options, decoder, plan, tokens)
-    budget = build_budget(checkpoint, decoder, tokenizer, plan, options)
+    budget = build_budget(checkpoint, decoder, tokenizer, plan, options, render)
     in_files, activations = False, 0
     if quantised is None:
         mine = calibration and calibration.part(launch.rank, launch.size)

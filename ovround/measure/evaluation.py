@@ -19,8 +19,9 @@ from ovround.errors import CalibrationError, MissingExtraError, UsageError
 from ovround.measure.perplexity import Evaluation, Logits, OnSamples, cut_samples, evaluate
 from ovround.models import from_config
 from ovround.source_tokenizer import chat_renderer, load_tokenizer
-from ovround.texts import Document, read_documents
+from ovround.texts import Document, read_documents, text_prefix
 from ovround.texts.data_set import TO_SCORE
+from ovround.texts.windows import NO_PREFIX
 
 LONGEST_DEFAULT = 2048  # tokens a sample when no context is given
 
@@ -34,11 +35,13 @@ def evaluate_model(
     exact: bool = True,
     device: str = "CPU",
     kernel: str = "auto",
+    bos: bool = True,
     on_samples: OnSamples | None = None,
 ) -> list[Evaluation]:
     """One `Evaluation` for each text. Plain documents of a file are joined by blank lines; chats follow one another as rendered.
 
-    Raises OvroundError when a folder or text cannot be read, and UsageError for a context that the model does not allow.
+    With `bos` each sample begins with what the tokenizer puts before a text, which is not scored. Raises OvroundError when a
+    folder or text cannot be read, and UsageError for a context that the model does not allow.
     """
     from ovround.runtime.engines import check_kernel
 
@@ -54,6 +57,7 @@ def evaluate_model(
         if not 2 <= length <= longest:
             raise UsageError(f"context is {length}; the model allows 2 to {longest}")
         tokenizer = load_tokenizer(files)
+        prefix = text_prefix(tokenizer) if bos else NO_PREFIX
         results = []
         for path, documents in read.items():
             tokens = _tokens(tokenizer, documents)
@@ -62,7 +66,8 @@ def evaluate_model(
                     f"the tokenizer gives token {tokens.max()}; the model has {vocab_size}",
                     hint="tokenizer.json belongs to another model",
                 )
-            results.append(evaluate(cut_samples(tokens, length, str(path)), logits, vocab_size, compared, on_samples))
+            samples = cut_samples(tokens, length, str(path), prefix)
+            results.append(evaluate(samples, logits, vocab_size, compared, on_samples, prefix))
         return results
 
 

@@ -63,11 +63,17 @@ class TaskScore:
 
 @register_model("ovround")
 class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
-    """A converted folder as a model of the harness; `exact` computes in float32. Close it after use."""
+    """A converted folder as a model of the harness; `exact` computes in float32. Close it after use.
 
-    def __init__(self, folder: str, device: str = "CPU", exact: bool = False, **ignored: Any) -> None:
+    `add_bos_token` is that of the harness's class for transformers: None for what the tokenizer adds to a text by itself.
+    """
+
+    def __init__(
+        self, folder: str, device: str = "CPU", exact: bool = False, add_bos_token: bool | None = None, **ignored: Any
+    ) -> None:
         """`ignored` takes the options that the harness passes to every model: batch_size, max_batch_size."""
         super().__init__()
+        self._add_bos_token = add_bos_token
         self._llm = LLM(locate(folder), device, exact=exact)
         self._folder = folder
         names = self._llm.tokenizer.special_tokens
@@ -89,7 +95,8 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **ignored: Any) -> list[int]:
         begins = string.startswith(self._llm.tokenizer.decode([self._prefix], skip_special_tokens=False) or "\0")
-        special = not begins if add_special_tokens is None else add_special_tokens
+        wanted = not begins and self._add_bos_token is not False
+        special = wanted if add_special_tokens is None else add_special_tokens
         return self._llm.tokenizer.encode(string, add_special_tokens=special)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -131,15 +138,16 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
         for request in requests:
             text, options = request.args
             until = options.get("until") or []
-            room = max(self._llm.context_length - len(self.tok_encode(text)), 1)
+            ids = self.tok_encode(text)
+            room = max(self._llm.context_length - len(ids), 1)
             wanted = int(options.get("max_gen_toks", _NEW_TOKENS))
             temperature = float(options.get("temperature") or 0.0) if options.get("do_sample") else 0.0
-            answer = self._llm.generate(
-                text, max_new_tokens=min(wanted, room), temperature=temperature, seed=0,
+            pieces = self._llm.stream(
+                ids, max_new_tokens=min(wanted, room), temperature=temperature, seed=0,
                 stop=(until,) if isinstance(until, str) else tuple(until),
             )  # fmt: skip
-            answers.append(answer.text)
-            self.cache_hook.add_partial("generate_until", request.args, answer.text)
+            answers.append("".join(piece.text for piece in pieces))
+            self.cache_hook.add_partial("generate_until", request.args, answers[-1])
         return answers
 
     def close(self) -> None:
@@ -148,8 +156,8 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
 
 
 def evaluate_tasks(
-    model: str, tasks: Sequence[str], *, device: str = "CPU", exact: bool = True, limit: int | None = None,
-    fewshot: int = 0, task_folder: Path | None = None,
+    model: str, tasks: Sequence[str], *, device: str = "CPU", exact: bool = True, add_bos_token: bool | None = None,
+    limit: int | None = None, fewshot: int = 0, task_folder: Path | None = None,
 ) -> list[TaskScore]:  # fmt: skip
     """Scores of `model` on `tasks`: tasks of the harness, tasks in `task_folder`, or `NAME=FILE.jsonl`.
 
@@ -157,7 +165,11 @@ def evaluate_tasks(
     `choices` and `gold`, the index of the right choice (PIQA and the like). `limit` counts items. Raises UsageError for an
     unknown task, and CalibrationError for a file with other fields.
     """
-    return score_tasks(lambda: OvroundLM(model, device, exact), tasks, limit=limit, fewshot=fewshot, folder=task_folder)
+
+    def open_model() -> OvroundLM:
+        return OvroundLM(model, device, exact, add_bos_token)
+
+    return score_tasks(open_model, tasks, limit=limit, fewshot=fewshot, folder=task_folder)
 
 
 def score_tasks(

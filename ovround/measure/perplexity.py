@@ -2,19 +2,24 @@
 
 The whole text is tokenised once and cut into consecutive samples of `context` tokens; the remainder is dropped. Each
 sample is scored on its own: `context - 1` predicted tokens. Perplexity is exp of the mean negative log-likelihood in nats.
+
+That protocol is older than models that are lost without BOS. So by default each sample begins with what the tokenizer puts before
+a text, and `context` less that many tokens of text follow. The prefix is not scored. For a tokenizer that puts nothing there
+both are the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovround.errors import CalibrationError
+from ovround.texts.windows import NO_PREFIX, Prefix, cut_windows, scored
 
 Logits = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Token ids `[B, T]` -> logits `[B, T, V]`."""
@@ -31,7 +36,7 @@ class Evaluation:
     """One model's scores on one text; the fields that compare it with a reference are None without one.
 
     `kl_nats` (reference to model), `top1_agreement` (both have the same likeliest token) and the two accuracies (the
-    likeliest token is the text's own) are means over the tokens.
+    likeliest token is the text's own) are means over the tokens. Samples have `context` tokens and begin with `prefix`.
     """
 
     tokens: int
@@ -41,17 +46,19 @@ class Evaluation:
     reference_accuracy: float | None = None
     kl_nats: float | None = None
     top1_agreement: float | None = None
+    context: int = 0
+    prefix: tuple[str, ...] = ()
 
 
-def cut_samples(tokens: NDArray[np.int64], context: int, source: str) -> NDArray[np.int64]:
-    """Cut tokens `[n]` into samples `[n // context, context]`; raises CalibrationError for fewer than `context` tokens."""
-    count = len(tokens) // context
-    if count == 0:
+def cut_samples(tokens: NDArray[np.int64], context: int, source: str, prefix: Prefix = NO_PREFIX) -> NDArray[np.int64]:
+    """Cut tokens `[n]` into samples `[S, context]` that begin with `prefix`; raises CalibrationError for too few tokens."""
+    samples = cut_windows(tokens, context, prefix)
+    if not len(samples):
         raise CalibrationError(
             f"`{source}` has {len(tokens)} tokens; one sample needs {context}",
             hint="give more text or a smaller --context",
         )
-    return tokens[: count * context].reshape(count, context)
+    return samples
 
 
 def evaluate(
@@ -60,34 +67,36 @@ def evaluate(
     vocab_size: int,
     reference: Logits | None = None,
     on_samples: OnSamples | None = None,
+    prefix: Prefix = NO_PREFIX,
 ) -> Evaluation:
-    """Score `samples` `[B, T]` in batches; sums are kept in float64."""
+    """Score `samples` `[B, T]` that begin with `prefix` in batches; sums are kept in float64."""
     batch = min(_BATCH_SAMPLES, max(1, _BATCH_LOGITS // (samples.shape[1] * vocab_size)))
     nll = reference_nll = divergence = 0.0
     tokens = right = reference_right = agreed = 0
     for start in range(0, len(samples), batch):
         ids = samples[start : start + batch]
         log_p = _log_softmax(logits(ids)[:, :-1])
-        following = ids[:, 1:, None]
-        nll -= float(np.take_along_axis(log_p, following, -1).sum(dtype=np.float64))
+        following = ids[:, 1:]
+        counted = scored(following, prefix)
+        following, log_p = following[counted], log_p[counted]
+        nll -= float(np.take_along_axis(log_p, following[:, None], -1).sum(dtype=np.float64))
         likeliest = log_p.argmax(-1)
-        right += int((likeliest == ids[:, 1:]).sum())
+        right += int((likeliest == following).sum())
         tokens += following.size
         if reference is not None:
-            log_q = _log_softmax(reference(ids)[:, :-1])
-            reference_nll -= float(np.take_along_axis(log_q, following, -1).sum(dtype=np.float64))
+            log_q = _log_softmax(reference(ids)[:, :-1])[counted]
+            reference_nll -= float(np.take_along_axis(log_q, following[:, None], -1).sum(dtype=np.float64))
             divergence += float((np.exp(log_q) * (log_q - log_p)).sum(dtype=np.float64))
             reference_likeliest = log_q.argmax(-1)
-            reference_right += int((reference_likeliest == ids[:, 1:]).sum())
+            reference_right += int((reference_likeliest == following).sum())
             agreed += int((likeliest == reference_likeliest).sum())
         if on_samples is not None:
             on_samples(min(start + batch, len(samples)), len(samples))
+    alone = Evaluation(tokens, math.exp(nll / tokens), right / tokens, context=samples.shape[1], prefix=prefix.tokens)
     if reference is None:
-        return Evaluation(tokens, math.exp(nll / tokens), right / tokens)
-    return Evaluation(
-        tokens,
-        math.exp(nll / tokens),
-        right / tokens,
+        return alone
+    return replace(
+        alone,
         reference_perplexity=math.exp(reference_nll / tokens),
         reference_accuracy=reference_right / tokens,
         kl_nats=max(0.0, divergence / tokens),  # rounding can give -1e-9 for equal models

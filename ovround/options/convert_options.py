@@ -84,13 +84,17 @@ class ConvertOptions:
         range=(1, 1_000_000), sources=("unquantised", "ir"),
     )  # fmt: skip
     seqlen: int | None = option(
-        None, "Tokens of a calibration sample; default: the model's context, at most 2048.", "Tuning",
+        None, "Tokens of a calibration sample; default: 256, or the model's context.", "Tuning",
         range=(8, 1_000_000), sources=("unquantised", "ir"),
     )  # fmt: skip
     calibration: tuple[Path, ...] = option(
         (), "Texts or chats to tune on: .txt, .json, .jsonl, .csv, .parquet, or org/name[:config] of the hub; repeatable; "
         "default: built-in text.", "Tuning",
         sources=("unquantised", "ir"), fingerprint="content",
+    )  # fmt: skip
+    bos: bool = option(
+        True, "Samples that begin with what the tokenizer puts before a text (BOS), or anywhere in the text.", "Tuning",
+        flag="--bos/--no-bos", sources=("unquantised", "ir"),
     )  # fmt: skip
     adapter: tuple[AdapterChoice, ...] = option(
         (), "LoRA adapter that is merged into MODEL first, FOLDER or hub name, with :SCALE for a part of it; repeatable.",

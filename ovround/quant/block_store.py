@@ -3,6 +3,7 @@
 The folder `.NAME.ovround-work` beside the output folder NAME holds
 
     job.json                     the fingerprint: everything that the integers depend on, which must be equal to continue
+    time.json                    what `--time` has chosen, where it was given
     tuned-00000.safetensors      one finished block: packed codes, scales, zero points, or codebooks; the header's metadata holds the
                                  block's record, and each tensor's sha256, as in the manifest
     tuned-outside.safetensors    the same for the tensors outside the blocks

@@ -2,5 +2,6 @@
 
 from ovround.texts.documents import Document, Render, read_documents
 from ovround.texts.records import Chat
+from ovround.texts.windows import Prefix, cut_windows, text_prefix
 
-__all__ = ["Chat", "Document", "Render", "read_documents"]
+__all__ = ["Chat", "Document", "Prefix", "Render", "cut_windows", "read_documents", "text_prefix"]

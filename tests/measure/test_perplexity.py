@@ -15,6 +15,7 @@ from ovround.errors import CalibrationError, UsageError
 from ovround.measure import perplexity
 from ovround.measure.evaluation import evaluate_model
 from ovround.measure.perplexity import cut_samples, evaluate
+from ovround.texts import Prefix
 
 VOCAB = 7
 IDS = np.random.default_rng(0).integers(0, VOCAB, (5, 9))
@@ -56,24 +57,50 @@ def test_batches_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> No
     assert parts.kl_nats == pytest.approx(whole.kl_nats, rel=1e-12)
 
 
+def test_what_stands_before_a_text_is_not_scored() -> None:
+    """Neither where a sample begins nor where a document does; what it predicts is."""
+    prefix = Prefix((0,), ("<s>",))
+    ids = np.where(IDS == 0, 1, IDS)
+    ids[:, 0] = ids[2, 4] = 0
+
+    def spoiled(ids: NDArray[np.int64]) -> Floats:
+        """Sure of a wrong token wherever the next is of the prefix."""
+        logits = foreseeing(ids)
+        logits[np.roll(ids, -1, axis=1) == 0] = [-1e3, *[1e3] * (VOCAB - 1)]
+        return logits
+
+    clean = evaluate(np.where(ids == 0, 1, ids), foreseeing, VOCAB, foreseeing)
+    result = evaluate(ids, spoiled, VOCAB, foreseeing, prefix=prefix)
+    assert result.tokens == 5 * 8 - 1
+    assert (result.perplexity, result.accuracy) == (pytest.approx(clean.perplexity, rel=1e-5), 1.0)
+    assert (result.kl_nats, result.top1_agreement) == (pytest.approx(0, abs=1e-9), 1.0)
+    assert evaluate(ids, spoiled, VOCAB).perplexity > 1e9, "scored, it would show"
+
+
 def test_windows_drop_the_remainder() -> None:
     assert cut_samples(np.arange(11), 4, "x").tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(CalibrationError, match="`x` has 3 tokens; one sample needs 4"):
         cut_samples(np.arange(3), 4, "x")
 
 
-def test_perplexity_is_transformers_own(tiny_source: Path, text_file: Path) -> None:
-    """The same windows through transformers' model and loss."""
+@pytest.mark.parametrize("bos", [True, False])
+def test_perplexity_is_transformers_own(tiny_source: Path, text_file: Path, bos: bool) -> None:
+    """The same windows through transformers' model and loss: each with <s> before it, or as the text is cut in papers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(tiny_source, dtype=torch.float32)
     ids = AutoTokenizer.from_pretrained(tiny_source)(text_file.read_text(encoding="utf-8")).input_ids
-    windows = torch.tensor(ids[: len(ids) // 128 * 128]).view(-1, 128)
+    if bos:
+        text = torch.tensor(ids[1 : 1 + (len(ids) - 1) // 127 * 127]).view(-1, 127)
+        windows = torch.cat([torch.full((len(text), 1), ids[0]), text], dim=1)
+    else:
+        windows = torch.tensor(ids[: len(ids) // 128 * 128]).view(-1, 128)
     with torch.no_grad():
         loss = model(windows, labels=windows).loss  # a mean over all windows: each predicts as many tokens
-    (measured,) = evaluate_model(str(tiny_source), [text_file], context=128)
-    assert measured.perplexity == pytest.approx(float(loss.exp()), rel=1e-5)  # float32 in another order
+    (measured,) = evaluate_model(str(tiny_source), [text_file], context=128, bos=bos)
+    assert measured.perplexity == pytest.approx(float(loss.exp()), rel=2e-6)  # float32 in another order
+    assert (measured.context, measured.prefix) == (128, ("<s>",) if bos else ())
     assert measured.tokens == windows.shape[0] * 127
 
 

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from ovround.artifact.manifest import SampleRecord
 from ovround.errors import CalibrationError
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.recipes import RECIPES
@@ -29,8 +30,9 @@ def calibration(
     seqlen: int | None = None,
     seed: int = 0,
     context: int = 256,
+    bos: bool = True,
 ) -> Calibration:
-    options = ConvertOptions(calibration=files, nsamples=nsamples, seqlen=seqlen, seed=seed)
+    options = ConvertOptions(calibration=files, nsamples=nsamples, seqlen=seqlen, seed=seed, bos=bos)
     return calibrate(load_tokenizer(folder), options, context, VOCAB)
 
 
@@ -62,7 +64,7 @@ def test_samples_are_the_texts_own_cut_in_order_and_drawn_without_repetition(
     tiny_source: Path, tokenizer: Tokenizer, write: Callable[..., Path]
 ) -> None:
     numbered = " ".join(str(number) for number in range(2000))
-    actual = calibration(tiny_source, write("text.txt", numbered), nsamples=40, seqlen=16)
+    actual = calibration(tiny_source, write("text.txt", numbered), nsamples=40, seqlen=16, bos=False)
     stream = tokenizer.encode(numbered).ids
     cut = {tuple(stream[start : start + 16]) for start in range(0, len(stream) - 15, 16)}
     assert actual.samples.shape == (45, 16)
@@ -70,6 +72,19 @@ def test_samples_are_the_texts_own_cut_in_order_and_drawn_without_repetition(
     assert len(rows(actual.samples)) == 45
     assert rows(actual.samples) <= cut
     assert actual.held_out == 5
+    assert actual.record == SampleRecord(40, 5, 16)
+
+
+def test_samples_begin_as_the_tokenizer_begins_a_text_and_lose_no_text(
+    tiny_source: Path, tokenizer: Tokenizer, write: Callable[..., Path]
+) -> None:
+    numbered = " ".join(str(number) for number in range(2000))
+    actual = calibration(tiny_source, write("text.txt", numbered), nsamples=40, seqlen=16)
+    _, *text = tokenizer.encode(numbered).ids
+    assert rows(actual.samples) <= {(1, *text[start : start + 15]) for start in range(0, len(text) - 14, 15)}
+    assert actual.record == SampleRecord(40, 5, 16, ("<s>",))
+    shares = [actual.part(rank, 2).samples for rank in range(2)]
+    assert rows(np.concatenate(shares)) == rows(actual.samples)
 
 
 def test_documents_are_tokenised_one_by_one_and_files_in_order(
@@ -99,27 +114,28 @@ def test_the_seed_decides_the_draw(tiny_source: Path, text_file: Path) -> None:
     assert rows(first) != rows(other)
 
 
-def test_samples_are_as_long_as_the_context_by_default(tiny_source: Path, text_file: Path) -> None:
+def test_samples_have_256_tokens_by_default_or_as_many_as_the_context(tiny_source: Path, text_file: Path) -> None:
     assert calibration(tiny_source, text_file, nsamples=2, context=48).samples.shape[1] == 48
-    assert calibration(tiny_source, nsamples=2, context=5000).samples.shape[1] == 2048
+    assert calibration(tiny_source, text_file, nsamples=2, context=5000).samples.shape[1] == 256
 
 
 def test_the_built_in_text_adapts_to_what_it_gives(tiny_source: Path, tokenizer: Tokenizer) -> None:
     tokens = len(token_stream(tokenizer, [DEFAULT_TEXT], VOCAB))
     wanted = RECIPES["default"].nsamples
     assert tokens // 2048 < wanted + held_out_samples(wanted), "long samples: fewer than the recipe wants"
-    assert len(calibration(tiny_source, context=2048).samples) == tokens // 2048
+    whole = (tokens - 1) // 2047  # each begins with <s>
+    assert len(calibration(tiny_source, seqlen=2048, context=2048).samples) == whole
     assert len(calibration(tiny_source, context=64).samples) == wanted + held_out_samples(wanted)
     # A count that was asked for is never lowered in silence.
-    message, _ = refusal(lambda: calibration(tiny_source, nsamples=wanted, context=2048))
-    assert f"gives {tokens // 2048} samples of 2048 tokens; {wanted + held_out_samples(wanted)} are needed" in message
+    message, _ = refusal(lambda: calibration(tiny_source, nsamples=wanted, seqlen=2048, context=2048))
+    assert f"gives {whole} samples of 2048 tokens; {wanted + held_out_samples(wanted)} are needed" in message
 
 
 def test_a_given_text_that_is_too_short_is_refused_with_what_would_do(
     tiny_source: Path, tokenizer: Tokenizer, write: Callable[..., Path]
 ) -> None:
     text = write("short.txt", WORDS * 10)
-    samples = len(tokenizer.encode(WORDS * 10).ids) // 32
+    samples = (len(tokenizer.encode(WORDS * 10).ids) - 1) // 31
     message, hint = refusal(lambda: calibration(tiny_source, text, seqlen=32))
     assert message == (
         f"the calibration text gives {samples} samples of 32 tokens; 144 are needed (128 to tune on, the rest held out)"

@@ -17,7 +17,9 @@ from checkpoint_writer import tiny_config, write_checkpoint
 from hub_server import HubServer
 from transformers import AutoTokenizer
 
+from ovround.conversion.preparation import prepare
 from ovround.errors import CalibrationError, MissingExtraError
+from ovround.options.budget import Budget
 from ovround.options.convert_options import ConvertOptions
 from ovround.quant.calibration.samples import calibrate, token_stream
 from ovround.source_tokenizer import chat_renderer, load_tokenizer
@@ -338,3 +340,15 @@ def test_a_large_data_set_is_read_no_further_than_needed(
     assert len(fetched) == 1
     again = calibrate(load_tokenizer(folder), options, 256, 320)
     assert np.array_equal(calibration.samples, again.samples)
+
+
+def test_bits_are_chosen_on_chats_too(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config())
+    (folder / "chat_template.jinja").write_text("{% for message in messages %}{{ message['content'] }} {% endfor %}")
+    path = lines(tmp_path / "a.jsonl", *[{"messages": CHAT}] * 60)
+    options = ConvertOptions(
+        group_size=32, recipe="rtn", budget=Budget(3.5, "bits"), calibration=(path,), nsamples=4, seqlen=8
+    )
+    job = prepare(str(folder), tmp_path / "out", options)
+    assert job.budget is not None
+    assert job.budget.samples.shape == (4, 8)

@@ -51,7 +51,7 @@ def model_support(stated: StatedConfig) -> ModelSupport:
     """
     config = text_config(stated.config)
     decoder = from_config(config)
-    settings = config.get("quantization_config")
+    settings = config.get("quantization_config") or config.get("quantization")
     method = quantisation_method("config.json", settings) if isinstance(settings, dict) and settings else stated.gguf
     shapes = decoder.every_tensor()
     engines = [

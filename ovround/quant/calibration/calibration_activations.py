@@ -23,6 +23,7 @@ from ovround.quant.device import CPU, Device
 from ovround.quant.distributed.group import ALONE, Group
 from ovround.quant.product_dtype import in_type
 from ovround.quant.threads import threads_for
+from ovround.texts.windows import scored
 
 _LOGITS_ELEMENTS = 1 << 24  # logits computed at a time for the quality: 64 MB
 
@@ -156,8 +157,9 @@ class CalibrationActivations:
             for states, ops in heads:
                 logits = decoder.head(ops, self._device.put(states[first : first + len(ids)]))[:, :-1]
                 log_probabilities.append(F.log_softmax(logits.flatten(0, 1), dim=-1))
-            log_p, log_q = log_probabilities
-            next_ids = self._device.put(ids[:, 1:].flatten())
+            counted = self._device.put(torch.from_numpy(scored(ids[:, 1:].flatten().numpy(), self._calibration.prefix)))
+            log_p, log_q = (rows[counted] for rows in log_probabilities)
+            next_ids = self._device.put(ids[:, 1:].flatten())[counted]
             tokens += next_ids.numel()
             nll += float(F.nll_loss(log_p, next_ids, reduction="sum"))
             nll_quantized += float(F.nll_loss(log_q, next_ids, reduction="sum"))

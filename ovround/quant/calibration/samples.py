@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from ovround.artifact.manifest import SampleRecord
 from ovround.errors import CalibrationError
 from ovround.options.convert_options import ConvertOptions, resolved_recipe
-from ovround.texts import Document, Render, read_documents
+from ovround.texts import Document, Prefix, Render, cut_windows, read_documents, text_prefix
 from ovround.texts.data_set import is_data_set
+from ovround.texts.windows import NO_PREFIX
 
 DEFAULT_TEXT = Path(__file__).resolve().parents[2] / "calibration.txt"
-LONGEST_DEFAULT = 2048  # tokens a sample when --seqlen is not given
+DEFAULT_LENGTH = (
+    256  # tokens a sample when --seqlen is not given; longer ones cost more and win nothing (tuning-speed.md)
+)
+LONGEST_CHOSEN = 2048  # tokens a sample that --time chooses at most
 FEWEST_SAMPLES = 8  # of the built-in text; with fewer, the given number is required
 DRAWN_FROM = 4
+MOST_CHOSEN = 512  # samples that are chosen, not asked for
 _BATCH = 256  # documents
 SHORTEST_SAMPLE = 8  # tokens; the options allow no shorter --seqlen
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Token ids `[S, T]` int64 of S samples; the last `held_out` of them are never tuned on."""
+    """Token ids `[S, T]` int64 of S samples; the last `held_out` of them are never tuned on. Each begins with `prefix`."""
 
     samples: NDArray[np.int64]
     held_out: int
+    prefix: Prefix = NO_PREFIX
+
+    @property
+    def record(self) -> SampleRecord:
+        """What the manifest says about the samples."""
+        count, length = self.samples.shape
+        return SampleRecord(count - self.held_out, self.held_out, length, self.prefix.tokens)
 
     def part(self, rank: int, size: int) -> Calibration:
         """The share of process `rank` of `size`: every `size`-th tuning sample, and every `size`-th held-out one."""
@@ -36,7 +49,8 @@ class Calibration:
             return self
         train = len(self.samples) - self.held_out
         held_out = self.samples[train:][rank::size]
-        return Calibration(np.concatenate([self.samples[:train][rank::size], held_out]), len(held_out))
+        mine = np.concatenate([self.samples[:train][rank::size], held_out])
+        return replace(self, samples=mine, held_out=len(held_out))
 
 
 def calibrate(
@@ -45,11 +59,12 @@ def calibrate(
     """Cut the calibration text into samples for a model with `context` positions.
 
     Each file is tokenised document by document; `render` writes a chat as the model sees it. The tokens are joined and cut
-    into samples of `seqlen`, of which the seed draws `nsamples` and an eighth more to be held out. Of the built-in text, as
-    many samples as it gives are used; of a data set of the hub, the first ones that give DRAWN_FROM times as many.
+    into samples of `seqlen` that begin with what the tokenizer puts before a text, unless `bos` is false. The seed draws
+    `nsamples` of them and an eighth more to be held out. Of the built-in text, as many samples as it gives are used; of a
+    data set of the hub, the first ones that give DRAWN_FROM times as many.
     Raises CalibrationError when the given text is too short.
     """
-    length = min(LONGEST_DEFAULT, context) if options.seqlen is None else options.seqlen
+    length = min(DEFAULT_LENGTH, context) if options.seqlen is None else options.seqlen
     if length > context:
         raise CalibrationError(f"seqlen is {length}; the model has {context} positions", hint=f"--seqlen {context}")
     if length < SHORTEST_SAMPLE:
@@ -61,7 +76,9 @@ def calibrate(
     needed = nsamples + held_out_samples(nsamples)
     files = options.calibration or (DEFAULT_TEXT,)
     tokens = token_stream(tokenizer, files, vocab_size, render, enough=DRAWN_FROM * needed * length)
-    whole = len(tokens) // length
+    prefix = text_prefix(tokenizer) if options.bos else NO_PREFIX
+    windows = cut_windows(tokens, length, prefix)
+    whole = len(windows)
     adaptable = not options.calibration and options.nsamples is None
     if adaptable and whole >= FEWEST_SAMPLES:
         needed = min(needed, whole)
@@ -74,7 +91,7 @@ def calibrate(
             hint=f"give more text, or {fewer}a smaller --seqlen",
         )
     order = np.random.default_rng(options.seed).permutation(whole)[:needed]
-    return Calibration(tokens[: whole * length].reshape(whole, length)[order], max(1, needed // 9))
+    return Calibration(windows[order], max(1, needed // 9), prefix)
 
 
 def held_out_samples(samples: int) -> int:
@@ -82,20 +99,33 @@ def held_out_samples(samples: int) -> int:
     return max(1, samples // 8)
 
 
+def fitting_samples(
+    tokenizer: Tokenizer, options: ConvertOptions, vocab_size: int, render: Render | None = None
+) -> Callable[[int], int]:
+    """The largest `nsamples` that the calibration text gives beside those held out, as a function of `seqlen`."""
+    files, enough = options.calibration or (DEFAULT_TEXT,), DRAWN_FROM * MOST_CHOSEN * LONGEST_CHOSEN
+    tokens = token_stream(tokenizer, files, vocab_size, render, enough=enough)
+    prefix = text_prefix(tokenizer) if options.bos else NO_PREFIX
+    return lambda length: len(cut_windows(tokens, length, prefix)) * 8 // 9
+
+
 def token_stream(
     tokenizer: Tokenizer, files: Sequence[Path], vocab_size: int, render: Render | None = None, enough: int = 0
 ) -> NDArray[np.int64]:
     """All tokens of all documents in a row, int64 `[n]`; of a data set of the hub, those until there are `enough`.
 
+    A plain document begins with what the tokenizer puts before a text. What it appends to one is left out: the next follows.
     Raises CalibrationError for ids that the model does not have.
     """
     parts: list[NDArray[np.int64]] = []
+    prefix = text_prefix(tokenizer).ids
     for path in files:
         count = 0
         for batch in _batches(read_documents(path, render)):
             texts = [document.text for document in batch]
-            encodings = tokenizer.encode_batch(texts, add_special_tokens=not batch[0].rendered)
-            parts += [np.asarray(encoding.ids, np.int64) for encoding in encodings]
+            before = () if batch[0].rendered else prefix
+            encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+            parts += [np.asarray((*before, *encoding.ids), np.int64) for encoding in encodings]
             count += sum(len(part) for part in parts[-len(batch) :])
             if enough and count >= enough and is_data_set(path):
                 break

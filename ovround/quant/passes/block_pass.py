@@ -47,14 +47,14 @@ class BlockPass:
         if context.group.from_first(store.complete):
             context.on_progress(Progress("resume", context.blocks, context.blocks))
             return
-        front = self._front()
+        front = self.front()
         with context.activations(front) as activations:
             for layers in self._block_groups():
                 stored = context.group.from_first(partial(self._stored, store, layers))
                 if stored is not None:
                     self._skip(layers, stored, activations)
                     continue
-                for layer, block in zip(layers, self._tuned(layers, activations), strict=True):
+                for layer, block in zip(layers, self.tune(layers, activations), strict=True):
                     context.store_block(store, layer, block, TUNED)
                     context.report_block(layer, block)
                     context.advance_quantized(activations, layer, block)
@@ -67,7 +67,7 @@ class BlockPass:
 
     # Embedding and head
 
-    def _front(self) -> tuple[Emitted, ...]:
+    def front(self) -> tuple[Emitted, ...]:
         """What lies before the first block: the embedding, and positions and norm where a family has them."""
         return tuple(
             init_embedding(name, self._context.read(name), scheme, None)
@@ -121,7 +121,7 @@ class BlockPass:
 
     # Blocks that are tuned
 
-    def _tuned(self, layers: range, activations: CalibrationActivations) -> list[FinishedBlock]:
+    def tune(self, layers: range, activations: CalibrationActivations) -> list[FinishedBlock]:
         """Tune a group of blocks; then the original model's activations have passed it, the quantised model's have not."""
         context = self._context
         originals = {layer: context.original_block(layer) for layer in layers}

@@ -17,7 +17,7 @@ from ovround.models.decoder import Decoder
 
 # Seconds saved for each multiplication of a step on one thread, and seconds of compilation for a model and each block.
 _SAVED_S = 4e-12
-_FIRST_S, _BLOCK_S = 60.0, 4.0
+_FIRST_S, BLOCK_COMPILE_S = 60.0, 4.0
 _MARGIN = 2.0  # smallest ratio of saved to spent seconds that is worth it
 
 
@@ -49,7 +49,7 @@ def choose(wanted: str, device: str, decoder: Decoder, tokens: int, iters: int, 
     blocks, shapes = decoder.config.num_hidden_layers, decoder.tensors(0)
     weights = sum(math.prod(shapes[f"{name}.weight"]) for name in decoder.linears(0))
     saved_s = _SAVED_S * weights * tokens * iters * blocks / _threads()
-    return saved_s > _MARGIN * (_FIRST_S + _BLOCK_S * blocks)
+    return saved_s > _MARGIN * (_FIRST_S + BLOCK_COMPILE_S * blocks)
 
 
 def lacking() -> str | None:
