@@ -69,9 +69,7 @@ def _size(ops: OpenVINOOps, x: ov.Node, axis: int) -> ov.Node:
     return opset.gather(opset.shape_of(x, "i64"), ops.i64(f"scalar{axis}", axis), ops.i64("axis0", 0))
 
 
-def _loop(
-    ops: OpenVINOOps, verb: GatedDeltaRule, steps: Sequence[ov.Node], state: ov.Node
-) -> tuple[ov.Node, ov.Node]:
+def _loop(ops: OpenVINOOps, verb: GatedDeltaRule, steps: Sequence[ov.Node], state: ov.Node) -> tuple[ov.Node, ov.Node]:
     """query, key, value `[B, H, T, D]`, decay and share `[B, H, T]`, state -> outputs `[B, H, T, D_v]` and the last state."""
     value = steps[2]
     body, results = _body(ops, verb)

@@ -58,13 +58,16 @@ def hybrid_mixers(read: ConfigReader, parts: StandardParts) -> list[SelfAttentio
     kinds = read.words("layer_types", layers, (LINEAR, FULL)) or tuple(
         LINEAR if (layer + 1) % interval else FULL for layer in range(layers)
     )
+    kernel_size = read.integer("linear_conv_kernel_dim")
+    if kernel_size < 2:
+        raise ArchitectureError(f"config.json: `linear_conv_kernel_dim` is {kernel_size}; 2 or more is needed")
     delta = GatedDeltaNet(
         parts.config.hidden_size,
         read.integer("linear_num_key_heads"),
         read.integer("linear_num_value_heads"),
         read.integer("linear_key_head_dim"),
         read.integer("linear_value_head_dim"),
-        read.integer("linear_conv_kernel_dim"),
+        kernel_size,
         parts.norm.eps,
         read_activation(read, "hidden_act", "silu"),
     )

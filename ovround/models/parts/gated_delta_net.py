@@ -97,7 +97,7 @@ class GatedDeltaNet:
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
         q, k, v, z = (ops.linear(x, f"{at}.in_proj_{name}") for name in "qkvz")
         b, a = ops.linear(x, f"{at}.in_proj_b"), ops.linear(x, f"{at}.in_proj_a")
-        mixed = ops.call(self._convolution(f"{at}."), (q, k, v), layer)
+        mixed = self._convolution(f"{at}.").forward(ops, q, layer, beside=(k, v))
         if self.activation != "silu":
             mixed = ops.activation(mixed, self.activation)
         out = ops.rms_norm(
