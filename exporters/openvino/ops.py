@@ -231,13 +231,17 @@ class OpenVINOOps:
             x, self.i64(f"feature/{start}", [start]), ends, self.i64("one1", [1]), self.i64("axis3", [3])
         )
 
-    def past(self, layer: int, name: str) -> ov.Node:
-        """The layer's state before this step, `[B, *shape]`, its rows in the order that `beam_idx` says."""
+    def past(self, layer: int, name: str, shape: Sequence[int] = ()) -> ov.Node:
+        """The layer's state before this step, `[B, *shape]`, its rows in the order that `beam_idx` says.
+
+        `shape` where OpenVINO's fused operator keeps more than the state declares.
+        """
         state = self._states[layer, name]
-        sizes = "x".join(str(size) for size in state.shape if size)
-        shape = self.i64(f"{'empty' if state.rewinds else 'state'}/{sizes}", list(state.shape))
-        start = opset.broadcast(self.f32("zero", 0.0), opset.concat([self.batch, shape], 0))
-        known = ov.PartialShape([-1, *(size or -1 for size in state.shape)])
+        kept = tuple(shape) or state.shape
+        sizes = "x".join(str(size) for size in kept if size)
+        fresh = self.i64(f"{'empty' if state.rewinds else 'state'}/{sizes}", list(kept))
+        start = opset.broadcast(self.f32("zero", 0.0), opset.concat([self.batch, fresh], 0))
+        known = ov.PartialShape([-1, *(size or -1 for size in kept)])
         past = opset.read_value(start, self._variable(layer, state), ov.Type.f32, known)
         return opset.gather(named(past, state.past(layer)), self.beam_idx, self.i64("axis0", 0))
 
@@ -258,9 +262,23 @@ class OpenVINOOps:
 
     def real_tokens(self) -> ov.Node:
         """Which of this step's tokens are no padding, boolean `[B, T]`; a state must not change at padding."""
+        return opset.convert(self._step_mask(), "boolean")
+
+    def without_padding(self, x: ov.Node) -> ov.Node:
+        """`[B, T, features]`, zero where a token is padding.
+
+        Shaped as transformers' own masking is exported, which the pass to paged attention removes where it comes before a
+        convolution (EliminateConvPaddingMaskGating): it packs rows, and has no mask.
+        """
+        real = opset.convert(opset.unsqueeze(self._step_mask(), self.i64("axis2", 2)), "f32")
+        kept = opset.add(opset.multiply(real, self.f32("one", 1.0)), self.f32("zero", 0.0))
+        return opset.multiply(x, kept)
+
+    def _step_mask(self) -> ov.Node:
+        """This step's part of the attention mask, i64 `[B, T]`."""
         tokens = opset.multiply(self.axis_size(self.input_ids, 1), self.i64("minus_one1", [-1]))
         end, i64_one = self.i64("feature/None", [2**31 - 1]), self.i64("one1", [1])
-        return opset.convert(opset.slice(self.attention_mask, tokens, end, i64_one, i64_one), "boolean")
+        return opset.slice(self.attention_mask, tokens, end, i64_one, i64_one)
 
     def _repeat_heads(self, x: ov.Node, repeats: int, spec: Attention) -> ov.Node:
         """`[B, H_kv, S, D]` -> `[B, H, S, D]`, each key/value head beside itself."""
