@@ -32,7 +32,7 @@ class Layout:
     `blocks` stands in for `model.layers`; `transposed` linear layers lie as `[K, N]`; norms are stored less `norm_offset`;
     `ignored` ends the names of buffers that old checkpoints hold and nobody reads. `experts` says what the modules of
     each of `experts_count` are called; transformers 5 joins them, `[E, 2I, H]` and `[E, H, I]`, and checkpoints come either way.
-    `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss).
+    `joined_experts` names `gate_up_proj` and `down_proj` where older checkpoints join them too. `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss).
     """
 
     modules: Mapping[str, str | Fused] = field(default_factory=dict)
@@ -42,6 +42,7 @@ class Layout:
     ignored: tuple[str, ...] = ()
     experts: Mapping[str, str] = field(default_factory=dict)
     experts_count: int = 0
+    joined_experts: Mapping[str, str] = field(default_factory=dict)
     stacked_experts: bool = False
 
     def source(self, name: str, shape: tuple[int, ...]) -> TensorSource:
@@ -71,13 +72,14 @@ class Layout:
     def _expert(self, block: str, expert: int, last: str, shape: tuple[int, ...]) -> TensorSource:
         """`last` of one expert: a tensor of its own, or a part of one that holds all experts' gate and up, or down."""
         at = f"{block}.{self.modules.get('mlp.experts', 'mlp.experts')}"
-        count, (rows, columns) = self.experts_count, shape
-        if last == "down_proj":
-            stacked = TensorSource(f"{block}.mlp.experts.down_proj", (count, rows, columns), index=expert)
-        else:
+        count, (rows, columns), is_down = self.experts_count, shape, last == "down_proj"
+        kind, part, joined = "down_proj", None, shape
+        if not is_down:
             start = rows * (last == "up_proj")
-            part, name = Rows(start, start + rows, 2 * rows), f"{block}.mlp.experts.gate_up_proj"
-            stacked = TensorSource(name, (count, 2 * rows, columns), part, index=expert)
+            kind, part, joined = "gate_up_proj", Rows(start, start + rows, 2 * rows), (2 * rows, columns)
+        stacked = None
+        for name in (f"mlp.experts.{kind}", *([self.joined_experts[kind]] if self.joined_experts else [])):
+            stacked = TensorSource(f"{block}.{name}", (count, *joined), part, index=expert, otherwise=stacked)
         return TensorSource(f"{at}.{expert}.{self.experts.get(last, last)}.weight", shape, otherwise=stacked)
 
 
