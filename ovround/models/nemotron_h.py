@@ -42,7 +42,8 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     mamba = _mamba(read, parts)
     of_kind: dict[str, Part] = {LINEAR: mamba, FULL: parts.attention, _MLP: replace(parts.mlp, gated=False)}
     blocks = tuple(Block(parts.norm, (of_kind[kind],), _NORM) for kind in kinds)
-    return Decoder(parts.config, parts.embedding, blocks, parts.head, EMBEDDING if parts.tied else HEAD, _layout(mamba))
+    # transformers does not tie the head, whatever `tie_word_embeddings` says.
+    return Decoder(parts.config, parts.embedding, blocks, parts.head, HEAD, _layout(mamba))
 
 
 def _mamba(read: ConfigReader, parts: StandardParts) -> Mamba2:

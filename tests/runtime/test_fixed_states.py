@@ -1,0 +1,96 @@
+"""Models whose state has a fixed size: long prompts, going back by copies, guesses, chats, beams; LFM2 and a Mamba hybrid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_model import CONFIGS, relative_rms, write_random_model
+
+from ovround.artifact.manifest import ENGINE_FORMATS
+from ovround.conversion.convert import convert
+from ovround.options.convert_options import ConvertOptions
+from ovround.runtime import LLM
+from ovround.runtime.engines import open_engine
+
+TOLERANCE = 2e-5  # as in test_families
+CONFIG = {**CONFIGS["falcon_h1-0"], "max_position_embeddings": 1024}  # a convolution, a scan and attention in each block
+IDS = np.random.default_rng(5).integers(3, 320, (2, 700))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("hybrid")
+    write_random_model(folder / "model", CONFIG)
+    options = ConvertOptions(formats=ENGINE_FORMATS, group_size=32, recipe="rtn")
+    return dict(zip(ENGINE_FORMATS, convert(folder / "model", folder / "out", options).folders, strict=True))
+
+
+@pytest.fixture(scope="module", params=ENGINE_FORMATS)
+def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
+    return folders[request.param]
+
+
+def test_a_long_prompt_in_pieces(folder: Path) -> None:
+    """Beyond a piece of 256 tokens, at once, on top of a cache, and in a batch of unequal prompts."""
+    engine = open_engine(folder, exact=True, threads=1)
+    expected = engine.logits(IDS)
+    engine.prefill([row[:600].tolist() for row in IDS])
+    assert relative_rms(engine.extend([row[600:690].tolist() for row in IDS]), expected[:, 600:690]) <= TOLERANCE
+    engine.reset()
+    engine.prefill([IDS[0, :300].tolist(), IDS[1, :7].tolist()])
+    following = engine.prefill([IDS[0, 300:305].tolist(), IDS[1, 7:297].tolist()])
+    assert relative_rms(following, np.stack([expected[0, 304], expected[1, 296]])) <= TOLERANCE
+    engine.close()
+
+
+def test_going_back_computes_what_follows_a_copy_and_no_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(folder, exact=True, threads=1)
+    expected = engine.logits(IDS)
+    computed: list[int] = []
+    name = "_run"
+    run = getattr(type(engine), name)
+    places = {"OnnxEngine": 1, "OpenVINOEngine": 1}
+
+    def counted(self, *arguments):  # type: ignore[no-untyped-def]
+        given = arguments[places[type(self).__name__]]
+        computed.append((given if isinstance(given, np.ndarray) else given["input_ids"]).shape[1])
+        return run(self, *arguments)
+
+    monkeypatch.setattr(type(engine), name, counted)
+    engine.prefill([IDS[0, :40].tolist()])
+    engine.extend([IDS[0, 40:46].tolist()])  # guesses, of which two are right
+    computed.clear()
+    engine.rewind([42])
+    assert computed == [2]
+    assert relative_rms(engine.decode([int(IDS[0, 42])]), expected[:1, 42]) <= TOLERANCE
+    computed.clear()
+    engine.rewind([40])  # the end of the prompt
+    assert computed == []
+    assert relative_rms(engine.decode([int(IDS[0, 40])]), expected[:1, 40]) <= TOLERANCE
+    computed.clear()
+    engine.rewind([30])  # before every copy
+    assert sum(computed) == 30
+    assert relative_rms(engine.decode([int(IDS[0, 30])]), expected[:1, 30]) <= TOLERANCE
+    engine.keep([0, 0])
+    engine.prefill([[5, 6], [7, 8]])
+    engine.rewind([31, 31])
+    assert relative_rms(engine.decode([int(IDS[0, 31])] * 2), expected[[0, 0], 31]) <= TOLERANCE
+    engine.close()
+
+
+def test_guesses_chats_and_beams_give_the_answers_of_a_plain_run(folder: Path) -> None:
+    text = "one two three one two three one two"
+    with LLM(folder, exact=True, threads=1) as llm:
+        plain = llm.generate(text, max_new_tokens=24, ignore_eos=True)
+        other = llm.generate(text + " four", max_new_tokens=12, ignore_eos=True)
+        beams = llm.generate(text, max_new_tokens=6, num_beams=3, ignore_eos=True)
+    with LLM(folder, exact=True, threads=1, prompt_lookup=True) as llm:
+        guessed = llm.generate(text, max_new_tokens=24, ignore_eos=True)
+        assert guessed.token_ids == plain.token_ids
+        assert llm.generate(text + " four", max_new_tokens=12, ignore_eos=True).token_ids == other.token_ids
+    with LLM(folder, exact=True, threads=1, draft_model=folder) as llm:
+        drafted = llm.generate(text, max_new_tokens=24, ignore_eos=True)
+        assert drafted.token_ids == plain.token_ids
+        assert llm.generate(text, max_new_tokens=6, num_beams=3, ignore_eos=True).token_ids == beams.token_ids
