@@ -19,12 +19,20 @@ def compute(ops: TorchOps, verb: SelectiveScan, inputs: Sequence[torch.Tensor], 
     state = ops.past(layer, SCAN_STATE)
     if state is None:
         state = steps.new_zeros(len(steps), verb.heads, verb.state_size, verb.head_dim)
+    output, state = scan_in_chunks(ops, verb, joined, steps, state)
+    ops.keep(layer, SCAN_STATE, state)
+    return output
+
+
+def scan_in_chunks(
+    ops: TorchOps, verb: SelectiveScan, joined: torch.Tensor, steps: torch.Tensor, state: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """y `[B, T, H*P]` in the type of `joined`, and the state `[B, H, N, P]` after it."""
     outputs = []
     for chunk, chunk_steps in zip(joined.split(_CHUNK, 1), steps.split(_CHUNK, 1), strict=True):
         output, state = scan(ops, verb, chunk, chunk_steps, state)
         outputs.append(output)
-    ops.keep(layer, SCAN_STATE, state)
-    return torch.cat(outputs, 1).to(joined.dtype)
+    return torch.cat(outputs, 1).to(joined.dtype), state
 
 
 def time_steps(ops: TorchOps, verb: SelectiveScan, raw: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.conversion.convert import convert
 from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
+from ovround.runtime.engine import Engine
 from ovround.runtime.engines import open_engine
 
 TOLERANCE = 2e-5  # as in test_families
@@ -27,14 +30,23 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return dict(zip(ENGINE_FORMATS, convert(folder / "model", folder / "out", options).folders, strict=True))
 
 
-@pytest.fixture(scope="module", params=ENGINE_FORMATS)
-def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
-    return folders[request.param]
+DEVICES = {**dict.fromkeys(ENGINE_FORMATS, "CPU"), "hpu-emulated": "hpu-emulated"}
 
 
-def test_a_long_prompt_in_pieces(folder: Path) -> None:
+@pytest.fixture(scope="module", params=DEVICES)
+def place(request: pytest.FixtureRequest, folders: dict[str, Path]) -> tuple[Path, str]:
+    """A folder and the device that runs it."""
+    return folders.get(request.param, folders["onnx"]), DEVICES[request.param]
+
+
+def opened(place: tuple[Path, str]) -> Engine:
+    folder, device = place
+    return open_engine(folder, device, exact=True, threads=1 if device == "CPU" else None)
+
+
+def test_a_long_prompt_in_pieces(place: tuple[Path, str]) -> None:
     """Beyond a piece of 256 tokens, at once, on top of a cache, and in a batch of unequal prompts."""
-    engine = open_engine(folder, exact=True, threads=1)
+    engine = opened(place)
     expected = engine.logits(IDS)
     engine.prefill([row[:600].tolist() for row in IDS])
     assert relative_rms(engine.extend([row[600:690].tolist() for row in IDS]), expected[:, 600:690]) <= TOLERANCE
@@ -45,18 +57,18 @@ def test_a_long_prompt_in_pieces(folder: Path) -> None:
     engine.close()
 
 
-def test_going_back_computes_what_follows_a_copy_and_no_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = open_engine(folder, exact=True, threads=1)
+def test_going_back_computes_what_follows_a_copy_and_no_more(place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = opened(place)
     expected = engine.logits(IDS)
     computed: list[int] = []
-    name = "_run"
+    name = "_steps" if place[1] != "CPU" else "_run"
     run = getattr(type(engine), name)
-    places = {"OnnxEngine": 1, "OpenVINOEngine": 1}
 
-    def counted(self, *arguments):  # type: ignore[no-untyped-def]
-        given = arguments[places[type(self).__name__]]
-        computed.append((given if isinstance(given, np.ndarray) else given["input_ids"]).shape[1])
-        return run(self, *arguments)
+    def counted(self: Any, *arguments: Any, **named: Any) -> Any:
+        given = arguments[0 if name == "_steps" else 1]  # rows, ids or inputs
+        ids = given["input_ids"] if isinstance(given, Mapping) else given
+        computed.append(len(ids[0]))
+        return run(self, *arguments, **named)
 
     monkeypatch.setattr(type(engine), name, counted)
     engine.prefill([IDS[0, :40].tolist()])
@@ -80,17 +92,19 @@ def test_going_back_computes_what_follows_a_copy_and_no_more(folder: Path, monke
     engine.close()
 
 
-def test_guesses_chats_and_beams_give_the_answers_of_a_plain_run(folder: Path) -> None:
+def test_guesses_chats_and_beams_give_the_answers_of_a_plain_run(place: tuple[Path, str]) -> None:
+    folder, device = place
+    options: dict[str, Any] = {"device": device, "exact": True, "threads": 1 if device == "CPU" else None}
     text = "one two three one two three one two"
-    with LLM(folder, exact=True, threads=1) as llm:
+    with LLM(folder, **options) as llm:
         plain = llm.generate(text, max_new_tokens=24, ignore_eos=True)
         other = llm.generate(text + " four", max_new_tokens=12, ignore_eos=True)
         beams = llm.generate(text, max_new_tokens=6, num_beams=3, ignore_eos=True)
-    with LLM(folder, exact=True, threads=1, prompt_lookup=True) as llm:
+    with LLM(folder, **options, prompt_lookup=True) as llm:
         guessed = llm.generate(text, max_new_tokens=24, ignore_eos=True)
         assert guessed.token_ids == plain.token_ids
         assert llm.generate(text + " four", max_new_tokens=12, ignore_eos=True).token_ids == other.token_ids
-    with LLM(folder, exact=True, threads=1, draft_model=folder) as llm:
+    with LLM(folder, **options, draft_model=folder) as llm:
         drafted = llm.generate(text, max_new_tokens=24, ignore_eos=True)
         assert drafted.token_ids == plain.token_ids
         assert llm.generate(text, max_new_tokens=6, num_beams=3, ignore_eos=True).token_ids == beams.token_ids
