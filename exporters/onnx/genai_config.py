@@ -10,9 +10,13 @@ from ovround.checkpoint.text_part import text_config
 from ovround.errors import CheckpointError
 from ovround.models.calls import attention_specs
 from ovround.models.decoder import Decoder
+from ovround.models.parts.causal_convolution import TAIL
+from ovround.models.parts.gated_delta_net import RECURRENT
 
 # The families of ovround that onnxruntime-genai 0.18 knows by name; any other graph of the same inputs is a "decoder".
 GENAI_TYPES = frozenset({"llama"})
+# Our states of fixed size, and what it calls such a one; it finds their layers and shapes in the graph.
+FIXED_STATES = {TAIL: "conv", RECURRENT: "recurrent"}
 
 
 def write_genai_config(source: Path, folder: Path, decoder: Decoder, filename: str) -> None:
@@ -38,6 +42,8 @@ def genai_config(model: dict[str, Any], generation: dict[str, Any], decoder: Dec
         eos = ids["eos_token_id"]
         ids["pad_token_id"] = eos[0] if isinstance(eos, list) and eos else eos
     family = model.get("model_type")
+    states = {state.name for kept in decoder.states() for state in kept}
+    fixed = {name: kind for name, kind in FIXED_STATES.items() if name in states}
     sampling = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
     return {
         "model": {
@@ -54,11 +60,13 @@ def genai_config(model: dict[str, Any], generation: dict[str, Any], decoder: Dec
                     "attention_mask": "attention_mask",
                     "past_key_names": "past_key_values.%d.key",
                     "past_value_names": "past_key_values.%d.value",
+                    **{f"past_{kind}_names": f"past_state.%d.{name}" for name, kind in fixed.items()},
                 },
                 "outputs": {
                     "logits": "logits",
                     "present_key_names": "present.%d.key",
                     "present_value_names": "present.%d.value",
+                    **{f"present_{kind}_names": f"present_state.%d.{name}" for name, kind in fixed.items()},
                 },
                 "num_attention_heads": attention.num_heads if attention else 0,
                 "num_hidden_layers": config.num_hidden_layers,

@@ -9,9 +9,10 @@ from ovround.models.parts.causal_convolution import TAIL, CausalConvolution
 
 
 def compute(ops: OnnxOps, verb: CausalConvolution, inputs: Sequence[str], layer: int) -> str:
-    """`[B, T, C]` -> `[B, T, C]`. The operator's layout is `[B, C, T]`; our runtime never pads."""
+    """Inputs with C features together -> `[B, T, C]`. The operator's layout is `[B, C, T]`; our runtime never pads."""
     at, turned = verb.at, [0, 2, 1]
-    given = ops.node("Transpose", [inputs[0]], f"{at}/channels_first", perm=turned)
+    x = inputs[0] if len(inputs) == 1 else ops.node("Concat", [*inputs], f"{at}/inputs", axis=-1)
+    given = ops.node("Transpose", [x], f"{at}/channels_first", perm=turned)
     bias = ops.float_weight(f"{at}.bias") if verb.bias else ""
     tail = f"{at}/tail"
     out = ops.node(

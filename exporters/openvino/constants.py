@@ -23,7 +23,7 @@ from openvino import opset13 as opset
 from ovround.errors import VerifyError
 from ovround.exporters.openvino.storage import ALIGNMENT, ELEMENT_BITS, EXPERT, Entry, stored_bytes
 
-_NUMPY = {"f32": np.float32, "i32": np.int32, "i64": np.int64}
+_NUMPY: dict[str, Any] = {"f32": np.float32, "i32": np.int32, "i64": np.int64, "boolean": np.bool_}
 _OV_TYPES = {name: getattr(ov.Type, name) for name in ELEMENT_BITS}
 
 
@@ -92,6 +92,13 @@ class ConstantFile:
             self._keep(name, opset.constant(array))
         return self._nodes[name]
 
+    def inner(self, name: str, element_type: str, values: Any) -> ov.Node:
+        """As `small`, for the body of a loop, which shares no node with the graph around it or with another body."""
+        self.small(name, element_type, values)
+        node = opset.constant(np.asarray(values, _NUMPY[element_type]))
+        node.set_friendly_name(name)
+        return node
+
     def _keep(self, name: str, node: ov.Node) -> None:
         node.set_friendly_name(name)
         self._nodes[name] = node
@@ -105,7 +112,7 @@ class ConstantFile:
         Raises VerifyError when the graph holds a constant that is not one of `entries`, or holds it with another type.
         """
         tree = ElementTree.parse(xml_path)  # noqa: S314  this process wrote the file a moment ago
-        for layer in tree.iterfind("./layers/layer[@type='Const']"):
+        for layer in tree.iterfind(".//layers/layer[@type='Const']"):  # in the bodies of loops too
             name, data = layer.get("name", ""), layer.find("data")
             entry = self.entries.get(name)
             if data is None or entry is None or data.get("element_type") != entry.element_type:

@@ -29,6 +29,8 @@ def saved(path: Path, write: Callable[[], object]) -> None:
 def count_names(model: ov.Model) -> None:
     """Rename unnamed nodes by their number in the model: OpenVINO counts through all models of a process."""
     for number, node in enumerate(model.get_ordered_ops()):
+        if node.get_type_name() in ("Loop", "TensorIterator"):
+            count_names(node.get_function())
         if _MADE_UP.fullmatch(node.get_friendly_name()):
             node.set_friendly_name(f"{node.get_type_name()}_{number}")
         for index, output in enumerate(node.outputs()):

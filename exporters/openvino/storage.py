@@ -26,7 +26,9 @@ from ovround.tensors.float_tensor import FloatType
 
 GRAPH_FILE, WEIGHTS_FILE = "openvino_model.xml", "openvino_model.bin"
 ALIGNMENT = 64  # a cache line; OpenVINO maps the file and computes on it in place
-ELEMENT_BITS = {"u2": 2, "u4": 4, "i4": 4, "u8": 8, "i8": 8, "f16": 16, "bf16": 16, "f32": 32, "i32": 32, "i64": 64}
+ELEMENT_BITS = {
+    "u2": 2, "u4": 4, "i4": 4, "u8": 8, "i8": 8, "boolean": 8, "f16": 16, "bf16": 16, "f32": 32, "i32": 32, "i64": 64,
+}  # fmt: skip
 FLOAT_TYPES: dict[FloatType, str] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 _ALL_EXPERTS = ".experts.*."

@@ -18,13 +18,15 @@ from ovround.models.parts.causal_convolution import TAIL, CausalConvolution
 
 
 def compute(ops: OpenVINOOps, verb: CausalConvolution, inputs: Sequence[ov.Node], layer: int) -> ov.Node:
-    """`[B, T, C]` -> `[B, T, C]`; padding counts as zeros."""
+    """Inputs with C features together -> `[B, T, C]`; padding counts as zeros."""
     channels, size, at = verb.channels, verb.kernel_size, verb.at
     order, end = ops.i64("order021", [0, 2, 1]), ops.i64("feature/None", [2**31 - 1])
     axis, step = ops.i64("axis2_1", [2]), ops.i64("one1", [1])
-    tokens = opset.transpose(ops.without_padding(inputs[0]), order)
+    x = inputs[0] if len(inputs) == 1 else opset.concat([*inputs], -1)
+    tokens = opset.transpose(ops.without_padding(x), order)
     whole = opset.concat([ops.past(layer, TAIL, (channels, size)), tokens], -1)
-    ops.keep(layer, TAIL, opset.slice(whole, ops.i64(f"feature/{-size}", [-size]), end, step, axis))
+    tail = opset.slice(whole, ops.i64(f"feature/{-size}", [-size]), end, step, axis)
+    ops.keep(layer, TAIL, opset.reshape(tail, ops.i64(f"state/{[0, channels, size]}", [0, channels, size]), True))
     weight = opset.reshape(ops.weight(f"{at}.weight"), ops.i64(f"{at}/shape", [channels, 1, 1, size]), False)
     convolved = named(opset.group_convolution(whole, weight, [1], [0], [0], [1]), at)
     out = opset.slice(convolved, ops.i64("feature/1", [1]), end, step, axis)

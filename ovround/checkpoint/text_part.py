@@ -85,6 +85,12 @@ TEXT_MODELS: dict[str, TextModel] = {
     "qwen3_vl_text": TextModel(
         "qwen3", "Qwen3ForCausalLM", (151936, 4096, 22016, 32), 32, 32, 128000, {"head_dim": 128, "rope_theta": 5e5}
     ),
+    "qwen3_5_text": TextModel(
+        "qwen3_5_text", "Qwen3_5ForCausalLM", (248320, 4096, 12288, 32), 16, 4, 32768, {"head_dim": 256}
+    ),
+    "qwen3_5_moe_text": TextModel(
+        "qwen3_5_moe_text", "Qwen3_5MoeForCausalLM", (248320, 2048, 512, 40), 16, 2, 32768, {"head_dim": 256}
+    ),
     "qwen3_moe": TextModel("qwen3_moe", "Qwen3MoeForCausalLM", (151936, 2048, 6144, 24), 32, 4, 32768),
     "qwen3_vl_moe_text": TextModel(
         "qwen3_moe", "Qwen3MoeForCausalLM", (151936, 2048, 5632, 24), 16, 16, 128000,
@@ -116,6 +122,7 @@ MULTIMODAL: dict[str, Multimodal] = {
     "mistral3": Multimodal("mistral", tied=True), "ovis2": Multimodal("qwen2", tied=True),
     "qwen2_5_vl": Multimodal("qwen2_5_vl_text", fixed=True, flat=True),
     "qwen2_audio": Multimodal("qwen2"), "qwen2_vl": Multimodal("qwen2_vl_text", fixed=True, flat=True),
+    "qwen3_5": Multimodal("qwen3_5_text", fixed=True), "qwen3_5_moe": Multimodal("qwen3_5_moe_text", fixed=True),
     "qwen3_vl": Multimodal("qwen3_vl_text", fixed=True), "qwen3_vl_moe": Multimodal("qwen3_vl_moe_text", fixed=True),
     "smolvlm": Multimodal("llama"), "video_llama_3": Multimodal("qwen2"), "video_llava": Multimodal("llama"),
     "vipllava": Multimodal("llama"), "voxtral": Multimodal("llama"),

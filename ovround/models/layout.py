@@ -29,7 +29,8 @@ class Fused:
 class Layout:
     """The checkpoint's name of each module that has another than Llama's, those in a block without the block's name.
 
-    `blocks` stands in for `model.layers`; `transposed` linear layers lie as `[K, N]`; norms are stored less `norm_offset`;
+    `blocks` stands in for `model.layers`; `transposed` linear layers lie as `[K, N]`; norms are stored less `norm_offset`, but
+    for the modules `whole_norms` of a block;
     `ignored` ends the names of buffers that old checkpoints hold and nobody reads. `experts` says what the modules of
     each of `experts_count` are called; transformers 5 joins them, `[E, 2I, H]` and `[E, H, I]`, and checkpoints come either way.
     `joined_experts` names `gate_up_proj` and `down_proj` where older checkpoints join them too. `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss).
@@ -39,6 +40,7 @@ class Layout:
     blocks: str = BLOCKS
     transposed: bool = False
     norm_offset: float = 0.0
+    whole_norms: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     experts: Mapping[str, str] = field(default_factory=dict)
     experts_count: int = 0
@@ -64,7 +66,8 @@ class Layout:
             shape = (shape[0] // (rows.stop - rows.start) * rows.size, *shape[1:])
         transposed = self.transposed and inside is not None and len(shape) == 2
         alike = f"{self.blocks}.{inside[1]}.{inside[2]}.{kind}" if inside and inside[2] == "mlp.gate" else ""
-        add = self.norm_offset if kind == "weight" and "norm" in module.rpartition(".")[2] else 0.0
+        less = kind == "weight" and "norm" in module.rpartition(".")[2] and own not in self.whole_norms
+        add = self.norm_offset if less else 0.0
         full = f"{self.blocks}.{inside[1]}.{path}.{kind}" if inside else f"{path}.{kind}"
         other = TensorSource(alike, shape) if alike not in ("", full) else None  # the router beside joined experts
         return TensorSource(full, shape[::-1] if transposed else shape, rows, transposed, add, otherwise=other)

@@ -10,7 +10,6 @@ from ovround.errors import ArchitectureError
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
-from ovround.models.parts.attention import SelfAttention
 from ovround.models.parts.part import Part
 from ovround.models.parts.shared_expert import SharedExpertMlp
 from ovround.models.standard import (
@@ -46,7 +45,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
 def sparse(
     read: ConfigReader,
     parts: StandardParts,
-    mixers: Sequence[SelfAttention],
+    mixers: Sequence[Part],
     *,
     count: int,
     top_k: int,

@@ -12,8 +12,8 @@ from ovround.models.torch_ops import TorchOps
 
 
 def compute(ops: TorchOps, verb: CausalConvolution, inputs: Sequence[torch.Tensor], layer: int) -> torch.Tensor:
-    """`[B, T, C]` -> `[B, T, C]`."""
-    x, weight = inputs[0].transpose(1, 2), ops.weights[f"{verb.at}.weight"]
+    """Inputs with C features together -> `[B, T, C]`."""
+    x, weight = torch.cat([*inputs], -1).transpose(1, 2), ops.weights[f"{verb.at}.weight"]
     held = ops.past(layer, TAIL)
     if held is None:
         held = x.new_zeros(x.shape[0], verb.channels, verb.kernel_size - 1)

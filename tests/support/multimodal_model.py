@@ -17,6 +17,10 @@ TEXT = {
     "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
 _MROPE = {"rope_type": "default", "mrope_section": [2, 3, 3]}
+_HYBRID = {
+    "head_dim": 16, "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+}  # fmt: skip
 # What the text model of each kind is made of here; together they use each text model once.
 TEXTS: dict[str, dict[str, Any]] = {
     "gemma3": {"sliding_window": 12, "head_dim": 32, "layer_types": ["sliding_attention", "full_attention"]},
@@ -26,6 +30,11 @@ TEXTS: dict[str, dict[str, Any]] = {
     "qwen3_vl_moe": {
         "head_dim": 16, "rope_parameters": {**_MROPE, "mrope_interleaved": True}, "moe_intermediate_size": 48,
         "num_local_experts": 8, "num_experts": 8, "num_experts_per_tok": 2,
+    },
+    "qwen3_5": {**_HYBRID, "rope_parameters": {**_MROPE, "mrope_interleaved": True}, "attention_bias": True},
+    "qwen3_5_moe": {
+        **_HYBRID, "rope_parameters": {**_MROPE, "mrope_interleaved": True}, "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 48, "num_experts": 4, "num_experts_per_tok": 2,
     },
     "mistral3": {
         "model_type": "ministral", "head_dim": 16, "sliding_window": 12,

@@ -10,12 +10,15 @@ from ovround.models.ops import Attention, Ops, T
 from ovround.models.parts.part import Linear, check_size
 from ovround.models.state import State
 
+_GATE = "output_gate_proj"
+
 
 @dataclass(frozen=True, slots=True)
 class SelfAttention:
     """A mixer; `spec` says what the verb computes.
 
-    `query_key_norm` is RMS with `norm_eps`, over each head or over all heads of a query or key at once.
+    `query_key_norm` is RMS with `norm_eps`, over each head or over all heads of a query or key at once. With `output_gate`
+    what the verb gives is multiplied by the sigmoid of another projection, as wide as the query.
     """
 
     hidden_size: int
@@ -24,6 +27,7 @@ class SelfAttention:
     output_bias: bool = False
     query_key_norm: Literal["head", "all"] | None = None
     norm_eps: float = 1e-6
+    output_gate: bool = False
     name: str = "self_attn"
 
     def __post_init__(self) -> None:
@@ -38,7 +42,8 @@ class SelfAttention:
 
     @property
     def inner_size(self) -> int:
-        return (self.spec.num_heads + 2 * self.spec.num_key_value_heads) * self.spec.head_dim
+        gates = self.spec.num_heads if self.output_gate else 0
+        return (self.spec.num_heads + 2 * self.spec.num_key_value_heads + gates) * self.spec.head_dim
 
     def floats(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
@@ -50,7 +55,7 @@ class SelfAttention:
     def linears(self) -> tuple[Linear, ...]:
         hidden, spec = self.hidden_size, self.spec
         queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
-        sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+        sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys} | ({_GATE: queries} if self.output_gate else {})
         qkv = (Linear(name, size, hidden, self.bias, fused="qkv_proj") for name, size in sizes.items())
         return (*qkv, Linear("o_proj", hidden, queries, self.output_bias))
 
@@ -64,4 +69,7 @@ class SelfAttention:
             by_head = self.query_key_norm == "head"
             q = ops.rms_norm(q, f"{at}.q_norm", self.norm_eps, self.spec.num_heads if by_head else 1)
             k = ops.rms_norm(k, f"{at}.k_norm", self.norm_eps, self.spec.num_key_value_heads if by_head else 1)
-        return ops.linear(ops.attention(q, k, v, layer, self.spec), f"{at}.o_proj")
+        out = ops.attention(q, k, v, layer, self.spec)
+        if self.output_gate:
+            out = ops.mul(out, ops.activation(ops.linear(x, f"{at}.{_GATE}"), "sigmoid"))
+        return ops.linear(out, f"{at}.o_proj")

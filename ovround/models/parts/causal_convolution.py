@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovround.models.ops import Ops, T
@@ -16,9 +17,9 @@ _LONGEST = 64  # tokens; models have 2 to 4
 class CausalConvolution:
     """The verb: `[B, T, C]` -> `[B, T, C]`, y_t = sum over j of weight_j * x_(t - K + 1 + j), plus a bias, then silu.
 
-    The module `at` has `{at}.weight` `[C, 1, K]` and, with `bias`, `{at}.bias` `[C]`. The last K - 1 inputs stay as the
-    state `tail` `[C, K - 1]`; before the first token they are zeros. Padding must be zero or stand to the left of a row that
-    begins: OpenVINO's masks it itself.
+    Several inputs stand side by side and have C features together. The module `at` has `{at}.weight` `[C, 1, K]` and, with
+    `bias`, `{at}.bias` `[C]`. The last K - 1 inputs stay as the state `tail` `[C, K - 1]`; before the first token they are
+    zeros. Padding stands to the left of a row that begins; OpenVINO's masks it itself.
     """
 
     at: str
@@ -41,6 +42,6 @@ class CausalConvolution:
         """What it keeps between steps."""
         return (State(TAIL, (self.channels, self.kernel_size - 1)),)
 
-    def forward(self, ops: Ops[T], x: T, layer: int) -> T:
-        """`[B, T, C]` -> the same."""
-        return ops.call(self, (x,), layer)
+    def forward(self, ops: Ops[T], x: T, layer: int, beside: Sequence[T] = ()) -> T:
+        """`x` and what is `beside` it, C features together -> `[B, T, C]`."""
+        return ops.call(self, (x, *beside), layer)
