@@ -12,11 +12,12 @@ from ovround.models.calls import attention_specs
 from ovround.models.decoder import Decoder
 from ovround.models.parts.causal_convolution import TAIL
 from ovround.models.parts.gated_delta_net import RECURRENT
+from ovround.models.parts.selective_scan import SCAN_STATE
 
 # The families of ovround that onnxruntime-genai 0.18 knows by name; any other graph of the same inputs is a "decoder".
 GENAI_TYPES = frozenset({"llama"})
 # Our states of fixed size, and what it calls such a one; it finds their layers and shapes in the graph.
-FIXED_STATES = {TAIL: "conv", RECURRENT: "recurrent"}
+FIXED_STATES = {TAIL: "conv", RECURRENT: "recurrent", SCAN_STATE: "recurrent"}
 
 
 def write_genai_config(source: Path, folder: Path, decoder: Decoder, filename: str) -> None:

@@ -12,8 +12,8 @@ from ovround.runtime.hpu.static_ops import StaticOps
 
 
 def compute(ops: StaticOps, verb: CausalConvolution, inputs: Sequence[torch.Tensor], layer: int) -> torch.Tensor:
-    """`[B, T, C]` -> `[B, T, C]`."""
-    x, weight = inputs[0].transpose(1, 2), ops.weights[f"{verb.at}.weight"]
+    """Inputs with C features together -> `[B, T, C]`."""
+    x, weight = torch.cat([*inputs], -1).transpose(1, 2), ops.weights[f"{verb.at}.weight"]
     whole = torch.cat([ops.past(layer, TAIL).to(x.dtype), x], -1)
     places = ops.counts.unsqueeze(-1) + torch.arange(verb.kernel_size - 1, device=x.device)
     tail = whole.gather(2, places.unsqueeze(1).expand(-1, verb.channels, -1))
