@@ -55,7 +55,11 @@ def _repeated(ops: OnnxOps, verb: SelectiveScan, x: str) -> str:
     repeats, size = verb.heads // verb.groups, verb.state_size
     if repeats == 1:
         return x
-    by_group = ops.node("Reshape", [x, ops.i64(f"split/{verb.groups}x1x{size}", [0, 0, verb.groups, 1, size])], f"{x}/g")
+    by_group = ops.node(
+        "Reshape", [x, ops.i64(f"split/{verb.groups}x1x{size}", [0, 0, verb.groups, 1, size])], f"{x}/g"
+    )
     shape = ops.i64(f"repeat/{repeats}x{size}", [1, 1, 1, repeats, size])
     spread = ops.node("Expand", [by_group, shape], f"{x}/spread")
-    return ops.node("Reshape", [spread, ops.i64(f"join/{verb.heads * size}", [0, 0, verb.heads * size])], f"{x}/repeated")
+    return ops.node(
+        "Reshape", [spread, ops.i64(f"join/{verb.heads * size}", [0, 0, verb.heads * size])], f"{x}/repeated"
+    )

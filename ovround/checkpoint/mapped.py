@@ -184,10 +184,9 @@ def _moved(source: TensorSource, place: Callable[[str], str]) -> TensorSource:
 
 def _present(source: TensorSource, infos: Mapping[str, TensorInfo]) -> TensorSource:
     """The first of `source` and its alternatives that is there; experts in one tensor may lie transposed (Qwen3-VL)."""
-    other: TensorSource | None = source
-    while other is not None and other.name not in infos:
-        other = other.otherwise
-    source = other or source
+    other = source.otherwise
+    if other is not None and source.name not in infos and other.name in infos:
+        source = other
     if source.index is None or source.name not in infos or len(source.shape) != 3:
         return source
     stacked, columns, rows = source.shape

@@ -42,7 +42,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     layout = Layout(
         mamba_modules(mamba) | _modules("mlp.shared_expert" if count else "mlp", shared.intermediate_size),
         experts_count=count,
-        joined_experts={
+        stacks={
             "gate_up_proj": "block_sparse_moe.input_linear.weight",
             "down_proj": "block_sparse_moe.output_linear.weight",
         },
@@ -68,6 +68,11 @@ def smallest_configs() -> list[dict[str, Any]]:
     multipliers = {
         "embedding_multiplier": 12.0, "attention_multiplier": 0.2, "residual_multiplier": 0.22, "logits_scaling": 8.0,
     }  # fmt: skip
-    dense = {"num_local_experts": 0, "mamba_n_groups": 2, "mamba_proj_bias": True, "mamba_conv_bias": False, "attention_bias": True}
-    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "position_embedding_type": "rope", "tie_word_embeddings": True}
-    return [{**base, **multipliers, **experts}, {**base, **dense, "mamba_d_head": 32}]
+    dense = {
+        "num_local_experts": 0, "mamba_n_groups": 2, "mamba_proj_bias": True, "mamba_conv_bias": False,
+        "attention_bias": True, "mamba_d_head": 32,
+    }  # fmt: skip
+    experts = {
+        "num_local_experts": 4, "num_experts_per_tok": 2, "position_embedding_type": "rope", "tie_word_embeddings": True,
+    }  # fmt: skip
+    return [{**base, **multipliers, **experts}, {**base, **dense}]

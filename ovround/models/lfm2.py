@@ -40,7 +40,8 @@ def lfm2_parts(read: ConfigReader) -> StandardParts:
 
 def mixers(read: ConfigReader, parts: StandardParts) -> list[Part]:
     """Attention, or a convolution, for each layer."""
-    layers, hidden, bias = parts.config.num_hidden_layers, parts.config.hidden_size, read.flag("conv_bias", default=False)
+    layers, hidden = parts.config.num_hidden_layers, parts.config.hidden_size
+    bias = read.flag("conv_bias", default=False)
     convolution = CausalConvolution("conv", hidden, read.integer("conv_L_cache", 3), bias, silu=False)
     short = ShortConvolution(hidden, convolution, bias)
     kinds = read.words("layer_types", layers, (FULL, _CONVOLUTION)) or _kinds(read, layers)
@@ -86,5 +87,8 @@ def smallest_configs() -> list[dict[str, Any]]:
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 160, "max_position_embeddings": 256,
     }  # fmt: skip
     adjusted = {"block_multiple_of": 32, "block_ffn_dim_multiplier": 1.1, "full_attn_idxs": [1], "tie_embedding": False}
-    plain = {"block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention"], "conv_bias": True, "conv_L_cache": 4}
-    return [{**base, **adjusted}, {**base, **plain, "norm_eps": 1e-6, "block_ff_dim": 96}]
+    plain = {
+        "block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention"], "conv_bias": True, "conv_L_cache": 4,
+        "norm_eps": 1e-6, "block_ff_dim": 96,
+    }  # fmt: skip
+    return [{**base, **adjusted}, {**base, **plain}]

@@ -36,7 +36,9 @@ def read_mamba2(
     spelled, head_dim = read.value("mamba_d_head")
     head_dim = size // max(heads, 1) if head_dim in (None, "auto") else read.integer("mamba_d_head")
     if heads * head_dim != size:
-        raise ArchitectureError(f"config.json: `{spelled}` is {head_dim}; {heads} heads of it are not the {size} features")
+        raise ArchitectureError(
+            f"config.json: `{spelled}` is {head_dim}; {heads} heads of it are not the {size} features"
+        )
     limits = _limits(read) if least_step is None else (least_step, math.inf)
     scan = SelectiveScan(
         "", heads, head_dim, read.integer("mamba_n_groups", groups), read.integer("mamba_d_state", state_size), limits
@@ -55,7 +57,9 @@ def _limits(read: ConfigReader) -> tuple[float, float]:
         return 0.0, math.inf
     numbers = [_number(limit) for limit in value] if isinstance(value, list) else []
     if len(numbers) != 2 or any(number is None for number in numbers):
-        raise ArchitectureError(f"config.json: `{name}` is {value!r:.40}; two numbers are needed, the least and the most")
+        raise ArchitectureError(
+            f"config.json: `{name}` is {value!r:.40}; two numbers are needed, the least and the most"
+        )
     least, most = (number for number in numbers if number is not None)
     return least, most
 

@@ -77,8 +77,8 @@ class Step(torch.nn.Module):
     ) -> torch.Tensor:  # fmt: skip
         """ids int32 `[B, T]` after `held` int32 `[B]` tokens a row -> logits float32 `[B, V]` after each row's last.
 
-        The first `counts` int64 `[B]` tokens of a row are no padding; a row may have none. `length` int32 `[]` is how long the longest text is with all that is on its way; `room` has S elements, the places of
-        a row. `every`: logits `[B, T, V]`.
+        The first `counts` int64 `[B]` tokens of a row are no padding; a row may have none. `length` int32 `[]` is how long the
+        longest text is with all that is on its way; `room` has S elements, the places of a row. `every`: logits `[B, T, V]`.
         """
         if self.cache is None:
             raise RuntimeError("the step has no cache")

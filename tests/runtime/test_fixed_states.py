@@ -12,13 +12,17 @@ from random_model import CONFIGS, relative_rms, write_random_model
 
 from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.conversion.convert import convert
+from ovround.errors import UsageError
 from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
 from ovround.runtime.engine import Engine
 from ovround.runtime.engines import open_engine
+from ovround.runtime.server.engine_choice import choose_engine
+from ovround.runtime.server.settings import EngineOptions
 
 TOLERANCE = 2e-5  # as in test_families
-CONFIG = {**CONFIGS["falcon_h1-0"], "max_position_embeddings": 1024}  # a convolution, a scan and attention in each block
+# A convolution, a scan and attention in each block.
+CONFIG = {**CONFIGS["falcon_h1-0"], "max_position_embeddings": 1024}
 IDS = np.random.default_rng(5).integers(3, 320, (2, 700))
 
 
@@ -33,7 +37,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 DEVICES = {**dict.fromkeys(ENGINE_FORMATS, "CPU"), "hpu-emulated": "hpu-emulated"}
 
 
-@pytest.fixture(scope="module", params=DEVICES)
+# On HPU each test compiles a dozen graphs; `test_hpu` runs every family's step without.
+@pytest.fixture(scope="module", params=[*ENGINE_FORMATS, pytest.param("hpu-emulated", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, folders: dict[str, Path]) -> tuple[Path, str]:
     """A folder and the device that runs it."""
     return folders.get(request.param, folders["onnx"]), DEVICES[request.param]
@@ -42,6 +47,13 @@ def place(request: pytest.FixtureRequest, folders: dict[str, Path]) -> tuple[Pat
 def opened(place: tuple[Path, str]) -> Engine:
     folder, device = place
     return open_engine(folder, device, exact=True, threads=1 if device == "CPU" else None)
+
+
+def test_a_server_does_not_batch_what_paged_attention_has_no_state_for(folders: dict[str, Path]) -> None:
+    choice = choose_engine(folders["openvino"], EngineOptions())
+    assert (choice.name, "no state like the model's `scan`" in choice.reason) == ("single", True)
+    with pytest.raises(UsageError, match="the batching engine cannot run this"):
+        choose_engine(folders["openvino"], EngineOptions("batching"))
 
 
 def test_a_long_prompt_in_pieces(place: tuple[Path, str]) -> None:
@@ -57,7 +69,9 @@ def test_a_long_prompt_in_pieces(place: tuple[Path, str]) -> None:
     engine.close()
 
 
-def test_going_back_computes_what_follows_a_copy_and_no_more(place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_going_back_computes_what_follows_a_copy_and_no_more(
+    place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = opened(place)
     expected = engine.logits(IDS)
     computed: list[int] = []

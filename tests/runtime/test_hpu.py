@@ -170,7 +170,8 @@ def test_every_family_in_fixed_shapes(family: str, number: int) -> None:
     with torch.no_grad():
         logits = step(ids, held, counts, length, room, False)
         plain = [
-            decoder.logits(TorchOps(weights), ids[row : row + 1, : int(count)])[0, -1] for row, count in enumerate(counts)
+            decoder.logits(TorchOps(weights), ids[row : row + 1, : int(count)])[0, -1]
+            for row, count in enumerate(counts)
         ]
         assert torch.allclose(logits[0], plain[0], atol=2e-4)
         follows = any(rope.follows_length for rope in ropes(decoder))

@@ -38,14 +38,16 @@ class Mamba2:
 
     def __post_init__(self) -> None:
         if self.scan.size % self.scan.groups:
-            raise ArchitectureError(f"{self.scan.size} features of Mamba 2 are no multiple of {self.scan.groups} groups")
+            raise ArchitectureError(
+                f"{self.scan.size} features of Mamba 2 are no multiple of {self.scan.groups} groups"
+            )
 
     @property
     def inner_size(self) -> int:
         return self.scan.size + sum(self.scan.joined_sizes) + self.scan.heads
 
     def floats(self) -> dict[str, tuple[int, ...]]:
-        heads = {name: (self.scan.heads,) for name in ("A_log", "dt_bias", "D")}
+        heads = dict.fromkeys(("A_log", "dt_bias", "D"), (self.scan.heads,))
         norm = {} if self.gate == "alone" else {"norm.weight": (self.scan.size,)}
         return self.convolution.floats() | heads | norm
 
