@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ovround.models.config_reader import ConfigReader
+from ovround.models.config_reader import ConfigReader, Names
 from ovround.models.decoder import Decoder
 from ovround.models.granite import with_multipliers
 from ovround.models.layout import Fused, Layout, fused_rows
@@ -17,7 +17,7 @@ from ovround.models.parts.part import Part
 from ovround.models.parts.shared_expert import SharedExpertMlp
 from ovround.models.standard import read_parts, rotated, with_biases
 
-_NAMES = {"layer_types": ("layers_block_type", "layer_types")}
+_NAMES: Names = {"layer_types": ("layers_block_type", "layer_types")}
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:

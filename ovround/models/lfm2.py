@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ovround.errors import ArchitectureError
-from ovround.models.config_reader import ConfigReader
+from ovround.models.config_reader import ConfigReader, Names
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Fused, Layout, fused_rows
 from ovround.models.parts.causal_convolution import CausalConvolution
@@ -15,7 +15,7 @@ from ovround.models.parts.part import Part
 from ovround.models.parts.short_convolution import ShortConvolution
 from ovround.models.standard import FULL, StandardParts, read_parts, rotated, with_biases
 
-NAMES = {
+NAMES: Names = {
     "rms_norm_eps": "norm_eps",
     "tie_word_embeddings": ("tie_embedding", "tie_word_embeddings"),
     "intermediate_size": ("block_ff_dim", "intermediate_size"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from ovround.errors import ArchitectureError
 from ovround.models.block import Block
-from ovround.models.config_reader import ConfigReader
+from ovround.models.config_reader import ConfigReader, Names
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.models.layout import Layout
 from ovround.models.mamba2_config import LINEAR, mamba_modules, read_kinds, read_mamba2
@@ -17,7 +17,7 @@ from ovround.models.parts.norms import NormPlaces
 from ovround.models.parts.part import Part
 from ovround.models.standard import FULL, StandardParts, read_parts, with_biases
 
-_NAMES = {
+_NAMES: Names = {
     "rms_norm_eps": "layer_norm_epsilon", "hidden_act": "mlp_hidden_act", "mamba_n_heads": "mamba_num_heads",
     "mamba_d_head": "mamba_head_dim", "mamba_d_state": "ssm_state_size", "mamba_proj_bias": "use_bias",
     "mamba_n_groups": ("mamba_n_groups", "n_groups"), "mamba_d_conv": ("mamba_d_conv", "conv_kernel"),

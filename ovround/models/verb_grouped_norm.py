@@ -15,4 +15,5 @@ def compute(ops: TorchOps, verb: GroupedNorm, inputs: Sequence[torch.Tensor], la
     x = inputs[0]
     parts = x.float().unflatten(-1, (verb.groups, -1))
     normal = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + verb.eps)
-    return (normal.flatten(-2) * ops.weights[f"{verb.at}.weight"].float()).to(x.dtype)
+    scaled: torch.Tensor = normal.flatten(-2) * ops.weights[f"{verb.at}.weight"].float()
+    return scaled.to(x.dtype)
