@@ -1,4 +1,7 @@
-"""`gated_delta_rule` as com.microsoft's LinearAttention, its gates by LinearAttentionGate."""
+"""`gated_delta_rule` as com.microsoft's LinearAttention, which ONNX Runtime has from 1.26 on.
+
+Its gates are plain operators: LinearAttentionGate, which computes both in one, is in newer versions only.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ def compute(ops: OnnxOps, verb: GatedDeltaRule, inputs: Sequence[str], layer: in
     ops.node("Split", [mixed, ops.i64(f"widths/{sizes}", sizes)], parts[0], "", parts[1:], axis=-1)
     query, key = (_unit(ops, part, verb) for part in parts[:2])
     rate = ops.node("Neg", [ops.node("Exp", [ops.float_weight(f"{verb.at}.A_log")], f"{at}/rate")], f"{at}/minus_rate")
-    decay, share = f"{at}/decay", f"{at}/share"
-    ops.node("LinearAttentionGate", [a, ops.float_weight(f"{verb.at}.dt_bias"), rate, b], decay, MICROSOFT, [share])
-    state = f"{at}/state"
+    biased = ops.node("Add", [a, ops.float_weight(f"{verb.at}.dt_bias")], f"{at}/biased")
+    decay = ops.node("Mul", [ops.node("Softplus", [biased], f"{at}/softplus"), rate], f"{at}/decay")
+    share, state = ops.node("Sigmoid", [b], f"{at}/share"), f"{at}/state"
     ops.node(
         "LinearAttention", [query, key, parts[2], ops.past(layer, RECURRENT), decay, share], at, MICROSOFT, [state],
         q_num_heads=verb.key_heads, kv_num_heads=verb.value_heads, update_rule="gated_delta",

@@ -357,7 +357,8 @@ def _open_session(path: Path, options: Any, exact: bool, kernel: str) -> tuple[A
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]), expanded
     except _ORT_ERRORS as error:
-        raise ArtifactError(f"`{path}` cannot be read by ONNX Runtime {ort.__version__}: {error}") from error
+        hint = "a newer onnxruntime has the operator" if "is not a registered function/op" in str(error) else None
+        raise ArtifactError(f"`{path}` cannot be read by ONNX Runtime {ort.__version__}: {error}", hint=hint) from error
 
 
 def _has_operator(options: Any) -> bool:
