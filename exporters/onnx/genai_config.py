@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from ovround.models.calls import attention_specs
 from ovround.models.decoder import Decoder
 from ovround.models.parts.causal_convolution import TAIL
 from ovround.models.parts.gated_delta_net import RECURRENT
+from ovround.models.parts.selective_scan import SCAN_STATE
 
 # The families of ovround that onnxruntime-genai 0.18 knows by name; any other graph of the same inputs is a "decoder".
-GENAI_TYPES = frozenset({"llama"})
+GENAI_TYPES = frozenset({"llama", "lfm2", "lfm2_moe"})
 # Our states of fixed size, and what it calls such a one; it finds their layers and shapes in the graph.
-FIXED_STATES = {TAIL: "conv", RECURRENT: "recurrent"}
+FIXED_STATES = {TAIL: "conv", RECURRENT: "recurrent", SCAN_STATE: "recurrent"}
 
 
 def write_genai_config(source: Path, folder: Path, decoder: Decoder, filename: str) -> None:
@@ -68,6 +70,7 @@ def genai_config(model: dict[str, Any], generation: dict[str, Any], decoder: Dec
                     "present_value_names": "present.%d.value",
                     **{f"present_{kind}_names": f"present_state.%d.{name}" for name, kind in fixed.items()},
                 },
+                **_layer_types(decoder, fixed),
                 "num_attention_heads": attention.num_heads if attention else 0,
                 "num_hidden_layers": config.num_hidden_layers,
                 "num_key_value_heads": attention.num_key_value_heads if attention else 0,
@@ -85,6 +88,14 @@ def genai_config(model: dict[str, Any], generation: dict[str, Any], decoder: Dec
             "past_present_share_buffer": True,
         },
     }
+
+
+def _layer_types(decoder: Decoder, fixed: Mapping[str, str]) -> dict[str, list[str]]:
+    """What each layer is, which it asks for where a convolution's tail is the one state of fixed size (LFM2)."""
+    if set(fixed) != {TAIL}:
+        return {}
+    attends = [any(state.rewinds for state in kept) for kept in decoder.states()]
+    return {"layer_types": ["full_attention" if layer else "conv" for layer in attends]}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -211,8 +211,11 @@ class OnnxOps:
             return self.node("Mul", [x, self.node("Sigmoid", [x], f"{x}/sigmoid{number}")], f"{x}/silu{number}")
         if kind == "sigmoid":
             return self.node("Sigmoid", [x], f"{x}/sigmoid{number}")
-        if kind == "relu":
-            return self.node("Relu", [x], f"{x}/relu{number}")
+        if kind == "hardtanh":
+            return self.node("Clip", [x, self.f32("minus_one", -1.0), self.f32("one", 1.0)], f"{x}/clipped{number}")
+        if kind in ("relu", "relu2"):
+            relu = self.node("Relu", [x], f"{x}/relu{number}")
+            return relu if kind == "relu" else self.node("Mul", [relu, relu], f"{x}/squared{number}")
         return self.node("Gelu", [x], f"{x}/gelu{number}", approximate="tanh" if kind == "gelu_tanh" else "none")
 
     def softcap(self, x: str, cap: float) -> str:

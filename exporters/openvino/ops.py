@@ -145,7 +145,12 @@ class OpenVINOOps:
             return opset.swish(x, self.f32("one", 1.0))
         if kind == "sigmoid":
             return opset.sigmoid(x)
-        return opset.relu(x) if kind == "relu" else opset.gelu(x, "TANH" if kind == "gelu_tanh" else "ERF")
+        if kind == "hardtanh":
+            return opset.clamp(x, -1.0, 1.0)
+        if kind in ("relu", "relu2"):
+            relu = opset.relu(x)
+            return relu if kind == "relu" else opset.multiply(relu, relu)
+        return opset.gelu(x, "TANH" if kind == "gelu_tanh" else "ERF")
 
     def softcap(self, x: ov.Node, cap: float) -> ov.Node:
         return self.scale(opset.tanh(self.scale(x, 1 / cap)), cap)

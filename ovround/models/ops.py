@@ -18,7 +18,7 @@ from ovround.models.rope import Rope
 from ovround.models.verbs import Verb
 
 T = TypeVar("T")
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "sigmoid"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "hardtanh", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)

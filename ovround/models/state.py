@@ -15,7 +15,8 @@ class State:
 
     `grows` is the axis of `shape` that a step makes longer by its tokens; its size there is 0. A key/value cache grows. It
     rewinds by cutting off what is beyond a length. Without `grows` the size is fixed: a recurrent state, a convolution's
-    tail. It cannot go back: the row's tokens are computed again. `dtype` float32 stays that where activations are shorter.
+    tail. It goes back to a copy only, and the tokens after that are computed again. `dtype` float32 stays that where
+    activations are shorter.
     """
 
     name: str

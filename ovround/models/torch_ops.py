@@ -134,8 +134,10 @@ class TorchOps:
             return F.silu(x)
         if kind == "sigmoid":
             return x.sigmoid()
-        if kind == "relu":
-            return F.relu(x)
+        if kind == "hardtanh":
+            return F.hardtanh(x)
+        if kind in ("relu", "relu2"):
+            return F.relu(x) if kind == "relu" else F.relu(x).square()
         return F.gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
 
     def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:

@@ -16,6 +16,7 @@ from ovround.errors import EngineError, GenerationError, UsageError
 from ovround.models.calls import check_verbs
 from ovround.models.decoder import EMBEDDING
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
+from ovround.runtime.engines.state_history import Moment, StateHistory
 from ovround.runtime.hpu.buckets import Buckets, Shape
 from ovround.runtime.hpu.cache import Cache
 from ovround.runtime.hpu.device import open_backend
@@ -58,20 +59,32 @@ class HpuEngine:
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row
         self._rooms: dict[int, torch.Tensor] = {}
         self._shown: tuple[int, int] = (0, 0)
+        rewinds = all(state.rewinds for kept in self._states for state in kept)
+        self._history: StateHistory[list[torch.Tensor]] | None = None if rewinds else StateHistory()
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         check_ids(prompts, self.vocab_size)
-        return self._append(prompts, every=False)
+        logits = self._append(prompts, every=False)
+        self._remember(prompts)
+        self._copy_state("prompt")
+        return logits
 
     def decode(self, ids: Sequence[int]) -> Logits:
         check_ids([ids], self.vocab_size)
-        return self._append([[token] for token in ids], every=False)
+        rows = [[token] for token in ids]
+        logits = self._append(rows, every=False)
+        self._remember(rows)
+        return logits
 
     def extend(self, rows: Sequence[Sequence[int]]) -> Logits:
         check_ids(rows, self.vocab_size)
         if len({len(row) for row in rows}) > 1:
             raise GenerationError("rows of unequal lengths cannot be extended at once")
-        return self._append(rows, every=True)
+        if len(rows[0]) > 1:
+            self._copy_state("guess")
+        logits = self._append(rows, every=True)
+        self._remember(rows)
+        return logits
 
     def decode_greedy(self, ids: Sequence[int], count: int) -> TokenIds:
         """The `count` greedy tokens after `ids` `[B]`, int64 `[B, count]`, chosen on the device.
@@ -81,20 +94,27 @@ class HpuEngine:
         check_ids([ids], self.vocab_size)
         self._check_rows(len(ids))
         check_room(int(self._lengths.max()) + count, self.context_length)
+        self._copy_state("guess")  # the caller drops tokens after an end token
         shape = self._fit(len(ids), 1, int(self._lengths.max()) + count - 1)
         tokens, held = self._upload([[token] for token in ids], shape)
         with torch.no_grad():
             chosen = greedy(self._run, tokens, held, self._room(shape.room), count, self._backend.mark_step)
         self._lengths = self._lengths + count
         tokens_chosen: TokenIds = chosen.cpu().numpy()[: len(ids)].astype(np.int64)
+        self._remember([[first, *row[:-1]] for first, row in zip(ids, tokens_chosen.tolist(), strict=True)])
         return tokens_chosen
 
     def rewind(self, lengths: Sequence[int]) -> None:
         check_lengths(lengths, self._lengths)
-        self._lengths = np.asarray(lengths, np.int64)  # later tokens are overwritten before they are read
+        if self._history is None:
+            self._lengths = np.asarray(lengths, np.int64)  # later tokens are overwritten before they are read
+        elif list(lengths) != self._lengths.tolist():
+            self._go_back(self._history, lengths)
 
     def keep(self, rows: Sequence[int]) -> None:
         self._lengths = self._lengths[list(rows)]
+        if self._history is not None:
+            self._history.keep(rows)
         batch = self._buckets.fit(max(len(rows), 1), 1, 0).rows
         if list(rows) != list(range(len(rows))) or batch != self._cache.rows:
             with torch.no_grad():
@@ -102,6 +122,8 @@ class HpuEngine:
 
     def reset(self) -> None:
         self._lengths = np.zeros(0, np.int64)
+        if self._history is not None:
+            self._history.clear()
 
     def logits(self, ids: TokenIds) -> Logits:
         check_ids(ids, self.vocab_size)
@@ -146,6 +168,27 @@ class HpuEngine:
         """Bytes of the cache."""
         return self._cache.size_bytes
 
+    def _remember(self, rows: Sequence[Sequence[int]]) -> None:
+        if self._history is not None:
+            self._history.append(rows)
+
+    def _copy_state(self, moment: Moment) -> None:
+        """Copy the states of fixed size, where there are any, to go back to."""
+        if self._history is not None and len(self._lengths):
+            self._history.copied(moment, self._cache.copied())
+
+    def _go_back(self, history: StateHistory[list[torch.Tensor]], lengths: Sequence[int]) -> None:
+        """Hold the first `lengths[row]` tokens of each row: from the last copy of the state within them, or from nothing."""
+        copy, rest = history.back(lengths)
+        with torch.no_grad():
+            if copy is None:
+                self._cache.clear(self._cache.rows, self._cache.room)
+            else:
+                self._cache.restore(copy.state, copy.rows)
+        self._lengths = np.array([0] * len(rest) if copy is None else copy.lengths, np.int64)
+        if any(rest):
+            self._append(rest, every=False)
+
     def _append(self, rows: Sequence[Sequence[int]], *, every: bool) -> Logits:
         """Append each row's ids, in pieces; returns logits `[B, V]` after the last, or `[B, T, V]` with `every`."""
         if not len(self._lengths):
@@ -171,13 +214,13 @@ class HpuEngine:
         self._show()
         ids, held = self._upload(rows, shape)
         counts = np.array([len(row) for row in rows])
-        ends = np.zeros(shape.rows, np.int64)
-        ends[: len(rows)] = np.maximum(counts - 1, 0)
+        real = np.zeros(shape.rows, np.int64)
+        real[: len(rows)] = counts
         length = int((self._lengths + counts).max()) if longest is None else longest
         device = self._backend.device
         with torch.no_grad():
             logits = self._run(
-                ids, held, torch.from_numpy(ends).to(device), torch.tensor(length, dtype=torch.int32).to(device),
+                ids, held, torch.from_numpy(real).to(device), torch.tensor(length, dtype=torch.int32).to(device),
                 self._room(shape.room), every,
             )  # fmt: skip
         self._backend.mark_step()
@@ -232,6 +275,6 @@ class HpuEngine:
 
 
 def _closed(
-    ids: torch.Tensor, held: torch.Tensor, last: torch.Tensor, length: torch.Tensor, room: torch.Tensor, every: bool
+    ids: torch.Tensor, held: torch.Tensor, counts: torch.Tensor, length: torch.Tensor, room: torch.Tensor, every: bool
 ) -> torch.Tensor:
     raise EngineError("the model is closed")

@@ -27,7 +27,7 @@ from ovround.errors import ArtifactError, EngineError, GenerationError
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.engines import onnx_operator
 from ovround.runtime.engines.native.library import check_expandable, warn_expanded
-from ovround.runtime.engines.token_history import TokenHistory
+from ovround.runtime.engines.state_history import Moment, StateHistory
 from ovround.runtime.json_object import read_object
 from ovround.runtime.memory import check_memory
 from ovround.runtime.model_info import read_model_info
@@ -98,7 +98,8 @@ class OnnxEngine:
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row of the cache
         self._buffers: dict[str, NDArray[Any]] = {}  # by the name of the input: [B, H_kv, room, D]
         self._room = 0
-        self._history = None if all(state.grows for state in self._states.values()) else TokenHistory()
+        self._fixed = [name for name, state in self._states.items() if not state.grows]
+        self._history: StateHistory[dict[str, NDArray[Any]]] | None = StateHistory() if self._fixed else None
         # Kept between steps: binding all buffers takes as long as a step of a small model.
         self._binding: _Bound | None = None
 
@@ -111,6 +112,7 @@ class OnnxEngine:
         self._make_room(int(total.max()))
         logits = np.stack([self._extend_row(row, prompt)[-1] for row, prompt in enumerate(prompts)])
         self._remember(prompts)
+        self._copy_state("prompt")
         return logits
 
     def extend(self, rows: Sequence[Sequence[int]]) -> Logits:
@@ -120,6 +122,8 @@ class OnnxEngine:
         if not len(self._lengths):
             self._lengths = np.zeros(len(rows), np.int64)
         self._check_rows(len(rows))
+        if len(rows[0]) > 1:
+            self._copy_state("guess")
         self._make_room(int(self._lengths.max()) + len(rows[0]))
         logits = np.stack([self._extend_row(row, ids, whole=True) for row, ids in enumerate(rows)])
         self._remember(rows)
@@ -130,9 +134,7 @@ class OnnxEngine:
         if self._history is None:
             self._lengths = np.asarray(lengths, np.int64)  # what lies beyond is written over before it is read
         elif list(lengths) != self._lengths.tolist():
-            rows = self._history.cut(lengths)
-            self.reset()
-            self.prefill(rows)
+            self._go_back(self._history, lengths)
 
     def decode(self, ids: Sequence[int]) -> Logits:
         check_ids([ids], self.vocab_size)
@@ -177,6 +179,21 @@ class OnnxEngine:
     def _remember(self, rows: Sequence[Sequence[int]]) -> None:
         if self._history is not None:
             self._history.append(rows)
+
+    def _copy_state(self, moment: Moment) -> None:
+        """Copy the states of fixed size, where there are any, to go back to."""
+        if self._history is not None and self._buffers:
+            self._history.copied(moment, {name: self._buffers[name].copy() for name in self._fixed})
+
+    def _go_back(self, history: StateHistory[dict[str, NDArray[Any]]], lengths: Sequence[int]) -> None:
+        """Hold the first `lengths[row]` tokens of each row: from the last copy of the state within them, or from nothing."""
+        copy, rest = history.back(lengths)
+        for name in self._fixed:
+            self._buffers[name][:] = 0 if copy is None else copy.state[name][copy.rows]
+        self._lengths = np.array([0] * len(rest) if copy is None else copy.lengths, np.int64)
+        for row, ids in enumerate(rest):
+            if ids:
+                self._extend_row(row, ids)
 
     def _extend_row(self, row: int, ids: Sequence[int], *, whole: bool = False) -> Logits:
         """Append `ids` to one row, in pieces; returns logits `[T, V]` of the last piece, or of all with `whole`."""

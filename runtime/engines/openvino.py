@@ -4,7 +4,8 @@ Contract: inputs `input_ids`, `attention_mask` and, where the graph has it, `pos
 `[B]`; output `logits` f32 `[B, T, V]`; the KV cache lives in the graph's variables. A batch is padded on the left with
 mask 0; `beam_idx` gives for each row the row of the last step that it continues; finished rows leave the batch by it.
 Rewound tokens become padding too. When most of the cache is padding, the padding is cut out. A variable of fixed size, such as a
-recurrent state, cannot be rewound: the remaining tokens are computed again.
+recurrent state, goes back to a copy, and the tokens after it are computed again. Prompts of such a model go in pieces, since its
+graph takes memory by the square of a step's tokens, and padding only stands before a row's first token.
 
 Generation needs the last position's logits, evaluation all of them. One compiled model gives both: a slice precedes the head,
 and its start is an input (-1 or 0). openvino_genai slices at the same node, with a fixed start.
@@ -25,13 +26,14 @@ from ovround.errors import ArtifactError, EngineError, GenerationError
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.engines.native import operator as native_operator
 from ovround.runtime.engines.openvino_devices import profile_of
-from ovround.runtime.engines.token_history import TokenHistory
+from ovround.runtime.engines.state_history import Moment, StateHistory
 from ovround.runtime.memory import check_memory
 from ovround.runtime.model_info import read_model_info
 from ovround.tensors.native_layout import OPERATOR
 
 MODEL_FILE = "openvino_model.xml"
 _MAX_PADDING = 256  # columns without a token of any row; more of them are cut out
+_PIECE = 256  # tokens of a step, where the model has a state of fixed size
 _FIRST_LOGITS = "ovround.first_logits"
 _META_DEVICES = ("AUTO", "HETERO", "MULTI")
 _AFTER_HEAD = ("Add", "Transpose", "Multiply", "Divide", "Tanh", "Convert")  # bias, layout, soft cap
@@ -60,8 +62,9 @@ class OpenVINOEngine:
         native_operator.apply(model, kernel, device, exact=exact, properties=properties or {})
         self._inputs = {name for port in model.inputs for name in port.names}
         self.vocab_size = _vocab_size(model, folder)
-        grows = [_is_cache(variable.info.data_shape) for variable in model.get_variables()]
-        self._history = None if all(grows) else TokenHistory()
+        variables = [variable.info for variable in model.get_variables()]
+        self._fixed = {info.variable_id for info in variables if not _is_cache(info.data_shape)}
+        self._history: StateHistory[dict[str, Any]] | None = StateHistory() if self._fixed else None
         if self._profile.whole:
             _add_slice(model)
         options |= dict(properties or {})
@@ -73,17 +76,25 @@ class OpenVINOEngine:
         self.device = f"OpenVINO {device}{_full_name(core, device)}"
         self._mask: TokenIds = np.zeros((0, 0), np.int64)  # [B, S]: 0 where the cache holds padding
         self._rows: NDArray[np.int32] = np.zeros(0, np.int32)  # [B]: row of the last step that each row continues
+        self._held_rows = 0  # rows of the last step, which the variables hold
         self._request: Any = self._compiled.create_infer_request()
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         check_ids(prompts, self.vocab_size)
         longest = max(map(len, prompts))
+        if self._history is not None and self._mask.shape[1] and len({len(prompt) for prompt in prompts}) > 1:
+            self._check_rows(len(prompts))  # padding would stand between a row's tokens
+            prompts = [[*held, *prompt] for held, prompt in zip(self._history.ids(), prompts, strict=True)]
+            self.reset()
+            return self.prefill(prompts)
         ids = np.zeros((len(prompts), longest), np.int64)
         mask = np.zeros_like(ids)
         for row, prompt in enumerate(prompts):
             ids[row, longest - len(prompt) :] = prompt
             mask[row, longest - len(prompt) :] = 1
-        return self._extend(ids, mask)[:, -1]
+        logits = self._extend(ids, mask)[:, -1]
+        self._copy_state("prompt")
+        return logits
 
     def decode(self, ids: Sequence[int]) -> Logits:
         check_ids([ids], self.vocab_size)
@@ -96,6 +107,8 @@ class OpenVINOEngine:
         if len({len(row) for row in rows}) > 1:
             raise GenerationError("rows of unequal lengths cannot be extended at once")
         ids = np.asarray(rows, np.int64)
+        if ids.shape[1] > 1:
+            self._copy_state("guess")
         return self._extend(ids, np.ones_like(ids), first=0)
 
     def rewind(self, lengths: Sequence[int]) -> None:
@@ -103,14 +116,9 @@ class OpenVINOEngine:
         self._check_whole("tokens cannot be taken back")
         if self._history is not None:
             if list(lengths) != self._mask.sum(axis=1).tolist():
-                rows = self._history.cut(lengths)
-                self.reset()
-                self.prefill(rows)
+                self._go_back(self._history, lengths)
             return
-        self._mask = self._mask * (self._mask.cumsum(axis=1) <= np.asarray(lengths)[:, None])
-        used: NDArray[np.bool_] = np.any(self._mask != 0, axis=0)
-        if (~used).sum() > max(_MAX_PADDING, used.sum()):
-            self._cut(used)
+        self._drop(lengths)
 
     def keep(self, rows: Sequence[int]) -> None:
         self._rows = self._rows[list(rows)]
@@ -141,13 +149,12 @@ class OpenVINOEngine:
         self._compiled = None
         self.reset()
 
-    def _extend(self, ids: TokenIds, mask: TokenIds, first: int = -1) -> Logits:
-        """Append `[B, T]` to the cache; returns logits `[B, T, V]` from position `first` on."""
+    def _extend(self, ids: TokenIds, mask: TokenIds, first: int = -1, *, known: bool = False) -> Logits:
+        """Append `[B, T]` to the cache; returns logits `[B, T, V]` from position `first` on. `known`: it is in the history."""
         if not len(self._mask):
             self._mask = np.zeros((len(ids), 0), np.int64)
             self._rows = np.arange(len(ids), dtype=np.int32)
-        if len(ids) != len(self._mask):
-            raise GenerationError(f"{len(ids)} rows for a batch of {len(self._mask)}")
+        self._check_rows(len(ids))
         if not self._profile.whole:
             self._check_alone(ids)
         grown = np.concatenate([self._mask, mask], axis=1)
@@ -156,9 +163,54 @@ class OpenVINOEngine:
             check_memory(grown.shape[0], grown.shape[1], self._token_bytes)
         logits = self._infer(self._request, ids, grown, self._rows, first)
         self._mask, self._rows = grown, np.arange(len(ids), dtype=np.int32)
-        if self._history is not None:
+        self._held_rows = len(ids)
+        if self._history is not None and not known:
             self._history.append([row[real != 0].tolist() for row, real in zip(ids, mask, strict=True)])
         return logits
+
+    def _drop(self, lengths: Sequence[int]) -> None:
+        """Mask the tokens after each row's first `lengths[row]`."""
+        self._mask = self._mask * (self._mask.cumsum(axis=1) <= np.asarray(lengths)[:, None])
+        used: NDArray[np.bool_] = np.any(self._mask != 0, axis=0)
+        if (~used).sum() > max(_MAX_PADDING, used.sum()):
+            self._cut(used)
+
+    def _copy_state(self, moment: Moment) -> None:
+        """Copy the variables of fixed size, where there are any, to go back to."""
+        if self._history is None or not self._mask.shape[1] or not self._in_order():
+            return
+        copies = {}
+        for state in self._request.query_state():
+            if state.name in self._fixed:
+                held = state.state
+                copies[state.name] = ov.Tensor(held.element_type, held.shape)
+                held.copy_to(copies[state.name])
+        self._history.copied(moment, copies)
+
+    def _go_back(self, history: StateHistory[dict[str, Any]], lengths: Sequence[int]) -> None:
+        """Hold the first `lengths[row]` tokens of each row: from the last copy of the state within them, or from nothing."""
+        copy, rest = history.back(lengths)
+        alike = len({len(ids) for ids in rest}) == 1
+        if copy is None or not alike or not self._in_order() or copy.rows != list(range(len(rest))):
+            rows = history.ids()
+            self.reset()
+            self.prefill(rows)
+            return
+        for state in self._request.query_state():
+            if state.name in self._fixed:
+                state.state = copy.state[state.name]
+        self._drop(copy.lengths)
+        if rest[0]:
+            ids = np.array(rest, np.int64)
+            self._extend(ids, np.ones_like(ids), known=True)
+
+    def _in_order(self) -> bool:
+        """Whether the variables hold the rows of the batch, in its order: they do after a step."""
+        return self._rows.tolist() == list(range(len(self._mask))) and self._held_rows == len(self._mask)
+
+    def _check_rows(self, rows: int) -> None:
+        if rows != len(self._mask):
+            raise GenerationError(f"{rows} rows for a batch of {len(self._mask)}")
 
     def _check_whole(self, why: str) -> None:
         if not self._profile.whole:
@@ -179,16 +231,32 @@ class OpenVINOEngine:
     def _cut(self, used: NDArray[np.bool_]) -> None:
         """Keep only the columns `[S]` of the cache that are `used`."""
         for state in self._request.query_state():
-            held = state.state.data  # [B, H_kv, S, D]
-            state.state = ov.Tensor(np.ascontiguousarray(held[:, :, used]))
+            if state.name not in self._fixed:
+                held = state.state.data  # [B, H_kv, S, D]
+                state.state = ov.Tensor(np.ascontiguousarray(held[:, :, used]))
         self._mask = self._mask[:, used]
 
     def _infer(self, request: Any, ids: TokenIds, mask: TokenIds, rows: NDArray[np.int32], first: int) -> Logits:
+        """Logits `[B, T, V]` from position `first` on of `ids` `[B, T]`, the newest tokens of the mask's `[B, S]`."""
         if request is None:
             raise EngineError("the model is closed")
         positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
-        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "beam_idx": rows}
-        feed = {name: value for name, value in feed.items() if name in self._inputs}
+        past, tokens = mask.shape[1] - ids.shape[1], ids.shape[1]
+        piece = tokens if self._history is None else _PIECE
+        pieces: list[Logits] = []
+        for start in range(0, tokens, piece):
+            end = min(start + piece, tokens)
+            feed = {
+                "input_ids": ids[:, start:end], "attention_mask": mask[:, : past + end],
+                "position_ids": positions[:, start:end], "beam_idx": rows,
+            }  # fmt: skip
+            logits = self._run(request, feed, first)
+            pieces = [*(pieces if first == 0 else []), logits]
+            rows = np.arange(len(ids), dtype=np.int32)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+
+    def _run(self, request: Any, feed: Mapping[str, NDArray[Any]], first: int) -> Logits:
+        feed = {name: np.ascontiguousarray(value) for name, value in feed.items() if name in self._inputs}
         try:
             request.infer({**feed, _FIRST_LOGITS: np.array([first])} if self._profile.whole else feed)
         except RuntimeError as error:

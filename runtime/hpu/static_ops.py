@@ -22,11 +22,15 @@ from ovround.runtime.hpu.weights import Bytes, Stored, TableWords
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Places:
-    """Where a step's tokens go: positions `[B, T]`, their places in the cache `[B * T]`, and the longest text's length `[]`."""
+    """Where a step's tokens go: positions `[B, T]`, their places in the cache `[B * T]`, and the longest text's length `[]`.
+
+    The first `counts` `[B]` tokens of a row are no padding.
+    """
 
     positions: torch.Tensor
     slots: torch.Tensor
     length: torch.Tensor
+    counts: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,6 +156,24 @@ class StaticOps(TorchOps):
         out = shares.to(q.dtype).flatten(2, 3) @ taken
         attended: torch.Tensor = out.unflatten(2, (repeat, tokens)).permute(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
         return attended
+
+    def past(self, layer: int, name: str) -> torch.Tensor:
+        """The layer's state `name` of fixed size before the step, `[B, ...]`."""
+        assert self._cached is not None  # noqa: S101  as above
+        return self._cached.states[name]
+
+    def keep(self, layer: int, name: str, value: torch.Tensor) -> None:
+        self.past(layer, name).copy_(value)
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """How many tokens of each row are no padding, `[B]`: a state must not change at those after them."""
+        assert self._places is not None  # noqa: S101  as above
+        return self._places.counts
+
+    def real_tokens(self, tokens: int) -> torch.Tensor:
+        """Which of `tokens` tokens are no padding, boolean `[B, tokens]`."""
+        return torch.arange(tokens, device=self.counts.device) < self.counts.unsqueeze(-1)
 
     def experts(self, x: torch.Tensor, at: str, spec: Experts) -> torch.Tensor:
         """Every expert on every token: which ones a token chose is known on the device alone."""

@@ -72,12 +72,13 @@ class Step(torch.nn.Module):
         self.cache = cache
 
     def forward(
-        self, ids: torch.Tensor, held: torch.Tensor, last: torch.Tensor, length: torch.Tensor, room: torch.Tensor, every: bool
+        self, ids: torch.Tensor, held: torch.Tensor, counts: torch.Tensor, length: torch.Tensor, room: torch.Tensor,
+        every: bool,
     ) -> torch.Tensor:  # fmt: skip
-        """ids int32 `[B, T]` after `held` int32 `[B]` tokens a row -> logits float32 `[B, V]` at `last` int64 `[B]`.
+        """ids int32 `[B, T]` after `held` int32 `[B]` tokens a row -> logits float32 `[B, V]` after each row's last.
 
-        `length` int32 `[]` is how long the longest text is with all that is on its way; `room` has S elements, the places of
-        a row. `every`: logits `[B, T, V]`.
+        The first `counts` int64 `[B]` tokens of a row are no padding; a row may have none. `length` int32 `[]` is how long the
+        longest text is with all that is on its way; `room` has S elements, the places of a row. `every`: logits `[B, T, V]`.
         """
         if self.cache is None:
             raise RuntimeError("the step has no cache")
@@ -85,10 +86,10 @@ class Step(torch.nn.Module):
         decoder, convert = self.decoder, self.convert
         x, positions, slots = self.call(("embed", shape, size), embed, decoder, self.outside, convert, ids, held, size)
         for part, states in zip(self.blocks, self.cache.layers, strict=True):
-            memory = (positions, slots, length, size, *states)
+            memory = (positions, slots, length, counts, size, *states)
             x = self.call(("block", part.layer, shape, size), block, decoder, part, convert, x, *memory)
         logits: torch.Tensor = self.call(
-            ("head", shape, every), head, decoder, self.outside, convert, x, None if every else last
+            ("head", shape, every), head, decoder, self.outside, convert, x, None if every else counts
         )
         return logits
 
@@ -107,30 +108,31 @@ def embed(
     positions = held.unsqueeze(1) + torch.arange(tokens, dtype=held.dtype, device=held.device)
     starts = torch.arange(batch, dtype=torch.int64, device=held.device) * room
     slots = (starts.unsqueeze(1) + positions).flatten()
-    ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, held))
+    ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, held, held))
     return decoder.embed(ops, ids), positions, slots
 
 
 def block(
     decoder: Decoder, part: Region, convert: Convert, x: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor,
-    length: torch.Tensor, room: int, *states: torch.Tensor,
+    length: torch.Tensor, counts: torch.Tensor, room: int, *states: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """One block `[B, T, hidden_size]` -> the same; what its states gain by the tokens goes to their slots."""
     names = (state.name for state in decoder.state(part.layer))
     cache = LayerCache(dict(zip(names, states, strict=True)), room, part.constants)
-    ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, length), cache)
+    ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, length, counts), cache)
     return decoder.block(ops, x, part.layer)
 
 
 def head(
-    decoder: Decoder, part: Region, convert: Convert, x: torch.Tensor, last: torch.Tensor | None
+    decoder: Decoder, part: Region, convert: Convert, x: torch.Tensor, counts: torch.Tensor | None
 ) -> torch.Tensor:  # fmt: skip
-    """Logits float32 `[B, V]` of the tokens `last` `[B]`, or `[B, T, V]` of all where it is None."""
+    """Logits float32 `[B, V]` after the first `counts` `[B]` tokens, or `[B, T, V]` of all where it is None."""
     batch, tokens, _ = x.shape
-    if last is not None:
-        x = x.flatten(0, 1).index_select(0, last + torch.arange(batch, device=last.device) * tokens).unsqueeze(1)
+    if counts is not None:
+        last = (counts - 1).clamp(min=0)
+        x = x.flatten(0, 1).index_select(0, last + torch.arange(batch, device=x.device) * tokens).unsqueeze(1)
     logits = decoder.head(StaticOps(part.weights, part.packed, convert), x).float()
-    return logits if last is None else logits.squeeze(1)
+    return logits if counts is None else logits.squeeze(1)
 
 
 def greedy(
@@ -145,11 +147,11 @@ def greedy(
 
     ids int32 `[B, 1]` follow `held` int32 `[B]` tokens; no value is read on the host, and each choice is fed back.
     """
-    last = torch.zeros_like(held, dtype=torch.int64)
+    counts = torch.ones_like(held, dtype=torch.int64)
     chosen = []
     for _ in range(count):
         length = (held.max() + 1).to(torch.int32)
-        ids = run(ids, held, last, length, room, False).argmax(-1, keepdim=True).to(torch.int32)
+        ids = run(ids, held, counts, length, room, False).argmax(-1, keepdim=True).to(torch.int32)
         held = held + 1
         chosen.append(ids)
         after()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,9 @@ from ovround.errors import MissingExtraError, UsageError
 from ovround.runtime.engines import HPU_DEVICES, OPENVINO_FILE, check_folder, check_kernel
 from ovround.runtime.server.settings import EngineOptions
 
+_FIXED_STATE = re.compile(r'variable_id="past_state\.\d+\.(\w+?)present_state\.')
+# Of PagedCausalConv1D and PagedGatedDeltaNet, in openvino_genai 2026.4.
+_PAGED_STATES = frozenset({"tail", "recurrent"})
 EngineName = Literal["batching", "single"]
 
 
@@ -53,6 +57,9 @@ def _obstacle_to_batching(folder: Path, options: EngineOptions) -> tuple[str | N
         return "the folder is no OpenVINO folder", None
     if not _genai_is_installed():
         return "openvino_genai is not installed", None
+    unknown = _fixed_states(folder / OPENVINO_FILE) - _PAGED_STATES
+    if unknown:
+        return f"openvino_genai's paged attention has no state like the model's `{min(unknown)}`", None
     if options.draft_model is not None or options.prompt_lookup:
         return "speculative decoding needs the single engine", None
     from ovround.runtime.engines.native.operator import needs_operator, usable_library  # imports OpenVINO
@@ -63,6 +70,12 @@ def _obstacle_to_batching(folder: Path, options: EngineOptions) -> tuple[str | N
     if options.kernel == "native":
         return "kernel is `native`, and openvino_genai uses OpenVINO's kernels", None
     return None, None
+
+
+def _fixed_states(graph: Path) -> set[str]:
+    """The names of the states of fixed size that an OpenVINO model of ours has (`ovround.models.state`)."""
+    with graph.open(encoding="utf-8", errors="replace") as lines:
+        return {name for line in lines for name in _FIXED_STATE.findall(line)}
 
 
 def _genai_is_installed() -> bool:

@@ -60,12 +60,14 @@ def logits_of(model: Any, ids: Ids) -> Logits:
 @torch.no_grad()
 def logits_by_steps(model: Any, ids: Ids, prefill: int) -> Logits:
     """Logits `[B, 1 + steps, V]` after the first `prefill` tokens and after each later token, computed with the cache."""
-    # transformers renamed the argument in 5.24.
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    known = inspect.signature(model.forward).parameters
+    name = "cache" if "cache" in known else "past_key_values"  # transformers renamed the argument in 5.24
     cache, logits = None, []
     cuts = [0, *range(prefill, ids.shape[1] + 1)]
     for start, end in itertools.pairwise(cuts):
-        result = model(torch.from_numpy(ids[:, start:end]), use_cache=True, **{name: cache})
+        # As `generate` gives them: Bamba does not count them itself.
+        positions = {"position_ids": torch.arange(start, end)[None]} if "position_ids" in known else {}
+        result = model(torch.from_numpy(ids[:, start:end]), use_cache=True, **{name: cache}, **positions)
         cache = result[name]
         logits.append(result.logits[:, -1].numpy())
     return np.stack(logits, axis=1)

@@ -11,13 +11,18 @@ from ovround.models.state import State
 
 @dataclass(frozen=True, slots=True)
 class DenseMlp:
-    """down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x)))."""
+    """down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x))).
+
+    Falcon-H1 multiplies what the gate gives and what the part gives, by `gate_scale` and `output_scale`.
+    """
 
     hidden_size: int
     intermediate_size: int
     activation: Activation = "silu"
     gated: bool = True
     bias: bool = False
+    gate_scale: float = 1.0
+    output_scale: float = 1.0
     name: str = "mlp"
 
     def __post_init__(self) -> None:
@@ -42,5 +47,10 @@ class DenseMlp:
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
         if not self.gated:
             return ops.linear(ops.activation(ops.linear(x, f"{at}.up_proj"), self.activation), f"{at}.down_proj")
-        gate = ops.activation(ops.linear(x, f"{at}.gate_proj"), self.activation)
-        return ops.linear(ops.mul(gate, ops.linear(x, f"{at}.up_proj")), f"{at}.down_proj")
+        gate = ops.activation(_scaled(ops, ops.linear(x, f"{at}.gate_proj"), self.gate_scale), self.activation)
+        out = ops.linear(ops.mul(gate, ops.linear(x, f"{at}.up_proj")), f"{at}.down_proj")
+        return _scaled(ops, out, self.output_scale)
+
+
+def _scaled(ops: Ops[T], x: T, factor: float) -> T:
+    return x if factor == 1 else ops.scale(x, factor)

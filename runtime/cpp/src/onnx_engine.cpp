@@ -15,6 +15,7 @@ using nlohmann::json;
 
 constexpr std::size_t kPrefillTokens = 256;  // a run computes the logits of all its positions; this limits their memory
 constexpr std::string_view kPast = "past_key_values.";
+constexpr std::string_view kPastState = "past_state.";
 
 struct Port {
     std::string name;
@@ -118,20 +119,31 @@ void OnnxEngine::read_contract(const fs::path& path, int64_t stated_head_size) {
         if (port.name == "input_ids" || port.name == "attention_mask") {
             continue;
         }
-        if (port.name.rfind(kPast, 0) != 0) {
+        const bool fixed = port.name.rfind(kPastState, 0) == 0;
+        if (!fixed && port.name.rfind(kPast, 0) != 0) {
             refuse("needs `" + port.name + "`");
         }
-        const std::string present = "present." + port.name.substr(kPast.size());
-        const bool is_float =
-            port.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || port.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-        const int64_t size = port.shape.size() == 4 && port.shape[3] > 0 ? port.shape[3] : stated_head_size;
+        const std::string present = fixed ? "present_state." + port.name.substr(kPastState.size())
+                                          : "present." + port.name.substr(kPast.size());
         if (find(outputs, present) == nullptr) {
             refuse("has no `" + present + "`");
         }
-        if (!is_float || port.shape.size() != 4 || port.shape[1] < 1 || size < 1) {
-            refuse("has `" + port.name + "` of another form than float [B, heads, S, size]");
+        const bool is_float =
+            port.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || port.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+        std::vector<int64_t> shape;
+        if (fixed && !port.shape.empty()) {
+            shape.assign(port.shape.begin() + 1, port.shape.end());
+        } else if (port.shape.size() == 4) {
+            shape = {port.shape[1], 0, port.shape[3] > 0 ? port.shape[3] : stated_head_size};
         }
-        caches_.push_back({port.name, present, port.shape[1], size, port.type, {}, {nullptr, nullptr}});
+        const bool stated =
+            std::all_of(shape.begin(), shape.end(), [&](int64_t size) { return size > (fixed ? 0 : -1); });
+        if (!is_float || shape.empty() || !stated || shape.front() < 1 || shape.back() < 1) {
+            refuse("has `" + port.name + "` of another form than float " +
+                   (fixed ? "[B, ...] of stated sizes" : "[B, heads, S, size]"));
+        }
+        caches_.push_back({port.name, present, std::move(shape), port.type, {}});
+        has_fixed_ = has_fixed_ || fixed;
     }
     const Port* logits = find(outputs, "logits");
     if (logits == nullptr || caches_.empty()) {
@@ -153,8 +165,22 @@ void OnnxEngine::read_contract(const fs::path& path, int64_t stated_head_size) {
 }
 
 std::size_t OnnxEngine::row_bytes(const Cache& cache) const {
-    const std::size_t element = cache.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? sizeof(float) : sizeof(float) / 2;
-    return static_cast<std::size_t>(cache.heads * cache.head_size) * room_ * element;
+    std::size_t size = cache.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? sizeof(float) : sizeof(float) / 2;
+    for (const int64_t axis : cache.shape) {
+        size *= axis == 0 ? room_ : static_cast<std::size_t>(axis);
+    }
+    return size;
+}
+
+// A tensor over `rows` rows of a buffer from `row` on.
+OrtPointer<OrtValue> OnnxEngine::over(std::vector<char>& bytes, const Cache& cache, std::size_t row,
+                                      std::size_t rows) const {
+    std::vector<int64_t> shape{static_cast<int64_t>(rows)};
+    for (const int64_t axis : cache.shape) {
+        shape.push_back(axis == 0 ? static_cast<int64_t>(room_) : axis);
+    }
+    const std::size_t size = row_bytes(cache);
+    return runtime_.tensor(bytes.data() + row * size, rows * size, shape.data(), shape.size(), cache.type);
 }
 
 OrtPointer<OrtValue> OnnxEngine::matrix(std::vector<int64_t>& values, std::size_t rows) const {
@@ -175,10 +201,12 @@ void OnnxEngine::bind_rows() {
     const std::size_t rows = lengths_.size();
     for (std::size_t index = 0; index < caches_.size(); ++index) {
         auto& cache = caches_[index];
-        const std::array<int64_t, 4> shape{static_cast<int64_t>(rows), cache.heads, static_cast<int64_t>(room_),
-                                           cache.head_size};
-        cache.value = runtime_.tensor(cache.bytes.data(), rows * row_bytes(cache), shape.data(), 4, cache.type);
+        cache.value = over(cache.bytes, cache, 0, rows);
         in_[index + 2] = out_[index + 1] = cache.value.get();
+        if (cache.fixed()) {
+            cache.written_value = over(cache.written, cache, 0, rows);
+            out_[index + 1] = cache.written_value.get();
+        }
     }
     ids_.resize(rows);
     step_ids_ = matrix(ids_, rows);
@@ -190,6 +218,7 @@ void OnnxEngine::bind_rows() {
 void OnnxEngine::reset() {
     lengths_.clear();
     room_ = 0;
+    history_.clear();
 }
 
 // Buffers for rows of `tokens` tokens: allocated once if the length is known, otherwise doubled each time.
@@ -200,8 +229,15 @@ void OnnxEngine::make_room(std::size_t tokens) {
     const std::size_t old = room_;
     room_ = std::max(tokens, std::min(2 * old, context_length_));
     for (auto& cache : caches_) {
-        const std::size_t heads = lengths_.size() * static_cast<std::size_t>(cache.heads);
-        const std::size_t size = row_bytes(cache) / static_cast<std::size_t>(cache.heads);  // bytes of one head
+        if (cache.fixed()) {
+            if (old == 0) {
+                cache.bytes.assign(lengths_.size() * row_bytes(cache), 0);
+                cache.written.resize(cache.bytes.size());
+            }
+            continue;
+        }
+        const std::size_t heads = lengths_.size() * static_cast<std::size_t>(cache.shape[0]);
+        const std::size_t size = row_bytes(cache) / static_cast<std::size_t>(cache.shape[0]);  // bytes of one head
         spare_.assign(heads * size, 0);
         for (std::size_t head = 0; old > 0 && head < heads; ++head) {
             const std::size_t old_size = size / room_ * old;
@@ -234,12 +270,19 @@ const float* OnnxEngine::prefill(const std::vector<const std::vector<int64_t>*>&
                   logits_.begin() + static_cast<std::ptrdiff_t>(row * vocab_size_));
     }
     bind_rows();
+    if (has_fixed_ && prompts.size() == 1) {
+        history_.reserve(most + new_tokens);
+        history_.append(prompts[0]->data(), prompts[0]->size());
+        copy_states(Moment::prompt);
+    }
     return logits_.data();
 }
 
 const float* OnnxEngine::extend(const std::vector<int64_t>& ids) {
     if (lengths_.empty()) {
         lengths_.assign(1, 0);
+    } else if (has_fixed_ && ids.size() > 1) {
+        copy_states(Moment::guess);
     }
     make_room(lengths_[0] + ids.size());
     ids_.reserve(std::max(kPrefillTokens, ids.size()));
@@ -247,20 +290,62 @@ const float* OnnxEngine::extend(const std::vector<int64_t>& ids) {
     const auto held = bind_row(0);
     extend_row(0, ids.data(), ids.size());
     bind_rows();
+    if (has_fixed_) {
+        history_.append(ids.data(), ids.size());
+    }
     return positions_.data();
 }
 
-void OnnxEngine::rewind(std::size_t length) { lengths_[0] = length; }  // later tokens are overwritten
+void OnnxEngine::rewind(std::size_t length) {
+    if (!has_fixed_ || length == lengths_[0]) {
+        lengths_[0] = length;  // later tokens are overwritten
+        return;
+    }
+    const auto* copy = history_.back(length);
+    std::size_t index = 0;
+    for (auto& cache : caches_) {
+        if (!cache.fixed()) {
+            continue;
+        }
+        if (copy == nullptr) {
+            std::fill(cache.bytes.begin(), cache.bytes.end(), char{0});
+        } else {
+            std::copy(copy->state[index].begin(), copy->state[index].end(), cache.bytes.begin());
+        }
+        ++index;
+    }
+    lengths_[0] = copy == nullptr ? 0 : copy->length;
+    const std::vector<int64_t>& ids = history_.ids();
+    const auto held = bind_row(0);
+    for (std::size_t start = lengths_[0]; start < length; start += kPrefillTokens) {
+        extend_row(0, ids.data() + start, std::min(kPrefillTokens, length - start));
+    }
+    bind_rows();
+}
+
+// Copies the states of fixed size, to go back to.
+void OnnxEngine::copy_states(Moment moment) {
+    auto& states = history_.copied(moment);
+    states.resize(caches_.size());
+    std::size_t index = 0;
+    for (const auto& cache : caches_) {
+        if (cache.fixed()) {
+            states[index++] = cache.bytes;
+        }
+    }
+}
 
 // Tensors over one row of the buffers; they must live until the run ends.
 std::vector<OrtPointer<OrtValue>> OnnxEngine::bind_row(std::size_t row) {
     std::vector<OrtPointer<OrtValue>> held;
     for (std::size_t index = 0; index < caches_.size(); ++index) {
         auto& cache = caches_[index];
-        const std::array<int64_t, 4> shape{1, cache.heads, static_cast<int64_t>(room_), cache.head_size};
-        const std::size_t size = row_bytes(cache);
-        held.push_back(runtime_.tensor(cache.bytes.data() + row * size, size, shape.data(), 4, cache.type));
+        held.push_back(over(cache.bytes, cache, row, 1));
         in_[index + 2] = out_[index + 1] = held.back().get();
+        if (cache.fixed()) {
+            held.push_back(over(cache.written, cache, row, 1));
+            out_[index + 1] = held.back().get();
+        }
     }
     return held;
 }
@@ -275,7 +360,7 @@ void OnnxEngine::extend_row(std::size_t row, const int64_t* ids, std::size_t cou
     const auto scores = logits(positions_, 1, count);
     in_[0] = tokens.get();
     out_[0] = scores.get();
-    run(1);
+    run(row, 1);
 }
 
 const float* OnnxEngine::decode(const std::vector<int64_t>& ids) {
@@ -293,11 +378,15 @@ const float* OnnxEngine::decode(const std::vector<int64_t>& ids) {
     for (std::size_t row = 0; row < rows; ++row) {
         std::fill_n(mask_.begin() + static_cast<std::ptrdiff_t>(row * longest), lengths_[row], 1);
     }
-    run(rows);
+    run(0, rows);
+    if (has_fixed_ && rows == 1) {
+        history_.append(ids.data(), 1);
+    }
     return logits_.data();
 }
 
-void OnnxEngine::run(std::size_t rows) {
+// Runs on `rows` rows from `first_row` on, whose tensors are bound.
+void OnnxEngine::run(std::size_t first_row, std::size_t rows) {
     const auto mask = matrix(mask_, rows);
     in_[1] = mask.get();
     OrtStatus* status = runtime_.api().Run(session_.get(), nullptr, inputs_.data(), in_.data(), in_.size(),
@@ -305,12 +394,21 @@ void OnnxEngine::run(std::size_t rows) {
     if (status != nullptr) {
         runtime_.check(status, ErrorCode::engine, device_ + " failed");
     }
+    for (auto& cache : caches_) {
+        if (cache.fixed()) {
+            const std::size_t size = row_bytes(cache);
+            std::memcpy(cache.bytes.data() + first_row * size, cache.written.data() + first_row * size, rows * size);
+        }
+    }
 }
 
 void OnnxEngine::keep(const std::vector<std::size_t>& rows) {
     choose_rows(lengths_, rows, 1, spare_lengths_);
     for (auto& cache : caches_) {
         choose_rows(cache.bytes, rows, row_bytes(cache), spare_);
+        if (cache.fixed()) {
+            cache.written.resize(cache.bytes.size());
+        }
     }
     mask_.reserve(room_ * rows.size());
     logits_.resize(rows.size() * vocab_size_);

@@ -3,11 +3,14 @@
 // H_kv, S, D]; outputs `logits` f32 [B, T, V] and `present.%d.key/value`.
 //
 // Past and present share one buffer, which is updated in place. Rows are prefilled one by one, each at its own
-// location, and decoded together, each at its own length; no prompt is padded.
+// location, and decoded together, each at its own length; no prompt is padded. A state of fixed size,
+// `past_state.%d.NAME` [B, ...], has two buffers, since a graph may read it after it has written it. It goes back to a
+// copy, and the tokens after it are computed again.
 #pragma once
 
 #include "engine.hpp"
 #include "onnx_runtime.hpp"
+#include "state_history.hpp"
 
 namespace ovround {
 
@@ -25,15 +28,18 @@ public:
     void keep(const std::vector<std::size_t>& rows) override;
 
 private:
-    // One layer's keys or values, [B, heads, S, head_size].
+    // One layer's keys or values, [B, heads, S, head_size], or a state of fixed size, [B, ...].
     struct Cache {
         std::string past;
         std::string present;
-        int64_t heads;
-        int64_t head_size;
+        std::vector<int64_t> shape;  // of a row; 0 stands for S
         ONNXTensorElementDataType type;
         std::vector<char> bytes;
-        OrtPointer<OrtValue> value;  // a tensor over all rows
+        std::vector<char> written{};                           // of a fixed state: what a run leaves
+        OrtPointer<OrtValue> value{nullptr, nullptr};          // a tensor over all rows
+        OrtPointer<OrtValue> written_value{nullptr, nullptr};  // the same of `written`
+
+        bool fixed() const { return std::find(shape.begin(), shape.end(), 0) == shape.end(); }
     };
 
     void read_contract(const std::filesystem::path& path, int64_t stated_head_size);
@@ -44,7 +50,9 @@ private:
     void extend_row(std::size_t row, const int64_t* ids, std::size_t count);
     OrtPointer<OrtValue> matrix(std::vector<int64_t>& values, std::size_t rows) const;
     OrtPointer<OrtValue> logits(std::vector<float>& values, std::size_t rows, std::size_t tokens) const;
-    void run(std::size_t rows);
+    void run(std::size_t first_row, std::size_t rows);
+    void copy_states(Moment moment);
+    OrtPointer<OrtValue> over(std::vector<char>& bytes, const Cache& cache, std::size_t row, std::size_t rows) const;
 
     OnnxRuntime runtime_;
     OrtPointer<OrtSession> session_{nullptr, nullptr};
@@ -52,19 +60,21 @@ private:
     std::size_t vocab_size_ = 0;
     std::string device_;
     std::vector<Cache> caches_;
-    std::vector<const char*> inputs_;                     // input_ids, attention_mask, then the caches
-    std::vector<const char*> outputs_;                    // logits, then the caches
-    std::vector<OrtValue*> in_;                           // inputs of the next run, in the order of inputs_
-    std::vector<OrtValue*> out_;                          // in the order of outputs_
-    OrtPointer<OrtValue> step_ids_{nullptr, nullptr};     // i64 [B, 1], over ids_
-    OrtPointer<OrtValue> step_logits_{nullptr, nullptr};  // f32 [B, 1, V], over logits_
-    std::size_t room_ = 0;                                // S
-    std::vector<std::size_t> lengths_;                    // [B]: tokens in each row
-    std::vector<int64_t> ids_;                            // [B, T]
-    std::vector<int64_t> mask_;                           // [B, longest row]
-    std::vector<float> logits_;                           // [B, V] of the last position
-    std::vector<float> positions_;                        // [T, V] of a piece of a prompt
-    std::vector<char> spare_;                             // spare buffer that is swapped with a cache's
+    bool has_fixed_ = false;
+    StateHistory<std::vector<std::vector<char>>> history_;  // of the fixed ones of caches_, in their order
+    std::vector<const char*> inputs_;                       // input_ids, attention_mask, then the caches
+    std::vector<const char*> outputs_;                      // logits, then the caches
+    std::vector<OrtValue*> in_;                             // inputs of the next run, in the order of inputs_
+    std::vector<OrtValue*> out_;                            // in the order of outputs_
+    OrtPointer<OrtValue> step_ids_{nullptr, nullptr};       // i64 [B, 1], over ids_
+    OrtPointer<OrtValue> step_logits_{nullptr, nullptr};    // f32 [B, 1, V], over logits_
+    std::size_t room_ = 0;                                  // S
+    std::vector<std::size_t> lengths_;                      // [B]: tokens in each row
+    std::vector<int64_t> ids_;                              // [B, T]
+    std::vector<int64_t> mask_;                             // [B, longest row]
+    std::vector<float> logits_;                             // [B, V] of the last position
+    std::vector<float> positions_;                          // [T, V] of a piece of a prompt
+    std::vector<char> spare_;                               // spare buffer that is swapped with a cache's
     std::vector<std::size_t> spare_lengths_;
 };
 

@@ -12,6 +12,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::size_t kPiece = 256;       // tokens of a step, where the model has a state of fixed size
 constexpr std::size_t kMaxPadding = 256;  // columns of the cache without a token before the cache is compacted
 
 // Float32, no int8 activations, float32 cache: the same three properties as in Python, which documents the reasons.
@@ -40,7 +41,7 @@ OpenVinoEngine::OpenVinoEngine(ov::Core& core, const fs::path& folder, const Loa
     }
     vocab_size_ = static_cast<std::size_t>(size.get_length());
     whole_ = device.rfind("NPU", 0) != 0;  // an NPU has static shapes and its own way of prefill
-    rewindable_ = has_plain_cache(*model);
+    fixed_ = fixed_states(*model);
     add_slice(*model, !whole_);
     ov::AnyMap config = options.exact ? exact_options() : ov::AnyMap{};
     if (options.threads > 0) {
@@ -65,6 +66,7 @@ void OpenVinoEngine::reset() {
     logits_ = {};
     length_ = 0;
     rows_.clear();
+    history_.clear();
 }
 
 const float* OpenVinoEngine::prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) {
@@ -72,18 +74,34 @@ const float* OpenVinoEngine::prefill(const std::vector<const std::vector<int64_t
     for (const auto* prompt : prompts) {
         longest = std::max(longest, prompt->size());
     }
-    begin(prompts.size());
-    make_room(prompts.size(), longest, length_ + longest + new_tokens);
-    ids_.tensor.set_shape(ids_.shape = {prompts.size(), longest});
-    auto* ids = ids_.tensor.data<int64_t>();
-    auto* positions = has_positions_ ? positions_.tensor.data<int64_t>() : nullptr;
-    for (std::size_t row = 0; row < prompts.size(); ++row) {
-        const auto& prompt = *prompts[row];
-        ids = std::fill_n(ids, longest - prompt.size(), 0);
-        ids = std::copy(prompt.begin(), prompt.end(), ids);
-        grow(rows_[row], longest, longest - prompt.size(), has_positions_ ? positions + row * longest : nullptr);
+    if (!fixed_.empty() && length_ > 0 && prompts.size() > 1) {
+        throw Error(ErrorCode::engine,
+                    "a batch's cache cannot be continued by prompts: the model's state has a fixed size");
     }
-    infer(longest, -1);
+    begin(prompts.size());
+    const std::size_t most = fixed_.empty() ? longest : std::min(longest, kPiece);
+    make_room(prompts.size(), most, length_ + longest + new_tokens);
+    for (std::size_t start = 0; start < longest; start += most) {
+        const std::size_t columns = std::min(most, longest - start);
+        ids_.tensor.set_shape(ids_.shape = {prompts.size(), columns});
+        auto* ids = ids_.tensor.data<int64_t>();
+        auto* positions = has_positions_ ? positions_.tensor.data<int64_t>() : nullptr;
+        for (std::size_t row = 0; row < prompts.size(); ++row) {
+            const auto& prompt = *prompts[row];
+            const std::size_t before = longest - prompt.size();  // columns of padding in front of the whole prompt
+            const std::size_t padding = std::min(columns, before > start ? before - start : 0);
+            ids = std::fill_n(ids, padding, 0);
+            const auto from = prompt.begin() + static_cast<std::ptrdiff_t>(start + padding - before);
+            ids = std::copy(from, from + static_cast<std::ptrdiff_t>(columns - padding), ids);
+            grow(rows_[row], columns, padding, positions != nullptr ? positions + row * columns : nullptr);
+        }
+        infer(columns, -1);
+    }
+    if (!fixed_.empty() && prompts.size() == 1) {
+        history_.reserve(length_ + new_tokens);
+        history_.append(prompts[0]->data(), longest);
+        copy_states(Moment::prompt);
+    }
     return logits_.data<float>();
 }
 
@@ -97,25 +115,88 @@ const float* OpenVinoEngine::decode(const std::vector<int64_t>& ids) {
         grow(rows_[row], 1, 0, has_positions_ ? positions_.tensor.data<int64_t>() + row : nullptr);
     }
     infer(1, -1);
+    if (!fixed_.empty() && ids.size() == 1) {
+        history_.append(ids.data(), 1);
+    }
     return logits_.data<float>();
 }
 
 const float* OpenVinoEngine::extend(const std::vector<int64_t>& ids) {
     need_whole("several tokens cannot be verified at once");
     begin(1);
+    if (!fixed_.empty() && length_ > 0 && ids.size() > 1) {
+        copy_states(Moment::guess);
+    }
     make_room(1, ids.size(), length_ + ids.size());
     ids_.tensor.set_shape(ids_.shape = {1, ids.size()});
     std::copy(ids.begin(), ids.end(), ids_.tensor.data<int64_t>());
     grow(rows_[0], ids.size(), 0, has_positions_ ? positions_.tensor.data<int64_t>() : nullptr);
     infer(ids.size(), 0);
+    if (!fixed_.empty()) {
+        history_.append(ids.data(), ids.size());
+    }
     return logits_.data<float>();
 }
 
 void OpenVinoEngine::rewind(std::size_t length) {
     need_whole("tokens cannot be taken back");
-    if (!rewindable_) {
-        throw Error(ErrorCode::engine, "this model's state is no plain KV cache: tokens cannot be taken back");
+    if (fixed_.empty()) {
+        drop(length);
+        return;
     }
+    if (length == static_cast<std::size_t>(rows_[0].count)) {
+        return;
+    }
+    const auto* copy = history_.back(length);
+    const std::vector<int64_t> ids = history_.ids();
+    const std::vector<int64_t>* prompt = &ids;
+    if (copy == nullptr) {
+        reset();
+        prefill({prompt}, 0);
+        return;
+    }
+    try {
+        for (auto& state : request_.query_state()) {
+            if (fixed_.count(state.get_name()) != 0) {
+                state.set_state(copy->state.at(state.get_name()));
+            }
+        }
+    } catch (const ov::Exception& error) {
+        throw Error(ErrorCode::engine, device_ + " failed: " + reason(error));
+    }
+    drop(copy->length);
+    const std::vector<int64_t> rest(ids.begin() + static_cast<std::ptrdiff_t>(copy->length), ids.end());
+    if (!rest.empty()) {
+        make_room(1, rest.size(), length_ + rest.size());
+        ids_.tensor.set_shape(ids_.shape = {1, rest.size()});
+        std::copy(rest.begin(), rest.end(), ids_.tensor.data<int64_t>());
+        grow(rows_[0], rest.size(), 0, has_positions_ ? positions_.tensor.data<int64_t>() : nullptr);
+        infer(rest.size(), -1);
+    }
+}
+
+// Copies the variables of fixed size, to go back to.
+void OpenVinoEngine::copy_states(Moment moment) {
+    try {
+        auto& states = history_.copied(moment);
+        for (auto& state : request_.query_state()) {
+            if (fixed_.count(state.get_name()) == 0) {
+                continue;
+            }
+            const ov::Tensor held = state.get_state();
+            ov::Tensor& copy = states[state.get_name()];
+            if (!copy || copy.get_shape() != held.get_shape()) {
+                copy = ov::Tensor(held.get_element_type(), held.get_shape());
+            }
+            held.copy_to(copy);
+        }
+    } catch (const ov::Exception& error) {
+        throw Error(ErrorCode::engine, device_ + " failed: " + reason(error));
+    }
+}
+
+// Masks the tokens after the first `length`.
+void OpenVinoEngine::drop(std::size_t length) {
     Row& row = rows_[0];
     std::size_t kept = 0;
     for (auto& held : row.held) {
@@ -133,6 +214,9 @@ void OpenVinoEngine::cut(const std::vector<uint8_t>& used) {
     const auto count = static_cast<std::size_t>(rows_[0].count);
     try {
         for (auto& state : request_.query_state()) {
+            if (fixed_.count(state.get_name()) != 0) {
+                continue;
+            }
             ov::Tensor from = state.get_state();  // [1, H_kv, S, D]
             if (!from.is_continuous()) {
                 ov::Tensor dense(from.get_element_type(), from.get_shape());

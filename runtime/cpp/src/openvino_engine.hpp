@@ -3,12 +3,16 @@
 // Inputs `input_ids`, `attention_mask` and perhaps `position_ids` i64 [B, T], `beam_idx` i32 [B]; output `logits` f32
 // [B, T, V]. An added input sets the first position whose logits are computed. The KV cache is in the graph's
 // variables. A batch is padded on the left. Dropped tokens are masked like padding, and removed when they are most of
-// the cache. `beam_idx` is the row of the last step that each row continues.
+// the cache. `beam_idx` is the row of the last step that each row continues. A variable of fixed size, such as a
+// recurrent state, goes back to a copy, and the tokens after it are computed again.
 #pragma once
 
+#include <map>
 #include <openvino/openvino.hpp>
+#include <set>
 
 #include "engine.hpp"
+#include "state_history.hpp"
 
 namespace ovround {
 
@@ -38,7 +42,11 @@ private:
         int32_t source = 0;         // the last step's row that this one continues
     };
 
+    using States = std::map<std::string, ov::Tensor>;  // by the name of the variable
+
     void begin(std::size_t rows);
+    void copy_states(Moment moment);
+    void drop(std::size_t length);
     void make_room(std::size_t rows, std::size_t columns, std::size_t length);
     void give_inputs();
     void infer(std::size_t columns, int64_t first);
@@ -51,8 +59,9 @@ private:
     std::string device_;
     std::string warning_;
     bool has_positions_ = false;
-    bool whole_ = true;       // the number of rows, positions and lengths is free
-    bool rewindable_ = true;  // the state is a plain KV cache
+    bool whole_ = true;            // the number of rows, positions and lengths is free
+    std::set<std::string> fixed_;  // the variables of fixed size
+    StateHistory<States> history_;
     ov::CompiledModel compiled_;
     ov::InferRequest request_;
     Input ids_;         // i64 [B, T]

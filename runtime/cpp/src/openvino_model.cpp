@@ -99,12 +99,16 @@ std::shared_ptr<ov::Model> read_model(ov::Core& core, const fs::path& path) {
     return model;
 }
 
-bool has_plain_cache(const ov::Model& model) {
-    const auto& variables = model.get_variables();
-    return std::all_of(variables.begin(), variables.end(), [](const auto& variable) {
-        const auto shape = variable->get_info().data_shape;
-        return shape.rank().is_static() && shape.size() == 4 && shape[2].is_dynamic();
-    });
+std::set<std::string> fixed_states(const ov::Model& model) {
+    std::set<std::string> names;
+    for (const auto& variable : model.get_variables()) {
+        const auto info = variable->get_info();
+        const auto& shape = info.data_shape;
+        if (shape.rank().is_dynamic() || shape.size() != 4 || shape[2].is_static()) {
+            names.insert(info.variable_id);
+        }
+    }
+    return names;
 }
 
 void add_slice(ov::Model& model, bool last_only) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <openvino/openvino.hpp>
+#include <set>
 
 #include "ovround/ovround.hpp"
 
@@ -20,8 +21,8 @@ std::shared_ptr<ov::Model> read_model(ov::Core& core, const std::filesystem::pat
 
 bool has_port(const std::vector<ov::Output<ov::Node>>& ports, const std::string& name);
 
-// Whether a model's whole state is keys and values, [B, H_kv, S, D] with growing S.
-bool has_plain_cache(const ov::Model& model);
+// The variables of fixed size: those that are no keys or values, [B, H_kv, S, D] with growing S.
+std::set<std::string> fixed_states(const ov::Model& model);
 
 // Makes the head compute positions from kFirstLogits on (negative counts from the end), or only the last one.
 void add_slice(ov::Model& model, bool last_only);
