@@ -1,4 +1,4 @@
-"""A mixture of experts beside one expert that every token takes, weighed by a gate of its own."""
+"""A mixture of experts beside one expert that every token takes, with or without a gate that weighs it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _SHARED, _GATE = "shared_expert", "shared_expert_gate"
 
 @dataclass(frozen=True, slots=True)
 class SharedExpertMlp:
-    """experts(x) + sigmoid(gate(x)) * shared(x); the gate stays in float, as the router does."""
+    """experts(x) + sigmoid(gate(x)) * shared(x); the gate stays in float, as the router does. Not `gated`: the plain sum."""
 
     experts: ExpertMlp
     shared: DenseMlp
+    gated: bool = True
     name: str = "mlp"
 
     @property
@@ -26,7 +27,8 @@ class SharedExpertMlp:
         return self.experts.inner_size + self.shared.inner_size
 
     def floats(self) -> dict[str, tuple[int, ...]]:
-        return self.experts.floats() | {f"{_GATE}.weight": (1, self.experts.hidden_size)}
+        gate = {f"{_GATE}.weight": (1, self.experts.hidden_size)} if self.gated else {}
+        return self.experts.floats() | gate
 
     def linears(self) -> tuple[Linear, ...]:
         shared = (
@@ -40,5 +42,7 @@ class SharedExpertMlp:
 
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
         mixed = self.experts.forward(ops, x, at, layer)
-        weight = ops.activation(ops.linear(x, f"{at}.{_GATE}"), "sigmoid")
-        return ops.add(mixed, ops.mul(weight, self.shared.forward(ops, x, f"{at}.{_SHARED}", layer)))
+        shared = self.shared.forward(ops, x, f"{at}.{_SHARED}", layer)
+        if self.gated:
+            shared = ops.mul(ops.activation(ops.linear(x, f"{at}.{_GATE}"), "sigmoid"), shared)
+        return ops.add(mixed, shared)
