@@ -56,7 +56,9 @@ def _among_groups(ops: OnnxOps, choice: str, spec: Experts, routing: Routing, in
     ops.node("TopK", [best, count], f"{inside}/best_scores", "", [numbers], axis=-1)
     column = ops.node("Unsqueeze", [numbers, last], f"{inside}/best_column")
     every = ops.i64(f"experts/{routing.groups}", list(range(routing.groups)))
-    among = ops.node("Cast", [ops.node("Equal", [column, every], f"{inside}/is_best")], f"{inside}/is_best_f32", to=_FLOAT)
+    among = ops.node(
+        "Cast", [ops.node("Equal", [column, every], f"{inside}/is_best")], f"{inside}/is_best_f32", to=_FLOAT
+    )
     among = ops.node("ReduceMax", [among, ops.i64("axis1", [1])], f"{inside}/among", keepdims=0)
     among = ops.node("Greater", [among, ops.f32("zero", 0.0)], f"{inside}/among_best")
     among = ops.node("Unsqueeze", [among, last], f"{inside}/among_groups")

@@ -27,7 +27,9 @@ def compute(ops: OpenVINOOps, verb: LatentHeads, inputs: Sequence[ov.Node], laye
     query = opset.reshape(query, ops.i64(f"split/{heads}x{nope + dim}", [0, 0, heads, nope + dim]), True)
     query = opset.gather(query, ops.i64(f"query/{nope}+{dim}", verb.query_order()), ops.i64("axis_three", 3))
     parts = opset.variadic_split(query, ops.i64("axis_three", 3), ops.i64(f"sizes/{dim}+{nope}", [dim, nope]))
-    matrix = opset.reshape(weight_matrix(ops, f"{at}.k_b_proj", rank), ops.i64(f"matrix/{nope}x{rank}", [heads, nope, rank]), False)
+    matrix = opset.reshape(
+        weight_matrix(ops, f"{at}.k_b_proj", rank), ops.i64(f"matrix/{nope}x{rank}", [heads, nope, rank]), False
+    )
     own = _by_head(ops, parts.output(1), matrix, transposed=False)
     query = opset.concat([parts.output(0), own], -1)
     query = opset.reshape(query, ops.i64(f"joined/{heads * head_dim}", [0, 0, heads * head_dim]), True)

@@ -9,21 +9,25 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.parts.ends import Embedding
-from ovround.models.standard import read_parts, rotated
+from ovround.models.standard import StandardParts, read_parts, rotated
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Granite config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    parts = rotated(read, read_parts(read))
+    parts = with_multipliers(read, rotated(read, read_parts(read)))
+    return parts.decoder(residual_scale=read.number("residual_multiplier", 1.0))
+
+
+def with_multipliers(read: ConfigReader, parts: StandardParts) -> StandardParts:
+    """`parts` with Granite's multipliers of attention, embedding and logits."""
     spec = replace(parts.attention.spec, scale=read.number("attention_multiplier", 1.0))
-    parts = replace(
+    return replace(
         parts,
         attention=replace(parts.attention, spec=spec),
         embedding=Embedding(scale=read.number("embedding_multiplier", 1.0)),
         head=replace(parts.head, scale=1 / read.positive("logits_scaling", 1.0)),
     )
-    return parts.decoder(residual_scale=read.number("residual_multiplier", 1.0))
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -29,10 +29,13 @@ class Fused:
 class Layout:
     """The checkpoint's name of each module that has another than Llama's, those in a block without the block's name.
 
+    Of a tensor that has not its module's name, that of the tensor.
+
     `blocks` stands in for `model.layers`; `transposed` linear layers lie as `[K, N]`; norms are stored less `norm_offset`;
     `ignored` ends the names of buffers that old checkpoints hold and nobody reads. `experts` says what the modules of
     each of `experts_count` are called; transformers 5 joins them, `[E, 2I, H]` and `[E, H, I]`, and checkpoints come either way.
-    `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss).
+    `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss). `stacks` names the joined tensors
+    of a block where they are not transformers' (Granite).
     """
 
     modules: Mapping[str, str | Fused] = field(default_factory=dict)
@@ -43,6 +46,7 @@ class Layout:
     experts: Mapping[str, str] = field(default_factory=dict)
     experts_count: int = 0
     stacked_experts: bool = False
+    stacks: Mapping[str, str] = field(default_factory=dict)
 
     def source(self, name: str, shape: tuple[int, ...]) -> TensorSource:
         """Where tensor `name` of `shape` lies."""
@@ -56,6 +60,9 @@ class Layout:
         if inside and expert and kind == "weight" and len(shape) == 2:
             return self._expert(f"{self.blocks}.{inside[1]}", int(expert[1]), expert[2], shape)
         own = inside[2] if inside else module
+        renamed = self.modules.get(f"{own}.{kind}")
+        if inside and isinstance(renamed, str):
+            return TensorSource(f"{self.blocks}.{inside[1]}.{renamed}", shape)
         stored = self.modules.get(own, own)
         rows = stored.rows if isinstance(stored, Fused) else None
         path = stored.name if isinstance(stored, Fused) else stored
@@ -72,12 +79,13 @@ class Layout:
         """`last` of one expert: a tensor of its own, or a part of one that holds all experts' gate and up, or down."""
         at = f"{block}.{self.modules.get('mlp.experts', 'mlp.experts')}"
         count, (rows, columns) = self.experts_count, shape
+        kind = "down_proj" if last == "down_proj" else "gate_up_proj"
+        name = f"{block}.{self.stacks.get(kind, f'mlp.experts.{kind}')}"
         if last == "down_proj":
-            stacked = TensorSource(f"{block}.mlp.experts.down_proj", (count, rows, columns), index=expert)
+            stacked = TensorSource(name, (count, rows, columns), index=expert)
         else:
             start = rows * (last == "up_proj")
-            part, name = Rows(start, start + rows, 2 * rows), f"{block}.mlp.experts.gate_up_proj"
-            stacked = TensorSource(name, (count, 2 * rows, columns), part, index=expert)
+            stacked = TensorSource(name, (count, 2 * rows, columns), Rows(start, start + rows, 2 * rows), index=expert)
         return TensorSource(f"{at}.{expert}.{self.experts.get(last, last)}.weight", shape, otherwise=stacked)
 
 

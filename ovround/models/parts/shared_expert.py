@@ -1,4 +1,4 @@
-"""A mixture of experts beside one expert that every token takes, with or without a gate that weighs it."""
+"""A mixture of experts beside one expert that every token takes, which may be weighed by a gate of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _SHARED, _GATE = "shared_expert", "shared_expert_gate"
 
 @dataclass(frozen=True, slots=True)
 class SharedExpertMlp:
-    """experts(x) + sigmoid(gate(x)) * shared(x); the gate stays in float, as the router does. Not `gated`: the plain sum."""
+    """experts(x) + sigmoid(gate(x)) * shared(x), or without a gate experts(x) + shared(x).
+
+    The gate stays in float, as the router does.
+    """
 
     experts: ExpertMlp
     shared: DenseMlp
