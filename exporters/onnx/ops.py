@@ -364,6 +364,11 @@ class OnnxOps:
         self._constants[name] = onnx.numpy_helper.from_array(array, name)
         return name
 
+    def u8(self, name: str, value: int) -> str:
+        name = f"const/u8/{name}"
+        self._constants[name] = onnx.numpy_helper.from_array(np.array(value, np.uint8), name)
+        return name
+
     def f32(self, name: str, values: float | NDArray[np.float32]) -> str:
         name = f"const/float/{name}"
         self._constants[name] = onnx.numpy_helper.from_array(np.asarray(values, np.float32), name)
