@@ -11,8 +11,7 @@ class Progress:
     """One report of the job's progress.
 
     `stage` is download, check, note, measure, allocate, codebooks, quantise, end-to-end, pv-tuning, write, verify, resume or damaged.
-    The other
-    fields say how far the stage has come. `unreached` counts a block's experts that no calibration token was routed to.
+    The other fields say how far the stage has come. `unreached` counts a block's experts that no calibration token was routed to.
 
     A loss is the mean squared error of a block's output; in a pass over all blocks it is the divergence in nats a token.
 
