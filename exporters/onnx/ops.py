@@ -101,15 +101,15 @@ class OnnxOps:
             product = self._native_product(x, at) if name in self._native else self._float_product(x, at)
             if not self._has(bias):
                 return product
-            return self.node("Add", [product, self._float_weight(bias)], f"{at}/biased")
+            return self.node("Add", [product, self.float_weight(bias)], f"{at}/biased")
         if self._has(name + ORDER):
             x = self.node("Gather", [x, name + ORDER], f"{at}/ordered", axis=2)
-        return self._product(x, at, layout, self._float_weight(bias) if self._has(bias) else None)
+        return self._product(x, at, layout, self.float_weight(bias) if self._has(bias) else None)
 
     def _float_product(self, x: str, at: str) -> str:
         # transB reads [N, K] as it lies: a Transpose would be folded into a second copy in memory, which for a tied
         # table stays beside the first. A 16-bit weight's Cast is folded when the model is loaded.
-        return self.node("FusedMatMul", [x, self._float_weight(f"{at}.weight")], at, MICROSOFT, transB=1)
+        return self.node("FusedMatMul", [x, self.float_weight(f"{at}.weight")], at, MICROSOFT, transB=1)
 
     def _native_product(self, x: str, at: str) -> str:
         weights, parts = inputs_of(self.file.entries, f"{at}.weight")
@@ -121,7 +121,7 @@ class OnnxOps:
         if at not in self._emitted:
             whole = fused_weight.name.removesuffix(".weight")
             parts = [name.removesuffix(".weight") for name in fused_weight.rows]
-            biases = [self._float_weight(f"{part}.bias") for part in parts if self._has(f"{part}.bias")]
+            biases = [self.float_weight(f"{part}.bias") for part in parts if self._has(f"{part}.bias")]
             bias = self.node("Concat", biases, f"{whole}.bias", axis=0) if biases else None
             product = self._product(x, whole, self.layouts[fused_weight.name], bias)
             sizes = self.i64(f"rows/{list(fused_weight.rows.values())}", list(fused_weight.rows.values()))
@@ -148,7 +148,7 @@ class OnnxOps:
         return self._float(rows, self.file.entries[f"{at}.weight"].data_type)
 
     def rms_norm(self, x: str, at: str, eps: float, heads: int = 1) -> str:
-        weight = self._float_weight(f"{at}.weight")
+        weight = self.float_weight(f"{at}.weight")
         if heads > 1:
             size = self.file.entries[f"{at}.weight"].shape[0]
             x = self.node("Reshape", [x, self.i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
@@ -166,7 +166,7 @@ class OnnxOps:
         return self.node("SkipSimplifiedLayerNormalization", [x, y, weight], at, MICROSOFT, outputs, epsilon=eps)
 
     def layer_norm(self, x: str, at: str, eps: float) -> str:
-        inputs = [x, *(self._float_weight(f"{at}.{kind}") for kind in ("weight", "bias") if self._has(f"{at}.{kind}"))]
+        inputs = [x, *(self.float_weight(f"{at}.{kind}") for kind in ("weight", "bias") if self._has(f"{at}.{kind}"))]
         return self.node("LayerNormalization", inputs, at, axis=-1, epsilon=eps, stash_type=1)
 
     def attention(self, q: str, k: str, v: str, layer: int, spec: Attention) -> str:
@@ -187,7 +187,7 @@ class OnnxOps:
         if spec.alibi:
             inputs += [""] * (_ATTENTION_BIAS - len(inputs)) + [self._alibi(spec)]
         if spec.sinks:
-            inputs += [""] * (_HEAD_SINK - len(inputs)) + [self._float_weight(sinks_name(layer))]
+            inputs += [""] * (_HEAD_SINK - len(inputs)) + [self.float_weight(sinks_name(layer))]
         limits: dict[str, int | float] = (
             {} if spec.sliding_window is None else {"local_window_size": spec.sliding_window}
         )
@@ -277,7 +277,7 @@ class OnnxOps:
     def _has(self, name: str) -> bool:
         return name in self.file.entries
 
-    def _float_weight(self, name: str) -> str:
+    def float_weight(self, name: str) -> str:
         return self._float(name, self.file.entries[name].data_type)
 
     def _float(self, value: str, data_type: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ovround.tensors.tensor_source import Rows, TensorSource
 
@@ -26,16 +27,40 @@ class Fused:
 
 
 @dataclass(frozen=True, slots=True)
+class OfAllLayers:
+    """The checkpoint's module `name` outside the blocks, which holds that of all `layers` one after the other along `axis`.
+
+    None: all layers have the same.
+    """
+
+    name: str
+    layers: int
+    axis: Literal[0, 1] | None
+
+    def source(self, kind: str, shape: tuple[int, ...], layer: int) -> TensorSource:
+        """Where one layer's tensor of `shape` lies."""
+        name = f"{self.name}.{kind}"
+        if self.axis is None:
+            return TensorSource(name, shape)
+        size = shape[self.axis]
+        start, stop = layer * size, (layer + 1) * size
+        whole = tuple(count * self.layers if axis == self.axis else count for axis, count in enumerate(shape))
+        if self.axis == 0:
+            return TensorSource(name, whole, Rows(start, stop, whole[0]))
+        return TensorSource(name, whole, columns=slice(start, stop))
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """The checkpoint's name of each module that has another than Llama's, those in a block without the block's name.
 
     `blocks` stands in for `model.layers`; `transposed` linear layers lie as `[K, N]`; norms are stored less `norm_offset`;
     `ignored` ends the names of buffers that old checkpoints hold and nobody reads. `experts` says what the modules of
     each of `experts_count` are called; transformers 5 joins them, `[E, 2I, H]` and `[E, H, I]`, and checkpoints come either way.
-    `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss).
+    `tensors` are those of a block whose whole name is another. `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss).
     """
 
-    modules: Mapping[str, str | Fused] = field(default_factory=dict)
+    modules: Mapping[str, str | Fused | OfAllLayers] = field(default_factory=dict)
     blocks: str = BLOCKS
     transposed: bool = False
     norm_offset: float = 0.0
@@ -43,6 +68,7 @@ class Layout:
     experts: Mapping[str, str] = field(default_factory=dict)
     experts_count: int = 0
     stacked_experts: bool = False
+    tensors: Mapping[str, str] = field(default_factory=dict)
 
     def source(self, name: str, shape: tuple[int, ...]) -> TensorSource:
         """Where tensor `name` of `shape` lies."""
@@ -56,7 +82,11 @@ class Layout:
         if inside and expert and kind == "weight" and len(shape) == 2:
             return self._expert(f"{self.blocks}.{inside[1]}", int(expert[1]), expert[2], shape)
         own = inside[2] if inside else module
+        if inside and f"{own}.{kind}" in self.tensors:
+            return TensorSource(f"{self.blocks}.{inside[1]}.{self.tensors[f'{own}.{kind}']}", shape)
         stored = self.modules.get(own, own)
+        if inside and isinstance(stored, OfAllLayers):
+            return stored.source(kind, shape, int(inside[1]))
         rows = stored.rows if isinstance(stored, Fused) else None
         path = stored.name if isinstance(stored, Fused) else stored
         if rows is not None:
@@ -72,13 +102,14 @@ class Layout:
         """`last` of one expert: a tensor of its own, or a part of one that holds all experts' gate and up, or down."""
         at = f"{block}.{self.modules.get('mlp.experts', 'mlp.experts')}"
         count, (rows, columns) = self.experts_count, shape
-        if last == "down_proj":
-            stacked = TensorSource(f"{block}.mlp.experts.down_proj", (count, rows, columns), index=expert)
-        else:
+        whole, name, part = (count, rows, columns), "down_proj", None
+        if last != "down_proj":
             start = rows * (last == "up_proj")
-            part, name = Rows(start, start + rows, 2 * rows), f"{block}.mlp.experts.gate_up_proj"
-            stacked = TensorSource(name, (count, 2 * rows, columns), part, index=expert)
-        return TensorSource(f"{at}.{expert}.{self.experts.get(last, last)}.weight", shape, otherwise=stacked)
+            whole, name, part = (count, 2 * rows, columns), "gate_up_proj", Rows(start, start + rows, 2 * rows)
+        joined = TensorSource(f"{at}.{name}", whole, part, index=expert)
+        if at != f"{block}.mlp.experts":
+            joined = TensorSource(f"{block}.mlp.experts.{name}", whole, part, index=expert, otherwise=joined)
+        return TensorSource(f"{at}.{expert}.{self.experts.get(last, last)}.weight", shape, otherwise=joined)
 
 
 def fused_rows(name: str, *sizes: int) -> tuple[Fused, ...]:

@@ -8,6 +8,7 @@ from typing import Literal
 from ovround.errors import ArchitectureError
 from ovround.models.ops import Attention, Ops, T
 from ovround.models.parts.part import Linear, check_size
+from ovround.models.parts.unit_norm import UnitNorm
 from ovround.models.state import State
 
 
@@ -15,7 +16,9 @@ from ovround.models.state import State
 class SelfAttention:
     """A mixer; `spec` says what the verb computes.
 
-    `query_key_norm` is RMS with `norm_eps`, over each head or over all heads of a query or key at once.
+    `query_key_norm` is RMS with `norm_eps`, over each head or over all heads of a query or key at once. With `value_norm`
+    each head of a value is over its root mean square; with `key_is_value` a value is the key before its norm. A layer that
+    reads the cache of another (`Attention.cache_of`) has queries alone.
     """
 
     hidden_size: int
@@ -24,6 +27,8 @@ class SelfAttention:
     output_bias: bool = False
     query_key_norm: Literal["head", "all"] | None = None
     norm_eps: float = 1e-6
+    value_norm: bool = False
+    key_is_value: bool = False
     name: str = "self_attn"
 
     def __post_init__(self) -> None:
@@ -38,30 +43,44 @@ class SelfAttention:
 
     @property
     def inner_size(self) -> int:
-        return (self.spec.num_heads + 2 * self.spec.num_key_value_heads) * self.spec.head_dim
+        keys_and_values = 0 if self.spec.cache_of is not None else 2 * self.spec.num_key_value_heads
+        return (self.spec.num_heads + keys_and_values) * self.spec.head_dim
 
     def floats(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
         if self.query_key_norm is not None:
-            for name, heads in (("q_norm", self.spec.num_heads), ("k_norm", self.spec.num_key_value_heads)):
+            norms = (("q_norm", self.spec.num_heads), ("k_norm", self.spec.num_key_value_heads))
+            for name, heads in norms if self.spec.cache_of is None else norms[:1]:
                 shapes[f"{name}.weight"] = (self.spec.head_dim * (1 if self.query_key_norm == "head" else heads),)
         return shapes | ({"sinks": (self.spec.num_heads,)} if self.spec.sinks else {})
 
     def linears(self) -> tuple[Linear, ...]:
         hidden, spec = self.hidden_size, self.spec
         queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
-        sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+        sizes = {"q_proj": queries}
+        if spec.cache_of is None:
+            sizes |= {"k_proj": keys} if self.key_is_value else {"k_proj": keys, "v_proj": keys}
         qkv = (Linear(name, size, hidden, self.bias, fused="qkv_proj") for name, size in sizes.items())
         return (*qkv, Linear("o_proj", hidden, queries, self.output_bias))
 
     def states(self) -> tuple[State, ...]:
+        if self.spec.cache_of is not None:
+            return ()
         shape = (self.spec.num_key_value_heads, 0, self.spec.head_dim)
         return (State("key", shape, grows=1), State("value", shape, grows=1))
 
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
-        q, k, v = (ops.linear(x, f"{at}.{name}_proj") for name in "qkv")
+        spec, by_head = self.spec, self.query_key_norm == "head"
+        q = ops.linear(x, f"{at}.q_proj")
+        k = v = None
+        if spec.cache_of is None:
+            k = ops.linear(x, f"{at}.k_proj")
+            v = k if self.key_is_value else ops.linear(x, f"{at}.v_proj")
         if self.query_key_norm is not None:
-            by_head = self.query_key_norm == "head"
-            q = ops.rms_norm(q, f"{at}.q_norm", self.norm_eps, self.spec.num_heads if by_head else 1)
-            k = ops.rms_norm(k, f"{at}.k_norm", self.norm_eps, self.spec.num_key_value_heads if by_head else 1)
+            q = ops.rms_norm(q, f"{at}.q_norm", self.norm_eps, spec.num_heads if by_head else 1)
+            if spec.cache_of is None:
+                k = ops.rms_norm(k, f"{at}.k_norm", self.norm_eps, spec.num_key_value_heads if by_head else 1)
+        if self.value_norm and spec.cache_of is None:
+            heads = spec.num_key_value_heads
+            v = ops.call(UnitNorm(heads * spec.head_dim, self.norm_eps, heads), (v,), layer)
         return ops.linear(ops.attention(q, k, v, layer, self.spec), f"{at}.o_proj")

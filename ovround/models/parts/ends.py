@@ -12,15 +12,25 @@ POSITIONS = "model.embed_positions"
 EMBEDDING_NORM = "model.embed_layernorm"
 NORM = "model.norm"
 HEAD = "lm_head"
+SHARED_IDS, SHARED_EMBEDDINGS = "ids", "embeddings"
+
+
+def is_table(module: str) -> bool:
+    """Whether rows of the module's weight are looked up: the embedding, and that of a part with one of its own."""
+    return module.rpartition(".")[2] == "embed_tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """Token embeddings times `scale`, plus learned `positions` where the model has them, then a norm."""
+    """Token embeddings times `scale`, plus learned `positions` where the model has them, then a norm.
+
+    With `shared` the ids and the embeddings are left for blocks that read them (`Ops.share`).
+    """
 
     scale: float = 1.0
     positions: bool = False
     norm: Norm | None = None
+    shared: bool = False
 
     def tensors(self, vocab_size: int, hidden_size: int, positions: int) -> dict[str, tuple[int, ...]]:
         """Name and shape of each tensor, the embedding first; `positions` is how many a model has."""
@@ -36,7 +46,12 @@ class Embedding:
             x = ops.scale(x, self.scale)
         if self.positions:
             x = ops.add(x, ops.position_embedding(ids, POSITIONS))
-        return x if self.norm is None else self.norm.forward(ops, x, EMBEDDING_NORM)
+        if self.norm is not None:
+            x = self.norm.forward(ops, x, EMBEDDING_NORM)
+        if self.shared:
+            ops.share(SHARED_IDS, ids)
+            ops.share(SHARED_EMBEDDINGS, x)
+        return x
 
 
 @dataclass(frozen=True, slots=True)

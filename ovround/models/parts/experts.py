@@ -40,7 +40,8 @@ class ExpertMlp:
 
     def floats(self) -> dict[str, tuple[int, ...]]:
         bias = {"gate.bias": (self.spec.count,)} if self.router_bias else {}
-        return {"gate.weight": (self.spec.count, self.hidden_size), **bias}
+        scale = {"gate.scale": (self.spec.count,)} if self.spec.scaled else {}
+        return {"gate.weight": (self.spec.count, self.hidden_size), **bias, **scale}
 
     def linears(self) -> tuple[Linear, ...]:
         return tuple(linear for expert in range(self.spec.count) for linear in self._expert(expert))
