@@ -73,6 +73,7 @@ class OnnxOps:
         ] = {}  # parts: the fused value, and the node that splits it
         self._constants: dict[str, onnx.TensorProto] = {}
         self._emitted: set[str] = set()
+        self._shared: dict[str, str] = {}
         self.rotations: dict[Rope, tuple[str, str]] = {}
 
     def embedding(self, ids: str, at: str) -> str:
@@ -169,17 +170,22 @@ class OnnxOps:
         inputs = [x, *(self.float_weight(f"{at}.{kind}") for kind in ("weight", "bias") if self._has(f"{at}.{kind}"))]
         return self.node("LayerNormalization", inputs, at, axis=-1, epsilon=eps, stash_type=1)
 
-    def attention(self, q: str, k: str, v: str, layer: int, spec: Attention) -> str:
-        past = [self.past(layer, part) for part in ("key", "value")]
-        present = [self._states[layer, part].present(layer) for part in ("key", "value")]
+    def attention(self, q: str, k: str | None, v: str | None, layer: int, spec: Attention) -> str:
+        held_by = layer if spec.cache_of is None else spec.cache_of
+        present = [self._states[held_by, part].present(held_by) for part in ("key", "value")]
+        if k is None or v is None:  # of no token: all that the operator sees is in the other layer's cache
+            k = v = self._no_keys(spec)
+            past, present = present, []
+        else:
+            past = [self.past(layer, part) for part in ("key", "value")]
         inputs = [q, k, v, *past, *self._lengths()]
         fused = rotates_itself(spec)
         if spec.rope is not None and fused:
             inputs += self.rotation(spec.rope)
         elif spec.rope is not None:
-            inputs[:2] = (
-                rotated(self, x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads))
-            )
+            inputs[0] = rotated(self, q, spec.rope, spec.num_heads)
+            if spec.cache_of is None:
+                inputs[1] = rotated(self, k, spec.rope, spec.num_key_value_heads)
         if (q, k, v) in self._splits and inputs[:2] == [q, k]:  # the operator takes all three as one: no need to split
             inputs[0], split = self._splits.pop((q, k, v))
             inputs[1] = inputs[2] = ""
@@ -198,8 +204,25 @@ class OnnxOps:
             num_heads=spec.num_heads, kv_num_heads=spec.num_key_value_heads, scale=spec.scale, do_rotary=int(fused), **limits,
         )  # fmt: skip
 
-    def experts(self, x: str, at: str, spec: Experts) -> str:
-        return experts(self, x, at, spec)
+    def _no_keys(self, spec: Attention) -> str:
+        """Keys or values of no token, float32 `[B, 0, H_kv * D]`: GroupQueryAttention then reads the past alone."""
+        size = spec.num_key_value_heads * spec.head_dim
+        name = f"no_keys/{size}"
+        if name not in self._emitted:
+            batch = self.node("Shape", ["input_ids"], f"{name}/batch", start=0, end=1)
+            rest = self.i64(f"{name}/rest", [0, size])
+            shape = self.node("Concat", [batch, rest], f"{name}/shape", axis=0)
+            self._emitted.add(self.node("Expand", [self.f32("zero", 0.0), shape], name))
+        return name
+
+    def share(self, name: str, value: str) -> None:
+        self._shared[name] = value
+
+    def shared(self, name: str) -> str:
+        return self._shared[name]
+
+    def experts(self, x: str, at: str, spec: Experts, routed: str | None = None) -> str:
+        return experts(self, x, at, spec, x if routed is None else routed)
 
     def call(self, verb: Verb, inputs: Sequence[str], layer: int) -> str:
         computed: str = implementation("onnx", verb.name)(self, verb, inputs, layer)

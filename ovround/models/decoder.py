@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ovround.models.block import Block
 from ovround.models.layout import BLOCKS, Layout
 from ovround.models.ops import Ops, T
-from ovround.models.parts.ends import EMBEDDING, HEAD, NORM, Embedding, Head
+from ovround.models.parts.ends import EMBEDDING, HEAD, NORM, Embedding, Head, is_table
 from ovround.models.parts.experts import EXPERTS
 from ovround.models.parts.part import LARGEST_SIZE, Linear, check_size
 from ovround.models.state import State
@@ -136,6 +136,11 @@ class Decoder:
     def linears(self, layer: int) -> tuple[str, ...]:
         """The linear layers of block `layer`, in the order in which they are computed: what quantisation replaces."""
         return tuple(module for module, _ in self._linears(layer))
+
+    def tables(self, layer: int) -> tuple[str, ...]:
+        """The modules of block `layer` whose rows are looked up; they are quantised as the embedding is."""
+        modules = (name.removesuffix(".weight") for name in self.tensors(layer))
+        return tuple(module for module in modules if is_table(module))
 
     def fused(self, layer: int) -> tuple[tuple[str, ...], ...]:
         """`linears(layer)`, those together that engines compute in one multiplication and that therefore share their bits."""

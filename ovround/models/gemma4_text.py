@@ -217,7 +217,7 @@ def smallest_configs() -> list[dict[str, Any]]:
         {
             **base, "num_hidden_layers": 2, "layer_types": [SLIDING, FULL], "hidden_size_per_layer_input": 0,
             "attention_k_eq_v": True, "num_global_key_value_heads": 1, "attention_bias": True, "enable_moe_block": True,
-            "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 48,
+            "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32,
             "rope_parameters": {
                 SLIDING: {"rope_type": "linear", "factor": 2.0, "rope_theta": 2e4},
                 FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 5e4, "factor": 2.0},

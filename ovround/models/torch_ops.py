@@ -69,7 +69,7 @@ class TorchOps:
     ) -> torch.Tensor:
         batch, tokens, _ = q.shape
         query = q.view(batch, tokens, spec.num_heads, spec.head_dim)
-        key, value = self._keys_and_values(k, v, layer, spec)
+        key, value = self._keys_and_values(k, v, layer, spec, q.dtype)
         past = key.shape[2] - tokens
         if spec.rope is not None:
             query = rotate(query, *self._rotation(spec.rope, past, tokens, q))
@@ -90,12 +90,12 @@ class TorchOps:
         return out.transpose(1, 2).reshape(batch, tokens, -1)
 
     def _keys_and_values(
-        self, k: torch.Tensor | None, v: torch.Tensor | None, layer: int, spec: Attention
+        self, k: torch.Tensor | None, v: torch.Tensor | None, layer: int, spec: Attention, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """All that a query may see, `[B, H_kv, S, D]`: the layer's own, which are kept, or those of another layer."""
         names = ("key", "value")
         if spec.cache_of is not None:
-            key, value = (self.shared(shared_name(spec.cache_of, name)) for name in names)
+            key, value = (self.shared(shared_name(spec.cache_of, name)).to(dtype) for name in names)
             return key, value
         if k is None or v is None:
             raise ValueError(f"layer {layer} has no keys and values, and reads none")
@@ -119,9 +119,7 @@ class TorchOps:
     def shared(self, name: str) -> torch.Tensor:
         return self.shared_values[name]
 
-    def experts(
-        self, x: torch.Tensor, at: str, spec: Experts, routed: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def experts(self, x: torch.Tensor, at: str, spec: Experts, routed: torch.Tensor | None = None) -> torch.Tensor:
         tokens = x.reshape(-1, x.shape[-1])
         weights, chosen = self.routed(x if routed is None else routed, at, spec)
         weights, chosen = weights.flatten(0, 1), chosen.flatten(0, 1)
