@@ -153,12 +153,17 @@ class OnnxOps:
         if heads > 1:
             size = self.file.entries[f"{at}.weight"].shape[0]
             x = self.node("Reshape", [x, self.i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
-        if heads == 1 and self._nodes and self._nodes[-1].op_type == "Add" and self._nodes[-1].output[0] == x:
+        if heads == 1 and self._nodes and self._is_sum(self._nodes[-1], x):
             return self._sum_and_norm(self._nodes.pop(), weight, at, eps)
         normal = self.node("SimplifiedLayerNormalization", [x, weight], at, axis=-1, epsilon=eps, stash_type=1)
         if heads == 1:
             return normal
         return self.node("Reshape", [normal, self.i64(f"join/{heads * size}", [0, 0, heads * size])], f"{at}/joined")
+
+    def _is_sum(self, node: onnx.NodeProto, x: str) -> bool:
+        """Whether the node gives `x` as the sum of two values, neither of which is a bias."""
+        is_sum = node.op_type == "Add" and node.output[0] == x
+        return is_sum and not any(self._has(value.removesuffix("/float")) for value in node.input)
 
     def _sum_and_norm(self, addition: onnx.NodeProto, weight: str, at: str, eps: float) -> str:
         """The residual sum and its norm as one node, whose fourth output is the sum; ONNX Runtime does not fuse them itself."""

@@ -57,7 +57,8 @@ class Layout:
     `blocks` stands in for `model.layers`; `transposed` linear layers lie as `[K, N]`; norms are stored less `norm_offset`;
     `ignored` ends the names of buffers that old checkpoints hold and nobody reads. `experts` says what the modules of
     each of `experts_count` are called; transformers 5 joins them, `[E, 2I, H]` and `[E, H, I]`, and checkpoints come either way.
-    `tensors` are those of a block whose whole name is another. `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss).
+    `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss). `tensors` gives the whole name of a
+    block's tensor where its last part differs too.
     """
 
     modules: Mapping[str, str | Fused | OfAllLayers] = field(default_factory=dict)

@@ -30,8 +30,9 @@ class Rows:
 class TensorSource:
     """The checkpoint's tensor `name` of `shape`, of which `rows` are taken, turned first where it lies `transposed`.
 
-    `columns` are taken of each row: one layer's of a table that holds all layers'. `add` is added to every value, in float32: some norms are stored as their distance from 1. `index` is the position on the
-    first axis of a tensor that holds all experts. `otherwise` is the source in checkpoints without `name`.
+    `add` is added to every value, in float32: some norms are stored as their distance from 1. `index` is the position on the
+    first axis of a tensor that holds all experts. `columns` are taken of each row: one layer's of a table of all layers.
+    `otherwise` is the source in checkpoints without `name`.
     """
 
     name: str

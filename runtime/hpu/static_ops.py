@@ -160,9 +160,7 @@ class StaticOps(TorchOps):
         attended: torch.Tensor = out.unflatten(2, (repeat, tokens)).permute(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
         return attended
 
-    def experts(
-        self, x: torch.Tensor, at: str, spec: Experts, routed: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def experts(self, x: torch.Tensor, at: str, spec: Experts, routed: torch.Tensor | None = None) -> torch.Tensor:
         """Every expert on every token: which ones a token chose is known on the device alone."""
         weights, chosen = self.routed(x if routed is None else routed, at, spec)
         out = torch.zeros_like(x)

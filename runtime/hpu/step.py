@@ -114,7 +114,10 @@ class Step(torch.nn.Module):
 def embed(
     decoder: Decoder, part: Region, convert: Convert, ids: torch.Tensor, held: torch.Tensor, room: int
 ) -> tuple[torch.Tensor, ...]:
-    """Hidden states `[B, T, hidden_size]`, positions int32 `[B, T]`, places in the cache int64 `[B * T]`, and what is left for blocks."""
+    """Hidden states `[B, T, hidden_size]`, positions int32 `[B, T]`, places in the cache int64 `[B * T]`.
+
+    Then what the embedding leaves for blocks.
+    """
     batch, tokens = ids.shape
     positions = held.unsqueeze(1) + torch.arange(tokens, dtype=held.dtype, device=held.device)
     starts = torch.arange(batch, dtype=torch.int64, device=held.device) * room
