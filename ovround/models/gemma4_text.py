@@ -150,12 +150,13 @@ def _heads(read: ConfigReader, parts: StandardParts, layer: int, kind: str, *, s
 
 
 def _changes(by_layer: Any, layer: int) -> dict[str, int]:
-    """What `per_layer_config` changes in one layer."""
-    changed = by_layer.get(str(layer), by_layer.get(layer, {})) if isinstance(by_layer, Mapping) else by_layer
-    other = next((key for key in changed if key not in _BY_LAYER), None) if isinstance(changed, Mapping) else changed
-    if other is not None:
+    """What `per_layer_config` changes in one layer; its keys are numbers, which transformers writes as `05`."""
+    if not isinstance(by_layer, Mapping) or not all(str(key).isdecimal() for key in by_layer):
+        raise ArchitectureError(f"config.json: `per_layer_config` is {by_layer!r:.60}; an object by layer is needed")
+    changed = next((changes for key, changes in by_layer.items() if int(key) == layer), {})
+    if not isinstance(changed, Mapping) or any(key not in _BY_LAYER for key in changed):
         raise ArchitectureError(
-            f"config.json: `per_layer_config` of layer {layer} has {other!r:.60}; {' and '.join(_BY_LAYER)} may be changed"
+            f"config.json: `per_layer_config` of layer {layer} is {changed!r:.60}; {' and '.join(_BY_LAYER)} may be changed"
         )
     return {key: ConfigReader(changed).integer(key) for key in changed}
 

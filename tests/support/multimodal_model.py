@@ -20,6 +20,13 @@ _MROPE = {"rope_type": "default", "mrope_section": [2, 3, 3]}
 # What the text model of each kind is made of here; together they use each text model once.
 TEXTS: dict[str, dict[str, Any]] = {
     "gemma3": {"sliding_window": 12, "head_dim": 32, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma4": {
+        "sliding_window": 12, "head_dim": 16, "global_head_dim": 32, "layer_types": ["sliding_attention", "full_attention"],
+        "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": VOCAB_SIZE, "final_logit_softcapping": 3.0,
+    },
+    "gemma4_unified": {
+        "sliding_window": 12, "head_dim": 16, "global_head_dim": 32, "layer_types": ["sliding_attention", "full_attention"],
+    },
     "qwen2_vl": {"rope_parameters": _MROPE},
     "qwen2_5_vl": {"rope_parameters": _MROPE},
     "qwen3_vl": {"head_dim": 16, "rope_parameters": {**_MROPE, "mrope_interleaved": True}},
