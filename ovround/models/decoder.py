@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ovround.models.altup_block import AltUpBlock
 from ovround.models.block import Block
 from ovround.models.layout import BLOCKS, Layout
 from ovround.models.ops import Ops, T
@@ -46,7 +47,7 @@ class Decoder:
 
     config: DecoderConfig
     embedding: Embedding
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block | AltUpBlock, ...]
     lm_head: Head
     head_at: str
     layout: Layout = field(default_factory=Layout)
@@ -106,7 +107,7 @@ class Decoder:
 
     def last_tensors(self) -> dict[str, tuple[int, ...]]:
         """Those of `tensors()` that only `head` reads: the final norm's, and the head's unless it is the embedding."""
-        c, shapes = self.config, self.lm_head.norm.tensors(self.norm_at)
+        c, shapes = self.config, self.lm_head.tensors()
         if self.head_at != self.embedding_at:
             shapes[f"{self.head_at}.weight"] = (c.vocab_size, c.hidden_size)
             if self.lm_head.bias:
@@ -183,6 +184,12 @@ class Decoder:
         """How many linear layers the largest of `expert_stacks` has, 0 for a model without experts."""
         layers = {block: layer for layer, block in enumerate(self.blocks)}.values()
         return max((len(stack) for layer in layers for stack in self.expert_stacks(layer).values()), default=0)
+
+    @property
+    def stream_size(self) -> int:
+        """Features of a token between blocks: the hidden size, times the streams where there are several."""
+        streams = self.embedding.streams
+        return self.config.hidden_size * (1 if streams is None else streams.count)
 
     @property
     def inner_size(self) -> int:

@@ -71,7 +71,7 @@ def memory_need(
     count, length = calibration.samples.shape
     group_size = min(settings.block_group_size, config.num_hidden_layers)
     tokens = min(settings.batch_size, count) * length
-    width = HIDDEN_COPIES * config.hidden_size + INNER_COPIES * decoder.inner_size
+    width = HIDDEN_COPIES * decoder.stream_size + INNER_COPIES * decoder.inner_size
     sample_logits = length * config.vocab_size
     logits = min(max(LOGITS, sample_logits), calibration.held_out * sample_logits)
     model = 0
@@ -93,7 +93,7 @@ def memory_need(
         LIBRARIES_BYTES + COMPILER_BYTES * settings.compile,
         group_size * (weights * TUNING_BYTES + tables * EMBEDDING_BYTES + tokens * width * FLOAT_BYTES) + searched,
         embedding * EMBEDDING_BYTES + logits * LOGITS_COPIES * FLOAT_BYTES,
-        2 * count * length * (config.hidden_size + _carried_width(decoder)) * FLOAT_BYTES,
+        2 * count * length * (decoder.stream_size + _carried_width(decoder)) * FLOAT_BYTES,
         model,
     )
 

@@ -70,17 +70,22 @@ class SelfAttention:
         return (State("key", shape, grows=1), State("value", shape, grows=1))
 
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
-        spec, by_head = self.spec, self.query_key_norm == "head"
-        q = ops.linear(x, f"{at}.q_proj")
-        k = v = None
-        if spec.cache_of is None:
-            k = ops.linear(x, f"{at}.k_proj")
-            v = k if self.key_is_value else ops.linear(x, f"{at}.v_proj")
+        q, k, v = ops.linear(x, f"{at}.q_proj"), None, None
         if self.query_key_norm is not None:
-            q = ops.rms_norm(q, f"{at}.q_norm", self.norm_eps, spec.num_heads if by_head else 1)
-            if spec.cache_of is None:
-                k = ops.rms_norm(k, f"{at}.k_norm", self.norm_eps, spec.num_key_value_heads if by_head else 1)
-        if self.value_norm and spec.cache_of is None:
-            heads = spec.num_key_value_heads
-            v = ops.call(UnitNorm(heads * spec.head_dim, self.norm_eps, heads), (v,), layer)
+            q = ops.rms_norm(q, f"{at}.q_norm", self.norm_eps, self._normed_parts(self.spec.num_heads))
+        if self.spec.cache_of is None:
+            k, v = self._key_and_value(ops, x, at, layer)
         return ops.linear(ops.attention(q, k, v, layer, self.spec), f"{at}.o_proj")
+
+    def _key_and_value(self, ops: Ops[T], x: T, at: str, layer: int) -> tuple[T, T]:
+        """Key and value of the layer's own, `[B, T, H_kv*D]` each."""
+        k, heads = ops.linear(x, f"{at}.k_proj"), self.spec.num_key_value_heads
+        v = k if self.key_is_value else ops.linear(x, f"{at}.v_proj")
+        if self.query_key_norm is not None:
+            k = ops.rms_norm(k, f"{at}.k_norm", self.norm_eps, self._normed_parts(heads))
+        if self.value_norm:
+            v = ops.call(UnitNorm(heads * self.spec.head_dim, self.norm_eps, heads), (v,), layer)
+        return k, v
+
+    def _normed_parts(self, heads: int) -> int:
+        return heads if self.query_key_norm == "head" else 1

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ovround.errors import ArchitectureError
 from ovround.models.ops import Activation, Ops, T
+from ovround.models.parts.gaussian_top_k import GaussianTopK
 from ovround.models.parts.part import Linear, check_size
 from ovround.models.state import State
 
 
 @dataclass(frozen=True, slots=True)
 class DenseMlp:
-    """down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x)))."""
+    """down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x))).
+
+    With `sparsity` only the largest features of the gate are kept, about 1 - `sparsity` of them (`GaussianTopK`).
+    """
 
     hidden_size: int
     intermediate_size: int
     activation: Activation = "silu"
     gated: bool = True
     bias: bool = False
+    sparsity: float = 0.0
     name: str = "mlp"
 
     def __post_init__(self) -> None:
         check_size("intermediate_size", self.intermediate_size)
+        if not 0 <= self.sparsity < 1:
+            raise ArchitectureError(f"activation sparsity is {self.sparsity}; 0 to less than 1 is allowed")
 
     @property
     def inner_size(self) -> int:
@@ -42,5 +50,8 @@ class DenseMlp:
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
         if not self.gated:
             return ops.linear(ops.activation(ops.linear(x, f"{at}.up_proj"), self.activation), f"{at}.down_proj")
-        gate = ops.activation(ops.linear(x, f"{at}.gate_proj"), self.activation)
+        gate = ops.linear(x, f"{at}.gate_proj")
+        if self.sparsity:
+            gate = ops.call(GaussianTopK(self.sparsity), (gate,), layer)
+        gate = ops.activation(gate, self.activation)
         return ops.linear(ops.mul(gate, ops.linear(x, f"{at}.up_proj")), f"{at}.down_proj")

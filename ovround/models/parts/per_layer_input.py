@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ovround.models.ops import Activation, Ops, T
 from ovround.models.parts.ends import SHARED_EMBEDDINGS, SHARED_IDS
+from ovround.models.parts.known_ids import KnownIds
 from ovround.models.parts.part import Linear, check_size
 from ovround.models.state import State
 
@@ -16,7 +17,8 @@ _HALF = 2**-0.5
 class PerLayerInput:
     """projection(activation(gate(x)) * given), where `given` comes from the token alone.
 
-    `given` is (norm(model_projection(embedding) / sqrt(hidden_size)) + sqrt(size) * row of the table) / sqrt(2).
+    `given` is (norm(model_projection(embedding) / sqrt(hidden_size)) + sqrt(size) * row of the table) / sqrt(2). With `partial`
+    the table has fewer rows than the vocabulary; the first one serves ids beyond it.
     """
 
     hidden_size: int
@@ -24,6 +26,7 @@ class PerLayerInput:
     vocab_size: int
     activation: Activation
     norm_eps: float
+    partial: bool = False
     name: str = "per_layer_input"
 
     def __post_init__(self) -> None:
@@ -49,9 +52,12 @@ class PerLayerInput:
     def states(self) -> tuple[State, ...]:
         return ()
 
-    def given(self, ops: Ops[T], at: str) -> T:
+    def given(self, ops: Ops[T], at: str, layer: int) -> T:
         """`[B, T, size]` for the tokens of this step."""
-        row = ops.embedding(ops.shared(SHARED_IDS), f"{at}.embed_tokens")
+        ids = ops.shared(SHARED_IDS)
+        if self.partial:
+            ids = ops.call(KnownIds(self.vocab_size), (ids,), layer)
+        row = ops.embedding(ids, f"{at}.embed_tokens")
         projected = ops.linear(ops.shared(SHARED_EMBEDDINGS), f"{at}.model_projection")
         # A norm of y / sqrt(hidden_size) is one of y with a larger epsilon.
         projected = ops.rms_norm(projected, f"{at}.projection_norm", self.norm_eps * self.hidden_size)
@@ -59,4 +65,4 @@ class PerLayerInput:
 
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
         gate = ops.activation(ops.linear(x, f"{at}.gate"), self.activation)
-        return ops.linear(ops.mul(gate, self.given(ops, at)), f"{at}.projection")
+        return ops.linear(ops.mul(gate, self.given(ops, at, layer)), f"{at}.projection")

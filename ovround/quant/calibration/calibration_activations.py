@@ -51,7 +51,7 @@ class CalibrationActivations:
         count, length = calibration.samples.shape
         self._length: int = length
         self._train: int = count - calibration.held_out
-        shape = (count, length, decoder.config.hidden_size)
+        shape = (count, length, decoder.stream_size)
         paths = [folder and folder / f"{which}.activations" for which in ("full-precision", "quantized")]
         self.full_precision, self.quantized = (Activations(shape, path) for path in paths)
         of_both = (self.full_precision, self.quantized)
@@ -144,7 +144,7 @@ class CalibrationActivations:
 
         The quantised model's activations must have passed the last block; `weights` are the tensors of the final norm.
         """
-        ops = HeadHessian(self._put(weights))
+        ops = HeadHessian(self._put(weights), self._decoder.head_at)
         for part in self._batches():
             if part.start < self._train:
                 self._decoder.head(ops, self._device.put(self.quantized[part]))
