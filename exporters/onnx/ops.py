@@ -73,6 +73,7 @@ class OnnxOps:
         ] = {}  # parts: the fused value, and the node that splits it
         self._constants: dict[str, onnx.TensorProto] = {}
         self._emitted: set[str] = set()
+        self._names: dict[str, int] = {}
         self._shared: dict[str, str] = {}
         self.rotations: dict[Rope, tuple[str, str]] = {}
 
@@ -296,7 +297,13 @@ class OnnxOps:
         /,
         **attributes: int | float | str | Sequence[int] | onnx.GraphProto,
     ) -> str:
-        """Append a node called `name`, and return its first output, which has the same name."""
+        """Append a node called `name`, and return its first output, which has the same name.
+
+        A module that is called again gets a number behind its name.
+        """
+        self._names[name] = self._names.get(name, 0) + 1
+        if self._names[name] > 1:
+            name = f"{name}/{self._names[name]}"
         node = onnx.helper.make_node(kind, inputs, [name, *more_outputs], name, domain=domain)
         node.attribute.extend(onnx.helper.make_attribute(key, attributes[key]) for key in sorted(attributes))
         self._nodes.append(node)

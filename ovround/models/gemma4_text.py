@@ -208,13 +208,13 @@ def per_layer_modules(layers: int) -> dict[str, str | Fused | OfAllLayers]:
 def smallest_configs() -> list[dict[str, Any]]:
     """The smallest config.json files that exercise every variant, for parity tests on random weights."""
     base = {
-        "model_type": "gemma4_text", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+        "model_type": "gemma4_text", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 32, "vocab_size": 160,
-        "max_position_embeddings": 256, "sliding_window": 12, "layer_types": [SLIDING, FULL, SLIDING, FULL],
+        "max_position_embeddings": 256, "sliding_window": 12, "layer_types": [SLIDING, FULL, FULL],
         "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 320,
     }  # fmt: skip
     return [
-        {**base, "num_kv_shared_layers": 2, "use_double_wide_mlp": True, "final_logit_softcapping": 3.0},
+        {**base, "num_kv_shared_layers": 1, "use_double_wide_mlp": True, "final_logit_softcapping": 3.0},
         {
             **base, "num_hidden_layers": 2, "layer_types": [SLIDING, FULL], "hidden_size_per_layer_input": 0,
             "attention_k_eq_v": True, "num_global_key_value_heads": 1, "attention_bias": True, "enable_moe_block": True,

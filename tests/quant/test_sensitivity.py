@@ -77,7 +77,7 @@ def test_gradients_at_values_that_blocks_share(tmp_path: Path, samples: NDArray[
     weights, found = weights_of(checkpoint), {}
     for linear in linear_gradients(checkpoint, decoder, samples, None):
         found[linear.name] = torch.einsum("stn,stk->nk", linear.gradient, linear.inputs)
-    for name in ("model.layers.0.self_attn.v_proj", "model.layers.3.per_layer_input.model_projection"):
+    for name in ("model.layers.1.self_attn.v_proj", "model.layers.2.per_layer_input.model_projection"):
         weight = weights[f"{name}.weight"].clone().requires_grad_()
         torch.autograd.backward(loss(decoder, {**weights, f"{name}.weight": weight}, torch.from_numpy(samples)))
         assert weight.grad is not None
