@@ -69,6 +69,10 @@ TEXT_MODELS: dict[str, TextModel] = {
         "gemma3_text", "Gemma3ForCausalLM", (262208, 2304, 9216, 26), 8, 4, 131072,
         {"head_dim": 256, "sliding_window": 4096},
     ),
+    "gemma3n_text": TextModel(
+        "gemma3n_text", "Gemma3nForCausalLM", (262400, 2048, 16384, 35), 8, 2, 32768,
+        {"head_dim": 256, "sliding_window": 512},
+    ),
     "gemma4_text": TextModel(
         "gemma4_text", "Gemma4ForCausalLM", (262144, 2304, 9216, 30), 8, 4, 131072,
         {"head_dim": 256, "sliding_window": 512},
@@ -120,6 +124,7 @@ class Multimodal:
 MULTIMODAL: dict[str, Multimodal] = {
     "deepseek_vl": Multimodal("llama", tied=True), "deepseek_vl_hybrid": Multimodal("llama", tied=True),
     "gemma3": Multimodal("gemma3_text", tied=True, fixed=True),
+    "gemma3n": Multimodal("gemma3n_text", tied=True, fixed=True, capped=True),
     "gemma4": Multimodal("gemma4_text", tied=True, fixed=True, capped=True),
     "gemma4_unified": Multimodal("gemma4_unified_text", tied=True, fixed=True, capped=True),
     "got_ocr2": Multimodal("qwen2", tied=True), "idefics2": Multimodal("mistral"), "idefics3": Multimodal("llama"),
