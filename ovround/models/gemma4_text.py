@@ -191,6 +191,10 @@ def read_per_layer_input(read: ConfigReader, parts: StandardParts, size: int) ->
     """The part that gives each block an input of its own, `size` features a token."""
     vocab_size = read.integer("vocab_size_per_layer_input", 262_144)
     config = parts.config
+    if vocab_size < config.vocab_size:  # transformers fails on a token beyond
+        raise ArchitectureError(
+            f"config.json: `vocab_size_per_layer_input` is {vocab_size}; at least the {config.vocab_size} of `vocab_size` are needed"
+        )
     return PerLayerInput(config.hidden_size, size, vocab_size, parts.mlp.activation, parts.norm.eps)
 
 

@@ -74,7 +74,9 @@ def test_gemma_3n_among_its_towers(tmp_path: Path) -> None:
     """As published: transformers builds its vision tower with timm alone, which is not needed for the text."""
     config = multimodal_config("gemma3n")
     model = write_random_model(tmp_path / "text", config["text_config"])
-    source = renamed(tmp_path / "text", tmp_path / "whole", lambda name: name.replace("model.", "model.language_model.", 1))
+    source = renamed(
+        tmp_path / "text", tmp_path / "whole", lambda name: name.replace("model.", "model.language_model.", 1)
+    )
     towers = {"model.vision_tower.x.weight": torch.ones(1), "model.embed_audio.embedding.weight": torch.ones(1)}
     save_file({**load_file(source / "model.safetensors"), **towers}, source / "model.safetensors", {"format": "pt"})
     (source / "config.json").write_text(json.dumps(config))
