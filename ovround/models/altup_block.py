@@ -43,6 +43,14 @@ class AltUpBlock:
     def parts(self) -> tuple[Part, ...]:
         return self.block.parts
 
+    @property
+    def places(self) -> NormPlaces:
+        return self.block.places
+
+    @property
+    def residual_scale(self) -> float:
+        return self.block.residual_scale
+
     def tensors(self, at: str) -> dict[str, tuple[int, ...]]:
         """Name and shape of each tensor of the block `at`; those of `altup` stay in float."""
         hidden, count = self.block.norm.size, self.count

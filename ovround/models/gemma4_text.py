@@ -12,7 +12,7 @@ from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.models.gemma import read_gemma
 from ovround.models.gemma2 import read_softcap
-from ovround.models.layout import Fused, Layout, OfAllLayers
+from ovround.models.layout import Layout, Module, OfAllLayers
 from ovround.models.ops import Experts
 from ovround.models.parts.attention import SelfAttention
 from ovround.models.parts.dense_beside_experts import DenseBesideExperts
@@ -51,9 +51,10 @@ def build(read: ConfigReader) -> Decoder:
     sources = cache_sources(kinds, read.integer("num_kv_shared_layers", 0))
     mixers = _mixers(read, parts, kinds, sources)
     mlps = [_mlp(read, parts, shared=source is not None) for source in sources]
-    given, size = (), read.integer("hidden_size_per_layer_input", 0)
+    given: tuple[Part, ...] = ()
+    size = read.integer("hidden_size_per_layer_input", 0)
     names = SANDWICH.names
-    modules: dict[str, str | Fused | OfAllLayers] = {}
+    modules: dict[str, Module] = {}
     if size:
         given = (read_per_layer_input(read, parts, size),)
         names, modules = (*names, (None, "post_per_layer_input_norm")), per_layer_modules(layers)
@@ -141,7 +142,7 @@ def _heads(read: ConfigReader, parts: StandardParts, layer: int, kind: str, *, s
     by_layer = read.config.get("per_layer_config")
     spec = parts.attention.spec
     if by_layer is None:
-        changed = {"head_dim": read.integer("global_head_dim", 512)} if kind == FULL else {}
+        changed: dict[str, int] = {"head_dim": read.integer("global_head_dim", 512)} if kind == FULL else {}
         if kind == FULL and same:
             changed["num_key_value_heads"] = read.integer("num_global_key_value_heads", spec.num_key_value_heads)
     else:
@@ -153,7 +154,7 @@ def _changes(by_layer: Any, layer: int) -> dict[str, int]:
     """What `per_layer_config` changes in one layer; its keys are numbers, which transformers writes as `05`."""
     if not isinstance(by_layer, Mapping) or not all(str(key).isdecimal() for key in by_layer):
         raise ArchitectureError(f"config.json: `per_layer_config` is {by_layer!r:.60}; an object by layer is needed")
-    changed = next((changes for key, changes in by_layer.items() if int(key) == layer), {})
+    changed: Any = next((changes for key, changes in by_layer.items() if int(key) == layer), {})
     if not isinstance(changed, Mapping) or any(key not in _BY_LAYER for key in changed):
         raise ArchitectureError(
             f"config.json: `per_layer_config` of layer {layer} is {changed!r:.60}; {' and '.join(_BY_LAYER)} may be changed"
@@ -198,7 +199,7 @@ def read_per_layer_input(read: ConfigReader, parts: StandardParts, size: int) ->
     return PerLayerInput(config.hidden_size, size, vocab_size, parts.mlp.activation, parts.norm.eps)
 
 
-def per_layer_modules(layers: int) -> dict[str, str | Fused | OfAllLayers]:
+def per_layer_modules(layers: int) -> dict[str, Module]:
     """Where a checkpoint keeps what `PerLayerInput` reads: some of it in tensors of all layers."""
     return {
         "per_layer_input.embed_tokens": OfAllLayers("model.embed_tokens_per_layer", layers, 1),

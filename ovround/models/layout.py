@@ -50,6 +50,10 @@ class OfAllLayers:
         return TensorSource(name, whole, columns=slice(start, stop))
 
 
+Module = str | Fused | OfAllLayers
+"""Where a module lies in a checkpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The checkpoint's name of each module that has another than Llama's, those in a block without the block's name.
@@ -61,7 +65,7 @@ class Layout:
     block's tensor where its last part differs too.
     """
 
-    modules: Mapping[str, str | Fused | OfAllLayers] = field(default_factory=dict)
+    modules: Mapping[str, Module] = field(default_factory=dict)
     blocks: str = BLOCKS
     transposed: bool = False
     norm_offset: float = 0.0
@@ -119,6 +123,6 @@ def fused_rows(name: str, *sizes: int) -> tuple[Fused, ...]:
     return tuple(Fused(name, Rows(end - size, end, sum(sizes))) for size, end in zip(sizes, ends, strict=True))
 
 
-def attention_of(name: str, *sizes: int) -> dict[str, str | Fused]:
+def attention_of(name: str, *sizes: int) -> dict[str, Module]:
     """Query, key and value projections that the module `name` holds together, `sizes` rows each, by head or all at once."""
     return dict(zip((f"self_attn.{letter}_proj" for letter in "qkv"), fused_rows(name, *sizes), strict=True))

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 
 def compute(ops: TorchOps, verb: Any, inputs: Sequence[torch.Tensor], layer: int) -> torch.Tensor:
-    return _OPERATIONS[type(verb)](verb, *inputs)
+    out: torch.Tensor = _OPERATIONS[type(verb)](verb, *inputs)
+    return out
 
 
 def _take(verb: altup.TakeStream, x: torch.Tensor) -> torch.Tensor:
-    return x.unflatten(-1, (verb.count, -1))[..., verb.index, :]
+    stream: torch.Tensor = x.unflatten(-1, (verb.count, -1))[..., verb.index, :]
+    return stream
 
 
 def _join(verb: altup.JoinStreams, *streams: torch.Tensor) -> torch.Tensor:
@@ -27,7 +29,8 @@ def _join(verb: altup.JoinStreams, *streams: torch.Tensor) -> torch.Tensor:
 
 def _mix(verb: altup.MixStreams, x: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
     rows = coefficients.to(x.dtype).unflatten(-1, (verb.count, verb.count))
-    return x + (rows @ x.unflatten(-1, (verb.count, -1))).flatten(-2)
+    mixed: torch.Tensor = (rows @ x.unflatten(-1, (verb.count, -1))).flatten(-2)
+    return x + mixed
 
 
 def _correct(

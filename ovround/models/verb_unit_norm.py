@@ -16,4 +16,5 @@ if TYPE_CHECKING:
 def compute(ops: TorchOps, verb: UnitNorm, inputs: Sequence[torch.Tensor], layer: int) -> torch.Tensor:
     parts = inputs[0].unflatten(-1, (verb.heads, -1)).float()
     normed = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + verb.eps)
-    return normed.flatten(-2).to(inputs[0].dtype)
+    out: torch.Tensor = normed.flatten(-2).to(inputs[0].dtype)
+    return out
