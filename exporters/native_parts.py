@@ -13,6 +13,7 @@ import numpy as np
 
 from ovround.artifact.manifest import WeightRecord
 from ovround.exporters.exporter import Weight
+from ovround.models.parts.ends import is_table
 from ovround.tensors import native_layout as layout
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
@@ -40,6 +41,8 @@ def fits_operator(weight: Weight, name: str) -> TypeGuard[QTensor]:
     Its groups must be whole runs of inputs.
     """
     if not isinstance(weight, QTensor) or ".layers." not in name or any(part in name for part in _OTHERS):
+        return False
+    if is_table(name.removesuffix(".weight")):
         return False
     if weight.scale_bits != 16:  # the operator reads halves
         return False

@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Protocol
 
-from ovround.models.decoder import EMBEDDING, Decoder
+from ovround.models.decoder import Decoder
+from ovround.models.parts.ends import is_table
 from ovround.tensors.native_layout import TILE_ROWS
 from ovround.tensors.scheme import AffineScheme, Codebooks, QuantScheme, WeightScheme
 
@@ -59,7 +60,7 @@ def affine_extra_bytes(name: str, shape: tuple[int, ...], scheme: WeightScheme |
     if not isinstance(scheme, AffineScheme):
         return 0
     parts = 3 * alignment
-    if name != f"{EMBEDDING}.weight":
+    if not is_table(name.removesuffix(".weight")):
         return parts
     return 3 * parts + int((scheme.size_bits(shape) + (8 - scheme.bits) * math.prod(shape)) / 8)
 

@@ -166,7 +166,9 @@ def test_one_wrong_bit_is_seen(tmp_path: Path, format_name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "change"),
     [("mistral-0", {"sliding_window": 13}), ("gemma2-0", {"attn_logit_softcapping": 5.1}), ("phi-0", {"layer_norm_eps": 1e-4}),
-     ("granite-0", {"residual_multiplier": 0.23}), ("llama-4", {"rope_theta": 10100.0}), ("smollm3-0", {"no_rope_layers": [1, 1, 1]})],
+     ("granite-0", {"residual_multiplier": 0.23}), ("llama-4", {"rope_theta": 10100.0}),
+     ("gemma4_text-0", {"sliding_window": 13}), ("gemma3n_text-0", {"activation_sparsity_pattern": [0.9, 0.0, 0.501]}),
+     ("smollm3-0", {"no_rope_layers": [1, 1, 1]})],
 )  # fmt: skip
 def test_a_configuration_read_slightly_wrong_is_seen(tmp_path: Path, name: str, change: dict[str, Any]) -> None:
     model = write_random_model(tmp_path / "model", CONFIGS[name])
@@ -198,6 +200,13 @@ def test_a_configuration_read_slightly_wrong_is_seen(tmp_path: Path, name: str, 
         ("granite-0", {"logits_scaling": 0}, "`logits_scaling` is 0; a number above 0 is needed"),
         ("gemma2-0", {"query_pre_attn_scalar": -1}, "`query_pre_attn_scalar` is -1; a number above 0 is needed"),
         ("gemma3_text-0", {"rope_parameters": [1]}, "rope_parameters is [1]; an object is needed"),
+        ("gemma4_text-0", {"use_bidirectional_attention": "all"}, "`use_bidirectional_attention` is 'all', a variant"),
+        ("gemma4_text-0", {"num_kv_shared_layers": 2}, "`num_kv_shared_layers` is 2 of 3; the layers before them need one of each"),
+        ("gemma4_text-0", {"per_layer_config": {"01": {"sliding_window": 3}}}, "`per_layer_config` of layer 1 is {'sliding_window'"),
+        ("gemma4_text-0", {"vocab_size_per_layer_input": 319}, "`vocab_size_per_layer_input` is 319; at least the 320"),
+        ("gemma4_text-1", {"rope_parameters": {"rope_type": "default"}}, "an object with `sliding_attention` is needed"),
+        ("gemma3n_text-0", {"altup_active_idx": 4}, "`altup_active_idx` is 4; 0 to 3 is allowed"),
+        ("gemma3n_text-1", {"intermediate_size": [96]}, "`intermediate_size` is [96]; one for each of 2 layers is needed"),
         ("gpt_neox-0", {"rotary_pct": 1.5}, "partial_rotary_factor is 1.5; above 0 and at most 1 is allowed"),
         ("llama-0", {"tie_word_embeddings": "yes"}, "`tie_word_embeddings` is 'yes'; true or false is needed"),
     ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from ovround.exporters.onnx.routing import routed
+from ovround.exporters.onnx.routing import routed_by
 from ovround.models.ops import Experts
 
 if TYPE_CHECKING:
@@ -17,8 +17,10 @@ _INT64 = int(onnx.TensorProto.INT64)
 _LOWEST = float(np.finfo(np.float32).min)  # what no softmax sees
 
 
-def experts(ops: OnnxOps, x: str, at: str, spec: Experts) -> str:
+def experts(ops: OnnxOps, x: str, at: str, spec: Experts, routed: str) -> str:
     """Tokens sorted by expert, each expert on its own ones, a token's sum taken where they are back in order.
+
+    The router reads `routed`.
 
     QMoE would be one node, but rounds activations of 2 and 8 bits to int8 at every accuracy level, takes one kind of gate
     and no odd router. A layer's nodes are six an expert, those of an expert without tokens on empty tensors.
@@ -26,8 +28,14 @@ def experts(ops: OnnxOps, x: str, at: str, spec: Experts) -> str:
     count, top_k, inside = spec.count, spec.top_k, f"{at}.experts"
     size = ops.file.entries[f"{at}.gate.weight"].shape[1]
     rows = ops.node("Reshape", [x, ops.i64(f"rows/{size}", [-1, size])], f"{inside}/rows")
-    logits = ops.linear(rows, f"{at}.gate")
+    asked = rows
+    if routed != x:
+        asked = ops.node("Reshape", [routed, ops.i64(f"rows/{size}", [-1, size])], f"{inside}/asked")
+    logits = ops.linear(asked, f"{at}.gate")
     weights, chosen = _chosen(ops, logits, spec, at)
+    if spec.scaled:
+        scales = ops.node("Gather", [ops.float_weight(f"{at}.gate.scale"), chosen], f"{inside}/scales")
+        weights = ops.mul(weights, scales)
     flat = ops.node("Reshape", [chosen, ops.i64("flat", [-1])], f"{inside}/flat")
     one_hot = ops.node(
         "Equal",
@@ -85,7 +93,7 @@ def _chosen(ops: OnnxOps, logits: str, spec: Experts, at: str) -> tuple[str, str
     inside = f"{at}.experts"
     weights, chosen = f"{inside}/weights", f"{inside}/chosen"
     if spec.routing is not None:
-        return routed(ops, logits, spec, spec.routing, at)
+        return routed_by(ops, logits, spec, spec.routing, at)
     if spec.weights == "sparsemixer":
         return _sparsemixer(ops, logits, spec, inside)
     probability = ops.node("Softmax", [logits], f"{inside}/probability", axis=-1)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from ovround.exporters.native_parts import inputs_of
 from ovround.exporters.onnx.affine_embedding import affine_embedding
+from ovround.exporters.onnx.attention_inputs import alibi, no_keys
 from ovround.exporters.onnx.experts import experts
 from ovround.exporters.onnx.external_data import DataFile
 from ovround.exporters.onnx.fused import FusedWeight
@@ -72,7 +73,9 @@ class OnnxOps:
             tuple[str, ...], tuple[str, onnx.NodeProto]
         ] = {}  # parts: the fused value, and the node that splits it
         self._constants: dict[str, onnx.TensorProto] = {}
-        self._emitted: set[str] = set()
+        self.emitted: set[str] = set()
+        self._names: dict[str, int] = {}
+        self._shared: dict[str, str] = {}
         self.rotations: dict[Rope, tuple[str, str]] = {}
 
     def embedding(self, ids: str, at: str) -> str:
@@ -118,7 +121,7 @@ class OnnxOps:
 
     def _part(self, x: str, at: str, fused_weight: FusedWeight) -> str:
         """The product with one part of a fused weight; the first call emits the product of all parts."""
-        if at not in self._emitted:
+        if at not in self.emitted:
             whole = fused_weight.name.removesuffix(".weight")
             parts = [name.removesuffix(".weight") for name in fused_weight.rows]
             biases = [self.float_weight(f"{part}.bias") for part in parts if self._has(f"{part}.bias")]
@@ -127,7 +130,7 @@ class OnnxOps:
             sizes = self.i64(f"rows/{list(fused_weight.rows.values())}", list(fused_weight.rows.values()))
             self.node("Split", [product, sizes], parts[0], "", parts[1:], axis=-1)
             self._splits[tuple(parts)] = product, self._nodes[-1]
-            self._emitted.update(parts)
+            self.emitted.update(parts)
         return at
 
     def _product(self, x: str, at: str, layout: Layout, bias: str | None) -> str:
@@ -152,12 +155,17 @@ class OnnxOps:
         if heads > 1:
             size = self.file.entries[f"{at}.weight"].shape[0]
             x = self.node("Reshape", [x, self.i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
-        if heads == 1 and self._nodes and self._nodes[-1].op_type == "Add" and self._nodes[-1].output[0] == x:
+        if heads == 1 and self._nodes and self._is_sum(self._nodes[-1], x):
             return self._sum_and_norm(self._nodes.pop(), weight, at, eps)
         normal = self.node("SimplifiedLayerNormalization", [x, weight], at, axis=-1, epsilon=eps, stash_type=1)
         if heads == 1:
             return normal
         return self.node("Reshape", [normal, self.i64(f"join/{heads * size}", [0, 0, heads * size])], f"{at}/joined")
+
+    def _is_sum(self, node: onnx.NodeProto, x: str) -> bool:
+        """Whether the node gives `x` as the sum of two values, neither of which is a bias."""
+        is_sum = node.op_type == "Add" and node.output[0] == x
+        return is_sum and not any(self._has(value.removesuffix("/float")) for value in node.input)
 
     def _sum_and_norm(self, addition: onnx.NodeProto, weight: str, at: str, eps: float) -> str:
         """The residual sum and its norm as one node, whose fourth output is the sum; ONNX Runtime does not fuse them itself."""
@@ -169,23 +177,28 @@ class OnnxOps:
         inputs = [x, *(self.float_weight(f"{at}.{kind}") for kind in ("weight", "bias") if self._has(f"{at}.{kind}"))]
         return self.node("LayerNormalization", inputs, at, axis=-1, epsilon=eps, stash_type=1)
 
-    def attention(self, q: str, k: str, v: str, layer: int, spec: Attention) -> str:
-        past = [self.past(layer, part) for part in ("key", "value")]
-        present = [self._states[layer, part].present(layer) for part in ("key", "value")]
+    def attention(self, q: str, k: str | None, v: str | None, layer: int, spec: Attention) -> str:
+        held_by = layer if spec.cache_of is None else spec.cache_of
+        present = [self._states[held_by, part].present(held_by) for part in ("key", "value")]
+        if k is None or v is None:  # of no token: all that the operator sees is in the other layer's cache
+            k = v = no_keys(self, spec)
+            past, present = present, []
+        else:
+            past = [self.past(layer, part) for part in ("key", "value")]
         inputs = [q, k, v, *past, *self._lengths()]
         fused = rotates_itself(spec)
         if spec.rope is not None and fused:
             inputs += self.rotation(spec.rope)
         elif spec.rope is not None:
-            inputs[:2] = (
-                rotated(self, x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads))
-            )
+            inputs[0] = rotated(self, q, spec.rope, spec.num_heads)
+            if spec.cache_of is None:
+                inputs[1] = rotated(self, k, spec.rope, spec.num_key_value_heads)
         if (q, k, v) in self._splits and inputs[:2] == [q, k]:  # the operator takes all three as one: no need to split
             inputs[0], split = self._splits.pop((q, k, v))
             inputs[1] = inputs[2] = ""
             self._nodes.remove(split)
         if spec.alibi:
-            inputs += [""] * (_ATTENTION_BIAS - len(inputs)) + [self._alibi(spec)]
+            inputs += [""] * (_ATTENTION_BIAS - len(inputs)) + [alibi(self, spec)]
         if spec.sinks:
             inputs += [""] * (_HEAD_SINK - len(inputs)) + [self.float_weight(sinks_name(layer))]
         limits: dict[str, int | float] = (
@@ -198,8 +211,14 @@ class OnnxOps:
             num_heads=spec.num_heads, kv_num_heads=spec.num_key_value_heads, scale=spec.scale, do_rotary=int(fused), **limits,
         )  # fmt: skip
 
-    def experts(self, x: str, at: str, spec: Experts) -> str:
-        return experts(self, x, at, spec)
+    def share(self, name: str, value: str) -> None:
+        self._shared[name] = value
+
+    def shared(self, name: str) -> str:
+        return self._shared[name]
+
+    def experts(self, x: str, at: str, spec: Experts, routed: str | None = None) -> str:
+        return experts(self, x, at, spec, x if routed is None else routed)
 
     def call(self, verb: Verb, inputs: Sequence[str], layer: int) -> str:
         computed: str = implementation("onnx", verb.name)(self, verb, inputs, layer)
@@ -271,7 +290,13 @@ class OnnxOps:
         /,
         **attributes: int | float | str | Sequence[int] | onnx.GraphProto,
     ) -> str:
-        """Append a node called `name`, and return its first output, which has the same name."""
+        """Append a node called `name`, and return its first output, which has the same name.
+
+        A module that is called again gets a number behind its name.
+        """
+        self._names[name] = self._names.get(name, 0) + 1
+        if self._names[name] > 1:
+            name = f"{name}/{self._names[name]}"
         node = onnx.helper.make_node(kind, inputs, [name, *more_outputs], name, domain=domain)
         node.attribute.extend(onnx.helper.make_attribute(key, attributes[key]) for key in sorted(attributes))
         self._nodes.append(node)
@@ -289,8 +314,8 @@ class OnnxOps:
         name = f"{value}/float"
         if data_type == _FLOAT:
             return value
-        if name not in self._emitted:
-            self._emitted.add(self.node("Cast", [value], name, to=_FLOAT))
+        if name not in self.emitted:
+            self.emitted.add(self.node("Cast", [value], name, to=_FLOAT))
         return name
 
     def zero_points(self, weight: str) -> list[str]:
@@ -300,56 +325,38 @@ class OnnxOps:
     def _lengths(self) -> tuple[str, str]:
         """Each row's last position, int32 `[B]`, and S, int32 scalar; shared by all layers."""
         last, total = "last_position", "total_length"
-        if total not in self._emitted:
+        if total not in self.emitted:
             before = self.node("Sub", [self.row_lengths(), self.i64("one", 1)], "last_position_i64")
             self.node("Cast", [before], last, to=_INT32)
-            self._emitted.add(self.node("Cast", [self._width("attention_mask")], total, to=_INT32))
+            self.emitted.add(self.node("Cast", [self.width("attention_mask")], total, to=_INT32))
         return last, total
-
-    def _alibi(self, spec: Attention) -> str:
-        """ALiBi's bias, float32 `[1, H, T, S]`: each head's slope times the key's distance from the last; shared by layers."""
-        name = f"alibi/{spec.num_heads}"
-        if name not in self._emitted:
-            total, zero, i64_one = self._width("attention_mask"), self.i64("zero", 0), self.i64("one", 1)
-            keys = self.node("Range", [zero, total, i64_one], f"{name}/keys")
-            distances = self.node(
-                "Sub", [keys, self.node("Sub", [total, i64_one], f"{name}/last")], f"{name}/distances"
-            )
-            distances = self.node("Cast", [distances], f"{name}/distances_float", to=_FLOAT)
-            slopes = self.f32(f"{name}/slopes", np.array(spec.slopes(), np.float32).reshape(1, -1, 1, 1))
-            bias = self.node("Mul", [distances, slopes], f"{name}/row")
-            tokens = self.node("Unsqueeze", [self._width("input_ids"), self.i64("axis0", [0])], f"{name}/tokens")
-            ones = self.i64("ones2", [1, 1])
-            bias_shape = self.node("Concat", [ones, tokens, self.i64("one1", [1])], f"{name}/shape", axis=0)
-            self._emitted.add(self.node("Expand", [bias, bias_shape], name))
-        return name
 
     def positions(self) -> str:
         """Position ids, int64 `[B, T]`, as GroupQueryAttention counts: a row's past is its length less T, or else 0."""
         name = "position_ids"
-        if name not in self._emitted:
-            tokens = self._width("input_ids")
+        if name not in self.emitted:
+            tokens = self.width("input_ids")
             past = self.node("Sub", [self.row_lengths(), tokens], "past_or_padding")
             past = self.node("Max", [past, self.i64("zero", 0)], "past_length")
             past = self.node("Unsqueeze", [past, self.i64("axis1", [1])], "past_length_column")
             steps = self.node("Range", [self.i64("zero", 0), tokens, self.i64("one", 1)], "steps")
-            self._emitted.add(self.node("Add", [past, steps], name))
+            self.emitted.add(self.node("Add", [past, steps], name))
         return name
 
     def row_lengths(self) -> str:
         """Real tokens of each row, past ones included, int64 `[B]`."""
         name = "row_lengths"
-        if name not in self._emitted:
+        if name not in self.emitted:
             inputs = ["attention_mask", self.i64("axis1", [1])]
-            self._emitted.add(self.node("ReduceSum", inputs, name, keepdims=0))
+            self.emitted.add(self.node("ReduceSum", inputs, name, keepdims=0))
         return name
 
-    def _width(self, value: str) -> str:
+    def width(self, value: str) -> str:
         """The size of axis 1 of `value`, an int64 scalar."""
         name = f"{value}/width"
-        if name not in self._emitted:
+        if name not in self.emitted:
             shape = self.node("Shape", [value], f"{value}/shape")
-            self._emitted.add(self.node("Gather", [shape, self.i64("index1", 1)], name, axis=0))
+            self.emitted.add(self.node("Gather", [shape, self.i64("index1", 1)], name, axis=0))
         return name
 
     def rotation(self, rope: Rope) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from ovround.exporters.onnx.suitability import check_onnx_attention
 from ovround.exporters.source_files import copy_model_files
 from ovround.models.calls import check_verbs
 from ovround.models.decoder import Decoder
+from ovround.models.parts.ends import is_table
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
 
@@ -67,16 +68,17 @@ class OnnxExporter:
         self._fused.append(fused)
 
     def _write(self, name: str, weight: Weight) -> None:
-        if isinstance(weight, AffineTensor) and name == f"{self._decoder.embedding_at}.weight":
+        table = is_table(name.removesuffix(".weight"))
+        if isinstance(weight, AffineTensor) and table:
             self._rows[name] = weight.zero_point
             write_rows(self._file, name, weight)
-            if self._decoder.head_at != self._decoder.embedding_at:
+            if name != f"{self._decoder.head_at}.weight":
                 return
         if isinstance(weight, AffineTensor | CodebookTensor) or (self._native_weights and fits_operator(weight, name)):
             self._native[name] = weight.shape
             write_native(self._file, name, weight)
             return
-        layout = write_weight(self._file, name, weight, table=name == f"{self._decoder.embedding_at}.weight")
+        layout = write_weight(self._file, name, weight, table=table)
         if layout is not None:
             self._layouts[name] = layout
 

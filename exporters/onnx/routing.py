@@ -16,7 +16,7 @@ _FLOAT = int(onnx.TensorProto.FLOAT)
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-def routed(ops: OnnxOps, logits: str, spec: Experts, routing: Routing, at: str) -> tuple[str, str]:
+def routed_by(ops: OnnxOps, logits: str, spec: Experts, routing: Routing, at: str) -> tuple[str, str]:
     """Weights and numbers of each row's experts, float32 and int64 `[rows, top_k]`, for router logits `[rows, E]`."""
     inside = f"{at}.experts"
     if routing.scores == "softmax":

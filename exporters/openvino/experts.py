@@ -10,7 +10,7 @@ from openvino.utils.node_factory import NodeFactory
 
 from ovround.exporters.openvino.constants import ConstantFile
 from ovround.exporters.openvino.nodes import named
-from ovround.exporters.openvino.routing import routed
+from ovround.exporters.openvino.routing import routed_by
 from ovround.models.ops import ClampedGate, Experts
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _LOWEST = -3.4028234663852886e38  # of float32: what no softmax sees
 
 
-def experts(ops: OpenVINOOps, x: ov.Node, at: str, spec: Experts) -> ov.Node:
-    """Every expert on every token, weighed by 0 where it was not chosen.
+def experts(ops: OpenVINOOps, x: ov.Node, at: str, spec: Experts, routed: ov.Node) -> ov.Node:
+    """Every expert on every token, weighed by 0 where it was not chosen; the router reads `routed`.
 
     It is only written so: of this shape, ConvertTiledMoeBlockTo3GatherMatmuls (transformations/common_optimizations)
     makes products with the chosen experts alone, which read compressed weights; of a clamped gate,
@@ -28,10 +28,14 @@ def experts(ops: OpenVINOOps, x: ov.Node, at: str, spec: Experts) -> ov.Node:
     """
     size = x.output(0).get_partial_shape()[2].get_length()
     rows = opset.reshape(x, ops.i64(f"rows/{size}", [-1, size]), False)
-    logits = ops.linear(rows, f"{at}.gate")
+    asked = rows if routed is x else opset.reshape(routed, ops.i64(f"rows/{size}", [-1, size]), False)
+    logits = ops.linear(asked, f"{at}.gate")
     weights, chosen = (
-        _chosen(ops.file, logits, spec) if spec.routing is None else routed(ops, logits, spec, spec.routing, at)
+        _chosen(ops.file, logits, spec) if spec.routing is None else routed_by(ops, logits, spec, spec.routing, at)
     )
+    if spec.scaled:
+        scales = opset.gather(ops.weight(f"{at}.gate.scale"), chosen, ops.i64("axis0", 0))
+        weights = opset.multiply(weights, scales)
     tiled = opset.tile(rows, ops.i64(f"times/{spec.count}", [spec.count, 1]))
     tiled = opset.reshape(tiled, ops.i64(f"each/{spec.count}x{size}", [spec.count, -1, size]), False)
 

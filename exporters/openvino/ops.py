@@ -25,7 +25,7 @@ from ovround.exporters.openvino.experts import experts
 from ovround.exporters.openvino.native import product as native_product
 from ovround.exporters.openvino.native import rows as affine_rows
 from ovround.exporters.openvino.nodes import named
-from ovround.models.ops import Activation, Attention, Experts, sinks_name
+from ovround.models.ops import Activation, Attention, Experts, shared_name, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.state import State
 from ovround.models.verbs import Verb, implementation
@@ -60,6 +60,7 @@ class OpenVINOOps:
         self._weights: dict[str, ov.Node] = {}
         self._rotations: dict[Rope, tuple[ov.Node, ov.Node]] = {}
         self._masks: dict[object, ov.Node] = {}
+        self._shared: dict[str, ov.Node] = {}
         self.batch = self.axis_size(self.input_ids, 0)
 
     def embedding(self, ids: ov.Node, at: str) -> ov.Node:
@@ -107,16 +108,12 @@ class OpenVINOOps:
             return named(scaled, at)
         return named(opset.add(scaled, self.weight(f"{at}.bias")), at)
 
-    def attention(self, q: ov.Node, k: ov.Node, v: ov.Node, layer: int, spec: Attention) -> ov.Node:
+    def attention(self, q: ov.Node, k: ov.Node | None, v: ov.Node | None, layer: int, spec: Attention) -> ov.Node:
         at = f"model.layers.{layer}.self_attn"
         query = self._split_heads(q, spec.num_heads, spec)
-        key = self._split_heads(k, spec.num_key_value_heads, spec)
         if spec.rope is not None:
-            cos_sin = self._rotation(spec.rope)
-            query = self._rotate(query, spec, cos_sin, f"{at}.q_rope")
-            key = self._rotate(key, spec, cos_sin, f"{at}.k_rope")
-        key = self.append(layer, "key", key)
-        value = self.append(layer, "value", self._split_heads(v, spec.num_key_value_heads, spec))
+            query = self._rotate(query, spec, self._rotation(spec.rope), f"{at}.q_rope")
+        key, value = self._keys_and_values(k, v, layer, spec)
         repeats = spec.num_heads // spec.num_key_value_heads
         if repeats > 1:
             key, value = self._repeat_heads(key, repeats, spec), self._repeat_heads(value, repeats, spec)
@@ -134,8 +131,29 @@ class OpenVINOOps:
         out = opset.transpose(named(out, f"{at}.sdpa"), self.i64("heads_order", [0, 2, 1, 3]))
         return opset.reshape(out, self.i64(f"{at}/joined", [0, 0, spec.num_heads * spec.head_dim]), True)
 
-    def experts(self, x: ov.Node, at: str, spec: Experts) -> ov.Node:
-        return experts(self, x, at, spec)
+    def _keys_and_values(
+        self, k: ov.Node | None, v: ov.Node | None, layer: int, spec: Attention
+    ) -> tuple[ov.Node, ov.Node]:
+        """All that a query may see, `[B, H_kv, S, D]`: the layer's own cache, or that of another layer."""
+        if spec.cache_of is not None:
+            return tuple(self.shared(shared_name(spec.cache_of, name)) for name in ("key", "value"))
+        key, value = (self._split_heads(part, spec.num_key_value_heads, spec) for part in (k, v))
+        if spec.rope is not None:
+            key = self._rotate(key, spec, self._rotation(spec.rope), f"model.layers.{layer}.self_attn.k_rope")
+        cache = self.append(layer, "key", key), self.append(layer, "value", value)
+        if spec.shared:
+            for name, part in zip(("key", "value"), cache, strict=True):
+                self.share(shared_name(layer, name), part)
+        return cache
+
+    def share(self, name: str, value: ov.Node) -> None:
+        self._shared[name] = value
+
+    def shared(self, name: str) -> ov.Node:
+        return self._shared[name]
+
+    def experts(self, x: ov.Node, at: str, spec: Experts, routed: ov.Node | None = None) -> ov.Node:
+        return experts(self, x, at, spec, x if routed is None else routed)
 
     def call(self, verb: Verb, inputs: Sequence[ov.Node], layer: int) -> ov.Node:
         return implementation("openvino", verb.name)(self, verb, inputs, layer)

@@ -18,6 +18,7 @@ from ovround.exporters.openvino.tokenizer import write_tokenizer
 from ovround.exporters.source_files import copy_model_files
 from ovround.models.calls import check_verbs
 from ovround.models.decoder import Decoder
+from ovround.models.parts.ends import is_table as is_embedding
 from ovround.tensors.activation_rounding import openvino_group
 from ovround.tensors.affine_tensor import AffineTensor
 from ovround.tensors.codebook_tensor import CodebookTensor
@@ -48,10 +49,10 @@ class OpenVINOExporter:
         self._groups: set[int] = set()
 
     def write(self, name: str, weight: Weight) -> None:
-        if isinstance(weight, AffineTensor) and name == f"{self._decoder.embedding_at}.weight":
+        if isinstance(weight, AffineTensor) and is_embedding(name.removesuffix(".weight")):
             self._rows[name] = weight.zero_point
             write_rows(self._file, name, weight)
-            if self._decoder.head_at != self._decoder.embedding_at:
+            if name != f"{self._decoder.head_at}.weight":
                 return
         if isinstance(weight, AffineTensor | CodebookTensor) or (self._native_weights and fits_operator(weight, name)):
             self._native[name] = weight.shape

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _LOWEST = -3.4028234663852886e38
 
 
-def routed(ops: OpenVINOOps, logits: ov.Node, spec: Experts, routing: Routing, at: str) -> tuple[ov.Node, ov.Node]:
+def routed_by(ops: OpenVINOOps, logits: ov.Node, spec: Experts, routing: Routing, at: str) -> tuple[ov.Node, ov.Node]:
     """Weights and numbers of each row's experts, f32 and i64 `[rows, top_k]`, for router logits `[rows, E]`."""
     scores = opset.softmax(logits, -1) if routing.scores == "softmax" else opset.sigmoid(logits)
     choice = scores

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ovround.errors import VerifyError
 from ovround.exporters.weights_file import read_bytes
-from ovround.models.decoder import EMBEDDING
+from ovround.models.parts.ends import is_table as is_embedding
 from ovround.tensors.float_tensor import FloatType
 
 GRAPH_FILE, WEIGHTS_FILE = "openvino_model.xml", "openvino_model.bin"
@@ -69,7 +69,7 @@ def element_type(bits: int, symmetric: bool, *, table: bool) -> str:
 
 def is_table(name: str) -> bool:
     """Whether weight `name` is read by a Gather or belongs to an expert: for these the CPU plugin has no 2-bit kernel."""
-    return name == f"{EMBEDDING}.weight" or EXPERT.search(name) is not None
+    return is_embedding(name.removesuffix(".weight")) or EXPERT.search(name) is not None
 
 
 def read_entries(xml_path: Path) -> dict[str, Entry]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, MANIFEST, check_files, read_manifest
 from ovround.checkpoint.files.element_types import DOUBLE, FLOAT_TYPES, UNEXPLAINED, TensorInfo
 from ovround.checkpoint.files.json_object import read_json
@@ -44,6 +46,15 @@ class Checkpoint:
             if name in file.tensors:
                 return file.read(name, index)
         raise TensorError(f"`{self.folder}` has no tensor `{name}`")
+
+    def read_columns(self, name: str, columns: slice) -> FloatTensor:
+        """These columns of a matrix; of a file that holds it as floats, nothing else stays in memory."""
+        if type(self).read is Checkpoint.read:
+            for file in self.files:
+                if name in file.tensors:
+                    return file.read_columns(name, columns)
+        tensor = self.read(name)
+        return FloatTensor(np.ascontiguousarray(tensor.data[:, columns]), tensor.dtype)
 
     def size_bytes(self) -> int:
         """Bytes of all tensors."""

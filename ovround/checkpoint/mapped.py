@@ -45,6 +45,8 @@ class MappedCheckpoint(Checkpoint):
         if name not in self.sources:
             raise TensorError(f"`{self.folder}` has no tensor `{name}`")
         source = self.sources[name]
+        if source.columns is not None:
+            return source.take(self.inner.read_columns(source.name, source.columns))
         return source.take(self.inner.read(source.name, source.index))
 
     def check(self, expected: dict[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
@@ -94,9 +96,11 @@ class MappedPackedCheckpoint:
     def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         sources = [self.sources[name] for name in expected]
         for source in sources:
-            if source.transposed and self.inner.packed(source.name.removesuffix(".weight")):
+            split = source.transposed or source.columns is not None
+            if split and self.inner.packed(source.name.removesuffix(".weight")):
+                how = "transposed" if source.transposed else "joined with those of other layers"
                 raise CheckpointError(
-                    f"`{source.name}` is quantised, and lies transposed in checkpoints of its family",
+                    f"`{source.name}` is quantised, and lies {how} in checkpoints of its family",
                     hint="start from the original, unquantised checkpoint",
                 )
         return self.inner.check({source.name: source.shape for source in sources}, ignored)
@@ -105,6 +109,8 @@ class MappedPackedCheckpoint:
         source = self.sources[name]
         if source.index is not None:  # experts in one tensor, which no format packs
             return source.take(self.inner.stored.read(source.name, source.index))
+        if source.columns is not None:  # of a table of all layers, which `check` has found in float
+            return source.take(self.inner.stored.read_columns(source.name, source.columns))
         weight = self.inner.read(source.name, source.shape)
         if isinstance(weight, FloatTensor):
             return source.take(weight)
@@ -184,9 +190,10 @@ def _moved(source: TensorSource, place: Callable[[str], str]) -> TensorSource:
 
 def _present(source: TensorSource, infos: Mapping[str, TensorInfo]) -> TensorSource:
     """The first of `source` and its alternatives that is there; experts in one tensor may lie transposed (Qwen3-VL)."""
-    other = source.otherwise
-    if other is not None and source.name not in infos and other.name in infos:
-        source = other
+    other: TensorSource | None = source
+    while other is not None and other.name not in infos:
+        other = other.otherwise
+    source = other or source
     if source.index is None or source.name not in infos or len(source.shape) != 3:
         return source
     stacked, columns, rows = source.shape

@@ -26,7 +26,8 @@ TOWERS = (
     "multi_modal_projector", "mm_projector", "connector", "aligner", "vision_projection", "image_newline", "perceiver",
     "visual_embeddings_table", "vqmodel", "vqvae", "generation_embeddings", "generation_aligner", "generation_head",
     "high_res_vision_model", "high_res_vision_neck", "high_res_vision_proj", "high_res_vision_alpha", "mlp1", "embed_vision",
-    "embed_audio", "vision_encoder", "audio_encoder", "projector", "modality_projection", "qformer", "projection_layer",
+    "vision_embedder", "embed_audio", "vision_encoder", "audio_encoder", "projector", "modality_projection", "qformer",
+    "projection_layer",
 )  # fmt: skip
 
 
@@ -68,6 +69,18 @@ TEXT_MODELS: dict[str, TextModel] = {
         "gemma3_text", "Gemma3ForCausalLM", (262208, 2304, 9216, 26), 8, 4, 131072,
         {"head_dim": 256, "sliding_window": 4096},
     ),
+    "gemma3n_text": TextModel(
+        "gemma3n_text", "Gemma3nForCausalLM", (262400, 2048, 16384, 35), 8, 2, 32768,
+        {"head_dim": 256, "sliding_window": 512},
+    ),
+    "gemma4_text": TextModel(
+        "gemma4_text", "Gemma4ForCausalLM", (262144, 2304, 9216, 30), 8, 4, 131072,
+        {"head_dim": 256, "sliding_window": 512},
+    ),
+    "gemma4_unified_text": TextModel(
+        "gemma4_unified_text", "Gemma4UnifiedForCausalLM", (262144, 2304, 9216, 30), 8, 4, 262144,
+        {"head_dim": 256, "sliding_window": 1024},
+    ),
     "granite": TextModel("granite", "GraniteForCausalLM", (32000, 4096, 11008, 32), 32, None, 2048),
     "llama": TextModel("llama", "LlamaForCausalLM", (32000, 4096, 11008, 32), 32, None, 2048),
     "ministral": TextModel(
@@ -104,17 +117,22 @@ class Multimodal:
     """A multimodal model: the text model of a `text_config` that names none, and whether its head is tied by default.
 
     `fixed`: transformers reads `text_config` as that one, whatever it names. `flat`: old files have no `text_config`.
+    `capped`: the multimodal model bounds its logits as the text model's own class does.
     """
 
     text: str
     tied: bool = False
     fixed: bool = False
     flat: bool = False
+    capped: bool = False
 
 
 MULTIMODAL: dict[str, Multimodal] = {
     "deepseek_vl": Multimodal("llama", tied=True), "deepseek_vl_hybrid": Multimodal("llama", tied=True),
     "gemma3": Multimodal("gemma3_text", tied=True, fixed=True),
+    "gemma3n": Multimodal("gemma3n_text", tied=True, fixed=True, capped=True),
+    "gemma4": Multimodal("gemma4_text", tied=True, fixed=True, capped=True),
+    "gemma4_unified": Multimodal("gemma4_unified_text", tied=True, fixed=True, capped=True),
     "got_ocr2": Multimodal("qwen2", tied=True), "idefics2": Multimodal("mistral"), "idefics3": Multimodal("llama"),
     "internvl": Multimodal("qwen2", tied=True), "janus": Multimodal("llama", tied=True),
     "lighton_ocr": Multimodal("qwen3", tied=True), "llava": Multimodal("llama"), "llava_next": Multimodal("llama"),
@@ -160,7 +178,8 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if named not in TEXT_MODELS:
         return {**inner, **whole, "model_type": named}
     model = TEXT_MODELS[named]
-    always = {key: value for key, value in _ALWAYS.items() if key in inner} | _ALWAYS_OF.get(named, {})
+    uncapped = {} if kind.capped else _ALWAYS
+    always = {key: value for key, value in uncapped.items() if key in inner} | _ALWAYS_OF.get(named, {})
     if model.family == "gemma2":
         always["final_logit_softcapping"] = None  # which is there by default
     flat = {**model.filled(_plainly_rotated(inner)), **whole, **always, "architectures": [model.architecture]}

@@ -30,9 +30,11 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
 
     Raises UsageError for options that would tune, or that contradict what is stored, and CheckpointError for codebooks.
     """
-    linears = [name for layer in range(decoder.config.num_hidden_layers) for name in decoder.linears(layer)]
+    layers = range(decoder.config.num_hidden_layers)
+    tables = [decoder.embedding_at, *(name for layer in layers for name in decoder.tables(layer))]
+    linears = [name for layer in layers for name in decoder.linears(layer)]
     shapes = weight_shapes(decoder)
-    modules = [decoder.embedding_at, *linears, *([HEAD] if decoder.head_at == HEAD else [])]
+    modules = [*tables, *linears, *([HEAD] if decoder.head_at == HEAD else [])]
     plan: Plan = {}
     for name in modules:
         scheme = source.scheme(name)
@@ -42,7 +44,7 @@ def stored_plan(source: PackedCheckpoint, decoder: Decoder, options: ConvertOpti
     stored = {name: scheme for name, scheme in plan.items() if isinstance(scheme, QuantScheme | AffineScheme)}
     _check_options(source, stored, options)
     _check_groups_of_engines(stored, shapes, options)
-    asked = {decoder.embedding_at: options.embedding_bits, HEAD: options.lm_head_bits}
+    asked = {**dict.fromkeys(tables, options.embedding_bits), HEAD: options.lm_head_bits}
     rounded: Plan = {}
     for module, bits in asked.items():
         if bits is None:

@@ -8,20 +8,25 @@ from dataclasses import dataclass
 from ovround.models.ops import Ops, T
 from ovround.models.parts.norms import PRE, Norm, NormPlaces
 from ovround.models.parts.part import Linear, Part
+from ovround.models.parts.scale_by import ScaleBy
 from ovround.models.state import State
+
+_SCALAR = "layer_scalar"
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """Usually a mixer and an MLP. `norm` is what all norms of the block compute, `places` where they are.
 
-    What a part gives is multiplied by `residual_scale` before it is added.
+    What a part gives is multiplied by `residual_scale` before it is added. With `scalar` the block's output is multiplied by
+    its tensor `layer_scalar` `[1]`.
     """
 
     norm: Norm
     parts: tuple[Part, ...]
     places: NormPlaces = PRE
     residual_scale: float = 1.0
+    scalar: bool = False
 
     def __post_init__(self) -> None:
         if len(self.parts) != len(self.places.names):
@@ -41,7 +46,7 @@ class Block:
             shapes[f"{module}.weight"] = (linear.outputs, linear.inputs)
             if linear.bias:
                 shapes[f"{module}.bias"] = (linear.outputs,)
-        return shapes
+        return shapes | ({f"{at}.{_SCALAR}": (1,)} if self.scalar else {})
 
     def linears(self, at: str) -> Iterator[tuple[str, Linear]]:
         """The linear layers by module, in the order in which they are computed."""
@@ -67,7 +72,7 @@ class Block:
         for part, (before, after) in zip(self.parts, self.places.names, strict=True):
             given = self._norm(ops, x, at, before)
             x = self._sum(ops, x, self._norm(ops, part.forward(ops, given, f"{at}.{part.name}", layer), at, after))
-        return x
+        return ops.call(ScaleBy(f"{at}.{_SCALAR}"), (x,), layer) if self.scalar else x
 
     def _parallel(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
         total = given = x

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ovround.models.decoder import Decoder
-from ovround.models.ops import Activation, Attention, Experts
+from ovround.models.ops import Activation, Attention, Experts, shared_name
 from ovround.models.rope import Rope
 from ovround.models.verbs import Verb, has_verb, implementation
 
 
 class _Recorder:
-    """`Ops` over no tensors; keeps what attention and the verbs of single parts are asked for."""
+    """`Ops` over no tensors; keeps what attention and the verbs of single parts are asked for, and what crosses blocks."""
 
     def __init__(self) -> None:
         self.attention_specs: list[Attention] = []
         self.verbs: list[Verb] = []
+        self.left: dict[str, None] = {}
+        self.read: dict[str, None] = {}
 
     def embedding(self, ids: None, at: str) -> None:
         pass
@@ -35,8 +37,14 @@ class _Recorder:
     def attention(self, q: None, k: None, v: None, layer: int, spec: Attention) -> None:
         self.attention_specs.append(spec)
 
-    def experts(self, x: None, at: str, spec: Experts) -> None:
+    def experts(self, x: None, at: str, spec: Experts, routed: None = None) -> None:
         pass
+
+    def share(self, name: str, value: None) -> None:
+        self.left[name] = None
+
+    def shared(self, name: str) -> None:
+        self.read[name] = None
 
     def call(self, verb: Verb, inputs: Sequence[None], layer: int) -> None:
         self.verbs.append(verb)
@@ -79,6 +87,21 @@ def check_verbs(decoder: Decoder, backend: str) -> None:
 def missing_verbs(decoder: Decoder, backend: str) -> list[str]:
     """The verbs that the model calls and `backend` does not have; nothing is imported."""
     return [verb.name for verb in _recorded(decoder).verbs if not has_verb(backend, verb.name)]
+def shared_reads(decoder: Decoder, layer: int) -> tuple[str, ...]:
+    """The names of the values that block `layer` reads and an earlier one has left; keys and values of a cache are not among them."""
+    return tuple(_recorded(decoder, layer).read)
+
+
+def shared_caches(decoder: Decoder, layer: int) -> tuple[int, ...]:
+    """The earlier layers whose keys and values block `layer` reads."""
+    specs = _recorded(decoder, layer).attention_specs
+    return tuple(dict.fromkeys(spec.cache_of for spec in specs if spec.cache_of is not None))
+
+
+def carried(decoder: Decoder, layer: int) -> tuple[str, ...]:
+    """All that block `layer` reads of earlier ones besides the hidden states, by the names of `Ops.shared`."""
+    caches = shared_caches(decoder, layer)
+    return (*shared_reads(decoder, layer), *(shared_name(of, name) for of in caches for name in ("key", "value")))
 
 
 def _recorded(decoder: Decoder, layer: int | None = None) -> _Recorder:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ovround.models.altup_block import AltUpBlock
 from ovround.models.block import Block
 from ovround.models.layout import BLOCKS, Layout
 from ovround.models.ops import Ops, T
-from ovround.models.parts.ends import EMBEDDING, HEAD, NORM, Embedding, Head
+from ovround.models.parts.ends import EMBEDDING, HEAD, NORM, Embedding, Head, is_table
 from ovround.models.parts.experts import EXPERTS
 from ovround.models.parts.part import LARGEST_SIZE, Linear, check_size
 from ovround.models.state import State
@@ -46,7 +47,7 @@ class Decoder:
 
     config: DecoderConfig
     embedding: Embedding
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block | AltUpBlock, ...]
     lm_head: Head
     head_at: str
     layout: Layout = field(default_factory=Layout)
@@ -106,7 +107,7 @@ class Decoder:
 
     def last_tensors(self) -> dict[str, tuple[int, ...]]:
         """Those of `tensors()` that only `head` reads: the final norm's, and the head's unless it is the embedding."""
-        c, shapes = self.config, self.lm_head.norm.tensors(self.norm_at)
+        c, shapes = self.config, self.lm_head.tensors()
         if self.head_at != self.embedding_at:
             shapes[f"{self.head_at}.weight"] = (c.vocab_size, c.hidden_size)
             if self.lm_head.bias:
@@ -136,6 +137,11 @@ class Decoder:
     def linears(self, layer: int) -> tuple[str, ...]:
         """The linear layers of block `layer`, in the order in which they are computed: what quantisation replaces."""
         return tuple(module for module, _ in self._linears(layer))
+
+    def tables(self, layer: int) -> tuple[str, ...]:
+        """The modules of block `layer` whose rows are looked up; they are quantised as the embedding is."""
+        modules = (name.removesuffix(".weight") for name in self.tensors(layer))
+        return tuple(module for module in modules if is_table(module))
 
     def fused(self, layer: int) -> tuple[tuple[str, ...], ...]:
         """`linears(layer)`, those together that engines compute in one multiplication and that therefore share their bits."""
@@ -183,6 +189,12 @@ class Decoder:
         """How many linear layers the largest of `expert_stacks` has, 0 for a model without experts."""
         layers = {block: layer for layer, block in enumerate(self.blocks)}.values()
         return max((len(stack) for layer in layers for stack in self.expert_stacks(layer).values()), default=0)
+
+    @property
+    def stream_size(self) -> int:
+        """Features of a token between blocks: the hidden size, times the streams where there are several."""
+        streams = self.embedding.streams
+        return self.config.hidden_size * (1 if streams is None else streams.count)
 
     @property
     def inner_size(self) -> int:

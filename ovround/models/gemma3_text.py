@@ -33,7 +33,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
         scale=read.positive("query_pre_attn_scalar", 256) ** -0.5,
         softcap=read_softcap(read, "attn_logit_softcapping", None),
     )
-    full, sliding = (_rope(config, spec.head_dim, kind) for kind in (FULL, SLIDING))
+    full, sliding = (rope_by_kind(config, spec.head_dim, kind) for kind in (FULL, SLIDING))
     attention = replace(parts.attention, query_key_norm="head")
     mixers = [
         replace(
@@ -46,7 +46,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     return replace(parts, head=head).decoder(mixers, places=SANDWICH, layout=LAYOUT)
 
 
-def _rope(config: Mapping[str, Any], head_dim: int, kind: str) -> Rope:
+def rope_by_kind(config: Mapping[str, Any], head_dim: int, kind: str) -> Rope:
     """transformers 5 keeps parameters by layer type; 4 had a theta for each, and a scaling that is the full layers' alone.
 
     Where both are there, the scaling changes the full layers' parameters key by key, as in transformers.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ovround.tensors.tensor_source import Rows, TensorSource
 
@@ -26,6 +27,34 @@ class Fused:
 
 
 @dataclass(frozen=True, slots=True)
+class OfAllLayers:
+    """The checkpoint's module `name` outside the blocks, which holds that of all `layers` one after the other along `axis`.
+
+    None: all layers have the same.
+    """
+
+    name: str
+    layers: int
+    axis: Literal[0, 1] | None
+
+    def source(self, kind: str, shape: tuple[int, ...], layer: int) -> TensorSource:
+        """Where one layer's tensor of `shape` lies."""
+        name = f"{self.name}.{kind}"
+        if self.axis is None:
+            return TensorSource(name, shape)
+        size = shape[self.axis]
+        start, stop = layer * size, (layer + 1) * size
+        whole = tuple(count * self.layers if axis == self.axis else count for axis, count in enumerate(shape))
+        if self.axis == 0:
+            return TensorSource(name, whole, Rows(start, stop, whole[0]))
+        return TensorSource(name, whole, columns=slice(start, stop))
+
+
+Module = str | Fused | OfAllLayers
+"""Where a module lies in a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """The checkpoint's name of each module that has another than Llama's, those in a block without the block's name.
 
@@ -39,7 +68,7 @@ class Layout:
     of a block where they are not transformers' (Granite).
     """
 
-    modules: Mapping[str, str | Fused] = field(default_factory=dict)
+    modules: Mapping[str, Module] = field(default_factory=dict)
     blocks: str = BLOCKS
     transposed: bool = False
     norm_offset: float = 0.0
@@ -66,6 +95,8 @@ class Layout:
         if inside and isinstance(renamed, str):
             return TensorSource(f"{self.blocks}.{inside[1]}.{renamed}", shape)
         stored = self.modules.get(own, own)
+        if inside and isinstance(stored, OfAllLayers):
+            return stored.source(kind, shape, int(inside[1]))
         rows = stored.rows if isinstance(stored, Fused) else None
         path = stored.name if isinstance(stored, Fused) else stored
         if rows is not None:
@@ -82,15 +113,16 @@ class Layout:
         """`last` of one expert: a tensor of its own, or a part of one that holds all experts' gate and up, or down."""
         at = f"{block}.{self.modules.get('mlp.experts', 'mlp.experts')}"
         count, (rows, columns) = self.experts_count, shape
-        kind = "down_proj" if last == "down_proj" else "gate_up_proj"
-        name = f"{block}.{self.stacks.get(kind, f'mlp.experts.{kind}')}"
-        if last == "down_proj":
-            stacked = TensorSource(name, (count, rows, columns), index=expert)
-        else:
+        whole, kind, part = (count, rows, columns), "down_proj", None
+        if last != "down_proj":
             start = rows * (last == "up_proj")
-            stacked = TensorSource(name, (count, 2 * rows, columns), Rows(start, start + rows, 2 * rows), index=expert)
-        return TensorSource(f"{at}.{expert}.{self.experts.get(last, last)}.weight", shape, otherwise=stacked)
-
+            whole, kind, part = (count, 2 * rows, columns), "gate_up_proj", Rows(start, start + rows, 2 * rows)
+        own = f"{block}.{self.stacks[kind]}" if kind in self.stacks else f"{at}.{kind}"
+        joined = TensorSource(own, whole, part, index=expert)
+        usual = f"{block}.mlp.experts.{kind}"
+        if own != usual and kind not in self.stacks:
+            joined = TensorSource(usual, whole, part, index=expert, otherwise=joined)
+        return TensorSource(f"{at}.{expert}.{self.experts.get(last, last)}.weight", shape, otherwise=joined)
 
 def fused_rows(name: str, *sizes: int) -> tuple[Fused, ...]:
     """The parts of a module that holds them one after the other, `sizes` rows each; repeated to the end of its rows."""
@@ -98,6 +130,6 @@ def fused_rows(name: str, *sizes: int) -> tuple[Fused, ...]:
     return tuple(Fused(name, Rows(end - size, end, sum(sizes))) for size, end in zip(sizes, ends, strict=True))
 
 
-def attention_of(name: str, *sizes: int) -> dict[str, str | Fused]:
+def attention_of(name: str, *sizes: int) -> dict[str, Module]:
     """Query, key and value projections that the module `name` holds together, `sizes` rows each, by head or all at once."""
     return dict(zip((f"self_attn.{letter}_proj" for letter in "qkv"), fused_rows(name, *sizes), strict=True))

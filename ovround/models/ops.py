@@ -28,6 +28,7 @@ class Attention:
     `sliding_window` is the number of tokens that a query sees, its own included. `softcap` bounds the scores by
     cap * tanh(score / cap). `alibi` adds a head's slope times the key's distance (Press et al. 2022). With `sinks` each head
     has a score of its own, the tensor `{layer's self_attn}.sinks` `[H]`, which takes part in the softmax and has no value.
+    With `cache_of` the layer has no keys and values: it reads those of that earlier layer, which is marked as `shared`.
     """
 
     num_heads: int
@@ -39,6 +40,8 @@ class Attention:
     softcap: float | None = None
     alibi: bool = False
     sinks: bool = False
+    cache_of: int | None = None
+    shared: bool = False
 
     def slopes(self) -> tuple[float, ...]:
         """ALiBi's factor of each head: powers of 2^(-8/n), n the largest power of two within H, then those between them."""
@@ -51,6 +54,11 @@ class Attention:
 def sinks_name(layer: int) -> str:
     """The tensor with the scores that stand for no token, where a layer's attention has them."""
     return f"model.layers.{layer}.self_attn.sinks"
+
+
+def shared_name(layer: int, state: str) -> str:
+    """The name under which later layers read the keys or values of a layer that is `Attention.shared`; see `Ops.share`."""
+    return f"{layer}.{state}"
 
 
 ExpertWeights = Literal["probability", "share", "sparsemixer"]
@@ -90,7 +98,8 @@ class Experts:
     `probability`: a softmax over all experts; `share`: one over the chosen ones alone; `sparsemixer` (Liu et al. 2023, at
     inference): one expert after the other, each weighed by a softmax over those that are left and whose logit z is within
     `tolerance` of the highest m, (m - z) / max(|z|, m). With `clamped`, gate and up are one projection, row by row in turn.
-    With `routing` the weights are the chosen scores or their shares.
+    With `routing` the weights are the chosen scores or their shares. With `scaled` an expert's weight is multiplied by its number
+    in the tensor `{router}.scale` `[E]`.
     """
 
     count: int
@@ -101,6 +110,7 @@ class Experts:
     tolerance: float = 0.0
     clamped: ClampedGate | None = None
     routing: Routing | None = None
+    scaled: bool = False
 
 
 class Ops(Protocol[T]):
@@ -126,19 +136,27 @@ class Ops(Protocol[T]):
         """`[B, T, K]` less its mean over its deviation, times `{at}.weight` `[K]`, plus `{at}.bias` where there is one."""
         ...
 
-    def attention(self, q: T, k: T, v: T, layer: int, spec: Attention) -> T:
+    def attention(self, q: T, k: T | None, v: T | None, layer: int, spec: Attention) -> T:
         """`[B, T, H*D]`, `[B, T, H_kv*D]` twice -> `[B, T, H*D]`: causal attention of the layer.
 
-        Rotates q and k, and appends k and v to the cache of `layer`.
+        Rotates q and k, and appends k and v to the cache of `layer`; k and v are None where it reads another's.
         """
         ...
 
-    def experts(self, x: T, at: str, spec: Experts) -> T:
+    def experts(self, x: T, at: str, spec: Experts, routed: T | None = None) -> T:
         """`[B, T, K]` -> the same: the weighted sum of the outputs of each token's experts.
 
-        The router is `{at}.gate.weight` `[E, K]`, with or without a bias; expert e is `{at}.experts.{e}.gate_proj`,
-        `.up_proj`, `.down_proj`, or with `clamped` `.gate_up_proj`, `.down_proj`.
+        The router is `{at}.gate.weight` `[E, K]`, with or without a bias, and reads `routed` `[B, T, K]`, or else x; expert e
+        is `{at}.experts.{e}.gate_proj`, `.up_proj`, `.down_proj`, or with `clamped` `.gate_up_proj`, `.down_proj`.
         """
+        ...
+
+    def share(self, name: str, value: T) -> None:
+        """Leave a value of this step for later blocks."""
+        ...
+
+    def shared(self, name: str) -> T:
+        """What the embedding or an earlier block has left under `name` in this step."""
         ...
 
     def call(self, verb: Verb, inputs: Sequence[T], layer: int) -> T:

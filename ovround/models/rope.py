@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ovround.errors import ArchitectureError
 from ovround.models.config_reader import ConfigReader
 
-VARIANTS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+VARIANTS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional")
 _NUMBERS = ("factor", "low_freq_factor", "high_freq_factor", "attention_factor", "beta_fast", "beta_slow")
 _STATES_ORIGINAL = ("llama3", "yarn", "longrope")  # whose `original_max_position_embeddings` may stand outside
 
@@ -27,7 +27,8 @@ _STATES_ORIGINAL = ("llama3", "yarn", "longrope")  # whose `original_max_positio
 class Rope:
     """Rotation of the first `dim` features of a head; `variant` names how frequencies are stretched beyond the trained length.
 
-    cos and sin are multiplied by `attention_factor`.
+    cos and sin are multiplied by `attention_factor`. Of `proportional` the first `turning` frequencies are those of all `dim`
+    features, and the others are 0 (Gemma 4).
     """
 
     dim: int
@@ -43,6 +44,7 @@ class Rope:
     truncate: bool = True
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
+    turning: int = 0
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -102,6 +104,9 @@ class Rope:
         elif self.variant == "yarn":
             kept = self._kept()
             plain = plain / np.float32(self.factor) * (1 - kept) + plain * kept
+        elif self.variant == "proportional":
+            plain /= np.float32(self.factor)
+            plain[self.turning :] = 0
         elif self.variant == "longrope":
             long = length > self.original_max_position_embeddings
             plain /= np.asarray(self.long_factor if long else self.short_factor, np.float32)
@@ -166,6 +171,9 @@ def rope_from_config(
     variant = str(scaling.get("rope_type", scaling.get("type", "default")))
     if partial is None and variant == "default":
         rotated = 1.0  # transformers does not read it there
+    turning = 0
+    if variant == "proportional":
+        turning, rotated, partial = _turning(head_dim, rotated), 1.0, 1.0
     if partial is None and rotated != 1:
         raise ArchitectureError("partial_rotary_factor other than 1 is not supported for this family")
     if not 0 < rotated <= 1:
@@ -184,8 +192,16 @@ def rope_from_config(
         known |= {key: read.numbers(key) for key in ("short_factor", "long_factor")}
     truncate = read.flag("truncate", default=True)
     return Rope(
-        int(head_dim * rotated), theta, variant, original_max_position_embeddings=original, truncate=truncate, **known
-    )
+        int(head_dim * rotated), theta, variant, original_max_position_embeddings=original, truncate=truncate,
+        turning=turning, **known,
+    )  # fmt: skip
+
+
+def _turning(head_dim: int, rotated: float) -> int:
+    """proportional: how many of the head_dim / 2 pairs of features turn."""
+    if not 0 <= rotated <= 1:
+        raise ArchitectureError(f"partial_rotary_factor is {rotated}; 0 to 1 is allowed")
+    return int(rotated * head_dim // 2)
 
 
 def _attention_factor(variant: str, factor: float, original: int, read: ConfigReader) -> float:

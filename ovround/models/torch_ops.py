@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 
-from ovround.models.ops import Activation, Attention, Experts, Routing, sinks_name
+from ovround.models.ops import Activation, Attention, Experts, Routing, shared_name, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.torch_functions import rms_norm, turn
 from ovround.models.verbs import Verb, implementation
@@ -35,6 +35,7 @@ class TorchOps:
         self.weights = weights
         self.keep_cache = keep_cache
         self.activation_groups = activation_groups or {}
+        self.shared_values: dict[str, torch.Tensor] = {}
         self._states: dict[tuple[int, str], torch.Tensor] = {}
         self._tables: dict[Rope, tuple[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]] = {}
 
@@ -63,21 +64,16 @@ class TorchOps:
         weight = self.weights[f"{at}.weight"]
         return F.layer_norm(x.to(weight.dtype), (x.shape[-1],), weight, self.weights.get(f"{at}.bias"), eps)
 
-    def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, spec: Attention) -> torch.Tensor:
+    def attention(
+        self, q: torch.Tensor, k: torch.Tensor | None, v: torch.Tensor | None, layer: int, spec: Attention
+    ) -> torch.Tensor:
         batch, tokens, _ = q.shape
         query = q.view(batch, tokens, spec.num_heads, spec.head_dim)
-        key = k.view(batch, tokens, spec.num_key_value_heads, spec.head_dim)
-        value = v.view(batch, tokens, spec.num_key_value_heads, -1)  # a value may be of another size
-        held_key, held_value = self.past(layer, "key"), self.past(layer, "value")
-        past = 0 if held_key is None else held_key.shape[2]
+        key, value = self._keys_and_values(k, v, layer, spec, q.dtype)
+        past = key.shape[2] - tokens
         if spec.rope is not None:
-            cos, sin = self._rotation(spec.rope, past, tokens, q)
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))
-        if held_key is not None and held_value is not None:
-            key, value = torch.cat([held_key, key], dim=2), torch.cat([held_value, value], dim=2)
-        self.keep(layer, "key", key)
-        self.keep(layer, "value", value)
+            query = rotate(query, *self._rotation(spec.rope, past, tokens, q))
+        query = query.transpose(1, 2)
         plain = spec.softcap is None and not spec.sinks
         simple = not past and not spec.alibi and plain and (spec.sliding_window or tokens) >= tokens
         if simple and q.dtype == torch.bfloat16 and q.device.type == "cpu" and tokens <= _SHORT:
@@ -93,9 +89,40 @@ class TorchOps:
             )
         return out.transpose(1, 2).reshape(batch, tokens, -1)
 
-    def experts(self, x: torch.Tensor, at: str, spec: Experts) -> torch.Tensor:
+    def _keys_and_values(
+        self, k: torch.Tensor | None, v: torch.Tensor | None, layer: int, spec: Attention, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All that a query may see, `[B, H_kv, S, D]`: the layer's own, which are kept, or those of another layer."""
+        names = ("key", "value")
+        if spec.cache_of is not None:
+            key, value = (self.shared(shared_name(spec.cache_of, name)).to(dtype) for name in names)
+            return key, value
+        if k is None or v is None:
+            raise ValueError(f"layer {layer} has no keys and values, and reads none")
+        # a value may be of another size than a key
+        key, value = (part.unflatten(-1, (spec.num_key_value_heads, -1)) for part in (k, v))
+        held_key, held_value = (self.past(layer, name) for name in names)
+        if spec.rope is not None:
+            past = 0 if held_key is None else held_key.shape[2]
+            key = rotate(key, *self._rotation(spec.rope, past, k.shape[1], k))
+        key, value = key.transpose(1, 2), value.transpose(1, 2)
+        if held_key is not None and held_value is not None:
+            key, value = torch.cat([held_key, key], dim=2), torch.cat([held_value, value], dim=2)
+        for name, kept in zip(names, (key, value), strict=True):
+            self.keep(layer, name, kept)
+            if spec.shared:
+                self.share(shared_name(layer, name), kept)
+        return key, value
+
+    def share(self, name: str, value: torch.Tensor) -> None:
+        self.shared_values[name] = value
+
+    def shared(self, name: str) -> torch.Tensor:
+        return self.shared_values[name]
+
+    def experts(self, x: torch.Tensor, at: str, spec: Experts, routed: torch.Tensor | None = None) -> torch.Tensor:
         tokens = x.reshape(-1, x.shape[-1])
-        weights, chosen = self.routed(x, at, spec)
+        weights, chosen = self.routed(x if routed is None else routed, at, spec)
         weights, chosen = weights.flatten(0, 1), chosen.flatten(0, 1)
         out = torch.zeros_like(tokens)
         for expert in range(spec.count):  # one that nobody chose computes on no rows: its gradient is 0, not missing
@@ -126,6 +153,8 @@ class TorchOps:
             weights, chosen = logits.softmax(-1).topk(spec.top_k, dim=-1)
             if spec.weights == "share":
                 weights = weights / weights.sum(-1, keepdim=True)
+        if spec.scaled:
+            weights = weights * self.weights[f"{at}.gate.scale"][chosen]
         return weights.to(x.dtype), chosen
 
     def call(self, verb: Verb, inputs: Sequence[torch.Tensor], layer: int) -> torch.Tensor:

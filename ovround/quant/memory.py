@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ovround.checkpoint import Checkpoint
 from ovround.errors import UsageError
+from ovround.models.calls import attention_specs
 from ovround.models.decoder import Decoder
 from ovround.options.tuning_settings import TuningSettings
 from ovround.quant.calibration.samples import Calibration
@@ -60,17 +61,17 @@ def memory_need(
 ) -> MemoryNeed:
     """Memory of a conversion with these settings, whose batch is that of one process; `calibration` None: it only rounds."""
     config, infos = decoder.config, checkpoint.tensors()
-    weights = max(
-        sum(math.prod(infos[name].shape) for name in decoder.tensors(layer))
-        for layer in range(config.num_hidden_layers)
-    )
+    layers = range(config.num_hidden_layers)
+    tables = max(sum(math.prod(infos[f"{name}.weight"].shape) for name in decoder.tables(layer)) for layer in layers)
+    weights = max(sum(math.prod(infos[name].shape) for name in decoder.tensors(layer)) for layer in layers) - tables
     embedding = max(math.prod(shape) for shape in decoder.tensors().values())
     if calibration is None:
-        return MemoryNeed(LIBRARIES_BYTES, weights * ROUNDING_BYTES, embedding * ROUNDING_BYTES, 0)
+        largest = max(weights, tables)
+        return MemoryNeed(LIBRARIES_BYTES, largest * ROUNDING_BYTES, embedding * ROUNDING_BYTES, 0)
     count, length = calibration.samples.shape
     group_size = min(settings.block_group_size, config.num_hidden_layers)
     tokens = min(settings.batch_size, count) * length
-    width = HIDDEN_COPIES * config.hidden_size + INNER_COPIES * decoder.inner_size
+    width = HIDDEN_COPIES * decoder.stream_size + INNER_COPIES * decoder.inner_size
     sample_logits = length * config.vocab_size
     logits = min(max(LOGITS, sample_logits), calibration.held_out * sample_logits)
     model = 0
@@ -79,6 +80,7 @@ def memory_need(
         values = at_once * (width * config.num_hidden_layers + LOGITS_COPIES * config.vocab_size)
         model = (
             config.num_hidden_layers * weights * (END_TO_END_BYTES + PV_BYTES * (settings.pv_steps > 0))
+            + config.num_hidden_layers * tables * FLOAT_BYTES
             + 2 * embedding * EMBEDDING_BYTES
             + values * FLOAT_BYTES
         )
@@ -89,11 +91,18 @@ def memory_need(
     )
     return MemoryNeed(
         LIBRARIES_BYTES + COMPILER_BYTES * settings.compile,
-        group_size * (weights * TUNING_BYTES + tokens * width * FLOAT_BYTES) + searched,
+        group_size * (weights * TUNING_BYTES + tables * EMBEDDING_BYTES + tokens * width * FLOAT_BYTES) + searched,
         embedding * EMBEDDING_BYTES + logits * LOGITS_COPIES * FLOAT_BYTES,
-        2 * count * length * config.hidden_size * FLOAT_BYTES,
+        2 * count * length * (decoder.stream_size + _carried_width(decoder)) * FLOAT_BYTES,
         model,
     )
+
+
+def _carried_width(decoder: Decoder) -> int:
+    """Float32 values a token that blocks leave for later ones, at most."""
+    specs = [spec for layer in range(decoder.config.num_hidden_layers) for spec in attention_specs(decoder, layer)]
+    caches = sum(2 * spec.num_key_value_heads * spec.head_dim for spec in specs if spec.shared)
+    return caches + decoder.config.hidden_size * decoder.embedding.shared
 
 
 def maps_activations(need: MemoryNeed, limit_bytes: int | None) -> bool:

@@ -34,10 +34,16 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     linears = {name for layer in range(decoder.config.num_hidden_layers) for name in decoder.linears(layer)}
     bits = {decoder.embedding_at: embedding_bits}
     for layer in range(decoder.config.num_hidden_layers):
-        bits |= dict.fromkeys(decoder.linears(layer), options.bits)
+        bits |= dict.fromkeys(decoder.tables(layer), embedding_bits) | dict.fromkeys(
+            decoder.linears(layer), options.bits
+        )
     bits[HEAD] = head_bits
     # a GGUF file has no type for zero points in 8 bits
-    symmetric = {decoder.embedding_at: options.embedding_bits, HEAD: options.lm_head_bits}
+    tables = [
+        decoder.embedding_at,
+        *(name for layer in range(decoder.config.num_hidden_layers) for name in decoder.tables(layer)),
+    ]
+    symmetric = {**dict.fromkeys(tables, options.embedding_bits), HEAD: options.lm_head_bits}
     symmetric = symmetric if set(options.formats) & set(FILE_FORMATS) else {}
     unused = {rule.pattern for rule in options.layers}
     codebooks, decoded = options.linear_codebooks, decoder.decoded()

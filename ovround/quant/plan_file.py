@@ -60,8 +60,9 @@ def read_plan(path: Path, decoder: Decoder) -> Plan:
             f"`{path}` is no plan of format {FORMAT_VERSION}",
             hint=f"a conversion with a budget writes one, {PLAN_FILE}",
         )
-    linears = [name for layer in range(decoder.config.num_hidden_layers) for name in decoder.linears(layer)]
-    expected = [decoder.embedding_at, *linears, HEAD]
+    layers = range(decoder.config.num_hidden_layers)
+    inside = [name for layer in layers for name in (*decoder.tables(layer), *decoder.linears(layer))]
+    expected = [decoder.embedding_at, *inside, HEAD]
     unknown = [name for name in modules if name not in set(expected)]
     optional = HEAD if decoder.head_at != HEAD else None
     missing = [name for name in expected if name not in modules and name != optional]

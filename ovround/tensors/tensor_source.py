@@ -31,7 +31,8 @@ class TensorSource:
     """The checkpoint's tensor `name` of `shape`, of which `rows` are taken, turned first where it lies `transposed`.
 
     `add` is added to every value, in float32: some norms are stored as their distance from 1. `index` is the position on the
-    first axis of a tensor that holds all experts. `otherwise` is the source in checkpoints without `name`.
+    first axis of a tensor that holds all experts. `columns` are taken of each row: one layer's of a table of all layers.
+    `otherwise` is the source in checkpoints without `name`.
     """
 
     name: str
@@ -40,16 +41,20 @@ class TensorSource:
     transposed: bool = False
     add: float = 0.0
     index: int | None = None
+    columns: slice | None = None
     otherwise: TensorSource | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether the tensor is used as it lies."""
-        return self.rows is None and self.index is None and not self.transposed and not self.add
+        whole = self.rows is None and self.columns is None and self.index is None
+        return whole and not self.transposed and not self.add
 
     def take(self, tensor: FloatTensor) -> FloatTensor:
         """The decoder's tensor, from the checkpoint's, or from its part at `index`; no value is rounded."""
         data = self._rows(tensor.data.T if self.transposed else tensor.data)
+        if self.columns is not None and data.shape[1] == self.shape[1]:  # else these columns alone were read
+            data = data[:, self.columns]
         if self.add:
             return FloatTensor(FloatTensor(data, tensor.dtype).float32() + np.float32(self.add), "float32")
         return FloatTensor(np.ascontiguousarray(data), tensor.dtype)

@@ -14,7 +14,7 @@ import torch
 
 from ovround.errors import EngineError, GenerationError, UsageError
 from ovround.models.calls import check_verbs
-from ovround.models.decoder import EMBEDDING
+from ovround.models.parts.ends import is_table
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
 from ovround.runtime.engines.state_history import Moment, StateHistory
 from ovround.runtime.hpu.buckets import Buckets, Shape
@@ -49,7 +49,7 @@ class HpuEngine:
             module = name.removesuffix(".weight")
             if isinstance(weight, QTensor):
                 self.packed_bytes += weight.size_bytes
-                packed[module] = packer.store(weight, table=module == EMBEDDING)
+                packed[module] = packer.store(weight, table=is_table(module))
             else:
                 floats[name] = packer.plain(weight.float32())
             self._backend.mark_step()  # frees the copy on the host

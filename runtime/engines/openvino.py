@@ -3,9 +3,10 @@
 Contract: inputs `input_ids`, `attention_mask` and, where the graph has it, `position_ids` i64 `[B, T]`, `beam_idx` i32
 `[B]`; output `logits` f32 `[B, T, V]`; the KV cache lives in the graph's variables. A batch is padded on the left with
 mask 0; `beam_idx` gives for each row the row of the last step that it continues; finished rows leave the batch by it.
-Rewound tokens become padding too. When most of the cache is padding, the padding is cut out. A variable of fixed size, such as a
-recurrent state, goes back to a copy, and the tokens after it are computed again. Prompts of such a model go in pieces, since its
-graph takes memory by the square of a step's tokens, and padding only stands before a row's first token.
+Rewound tokens become padding too. When most of the cache is padding, the padding is cut out; a model with sliding windows, which
+count places, gets it on the left at once. A variable of fixed size, such as a recurrent state, goes back to a copy, and the
+tokens after it are computed again. Prompts of such a model go in pieces, since its graph takes memory by the square of a step's
+tokens, and padding only stands before a row's first token.
 
 Generation needs the last position's logits, evaluation all of them. One compiled model gives both: a slice precedes the head,
 and its start is an input (-1 or 0). openvino_genai slices at the same node, with a fixed start.
@@ -27,6 +28,7 @@ from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, c
 from ovround.runtime.engines.native import operator as native_operator
 from ovround.runtime.engines.openvino_devices import profile_of
 from ovround.runtime.engines.state_history import Moment, StateHistory
+from ovround.runtime.json_object import read_object
 from ovround.runtime.memory import check_memory
 from ovround.runtime.model_info import read_model_info
 from ovround.tensors.native_layout import OPERATOR
@@ -35,6 +37,7 @@ MODEL_FILE = "openvino_model.xml"
 _MAX_PADDING = 256  # columns without a token of any row; more of them are cut out
 _PIECE = 256  # tokens of a step, where the model has a state of fixed size
 _FIRST_LOGITS = "ovround.first_logits"
+_WINDOW = "const/window/"  # starts the name of a window's constant
 _META_DEVICES = ("AUTO", "HETERO", "MULTI")
 _AFTER_HEAD = ("Add", "Transpose", "Multiply", "Divide", "Tanh", "Convert")  # bias, layout, soft cap
 
@@ -65,6 +68,7 @@ class OpenVINOEngine:
         variables = [variable.info for variable in model.get_variables()]
         self._fixed = {info.variable_id for info in variables if not _is_cache(info.data_shape)}
         self._history: StateHistory[dict[str, Any]] | None = StateHistory() if self._fixed else None
+        self._windowed = _has_window(model, folder)
         if self._profile.whole:
             _add_slice(model)
         options |= dict(properties or {})
@@ -171,6 +175,8 @@ class OpenVINOEngine:
     def _drop(self, lengths: Sequence[int]) -> None:
         """Mask the tokens after each row's first `lengths[row]`."""
         self._mask = self._mask * (self._mask.cumsum(axis=1) <= np.asarray(lengths)[:, None])
+        if self._windowed:
+            self._close_gaps()
         used: NDArray[np.bool_] = np.any(self._mask != 0, axis=0)
         if (~used).sum() > max(_MAX_PADDING, used.sum()):
             self._cut(used)
@@ -227,6 +233,19 @@ class OpenVINOEngine:
             raise GenerationError(f"device {self._profile.kind} takes a prompt into an empty cache only")
         if ids.shape[1] > limit:
             raise GenerationError(f"a prompt of {ids.shape[1]} tokens; device {self._profile.kind} takes up to {limit}")
+
+    def _close_gaps(self) -> None:
+        """Move each row's tokens to the end of the cache, behind all that is free."""
+        order = np.argsort(self._mask != 0, axis=1, kind="stable")  # [B, S]
+        if np.array_equal(order, np.broadcast_to(np.arange(order.shape[1]), order.shape)):
+            return
+        for state in self._request.query_state():
+            held = np.asarray(state.state.data)[self._rows]  # [B, ...]
+            if state.name not in self._fixed:  # [B, H_kv, S, D]
+                held = np.take_along_axis(held, order[:, None, :, None], axis=2)
+            state.state = ov.Tensor(np.ascontiguousarray(held))
+        self._mask = np.take_along_axis(self._mask, order, axis=1)
+        self._rows = np.arange(len(self._rows), dtype=np.int32)
 
     def _cut(self, used: NDArray[np.bool_]) -> None:
         """Keep only the columns `[S]` of the cache that are `used`."""
@@ -291,6 +310,15 @@ def _read_model(core: Any, path: Path, device: str, *, exact: bool, kernel: str)
 def _is_cache(shape: Any) -> bool:
     """Whether a variable holds keys or values, `[B, H_kv, S, D]` with growing S, and no recurrent state."""
     return bool(shape.rank.is_static and len(shape) == 4 and shape[2].is_dynamic)
+
+
+def _has_window(model: Any, folder: Path) -> bool:
+    """Whether a layer has a sliding window: our graphs name it, other folders state it in config.json."""
+    if any(node.get_friendly_name().startswith(_WINDOW) for node in model.get_ops()):
+        return True
+    config = read_object(folder / "config.json", optional=True)
+    parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
+    return any(part.get("sliding_window") and part.get("use_sliding_window", True) for part in parts)
 
 
 def _token_bytes(model: Any, precision: str) -> int:

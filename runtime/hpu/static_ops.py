@@ -75,7 +75,10 @@ class Constants:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerCache:
-    """One layer's `states` by name as `Cache` shows them, `room` slots a row, and the layer's constants."""
+    """One layer's `states` by name as `Cache` shows them, `room` slots a row, and the layer's constants.
+
+    Of a layer that reads another's keys and values, `states` are the other's.
+    """
 
     states: Mapping[str, torch.Tensor]
     room: int
@@ -136,18 +139,22 @@ class StaticOps(TorchOps):
         bias = self.weights.get(f"{at}.bias")
         return normed if bias is None else normed + bias
 
-    def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, spec: Attention) -> torch.Tensor:
+    def attention(
+        self, q: torch.Tensor, k: torch.Tensor | None, v: torch.Tensor | None, layer: int, spec: Attention
+    ) -> torch.Tensor:
         assert self._places is not None and self._cached is not None  # noqa: S101, PT018  as above
         places, cache = self._places, self._cached
         batch, tokens, _ = q.shape
         query = q.unflatten(-1, (spec.num_heads, spec.head_dim))
-        key, value = (heads.unflatten(-1, (spec.num_key_value_heads, spec.head_dim)) for heads in (k, v))
-        if spec.rope is not None:
-            cos, sin = _angles(spec.rope, cache.constants, places)
-            query, key = _rotated(query, cos, sin), _rotated(key, cos, sin)
+        cos_sin = None if spec.rope is None else _angles(spec.rope, cache.constants, places)
+        if cos_sin is not None:
+            query = _rotated(query, *cos_sin)
         keys, values = cache.states["key"], cache.states["value"]
-        keys.index_copy_(0, places.slots, key.flatten(0, 1))
-        values.index_copy_(0, places.slots, value.flatten(0, 1))
+        if k is not None and v is not None:  # else another layer has written them
+            key, value = (heads.unflatten(-1, (spec.num_key_value_heads, spec.head_dim)) for heads in (k, v))
+            key = key if cos_sin is None else _rotated(key, *cos_sin)
+            keys.index_copy_(0, places.slots, key.flatten(0, 1))
+            values.index_copy_(0, places.slots, value.flatten(0, 1))
         seen = keys.unflatten(0, (batch, cache.room)).permute(0, 2, 3, 1)  # [B, H_kv, D, S]
         taken = values.unflatten(0, (batch, cache.room)).permute(0, 2, 1, 3)  # [B, H_kv, S, D]
         # Query heads that share a key head are rows of one product.
@@ -184,9 +191,9 @@ class StaticOps(TorchOps):
         """Which of `tokens` tokens are no padding, boolean `[B, tokens]`."""
         return torch.arange(tokens, device=self.counts.device) < self.counts.unsqueeze(-1)
 
-    def experts(self, x: torch.Tensor, at: str, spec: Experts) -> torch.Tensor:
+    def experts(self, x: torch.Tensor, at: str, spec: Experts, routed: torch.Tensor | None = None) -> torch.Tensor:
         """Every expert on every token: which ones a token chose is known on the device alone."""
-        weights, chosen = self.routed(x, at, spec)
+        weights, chosen = self.routed(x if routed is None else routed, at, spec)
         out = torch.zeros_like(x)
         for expert in range(spec.count):
             inside = f"{at}.experts.{expert}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ovround.models.calls import attention_specs
+from ovround.models.calls import attention_specs, shared_caches, shared_reads
 from ovround.models.decoder import Decoder
 from ovround.runtime.hpu.cache import Cache
 from ovround.runtime.hpu.operator import Convert
@@ -28,12 +28,17 @@ CallRegion = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
-    """The tensors of a block, or of all that is outside the blocks; a block's by the names of the first one like it."""
+    """The tensors of a block, or of all that is outside the blocks; a block's by the names of the first one like it.
+
+    `reads` names what a block reads of those before it (`Ops.shared`), `states_of` the layer whose states it works on.
+    """
 
     weights: dict[str, torch.Tensor]
     packed: dict[str, Stored]
     layer: int = 0
     constants: Constants = field(default_factory=Constants)
+    reads: tuple[str, ...] = ()
+    states_of: int = 0
 
 
 class Step(torch.nn.Module):
@@ -58,12 +63,15 @@ class Step(torch.nn.Module):
             first = blocks[like]
             renamed = {f"{first}{name[len(at) :]}": weight for name, weight in inside.items()}
             words = {f"{first}{name[len(at) :]}": weight for name, weight in stored.items()}
-            self.blocks.append(Region(renamed, words, like, _constants(decoder, layer, device)))
+            states_of = next(iter(shared_caches(decoder, layer)), layer)
+            reads = shared_reads(decoder, layer)
+            self.blocks.append(Region(renamed, words, like, _constants(decoder, layer, device), reads, states_of))
         ours = tuple(f"{at}." for at in blocks)
         self.outside = Region(
             {name: weight for name, weight in weights.items() if not name.startswith(ours)},
             {name: weight for name, weight in packed.items() if not name.startswith(ours)},
         )
+        self.left = _left(decoder)
         self.call: CallRegion = lambda key, function, *arguments: function(*arguments)
         self.cache: Cache | None = None
 
@@ -84,10 +92,14 @@ class Step(torch.nn.Module):
             raise RuntimeError("the step has no cache")
         shape, size = tuple(ids.shape), room.shape[0]
         decoder, convert = self.decoder, self.convert
-        x, positions, slots = self.call(("embed", shape, size), embed, decoder, self.outside, convert, ids, held, size)
-        for part, states in zip(self.blocks, self.cache.layers, strict=True):
-            memory = (positions, slots, length, counts, size, *states)
-            x = self.call(("block", part.layer, shape, size), block, decoder, part, convert, x, *memory)
+        x, positions, slots, *left = self.call(
+            ("embed", shape, size), embed, decoder, self.outside, convert, ids, held, size
+        )
+        shared = dict(zip(self.left, left, strict=True))
+        for part in self.blocks:
+            memory = (positions, slots, length, counts, size, *(shared[name] for name in part.reads))
+            states = self.cache.layers[part.states_of]
+            x = self.call(("block", part.layer, shape, size), block, decoder, part, convert, x, *memory, *states)
         logits: torch.Tensor = self.call(
             ("head", shape, every), head, decoder, self.outside, convert, x, None if every else counts
         )
@@ -102,24 +114,30 @@ class Step(torch.nn.Module):
 
 def embed(
     decoder: Decoder, part: Region, convert: Convert, ids: torch.Tensor, held: torch.Tensor, room: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Hidden states `[B, T, hidden_size]`, positions int32 `[B, T]`, and places in the cache int64 `[B * T]`."""
+) -> tuple[torch.Tensor, ...]:
+    """Hidden states `[B, T, hidden_size]`, positions int32 `[B, T]`, places in the cache int64 `[B * T]`.
+
+    Then what the embedding leaves for blocks.
+    """
     batch, tokens = ids.shape
     positions = held.unsqueeze(1) + torch.arange(tokens, dtype=held.dtype, device=held.device)
     starts = torch.arange(batch, dtype=torch.int64, device=held.device) * room
     slots = (starts.unsqueeze(1) + positions).flatten()
     ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, held, held))
-    return decoder.embed(ops, ids), positions, slots
+    x = decoder.embed(ops, ids)
+    return x, positions, slots, *(ops.shared(name) for name in _left(decoder))
 
 
 def block(
     decoder: Decoder, part: Region, convert: Convert, x: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor,
-    length: torch.Tensor, counts: torch.Tensor, room: int, *states: torch.Tensor,
+    length: torch.Tensor, counts: torch.Tensor, room: int, *shared_and_states: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """One block `[B, T, hidden_size]` -> the same; what its states gain by the tokens goes to their slots."""
-    names = (state.name for state in decoder.state(part.layer))
+    shared, states = shared_and_states[: len(part.reads)], shared_and_states[len(part.reads) :]
+    names = (state.name for state in decoder.state(part.states_of))
     cache = LayerCache(dict(zip(names, states, strict=True)), room, part.constants)
     ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, length, counts), cache)
+    ops.shared_values = dict(zip(part.reads, shared, strict=True))
     return decoder.block(ops, x, part.layer)
 
 
@@ -156,6 +174,12 @@ def greedy(
         chosen.append(ids)
         after()
     return torch.cat(chosen, dim=1)
+
+
+def _left(decoder: Decoder) -> tuple[str, ...]:
+    """The names of what the embedding leaves and a block reads."""
+    layers = range(decoder.config.num_hidden_layers)
+    return tuple(dict.fromkeys(name for layer in layers for name in shared_reads(decoder, layer)))
 
 
 def _constants(decoder: Decoder, layer: int, device: str) -> Constants:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from random_model import CONFIGS
+from safetensors.numpy import save_file
 
 from ovround import models
+from ovround.checkpoint.files.safetensors_file import open_safetensors
+from ovround.checkpoint.files.torch_file import LoadedFile, open_torch
 from ovround.errors import ArchitectureError
 from ovround.models import from_config, verbs
 from ovround.models.block import Block
-from ovround.models.calls import attention_specs, check_verbs, ropes
+from ovround.models.calls import attention_specs, carried, check_verbs, ropes
 from ovround.models.decoder import DecoderConfig
+from ovround.models.gemma4_text import cache_sources
 from ovround.models.parts.dense import DenseMlp
 from ovround.models.parts.norms import PRE, Norm, NormPlaces
 from ovround.models.state import State
+from ovround.tensors.tensor_source import TensorSource
 
 
 def test_layers_of_one_multiplication_are_known_by_the_module_they_are_joined_to() -> None:
@@ -46,6 +53,32 @@ def test_state_is_data() -> None:
     assert (tail.rewinds, tail.past(0), tail.present(0)) == (False, "past_state.0.conv", "present_state.0.conv")
     with pytest.raises(ValueError, match="axis 0"):
         State("key", (2, 0, 32), grows=0)
+
+
+def test_layers_read_the_cache_of_the_last_one_of_their_kind() -> None:
+    kinds = ("sliding", "sliding", "full", "sliding", "full", "sliding", "full")
+    assert cache_sources(kinds, 3) == (None, None, None, None, 2, 3, 2)
+    assert cache_sources(kinds, 0) == (None,) * 7
+    decoder = from_config(CONFIGS["gemma3n_text-0"])
+    assert [len(decoder.state(layer)) for layer in range(3)] == [2, 2, 0]
+    assert not any("k_proj" in name or "v_proj" in name for name in decoder.tensors(2))
+    assert carried(decoder, 2) == ("ids", "embeddings", "1.key", "1.value")
+    assert decoder.tables(2) == ("model.layers.2.per_layer_input.embed_tokens",)
+
+
+def test_one_layers_part_of_a_table_of_all_layers_is_read_alone(tmp_path: Path) -> None:
+    rows = np.arange(40, dtype=np.float32).reshape(4, 10)
+    source = TensorSource("table.weight", (4, 10), columns=slice(4, 6))
+    save_file({"table.weight": rows}, tmp_path / "model.safetensors")
+    torch.save({"table.weight": torch.from_numpy(rows)}, tmp_path / "model.bin")
+    for file in (open_safetensors(tmp_path / "model.safetensors"), open_torch(tmp_path / "model.bin", LoadedFile())):
+        part = file.read_columns("table.weight", slice(4, 6))
+        assert part.data.tolist() == rows[:, 4:6].tolist()
+        assert (
+            source.take(part).data.tolist()
+            == source.take(file.read("table.weight")).data.tolist()
+            == part.data.tolist()
+        )
 
 
 def test_every_kind_of_attention_is_seen_once() -> None:

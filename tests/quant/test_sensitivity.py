@@ -9,8 +9,9 @@ import pytest
 import torch
 from checkpoint_writer import random_weights, tiny_config, write_checkpoint
 from numpy.typing import NDArray
+from random_model import CONFIGS, write_random_model
 
-from ovround.checkpoint import Checkpoint, open_checkpoint
+from ovround.checkpoint import Checkpoint, mapped, open_checkpoint
 from ovround.models import from_config
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
@@ -66,6 +67,21 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(
         gradient = torch.einsum("stn,stk->nk", linear.gradient, linear.inputs)
         # float32 sums in another order
         torch.testing.assert_close(gradient, weight.grad, rtol=1e-4, atol=1e-4 * float(weight.grad.abs().max()))
+
+
+def test_gradients_at_values_that_blocks_share(tmp_path: Path, samples: NDArray[np.int64]) -> None:
+    """Keys and values of a layer that later ones read too: the gradient comes from all of them."""
+    write_random_model(tmp_path / "model", CONFIGS["gemma4_text-0"])
+    plain, decoder = opened(tmp_path / "model")
+    checkpoint = mapped(plain, decoder.sources(), decoder.every_tensor())
+    weights, found = weights_of(checkpoint), {}
+    for linear in linear_gradients(checkpoint, decoder, samples, None):
+        found[linear.name] = torch.einsum("stn,stk->nk", linear.gradient, linear.inputs)
+    for name in ("model.layers.1.self_attn.v_proj", "model.layers.2.per_layer_input.model_projection"):
+        weight = weights[f"{name}.weight"].clone().requires_grad_()
+        torch.autograd.backward(loss(decoder, {**weights, f"{name}.weight": weight}, torch.from_numpy(samples)))
+        assert weight.grad is not None
+        torch.testing.assert_close(found[name], weight.grad, rtol=1e-4, atol=1e-4 * float(weight.grad.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj"])

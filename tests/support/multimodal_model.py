@@ -24,6 +24,17 @@ _HYBRID = {
 # What the text model of each kind is made of here; together they use each text model once.
 TEXTS: dict[str, dict[str, Any]] = {
     "gemma3": {"sliding_window": 12, "head_dim": 32, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma3n": {
+        "sliding_window": 12, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"], "laurel_rank": 16,
+        "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": VOCAB_SIZE, "num_kv_shared_layers": 0,
+    },
+    "gemma4": {
+        "sliding_window": 12, "head_dim": 16, "global_head_dim": 32, "layer_types": ["sliding_attention", "full_attention"],
+        "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": VOCAB_SIZE, "final_logit_softcapping": 3.0,
+    },
+    "gemma4_unified": {
+        "sliding_window": 12, "head_dim": 16, "global_head_dim": 32, "layer_types": ["sliding_attention", "full_attention"],
+    },
     "qwen2_vl": {"rope_parameters": _MROPE},
     "qwen2_5_vl": {"rope_parameters": _MROPE},
     "qwen3_vl": {"head_dim": 16, "rope_parameters": {**_MROPE, "mrope_interleaved": True}},
@@ -102,7 +113,7 @@ def write_multimodal(folder: Path, config: Mapping[str, Any], dtype: torch.dtype
     )
     model = kinds.from_config(known).float().eval()
     generator = torch.Generator().manual_seed(0)
-    less_one = "gemma" in known.text_config.model_type
+    less_one = known.text_config.model_type in ("gemma", "gemma2", "gemma3_text")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             is_gain = parameter.dim() == 1 and name.endswith("weight") and not less_one

@@ -39,10 +39,11 @@ def write_random_model(folder: Path, config: Mapping[str, Any], dtype: torch.dty
     known._attn_implementation = "eager"
     generator = torch.Generator().manual_seed(0)
     model = AutoModelForCausalLM.from_config(known).eval()
-    less_one = config["model_type"].startswith("gemma")
+    less_one = config["model_type"] in ("gemma", "gemma2", "gemma3_text")
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in model.state_dict()]
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            is_gain = parameter.dim() == 1 and name.endswith("weight") and not less_one
+        for name, parameter in [*model.named_parameters(), *buffers]:
+            is_gain = parameter.dim() == 1 and name.endswith(("weight", "layer_scalar")) and not less_one
             parameter.copy_((torch.randn(parameter.shape, generator=generator) * 0.2 + is_gain).to(dtype))
     copy.deepcopy(model).to(dtype).save_pretrained(folder)  # a copy, so that the model's buffers stay in float32
     (folder / "config.json").write_text(json.dumps(config))

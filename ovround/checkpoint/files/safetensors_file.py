@@ -47,6 +47,22 @@ class SafetensorsFile:
         check_float(name, self.path.name, info.dtype)
         return as_float(self._part(info, ARRAY_TYPES[info.dtype], index), info.dtype)
 
+    def read_columns(self, name: str, columns: slice) -> FloatTensor:
+        """These columns of a floating-point matrix, read some rows at a time; raises TensorError for any other type."""
+        info = self.tensors[name]
+        check_float(name, self.path.name, info.dtype)
+        storage = np.dtype(ARRAY_TYPES[info.dtype])
+        rows, width = info.shape
+        data = np.empty((rows, len(range(width)[columns])), storage)
+        step = max(1, _CHUNK_BYTES // (width * storage.itemsize))
+        with self.path.open("rb") as file:
+            file.seek(info.offset)
+            for start in range(0, rows, step):
+                count = min(step, rows - start)
+                part = np.fromfile(file, storage, count * width).reshape(count, width)
+                data[start : start + count] = part[:, columns]
+        return as_float(data, info.dtype)
+
     def read_array(self, name: str, index: int | None = None) -> NDArray[Any]:
         """One tensor of any type of `ARRAY_TYPES`, as it is stored, or its part at `index` of the first axis.
 

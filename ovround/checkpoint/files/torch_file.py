@@ -79,6 +79,11 @@ class TorchFile:
         check_float(name, self.path.name, info.dtype)
         return as_float(self.read_array(name, index), info.dtype)
 
+    def read_columns(self, name: str, columns: slice) -> FloatTensor:
+        """These columns of a floating-point matrix; raises TensorError for any other type."""
+        tensor = self.read(name)
+        return FloatTensor(np.ascontiguousarray(tensor.data[:, columns]), tensor.dtype)
+
     def read_array(self, name: str, index: int | None = None) -> NDArray[Any]:
         """One tensor of any type of `ARRAY_TYPES`, or its part at `index` of the first axis.
 

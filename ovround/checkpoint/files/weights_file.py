@@ -24,6 +24,10 @@ class WeightsFile(Protocol):
         """One floating-point tensor, or its part at `index` of the first axis; raises TensorError for any other type."""
         ...
 
+    def read_columns(self, name: str, columns: slice) -> FloatTensor:
+        """These columns of a floating-point matrix, whose others are not kept; raises TensorError for any other type."""
+        ...
+
     def read_array(self, name: str, index: int | None = None) -> NDArray[Any]:
         """One tensor of any type of `ARRAY_TYPES`, as it is stored; raises TensorError for another type."""
         ...

@@ -57,6 +57,12 @@ class AdaptedCheckpoint(Checkpoint):
             values, original = _changed(adapter, module, values, original)
         return FloatTensor(np.ascontiguousarray(values if index is None else values[index]), "float32")
 
+    def read_columns(self, name: str, columns: slice) -> FloatTensor:
+        if name not in self.changes:
+            return self.inner.read_columns(self.copies.get(name, name), columns)
+        tensor = self.read(name)
+        return FloatTensor(np.ascontiguousarray(tensor.data[:, columns]), tensor.dtype)
+
     def size_bytes(self) -> int:
         return sum(info.size_bytes for info in self.tensors().values())
 

@@ -8,6 +8,7 @@ from typing import Literal
 from ovround.errors import ArchitectureError
 from ovround.models.ops import Attention, Ops, T
 from ovround.models.parts.part import Linear, check_size
+from ovround.models.parts.unit_norm import UnitNorm
 from ovround.models.state import State
 
 _GATE = "output_gate_proj"
@@ -18,7 +19,9 @@ class SelfAttention:
     """A mixer; `spec` says what the verb computes.
 
     `query_key_norm` is RMS with `norm_eps`, over each head or over all heads of a query or key at once. With `output_gate`
-    what the verb gives is multiplied by the sigmoid of another projection, as wide as the query.
+    what the verb gives is multiplied by the sigmoid of another projection, as wide as the query. With `value_norm` each head of
+    a value is over its root mean square; with `key_is_value` a value is the key before its norm. A layer that reads the cache
+    of another (`Attention.cache_of`) has queries alone.
     """
 
     hidden_size: int
@@ -28,6 +31,8 @@ class SelfAttention:
     query_key_norm: Literal["head", "all"] | None = None
     norm_eps: float = 1e-6
     output_gate: bool = False
+    value_norm: bool = False
+    key_is_value: bool = False
     name: str = "self_attn"
 
     def __post_init__(self) -> None:
@@ -42,34 +47,55 @@ class SelfAttention:
 
     @property
     def inner_size(self) -> int:
+        keys_and_values = 0 if self.spec.cache_of is not None else 2 * self.spec.num_key_value_heads
         gates = self.spec.num_heads if self.output_gate else 0
-        return (self.spec.num_heads + 2 * self.spec.num_key_value_heads + gates) * self.spec.head_dim
+        return (self.spec.num_heads + keys_and_values + gates) * self.spec.head_dim
 
     def floats(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
         if self.query_key_norm is not None:
-            for name, heads in (("q_norm", self.spec.num_heads), ("k_norm", self.spec.num_key_value_heads)):
+            norms = (("q_norm", self.spec.num_heads), ("k_norm", self.spec.num_key_value_heads))
+            for name, heads in norms if self.spec.cache_of is None else norms[:1]:
                 shapes[f"{name}.weight"] = (self.spec.head_dim * (1 if self.query_key_norm == "head" else heads),)
         return shapes | ({"sinks": (self.spec.num_heads,)} if self.spec.sinks else {})
 
     def linears(self) -> tuple[Linear, ...]:
         hidden, spec = self.hidden_size, self.spec
         queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
-        sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys} | ({_GATE: queries} if self.output_gate else {})
+        sizes = {"q_proj": queries}
+        if spec.cache_of is None:
+            sizes |= {"k_proj": keys} if self.key_is_value else {"k_proj": keys, "v_proj": keys}
+        if self.output_gate:
+            sizes[_GATE] = queries
         qkv = (Linear(name, size, hidden, self.bias, fused="qkv_proj") for name, size in sizes.items())
         return (*qkv, Linear("o_proj", hidden, queries, self.output_bias))
 
     def states(self) -> tuple[State, ...]:
+        if self.spec.cache_of is not None:
+            return ()
         shape = (self.spec.num_key_value_heads, 0, self.spec.head_dim)
         return (State("key", shape, grows=1), State("value", shape, grows=1))
 
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
-        q, k, v = (ops.linear(x, f"{at}.{name}_proj") for name in "qkv")
+        q, k, v = ops.linear(x, f"{at}.q_proj"), None, None
         if self.query_key_norm is not None:
-            by_head = self.query_key_norm == "head"
-            q = ops.rms_norm(q, f"{at}.q_norm", self.norm_eps, self.spec.num_heads if by_head else 1)
-            k = ops.rms_norm(k, f"{at}.k_norm", self.norm_eps, self.spec.num_key_value_heads if by_head else 1)
+            q = ops.rms_norm(q, f"{at}.q_norm", self.norm_eps, self._normed_parts(self.spec.num_heads))
+        if self.spec.cache_of is None:
+            k, v = self._key_and_value(ops, x, at, layer)
         out = ops.attention(q, k, v, layer, self.spec)
         if self.output_gate:
             out = ops.mul(out, ops.activation(ops.linear(x, f"{at}.{_GATE}"), "sigmoid"))
         return ops.linear(out, f"{at}.o_proj")
+
+    def _key_and_value(self, ops: Ops[T], x: T, at: str, layer: int) -> tuple[T, T]:
+        """Key and value of the layer's own, `[B, T, H_kv*D]` each."""
+        k, heads = ops.linear(x, f"{at}.k_proj"), self.spec.num_key_value_heads
+        v = k if self.key_is_value else ops.linear(x, f"{at}.v_proj")
+        if self.query_key_norm is not None:
+            k = ops.rms_norm(k, f"{at}.k_norm", self.norm_eps, self._normed_parts(heads))
+        if self.value_norm:
+            v = ops.call(UnitNorm(heads * self.spec.head_dim, self.norm_eps, heads), (v,), layer)
+        return k, v
+
+    def _normed_parts(self, heads: int) -> int:
+        return heads if self.query_key_norm == "head" else 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ovround.errors import ArchitectureError
 from ovround.models.ops import Activation, Ops, T
+from ovround.models.parts.gaussian_top_k import GaussianTopK
 from ovround.models.parts.part import Linear, check_size
 from ovround.models.state import State
 
@@ -13,7 +15,8 @@ from ovround.models.state import State
 class DenseMlp:
     """down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x))).
 
-    Falcon-H1 multiplies what the gate gives and what the part gives, by `gate_scale` and `output_scale`.
+    Falcon-H1 multiplies what the gate gives and what the part gives, by `gate_scale` and `output_scale`. With `sparsity` only the
+    largest features of the gate are kept, about 1 - `sparsity` of them (`GaussianTopK`).
     """
 
     hidden_size: int
@@ -23,10 +26,13 @@ class DenseMlp:
     bias: bool = False
     gate_scale: float = 1.0
     output_scale: float = 1.0
+    sparsity: float = 0.0
     name: str = "mlp"
 
     def __post_init__(self) -> None:
         check_size("intermediate_size", self.intermediate_size)
+        if not 0 <= self.sparsity < 1:
+            raise ArchitectureError(f"activation sparsity is {self.sparsity}; 0 to less than 1 is allowed")
 
     @property
     def inner_size(self) -> int:
@@ -47,7 +53,10 @@ class DenseMlp:
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
         if not self.gated:
             return ops.linear(ops.activation(ops.linear(x, f"{at}.up_proj"), self.activation), f"{at}.down_proj")
-        gate = ops.activation(_scaled(ops, ops.linear(x, f"{at}.gate_proj"), self.gate_scale), self.activation)
+        gate = _scaled(ops, ops.linear(x, f"{at}.gate_proj"), self.gate_scale)
+        if self.sparsity:
+            gate = ops.call(GaussianTopK(self.sparsity), (gate,), layer)
+        gate = ops.activation(gate, self.activation)
         out = ops.linear(ops.mul(gate, ops.linear(x, f"{at}.up_proj")), f"{at}.down_proj")
         return _scaled(ops, out, self.output_scale)
 

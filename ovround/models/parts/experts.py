@@ -46,9 +46,10 @@ class ExpertMlp:
 
     def floats(self) -> dict[str, tuple[int, ...]]:
         bias = {"gate.bias": (self.spec.count,)} if self.router_bias else {}
+        scale = {"gate.scale": (self.spec.count,)} if self.spec.scaled else {}
         if self.spec.routing is not None and self.spec.routing.biased:
             bias["gate.e_score_correction_bias"] = (*(1,) * self.bias_axes, self.spec.count)
-        return {"gate.weight": (self.spec.count, self.hidden_size), **bias}
+        return {"gate.weight": (self.spec.count, self.hidden_size), **bias, **scale}
 
     def linears(self) -> tuple[Linear, ...]:
         return tuple(linear for expert in range(self.spec.count) for linear in self._expert(expert))

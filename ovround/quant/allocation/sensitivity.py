@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from ovround.checkpoint import Checkpoint
+from ovround.models.calls import carried
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
 from ovround.quant.integers.rtn import round_to_nearest
@@ -30,6 +31,9 @@ from ovround.tensors.scheme import QuantScheme
 
 _BATCH_TOKENS = 2048  # tokens through a block at a time: attention's memory grows with them
 _LOGITS_ELEMENTS = 1 << 24  # logits computed at a time: 64 MB
+
+Shared = dict[str, torch.Tensor]
+"""What blocks leave for later ones, `[S, ...]` by the names of `Ops.shared`, or the gradients at it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,13 +89,17 @@ def linear_gradients(
     Labels are drawn from the model's own predictions with `seed`; None takes the next tokens of `samples`.
     """
     ids = torch.from_numpy(samples)
-    inputs = [_embedded(checkpoint, decoder, ids)]
+    shared: Shared = {}
+    inputs = [_embedded(checkpoint, decoder, ids, shared)]
     for layer in range(decoder.config.num_hidden_layers):
-        inputs.append(_forward(TorchOps(_floats(_read_block(checkpoint, decoder, layer))), decoder, layer, inputs[-1]))
+        weights = _floats(_read_block(checkpoint, decoder, layer))
+        inputs.append(_forward(weights, decoder, layer, inputs[-1], shared))
     gradient = _head_gradient(checkpoint, decoder, inputs.pop(), ids, seed)
+    gradients: Shared = {}
     for layer in reversed(range(decoder.config.num_hidden_layers)):
         block = _read_block(checkpoint, decoder, layer)
-        gradient, recorded = _backward(_floats(block), decoder, layer, inputs.pop(), gradient)
+        given = {name: shared[name] for name in carried(decoder, layer)}
+        gradient, recorded = _backward(_floats(block), decoder, layer, (inputs.pop(), given), (gradient, gradients))
         for name, (x, g) in recorded.items():
             if x.dim() == 2:  # an expert's tokens, of any sample
                 x, g = _as_samples(x, len(samples)), _as_samples(g, len(samples))
@@ -113,17 +121,43 @@ class _RecordingOps(TorchOps):
 
 
 def _backward(
-    weights: Mapping[str, torch.Tensor], decoder: Decoder, layer: int, inputs: torch.Tensor, gradient: torch.Tensor
+    weights: Mapping[str, torch.Tensor],
+    decoder: Decoder,
+    layer: int,
+    inputs: tuple[torch.Tensor, Shared],
+    gradient: tuple[torch.Tensor, Shared],
 ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """The gradient `[S, T, hidden]` at a block's inputs, and each linear layer's inputs and output gradient."""
+    """The gradient `[S, T, hidden]` at a block's inputs, and each linear layer's inputs and output gradient.
+
+    `inputs` are hidden states and what the block reads of earlier ones, `gradient` the gradient at its outputs and at what
+    later blocks have read of it. To the second, the gradients at what this block reads are added.
+    """
     below: list[torch.Tensor] = []
     calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for part, upper in zip(_batches(inputs), _batches(gradient), strict=True):
+    read: dict[str, list[torch.Tensor]] = {}
+    (hidden, given), (above, gradients) = inputs, gradient
+    start = 0
+    for part, upper in zip(_batches(hidden), _batches(above), strict=True):
+        rows = slice(start, start + len(part))
+        start = rows.stop
         x, ops = part.detach().requires_grad_(), _RecordingOps(weights)
-        torch.autograd.backward(decoder.block(ops, x, layer), upper)
+        leaves = {name: value[rows].detach() for name, value in given.items()}
+        ops.shared_values = {
+            name: leaf.requires_grad_() if leaf.is_floating_point() else leaf for name, leaf in leaves.items()
+        }
+        out = decoder.block(ops, x, layer)
+        left = [name for name in ops.shared_values if name not in given and name in gradients]
+        ends = [out, *(ops.shared_values[name] for name in left)]
+        torch.autograd.backward(ends, [upper, *(gradients[name][rows] for name in left)])
         below.append(_gradient(x))
-        for name, (into, out) in ops.calls.items():
-            calls.setdefault(name, []).append((into, _gradient(out)))
+        for name, leaf in leaves.items():
+            if leaf.grad is not None:
+                read.setdefault(name, []).append(leaf.grad)
+        for name, (into, output) in ops.calls.items():
+            calls.setdefault(name, []).append((into, _gradient(output)))
+    for name, parts in read.items():
+        whole = torch.cat(parts)
+        gradients[name] = gradients[name] + whole if name in gradients else whole
     concatenated = {
         name: (torch.cat([x for x, _ in parts]), torch.cat([g for _, g in parts])) for name, parts in calls.items()
     }
@@ -152,13 +186,31 @@ def _head_gradient(
     return torch.cat(gradients)
 
 
-def _embedded(checkpoint: Checkpoint, decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
-    return decoder.embed(TorchOps(_floats({name: checkpoint.read(name) for name in decoder.first_tensors()})), ids)
+def _embedded(checkpoint: Checkpoint, decoder: Decoder, ids: torch.Tensor, shared: Shared) -> torch.Tensor:
+    ops = TorchOps(_floats({name: checkpoint.read(name) for name in decoder.first_tensors()}))
+    embedded = decoder.embed(ops, ids)
+    shared.update(ops.shared_values)
+    return embedded
 
 
 @torch.no_grad()
-def _forward(ops: TorchOps, decoder: Decoder, layer: int, inputs: torch.Tensor) -> torch.Tensor:
-    return torch.cat([decoder.block(ops, part, layer) for part in _batches(inputs)])
+def _forward(
+    weights: Mapping[str, torch.Tensor], decoder: Decoder, layer: int, inputs: torch.Tensor, shared: Shared
+) -> torch.Tensor:
+    """The block's outputs `[S, T, hidden]`; what it leaves for later blocks is added to `shared`."""
+    outputs: list[torch.Tensor] = []
+    left: dict[str, list[torch.Tensor]] = {}
+    start = 0
+    for part in _batches(inputs):
+        ops, rows = TorchOps(weights), slice(start, start + len(part))
+        start = rows.stop
+        ops.shared_values = {name: value[rows] for name, value in shared.items()}
+        outputs.append(decoder.block(ops, part, layer))
+        for name, value in ops.shared_values.items():
+            if name not in shared:
+                left.setdefault(name, []).append(value)
+    shared.update({name: torch.cat(parts) for name, parts in left.items()})
+    return torch.cat(outputs)
 
 
 def _batches(values: torch.Tensor) -> Sequence[torch.Tensor]:

@@ -7,6 +7,7 @@ It keeps them as long as it has room, as its cache: they do not count as this pr
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import sys
@@ -25,7 +26,7 @@ class Activations:
     Indexing by a slice of rows gives a view, by a tensor of row numbers a copy, as for `tensor` itself.
     """
 
-    def __init__(self, shape: tuple[int, int, int], path: Path | None = None) -> None:
+    def __init__(self, shape: tuple[int, ...], path: Path | None = None) -> None:
         """Room for `shape`, its values undefined; raises OSError when the disk has no room for the file."""
         self._path, self._map = path, None if path is None else _mapped(path, shape)
         # A map is aligned to a page and torch's own memory to 64 bytes, so kernels that choose by alignment choose the same.
@@ -60,8 +61,8 @@ class Activations:
                 self._path.unlink(missing_ok=True)
 
 
-def _mapped(path: Path, shape: tuple[int, int, int]) -> mmap.mmap:
-    size = shape[0] * shape[1] * shape[2] * FLOAT_BYTES
+def _mapped(path: Path, shape: tuple[int, ...]) -> mmap.mmap:
+    size = math.prod(shape) * FLOAT_BYTES
     with path.open("wb+") as file:
         try:
             _reserve(file, size)

@@ -16,6 +16,7 @@ from ovround.artifact.manifest import Quality
 from ovround.models.decoder import Decoder
 from ovround.models.torch_ops import TorchOps
 from ovround.quant.calibration.activation_file import Activations
+from ovround.quant.calibration.carried_values import CarriedValues
 from ovround.quant.calibration.expert_tokens import ExpertTokens
 from ovround.quant.calibration.hessian import HeadHessian, InputHessian
 from ovround.quant.calibration.samples import Calibration
@@ -31,7 +32,10 @@ Weights = Mapping[str, torch.Tensor]
 
 
 class CalibrationActivations:
-    """`full_precision` and `quantized`, each `[S, T, hidden]` float32; in mapped files below `folder` where one is given."""
+    """`full_precision` and `quantized`, each `[S, T, hidden]` float32; in mapped files below `folder` where one is given.
+
+    `carried` has what the blocks of a model have left for later ones.
+    """
 
     def __init__(
         self,
@@ -48,26 +52,39 @@ class CalibrationActivations:
         count, length = calibration.samples.shape
         self._length: int = length
         self._train: int = count - calibration.held_out
-        shape = (count, length, decoder.config.hidden_size)
-        self.full_precision = Activations(shape, folder and folder / "full-precision.activations")
-        self.quantized = Activations(shape, folder and folder / "quantized.activations")
+        shape = (count, length, decoder.stream_size)
+        paths = [folder and folder / f"{which}.activations" for which in ("full-precision", "quantized")]
+        self.full_precision, self.quantized = (Activations(shape, path) for path in paths)
+        of_both = (self.full_precision, self.quantized)
+        self._carried = {
+            id(states): CarriedValues(decoder, count, path) for states, path in zip(of_both, paths, strict=True)
+        }
 
     def close(self) -> None:
         """Give memory and files back."""
         self.full_precision.close()
         self.quantized.close()
+        for carried in self._carried.values():
+            carried.drop(self._decoder.config.num_hidden_layers)
 
     def release(self) -> None:
         """Give pages of mapped files back to the system; for between two batches."""
         self.full_precision.release()
         self.quantized.release()
+        for carried in self._carried.values():
+            carried.release()
+
+    def carried(self, states: Activations) -> CarriedValues:
+        """What the blocks of the model of `states` have left for later ones."""
+        return self._carried[id(states)]
 
     @torch.no_grad()
     def embed(self, states: Activations, weights: Weights) -> None:
         """Set one model's states to the embedded tokens; `weights` are its tensors before the first block."""
-        ids, ops = torch.from_numpy(self._calibration.samples), TorchOps(weights)
+        ids, ops, carried = torch.from_numpy(self._calibration.samples), TorchOps(weights), self.carried(states)
         for part in self._batches():
             states[part] = self._decoder.embed(ops, ids[part])
+            carried.take(ops, 0, part)
             states.release()
 
     @torch.no_grad()
@@ -87,11 +104,15 @@ class CalibrationActivations:
         exact = self._put(weights)
         tuning_ops = ExpertTokens(in_type(exact, dtype), activation_groups)
         held_out_ops = TorchOps(exact, activation_groups=activation_groups)
+        carried = self.carried(states)
         with threads_for(self.work(weights)):
             for part in self._batches():
                 ops = tuning_ops if part.start < self._train else held_out_ops
+                carried.give(ops, (layer,), part, self._device)
                 states[part] = self._decoder.block(ops, self._device.put(states[part]), layer)
+                carried.take(ops, layer + 1, part)
                 states.release()
+        carried.drop(layer + 1)
         self._group.sum_(list(tuning_ops.tokens.values()))
         return tuning_ops.unreached()
 
@@ -109,6 +130,7 @@ class CalibrationActivations:
             for part in self._batches():
                 if part.start < self._train:
                     rows = self._device.put(self.quantized[part])
+                    self.carried(self.quantized).give(ops, layers, part, self._device)
                     for layer in layers:
                         rows = self._decoder.block(ops, rows, layer)
                     self.quantized.release()
@@ -123,7 +145,7 @@ class CalibrationActivations:
 
         The quantised model's activations must have passed the last block; `weights` are the tensors of the final norm.
         """
-        ops = HeadHessian(self._put(weights))
+        ops = HeadHessian(self._put(weights), self._decoder.head_at)
         for part in self._batches():
             if part.start < self._train:
                 self._decoder.head(ops, self._device.put(self.quantized[part]))

@@ -35,9 +35,15 @@ class InputHessian(TorchOps):
 
 
 class HeadHessian(InputHessian):
-    """The same for the head. It returns its input instead of the product, which nobody needs."""
+    """The same for the head `head_at` alone. It gives its input instead of the product, which nobody needs."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], head_at: str) -> None:
+        super().__init__(weights)
+        self._head_at = head_at
 
     def linear(self, x: torch.Tensor, at: str) -> torch.Tensor:
+        if at != self._head_at:
+            return TorchOps.linear(self, x, at)
         self._gather(x, at)
         return x
 

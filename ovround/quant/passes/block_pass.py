@@ -6,6 +6,7 @@ Peak memory is one group of blocks and the calibration activations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -128,10 +129,21 @@ class BlockPass:
         unreached = {
             layer: context.advance_full_precision(activations, layer, block) for layer, block in originals.items()
         }
+        tables = self._tables(layers)
         weights = {name: weight for block in originals.values() for name, weight in block.items()}
+        weights |= {name: float32(table.weight) for name, table in tables.items()}
         tuned = init_tuned_weights(context, layers, weights, activations)
         result = self._signround(layers, activations, weights, tuned) if tuned else None
-        return [self._finished(layer, block, result, unreached[layer]) for layer, block in originals.items()]
+        finished = (self._finished(layer, block, result, unreached[layer]) for layer, block in originals.items())
+        return [
+            replace(block, tensors=tuple(tables.get(tensor.name, tensor) for tensor in block.tensors))
+            for block in finished
+        ]
+
+    def _tables(self, layers: range) -> dict[str, Emitted]:
+        """The tables of blocks, whose rows are looked up: they are rounded, as the embedding is."""
+        names = (f"{module}.weight" for layer in layers for module in self._context.decoder.tables(layer))
+        return {name: self._rtn.rounded(name) for name in names}
 
     def _signround(
         self,
@@ -143,13 +155,18 @@ class BlockPass:
         """Tune the quantised model's group of blocks to the output of the original one."""
         context, settings = self._context, self._context.settings
         names = {f"{weight.name}.weight" for weight in tuned}
+        carried = activations.carried(activations.quantized)
+        read = carried.names(layers)
 
         def on_step(step: int, loss: float) -> None:
             activations.release()
             context.on_progress(Progress("quantise", layers[0], context.blocks, step, settings.iters, None, loss))
 
-        def forward(current: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+        def forward(
+            current: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None, *values: torch.Tensor
+        ) -> torch.Tensor:
             ops = TorchOps(in_type(current, dtype), activation_groups=self._activation_groups)
+            ops.shared_values = dict(zip(read, values, strict=True))
             for layer in layers:
                 x = context.decoder.block(ops, x, layer)
             return x.float()
@@ -167,6 +184,7 @@ class BlockPass:
             inputs=activations.quantized.tensor,
             targets=activations.full_precision.tensor,
             held_out=self._tuning_data.held_out,
+            carried=carried.tensors(read),
         )
         generator = torch.Generator().manual_seed(settings.seed + layers[0])
         with threads_for(activations.work(weights)):

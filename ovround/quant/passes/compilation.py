@@ -15,9 +15,9 @@ _AWAY_FROM_UNDERFLOW = 1000.0
 # Values are rounded to bfloat16 and float16 at the same places as without a compiler; otherwise losses were 2 % higher.
 _OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"emulate_precision_casts": True}
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Inputs and targets `[B, T, hidden]` -> a block's error."""
-Differentiate = Callable[[torch.Tensor, torch.Tensor], None]
+Loss = Callable[..., torch.Tensor]
+"""Tensors of a batch -> a block's error."""
+Differentiate = Callable[..., None]
 
 
 @contextlib.contextmanager
@@ -28,19 +28,19 @@ def differentiated(loss: Loss, compiles: bool) -> Iterator[Differentiate]:
     keeps that of a few blocks only. Raises EngineError where it cannot be compiled.
     """
     if not compiles:
-        yield lambda inputs, target: (loss(inputs, target) * _AWAY_FROM_UNDERFLOW).backward()
+        yield lambda *batch: (loss(*batch) * _AWAY_FROM_UNDERFLOW).backward()
         return
     fused: Loss | None = None
 
-    def differentiate(inputs: torch.Tensor, target: torch.Tensor) -> None:
+    def differentiate(*batch: torch.Tensor) -> None:
         nonlocal fused
         if fused is not None:
-            (fused(inputs, target) * _AWAY_FROM_UNDERFLOW).backward()
+            (fused(*batch) * _AWAY_FROM_UNDERFLOW).backward()
             return
         with warnings.catch_warnings(), _explained():
             warnings.simplefilter("ignore")  # torch warns about its own code
             fused = torch.compile(loss, dynamic=False, options=_OPTIONS)
-            (fused(inputs, target) * _AWAY_FROM_UNDERFLOW).backward()
+            (fused(*batch) * _AWAY_FROM_UNDERFLOW).backward()
 
     try:
         yield differentiate

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ovround.models.parts.ends import is_table
 from ovround.progress import Progress
 from ovround.quant.block_store import END_TO_END, TUNED, BlockStore
 from ovround.quant.calibration.calibration_activations import CalibrationActivations
@@ -115,7 +116,8 @@ class ModelPass:
             self._add(parts, tensor, tensor.name in embeddings)
         for block in blocks:
             for tensor in block.tensors:
-                self._add(parts, tensor, not isinstance(tensor.weight, FloatTensor))
+                rows = is_table(tensor.name.removesuffix(".weight"))  # which stay as they were rounded
+                self._add(parts, tensor, not rows and not isinstance(tensor.weight, FloatTensor))
         return parts
 
     def _add(self, parts: _Parts, tensor: Emitted, tuned: bool) -> None:

@@ -31,9 +31,9 @@ FEWEST = 50  # with fewer steps, a step is not made larger: levels that jump all
 OUTLIERS = 0.001
 _SAMPLE = 1 << 16
 
-BlockForward = Callable[[Mapping[str, torch.Tensor], torch.Tensor, torch.dtype | None], torch.Tensor]
-"""Weights by name, hidden states `[B, T, hidden]`, type of products (None: float32) -> the block's output in float32,
-of the same shape."""
+BlockForward = Callable[..., torch.Tensor]
+"""Weights by name, hidden states `[B, T, hidden]`, type of products (None: float32), and what earlier blocks have left, in
+the order of `Reconstruction.carried` -> the block's output in float32, of the shape of the hidden states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Reconstruction:
     """A block (or several) and the outputs that it should give: `inputs` and `targets` are `[S, T, hidden]` in host memory.
 
     The last `held_out` of the S samples of this process choose between candidates. `fixed` holds the tensors that are not
-    tuned, on the device.
+    tuned, on the device. `carried` is what the block reads of earlier ones besides its inputs, each `[S, ...]`.
     """
 
     forward: BlockForward
@@ -78,6 +78,11 @@ class Reconstruction:
     inputs: torch.Tensor
     targets: torch.Tensor
     held_out: int
+    carried: tuple[torch.Tensor, ...] = ()
+
+    def given(self, rows: slice | torch.Tensor, device: Device) -> list[torch.Tensor]:
+        """Inputs and carried values of these samples on the device."""
+        return [device.put(values[rows]) for values in (self.inputs, *self.carried)]
 
     @property
     def train(self) -> int:
@@ -95,7 +100,8 @@ class Reconstruction:
         weights, total = self.weights(tuned, None), 0.0
         for start in range(self.train, self.inputs.shape[0], batch_size):
             part = slice(start, min(start + batch_size, self.inputs.shape[0]))
-            output = self.forward(weights, device.put(self.inputs[part]), None)
+            x, *carried = self.given(part, device)
+            output = self.forward(weights, x, None, *carried)
             total += float(F.mse_loss(output, device.put(self.targets[part]), reduction="sum"))
         total, count = group.totals((total, self.targets[self.train :].numel()))
         return total / count
@@ -119,15 +125,15 @@ def tune_block(
     def held_out_loss() -> float:
         return problem.held_out_loss(tuned, schedule.batch_size, device, group)
 
-    def loss(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        output = problem.forward(problem.weights(tuned, schedule.step_dtype), x, schedule.step_dtype)
+    def loss(target: torch.Tensor, x: torch.Tensor, *carried: torch.Tensor) -> torch.Tensor:
+        output = problem.forward(problem.weights(tuned, schedule.step_dtype), x, schedule.step_dtype, *carried)
         return _trimmed_error(output, target, schedule.robust)
 
     before = held_out_loss()
     best = BestSnapshot([tensor for weight in tuned for tensor in weight.state], before)
     with differentiated(loss, schedule.compile) as differentiate:
         for step, rows in enumerate(batches(problem.train, schedule.batch_size, steps, generator)):
-            differentiate(device.put(problem.inputs[rows]), device.put(problem.targets[rows]))
+            differentiate(device.put(problem.targets[rows]), *problem.given(rows, device))
             group.sum_(gradients(tuned))
             rate = (1 - step / steps) / max(steps, FEWEST)
             for weight in tuned:
