@@ -33,7 +33,7 @@ from ovround.exporters.onnx.fused import FusedWeight
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
 from ovround.exporters.onnx.rotation import rotated
 from ovround.models.decoder import DecoderConfig
-from ovround.models.ops import Activation, Attention, Experts, sinks_name
+from ovround.models.ops import Activation, Attention, Experts, rotated_norms, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.state import State
 from ovround.models.verbs import Verb, implementation
@@ -101,15 +101,15 @@ class OnnxOps:
             product = self._native_product(x, at) if name in self._native else self._float_product(x, at)
             if not self._has(bias):
                 return product
-            return self.node("Add", [product, self._float_weight(bias)], f"{at}/biased")
+            return self.node("Add", [product, self.float_weight(bias)], f"{at}/biased")
         if self._has(name + ORDER):
             x = self.node("Gather", [x, name + ORDER], f"{at}/ordered", axis=2)
-        return self._product(x, at, layout, self._float_weight(bias) if self._has(bias) else None)
+        return self._product(x, at, layout, self.float_weight(bias) if self._has(bias) else None)
 
     def _float_product(self, x: str, at: str) -> str:
         # transB reads [N, K] as it lies: a Transpose would be folded into a second copy in memory, which for a tied
         # table stays beside the first. A 16-bit weight's Cast is folded when the model is loaded.
-        return self.node("FusedMatMul", [x, self._float_weight(f"{at}.weight")], at, MICROSOFT, transB=1)
+        return self.node("FusedMatMul", [x, self.float_weight(f"{at}.weight")], at, MICROSOFT, transB=1)
 
     def _native_product(self, x: str, at: str) -> str:
         weights, parts = inputs_of(self.file.entries, f"{at}.weight")
@@ -121,7 +121,7 @@ class OnnxOps:
         if at not in self._emitted:
             whole = fused_weight.name.removesuffix(".weight")
             parts = [name.removesuffix(".weight") for name in fused_weight.rows]
-            biases = [self._float_weight(f"{part}.bias") for part in parts if self._has(f"{part}.bias")]
+            biases = [self.float_weight(f"{part}.bias") for part in parts if self._has(f"{part}.bias")]
             bias = self.node("Concat", biases, f"{whole}.bias", axis=0) if biases else None
             product = self._product(x, whole, self.layouts[fused_weight.name], bias)
             sizes = self.i64(f"rows/{list(fused_weight.rows.values())}", list(fused_weight.rows.values()))
@@ -148,7 +148,7 @@ class OnnxOps:
         return self._float(rows, self.file.entries[f"{at}.weight"].data_type)
 
     def rms_norm(self, x: str, at: str, eps: float, heads: int = 1) -> str:
-        weight = self._float_weight(f"{at}.weight")
+        weight = self.float_weight(f"{at}.weight")
         if heads > 1:
             size = self.file.entries[f"{at}.weight"].shape[0]
             x = self.node("Reshape", [x, self.i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
@@ -166,7 +166,7 @@ class OnnxOps:
         return self.node("SkipSimplifiedLayerNormalization", [x, y, weight], at, MICROSOFT, outputs, epsilon=eps)
 
     def layer_norm(self, x: str, at: str, eps: float) -> str:
-        inputs = [x, *(self._float_weight(f"{at}.{kind}") for kind in ("weight", "bias") if self._has(f"{at}.{kind}"))]
+        inputs = [x, *(self.float_weight(f"{at}.{kind}") for kind in ("weight", "bias") if self._has(f"{at}.{kind}"))]
         return self.node("LayerNormalization", inputs, at, axis=-1, epsilon=eps, stash_type=1)
 
     def attention(self, q: str, k: str, v: str, layer: int, spec: Attention) -> str:
@@ -180,6 +180,13 @@ class OnnxOps:
             inputs[:2] = (
                 rotated(self, x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads))
             )
+        if spec.rotated_norm_eps is not None:
+            inputs[:2] = (
+                self.rms_norm(x, at, spec.rotated_norm_eps, heads)
+                for x, at, heads in zip(
+                    inputs[:2], rotated_norms(layer), (spec.num_heads, spec.num_key_value_heads), strict=True
+                )
+            )
         if (q, k, v) in self._splits and inputs[:2] == [q, k]:  # the operator takes all three as one: no need to split
             inputs[0], split = self._splits.pop((q, k, v))
             inputs[1] = inputs[2] = ""
@@ -187,12 +194,14 @@ class OnnxOps:
         if spec.alibi:
             inputs += [""] * (_ATTENTION_BIAS - len(inputs)) + [self._alibi(spec)]
         if spec.sinks:
-            inputs += [""] * (_HEAD_SINK - len(inputs)) + [self._float_weight(sinks_name(layer))]
+            inputs += [""] * (_HEAD_SINK - len(inputs)) + [self.float_weight(sinks_name(layer))]
         limits: dict[str, int | float] = (
             {} if spec.sliding_window is None else {"local_window_size": spec.sliding_window}
         )
         if spec.softcap is not None:
             limits["softcap"] = spec.softcap
+        if fused and spec.rope is not None and spec.rope.interleaved:
+            limits["rotary_interleaved"] = 1
         return self.node(
             "GroupQueryAttention", inputs, f"model.layers.{layer}.self_attn", MICROSOFT, present,
             num_heads=spec.num_heads, kv_num_heads=spec.num_key_value_heads, scale=spec.scale, do_rotary=int(fused), **limits,
@@ -211,8 +220,11 @@ class OnnxOps:
             return self.node("Mul", [x, self.node("Sigmoid", [x], f"{x}/sigmoid{number}")], f"{x}/silu{number}")
         if kind == "sigmoid":
             return self.node("Sigmoid", [x], f"{x}/sigmoid{number}")
-        if kind == "relu":
-            return self.node("Relu", [x], f"{x}/relu{number}")
+        if kind == "hardtanh":
+            return self.node("Clip", [x, self.f32("minus_one", -1.0), self.f32("one", 1.0)], f"{x}/clipped{number}")
+        if kind in ("relu", "relu2"):
+            relu = self.node("Relu", [x], f"{x}/relu{number}")
+            return relu if kind == "relu" else self.node("Mul", [relu, relu], f"{x}/squared{number}")
         return self.node("Gelu", [x], f"{x}/gelu{number}", approximate="tanh" if kind == "gelu_tanh" else "none")
 
     def softcap(self, x: str, cap: float) -> str:
@@ -277,7 +289,7 @@ class OnnxOps:
     def _has(self, name: str) -> bool:
         return name in self.file.entries
 
-    def _float_weight(self, name: str) -> str:
+    def float_weight(self, name: str) -> str:
         return self._float(name, self.file.entries[name].data_type)
 
     def _float(self, value: str, data_type: int) -> str:
@@ -371,7 +383,7 @@ class OnnxOps:
 def rotates_itself(spec: Attention) -> bool:
     """Whether GroupQueryAttention rotates: whole heads of a size that it takes, by tables that do not change with the length."""
     rope = spec.rope
-    whole = rope is not None and rope.dim == spec.head_dim and not rope.follows_length
+    whole = rope is not None and rope.dim == spec.head_dim and not rope.follows_length and spec.rotated_norm_eps is None
     return whole and spec.head_dim % ROTATED_HEAD_MULTIPLE == 0
 
 
