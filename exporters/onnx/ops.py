@@ -73,6 +73,7 @@ class OnnxOps:
         ] = {}  # parts: the fused value, and the node that splits it
         self._constants: dict[str, onnx.TensorProto] = {}
         self._emitted: set[str] = set()
+        self._sums: set[str] = set()  # what `add` gave: a bias is added too, but of another shape
         self.rotations: dict[Rope, tuple[str, str]] = {}
 
     def embedding(self, ids: str, at: str) -> str:
@@ -152,7 +153,7 @@ class OnnxOps:
         if heads > 1:
             size = self.file.entries[f"{at}.weight"].shape[0]
             x = self.node("Reshape", [x, self.i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
-        if heads == 1 and self._nodes and self._nodes[-1].op_type == "Add" and self._nodes[-1].output[0] == x:
+        if heads == 1 and x in self._sums and self._nodes[-1].output[0] == x:
             return self._sum_and_norm(self._nodes.pop(), weight, at, eps)
         normal = self.node("SimplifiedLayerNormalization", [x, weight], at, axis=-1, epsilon=eps, stash_type=1)
         if heads == 1:
@@ -235,7 +236,8 @@ class OnnxOps:
         return self.node("Mul", [x, self.f32(f"scale/{factor!r}", factor)], f"{x}/scaled{len(self._nodes)}")
 
     def add(self, x: str, y: str) -> str:
-        return self.node("Add", [x, y], f"{y}/add{len(self._nodes)}")
+        self._sums.add(total := self.node("Add", [x, y], f"{y}/add{len(self._nodes)}"))
+        return total
 
     def mul(self, x: str, y: str) -> str:
         return self.node("Mul", [x, y], f"{y}/mul{len(self._nodes)}")

@@ -196,7 +196,7 @@ class OpenVINOOps:
             spread = opset.broadcast(frequencies, batch_shape, broadcast_spec="BIDIRECTIONAL")
             positions = opset.convert(opset.unsqueeze(self.position_ids, self.i64("axis1", 1)), "f32")
             angles = opset.transpose(opset.matmul(spread, positions, False, False), self.i64("order021", [0, 2, 1]))
-            both = self._in_pairs(angles, angles, rope.dim) if rope.interleaved else opset.concat([angles, angles], -1)
+            both = opset.concat([angles, angles], -1)
             axis = self.i64("axis1", 1)
             cos_sin = opset.cos(both), opset.sin(both)
             if rope.attention_factor != 1:
@@ -224,10 +224,11 @@ class OpenVINOOps:
     def _rotate(self, x: ov.Node, spec: Attention, cos_sin: tuple[ov.Node, ov.Node], name: str) -> ov.Node:
         """The first features of `[B, H, T, D]` turned: feature j with feature j + dim / 2."""
         assert spec.rope is not None  # noqa: S101  the caller looked
-        dim, turn = spec.rope.dim, self._turned_pairs if spec.rope.interleaved else self._turned
+        dim, interleaved = spec.rope.dim, spec.rope.interleaved
+        turning = x if dim == spec.head_dim else self._features(x, 0, dim)
+        turned = self._turned(self._halves(turning, dim) if interleaved else turning, dim // 2, cos_sin)
         if dim == spec.head_dim:
-            return named(turn(x, dim // 2, cos_sin), name)
-        turned = turn(self._features(x, 0, dim), dim // 2, cos_sin)
+            return named(turned, name)
         return named(opset.concat([turned, self._features(x, dim, spec.head_dim)], -1), name)
 
     def _turned(self, x: ov.Node, half: int, cos_sin: tuple[ov.Node, ov.Node]) -> ov.Node:
@@ -235,19 +236,14 @@ class OpenVINOOps:
         turned = opset.concat([opset.multiply(second, self.f32("minus_one", [[[[-1.0]]]])), first], -1)
         return opset.add(opset.multiply(x, cos_sin[0]), opset.multiply(turned, cos_sin[1]))
 
-    def _turned_pairs(self, x: ov.Node, half: int, cos_sin: tuple[ov.Node, ov.Node]) -> ov.Node:
-        """Feature 2j turned with feature 2j + 1, in the operators that RoPEFusionFlux looks for."""
-        pairs = opset.reshape(x, self.i64(f"pairs/{half}", [0, 0, 0, half, 2]), True)
-        first, second = opset.split(pairs, self.i64("axis_last", -1), 2).outputs()
-        swapped = opset.concat([opset.multiply(second, self.f32("minus_one_scalar", -1.0)), first], -1)
-        swapped = opset.reshape(swapped, self.i64(f"unpaired/{2 * half}", [0, 0, 0, 2 * half]), True)
-        return opset.add(opset.multiply(x, cos_sin[0]), opset.multiply(swapped, cos_sin[1]))
+    def _halves(self, x: ov.Node, dim: int) -> ov.Node:
+        """Features 0, 1, 2, ... of `[B, H, T, dim]` as 0, 2, ..., 1, 3, ...: interleaved pairs in the order of the fused rotation.
 
-    def _in_pairs(self, first: ov.Node, second: ov.Node, dim: int) -> ov.Node:
-        """`[B, T, dim / 2]` twice -> `[B, T, dim]`, one feature of each in turn."""
-        last = self.i64("axis_last", -1)
-        both = opset.concat([opset.unsqueeze(first, last), opset.unsqueeze(second, last)], -1)
-        return opset.reshape(both, self.i64(f"in_turn/{dim}", [0, 0, dim]), True)
+        Queries and keys alike, so that their products stay the same; no kernel of the CPU plugin rotates neighbours.
+        """
+        pairs = opset.reshape(x, self.i64(f"pairs/{dim}", [0, 0, 0, dim // 2, 2]), True)
+        halves = opset.transpose(pairs, self.i64("order01243", [0, 1, 2, 4, 3]))
+        return opset.reshape(halves, self.i64(f"halves/{dim}", [0, 0, 0, dim]), True)
 
     def _features(self, x: ov.Node, start: int, end: int | None) -> ov.Node:
         """Features `start` to `end` of `[B, H, T, D]`."""

@@ -9,8 +9,7 @@ from typing import Any
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.layout import Layout
-from ovround.models.parts.dense import DenseMlp
-from ovround.models.standard import read_activation, read_parts, rotated
+from ovround.models.standard import read_parts, rotated
 
 LAYOUT = Layout(
     {"input_layernorm": "attention_layernorm", "post_attention_layernorm": "feedforward_layernorm"},
@@ -29,10 +28,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     learned = config.get("hidden_act") in (None, _XIELU)
     read = ConfigReader({**stated, "hidden_act": None} if learned else stated)
     parts = rotated(read, read_parts(read, positions=65536, eps=1e-5), theta=12e6)
-    mlp = DenseMlp(
-        parts.config.hidden_size, parts.mlp.intermediate_size,
-        _XIELU if learned else read_activation(read, "hidden_act", _XIELU), gated=False,
-    )  # fmt: skip
+    mlp = replace(parts.mlp, gated=False, bias=False, xielu=learned)
     return parts.decoder([replace(parts.attention, query_key_norm="head")], [mlp], layout=LAYOUT)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ovround.errors import ArchitectureError
 from ovround.models.decoder import Decoder
 from ovround.models.gptj import MODULES, read_gptj
-from ovround.models.layout import Layout, fused_rows
+from ovround.models.layout import Fused, Layout, fused_rows
 from ovround.models.parts.norms import PARALLEL_SHARED
 
 _SHARDS = 4
@@ -22,7 +22,9 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     if hidden % _SHARDS:
         raise ArchitectureError(f"config.json: `n_embd` is {hidden}; a multiple of {_SHARDS} is needed")
     rows = fused_rows("attn.qkv_proj", *[hidden // _SHARDS] * 3)
-    joined = dict(zip(("self_attn.q_proj", "self_attn.v_proj", "self_attn.k_proj"), rows, strict=True))
+    joined: dict[str, str | Fused] = dict(
+        zip(("self_attn.q_proj", "self_attn.v_proj", "self_attn.k_proj"), rows, strict=True)
+    )
     return parts.decoder(places=PARALLEL_SHARED, layout=Layout(MODULES | joined, "transformer.h", ignored=_IGNORED))
 
 

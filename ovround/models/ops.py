@@ -43,6 +43,10 @@ class Attention:
     sinks: bool = False
     rotated_norm_eps: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.rotated_norm_eps is not None and self.rope is not None and self.rope.interleaved:
+            raise ValueError("norms after a rotation of interleaved pairs: backends put these in another order")
+
     def slopes(self) -> tuple[float, ...]:
         """ALiBi's factor of each head: powers of 2^(-8/n), n the largest power of two within H, then those between them."""
         power = 1 << (self.num_heads.bit_length() - 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ovround.models.ops import Activation, Ops, T
 from ovround.models.parts.part import Linear, check_size
@@ -26,13 +25,17 @@ class Xielu:
 
 @dataclass(frozen=True, slots=True)
 class DenseMlp:
-    """down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x)))."""
+    """down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x))).
+
+    With `xielu` that is the activation, learned, in place of `activation`.
+    """
 
     hidden_size: int
     intermediate_size: int
-    activation: Activation | Literal["xielu"] = "silu"
+    activation: Activation = "silu"
     gated: bool = True
     bias: bool = False
+    xielu: bool = False
     name: str = "mlp"
 
     def __post_init__(self) -> None:
@@ -43,7 +46,7 @@ class DenseMlp:
         return self.intermediate_size
 
     def floats(self) -> dict[str, tuple[int, ...]]:
-        return {"act_fn.alpha_p": (1,), "act_fn.alpha_n": (1,)} if self.activation == "xielu" else {}
+        return {"act_fn.alpha_p": (1,), "act_fn.alpha_n": (1,)} if self.xielu else {}
 
     def linears(self) -> tuple[Linear, ...]:
         inner, hidden = self.intermediate_size, self.hidden_size
@@ -61,6 +64,6 @@ class DenseMlp:
         return ops.linear(ops.mul(gate, ops.linear(x, f"{at}.up_proj")), f"{at}.down_proj")
 
     def _activated(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
-        if self.activation == "xielu":
+        if self.xielu:
             return ops.call(Xielu(f"{at}.act_fn"), (x,), layer)
         return ops.activation(x, self.activation)
