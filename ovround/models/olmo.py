@@ -17,7 +17,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     read = ConfigReader(config)
     parts = rotated(read, read_parts(read))
     norm = Norm("layer", parts.config.hidden_size, 1e-5, weight=False)
-    clip = read.positive("clip_qkv", 1.0) if config.get("clip_qkv") is not None else None
+    clip = read.number("clip_qkv", 0.0) if config.get("clip_qkv") is not None else None
     parts = replace(parts, norm=norm, head=replace(parts.head, norm=norm), mlp=replace(parts.mlp, bias=False))
     return parts.decoder([replace(parts.attention, clip=clip)])
 

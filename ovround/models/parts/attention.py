@@ -32,8 +32,8 @@ class PositionScale:
 class SelfAttention:
     """A mixer; `spec` says what the verb computes.
 
-    `clip` bounds the values of queries, keys and values. `query_key_norm` is RMS with `norm_eps`, over each head or over all
-    heads of a query or key at once; `layer` is a layer norm over each head, with weights for all heads and no bias.
+    `query_key_norm` is RMS with `norm_eps`, over each head or over all heads of a query or key at once; `layer` is a layer norm
+    over each head, with weights for all heads and no bias. `clip` then bounds the values of queries, keys and values.
     """
 
     hidden_size: int
@@ -82,9 +82,10 @@ class SelfAttention:
         return (State("key", shape, grows=1), State("value", shape, grows=1))
 
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
-        q, k, v = (self._clipped(ops, ops.linear(x, f"{at}.{name}_proj")) for name in "qkv")
+        q, k, v = (ops.linear(x, f"{at}.{name}_proj") for name in "qkv")
         q = self._normed(ops, q, f"{at}.q_norm", self.spec.num_heads, layer)
         k = self._normed(ops, k, f"{at}.k_norm", self.spec.num_key_value_heads, layer)
+        q, k, v = (self._clipped(ops, heads) for heads in (q, k, v))
         if self.query_scale is not None:  # before the rotation, with which a factor commutes
             q = ops.call(self.query_scale, (q,), layer)
         return ops.linear(ops.attention(q, k, v, layer, self.spec), f"{at}.o_proj")
