@@ -78,7 +78,9 @@ class ConstantFile:
         if name not in self._nodes:
             entry = self.entries[name]
             if self._zeros[-1].nbytes < entry.size_bytes:
-                self._zeros.append(np.zeros(entry.size_bytes, np.uint8))  # calloc: pages that are only read stay unmapped
+                self._zeros.append(
+                    np.zeros(entry.size_bytes, np.uint8)
+                )  # calloc: pages that are only read stay unmapped
             kind = _OV_TYPES[entry.element_type]
             tensor = ov.Tensor(self._zeros[-1][: entry.size_bytes], ov.Shape(list(entry.shape)), kind)
             self._keep(name, opset.constant(tensor, shared_memory=True))
