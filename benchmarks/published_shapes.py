@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 
 from ovround.conversion.convert import convert
 from ovround.errors import OvroundError
@@ -85,7 +86,8 @@ def tensors_of(config: Mapping[str, Any], folder: Path) -> dict[str, tuple[int, 
         model = AutoModelForCausalLM.from_config(known)
     every, once = (dict(model.named_parameters(remove_duplicate=once)) for once in (False, True))
     tied = set(every) - set(once)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, state).items()}
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> None:

@@ -33,6 +33,9 @@ Compute = Callable[..., Any]
 registered: dict[tuple[str, str], Compute] = {}
 """Implementations from outside of ovround, by backend and name of the verb; they take precedence over files."""
 
+_found: dict[tuple[str, str], Compute] = {}
+"""Those of files that are imported: a compiled graph looks a verb up here, since nothing can be imported while it is traced."""
+
 
 class Verb(Protocol):
     """A frozen dataclass with what the verb computes besides its inputs, sizes for instance."""
@@ -45,11 +48,12 @@ class Verb(Protocol):
 
 def implementation(backend: str, name: str) -> Compute:
     """How `backend` computes the verb `name`; raises ArchitectureError where it cannot."""
-    if (backend, name) in registered:
-        return registered[backend, name]
+    for known in (registered, _found):
+        if (backend, name) in known:
+            return known[backend, name]
     module = f"{_PACKAGES[backend]}.verb_{name}"
     try:
-        compute: Compute = importlib.import_module(module).compute
+        _found[backend, name] = importlib.import_module(module).compute
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
@@ -58,7 +62,7 @@ def implementation(backend: str, name: str) -> Compute:
             f"the model's `{name}` is not built for {backend}",
             hint=f"it is for {', '.join(others)}" if others else None,
         ) from error
-    return compute
+    return _found[backend, name]
 
 
 def _has(backend: str, name: str) -> bool:
