@@ -130,7 +130,7 @@ MULTIMODAL: dict[str, Multimodal] = {
 # What transformers' multimodal models do, whatever `text_config` says: the head's caps and scales belong to the text model's
 # own class with a head, which they do not use; Qwen3-VL always normalises the experts' weights.
 _ALWAYS = {"final_logit_softcapping": None, "logits_scaling": 1.0}
-_ALWAYS_OF = {"cohere2": {"logit_scale": 1.0}, "qwen3_vl_moe_text": {"norm_topk_prob": True}}
+_ALWAYS_OF: dict[str, dict[str, Any]] = {"cohere2": {"logit_scale": 1.0}, "qwen3_vl_moe_text": {"norm_topk_prob": True}}
 _OF_THE_WHOLE = (
     "bos_token_id", "dtype", "eos_token_id", "pad_token_id", "quantization_config", "tokenizer_class", "torch_dtype",
     "transformers_version",
