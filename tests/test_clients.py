@@ -118,7 +118,7 @@ def random_case(
 ) -> tuple[str, dict[str, Path], list[int]]:
     """A configuration of a family, its folders by format, and the ids that follow `RANDOM_PROMPT` by our runtime."""
     folder = tmp_path_factory.mktemp(request.param)
-    write_random_model(folder / "model", CONFIGS[request.param])
+    write_random_model(folder / "model", CONFIGS[request.param], template=False)
     options = ConvertOptions(formats=("openvino", "onnx"), bits=16)
     folders = {path.name: path for path in convert(folder / "model", folder / "out", options).folders}
     engine = open_engine(folders["openvino"], exact=True, threads=1)

@@ -35,7 +35,7 @@ from ovround.options.tuning_options import TuningOptions
 from ovround.runtime.engines import open_engine
 
 TOLERANCE = 2e-5  # float32 sums in another order: 2e-7 to 2e-6 measured; a window one token too long is 1e-2 (below)
-LENGTH, PREFILL = 60, 20
+LENGTH, PREFILL = 48, 28  # across the trained length of 32 step by step, and beyond every window at once
 IDS = np.random.default_rng(11).integers(3, 320, (3, LENGTH))
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 TUNED = {
@@ -79,7 +79,7 @@ class Converted:
 def row(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Converted:
     """The row's conversion; every weight of both folders has the digest that the tuner gave."""
     levels, folder = TABLE[request.param].levels, tmp_path_factory.mktemp("row")
-    model = write_random_model(folder / "model", VARIANTS[request.param], DTYPES[levels["dtype"]])
+    model = write_random_model(folder / "model", VARIANTS[request.param], DTYPES[levels["dtype"]], template=False)
     settings = {name: levels[name] for name in ("bits", "group_size", "sym")}
     settings |= {"lm_head_bits": levels["ends"], "embedding_bits": levels["ends"] and max(levels["ends"], 8)}
     settings |= {**TUNED, "calibration": (text_file,)} if levels["recipe"] == "tuned" else {"recipe": "rtn"}
@@ -168,7 +168,10 @@ def test_one_wrong_bit_is_seen(tmp_path: Path, format_name: str) -> None:
     [("mistral-0", {"sliding_window": 13}), ("gemma2-0", {"attn_logit_softcapping": 5.1}), ("phi-0", {"layer_norm_eps": 1e-4}),
      ("granite-0", {"residual_multiplier": 0.23}), ("llama-4", {"rope_theta": 10100.0}),
      ("gemma4_text-0", {"sliding_window": 13}), ("gemma3n_text-0", {"activation_sparsity_pattern": [0.9, 0.0, 0.501]}),
-     ("smollm3-0", {"no_rope_layers": [1, 1, 1]})],
+     ("smollm3-0", {"no_rope_layers": [1, 1, 1]}),
+     ("ministral3-0", {"rope_parameters": {**CONFIGS["ministral3-0"].get("rope_parameters", {}), "llama_4_scaling_beta": 0.51}}),
+     ("glm4-0", {"partial_rotary_factor": 0.25}), ("cohere2-1", {"sliding_window": 13}), ("mpt-0", {"attn_config": {"clip_qkv": 1.6}}),
+     ("hunyuan_v1_dense-0", {"rope_scaling": {"type": "dynamic", "alpha": 1100.0}}), ("olmo3-1", {"rope_parameters": None})],
 )  # fmt: skip
 def test_a_configuration_read_slightly_wrong_is_seen(tmp_path: Path, name: str, change: dict[str, Any]) -> None:
     model = write_random_model(tmp_path / "model", CONFIGS[name])
@@ -208,6 +211,20 @@ def test_a_configuration_read_slightly_wrong_is_seen(tmp_path: Path, name: str, 
         ("gemma3n_text-0", {"altup_active_idx": 4}, "`altup_active_idx` is 4; 0 to 3 is allowed"),
         ("gemma3n_text-1", {"intermediate_size": [96]}, "`intermediate_size` is [96]; one for each of 2 layers is needed"),
         ("gpt_neox-0", {"rotary_pct": 1.5}, "partial_rotary_factor is 1.5; above 0 and at most 1 is allowed"),
+        ("mpt-0", {"attn_config": {"alibi": False}}, "config.json: `alibi` is False, a variant that is not supported"),
+        ("mpt-0", {"attn_config": {"alibi_bias_max": 16}}, "config.json: `alibi_bias_max` is 16, a variant"),
+        ("mpt-0", {"attn_config": {"qk_ln": True}}, "config.json: `qk_ln` is True, a variant"),
+        ("mpt-0", {"attn_config": [1]}, "`attn_config` is [1]; an object is needed"),
+        ("mpt-0", {"logit_scale": "inv_sqrt_d_model"}, "`logit_scale` is 'inv_sqrt_d_model', a variant"),
+        ("gptj-0", {"rotary_dim": 18}, "`rotary_dim` is 18; a head has 16 features"),
+        ("gptj-0", {"tie_word_embeddings": True}, "`tie_word_embeddings` is True, a variant"),
+        ("codegen-0", {"n_embd": 90, "n_head": 5}, "`n_embd` is 90; a multiple of 4 is needed"),
+        ("exaone4-0", {"sliding_window_pattern": "LLLG"}, "`sliding_window_pattern` is 'LLLG'; a whole number is needed"),
+        ("apertus-0", {"hidden_act": "mish"}, "hidden_act `mish` is not supported"),
+        ("hunyuan_v1_dense-0", {"rope_scaling": {"type": "dynamic", "alpha": -2.0}}, "`alpha` is -2; a number above 0 is needed"),
+        ("ministral3-0", {"rope_parameters": {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 0}},
+         "original_max_position_embeddings is 0; 2 or more is needed"),
+        ("olmo-0", {"clip_qkv": 0}, "clip_qkv is 0.0; a number above 0 is needed"),
         ("llama-0", {"tie_word_embeddings": "yes"}, "`tie_word_embeddings` is 'yes'; true or false is needed"),
     ],
 )  # fmt: skip

@@ -34,7 +34,7 @@ from ovround.exporters.onnx.fused import FusedWeight
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
 from ovround.exporters.onnx.rotation import rotated
 from ovround.models.decoder import DecoderConfig
-from ovround.models.ops import Activation, Attention, Experts, sinks_name
+from ovround.models.ops import Activation, Attention, Experts, rotated_norms, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.state import State
 from ovround.models.verbs import Verb, implementation
@@ -76,6 +76,7 @@ class OnnxOps:
         self.emitted: set[str] = set()
         self._names: dict[str, int] = {}
         self._shared: dict[str, str] = {}
+        self._sums: set[str] = set()  # what `add` gave: a bias is added too, but of another shape
         self.rotations: dict[Rope, tuple[str, str]] = {}
 
     def embedding(self, ids: str, at: str) -> str:
@@ -155,17 +156,12 @@ class OnnxOps:
         if heads > 1:
             size = self.file.entries[f"{at}.weight"].shape[0]
             x = self.node("Reshape", [x, self.i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
-        if heads == 1 and self._nodes and self._is_sum(self._nodes[-1], x):
+        if heads == 1 and x in self._sums and self._nodes[-1].output[0] == x:
             return self._sum_and_norm(self._nodes.pop(), weight, at, eps)
         normal = self.node("SimplifiedLayerNormalization", [x, weight], at, axis=-1, epsilon=eps, stash_type=1)
         if heads == 1:
             return normal
         return self.node("Reshape", [normal, self.i64(f"join/{heads * size}", [0, 0, heads * size])], f"{at}/joined")
-
-    def _is_sum(self, node: onnx.NodeProto, x: str) -> bool:
-        """Whether the node gives `x` as the sum of two values, neither of which is a bias."""
-        is_sum = node.op_type == "Add" and node.output[0] == x
-        return is_sum and not any(self._has(value.removesuffix("/float")) for value in node.input)
 
     def _sum_and_norm(self, addition: onnx.NodeProto, weight: str, at: str, eps: float) -> str:
         """The residual sum and its norm as one node, whose fourth output is the sum; ONNX Runtime does not fuse them itself."""
@@ -193,6 +189,13 @@ class OnnxOps:
             inputs[0] = rotated(self, q, spec.rope, spec.num_heads)
             if spec.cache_of is None:
                 inputs[1] = rotated(self, k, spec.rope, spec.num_key_value_heads)
+        if spec.rotated_norm_eps is not None:
+            inputs[:2] = (
+                self.rms_norm(x, at, spec.rotated_norm_eps, heads)
+                for x, at, heads in zip(
+                    inputs[:2], rotated_norms(layer), (spec.num_heads, spec.num_key_value_heads), strict=True
+                )
+            )
         if (q, k, v) in self._splits and inputs[:2] == [q, k]:  # the operator takes all three as one: no need to split
             inputs[0], split = self._splits.pop((q, k, v))
             inputs[1] = inputs[2] = ""
@@ -206,6 +209,8 @@ class OnnxOps:
         )
         if spec.softcap is not None:
             limits["softcap"] = spec.softcap
+        if fused and spec.rope is not None and spec.rope.interleaved:
+            limits["rotary_interleaved"] = 1
         return self.node(
             "GroupQueryAttention", inputs, f"model.layers.{layer}.self_attn", MICROSOFT, present,
             num_heads=spec.num_heads, kv_num_heads=spec.num_key_value_heads, scale=spec.scale, do_rotary=int(fused), **limits,
@@ -245,7 +250,8 @@ class OnnxOps:
         return self.node("Mul", [x, self.f32(f"scale/{factor!r}", factor)], f"{x}/scaled{len(self._nodes)}")
 
     def add(self, x: str, y: str) -> str:
-        return self.node("Add", [x, y], f"{y}/add{len(self._nodes)}")
+        self._sums.add(total := self.node("Add", [x, y], f"{y}/add{len(self._nodes)}"))
+        return total
 
     def mul(self, x: str, y: str) -> str:
         return self.node("Mul", [x, y], f"{y}/mul{len(self._nodes)}")
@@ -388,7 +394,7 @@ class OnnxOps:
 def rotates_itself(spec: Attention) -> bool:
     """Whether GroupQueryAttention rotates: whole heads of a size that it takes, by tables that do not change with the length."""
     rope = spec.rope
-    whole = rope is not None and rope.dim == spec.head_dim and not rope.follows_length
+    whole = rope is not None and rope.dim == spec.head_dim and not rope.follows_length and spec.rotated_norm_eps is None
     return whole and spec.head_dim % ROTATED_HEAD_MULTIPLE == 0
 
 

@@ -38,7 +38,7 @@ class ConstantFile:
         self._experts, self._end = experts, 0
         self.entries: dict[str, Entry] = {}
         self._file: BinaryIO = path.open("wb")
-        self._zeros: NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._zeros: list[NDArray[np.uint8]] = [np.zeros(0, np.uint8)]  # all of them: constants borrow their memory
         self._nodes: dict[str, ov.Node] = {}
 
     def write(self, name: str, element_type: str, shape: Sequence[int], data: NDArray[Any]) -> None:
@@ -77,10 +77,12 @@ class ConstantFile:
         """The graph constant that stands for weight `name`: right type and shape, no bytes; one node a name."""
         if name not in self._nodes:
             entry = self.entries[name]
-            if self._zeros.nbytes < entry.size_bytes:
-                self._zeros = np.zeros(entry.size_bytes, np.uint8)  # calloc: pages that are only read stay unmapped
+            if self._zeros[-1].nbytes < entry.size_bytes:
+                self._zeros.append(
+                    np.zeros(entry.size_bytes, np.uint8)
+                )  # calloc: pages that are only read stay unmapped
             kind = _OV_TYPES[entry.element_type]
-            tensor = ov.Tensor(self._zeros[: entry.size_bytes], ov.Shape(list(entry.shape)), kind)
+            tensor = ov.Tensor(self._zeros[-1][: entry.size_bytes], ov.Shape(list(entry.shape)), kind)
             self._keep(name, opset.constant(tensor, shared_memory=True))
         return self._nodes[name]
 

@@ -25,7 +25,7 @@ from ovround.exporters.openvino.experts import experts
 from ovround.exporters.openvino.native import product as native_product
 from ovround.exporters.openvino.native import rows as affine_rows
 from ovround.exporters.openvino.nodes import named
-from ovround.models.ops import Activation, Attention, Experts, shared_name, sinks_name
+from ovround.models.ops import Activation, Attention, Experts, rotated_norms, shared_name, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.state import State
 from ovround.models.verbs import Verb, implementation
@@ -113,6 +113,9 @@ class OpenVINOOps:
         query = self._split_heads(q, spec.num_heads, spec)
         if spec.rope is not None:
             query = self._rotate(query, spec, self._rotation(spec.rope), f"{at}.q_rope")
+        if spec.rotated_norm_eps is not None:
+            norm = rotated_norms(layer)[0]
+            query = self._rms(query, self.weight(f"{norm}.weight"), norm, spec.rotated_norm_eps)
         key, value = self._keys_and_values(k, v, layer, spec)
         repeats = spec.num_heads // spec.num_key_value_heads
         if repeats > 1:
@@ -140,6 +143,9 @@ class OpenVINOOps:
         key, value = (self._split_heads(part, spec.num_key_value_heads, spec) for part in (k, v))
         if spec.rope is not None:
             key = self._rotate(key, spec, self._rotation(spec.rope), f"model.layers.{layer}.self_attn.k_rope")
+        if spec.rotated_norm_eps is not None:
+            norm = rotated_norms(layer)[1]
+            key = self._rms(key, self.weight(f"{norm}.weight"), norm, spec.rotated_norm_eps)
         cache = self.append(layer, "key", key), self.append(layer, "value", value)
         if spec.shared:
             for name, part in zip(("key", "value"), cache, strict=True):
@@ -236,16 +242,27 @@ class OpenVINOOps:
 
     def _rotate(self, x: ov.Node, spec: Attention, cos_sin: tuple[ov.Node, ov.Node], name: str) -> ov.Node:
         """The first features of `[B, H, T, D]` turned: feature j with feature j + dim / 2."""
-        dim = spec.rope.dim if spec.rope else 0
+        assert spec.rope is not None  # noqa: S101  the caller looked
+        dim, interleaved = spec.rope.dim, spec.rope.interleaved
+        turning = x if dim == spec.head_dim else self._features(x, 0, dim)
+        turned = self._turned(self._halves(turning, dim) if interleaved else turning, dim // 2, cos_sin)
         if dim == spec.head_dim:
-            return named(self._turned(x, dim // 2, cos_sin), name)
-        turned = self._turned(self._features(x, 0, dim), dim // 2, cos_sin)
+            return named(turned, name)
         return named(opset.concat([turned, self._features(x, dim, spec.head_dim)], -1), name)
 
     def _turned(self, x: ov.Node, half: int, cos_sin: tuple[ov.Node, ov.Node]) -> ov.Node:
         first, second = self._features(x, 0, half), self._features(x, half, None)
         turned = opset.concat([opset.multiply(second, self.f32("minus_one", [[[[-1.0]]]])), first], -1)
         return opset.add(opset.multiply(x, cos_sin[0]), opset.multiply(turned, cos_sin[1]))
+
+    def _halves(self, x: ov.Node, dim: int) -> ov.Node:
+        """Features 0, 1, 2, ... of `[B, H, T, dim]` as 0, 2, ..., 1, 3, ...: interleaved pairs in the order of the fused rotation.
+
+        Queries and keys alike, so that their products stay the same; no kernel of the CPU plugin rotates neighbours.
+        """
+        pairs = opset.reshape(x, self.i64(f"pairs/{dim}", [0, 0, 0, dim // 2, 2]), True)
+        halves = opset.transpose(pairs, self.i64("order01243", [0, 1, 2, 4, 3]))
+        return opset.reshape(halves, self.i64(f"halves/{dim}", [0, 0, 0, dim]), True)
 
     def _features(self, x: ov.Node, start: int, end: int | None) -> ov.Node:
         """Features `start` to `end` of `[B, H, T, D]`."""

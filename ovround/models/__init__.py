@@ -12,8 +12,8 @@ from ovround.errors import ArchitectureError
 from ovround.models.decoder import Decoder
 
 _SHARED = {
-    "altup_block", "block", "calls", "config_reader", "decoder", "layout", "mamba2_config", "ops", "parts", "rope", "standard",
-    "state", "tied_head",
+    "altup_block", "block", "calls", "config_reader", "decoder", "layer_ropes", "layout", "mamba2_config", "ops", "parts", "rope",
+    "standard", "state", "tied_head",
     "torch_functions", "torch_ops", "verbs",
 }  # fmt: skip
 

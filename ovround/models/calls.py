@@ -87,6 +87,8 @@ def check_verbs(decoder: Decoder, backend: str) -> None:
 def missing_verbs(decoder: Decoder, backend: str) -> list[str]:
     """The verbs that the model calls and `backend` does not have; nothing is imported."""
     return [verb.name for verb in _recorded(decoder).verbs if not has_verb(backend, verb.name)]
+
+
 def shared_reads(decoder: Decoder, layer: int) -> tuple[str, ...]:
     """The names of the values that block `layer` reads and an earlier one has left; keys and values of a cache are not among them."""
     return tuple(_recorded(decoder, layer).read)

@@ -13,8 +13,9 @@ from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.models.gemma import read_gemma
 from ovround.models.gemma2 import read_softcap
-from ovround.models.gemma3_text import rope_by_kind
+from ovround.models.gemma3_text import THETA
 from ovround.models.gemma4_text import cache_sources, per_layer_modules, unread
+from ovround.models.layer_ropes import layer_ropes
 from ovround.models.layout import Layout
 from ovround.models.parts.altup import Streams
 from ovround.models.parts.dense import DenseMlp
@@ -36,7 +37,8 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     every_fifth = tuple(FULL if layer % 5 == 4 else SLIDING for layer in range(layers))
     kinds = read.words("layer_types", layers, (FULL, SLIDING)) or every_fifth
     sources = cache_sources(kinds, read.integer("num_kv_shared_layers", 15))
-    ropes = {kind: rope_by_kind(read.config, parts.attention.spec.head_dim, kind) for kind in (FULL, SLIDING)}
+    thetas = {kind: read.number(name, default) for kind, (name, default) in THETA.items()}
+    ropes = layer_ropes(read.config, parts.attention.spec.head_dim, thetas)
     window = read.integer("sliding_window", 512)
     attention = replace(parts.attention, query_key_norm="head", value_norm=True)
     mixers = [

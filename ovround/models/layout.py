@@ -124,6 +124,7 @@ class Layout:
             joined = TensorSource(usual, whole, part, index=expert, otherwise=joined)
         return TensorSource(f"{at}.{expert}.{self.experts.get(last, last)}.weight", shape, otherwise=joined)
 
+
 def fused_rows(name: str, *sizes: int) -> tuple[Fused, ...]:
     """The parts of a module that holds them one after the other, `sizes` rows each; repeated to the end of its rows."""
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]

@@ -29,6 +29,8 @@ class Attention:
     cap * tanh(score / cap). `alibi` adds a head's slope times the key's distance (Press et al. 2022). With `sinks` each head
     has a score of its own, the tensor `{layer's self_attn}.sinks` `[H]`, which takes part in the softmax and has no value.
     With `cache_of` the layer has no keys and values: it reads those of that earlier layer, which is marked as `shared`.
+    With `rotated_norm_eps` each head of a query or key goes through an RMS norm after its rotation, by the tensors `q_norm`
+    and `k_norm` `[D]` of the layer's self_attn.
     """
 
     num_heads: int
@@ -42,6 +44,11 @@ class Attention:
     sinks: bool = False
     cache_of: int | None = None
     shared: bool = False
+    rotated_norm_eps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rotated_norm_eps is not None and self.rope is not None and self.rope.interleaved:
+            raise ValueError("norms after a rotation of interleaved pairs: backends put these in another order")
 
     def slopes(self) -> tuple[float, ...]:
         """ALiBi's factor of each head: powers of 2^(-8/n), n the largest power of two within H, then those between them."""
@@ -49,6 +56,11 @@ class Attention:
         first = [2.0 ** (-8 * (head + 1) / power) for head in range(power)]
         between = [2.0 ** (-4 * (2 * head + 1) / power) for head in range(self.num_heads - power)]
         return (*first, *between)
+
+
+def rotated_norms(layer: int) -> tuple[str, str]:
+    """The modules that norm rotated queries and keys, where a layer's attention has them."""
+    return f"model.layers.{layer}.self_attn.q_norm", f"model.layers.{layer}.self_attn.k_norm"
 
 
 def sinks_name(layer: int) -> str:
@@ -167,7 +179,9 @@ class Ops(Protocol[T]):
         ...
 
     def activation(self, x: T, kind: Activation) -> T:
-        """x * sigmoid(x), x * normal CDF(x) or its approximation by tanh, max(x, 0), 1 / (1 + exp(-x)); any shape."""
+        """x * sigmoid(x), x * normal CDF(x) or its approximation by tanh, max(x, 0), its square, x bounded by -1 and 1,
+        1 / (1 + exp(-x)); any shape.
+        """
         ...
 
     def softcap(self, x: T, cap: float) -> T:

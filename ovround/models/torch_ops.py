@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 
-from ovround.models.ops import Activation, Attention, Experts, Routing, shared_name, sinks_name
+from ovround.models.ops import Activation, Attention, Experts, Routing, rotated_norms, shared_name, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.torch_functions import rms_norm, turn
 from ovround.models.verbs import Verb, implementation
@@ -72,7 +72,9 @@ class TorchOps:
         key, value = self._keys_and_values(k, v, layer, spec, q.dtype)
         past = key.shape[2] - tokens
         if spec.rope is not None:
-            query = rotate(query, *self._rotation(spec.rope, past, tokens, q))
+            query = rotate(query, *self._rotation(spec.rope, past, tokens, q), spec.rope.interleaved)
+        if spec.rotated_norm_eps is not None:
+            query = self.rms_norm(query, rotated_norms(layer)[0], spec.rotated_norm_eps)
         query = query.transpose(1, 2)
         plain = spec.softcap is None and not spec.sinks
         simple = not past and not spec.alibi and plain and (spec.sliding_window or tokens) >= tokens
@@ -104,7 +106,9 @@ class TorchOps:
         held_key, held_value = (self.past(layer, name) for name in names)
         if spec.rope is not None:
             past = 0 if held_key is None else held_key.shape[2]
-            key = rotate(key, *self._rotation(spec.rope, past, k.shape[1], k))
+            key = rotate(key, *self._rotation(spec.rope, past, k.shape[1], k), spec.rope.interleaved)
+        if spec.rotated_norm_eps is not None:
+            key = self.rms_norm(key, rotated_norms(layer)[1], spec.rotated_norm_eps)
         key, value = key.transpose(1, 2), value.transpose(1, 2)
         if held_key is not None and held_value is not None:
             key, value = torch.cat([held_key, key], dim=2), torch.cat([held_value, value], dim=2)
@@ -317,9 +321,16 @@ def round_to_8_bits(x: torch.Tensor, group: int) -> torch.Tensor:
     return x + change
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`[B, T, H, D]`, its first features turned by cos, sin `[T, dim / 2]`: feature j with feature j + dim / 2."""
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False) -> torch.Tensor:
+    """`[B, T, H, D]`, its first features turned by cos, sin `[T, dim / 2]`: feature j with feature j + dim / 2.
+
+    Where pairs are `interleaved`, feature 2j with 2j + 1.
+    """
     size = 2 * cos.shape[-1]
+    if interleaved:
+        halves = x[..., :size].unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+        pairs = rotate(halves, cos, sin).unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        return torch.cat([pairs, x[..., size:]], dim=-1)
     cos, sin = torch.cat([cos, cos], -1).unsqueeze(1), torch.cat([-sin, sin], -1).unsqueeze(1)
     if size == x.shape[-1]:
         return turn(x, cos, sin)

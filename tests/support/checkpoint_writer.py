@@ -96,10 +96,12 @@ def write_raw_safetensors(path: Path, header: str, data: bytes, length: int | No
     path.write_bytes((len(encoded) if length is None else length).to_bytes(8, "little") + encoded + data)
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write tokenizer.json with `VOCAB_SIZE` tokens, and tokenizer_config.json with a chat template."""
+def write_tokenizer(folder: Path, *, template: bool = True) -> None:
+    """Write tokenizer.json with `VOCAB_SIZE` tokens, and tokenizer_config.json with a chat template or without."""
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATE, **names}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names} | (
+        {"chat_template": TEMPLATE} if template else {}
+    )
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "tokenizer.json").write_text(tokenizer_json())
 

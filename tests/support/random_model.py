@@ -28,10 +28,13 @@ Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
 
 
-def write_random_model(folder: Path, config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> Any:
+def write_random_model(
+    folder: Path, config: Mapping[str, Any], dtype: torch.dtype = torch.float32, *, template: bool = True
+) -> Any:
     """Write a checkpoint with transformers, but with `config` unchanged; returns the model in float32 with the same values.
 
-    Weights are normal with standard deviation 0.2, so that attention is not uniform; norms are around 1.
+    Weights are normal with standard deviation 0.2, so that attention is not uniform; norms are around 1. Without a chat
+    `template` a conversion starts no process that renders it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
@@ -47,7 +50,7 @@ def write_random_model(folder: Path, config: Mapping[str, Any], dtype: torch.dty
             parameter.copy_((torch.randn(parameter.shape, generator=generator) * 0.2 + is_gain).to(dtype))
     copy.deepcopy(model).to(dtype).save_pretrained(folder)  # a copy, so that the model's buffers stay in float32
     (folder / "config.json").write_text(json.dumps(config))
-    write_tokenizer(folder)
+    write_tokenizer(folder, template=template)
     return model
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ovround.errors import ArchitectureError
 from ovround.models.ops import Attention, Ops, T
+from ovround.models.parts.norms import HeadNorm
 from ovround.models.parts.part import Linear, check_size
 from ovround.models.parts.unit_norm import UnitNorm
 from ovround.models.state import State
@@ -15,24 +16,43 @@ _GATE = "output_gate_proj"
 
 
 @dataclass(frozen=True, slots=True)
+class PositionScale:
+    """The verb: `[B, T, K]` of each token at position p times 1 + beta * log(1 + floor(p / period)).
+
+    Llama 4's temperature of attention: queries far beyond the trained length attend more sharply.
+    """
+
+    beta: float
+    period: int
+    name: str = "position_scale"
+
+    def __post_init__(self) -> None:
+        if self.period < 1:
+            raise ArchitectureError(f"original_max_position_embeddings is {self.period}; 1 or more is needed")
+
+
+@dataclass(frozen=True, slots=True)
 class SelfAttention:
     """A mixer; `spec` says what the verb computes.
 
-    `query_key_norm` is RMS with `norm_eps`, over each head or over all heads of a query or key at once. With `output_gate`
-    what the verb gives is multiplied by the sigmoid of another projection, as wide as the query. With `value_norm` each head of
-    a value is over its root mean square; with `key_is_value` a value is the key before its norm. A layer that reads the cache
-    of another (`Attention.cache_of`) has queries alone.
+    `query_key_norm` is RMS with `norm_eps`, over each head or over all heads of a query or key at once; `layer` is a layer norm
+    over each head, with weights for all heads and no bias. `clip` then bounds the values of queries, keys and values. With
+    `output_gate` what the verb gives is multiplied by the sigmoid of another projection, as wide as the query. With `value_norm`
+    each head of a value is over its root mean square; with `key_is_value` a value is the key before its norm. A layer that reads
+    the cache of another (`Attention.cache_of`) has queries alone.
     """
 
     hidden_size: int
     spec: Attention
     bias: bool = False
     output_bias: bool = False
-    query_key_norm: Literal["head", "all"] | None = None
+    query_key_norm: Literal["head", "all", "layer"] | None = None
     norm_eps: float = 1e-6
     output_gate: bool = False
     value_norm: bool = False
     key_is_value: bool = False
+    clip: float | None = None
+    query_scale: PositionScale | None = None
     name: str = "self_attn"
 
     def __post_init__(self) -> None:
@@ -44,6 +64,8 @@ class SelfAttention:
             raise ArchitectureError(f"{heads} attention heads are no multiple of {kv_heads} key/value heads")
         if self.spec.sliding_window is not None and self.spec.sliding_window < 1:
             raise ArchitectureError(f"sliding_window is {self.spec.sliding_window}; 1 or more is needed")
+        if self.clip is not None and not self.clip > 0:
+            raise ArchitectureError(f"clip_qkv is {self.clip}; a number above 0 is needed")
 
     @property
     def inner_size(self) -> int:
@@ -53,10 +75,11 @@ class SelfAttention:
 
     def floats(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
-        if self.query_key_norm is not None:
+        size, kind = self.spec.head_dim, "head" if self.spec.rotated_norm_eps is not None else self.query_key_norm
+        if kind is not None:
             norms = (("q_norm", self.spec.num_heads), ("k_norm", self.spec.num_key_value_heads))
             for name, heads in norms if self.spec.cache_of is None else norms[:1]:
-                shapes[f"{name}.weight"] = (self.spec.head_dim * (1 if self.query_key_norm == "head" else heads),)
+                shapes[f"{name}.weight"] = {"head": (size,), "all": (size * heads,), "layer": (heads, size)}[kind]
         return shapes | ({"sinks": (self.spec.num_heads,)} if self.spec.sinks else {})
 
     def linears(self) -> tuple[Linear, ...]:
@@ -78,8 +101,9 @@ class SelfAttention:
 
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
         q, k, v = ops.linear(x, f"{at}.q_proj"), None, None
-        if self.query_key_norm is not None:
-            q = ops.rms_norm(q, f"{at}.q_norm", self.norm_eps, self._normed_parts(self.spec.num_heads))
+        q = self._clipped(ops, self._normed(ops, q, f"{at}.q_norm", self.spec.num_heads, layer))
+        if self.query_scale is not None:  # before the rotation, with which a factor commutes
+            q = ops.call(self.query_scale, (q,), layer)
         if self.spec.cache_of is None:
             k, v = self._key_and_value(ops, x, at, layer)
         out = ops.attention(q, k, v, layer, self.spec)
@@ -91,11 +115,20 @@ class SelfAttention:
         """Key and value of the layer's own, `[B, T, H_kv*D]` each."""
         k, heads = ops.linear(x, f"{at}.k_proj"), self.spec.num_key_value_heads
         v = k if self.key_is_value else ops.linear(x, f"{at}.v_proj")
-        if self.query_key_norm is not None:
-            k = ops.rms_norm(k, f"{at}.k_norm", self.norm_eps, self._normed_parts(heads))
+        k = self._normed(ops, k, f"{at}.k_norm", heads, layer)
         if self.value_norm:
             v = ops.call(UnitNorm(heads * self.spec.head_dim, self.norm_eps, heads), (v,), layer)
-        return k, v
+        return self._clipped(ops, k), self._clipped(ops, v)
 
-    def _normed_parts(self, heads: int) -> int:
-        return heads if self.query_key_norm == "head" else 1
+    def _clipped(self, ops: Ops[T], x: T) -> T:
+        if self.clip is None:
+            return x
+        return ops.scale(ops.activation(ops.scale(x, 1 / self.clip), "hardtanh"), self.clip)
+
+    def _normed(self, ops: Ops[T], x: T, at: str, heads: int, layer: int) -> T:
+        """A query or key `[B, T, heads * D]` through its norm, where it has one."""
+        if self.query_key_norm is None:
+            return x
+        if self.query_key_norm == "layer":
+            return ops.call(HeadNorm("layer", heads, self.spec.head_dim, self.norm_eps, at), (x,), layer)
+        return ops.rms_norm(x, at, self.norm_eps, heads if self.query_key_norm == "head" else 1)
