@@ -107,7 +107,7 @@ class ProgressDisplay:
                 text += f"  loss {progress.loss_before:.4g} -> {progress.loss_after:.4g}"
             text += f"  {time.monotonic() - self._started:.0f} s"
             if left:
-                text += f", {left}"
+                text += f", {left} for the blocks"
             if progress.unreached:
                 text += f"  warning: no calibration token reached {progress.unreached} expert(s), which are rounded to nearest"
         if self._bar is not None:
