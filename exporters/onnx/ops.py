@@ -45,6 +45,7 @@ MICROSOFT = "com.microsoft"
 # 4: int8 activations with a scale a block, the only fast path for 2 and 8 bits; `runtime.engines.onnx_exact` undoes it.
 ACCURACY_LEVEL = 4
 HEAD_MULTIPLE, ROTATED_HEAD_MULTIPLE = 8, 16  # head sizes that GroupQueryAttention takes, and that it rotates itself
+_BIASED = "/biased"
 _ATTENTION_BIAS, _HEAD_SINK = 10, 11  # their places among the operator's inputs
 _FLOAT, _INT64, _INT32 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT64), int(onnx.TensorProto.INT32)
 
@@ -101,7 +102,7 @@ class OnnxOps:
             product = self._native_product(x, at) if name in self._native else self._float_product(x, at)
             if not self._has(bias):
                 return product
-            return self.node("Add", [product, self.float_weight(bias)], f"{at}/biased")
+            return self.node("Add", [product, self.float_weight(bias)], f"{at}{_BIASED}")
         if self._has(name + ORDER):
             x = self.node("Gather", [x, name + ORDER], f"{at}/ordered", axis=2)
         return self._product(x, at, layout, self.float_weight(bias) if self._has(bias) else None)
@@ -152,7 +153,8 @@ class OnnxOps:
         if heads > 1:
             size = self.file.entries[f"{at}.weight"].shape[0]
             x = self.node("Reshape", [x, self.i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
-        if heads == 1 and self._nodes and self._nodes[-1].op_type == "Add" and self._nodes[-1].output[0] == x:
+        last = self._nodes[-1] if self._nodes else None
+        if heads == 1 and last and last.op_type == "Add" and last.output[0] == x and not x.endswith(_BIASED):
             return self._sum_and_norm(self._nodes.pop(), weight, at, eps)
         normal = self.node("SimplifiedLayerNormalization", [x, weight], at, axis=-1, epsilon=eps, stash_type=1)
         if heads == 1:
