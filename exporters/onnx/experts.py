@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from ovround.exporters.onnx.routing import routed
 from ovround.models.ops import Experts
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def experts(ops: OnnxOps, x: str, at: str, spec: Experts) -> str:
     size = ops.file.entries[f"{at}.gate.weight"].shape[1]
     rows = ops.node("Reshape", [x, ops.i64(f"rows/{size}", [-1, size])], f"{inside}/rows")
     logits = ops.linear(rows, f"{at}.gate")
-    weights, chosen = _chosen(ops, logits, spec, inside)
+    weights, chosen = _chosen(ops, logits, spec, at)
     flat = ops.node("Reshape", [chosen, ops.i64("flat", [-1])], f"{inside}/flat")
     one_hot = ops.node(
         "Equal",
@@ -79,9 +80,12 @@ def _every_second(ops: OnnxOps, x: str, start: int) -> str:
     return ops.node("Slice", [x, *ends, ops.i64("axis1", [1]), ops.i64("two1", [2])], f"{x}/from{start}")
 
 
-def _chosen(ops: OnnxOps, logits: str, spec: Experts, inside: str) -> tuple[str, str]:
+def _chosen(ops: OnnxOps, logits: str, spec: Experts, at: str) -> tuple[str, str]:
     """Weights and numbers of each row's experts, float32 and int64 `[rows, top_k]`, for router logits `[rows, E]`."""
+    inside = f"{at}.experts"
     weights, chosen = f"{inside}/weights", f"{inside}/chosen"
+    if spec.routing is not None:
+        return routed(ops, logits, spec, spec.routing, at)
     if spec.weights == "sparsemixer":
         return _sparsemixer(ops, logits, spec, inside)
     probability = ops.node("Softmax", [logits], f"{inside}/probability", axis=-1)

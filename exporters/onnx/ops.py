@@ -82,7 +82,7 @@ class OnnxOps:
         layout = self.layouts.get(name)
         if layout is None:
             return self._float(self.node("Gather", [name, ids], f"{at}/rows"), self.file.entries[name].data_type)
-        inputs = [name, ids, name + SCALES, *self._zero_points(name)]
+        inputs = [name, ids, name + SCALES, *self.zero_points(name)]
         rows = self.node(
             "GatherBlockQuantized", inputs, f"{at}/rows", MICROSOFT,
             bits=layout.stored_bits, block_size=layout.block_size, gather_axis=0, quantize_axis=1,
@@ -135,7 +135,7 @@ class OnnxOps:
         name = codes = f"{at}.weight"
         if self.file.entries[name].shape == layout.table_shape:  # tied: one table on disk, seen in two shapes
             codes = self.file.view(f"{name}/blocks", name, layout.matmul_shape)
-        inputs = [x, codes, name + SCALES, *self._zero_points(name)]
+        inputs = [x, codes, name + SCALES, *self.zero_points(name)]
         if bias is not None:
             inputs += [""] * (5 - len(inputs)) + [bias]
         return self.node(
@@ -293,7 +293,8 @@ class OnnxOps:
             self._emitted.add(self.node("Cast", [value], name, to=_FLOAT))
         return name
 
-    def _zero_points(self, weight: str) -> list[str]:
+    def zero_points(self, weight: str) -> list[str]:
+        """The input with a weight's zero points, none where they are implied."""
         return [weight + ZERO_POINTS] if self._has(weight + ZERO_POINTS) else []
 
     def _lengths(self) -> tuple[str, str]:
@@ -364,6 +365,11 @@ class OnnxOps:
         name = f"const/{name}"
         array: NDArray[np.int64] = np.array(values, np.int64)
         self._constants[name] = onnx.numpy_helper.from_array(array, name)
+        return name
+
+    def u8(self, name: str, value: int) -> str:
+        name = f"const/u8/{name}"
+        self._constants[name] = onnx.numpy_helper.from_array(np.array(value, np.uint8), name)
         return name
 
     def f32(self, name: str, values: float | NDArray[np.float32]) -> str:

@@ -10,6 +10,7 @@ from openvino.utils.node_factory import NodeFactory
 
 from ovround.exporters.openvino.constants import ConstantFile
 from ovround.exporters.openvino.nodes import named
+from ovround.exporters.openvino.routing import routed
 from ovround.models.ops import ClampedGate, Experts
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def experts(ops: OpenVINOOps, x: ov.Node, at: str, spec: Experts) -> ov.Node:
     size = x.output(0).get_partial_shape()[2].get_length()
     rows = opset.reshape(x, ops.i64(f"rows/{size}", [-1, size]), False)
     logits = ops.linear(rows, f"{at}.gate")
-    weights, chosen = _chosen(ops.file, logits, spec)
+    weights, chosen = (
+        _chosen(ops.file, logits, spec) if spec.routing is None else routed(ops, logits, spec, spec.routing, at)
+    )
     tiled = opset.tile(rows, ops.i64(f"times/{spec.count}", [spec.count, 1]))
     tiled = opset.reshape(tiled, ops.i64(f"each/{spec.count}x{size}", [spec.count, -1, size]), False)
 

@@ -40,6 +40,9 @@ class _Recorder:
 
     def call(self, verb: Verb, inputs: Sequence[None], layer: int) -> None:
         self.verbs.append(verb)
+        attends = getattr(verb, "attention", None)
+        if isinstance(attends, Attention):
+            self.attention_specs.append(attends)
 
     def activation(self, x: None, kind: Activation) -> None:
         pass

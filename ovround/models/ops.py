@@ -65,12 +65,32 @@ class ClampedGate:
 
 
 @dataclass(frozen=True, slots=True)
+class Routing:
+    """DeepSeek's choice of experts (DeepSeek-V3, section 2.1.2), and what their weights are multiplied by in the end.
+
+    The logits become scores by a softmax or a sigmoid. With `biased` the tensor `{at}.gate.e_score_correction_bias` `[E]`
+    is added to them for the choice, not for the weights. Experts lie in `groups` of equal size, of which only `top_groups`
+    are chosen from: those with the highest score, or the highest sum of two scores. A sum of chosen scores that weights are
+    shares of counts as `least_sum` at least.
+    """
+
+    scores: Literal["softmax", "sigmoid"] = "sigmoid"
+    biased: bool = True
+    groups: int = 1
+    top_groups: int = 1
+    group_score: Literal["highest", "two"] = "two"
+    least_sum: float = 0.0
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Experts:
     """A layer of gated MLPs of which each token takes `top_k` of `count`, and how the router's logits weigh those.
 
     `probability`: a softmax over all experts; `share`: one over the chosen ones alone; `sparsemixer` (Liu et al. 2023, at
     inference): one expert after the other, each weighed by a softmax over those that are left and whose logit z is within
     `tolerance` of the highest m, (m - z) / max(|z|, m). With `clamped`, gate and up are one projection, row by row in turn.
+    With `routing` the weights are the chosen scores or their shares.
     """
 
     count: int
@@ -80,6 +100,7 @@ class Experts:
     activation: Activation = "silu"
     tolerance: float = 0.0
     clamped: ClampedGate | None = None
+    routing: Routing | None = None
 
 
 class Ops(Protocol[T]):

@@ -152,9 +152,9 @@ def read_experts(
     return ExpertMlp(parts.config.hidden_size, spec, parts.mlp.bias)
 
 
-def read_shares(read: ConfigReader) -> ExpertWeights:
+def read_shares(read: ConfigReader, *, default: bool = False) -> ExpertWeights:
     """How `norm_topk_prob` says that experts are weighed."""
-    return "share" if read.flag("norm_topk_prob", default=False) else "probability"
+    return "share" if read.flag("norm_topk_prob", default=default) else "probability"
 
 
 def with_sliding_window(attention: SelfAttention, sliding_window: int | None) -> SelfAttention:

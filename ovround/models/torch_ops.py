@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 
-from ovround.models.ops import Activation, Attention, Experts, sinks_name
+from ovround.models.ops import Activation, Attention, Experts, Routing, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.torch_functions import rms_norm, turn
 from ovround.models.verbs import Verb, implementation
@@ -67,7 +67,7 @@ class TorchOps:
         batch, tokens, _ = q.shape
         query = q.view(batch, tokens, spec.num_heads, spec.head_dim)
         key = k.view(batch, tokens, spec.num_key_value_heads, spec.head_dim)
-        value = v.view(batch, tokens, spec.num_key_value_heads, spec.head_dim)
+        value = v.view(batch, tokens, spec.num_key_value_heads, -1)  # a value may be of another size
         held_key, held_value = self.past(layer, "key"), self.past(layer, "value")
         past = 0 if held_key is None else held_key.shape[2]
         if spec.rope is not None:
@@ -117,7 +117,10 @@ class TorchOps:
     def routed(self, x: torch.Tensor, at: str, spec: Experts) -> tuple[torch.Tensor, torch.Tensor]:
         """Each token's weights, in the type of `x`, and numbers of its experts, `[B, T, top_k]`."""
         logits = F.linear(x, self.weights[f"{at}.gate.weight"], self.weights.get(f"{at}.gate.bias")).float()
-        if spec.weights == "sparsemixer":
+        if spec.routing is not None:
+            bias = self.weights[f"{at}.gate.e_score_correction_bias"] if spec.routing.biased else None
+            weights, chosen = _routed(logits, bias, spec, spec.routing)
+        elif spec.weights == "sparsemixer":
             weights, chosen = _sparsemixer(logits, spec)
         else:
             weights, chosen = logits.softmax(-1).topk(spec.top_k, dim=-1)
@@ -205,6 +208,24 @@ def _sparsemixer(logits: torch.Tensor, spec: Experts) -> tuple[torch.Tensor, tor
     return torch.cat(weights, -1), torch.cat(chosen, -1)
 
 
+def _routed(
+    logits: torch.Tensor, bias: torch.Tensor | None, spec: Experts, routing: Routing
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights and numbers of the experts, `[B, T, top_k]`, for router logits `[B, T, E]`."""
+    scores = logits.softmax(-1) if routing.scores == "softmax" else logits.sigmoid()
+    choice = scores if bias is None else scores + bias.flatten().float()
+    if routing.top_groups < routing.groups:
+        groups = choice.unflatten(-1, (routing.groups, -1))
+        best = groups.amax(-1) if routing.group_score == "highest" else groups.topk(2, dim=-1).values.sum(-1)
+        among = torch.zeros_like(best).scatter(-1, best.topk(routing.top_groups, dim=-1).indices, 1.0)
+        choice = groups.masked_fill(among.unsqueeze(-1) == 0, -torch.inf).flatten(-2)
+    chosen = choice.topk(spec.top_k, dim=-1).indices
+    weights = scores.gather(-1, chosen)
+    if spec.weights == "share":
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=routing.least_sum)
+    return weights * routing.factor, chosen
+
+
 def _capped_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float, cap: float
 ) -> torch.Tensor:
@@ -245,11 +266,11 @@ def _short_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     for start in range(0, tokens, _QUERIES):
         end = min(start + _QUERIES, tokens)
         rows = grouped[:, :, :, start:end].reshape(batch * shared, -1, size)
-        seen_key, seen_value = (seen[:, :, :end].reshape(batch * shared, end, size) for seen in (key, value))
+        seen_key, seen_value = (seen[:, :, :end].reshape(batch * shared, end, -1) for seen in (key, value))
         hidden = torch.full((end - start, end), -torch.inf, dtype=query.dtype).triu_(start + 1).repeat(repeat, 1)
         scores = torch.baddbmm(hidden.expand(batch * shared, -1, -1), rows, seen_key.transpose(1, 2), alpha=scale)
         part = torch.bmm(scores.softmax(-1), seen_value)
-        parts.append(part.view(batch, heads, end - start, size))
+        parts.append(part.view(batch, heads, end - start, -1))
     return torch.cat(parts, 2).transpose(1, 2).reshape(batch, tokens, -1)
 
 

@@ -116,6 +116,15 @@ class StaticOps(TorchOps):
         out = packed.apply(x, self._convert)
         return out if bias is None else out + bias
 
+    def matrix(self, at: str) -> torch.Tensor:
+        """`{at}.weight` decoded, `[N, K]`, for what is no product of rows."""
+        packed = self._packed.get(at)
+        if packed is None:
+            return self.weights[f"{at}.weight"]
+        unit = torch.eye(packed.inputs, dtype=packed.scales.dtype, device=packed.scales.device)
+        decoded: torch.Tensor = packed.apply(unit, self._convert).T
+        return decoded
+
     def rms_norm(self, x: torch.Tensor, at: str, eps: float, heads: int = 1) -> torch.Tensor:
         parts = x.unflatten(-1, (heads, -1)).float()
         normed = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)

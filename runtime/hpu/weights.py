@@ -37,6 +37,11 @@ class Words:
     outputs: int
     order: torch.Tensor | None = None
 
+    @property
+    def inputs(self) -> int:
+        """K."""
+        return self.words.shape[0]
+
     def apply(self, x: torch.Tensor, convert: Convert) -> torch.Tensor:
         """`[..., K]` -> `[..., N]`."""
         if self.order is not None:
@@ -67,6 +72,11 @@ class TableWords:
         embedded: torch.Tensor = rows.unflatten(0, ids.shape)
         return embedded
 
+    @property
+    def inputs(self) -> int:
+        """K."""
+        return self.words.shape[1] * NUMBERS
+
     def apply(self, x: torch.Tensor, convert: Convert) -> torch.Tensor:
         """`[..., K]` -> `[..., V]`."""
         zeros = self.zeros.expand(self.scales.shape).contiguous()
@@ -84,6 +94,11 @@ class Bytes:
     scales: torch.Tensor
     zeros: torch.Tensor
     order: torch.Tensor | None = None
+
+    @property
+    def inputs(self) -> int:
+        """K."""
+        return self.codes.shape[1]
 
     def apply(self, x: torch.Tensor, convert: Convert) -> torch.Tensor:
         """`[..., K]` -> `[..., N]`."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ovround.errors import ArchitectureError
-from ovround.models.ops import Experts, Ops, T
+from ovround.models.ops import Experts, Ops, Routing, T
 from ovround.models.parts.part import Linear
 from ovround.models.state import State
 
@@ -16,12 +16,16 @@ _MOST_EXPERTS = 4096
 
 @dataclass(frozen=True, slots=True)
 class ExpertMlp:
-    """An MLP; `spec` says how the router's logits weigh the experts. `bias` is that of each expert's linear layers."""
+    """An MLP; `spec` says how the router's logits weigh the experts. `bias` is that of each expert's linear layers.
+
+    The bias of a choice may lie in a tensor with `bias_axes` axes of size 1 before the experts'.
+    """
 
     hidden_size: int
     spec: Experts
     bias: bool = False
     router_bias: bool = False
+    bias_axes: int = 0
     name: str = "mlp"
 
     def __post_init__(self) -> None:
@@ -33,6 +37,8 @@ class ExpertMlp:
                 f"{spec.top_k} of {spec.count} experts a token; at most {_MOST_EXPERTS} experts, and 1 "
                 "to all of them a token, are allowed"
             )
+        if spec.routing is not None:
+            _check_groups(spec, spec.routing)
 
     @property
     def inner_size(self) -> int:
@@ -40,6 +46,8 @@ class ExpertMlp:
 
     def floats(self) -> dict[str, tuple[int, ...]]:
         bias = {"gate.bias": (self.spec.count,)} if self.router_bias else {}
+        if self.spec.routing is not None and self.spec.routing.biased:
+            bias["gate.e_score_correction_bias"] = (*(1,) * self.bias_axes, self.spec.count)
         return {"gate.weight": (self.spec.count, self.hidden_size), **bias}
 
     def linears(self) -> tuple[Linear, ...]:
@@ -60,3 +68,15 @@ class ExpertMlp:
 
     def forward(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
         return ops.experts(x, at, self.spec)
+
+
+def _check_groups(spec: Experts, routing: Routing) -> None:
+    """Raise ArchitectureError for groups that are not of equal sizes, or too small to choose from."""
+    groups, top_groups = routing.groups, routing.top_groups
+    fits = 0 < top_groups <= groups and spec.count % groups == 0
+    size = spec.count // groups if fits else 0
+    least = 2 if routing.group_score == "two" and groups > 1 else 1
+    if size < least or size * top_groups < spec.top_k:
+        raise ArchitectureError(
+            f"{spec.top_k} experts a token from {top_groups} of {groups} groups (n_group, topk_group) of {spec.count} experts"
+        )
