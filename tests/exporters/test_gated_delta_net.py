@@ -106,7 +106,9 @@ def test_an_operator_that_is_too_new_is_named(built: tuple[dict[str, Path], Any]
     """ONNX Runtime before 1.26 has neither of the two: here a name that no version has stands for one."""
     folder = shutil.copytree(built[0]["onnx"], tmp_path / "onnx")
     model = onnx.load(folder / "model.onnx", load_external_data=False)
-    next(node for node in model.graph.node if node.op_type == "LinearAttention").op_type = "LinearAttentio2"  # as long as the old one
+    next(
+        node for node in model.graph.node if node.op_type == "LinearAttention"
+    ).op_type = "LinearAttentio2"  # as long as the old one
     onnx.save(model, folder / "model.onnx")
     with pytest.raises(ArtifactError, match="LinearAttentio2") as caught:
         open_engine(folder, verify=False)
