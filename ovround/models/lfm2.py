@@ -31,9 +31,10 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     return parts.decoder(mixers(read, parts), [mlp], layout=Layout(modules(parts.config.hidden_size)))
 
 
-def lfm2_parts(read: ConfigReader) -> StandardParts:
+def lfm2_parts(read: ConfigReader, intermediate_size: int = 12288) -> StandardParts:
     """What LFM2 and its mixture share: rotation, norms, no biases but the convolutions'."""
-    parts = rotated(read, read_parts(read, tied=True, positions=128_000, eps=1e-5), theta=1e6)
+    parts = read_parts(read, tied=True, positions=128_000, eps=1e-5, intermediate_size=intermediate_size)
+    parts = rotated(read, parts, theta=1e6)
     parts = with_biases(parts, attention=False, output=False, mlp=False)
     return replace(parts, attention=replace(parts.attention, query_key_norm="head"))
 
