@@ -119,6 +119,8 @@ def _differences(architecture: str, fixed: Computation, decoder: Decoder) -> Ite
         yield f"logits times {head.scale:g}"
     if not fixed.softcaps and head.softcap is not None:
         yield f"logits bounded by {head.softcap:g}"
+    if not head.norm.weight:
+        yield "norms without weights"
     for layer, block in enumerate(decoder.blocks):
         if block.places not in fixed.places:
             yield "this order of norms"
@@ -126,6 +128,7 @@ def _differences(architecture: str, fixed: Computation, decoder: Decoder) -> Ite
             yield f"a residual stream times {block.residual_scale:g}"
         mixer = attention_of(decoder, layer)
         yield from _attention_differences(architecture, fixed, decoder, mixer.spec, layer)
+        yield from _mixer_differences(mixer)
         yield from _mlp_differences(fixed, block.parts[1])
     yield from _bias_differences(fixed, decoder)
     if len({block.parts[1] for block in decoder.blocks}) > 1:
@@ -165,6 +168,18 @@ def _attention_differences(
         yield "attention sinks"
 
 
+def _mixer_differences(mixer: SelfAttention) -> Iterator[str]:
+    """What none of the architectures here has."""
+    if mixer.clip is not None:
+        yield f"queries, keys and values bounded by {mixer.clip:g}"
+    if mixer.query_scale is not None:
+        yield "queries scaled by their position"
+    if mixer.query_key_norm == "layer" or mixer.spec.rotated_norm_eps is not None:
+        yield "this norm of queries and keys"
+    if mixer.spec.rope is not None and mixer.spec.rope.interleaved:
+        yield "a rotation of interleaved pairs"
+
+
 def _scale(architecture: str, decoder: Decoder, spec: Attention) -> float:
     """llama.cpp's factor of the scores."""
     if len(decoder.blocks) == SCALED_BY_HIDDEN_SIZE.get(architecture):
@@ -180,6 +195,8 @@ def _mlp_differences(fixed: Computation, part: object) -> Iterator[str]:
         if mixture.spec.activation not in fixed.activations:
             yield f"activation {mixture.spec.activation}"
     elif isinstance(part, DenseMlp):
+        if part.xielu:
+            yield "activation xielu"
         if part.gated != fixed.gated:
             yield "an MLP without a gate" if fixed.gated else "an MLP with a gate"
         if part.activation not in fixed.activations:

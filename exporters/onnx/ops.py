@@ -33,7 +33,7 @@ from ovround.exporters.onnx.fused import FusedWeight
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
 from ovround.exporters.onnx.rotation import rotated
 from ovround.models.decoder import DecoderConfig
-from ovround.models.ops import Activation, Attention, Experts, sinks_name
+from ovround.models.ops import Activation, Attention, Experts, rotated_norms, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.state import State
 from ovround.models.verbs import Verb, implementation
@@ -73,6 +73,7 @@ class OnnxOps:
         ] = {}  # parts: the fused value, and the node that splits it
         self._constants: dict[str, onnx.TensorProto] = {}
         self._emitted: set[str] = set()
+        self._sums: set[str] = set()  # what `add` gave: a bias is added too, but of another shape
         self.rotations: dict[Rope, tuple[str, str]] = {}
 
     def embedding(self, ids: str, at: str) -> str:
@@ -152,7 +153,7 @@ class OnnxOps:
         if heads > 1:
             size = self.file.entries[f"{at}.weight"].shape[0]
             x = self.node("Reshape", [x, self.i64(f"split/{heads}x{size}", [0, 0, heads, size])], f"{at}/heads")
-        if heads == 1 and self._nodes and self._nodes[-1].op_type == "Add" and self._nodes[-1].output[0] == x:
+        if heads == 1 and x in self._sums and self._nodes[-1].output[0] == x:
             return self._sum_and_norm(self._nodes.pop(), weight, at, eps)
         normal = self.node("SimplifiedLayerNormalization", [x, weight], at, axis=-1, epsilon=eps, stash_type=1)
         if heads == 1:
@@ -180,6 +181,13 @@ class OnnxOps:
             inputs[:2] = (
                 rotated(self, x, spec.rope, heads) for x, heads in ((q, spec.num_heads), (k, spec.num_key_value_heads))
             )
+        if spec.rotated_norm_eps is not None:
+            inputs[:2] = (
+                self.rms_norm(x, at, spec.rotated_norm_eps, heads)
+                for x, at, heads in zip(
+                    inputs[:2], rotated_norms(layer), (spec.num_heads, spec.num_key_value_heads), strict=True
+                )
+            )
         if (q, k, v) in self._splits and inputs[:2] == [q, k]:  # the operator takes all three as one: no need to split
             inputs[0], split = self._splits.pop((q, k, v))
             inputs[1] = inputs[2] = ""
@@ -193,6 +201,8 @@ class OnnxOps:
         )
         if spec.softcap is not None:
             limits["softcap"] = spec.softcap
+        if fused and spec.rope is not None and spec.rope.interleaved:
+            limits["rotary_interleaved"] = 1
         return self.node(
             "GroupQueryAttention", inputs, f"model.layers.{layer}.self_attn", MICROSOFT, present,
             num_heads=spec.num_heads, kv_num_heads=spec.num_key_value_heads, scale=spec.scale, do_rotary=int(fused), **limits,
@@ -211,8 +221,11 @@ class OnnxOps:
             return self.node("Mul", [x, self.node("Sigmoid", [x], f"{x}/sigmoid{number}")], f"{x}/silu{number}")
         if kind == "sigmoid":
             return self.node("Sigmoid", [x], f"{x}/sigmoid{number}")
-        if kind == "relu":
-            return self.node("Relu", [x], f"{x}/relu{number}")
+        if kind == "hardtanh":
+            return self.node("Clip", [x, self.f32("minus_one", -1.0), self.f32("one", 1.0)], f"{x}/clipped{number}")
+        if kind in ("relu", "relu2"):
+            relu = self.node("Relu", [x], f"{x}/relu{number}")
+            return relu if kind == "relu" else self.node("Mul", [relu, relu], f"{x}/squared{number}")
         return self.node("Gelu", [x], f"{x}/gelu{number}", approximate="tanh" if kind == "gelu_tanh" else "none")
 
     def softcap(self, x: str, cap: float) -> str:
@@ -223,7 +236,8 @@ class OnnxOps:
         return self.node("Mul", [x, self.f32(f"scale/{factor!r}", factor)], f"{x}/scaled{len(self._nodes)}")
 
     def add(self, x: str, y: str) -> str:
-        return self.node("Add", [x, y], f"{y}/add{len(self._nodes)}")
+        self._sums.add(total := self.node("Add", [x, y], f"{y}/add{len(self._nodes)}"))
+        return total
 
     def mul(self, x: str, y: str) -> str:
         return self.node("Mul", [x, y], f"{y}/mul{len(self._nodes)}")
@@ -378,7 +392,7 @@ class OnnxOps:
 def rotates_itself(spec: Attention) -> bool:
     """Whether GroupQueryAttention rotates: whole heads of a size that it takes, by tables that do not change with the length."""
     rope = spec.rope
-    whole = rope is not None and rope.dim == spec.head_dim and not rope.follows_length
+    whole = rope is not None and rope.dim == spec.head_dim and not rope.follows_length and spec.rotated_norm_eps is None
     return whole and spec.head_dim % ROTATED_HEAD_MULTIPLE == 0
 
 

@@ -28,6 +28,7 @@ def rotated(ops: OnnxOps, x: str, rope: Rope, heads: int) -> str:
         _MICROSOFT,
         num_heads=heads,
         rotary_embedding_dim=rope.dim,
+        interleaved=int(rope.interleaved),
     )
 
 

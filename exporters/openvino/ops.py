@@ -25,7 +25,7 @@ from ovround.exporters.openvino.experts import experts
 from ovround.exporters.openvino.native import product as native_product
 from ovround.exporters.openvino.native import rows as affine_rows
 from ovround.exporters.openvino.nodes import named
-from ovround.models.ops import Activation, Attention, Experts, sinks_name
+from ovround.models.ops import Activation, Attention, Experts, rotated_norms, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.state import State
 from ovround.models.verbs import Verb, implementation
@@ -115,6 +115,11 @@ class OpenVINOOps:
             cos_sin = self._rotation(spec.rope)
             query = self._rotate(query, spec, cos_sin, f"{at}.q_rope")
             key = self._rotate(key, spec, cos_sin, f"{at}.k_rope")
+        if spec.rotated_norm_eps is not None:
+            query, key = (
+                self._rms(heads, self.weight(f"{norm}.weight"), norm, spec.rotated_norm_eps)
+                for heads, norm in zip((query, key), rotated_norms(layer), strict=True)
+            )
         key = self.append(layer, "key", key)
         value = self.append(layer, "value", self._split_heads(v, spec.num_key_value_heads, spec))
         repeats = spec.num_heads // spec.num_key_value_heads
@@ -145,7 +150,12 @@ class OpenVINOOps:
             return opset.swish(x, self.f32("one", 1.0))
         if kind == "sigmoid":
             return opset.sigmoid(x)
-        return opset.relu(x) if kind == "relu" else opset.gelu(x, "TANH" if kind == "gelu_tanh" else "ERF")
+        if kind == "hardtanh":
+            return opset.clamp(x, -1.0, 1.0)
+        if kind in ("relu", "relu2"):
+            relu = opset.relu(x)
+            return relu if kind == "relu" else opset.multiply(relu, relu)
+        return opset.gelu(x, "TANH" if kind == "gelu_tanh" else "ERF")
 
     def softcap(self, x: ov.Node, cap: float) -> ov.Node:
         return self.scale(opset.tanh(self.scale(x, 1 / cap)), cap)
@@ -213,16 +223,27 @@ class OpenVINOOps:
 
     def _rotate(self, x: ov.Node, spec: Attention, cos_sin: tuple[ov.Node, ov.Node], name: str) -> ov.Node:
         """The first features of `[B, H, T, D]` turned: feature j with feature j + dim / 2."""
-        dim = spec.rope.dim if spec.rope else 0
+        assert spec.rope is not None  # noqa: S101  the caller looked
+        dim, interleaved = spec.rope.dim, spec.rope.interleaved
+        turning = x if dim == spec.head_dim else self._features(x, 0, dim)
+        turned = self._turned(self._halves(turning, dim) if interleaved else turning, dim // 2, cos_sin)
         if dim == spec.head_dim:
-            return named(self._turned(x, dim // 2, cos_sin), name)
-        turned = self._turned(self._features(x, 0, dim), dim // 2, cos_sin)
+            return named(turned, name)
         return named(opset.concat([turned, self._features(x, dim, spec.head_dim)], -1), name)
 
     def _turned(self, x: ov.Node, half: int, cos_sin: tuple[ov.Node, ov.Node]) -> ov.Node:
         first, second = self._features(x, 0, half), self._features(x, half, None)
         turned = opset.concat([opset.multiply(second, self.f32("minus_one", [[[[-1.0]]]])), first], -1)
         return opset.add(opset.multiply(x, cos_sin[0]), opset.multiply(turned, cos_sin[1]))
+
+    def _halves(self, x: ov.Node, dim: int) -> ov.Node:
+        """Features 0, 1, 2, ... of `[B, H, T, dim]` as 0, 2, ..., 1, 3, ...: interleaved pairs in the order of the fused rotation.
+
+        Queries and keys alike, so that their products stay the same; no kernel of the CPU plugin rotates neighbours.
+        """
+        pairs = opset.reshape(x, self.i64(f"pairs/{dim}", [0, 0, 0, dim // 2, 2]), True)
+        halves = opset.transpose(pairs, self.i64("order01243", [0, 1, 2, 4, 3]))
+        return opset.reshape(halves, self.i64(f"halves/{dim}", [0, 0, 0, dim]), True)
 
     def _features(self, x: ov.Node, start: int, end: int | None) -> ov.Node:
         """Features `start` to `end` of `[B, H, T, D]`."""

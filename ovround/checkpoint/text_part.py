@@ -60,6 +60,9 @@ _QWEN_VL = TextModel(
     {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "max_window_layers": 80},
 )  # fmt: skip
 TEXT_MODELS: dict[str, TextModel] = {
+    "cohere2": TextModel(
+        "cohere2", "Cohere2ForCausalLM", (256000, 8192, 22528, 40), 64, None, 8192, {"sliding_window": 4096}
+    ),
     "gemma": TextModel("gemma", "GemmaForCausalLM", (256000, 3072, 24576, 28), 16, 16, 8192, {"head_dim": 256}),
     "gemma2": TextModel(
         "gemma2", "Gemma2ForCausalLM", (256000, 2304, 9216, 26), 8, 4, 8192, {"head_dim": 256, "sliding_window": 4096}
@@ -72,6 +75,9 @@ TEXT_MODELS: dict[str, TextModel] = {
     "llama": TextModel("llama", "LlamaForCausalLM", (32000, 4096, 11008, 32), 32, None, 2048),
     "ministral": TextModel(
         "ministral", "MinistralForCausalLM", (32000, 4096, 14336, 32), 32, 8, 131072, {"sliding_window": 4096}
+    ),
+    "ministral3": TextModel(
+        "ministral3", "Ministral3ForCausalLM", (131072, 4096, 14336, 34), 32, 8, 262144, {"head_dim": 128}
     ),
     "mistral": TextModel(
         "mistral", "MistralForCausalLM", (32000, 4096, 14336, 32), 32, 8, 131072, {"sliding_window": 4096}
@@ -107,6 +113,7 @@ class Multimodal:
 
 
 MULTIMODAL: dict[str, Multimodal] = {
+    "aya_vision": Multimodal("cohere2", tied=True), "cohere2_vision": Multimodal("cohere2", tied=True),
     "deepseek_vl": Multimodal("llama", tied=True), "deepseek_vl_hybrid": Multimodal("llama", tied=True),
     "gemma3": Multimodal("gemma3_text", tied=True, fixed=True),
     "got_ocr2": Multimodal("qwen2", tied=True), "idefics2": Multimodal("mistral"), "idefics3": Multimodal("llama"),
@@ -123,7 +130,7 @@ MULTIMODAL: dict[str, Multimodal] = {
 # What transformers' multimodal models do, whatever `text_config` says: the head's caps and scales belong to the text model's
 # own class with a head, which they do not use; Qwen3-VL always normalises the experts' weights.
 _ALWAYS = {"final_logit_softcapping": None, "logits_scaling": 1.0}
-_ALWAYS_OF = {"qwen3_vl_moe_text": {"norm_topk_prob": True}}
+_ALWAYS_OF = {"cohere2": {"logit_scale": 1.0}, "qwen3_vl_moe_text": {"norm_topk_prob": True}}
 _OF_THE_WHOLE = (
     "bos_token_id", "dtype", "eos_token_id", "pad_token_id", "quantization_config", "tokenizer_class", "torch_dtype",
     "transformers_version",

@@ -11,7 +11,7 @@ from ovround.errors import ArchitectureError
 from ovround.models.decoder import Decoder
 
 _SHARED = {
-    "block", "calls", "config_reader", "decoder", "layout", "ops", "parts", "rope", "standard", "state", "tied_head",
+    "block", "calls", "config_reader", "decoder", "layer_ropes", "layout", "ops", "parts", "rope", "standard", "state", "tied_head",
     "torch_functions", "torch_ops", "verbs",
 }  # fmt: skip
 

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ovround.errors import ArchitectureError
 from ovround.models.config_reader import ConfigReader
 from ovround.models.decoder import Decoder
 from ovround.models.gemma import LAYOUT, read_gemma
 from ovround.models.gemma2 import read_softcap
+from ovround.models.layer_ropes import layer_ropes
 from ovround.models.parts.norms import SANDWICH
-from ovround.models.rope import Rope, rope_from_config
 from ovround.models.standard import FULL, SLIDING, read_sliding_window, sliding_windows
 
-_OUTER = ("rope_theta", "original_max_position_embeddings")  # not read beside parameters by layer type
 _THETA = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
 
 
@@ -33,36 +31,18 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
         scale=read.positive("query_pre_attn_scalar", 256) ** -0.5,
         softcap=read_softcap(read, "attn_logit_softcapping", None),
     )
-    full, sliding = (_rope(config, spec.head_dim, kind) for kind in (FULL, SLIDING))
+    thetas = {kind: read.number(name, default) for kind, (name, default) in _THETA.items()}
+    ropes = layer_ropes(config, spec.head_dim, thetas)
     attention = replace(parts.attention, query_key_norm="head")
     mixers = [
         replace(
             attention,
-            spec=replace(spec, sliding_window=sliding_window, rope=full if sliding_window is None else sliding),
+            spec=replace(spec, sliding_window=sliding_window, rope=ropes[FULL if sliding_window is None else SLIDING]),
         )
         for sliding_window in windows
     ]
     head = replace(parts.head, softcap=read_softcap(read, "final_logit_softcapping", None))
     return replace(parts, head=head).decoder(mixers, places=SANDWICH, layout=LAYOUT)
-
-
-def _rope(config: Mapping[str, Any], head_dim: int, kind: str) -> Rope:
-    """transformers 5 keeps parameters by layer type; 4 had a theta for each, and a scaling that is the full layers' alone.
-
-    Where both are there, the scaling changes the full layers' parameters key by key, as in transformers.
-    """
-    name, default = _THETA[kind]
-    theta = ConfigReader(config).number(name, default)
-    by_kind, scaling = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
-    for what in (by_kind, scaling):
-        if not isinstance(what, Mapping):
-            raise ArchitectureError(f"rope_parameters is {what!r:.60}; an object is needed")
-    nested = by_kind.get(kind)
-    nested = {"rope_type": "default"} if nested is None else nested
-    if kind == FULL and isinstance(nested, Mapping):
-        nested = {**nested, **scaling}
-    plain = {key: value for key, value in config.items() if key not in _OUTER}
-    return rope_from_config(plain, head_dim, theta=theta, parameters=nested)
 
 
 def smallest_configs() -> list[dict[str, Any]]:

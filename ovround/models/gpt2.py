@@ -12,23 +12,23 @@ from ovround.models.layout import Layout, attention_of
 from ovround.models.parts.ends import Embedding
 from ovround.models.standard import read_parts, with_biases
 
-_NAMES: Names = {
+NAMES: Names = {
     "hidden_size": ("hidden_size", "n_embd"), "num_hidden_layers": ("num_hidden_layers", "n_layer"),
     "num_attention_heads": ("num_attention_heads", "n_head"), "intermediate_size": "n_inner",
     "max_position_embeddings": ("max_position_embeddings", "n_positions"), "rms_norm_eps": "layer_norm_epsilon",
     "hidden_act": "activation_function",
 }  # fmt: skip
-_MODULES = {
+MODULES = {
     "model.embed_tokens": "transformer.wte", "model.embed_positions": "transformer.wpe",
     "model.norm": "transformer.ln_f", "input_layernorm": "ln_1", "post_attention_layernorm": "ln_2",
     "self_attn.o_proj": "attn.c_proj", "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj",
 }  # fmt: skip
-_IGNORED = (".attn.bias", ".attn.masked_bias")
+IGNORED = (".attn.bias", ".attn.masked_bias")
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a GPT-2 config.json describes; raises ArchitectureError for a variant that is not built."""
-    read = ConfigReader({**config, "head_dim": None, "num_key_value_heads": None}, _NAMES)
+    read = ConfigReader({**config, "head_dim": None, "num_key_value_heads": None}, NAMES)
     read.refuse("add_cross_attention", False)
     hidden = read.integer("hidden_size")
     parts = read_parts(
@@ -41,10 +41,10 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     layers = range(parts.config.num_hidden_layers) if by_layer else range(1)
     mixers = [replace(parts.attention, spec=replace(spec, scale=scale / (layer + 1))) for layer in layers]
     layout = Layout(
-        _MODULES | attention_of("attn.c_attn", hidden, hidden, hidden),
+        MODULES | attention_of("attn.c_attn", hidden, hidden, hidden),
         "transformer.h",
         transposed=True,
-        ignored=_IGNORED,
+        ignored=IGNORED,
     )
     parts = replace(parts, embedding=Embedding(positions=True))
     return parts.decoder(mixers, [replace(parts.mlp, gated=False)], layout=layout)

@@ -18,7 +18,7 @@ from ovround.models.rope import Rope
 from ovround.models.verbs import Verb
 
 T = TypeVar("T")
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "sigmoid"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "hardtanh", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Attention:
     `sliding_window` is the number of tokens that a query sees, its own included. `softcap` bounds the scores by
     cap * tanh(score / cap). `alibi` adds a head's slope times the key's distance (Press et al. 2022). With `sinks` each head
     has a score of its own, the tensor `{layer's self_attn}.sinks` `[H]`, which takes part in the softmax and has no value.
+    With `rotated_norm_eps` each head of a query or key goes through an RMS norm after its rotation, by the tensors `q_norm`
+    and `k_norm` `[D]` of the layer's self_attn.
     """
 
     num_heads: int
@@ -39,6 +41,11 @@ class Attention:
     softcap: float | None = None
     alibi: bool = False
     sinks: bool = False
+    rotated_norm_eps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rotated_norm_eps is not None and self.rope is not None and self.rope.interleaved:
+            raise ValueError("norms after a rotation of interleaved pairs: backends put these in another order")
 
     def slopes(self) -> tuple[float, ...]:
         """ALiBi's factor of each head: powers of 2^(-8/n), n the largest power of two within H, then those between them."""
@@ -46,6 +53,11 @@ class Attention:
         first = [2.0 ** (-8 * (head + 1) / power) for head in range(power)]
         between = [2.0 ** (-4 * (2 * head + 1) / power) for head in range(self.num_heads - power)]
         return (*first, *between)
+
+
+def rotated_norms(layer: int) -> tuple[str, str]:
+    """The modules that norm rotated queries and keys, where a layer's attention has them."""
+    return f"model.layers.{layer}.self_attn.q_norm", f"model.layers.{layer}.self_attn.k_norm"
 
 
 def sinks_name(layer: int) -> str:
@@ -149,7 +161,9 @@ class Ops(Protocol[T]):
         ...
 
     def activation(self, x: T, kind: Activation) -> T:
-        """x * sigmoid(x), x * normal CDF(x) or its approximation by tanh, max(x, 0), 1 / (1 + exp(-x)); any shape."""
+        """x * sigmoid(x), x * normal CDF(x) or its approximation by tanh, max(x, 0), its square, x bounded by -1 and 1,
+        1 / (1 + exp(-x)); any shape.
+        """
         ...
 
     def softcap(self, x: T, cap: float) -> T:

@@ -1,8 +1,9 @@
 """Rotary position embedding: the inverse frequencies of each variant, as numpy float32.
 
-Dimension j of a head turns with dimension j + dim/2 ("half-rotated", the layout of Hugging Face checkpoints) by the angle
-`position * inverse_frequencies[j]`; a head's features from `dim` on are left as they are. Two variants look at how long the
-text is by now, the longest row of the batch: `dynamic` stretches theta with it, `longrope` has factors for short and long.
+Dimension j of a head turns with dimension j + dim/2 ("half-rotated", the layout of most Hugging Face checkpoints), or where
+pairs are `interleaved` dimension 2j with 2j + 1, by the angle `position * inverse_frequencies[j]`; a head's features from
+`dim` on are left as they are. Two variants look at how long the text is by now, the longest row of the batch: `dynamic`
+stretches theta with it, `longrope` has factors for short and long.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Rope:
     truncate: bool = True
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
+    interleaved: bool = False
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -146,13 +148,14 @@ def rope_from_config(
     theta: float = 10000.0,
     partial: float | None = None,
     parameters: Mapping[str, Any] | None = None,
+    interleaved: bool = False,
 ) -> Rope:
     """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (transformers 4) of a config.json.
 
     A `rope_scaling` that says anything rules over all of `rope_parameters`, its theta too, as in transformers 5.24
     (`RotaryEmbeddingConfigMixin.convert_rope_params_to_dict`): model cards tell to add one by hand.
     `theta` and `partial`, the rotated part of a head, are the family's defaults, None for one that always rotates whole heads;
-    `parameters` stand in for the config's own.
+    `parameters` stand in for the config's own. `interleaved` says which features are pairs.
     Raises ArchitectureError for what is no such rotation.
     """
     scaling = (
@@ -184,8 +187,9 @@ def rope_from_config(
         known |= {key: read.numbers(key) for key in ("short_factor", "long_factor")}
     truncate = read.flag("truncate", default=True)
     return Rope(
-        int(head_dim * rotated), theta, variant, original_max_position_embeddings=original, truncate=truncate, **known
-    )
+        int(head_dim * rotated), theta, variant, original_max_position_embeddings=original, truncate=truncate,
+        interleaved=interleaved, **known,
+    )  # fmt: skip
 
 
 def _attention_factor(variant: str, factor: float, original: int, read: ConfigReader) -> float:

@@ -22,7 +22,7 @@ from ovround.models.rope import rope_from_config
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu",
-    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
+    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "relu2": "relu2",
 }  # fmt: skip
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -119,11 +119,16 @@ def read_activation(read: ConfigReader, key: str, default: str) -> Activation:
 
 
 def rotated(
-    read: ConfigReader, parts: StandardParts, *, theta: float = 10000.0, partial: float | None = None
+    read: ConfigReader,
+    parts: StandardParts,
+    *,
+    theta: float = 10000.0,
+    partial: float | None = None,
+    interleaved: bool = False,
 ) -> StandardParts:
     """`parts` with the rotation that all layers share (see `rope_from_config`), and the context that it stretches to."""
     spec, config = parts.attention.spec, parts.config
-    rope = rope_from_config(read.config, spec.head_dim, theta=theta, partial=partial)
+    rope = rope_from_config(read.config, spec.head_dim, theta=theta, partial=partial, interleaved=interleaved)
     if rope.variant == "dynamic":  # the one variant whose configuration states the length before stretching
         config = replace(config, max_position_embeddings=int(config.max_position_embeddings * rope.factor))
     return replace(parts, config=config, attention=replace(parts.attention, spec=replace(spec, rope=rope)))

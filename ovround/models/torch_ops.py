@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 
-from ovround.models.ops import Activation, Attention, Experts, Routing, sinks_name
+from ovround.models.ops import Activation, Attention, Experts, Routing, rotated_norms, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.torch_functions import rms_norm, turn
 from ovround.models.verbs import Verb, implementation
@@ -72,7 +72,12 @@ class TorchOps:
         past = 0 if held_key is None else held_key.shape[2]
         if spec.rope is not None:
             cos, sin = self._rotation(spec.rope, past, tokens, q)
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+            query, key = (rotate(heads, cos, sin, spec.rope.interleaved) for heads in (query, key))
+        if spec.rotated_norm_eps is not None:
+            query, key = (
+                self.rms_norm(heads, at, spec.rotated_norm_eps)
+                for heads, at in zip((query, key), rotated_norms(layer), strict=True)
+            )
         query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))
         if held_key is not None and held_value is not None:
             key, value = torch.cat([held_key, key], dim=2), torch.cat([held_value, value], dim=2)
@@ -137,8 +142,10 @@ class TorchOps:
             return F.silu(x)
         if kind == "sigmoid":
             return x.sigmoid()
-        if kind == "relu":
-            return F.relu(x)
+        if kind == "hardtanh":
+            return F.hardtanh(x)
+        if kind in ("relu", "relu2"):
+            return F.relu(x) if kind == "relu" else F.relu(x).square()
         return F.gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
 
     def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
@@ -286,9 +293,16 @@ def round_to_8_bits(x: torch.Tensor, group: int) -> torch.Tensor:
     return x + change
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`[B, T, H, D]`, its first features turned by cos, sin `[T, dim / 2]`: feature j with feature j + dim / 2."""
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False) -> torch.Tensor:
+    """`[B, T, H, D]`, its first features turned by cos, sin `[T, dim / 2]`: feature j with feature j + dim / 2.
+
+    Where pairs are `interleaved`, feature 2j with 2j + 1.
+    """
     size = 2 * cos.shape[-1]
+    if interleaved:
+        halves = x[..., :size].unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+        pairs = rotate(halves, cos, sin).unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        return torch.cat([pairs, x[..., size:]], dim=-1)
     cos, sin = torch.cat([cos, cos], -1).unsqueeze(1), torch.cat([-sin, sin], -1).unsqueeze(1)
     if size == x.shape[-1]:
         return turn(x, cos, sin)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ovround.models.ops import Attention, Experts, sinks_name
+from ovround.models.ops import Attention, Experts, rotated_norms, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.torch_ops import TorchOps
 from ovround.runtime.hpu.operator import Convert
@@ -105,6 +105,11 @@ class StaticOps(TorchOps):
         table = self.weights[f"{at}.weight"]
         return F.embedding(self._places.positions.clamp(max=len(table) - 1), table)
 
+    def positions(self) -> torch.Tensor:
+        """The position of each token, int32 `[B, T]`."""
+        assert self._places is not None  # noqa: S101  as above
+        return self._places.positions
+
     def linear(self, x: torch.Tensor, at: str) -> torch.Tensor:
         bias, packed = self.weights.get(f"{at}.bias"), self._packed.get(at)
         if packed is None:
@@ -140,7 +145,12 @@ class StaticOps(TorchOps):
         key, value = (heads.unflatten(-1, (spec.num_key_value_heads, spec.head_dim)) for heads in (k, v))
         if spec.rope is not None:
             cos, sin = _angles(spec.rope, cache.constants, places)
-            query, key = _rotated(query, cos, sin), _rotated(key, cos, sin)
+            query, key = (_rotated(heads, cos, sin, spec.rope.interleaved) for heads in (query, key))
+        if spec.rotated_norm_eps is not None:
+            query, key = (
+                self.rms_norm(heads, at, spec.rotated_norm_eps)
+                for heads, at in zip((query, key), rotated_norms(layer), strict=True)
+            )
         keys, values = cache.states["key"], cache.states["value"]
         keys.index_copy_(0, places.slots, key.flatten(0, 1))
         values.index_copy_(0, places.slots, value.flatten(0, 1))
@@ -192,9 +202,13 @@ def _angles(rope: Rope, constants: Constants, places: Places) -> tuple[torch.Ten
     return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor
 
 
-def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
     """`[B, T, H, D]` turned by cos and sin `[B, T, 1, dim / 2]`: as `ovround.models.torch_ops.rotate`, in float32."""
     half, wide = cos.shape[-1], x.float()
+    if interleaved:
+        first, second, rest = wide[..., : 2 * half : 2], wide[..., 1 : 2 * half : 2], wide[..., 2 * half :]
+        pairs = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+        return torch.cat([pairs, rest], dim=-1).to(x.dtype)
     first, second, rest = wide.split((half, half, wide.shape[-1] - 2 * half), dim=-1)
     turned = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
     return turned.to(x.dtype)

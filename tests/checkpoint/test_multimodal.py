@@ -237,7 +237,7 @@ def test_a_tensor_of_no_known_part_is_refused(tmp_path: Path) -> None:
     ("config", "error", "message"),
     [
         ({"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}}, ArchitectureError, "`gemma3n` is not a family"),
-        ({"model_type": "llava", "text_config": {"model_type": "cohere2"}}, ArchitectureError, "`cohere2` is not a family"),
+        ({"model_type": "llava", "text_config": {"model_type": "xlstm"}}, ArchitectureError, "`xlstm` is not a family"),
         ({"model_type": "llava"}, CheckpointError, "config.json of model_type `llava` has no object `text_config` (None)"),
     ],
 )  # fmt: skip

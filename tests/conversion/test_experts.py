@@ -170,7 +170,7 @@ def test_a_rule_for_one_expert_is_refused(tmp_path: Path) -> None:
         ("qwen3_moe-0", {"moe_intermediate_size": 63}, "experts of 64 x 63; even sizes are needed"),
         ("qwen3_moe-0", {"decoder_sparse_step": 0}, "`decoder_sparse_step` is 0"),
         ("qwen2_moe-0", {"mlp_only_layers": 3}, "`mlp_only_layers` 3"),
-        ("olmoe-0", {"clip_qkv": 8.0}, "config.json: `clip_qkv` is 8.0, a variant that is not supported"),
+        ("olmoe-0", {"clip_qkv": -8.0}, "clip_qkv is -8.0; a number above 0 is needed"),
         ("phimoe-0", {"num_experts_per_tok": 3}, "`num_experts_per_tok` is 3, a variant"),
         ("phimoe-1", {"rope_scaling": {"type": "longrope", "long_mscale": 1.2}}, "short_mscale and long_mscale are None and 1.2"),
     ],

@@ -28,9 +28,17 @@ TEXTS: dict[str, dict[str, Any]] = {
         "num_local_experts": 8, "num_experts": 8, "num_experts_per_tok": 2,
     },
     "mistral3": {
+        "model_type": "ministral3", "head_dim": 16,
+        "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16, "mscale": 1.0,
+            "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+        },
+    },
+    "llava_onevision": {
         "model_type": "ministral", "head_dim": 16, "sliding_window": 12,
         "layer_types": ["full_attention", "sliding_attention"],
     },
+    "cohere2_vision": {"sliding_window": 12, "layer_types": ["full_attention", "sliding_attention"]},
     "lighton_ocr": {"head_dim": 16},
     "llava": {"model_type": "gemma2", "head_dim": 16, "sliding_window": 12},
     "llava_next": {"model_type": "mistral", "sliding_window": 12},

@@ -9,20 +9,40 @@ from ovround.models.ops import Ops, T
 
 
 @dataclass(frozen=True, slots=True)
+class HeadNorm:
+    """The verb: each of `heads` equal parts of `[B, T, heads * size]` by itself through an RMS or layer norm.
+
+    Then times `{at}.weight`, `heads * size` values of any shape; an empty `at` has no weight. There is no bias.
+    """
+
+    kind: Literal["rms", "layer"]
+    heads: int
+    size: int
+    eps: float
+    at: str = ""
+    name: str = "head_norm"
+
+
+@dataclass(frozen=True, slots=True)
 class Norm:
-    """RMS norm or layer norm over `size` features, with or without a bias."""
+    """RMS norm or layer norm over `size` features, with or without a bias, or without a weight too."""
 
     kind: Literal["rms", "layer"]
     size: int
     eps: float
     bias: bool = False
+    weight: bool = True
 
     def tensors(self, at: str) -> dict[str, tuple[int, ...]]:
         """Name and shape of each tensor of the norm at `at`."""
+        if not self.weight:
+            return {}
         return {f"{at}.{kind}": (self.size,) for kind in (("weight", "bias") if self.bias else ("weight",))}
 
     def forward(self, ops: Ops[T], x: T, at: str) -> T:
         """`[B, T, size]` -> the same."""
+        if not self.weight:
+            return ops.call(HeadNorm(self.kind, 1, self.size, self.eps), (x,), 0)
         return ops.rms_norm(x, at, self.eps) if self.kind == "rms" else ops.layer_norm(x, at, self.eps)
 
 
