@@ -120,6 +120,7 @@ def read_mixture(
     top_k: int | None,
     size: int | None,
     shared: int | None = 1,
+    bias_axes: int = 0,
 ) -> Part:
     """Experts by DeepSeek's keys, and `n_shared_experts` beside them as one MLP; the family's defaults, None for none."""
     inner = read.integer("moe_intermediate_size", size)
@@ -131,10 +132,11 @@ def read_mixture(
         parts.mlp.activation,
         routing=routing,
     )
-    experts, count = ExpertMlp(parts.config.hidden_size, spec), read.integer("n_shared_experts", shared)
-    if not count:
+    experts = ExpertMlp(parts.config.hidden_size, spec, bias_axes=bias_axes)
+    beside = read.integer("n_shared_experts", shared)
+    if not beside:
         return experts
-    return SharedExpertMlp(experts, replace(parts.mlp, intermediate_size=inner * count), gated=False)
+    return SharedExpertMlp(experts, replace(parts.mlp, intermediate_size=inner * beside), gated=False)
 
 
 def smallest_configs() -> list[dict[str, Any]]:
