@@ -31,12 +31,15 @@ class Part(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
+_OTHERS = (".experts.", ".k_b_proj.", ".v_b_proj.")  # those of latent attention are read as matrices, not multiplied by
+
+
 def fits_operator(weight: Weight, name: str) -> TypeGuard[QTensor]:
     """Whether the operator takes weight `name`: a linear layer of a block, of 2 to 4 bits, without activation order.
 
     Its groups must be whole runs of inputs.
     """
-    if not isinstance(weight, QTensor) or ".layers." not in name or ".experts." in name:
+    if not isinstance(weight, QTensor) or ".layers." not in name or any(part in name for part in _OTHERS):
         return False
     if weight.scale_bits != 16:  # the operator reads halves
         return False

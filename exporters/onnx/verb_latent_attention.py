@@ -50,4 +50,4 @@ def _by_head(ops: OnnxOps, x: str, matrices: str, name: str) -> str:
 
 def _matrix(ops: OnnxOps, at: str, shape: list[int]) -> str:
     """The decoded weight in `shape`; ONNX Runtime computes it once, when it loads the model."""
-    return ops.node("Reshape", [weight_matrix(ops, at, shape[-1]), ops.i64(f"matrix/{shape}", shape)], f"{at}/by_head")
+    return ops.node("Reshape", [weight_matrix(ops, at), ops.i64(f"matrix/{shape}", shape)], f"{at}/by_head")

@@ -1,10 +1,9 @@
-"""A weight as a matrix of numbers, where it is no product with rows: nodes over constants, which ONNX Runtime folds on loading."""
+"""A weight as a matrix of numbers (`Linear.decoded`): nodes over constants, which ONNX Runtime folds when it loads the model."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, Layout
@@ -15,17 +14,10 @@ if TYPE_CHECKING:
 _INT64, _FLOAT = int(onnx.TensorProto.INT64), int(onnx.TensorProto.FLOAT)
 
 
-def weight_matrix(ops: OnnxOps, at: str, inputs: int) -> str:
-    """`{at}.weight` decoded, float32 `[N, inputs]`; of our native operator what it makes of the unit matrix."""
-    name = f"{at}.weight"
-    layout = ops.layouts.get(name)
-    if layout is not None:
-        return _decoded(ops, at, layout)
-    if name in ops.file.entries:
-        return ops.float_weight(name)
-    unit = ops.f32(f"unit/{inputs}", np.eye(inputs, dtype=np.float32)[None])
-    columns = ops.node("Squeeze", [ops.linear(unit, at), ops.i64("axis0", [0])], f"{at}/columns")
-    return ops.node("Transpose", [columns], f"{at}/matrix", perm=[1, 0])
+def weight_matrix(ops: OnnxOps, at: str) -> str:
+    """`{at}.weight` decoded, float32 `[N, K]`."""
+    layout = ops.layouts.get(f"{at}.weight")
+    return ops.float_weight(f"{at}.weight") if layout is None else _decoded(ops, at, layout)
 
 
 def _decoded(ops: OnnxOps, at: str, layout: Layout) -> str:

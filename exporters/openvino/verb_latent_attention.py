@@ -28,7 +28,7 @@ def compute(ops: OpenVINOOps, verb: LatentHeads, inputs: Sequence[ov.Node], laye
     query = opset.gather(query, ops.i64(f"query/{nope}+{dim}", verb.query_order()), ops.i64("axis_three", 3))
     parts = opset.variadic_split(query, ops.i64("axis_three", 3), ops.i64(f"sizes/{dim}+{nope}", [dim, nope]))
     matrix = opset.reshape(
-        weight_matrix(ops, f"{at}.k_b_proj", rank), ops.i64(f"matrix/{nope}x{rank}", [heads, nope, rank]), False
+        weight_matrix(ops, f"{at}.k_b_proj"), ops.i64(f"matrix/{nope}x{rank}", [heads, nope, rank]), False
     )
     own = _by_head(ops, parts.output(1), matrix, transposed=False)
     query = opset.concat([parts.output(0), own], -1)
@@ -38,7 +38,7 @@ def compute(ops: OpenVINOOps, verb: LatentHeads, inputs: Sequence[ov.Node], laye
     ends = ops.i64(f"feature/{dim}", [dim]), ops.i64(f"feature/{head_dim}", [head_dim])
     out = opset.slice(out, *ends, ops.i64("one1", [1]), ops.i64("axis3", [3]))
     shape = ops.i64(f"matrix/{verb.value_dim}x{rank}", [heads, verb.value_dim, rank])
-    out = _by_head(ops, out, opset.reshape(weight_matrix(ops, f"{at}.v_b_proj", rank), shape, False), transposed=True)
+    out = _by_head(ops, out, opset.reshape(weight_matrix(ops, f"{at}.v_b_proj"), shape, False), transposed=True)
     size = heads * verb.value_dim
     return opset.reshape(out, ops.i64(f"joined/{size}", [0, 0, size]), True)
 

@@ -74,10 +74,12 @@ def _check_codebooks(source: PackedCheckpoint, coded: list[str], decoder: Decode
             f"`{coded[0]}` is made of codebooks ({source.method}), which {unfit} cannot hold",
             hint="--format openvino or onnx holds them; for others start from the original, unquantised checkpoint",
         )
-    stacked = decoder.stacked()
+    stacked, decoded = decoder.stacked(), decoder.decoded()
     for name in coded:
-        if name == decoder.embedding_at or name in stacked:
-            kind = "embedding" if name == decoder.embedding_at else "expert"
+        if name == decoder.embedding_at or name in stacked or name in decoded:
+            kind = (
+                "expert" if name in stacked else "embedding" if name == decoder.embedding_at else "absorbed projection"
+            )
             raise CheckpointError(
                 f"`{name}` is an {kind} made of codebooks ({source.method}): only linear layers may be"
             )

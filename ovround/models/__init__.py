@@ -15,6 +15,8 @@ _SHARED = {
     "torch_functions", "torch_ops", "verbs",
 }  # fmt: skip
 
+_ALIASES = {"kimi_k2": "deepseek_v3"}  # a model_type whose configuration and code are another's
+
 registered: dict[str, Callable[[Mapping[str, Any]], Decoder]] = {}
 """Families from outside of ovround: model_type -> `from_config`. They come before the files."""
 
@@ -37,6 +39,7 @@ def smallest_configs(family: str) -> list[dict[str, Any]]:
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder for a config.json; raises ArchitectureError listing the known families for any other model_type."""
     family = config.get("model_type")
+    family = _ALIASES.get(family, family) if isinstance(family, str) else family
     if isinstance(family, str) and family in registered:
         return registered[family](config)
     if family not in families():

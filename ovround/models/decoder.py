@@ -173,6 +173,11 @@ class Decoder:
             if linear.stack
         )
 
+    def decoded(self) -> frozenset[str]:
+        """The linear layers whose numbers engines need, decoded; see `Linear`."""
+        layers = range(self.config.num_hidden_layers)
+        return frozenset(module for layer in layers for module, linear in self._linears(layer) if linear.decoded)
+
     @property
     def largest_stack(self) -> int:
         """How many linear layers the largest of `expert_stacks` has, 0 for a model without experts."""

@@ -23,7 +23,7 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     """The scheme of each module with a weight matrix, None for one that stays in float; in the order of the model.
 
     An embedding or head whose bits are not stated is symmetric in a GGUF file. A tied head whose bits differ from the
-    embedding's appears as a module of its own. The last rule that matches wins.
+    embedding's appears as a module of its own. Beside codebooks `decoded` layers have 8 bits. The last rule that matches wins.
     Raises UsageError for a rule that matches nothing and for a stated group size that does not divide a weight's inputs.
     """
     # what loads checkpoints expects embedding and head in float
@@ -40,7 +40,7 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
     symmetric = {decoder.embedding_at: options.embedding_bits, HEAD: options.lm_head_bits}
     symmetric = symmetric if set(options.formats) & set(FILE_FORMATS) else {}
     unused = {rule.pattern for rule in options.layers}
-    codebooks = options.linear_codebooks
+    codebooks, decoded = options.linear_codebooks, decoder.decoded()
     shapes = weight_shapes(decoder)
     plan: Plan = {}
     for name, general in bits.items():
@@ -53,7 +53,10 @@ def make_plan(decoder: Decoder, options: ConvertOptions) -> Plan:
                 group_size = group_size if rule.group_size is None else rule.group_size
                 sym = sym if rule.sym is None else rule.sym
         stated = any(rule.bits is not None and re.search(rule.pattern, name) for rule in options.layers)
-        if codebooks is not None and name in linears and not stated:
+        if codebooks is not None and name in decoded and not stated:
+            group = default_group_size(shapes[f"{name}.weight"][1], options.largest_default_group)
+            plan[name] = QuantScheme(HEAD_BITS, group, sym)
+        elif codebooks is not None and name in linears and not stated:
             plan[name] = codebooks
         else:
             group = group_size or default_group_size(shapes[f"{name}.weight"][1], options.largest_default_group)

@@ -8,6 +8,7 @@ import torch
 
 from ovround.quant.device import CPU, Device
 
+_EXACT = ".e_score_correction_bias"
 _COARSE_BITS = 4  # up to this many bits, the rounding of bfloat16 to 8 bits is small beside that of the weights
 
 
@@ -27,5 +28,10 @@ def product_dtype(bits: Iterable[float], device: Device = CPU) -> torch.dtype | 
 
 
 def in_type(weights: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> Mapping[str, torch.Tensor]:
-    """All weights in `dtype`; unchanged for None. Gradients pass through."""
-    return weights if dtype is None else {name: weight.to(dtype) for name, weight in weights.items()}
+    """All weights in `dtype`, unchanged for None, but a router's bias, which decides between scores that are nearly equal.
+
+    Gradients pass through.
+    """
+    if dtype is None:
+        return weights
+    return {name: weight if name.endswith(_EXACT) else weight.to(dtype) for name, weight in weights.items()}

@@ -104,8 +104,8 @@ class LatentAttention:
             *first,
             Linear("kv_a_proj", rank, hidden, self.bias, fused=joined),
             Linear("k_rope_proj", heads.rope.dim, hidden, self.bias, fused=joined),
-            Linear("k_b_proj", heads.num_heads * heads.nope_dim, rank),
-            Linear("v_b_proj", heads.num_heads * heads.value_dim, rank),
+            Linear("k_b_proj", heads.num_heads * heads.nope_dim, rank, decoded=True),
+            Linear("v_b_proj", heads.num_heads * heads.value_dim, rank, decoded=True),
             Linear("o_proj", hidden, heads.num_heads * heads.value_dim, self.bias),
         )
 

@@ -20,7 +20,8 @@ class Linear:
 
     Layers with the same `fused` are computed in one multiplication and share their bits; the name is that of the joined
     module. Layers with the same `stack` differ only in the expert they belong to, and engines hold them in one tensor.
-    `token_share` is the part of all tokens that the layer computes on.
+    `token_share` is the part of all tokens that the layer computes on. A `decoded` layer's numbers are what engines need, not its
+    products: it is no layer of codebooks.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Linear:
     fused: str = ""
     stack: str = ""
     token_share: float = 1.0
+    decoded: bool = False
 
 
 class Part(Protocol):
