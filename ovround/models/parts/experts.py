@@ -45,7 +45,7 @@ class ExpertMlp:
         return self.spec.top_k * self.spec.intermediate_size
 
     def floats(self) -> dict[str, tuple[int, ...]]:
-        bias = {"gate.bias": (self.spec.count,)} if self.router_bias else {}
+        bias: dict[str, tuple[int, ...]] = {"gate.bias": (self.spec.count,)} if self.router_bias else {}
         scale = {"gate.scale": (self.spec.count,)} if self.spec.scaled else {}
         if self.spec.routing is not None and self.spec.routing.biased:
             bias["gate.e_score_correction_bias"] = (*(1,) * self.bias_axes, self.spec.count)
