@@ -119,7 +119,7 @@ def smallest_configs() -> list[dict[str, Any]]:
         "model_type": "gemma3n_text", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 160,
         "max_position_embeddings": 256, "sliding_window": 12, "layer_types": [FULL, SLIDING, SLIDING],
-        "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 150, "laurel_rank": 16,
+        "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 150, "laurel_rank": 32,
         "num_kv_shared_layers": 1, "activation_sparsity_pattern": [0.9, 0.0, 0.5],
     }  # fmt: skip
     return [

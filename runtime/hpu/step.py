@@ -30,7 +30,8 @@ CallRegion = Callable[..., Any]
 class Region:
     """The tensors of a block, or of all that is outside the blocks; a block's by the names of the first one like it.
 
-    `reads` names what a block reads of those before it (`Ops.shared`), `states_of` the layer whose states it works on.
+    `reads` names what a block reads of those before it (`Ops.shared`), outside of them what any block reads; `states_of` is the
+    layer whose states a block works on.
     """
 
     weights: dict[str, torch.Tensor]
@@ -39,6 +40,7 @@ class Region:
     constants: Constants = field(default_factory=Constants)
     reads: tuple[str, ...] = ()
     states_of: int = 0
+    state_names: tuple[str, ...] = ()
 
 
 class Step(torch.nn.Module):
@@ -64,14 +66,16 @@ class Step(torch.nn.Module):
             renamed = {f"{first}{name[len(at) :]}": weight for name, weight in inside.items()}
             words = {f"{first}{name[len(at) :]}": weight for name, weight in stored.items()}
             states_of = next(iter(shared_caches(decoder, layer)), layer)
-            reads = shared_reads(decoder, layer)
-            self.blocks.append(Region(renamed, words, like, _constants(decoder, layer, device), reads, states_of))
+            reads, names = shared_reads(decoder, layer), tuple(state.name for state in decoder.state(states_of))
+            self.blocks.append(
+                Region(renamed, words, like, _constants(decoder, layer, device), reads, states_of, names)
+            )
         ours = tuple(f"{at}." for at in blocks)
         self.outside = Region(
             {name: weight for name, weight in weights.items() if not name.startswith(ours)},
             {name: weight for name, weight in packed.items() if not name.startswith(ours)},
+            reads=tuple(dict.fromkeys(name for part in self.blocks for name in part.reads)),
         )
-        self.left = _left(decoder)
         self.call: CallRegion = lambda key, function, *arguments: function(*arguments)
         self.cache: Cache | None = None
 
@@ -95,7 +99,7 @@ class Step(torch.nn.Module):
         x, positions, slots, *left = self.call(
             ("embed", shape, size), embed, decoder, self.outside, convert, ids, held, size
         )
-        shared = dict(zip(self.left, left, strict=True))
+        shared = dict(zip(self.outside.reads, left, strict=True))
         for part in self.blocks:
             memory = (positions, slots, length, counts, size, *(shared[name] for name in part.reads))
             states = self.cache.layers[part.states_of]
@@ -125,7 +129,7 @@ def embed(
     slots = (starts.unsqueeze(1) + positions).flatten()
     ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, held, held))
     x = decoder.embed(ops, ids)
-    return x, positions, slots, *(ops.shared(name) for name in _left(decoder))
+    return x, positions, slots, *(ops.shared(name) for name in part.reads)
 
 
 def block(
@@ -134,8 +138,7 @@ def block(
 ) -> torch.Tensor:  # fmt: skip
     """One block `[B, T, hidden_size]` -> the same; what its states gain by the tokens goes to their slots."""
     shared, states = shared_and_states[: len(part.reads)], shared_and_states[len(part.reads) :]
-    names = (state.name for state in decoder.state(part.states_of))
-    cache = LayerCache(dict(zip(names, states, strict=True)), room, part.constants)
+    cache = LayerCache(dict(zip(part.state_names, states, strict=True)), room, part.constants)
     ops = StaticOps(part.weights, part.packed, convert, Places(positions, slots, length, counts), cache)
     ops.shared_values = dict(zip(part.reads, shared, strict=True))
     return decoder.block(ops, x, part.layer)
@@ -174,12 +177,6 @@ def greedy(
         chosen.append(ids)
         after()
     return torch.cat(chosen, dim=1)
-
-
-def _left(decoder: Decoder) -> tuple[str, ...]:
-    """The names of what the embedding leaves and a block reads."""
-    layers = range(decoder.config.num_hidden_layers)
-    return tuple(dict.fromkeys(name for layer in layers for name in shared_reads(decoder, layer)))
 
 
 def _constants(decoder: Decoder, layer: int, device: str) -> Constants:

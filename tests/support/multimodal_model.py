@@ -25,7 +25,7 @@ _HYBRID = {
 TEXTS: dict[str, dict[str, Any]] = {
     "gemma3": {"sliding_window": 12, "head_dim": 32, "layer_types": ["sliding_attention", "full_attention"]},
     "gemma3n": {
-        "sliding_window": 12, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"], "laurel_rank": 16,
+        "sliding_window": 12, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"], "laurel_rank": 32,
         "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": VOCAB_SIZE, "num_kv_shared_layers": 0,
     },
     "gemma4": {
