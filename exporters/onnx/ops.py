@@ -190,12 +190,8 @@ class OnnxOps:
             if spec.cache_of is None:
                 inputs[1] = rotated(self, k, spec.rope, spec.num_key_value_heads)
         if spec.rotated_norm_eps is not None:
-            inputs[:2] = (
-                self.rms_norm(x, at, spec.rotated_norm_eps, heads)
-                for x, at, heads in zip(
-                    inputs[:2], rotated_norms(layer), (spec.num_heads, spec.num_key_value_heads), strict=True
-                )
-            )
+            for index, (at, heads) in enumerate(zip(rotated_norms(layer), (spec.num_heads, spec.num_key_value_heads))):  # noqa: B905
+                inputs[index] = self.rms_norm(inputs[index], at, spec.rotated_norm_eps, heads)
         if (q, k, v) in self._splits and inputs[:2] == [q, k]:  # the operator takes all three as one: no need to split
             inputs[0], split = self._splits.pop((q, k, v))
             inputs[1] = inputs[2] = ""

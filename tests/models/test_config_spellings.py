@@ -114,6 +114,8 @@ APART = {
     ("qwen2_moe", "layer_types and a pattern"),
     ("phi", "tied"),  # refused: its head has a bias
     ("phimoe", "tied"),
+    ("gptj", "tied"),
+    ("codegen", "tied"),
 }
 
 
