@@ -15,8 +15,9 @@ from llama_cpp import llama_cpp
 from random_model import CONFIGS
 
 from ovround.checkpoint.gguf import open_gguf
+from ovround.checkpoint.gguf.architectures import architecture_for
 from ovround.errors import UsageError
-from ovround.exporters.gguf.computation import exact_context
+from ovround.exporters.gguf.computation import COMPUTATIONS, exact_context
 from ovround.exporters.gguf.suitability import architecture_of
 from ovround.models import from_config
 
@@ -37,15 +38,16 @@ MORE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # What llama.cpp cannot state of a smallest configuration, by a part of the message.
 REFUSED = {
-    "ministral-0": "family `ministral`", "ministral-1": "family `ministral`",
-    "opt-0": "family `opt`", "gpt_oss-0": "family `gpt_oss`", "gpt_oss-1": "family `gpt_oss`",
-    "phimoe-0": "family `phimoe`", "phimoe-1": "family `phimoe`", "falcon-3": "order of norms",
+    "falcon-3": "order of norms",
     "gemma2-0": "scores times 0.204", "gemma2-1": "scores times 0.204",
     "gemma3_text-0": "scores times 0.204", "gemma3_text-1": "scores times 0.204", "gpt2-1": "scores times 0.125",
     "gpt_neox-1": "without a bias", "starcoder2-1": "without a bias", "qwen3-1": "with a bias",
     "olmoe-1": "weighed by `share`", "qwen2_moe-1": "weighed by `share`", "qwen3_moe-1": "weighed by `probability`",
     "smollm3-0": "rotation of layer 1", "smollm3-1": "rotation of layer 1",
 }  # fmt: skip
+for _name, _config in CONFIGS.items():
+    if (_known := architecture_for(_config["model_type"])) is None or _known.name not in COMPUTATIONS:
+        REFUSED[_name] = f"family `{_config['model_type']}`"
 WRITTEN = {name: config for name, config in CONFIGS.items() if name not in REFUSED} | MORE
 # Families that transformers' reader of GGUF files takes as small as this, and computes as its own.
 TRANSFORMERS = ("bloom-0", "falcon-0", "internlm3-0", "qwen2-0", "stablelm-0")
