@@ -39,7 +39,10 @@ _STATED: dict[str, dict[str, Any]] = {
     "gpt2": {"scale_attn_by_inverse_layer_idx": False}, "phimoe": {"router_jitter_noise": 0.01},
 }  # fmt: skip
 _LEFT_OUT = {"gemma3_text": ("layer_types", "sliding_window_pattern"), "smollm3": ("no_rope_layers",)}
-_UNKNOWN = ("ministral", "opt")  # llama.cpp has none of their architectures
+_UNKNOWN = (  # llama.cpp has none of their architectures, or theirs is not read
+    "ministral", "opt", "deepseek_v2", "deepseek_v3", "dots1", "glm4_moe", "glm4_moe_lite", "granitemoe", "granitemoeshared",
+    "minicpm3", "minimax_m2", "youtu",
+)  # fmt: skip
 _WITHOUT = {
     ("falcon", 3),
     ("llama", 3),
