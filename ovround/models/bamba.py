@@ -28,7 +28,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
         raise ArchitectureError(f"config.json: `attn_layer_indices` is {attending!r:.40}; a list is needed")
     layers = range(parts.config.num_hidden_layers)
     mixers = [parts.attention if layer in attending else mamba for layer in layers]
-    return parts.decoder(mixers, layout=Layout(_LAYOUT | mamba_modules(mamba)))
+    return parts.decoder(mixers, layout=Layout({**_LAYOUT, **mamba_modules(mamba)}))
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from ovround.models.ops import Routing
 from ovround.models.standard import read_parts, rotated, with_biases
 
 _DEFAULTS = {"num_key_value_heads": 4, "max_position_embeddings": 131072}
-_KEYS = {
+_KEYS: dict[str, str | tuple[str, ...]] = {
     "n_routed_experts": ("num_experts", "moe_num_experts"), "num_experts_per_tok": ("num_experts_per_tok", "moe_k"),
     "n_shared_experts": "moe_num_shared_experts",
 }  # fmt: skip

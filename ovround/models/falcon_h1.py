@@ -46,7 +46,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
         embedding=Embedding(scale=read.number("embedding_multiplier", 1.0)),
         head=replace(parts.head, scale=read.number("lm_head_multiplier", 1.0)),
     )
-    layout = Layout(_LAYOUT | mamba_modules(mamba, "mixer.mamba"))
+    layout = Layout({**_LAYOUT, **mamba_modules(mamba, "mixer.mamba")})
     return parts.decoder([mixer], [replace(parts.mlp, gate_scale=gate, output_scale=down)], layout=layout)
 
 

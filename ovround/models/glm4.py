@@ -19,7 +19,7 @@ _NORMS = {  # what Gemma 2 calls the norm after attention is that before the MLP
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a GLM-4 config.json describes; raises ArchitectureError for a variant that is not built."""
     parts, modules = read_glm(config)
-    return parts.decoder(places=SANDWICH, layout=Layout(modules | _NORMS))
+    return parts.decoder(places=SANDWICH, layout=Layout({**modules, **_NORMS}))
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -18,8 +18,9 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     read = ConfigReader({**config, "mlp_bias": False}, {"n_routed_experts": ("n_routed_experts", "num_local_experts")})
     refuse_other_choices(read, "sigmoid", "noaux_tc")
     parts = rotated(read, read_parts(read, positions=131072, eps=1e-5), partial=0.5)
-    normed = "head" if read.flag("use_qk_norm", default=False) else None
-    attention = replace(parts.attention, output_bias=False, query_key_norm=normed)
+    attention = replace(parts.attention, output_bias=False)
+    if read.flag("use_qk_norm", default=False):
+        attention = replace(attention, query_key_norm="head")
     weights = read_shares(read, default=True)
     mixture = read_mixture(read, parts, read_routing(read), weights=weights, count=128, top_k=8, size=1408)
     first = read.integer("first_k_dense_replace", 1)

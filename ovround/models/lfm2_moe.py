@@ -36,7 +36,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
         "mlp.gate.e_score_correction_bias": "feed_forward.expert_bias",
     }  # fmt: skip
     layout = Layout(
-        modules(hidden) | names,
+        {**modules(hidden), **names},
         experts={"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"},
         experts_count=spec.count,
         stacks={kind: f"feed_forward.experts.{kind}" for kind in ("gate_up_proj", "down_proj")},

@@ -43,7 +43,8 @@ def write_random_model(
     generator = torch.Generator().manual_seed(0)
     model = AutoModelForCausalLM.from_config(known).eval()
     less_one = config["model_type"] in ("gemma", "gemma2", "gemma3_text")
-    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in model.state_dict()]
+    # those of no axis are constants of a formula, as in xIELU
+    buffers = [(name, part) for name, part in model.named_buffers() if part.dim() and name in model.state_dict()]
     with torch.no_grad():
         for name, parameter in [*model.named_parameters(), *buffers]:
             is_gain = parameter.dim() == 1 and name.endswith(("weight", "layer_scalar")) and not less_one
