@@ -9,7 +9,6 @@ from ovround.errors import ArchitectureError
 from ovround.models.ops import Attention, Ops, T
 from ovround.models.parts.norms import HeadNorm
 from ovround.models.parts.part import Linear, check_size
-from ovround.models.parts.unit_norm import UnitNorm
 from ovround.models.state import State
 
 _GATE = "output_gate_proj"
@@ -117,7 +116,7 @@ class SelfAttention:
         v = k if self.key_is_value else ops.linear(x, f"{at}.v_proj")
         k = self._normed(ops, k, f"{at}.k_norm", heads, layer)
         if self.value_norm:
-            v = ops.call(UnitNorm(heads * self.spec.head_dim, self.norm_eps, heads), (v,), layer)
+            v = ops.call(HeadNorm("rms", heads, self.spec.head_dim, self.norm_eps), (v,), layer)
         return self._clipped(ops, k), self._clipped(ops, v)
 
     def _clipped(self, ops: Ops[T], x: T) -> T:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from ovround.models.ops import Ops, T
 from ovround.models.parts.dense import DenseMlp
 from ovround.models.parts.experts import ExpertMlp
-from ovround.models.parts.norms import Norm
+from ovround.models.parts.norms import HeadNorm, Norm
 from ovround.models.parts.part import Linear
 from ovround.models.parts.scale_by import ScaleBy
-from ovround.models.parts.unit_norm import UnitNorm
 from ovround.models.state import State
 
 _NORMS = ("dense_norm", "post_dense_norm", "experts_norm", "post_experts_norm")
@@ -47,7 +46,7 @@ class DenseBesideExperts:
         dense = self.dense.forward(ops, self.norm.forward(ops, x, before), at, layer)
         dense = self.norm.forward(ops, dense, after)
         size = self.norm.size
-        routed = ops.call(UnitNorm(size, self.norm.eps), (x,), layer)
+        routed = ops.call(HeadNorm("rms", 1, size, self.norm.eps), (x,), layer)
         routed = ops.scale(ops.call(ScaleBy(f"{at}.router_scale"), (routed,), layer), size**-0.5)
         mixed = ops.experts(self.norm.forward(ops, x, experts_before), at, self.experts.spec, routed)
         return ops.add(dense, self.norm.forward(ops, mixed, experts_after))
