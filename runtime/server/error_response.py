@@ -35,7 +35,7 @@ _STATUS_AND_TYPE: tuple[tuple[type[OvroundError], int, str], ...] = (
 
 def error_response(error: Exception) -> tuple[int, dict[str, Any]]:
     """Status and body; 500 without details for what is no OvroundError."""
-    message = str(error)
+    message = str(error).replace("max_new_tokens", "max_tokens")  # the API's name of the field
     if isinstance(error, OvroundError) and error.hint:
         message += f" ({error.hint})"
     if isinstance(error, UnsupportedFieldError):

@@ -39,6 +39,7 @@ class ChatTemplate:
             raise ArtifactError(
                 f"the chat template has {len(source)} characters; {LIMITS.template_characters} are allowed"
             )
+        self.source = source
         self._setup = {
             "template": source, "special_tokens": dict(special_tokens), "cpu_s": LIMITS.template_cpu_s,
             "memory_bytes": LIMITS.template_memory_bytes, "characters": LIMITS.prompt_characters,
@@ -55,8 +56,10 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt for `messages`, each with `role` and usually `content`; keys with the value None are left out.
+        """The prompt for `messages`, each with `role` and usually `content`.
 
+        Keys with the value None are left out, except `content`: templates know by it a message that only calls tools. One that
+        does not take None gets an empty text.
         `variables` are the template's own (`tools`, `enable_thinking`, ...). Raises UsageError for invalid messages, and
         GenerationError if the template refuses them or exceeds its time or memory.
         """
@@ -67,7 +70,7 @@ class ChatTemplate:
         try:
             chat, said = {"tools": None, "documents": None, **_plain(own)}, _checked(messages)
             chat["add_generation_prompt"] = add_generation_prompt
-            answer = self._ask(json.dumps({**chat, "messages": said}))
+            answer = self._ask_with_contents(chat, said)
             if _lost(said, answer):  # templates of multimodal models may read lists of parts alone
                 in_parts = self._ask(json.dumps({**chat, "messages": _in_parts(said)}))
                 answer = answer if _lost(said, in_parts) else in_parts
@@ -76,6 +79,17 @@ class ChatTemplate:
         if "refused" in answer:
             raise GenerationError(f"the chat template refuses these messages: {answer['refused']}")
         return answer["text"]
+
+    def _ask_with_contents(self, chat: dict[str, Any], said: list[dict[str, Any]]) -> dict[str, str]:
+        """The answer for contents of None, or for empty ones where the template refuses None or writes the word."""
+        answer = self._ask(json.dumps({**chat, "messages": said}))
+        has_none = any(message.get("content", "") is None for message in said)
+        if not has_none or "None" not in answer.get("text", "None"):
+            return answer
+        filled = [{**message, "content": ""} if message.get("content", "") is None else message for message in said]
+        empty = self._ask(json.dumps({**chat, "messages": filled}))
+        writes_it = "text" in answer and answer["text"].count("None") <= empty.get("text", answer["text"]).count("None")
+        return answer if writes_it else empty
 
     def _ask(self, line: str) -> dict[str, str]:
         """The answer of the template's process: `text`, or `refused`."""
@@ -227,7 +241,10 @@ def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
             raise UsageError(
                 f"message {message!r} has no role", hint='a message is {"role": "user", "content": "..."} or the like'
             )
-    return [{key: _plain(value) for key, value in message.items() if value is not None} for message in messages]
+    return [
+        {key: _plain(value) for key, value in message.items() if value is not None or key == "content"}
+        for message in messages
+    ]
 
 
 def _plain(value: Any) -> Any:
