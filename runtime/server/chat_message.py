@@ -68,6 +68,8 @@ class CustomCall(RequestModel):
 
 class MessageAudio(RequestModel):
     id: Name | None = None
+    data: Text | None = None
+    expires_at: int | None = None
     transcript: Text | None = None
 
 

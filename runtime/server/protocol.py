@@ -56,10 +56,14 @@ class JsonSchemaFormat(RequestModel):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
+def _any_object() -> dict[str, JsonValue]:
+    return {"type": "object"}
+
+
 class Function(RequestModel):
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     description: Text | None = None
-    parameters: dict[str, JsonValue] = Field(default_factory=lambda: {"type": "object"})
+    parameters: dict[str, JsonValue] = Field(default_factory=_any_object)
     strict: bool | None = None
 
 
