@@ -262,7 +262,7 @@ ADDS = CALLS_IT.replace("{{ m.content }}", "{{ '>' + m.content }}")
     ids=["tells calls by it", "writes it", "refuses it"],
 )
 def test_a_message_without_content(template: str, expected: str) -> None:
-    """A content of None reaches the template as in transformers, unless the prompt would say `None`."""
+    """A content of None is left out, as in transformers, unless the prompt would then lose the call or be refused."""
     messages = [
         {"role": "user", "content": "None?"},
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
