@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import ovround
 from ovround.errors import OvroundError
+from ovround.runtime.server.access_log import AccessLog
 from ovround.runtime.server.api_router import ApiRouter
 from ovround.runtime.server.engine_client import EngineClient
 from ovround.runtime.server.error_response import error_response
@@ -52,6 +53,7 @@ def create_app(engine_client: EngineClient) -> FastAPI:
             CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["*"], allow_headers=["*"],
             expose_headers=["X-Request-Id"],
         )  # fmt: skip
+    app.add_middleware(AccessLog)
     ApiRouter(engine_client).add_to(app)
     _add_error_handlers(app, engine_client.metrics)
     return app

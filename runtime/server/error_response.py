@@ -35,9 +35,10 @@ _STATUS_AND_TYPE: tuple[tuple[type[OvroundError], int, str], ...] = (
 
 def error_response(error: Exception) -> tuple[int, dict[str, Any]]:
     """Status and body; 500 without details for what is no OvroundError."""
-    message = str(error).replace("max_new_tokens", "max_tokens")  # the API's name of the field
+    message = str(error)
     if isinstance(error, OvroundError) and error.hint:
         message += f" ({error.hint})"
+    message = message.replace("max_new_tokens", "max_tokens")  # the API's name of the field
     if isinstance(error, UnsupportedFieldError):
         return 400, error_object(message, "invalid_request_error", "unsupported_parameter", error.param)
     for kind, status, type_name in _STATUS_AND_TYPE:

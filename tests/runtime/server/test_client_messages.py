@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel, ValidationError
 from typing_extensions import get_type_hints, is_typeddict  # pydantic's; the client declares its types with them
+from waiting import wait_until
 
 from ovround.runtime.server.chat_message import ChatMessage
 from ovround.runtime.server.field_support import UnsupportedFieldError
@@ -303,6 +304,26 @@ def test_a_second_turn(served: Any) -> None:
     status, reply, _ = served.request("POST", "/v1/chat/completions", b'{"messages": ')
     assert status == 400
     assert reply["error"]["message"].startswith("the body is not valid JSON")
+
+
+@pytest.mark.parametrize("served", ["onnx"], indirect=True)
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_access_log(served: Any, stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+    path = "/v1/chat/completions"
+    with caplog.at_level(logging.INFO, "ovround.access"):
+        served.request("GET", "/health")
+        served.request("GET", "/nothing%0Aelse")
+        served.request("POST", path, {"messages": [USER], "max_tokens": 3, "stream": stream})
+        wait_until(lambda: len(caplog.records) == 2)
+        reply = served.request("POST", path, {"messages": [USER], "max_tokens": 9000})[1]
+        wait_until(lambda: len(caplog.records) == 3)
+    missing, answered, failed = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(r"GET /nothing%0Aelse 404 \d+\.\d{3} s", missing)
+    tokens = len(served.llm.tokenizer.encode_chat([USER]))
+    ends = rf"s, first token \d+\.\d{{3}} s, {tokens} prompt \+ 3 new tokens, chatcmpl-[0-9a-f]+"
+    assert re.fullmatch(rf"POST {path} 200 \d+\.\d{{3}} {ends}", answered)
+    assert re.fullmatch(rf"POST {path} 400 \d+\.\d{{3}} s", failed)
+    assert "max_new_tokens" not in reply["error"]["message"]
 
 
 def test_strict_and_allowed_origins(serve_folder: Any, demo_folders: dict[str, Path]) -> None:
