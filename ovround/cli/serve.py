@@ -54,6 +54,12 @@ def command(
     metrics_prefix: Annotated[
         str, typer.Option(help="Of the names at /metrics; `vllm:` fits dashboards for vLLM.")
     ] = "ovround_",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse unknown request fields; default: ignored, named once in the log.")
+    ] = False,
+    allowed_origins: Annotated[
+        str, typer.Option(help="Origins of web pages that may call the server, by commas, or *; default: its own page.")
+    ] = "",
 ) -> None:
     """Serve MODEL at http://HOST:PORT/v1, and a chat page at http://HOST:PORT."""
     try:
@@ -66,7 +72,8 @@ def command(
 
     settings = ServerSettings(
         model_name or _name(model), api_key=api_key, max_body_bytes=max_body_bytes, max_running=max_running,
-        max_waiting=max_waiting, request_timeout_s=request_timeout, metrics_prefix=metrics_prefix,
+        max_waiting=max_waiting, request_timeout_s=request_timeout, metrics_prefix=metrics_prefix, strict=strict,
+        allowed_origins=tuple(origin.strip() for origin in allowed_origins.split(",") if origin.strip()),
     )  # fmt: skip
     options = EngineOptions(
         engine, device, exact=exact, threads=threads, cache_gib=cache_gib, draft_model=draft_model,

@@ -15,6 +15,7 @@ from sse_starlette.sse import EventSourceResponse
 from ovround.errors import OvroundError
 from ovround.runtime.decoding.completion import Piece
 from ovround.runtime.server import responses
+from ovround.runtime.server.access_log import note_answer
 from ovround.runtime.server.answer_format import AnswerFormat
 from ovround.runtime.server.engine_client import EngineClient, RequestCancelledError
 from ovround.runtime.server.error_response import error_response
@@ -38,9 +39,12 @@ class AnswerStream:
     async def response(self, request: Request, body: Sampling) -> Response:
         """One JSON object, or events where the request asks for a stream."""
         if body.stream:
-            return await self._event_response(body.stream_options is not None and body.stream_options.include_usage)
+            return await self._event_response(
+                request, body.stream_options is not None and body.stream_options.include_usage
+            )
         answers = await self._collect(request)
         ends = [answer.last for answer in answers if answer.last is not None]
+        note_answer(request, self._head.request_id, ends)
         choices = [self._format.whole(index, answer) for index, answer in enumerate(answers)]
         more = {"usage": responses.usage(ends, self._prompts), "timings": responses.timings(ends[0])}
         return JSONResponse(self._head.object(choices, **more))
@@ -69,8 +73,9 @@ class AnswerStream:
             self._engine_client.close_jobs(self._head.request_id)
         return answers
 
-    async def _event_response(self, wants_usage: bool) -> Response:
+    async def _event_response(self, request: Request, wants_usage: bool) -> Response:
         """An error before the first token becomes a status; a later one becomes an event."""
+        note_answer(request, self._head.request_id, [])
         pieces = self._pieces()
         try:
             first = await anext(pieces)
@@ -78,12 +83,16 @@ class AnswerStream:
             await pieces.aclose()
             raise
         return EventSourceResponse(
-            self._events(first, pieces, wants_usage), ping=_PING_S, sep="\n",
+            self._events(request, first, pieces, wants_usage), ping=_PING_S, sep="\n",
             send_timeout=self._engine_client.settings.send_timeout_s, headers={"X-Request-Id": self._head.request_id},
         )  # fmt: skip
 
     async def _events(
-        self, first: tuple[int, Piece], pieces: AsyncGenerator[tuple[int, Piece], None], wants_usage: bool
+        self,
+        request: Request,
+        first: tuple[int, Piece],
+        pieces: AsyncGenerator[tuple[int, Piece], None],
+        wants_usage: bool,
     ) -> AsyncIterator[str]:
         head = replace(self._head, kind=self._format.stream_kind)
         ends: dict[int, Piece] = {}
@@ -98,6 +107,7 @@ class AnswerStream:
                         yield json.dumps(head.object([choice], **more))
                     if piece.finish_reason is not None:
                         ends[index] = piece
+                        note_answer(request, self._head.request_id, list(ends.values()))
                     index, piece = await anext(pieces)
             except StopAsyncIteration:
                 pass

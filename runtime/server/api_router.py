@@ -18,14 +18,14 @@ from ovround.runtime.server.protocol import (
     TemplateRequest,
     TokenizeRequest,
 )
-from ovround.runtime.server.responses import Json, error_object
+from ovround.runtime.server.responses import Json
 from ovround.runtime.server.served_model import UnknownModelError
 from ovround.runtime.server.serving_chat import create_chat_completion
 from ovround.runtime.server.serving_completion import create_completion
+from ovround.runtime.server.unknown_fields import UnknownFields
 
 PAGE = Path(__file__).parent / "chat.html"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
-_NOT_IMPLEMENTED = ("/v1/embeddings", "/v1/rerank", "/v1/score", "/v1/responses", "/v1/messages")
 
 
 class ApiRouter:
@@ -34,6 +34,7 @@ class ApiRouter:
     def __init__(self, engine_client: EngineClient) -> None:
         self._engine_client = engine_client
         self._model = engine_client.model
+        self._unknown_fields = UnknownFields(strict=engine_client.settings.strict)
 
     def add_to(self, app: FastAPI) -> None:
         app.post("/v1/chat/completions")(self.chat)
@@ -49,15 +50,15 @@ class ApiRouter:
         app.get("/version")(self.version)
         app.get("/metrics")(self.metrics)
         app.get("/", include_in_schema=False)(self.page)
-        for path in _NOT_IMPLEMENTED:
-            app.post(path, include_in_schema=False)(self.not_implemented)
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """The assistant's next message."""
+        self._unknown_fields.check(body)
         return await create_chat_completion(self._engine_client, request, body)
 
     async def complete(self, request: Request, body: CompletionRequest) -> Response:
         """The continuation of each prompt."""
+        self._unknown_fields.check(body)
         return await create_completion(self._engine_client, request, body)
 
     async def models(self) -> Json:
@@ -77,10 +78,11 @@ class ApiRouter:
 
     async def tokenize(self, body: TokenizeRequest) -> Json:
         """Token ids of a text or a chat."""
+        self._unknown_fields.check(body)
         self._model.check_name(body.model)
         tokenizer = self._model.tokenizer
         if body.messages is not None:
-            messages = [message.for_template() for message in body.messages]
+            messages = self._model.template_messages(body.messages)
             ids = await asyncio.to_thread(
                 tokenizer.encode_chat, messages, add_generation_prompt=body.add_generation_prompt
             )
@@ -92,14 +94,16 @@ class ApiRouter:
 
     async def detokenize(self, body: DetokenizeRequest) -> Json:
         """The text of token ids."""
+        self._unknown_fields.check(body)
         self._model.check_name(body.model)
         text = await asyncio.to_thread(self._model.tokenizer.decode, body.tokens, skip_special_tokens=False)
         return {"prompt": text}
 
     async def apply_template(self, body: TemplateRequest) -> Json:
         """The prompt that the chat template gives for the messages."""
+        self._unknown_fields.check(body)
         self._model.check_name(body.model)
-        messages = [message.for_template() for message in body.messages]
+        messages = self._model.template_messages(body.messages)
         prompt = await asyncio.to_thread(
             self._model.tokenizer.render_chat, messages, add_generation_prompt=body.add_generation_prompt,
             variables=body.chat_template_kwargs,
@@ -127,12 +131,6 @@ class ApiRouter:
     async def page(self) -> Response:
         """The chat page."""
         return FileResponse(PAGE, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _POLICY})
-
-    async def not_implemented(self) -> Response:
-        """501 for routes of OpenAI's API that this server does not have."""
-        return JSONResponse(
-            error_object("ovround serves completions and chat completions only", "not_implemented"), 501
-        )
 
     def _model_object(self) -> Json:
         model = self._model

@@ -11,20 +11,23 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 import ovround
 from ovround.errors import OvroundError
+from ovround.runtime.server.access_log import AccessLog
 from ovround.runtime.server.api_router import ApiRouter
 from ovround.runtime.server.engine_client import EngineClient
 from ovround.runtime.server.error_response import error_response
 from ovround.runtime.server.metrics import Metrics
 from ovround.runtime.server.middleware import RequestGate
+from ovround.runtime.server.request_error import describe
 from ovround.runtime.server.responses import error_object
 
 _ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request cannot be answered, or not by the engine that the server was started with."},
     401: {"description": "The API key is missing or wrong."},
-    404: {"description": "No such model or request."},
+    404: {"description": "No such route, model or request."},
     408: {"description": "The body did not come in time."},
     413: {"description": "The body is too large."},
     429: {"description": "Too many requests wait."},
@@ -45,6 +48,12 @@ def create_app(engine_client: EngineClient) -> FastAPI:
     )  # fmt: skip
     settings = engine_client.settings
     app.add_middleware(RequestGate, api_key=settings.api_key, max_body_bytes=settings.max_body_bytes)
+    if settings.allowed_origins:  # added last, so that it answers a browser's questions before the key is asked for
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["*"], allow_headers=["*"],
+            expose_headers=["X-Request-Id"],
+        )  # fmt: skip
+    app.add_middleware(AccessLog)
     ApiRouter(engine_client).add_to(app)
     _add_error_handlers(app, engine_client.metrics)
     return app
@@ -59,14 +68,18 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     async def on_invalid_request(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101  # for the type checker
         metrics.failed(400)
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = f"{field}: {first['msg']}" if field else first["msg"]
-        return JSONResponse(error_object(message, "invalid_request_error", None, field or None), 400)
+        message, param = describe(error.errors(), error.body)
+        return JSONResponse(error_object(message, "invalid_request_error", None, param), 400)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101  # for the type checker
-        return JSONResponse(error_object(str(error.detail), "invalid_request_error"), error.status_code, error.headers)
+        metrics.failed(error.status_code)
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"no route {request.method} {request.url.path[:200]}: GET /openapi.json lists what is served"
+        elif error.status_code == 405:
+            message = f"{request.url.path[:200]} takes another method than {request.method}"
+        return JSONResponse(error_object(message, "invalid_request_error"), error.status_code, error.headers)
 
     async def on_deep_nesting(request: Request, error: Exception) -> Response:
         metrics.failed(400)

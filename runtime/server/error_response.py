@@ -38,6 +38,7 @@ def error_response(error: Exception) -> tuple[int, dict[str, Any]]:
     message = str(error)
     if isinstance(error, OvroundError) and error.hint:
         message += f" ({error.hint})"
+    message = message.replace("max_new_tokens", "max_tokens")  # the API's name of the field
     if isinstance(error, UnsupportedFieldError):
         return 400, error_object(message, "invalid_request_error", "unsupported_parameter", error.param)
     for kind, status, type_name in _STATUS_AND_TYPE:

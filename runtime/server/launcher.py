@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ovround.errors import UsageError
+from ovround.runtime.server.access_log import log_to_stderr
 from ovround.runtime.server.api_server import create_app
 from ovround.runtime.server.engine_choice import EngineChoice, choose_engine
 from ovround.runtime.server.engine_client import EngineClient
@@ -60,6 +61,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(engine_client: EngineClient, bound: socket.socket, *, log_level: str = "warning") -> None:
     """Answer on `bound` until SIGINT or SIGTERM; running streams then have five seconds."""
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each client that has left
+    log_to_stderr()
     uvicorn.Server(server_config(create_app(engine_client), log_level=log_level)).run(sockets=[bound])
 
 

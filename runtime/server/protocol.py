@@ -1,7 +1,7 @@
-"""The fields of a request, each with its range and default; unknown fields are refused.
+"""The fields of a request, each with its range and default.
 
 OpenAI's clients also send fields without a meaning for one local model (`user`, `store`, ...). The server accepts and ignores
-them; `Ignored` lists them. `field_support` says which fields need a certain engine.
+them; `Ignored` lists them. `field_support` says which fields need a certain engine, `unknown_fields` what becomes of others.
 """
 
 from __future__ import annotations
@@ -9,48 +9,46 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from ovround.limits import LIMITS
 from ovround.runtime.decoding.grammar import ANY_JSON_OBJECT, Grammar
 from ovround.runtime.decoding.sampling import MAX_LOGIT_BIAS, MAX_STOP_STRINGS, SamplingOptions
+from ovround.runtime.server.chat_message import MAX_MESSAGES, ChatMessage
+from ovround.runtime.server.request_model import Limit, Name, RequestModel, Text, Whole
 
 MAX_CHOICES = 16
-MAX_MESSAGES = 4096
 MAX_PROMPTS = 256
 MAX_TOKENS = 2**20
-Name = Annotated[str, StringConstraints(max_length=1000)]
-Text = Annotated[str, StringConstraints(max_length=LIMITS.request_body_bytes)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKENS)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Source = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS.grammar_characters)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class StreamOptions(_Strict):
+class StreamOptions(RequestModel):
     include_usage: bool = False
+    include_obfuscation: bool | None = None
 
 
-class JsonSchema(_Strict):
+class JsonSchema(RequestModel):
     name: Annotated[str, StringConstraints(max_length=64)] = "answer"
     description: Text | None = None
     schema_: dict[str, JsonValue] = Field(alias="schema")
     strict: bool | None = None
 
 
-class TextFormat(_Strict):
+class TextFormat(RequestModel):
     type: Literal["text"]
 
 
-class JsonObjectFormat(_Strict):
+class JsonObjectFormat(RequestModel):
     type: Literal["json_object"]
+    schema_: dict[str, JsonValue] | None = Field(default=None, alias="schema")
+    """As llama.cpp's server takes it; None: any object."""
 
 
-class JsonSchemaFormat(_Strict):
+class JsonSchemaFormat(RequestModel):
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
@@ -58,71 +56,43 @@ class JsonSchemaFormat(_Strict):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-class Function(_Strict):
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+def _any_object() -> dict[str, JsonValue]:
+    return {"type": "object"}
+
+
+class Function(RequestModel):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     description: Text | None = None
-    parameters: dict[str, JsonValue] = {"type": "object"}  # pydantic copies defaults
+    parameters: dict[str, JsonValue] = Field(default_factory=_any_object)
     strict: bool | None = None
 
 
-class Tool(_Strict):
+class Tool(RequestModel):
     type: Literal["function"]
     function: Function
+    cache_control: JsonValue = None
+
+    def for_template(self) -> dict[str, Any]:
+        """The declaration for a chat template: the fields of the API alone."""
+        own = {name: getattr(self.function, name) for name in Function.model_fields}
+        return {"type": self.type, "function": {name: value for name, value in own.items() if value is not None}}
 
 
-class NamedFunction(_Strict):
+class NamedFunction(RequestModel):
     name: Name
 
 
-class NamedTool(_Strict):
+class NamedTool(RequestModel):
     type: Literal["function"]
     function: NamedFunction
 
 
-class TextPart(_Strict):
-    type: Literal["text"]
-    text: Text
-
-
-class CalledFunction(_Strict):
-    name: Name
-    arguments: Text
-
-
-class ToolCall(_Strict):
-    id: Name
-    type: Literal["function"] = "function"
-    function: CalledFunction
-
-
-class ChatMessage(_Strict):
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Text | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES)] | None = None
-    name: Name | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
-    tool_call_id: Name | None = None
-    reasoning_content: Text | None = None
-    refusal: Text | None = None
-
-    def for_template(self) -> dict[str, Any]:
-        """The message for a chat template: content is one text, the arguments of calls are objects."""
-        message = self.model_dump(exclude_none=True, exclude={"refusal"})
-        if isinstance(self.content, list):
-            message["content"] = "".join(part.text for part in self.content)
-        for call in message.get("tool_calls", []):
-            try:
-                call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-            except (ValueError, RecursionError):
-                continue  # a broken call of the model: the template gets its text
-        return message
-
-
-class Ignored(_Strict):
+class Ignored(RequestModel):
     """Fields that clients send and that have no effect on a local model."""
 
     user: Name | None = None
     store: bool | None = None
-    metadata: Annotated[dict[Name, Name], Field(max_length=64)] | None = None
+    metadata: Annotated[dict[Name, JsonValue], Field(max_length=64)] | None = None
     service_tier: Name | None = None
     safety_identifier: Name | None = None
     prompt_cache_key: Name | None = None
@@ -135,15 +105,15 @@ class Sampling(Ignored):
     model: Name | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[int, Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    top_k: Annotated[int, Whole, Field(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Annotated[int, Whole, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
     ignore_eos: bool = False
@@ -178,7 +148,9 @@ class Sampling(Ignored):
             return Grammar("lark", self.guided_grammar)
         schema = self.guided_json
         if self.response_format is not None and self.response_format.type == "json_object":
-            return ANY_JSON_OBJECT
+            schema = self.response_format.schema_
+            if schema is None:
+                return ANY_JSON_OBJECT
         if self.response_format is not None and self.response_format.type == "json_schema":
             schema = self.response_format.json_schema.schema_
         return None if schema is None else Grammar("json_schema", json.dumps(schema))
@@ -206,12 +178,14 @@ class ChatRequest(Sampling):
     """/v1/chat/completions"""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    max_tokens: Annotated[Annotated[int, Field(ge=1, le=2**31 - 1)] | None, Limit] = None
+    max_completion_tokens: Annotated[Annotated[int, Field(ge=1, le=2**31 - 1)] | None, Limit] = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Whole, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    reasoning_effort: Name | None = None
+    verbosity: Name | None = None
     chat_template_kwargs: dict[str, JsonValue] | None = None
 
     @model_validator(mode="after")
@@ -226,6 +200,14 @@ class ChatRequest(Sampling):
             if self.grammar() is not None:
                 raise ValueError("a forced tool call excludes response_format and guided_*")
         return self
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """The variables of the chat template; `reasoning_effort` is one, and "none" also turns thinking off."""
+        effort: dict[str, Any] = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        if self.reasoning_effort == "none":
+            effort["enable_thinking"] = False
+        return {**effort, **(self.chat_template_kwargs or {})}
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -244,7 +226,7 @@ class CompletionRequest(Sampling):
             Field(min_length=1, max_length=MAX_PROMPTS),
         ]
     )
-    max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = 16
+    max_tokens: Annotated[Annotated[int, Field(ge=0, le=2**31 - 1)] | None, Limit] = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool = False
     suffix: None = None
@@ -265,7 +247,7 @@ class CompletionRequest(Sampling):
         return [self.prompt] if is_one_prompt else list(self.prompt)  # type: ignore[list-item,arg-type]
 
 
-class TokenizeRequest(_Strict):
+class TokenizeRequest(RequestModel):
     """A text or a chat."""
 
     model: Name | None = None
@@ -281,12 +263,12 @@ class TokenizeRequest(_Strict):
         return self
 
 
-class DetokenizeRequest(_Strict):
+class DetokenizeRequest(RequestModel):
     model: Name | None = None
     tokens: Annotated[list[TokenId], Field(max_length=MAX_TOKENS)]
 
 
-class TemplateRequest(_Strict):
+class TemplateRequest(RequestModel):
     model: Name | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     add_generation_prompt: bool = True

@@ -6,6 +6,7 @@ import hashlib
 import math
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import ovround
 from ovround.artifact.manifest import MANIFEST, read_manifest
 from ovround.errors import OvroundError
 from ovround.runtime.model_info import read_model_info
+from ovround.runtime.server.chat_message import ChatMessage, template_messages
 from ovround.runtime.server.responses import Head
 from ovround.runtime.text.tokenizer import Tokenizer
 
@@ -42,6 +44,10 @@ class ServedModel:
         """Raise UnknownModelError for another model's name; None stands for this model."""
         if name not in (None, self.name):
             raise UnknownModelError(f"the model `{name}` is not served here; `{self.name}` is")
+
+    def template_messages(self, messages: Sequence[ChatMessage], tools: object = None) -> list[dict[str, Any]]:
+        """The messages for the chat template that a chat with `tools` takes."""
+        return template_messages(messages, knows_developer=self.tokenizer.template_mentions("developer", tools))
 
     def head(self, prefix: str, kind: str) -> Head:
         """The common fields of a new answer's objects, with a new id."""

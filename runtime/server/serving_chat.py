@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -22,13 +21,13 @@ async def create_chat_completion(engine_client: EngineClient, request: Request, 
     model = engine_client.model
     model.check_name(body.model)
     check_fields(body, engine_client.engine)
-    grammar, variables = body.grammar(), dict(body.chat_template_kwargs or {})
+    grammar, variables = body.grammar(), body.template_variables
     tools = _callable_tools(body)
     if tools:
-        variables["tools"] = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
+        variables["tools"] = [tool.for_template() for tool in body.tools or []]
         if body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool):
             grammar = forced_call([(tool.function.name, tool.function.parameters) for tool in tools])
-    messages: list[dict[str, Any]] = [message.for_template() for message in body.messages]
+    messages = model.template_messages(body.messages, variables.get("tools"))
     ids = await asyncio.to_thread(model.tokenizer.encode_chat, messages, variables=variables)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     options = body.sampling_options(body.max_new_tokens, logprobs, None, grammar)

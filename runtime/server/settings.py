@@ -32,10 +32,15 @@ class ServerSettings:
     metrics_prefix: str = "ovround_"
     """Prefix of the metrics' names; `vllm:` fits dashboards made for vLLM."""
 
+    strict: bool = False
+    """Refusal of unknown request fields, which are else ignored and named once in the log."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages that may use the server from a browser, or `*`; its own page always may."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(field.default, int) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if type(field.default) is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UsageError(f"{field.name} is {value!r}; a whole number of 1 or more is needed")
         if self.api_key is not None and not self.api_key:
             raise UsageError("the API key is empty", hint="leave it out for a server that everybody may use")

@@ -39,6 +39,7 @@ class ChatTemplate:
             raise ArtifactError(
                 f"the chat template has {len(source)} characters; {LIMITS.template_characters} are allowed"
             )
+        self.source = source
         self._setup = {
             "template": source, "special_tokens": dict(special_tokens), "cpu_s": LIMITS.template_cpu_s,
             "memory_bytes": LIMITS.template_memory_bytes, "characters": LIMITS.prompt_characters,
@@ -55,7 +56,10 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt for `messages`, each with `role` and usually `content`; keys with the value None are left out.
+        """The prompt for `messages`, each with `role` and usually `content`.
+
+        Keys with the value None are left out, as in transformers. Where the template then refuses the messages or loses calls of
+        tools, a content of None stays None, by which some templates know a message that only calls tools, or becomes an empty text.
 
         `variables` are the template's own (`tools`, `enable_thinking`, ...). Raises UsageError for invalid messages, and
         GenerationError if the template refuses them or exceeds its time or memory.
@@ -67,7 +71,7 @@ class ChatTemplate:
         try:
             chat, said = {"tools": None, "documents": None, **_plain(own)}, _checked(messages)
             chat["add_generation_prompt"] = add_generation_prompt
-            answer = self._ask(json.dumps({**chat, "messages": said}))
+            answer = self._ask_with_contents(chat, said)
             if _lost(said, answer):  # templates of multimodal models may read lists of parts alone
                 in_parts = self._ask(json.dumps({**chat, "messages": _in_parts(said)}))
                 answer = answer if _lost(said, in_parts) else in_parts
@@ -76,6 +80,20 @@ class ChatTemplate:
         if "refused" in answer:
             raise GenerationError(f"the chat template refuses these messages: {answer['refused']}")
         return answer["text"]
+
+    def _ask_with_contents(self, chat: dict[str, Any], said: list[dict[str, Any]]) -> dict[str, str]:
+        """The answer for contents of None left out, kept, or empty: the first that shows the most calls and writes no `None`."""
+        empty = [message.get("content", "") is None for message in said]
+        left_out = [{key: value for key, value in message.items() if value is not None} for message in said]
+        answer = self._ask(json.dumps({**chat, "messages": left_out}))
+        if not any(empty):
+            return answer
+        filled = [
+            {**message, "content": ""} if is_empty else message for message, is_empty in zip(said, empty, strict=True)
+        ]
+        answers = [answer, *(self._ask(json.dumps({**chat, "messages": form})) for form in (said, filled))]
+        names = _called_names(said)
+        return max(answers, key=lambda answer: _shown(answer, names))
 
     def _ask(self, line: str) -> dict[str, str]:
         """The answer of the template's process: `text`, or `refused`."""
@@ -202,6 +220,20 @@ def _read_text(path: Path) -> str:
         raise ArtifactError(f"`{path}` cannot be read: {error}") from error
 
 
+def _called_names(messages: list[dict[str, Any]]) -> set[str]:
+    """The names of the tools that the messages call."""
+    calls = [call for message in messages for call in message.get("tool_calls") or [] if isinstance(call, dict)]
+    functions = [call.get("function", call) for call in calls]
+    names = [function.get("name") for function in functions if isinstance(function, dict)]
+    return {name for name in names if isinstance(name, str)}
+
+
+def _shown(answer: dict[str, str], names: set[str]) -> tuple[bool, int, int]:
+    """How good a rendering is: it is none without a text, writes no `None`, and has the called tools' names."""
+    text = answer.get("text", "")
+    return "text" in answer, -text.count("None"), sum(text.count(name) for name in names)
+
+
 def _lost(messages: list[dict[str, Any]], answer: dict[str, str]) -> bool:
     """Whether the answer is without what the last message of the user says in a string."""
     contents = [message.get("content") for message in messages if message["role"] == "user"]
@@ -210,11 +242,11 @@ def _lost(messages: list[dict[str, Any]], answer: dict[str, str]) -> bool:
 
 
 def _in_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with each string as a list of one part."""
+    """The messages with each string as a list of one part, without contents of None."""
     return [
         {**message, "content": [{"type": "text", "text": message["content"]}]}
         if isinstance(message.get("content"), str)
-        else message
+        else {key: value for key, value in message.items() if value is not None}
         for message in messages
     ]
 
@@ -227,7 +259,10 @@ def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
             raise UsageError(
                 f"message {message!r} has no role", hint='a message is {"role": "user", "content": "..."} or the like'
             )
-    return [{key: _plain(value) for key, value in message.items() if value is not None} for message in messages]
+    return [
+        {key: _plain(value) for key, value in message.items() if value is not None or key == "content"}
+        for message in messages
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -83,6 +83,10 @@ class Tokenizer:
                 )
         return prompt
 
+    def template_mentions(self, word: str, tools: object = None) -> bool:
+        """Whether the chat template for a chat with `tools` has `word`, such as a role's name; raises as `render_chat`."""
+        return word in self._chat_template(tools).source
+
     def _chat_template(self, tools: object) -> ChatTemplate:
         sources = self._sources()
         if not sources:

@@ -38,6 +38,7 @@ COMPLETION_ONLY: dict[str, Any] = {
 CHAT_ONLY: dict[str, Any] = {
     "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "max_completion_tokens": 3, "logprobs": True,
     "top_logprobs": 2, "tools": _TOOLS, "tool_choice": "required", "chat_template_kwargs": {"enable_thinking": False},
+    "reasoning_effort": "low", "verbosity": "low",
 }  # fmt: skip
 COMPANIONS: dict[str, dict[str, Any]] = {
     "seed": {"temperature": 0.5}, "top_logprobs": {"logprobs": True}, "tool_choice": {"tools": _TOOLS},

@@ -46,8 +46,11 @@ def test_routes_that_are_not_there(served: Any) -> None:
     assert served.request("GET", "/v1/nothing")[0] == 404
     assert served.request("GET", "/v1/completions")[0] == 405
     assert served.request("POST", "/v1/requests/cmpl-x/cancel")[0] == 404
+    failed = served.metric("ovround_request_failure_total", status="404")
     status, reply, _ = served.request("POST", "/v1/embeddings", {"input": "x"})
-    assert (status, reply["error"]["type"]) == (501, "not_implemented")
+    assert (status, reply["error"]["type"]) == (404, "invalid_request_error")  # clients try a 5xx again
+    assert "POST /v1/embeddings" in reply["error"]["message"]
+    assert served.metric("ovround_request_failure_total", status="404") == failed + 1
 
 
 def test_tokens_and_templates(served: Any) -> None:

@@ -257,7 +257,7 @@ def test_what_cannot_be_answered(served: Any, client: Any) -> None:
         served.llm.generate("x " * 600)
     cases: list[dict[str, Any]] = [
         {"temperature": -1}, {"top_p": 0}, {"n": 0}, {"n": 1000}, {"max_tokens": -5}, {"logprobs": 21},
-        {"stop": [""]}, {"logit_bias": {"x": 1}}, {"max_tokens": 0}, {"extra_body": {"no_such_field": 1}},
+        {"stop": [""]}, {"logit_bias": {"x": 1}}, {"max_tokens": 0}, {"extra_body": {"min_tokens": 1}},
         {"prompt": []}, {"prompt": [2**31]}, {"prompt": [4096 * 9]}, {"extra_body": {"guided_regex": "("}},
     ]  # fmt: skip
     for case in cases:
