@@ -1,0 +1,42 @@
+"""A sliding window sees its whole length after tokens were taken back, in the C++ runtime: Python's tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cpp_build import replay
+from random_model import CONFIGS, write_random_model
+
+from ovround.conversion.convert import convert
+from ovround.options.convert_options import ConvertOptions
+from ovround.runtime import LLM
+
+SHARED = "one two three one two three one two"
+ENDINGS = [" four five six seven eight nine ten", " lion", " a b c d e f g h", " x"]  # each takes the last one's back
+REQUESTS: list[dict[str, Any]] = [
+    {"prompt": SHARED + ending, "options": {"max_new_tokens": 24, "ignore_eos": True}} for ending in ENDINGS
+]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A window of 12 in two of three layers, with nothing rounded that could hide a difference."""
+    folder = tmp_path_factory.mktemp("windowed")
+    write_random_model(folder / "model", CONFIGS["gemma3_text-0"])
+    return convert(folder / "model", folder / "out", ConvertOptions(formats=("openvino",), bits=16)).folders[0]
+
+
+@pytest.mark.parametrize("load", [{"prefix_cache": True}, {"prompt_lookup": True}], ids=["prefix", "lookup"])
+def test_tokens_after_a_rewind_are_those_of_python(programs: Path, windowed: Path, load: dict[str, Any]) -> None:
+    """Those of a cache in which nothing was taken back, too."""
+    answers = list(replay(programs, windowed, REQUESTS, load))
+    with LLM(windowed, exact=True, threads=1, **load) as llm, LLM(windowed, exact=True, threads=1) as plain:
+        for request, answer in zip(REQUESTS, answers, strict=True):
+            expected = llm.generate(request["prompt"], **request["options"])
+            assert answer["token_ids"] == list(expected.token_ids), request
+            assert answer["token_ids"] == list(plain.generate(request["prompt"], **request["options"]).token_ids)
+    taken_back = [answer["cached_tokens"] or answer["drafted_tokens"] > answer["accepted_tokens"] for answer in answers]
+    assert all(taken_back[1:])
