@@ -147,7 +147,7 @@ def test_options_are_refused_as_in_python(
 ) -> None:
     asked = (demo_folders["openvino"], "a", *words)
     ours, theirs = run(program, *asked), loaded_command("run", *asked)
-    assert (ours.returncode, ours.stdout, theirs.returncode) == (2, "", 2)
+    assert (ours.returncode, ours.stdout, theirs.status) == (2, "", 2)
     assert message in ours.stderr
     assert ours.stderr.count("\n") <= 4
 

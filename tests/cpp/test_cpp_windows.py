@@ -22,16 +22,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test buil
 
 
 @pytest.fixture(scope="module")
-def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A window of 12 in two of three layers, with nothing rounded that could hide a difference."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A window of 12 in two of three layers, with nothing rounded that could hide a difference, and a bad draft of it."""
     folder = tmp_path_factory.mktemp("windowed")
-    write_random_model(folder / "model", CONFIGS["gemma3_text-0"])
-    return convert(folder / "model", folder / "out", ConvertOptions(formats=("openvino",), bits=16)).folders[0]
+    options = ConvertOptions(formats=("openvino",), bits=16)
+    for name in ("gemma3_text-0", "mistral-0"):
+        write_random_model(folder / name / "model", CONFIGS[name])
+        convert(folder / name / "model", folder / name / "out", options)
+    return [folder / name / "out" for name in ("gemma3_text-0", "mistral-0")]
 
 
-@pytest.mark.parametrize("load", [{"prefix_cache": True}, {"prompt_lookup": True}], ids=["prefix", "lookup"])
-def test_tokens_after_a_rewind_are_those_of_python(programs: Path, windowed: Path, load: dict[str, Any]) -> None:
+@pytest.mark.parametrize("drafts", [False, True], ids=["prefix", "draft"])
+def test_tokens_after_a_rewind_are_those_of_python(programs: Path, folders: list[Path], drafts: bool) -> None:
     """Those of a cache in which nothing was taken back, too."""
+    windowed, draft = folders
+    load: dict[str, Any] = {"draft_model": str(draft), "draft_tokens": 3} if drafts else {"prefix_cache": True}
     answers = list(replay(programs, windowed, REQUESTS, load))
     with LLM(windowed, exact=True, threads=1, **load) as llm, LLM(windowed, exact=True, threads=1) as plain:
         for request, answer in zip(REQUESTS, answers, strict=True):
