@@ -1,4 +1,4 @@
-"""A sliding window sees its whole length after tokens were taken back, in the C++ runtime: Python's tokens."""
+"""A sliding window sees its whole length after tokens were taken back, in the C++ runtime: Python's tokens and logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ovround.runtime import LLM
 SHARED = "one two three one two three one two"
 ENDINGS = [" four five six seven eight nine ten", " lion", " a b c d e f g h", " x"]  # each takes the last one's back
 REQUESTS: list[dict[str, Any]] = [
-    {"prompt": SHARED + ending, "options": {"max_new_tokens": 24, "ignore_eos": True}} for ending in ENDINGS
+    {"prompt": SHARED + ending, "options": {"max_new_tokens": 24, "ignore_eos": True, "logprobs": 0}}
+    for ending in ENDINGS
 ]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
 
@@ -40,8 +41,11 @@ def test_tokens_after_a_rewind_are_those_of_python(programs: Path, folders: list
     answers = list(replay(programs, windowed, REQUESTS, load))
     with LLM(windowed, exact=True, threads=1, **load) as llm, LLM(windowed, exact=True, threads=1) as plain:
         for request, answer in zip(REQUESTS, answers, strict=True):
-            expected = llm.generate(request["prompt"], **request["options"])
-            assert answer["token_ids"] == list(expected.token_ids), request
-            assert answer["token_ids"] == list(plain.generate(request["prompt"], **request["options"]).token_ids)
+            for other in (llm, plain):
+                expected = other.generate(request["prompt"], **request["options"])
+                assert answer["token_ids"] == list(expected.token_ids), request
+                assert expected.logprobs is not None
+                likely = [position.logprob for position in expected.logprobs]
+                assert [position["logprob"] for position in answer["logprobs"]] == pytest.approx(likely, abs=1e-3)
     taken_back = [answer["cached_tokens"] or answer["drafted_tokens"] > answer["accepted_tokens"] for answer in answers]
     assert all(taken_back[1:])
