@@ -518,3 +518,11 @@ def test_results_go_to_a_closed_pipe_quietly(tmp_path: Path) -> None:
 def test_every_command_is_its_files_name() -> None:
     registered = [info.name for info in (*app.app.registered_commands, *app.app.registered_groups)]
     assert tuple(registered) == COMMANDS
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_a_failure() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "ovround", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: output cannot be written: No space left on device\n")

@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -84,6 +85,15 @@ def _notes(error: BaseException) -> list[str]:
     return getattr(error, "__notes__", [])
 
 
+def _said(error: OSError) -> str | None:
+    """What a user can do something about: a path that may not be opened, a full disk."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP) and error.filename is not None:
+        return f"`{error.filename}` cannot be opened: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{f'`{error.filename}`' if error.filename else 'output'} cannot be written: {error.strerror}"
+    return None
+
+
 def _show_warning(message: Warning | str, *where: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
@@ -107,6 +117,13 @@ def main() -> None:
             print(f"note: {note}", file=sys.stderr)
         sys.exit(error.exit_status)
     except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        said = _said(error)
+        if said is None or "--debug" in sys.argv:
+            raise
+        print(f"error: {said}", file=sys.stderr, flush=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what stdout still holds is not tried again
         sys.exit(1)
     except BaseException as error:
         stop = signalled(error)

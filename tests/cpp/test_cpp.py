@@ -33,6 +33,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"max_new_tokens": 24, "temperature": 1.0, "top_k": 20, "min_p": 0.02, "seed": 3, "repetition_penalty": 1.3},
     {"max_new_tokens": 24, "temperature": 1.2, "seed": 5, "presence_penalty": 0.5, "frequency_penalty": 0.3},
     {"max_new_tokens": 24, "logit_bias": [[30, 6.0], [31, -6.0]], "stop": [" a", "\n"]},
+    {"max_new_tokens": 8, "logit_bias": [[10**7, 50.0]], "stop_token_ids": [10**7]},  # beyond every vocabulary
 ]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test builds
 

@@ -1,12 +1,15 @@
 #include "arguments.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <limits>
 #include <map>
+#include <type_traits>
 
 using ovround::Error;
 using ovround::ErrorCode;
@@ -48,7 +51,7 @@ its chat template where it has one; a base model continues the text.
   --prompt-tokens N       length of the random prompt
   --new-tokens N          number of generated tokens
   --repeat N              number of measured runs, after one warm-up run
-  --version, --help
+  --version, -h, --help
 )";
 
 namespace {
@@ -58,10 +61,17 @@ T number(const std::string& name, const std::string& text) {
     T value{};
     const char* end = text.data() + text.size();
     const auto [stopped, error] = std::from_chars(text.data(), end, value);
-    if (error != std::errc() || stopped != end) {
-        throw Error(ErrorCode::usage, name + " is `" + text + "`; a number is needed");
+    if (error == std::errc() && stopped == end) {
+        return value;
     }
-    return value;
+    std::string needed = std::is_integral_v<T> ? "a whole number" : "a number";
+    if constexpr (std::is_integral_v<T>) {
+        if (std::is_unsigned_v<T> || error == std::errc::result_out_of_range) {
+            using Limits = std::numeric_limits<T>;
+            needed += " of " + std::to_string(Limits::min()) + " to " + std::to_string(Limits::max());
+        }
+    }
+    throw Error(ErrorCode::usage, name + " is `" + text + "`; " + needed + " is needed");
 }
 
 ovround::Kernel kernel(const std::string& name, const std::string& text) {
@@ -89,6 +99,7 @@ Arguments parse(const std::vector<std::string>& arguments) {
     std::vector<std::string> plain;
     const std::map<std::string, std::function<void()>> switches{
         {"--help", [&] { parsed.help = true; }},
+        {"-h", [&] { parsed.help = true; }},
         {"--version", [&] { parsed.version = true; }},
         {"--bench", [&] { parsed.bench = true; }},
         {"--chat", [&] { parsed.chat = true; }},
@@ -139,18 +150,23 @@ Arguments parse(const std::vector<std::string>& arguments) {
             plain.insert(plain.end(), arguments.begin() + static_cast<std::ptrdiff_t>(index) + 1, arguments.end());
             break;
         }
-        if (argument.rfind("--", 0) != 0 && argument != "-d") {
+        if (argument.rfind('-', 0) != 0 || argument == "-") {
             plain.push_back(argument);
             continue;
         }
-        const std::size_t equals = argument.find('=');
-        const std::string name = argument.substr(0, equals);
+        // `--name=value` and `-nvalue` are one argument each, `--name value` and `-n value` two
+        const bool is_long = argument.rfind("--", 0) == 0;
+        const std::size_t end = is_long ? std::min(argument.find('='), argument.size()) : 2;
+        const std::string name = argument.substr(0, end);
         if (switches.count(argument) > 0) {
             switches.at(argument)();
+        } else if (switches.count(name) > 0) {
+            throw Error(ErrorCode::usage, name + " takes no value");
         } else if (options.count(name) == 0) {
-            throw Error(ErrorCode::usage, "there is no option `" + name + "`", "ovround-run --help lists them");
-        } else if (equals != std::string::npos) {
-            options.at(name)(name, argument.substr(equals + 1));
+            throw Error(ErrorCode::usage, "there is no option `" + name + "`",
+                        "ovround-run --help lists them; `--` stands before a text that begins with a dash");
+        } else if (end < argument.size()) {
+            options.at(name)(name, argument.substr(end + (is_long ? 1 : 0)));
         } else if (index + 1 == arguments.size()) {
             throw Error(ErrorCode::usage, name + " needs a value");
         } else {

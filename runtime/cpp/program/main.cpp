@@ -1,7 +1,9 @@
 // ovround-run: streams one answer to stdout, or measures speed. Results go to stdout, messages to stderr.
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 #include <iterator>
 #include <new>
@@ -54,6 +56,17 @@ json as_json(const ovround::Completion& answer) {
             {"prompt_logprobs", as_json(answer.prompt_logprobs)}};
 }
 
+int write_error = 0;  // of the first output that could not be written
+
+// Writes to stdout at once; returns whether that is still possible.
+bool put(const std::string& text) {
+    errno = 0;
+    if (write_error == 0 && !(std::cout << text << std::flush)) {
+        write_error = errno != 0 ? errno : EIO;
+    }
+    return write_error == 0;
+}
+
 void print_statistics(const ovround::Completion& answer) {
     std::fprintf(stderr, "%zu tokens, first after %.0f ms", answer.token_ids.size(),
                  answer.timings.time_to_first_token_s * 1e3);
@@ -69,7 +82,7 @@ void print_statistics(const ovround::Completion& answer) {
 
 void print_bench(const json& result) {
     for (const auto& [name, value] : result.items()) {
-        std::cout << name << ": " << value << '\n';
+        put(name + ": " + value.dump() + "\n");
     }
 }
 
@@ -88,33 +101,39 @@ void answer(const Arguments& arguments) {
     const bool streams = !arguments.json && arguments.sampling.num_beams == 1;
     ovround::OnPiece on_piece;
     if (streams) {
-        on_piece = [](const ovround::Piece& piece) {
-            std::cout << piece.text << std::flush;
-            return std::cout.good();
-        };
+        on_piece = [](const ovround::Piece& piece) { return put(std::string(piece.text)); };
     }
     const auto completion = llm.generate_ids(prompt.ids, arguments.sampling, on_piece);
     answering = nullptr;
     if (arguments.json) {
         json document = as_json(completion);
         document["prompt_format"] = prompt.format;
-        std::cout << document.dump() << '\n';
+        put(document.dump() + "\n");
     } else {
-        std::cout << (streams ? "" : completion.text) << '\n';
-        print_statistics(completion);
+        if (put((streams ? "" : completion.text) + "\n")) {
+            print_statistics(completion);
+        }
     }
 }
 
 int run(const Arguments& arguments) {
     if (arguments.help) {
-        std::cout << kUsage;
+        put(kUsage);
     } else if (arguments.version) {
-        std::cout << ovround::version() << '\n';
+        put(std::string(ovround::version()) + "\n");
     } else if (arguments.bench) {
         const auto result = bench(arguments);
-        arguments.json ? void(std::cout << result.dump() << '\n') : print_bench(result);
+        if (arguments.json) {
+            put(result.dump() + "\n");
+        } else {
+            print_bench(result);
+        }
     } else {
         answer(arguments);
+    }
+    if (write_error != 0) {
+        std::cerr << "error: output cannot be written: " << std::strerror(write_error) << '\n';
+        return 1;
     }
     return interrupted ? 130 : 0;
 }

@@ -1,5 +1,6 @@
 #include "chat_template.hpp"
 
+#include "file_kind.hpp"
 #include "json_object.hpp"
 #include "template_parser.hpp"
 
@@ -10,7 +11,7 @@ namespace fs = std::filesystem;
 
 // The template's text, from the first file that has one.
 std::optional<std::string> template_source(const fs::path& folder) {
-    if (fs::is_regular_file(folder / "chat_template.jinja")) {
+    if (is_file(folder / "chat_template.jinja")) {
         return read_text(folder / "chat_template.jinja");
     }
     for (const char* name : {"tokenizer_config.json", "chat_template.json"}) {

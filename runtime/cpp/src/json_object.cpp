@@ -2,6 +2,7 @@
 
 #include <fstream>
 
+#include "file_kind.hpp"
 #include "ovround/ovround.hpp"
 
 namespace ovround {
@@ -51,7 +52,7 @@ nlohmann::json parse_object(std::string_view text, const std::filesystem::path& 
 }
 
 nlohmann::json read_object(const std::filesystem::path& path, bool optional) {
-    if (optional && !std::filesystem::exists(path)) {
+    if (optional && !is_there(path)) {
         return nlohmann::json::object();
     }
     return parse_object(read_text(path), path);

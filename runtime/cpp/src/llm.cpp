@@ -6,6 +6,7 @@
 
 #include "beam_search.hpp"
 #include "chat_template.hpp"
+#include "file_kind.hpp"
 #include "generation.hpp"
 #include "manifest.hpp"
 #include "model_info.hpp"
@@ -57,7 +58,7 @@ void check_load_options(const LoadOptions& options) {
 
 std::unique_ptr<Engine> open_engine(ov::Core& core, const std::filesystem::path& folder, const LoadOptions& options) {
 #if defined(OVROUND_ONNX)
-    if (!std::filesystem::is_regular_file(folder / "openvino_model.xml")) {
+    if (!is_file(folder / "openvino_model.xml")) {
         return std::make_unique<OnnxEngine>(folder, options);
     }
 #endif

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "file_kind.hpp"
 #include "json_object.hpp"
 #include "ovround/ovround.hpp"
 #include "sha256.hpp"
@@ -43,7 +44,7 @@ uint64_t read_per_token(const json& weights) {
 void check_files(const fs::path& folder, const Manifest& manifest, bool contents) {
     for (const auto& [name, record] : manifest.files) {
         const fs::path path = folder / name;
-        if (!fs::is_regular_file(path)) {
+        if (!is_file(path)) {
             throw Error(ErrorCode::artifact, "`" + path.string() + "` is missing", kAgain);
         }
         const auto size = fs::file_size(path);
@@ -87,29 +88,29 @@ Manifest parse_manifest(std::string_view text, const fs::path& path) {
 }
 
 uint64_t check_folder(const fs::path& folder, bool contents) {
-    if (!fs::is_directory(folder)) {
+    if (!is_folder(folder)) {
         throw Error(ErrorCode::artifact,
-                    "`" + folder.string() + (fs::exists(folder) ? "` is no folder" : "` does not exist"));
+                    "`" + folder.string() + (is_there(folder) ? "` is no folder" : "` does not exist"));
     }
     std::optional<Manifest> manifest;
-    if (fs::is_regular_file(folder / kManifest)) {
+    if (is_file(folder / kManifest)) {
         manifest = parse_manifest(read_text(folder / kManifest), folder / kManifest);
         check_files(folder, *manifest, contents);
     }
-    if (fs::is_regular_file(folder / "openvino_model.xml")) {
+    if (is_file(folder / "openvino_model.xml")) {
         std::error_code missing;  // the engine reports a missing file
         return manifest ? manifest->weight_bytes_per_token : fs::file_size(folder / "openvino_model.bin", missing);
     }
 #if defined(OVROUND_ONNX)
-    if (fs::is_regular_file(folder / "model.onnx")) {
+    if (is_file(folder / "model.onnx")) {
         std::error_code missing;
         return manifest ? manifest->weight_bytes_per_token : fs::file_size(folder / "model.onnx.data", missing);
     }
 #endif
     std::string hint = "give a folder that `ovround convert --format openvino` wrote";
-    if (fs::is_regular_file(folder / "openvino" / kManifest)) {
+    if (is_file(folder / "openvino" / kManifest)) {
         hint = "open `" + (folder / "openvino").string() + "`";
-    } else if (fs::is_regular_file(folder / "model.onnx")) {
+    } else if (is_file(folder / "model.onnx")) {
         hint = "this build reads OpenVINO folders: convert with --format openvino, or build with ORT_ROOT";
     }
     throw Error(ErrorCode::artifact, "`" + folder.string() + "` has no openvino_model.xml", hint);

@@ -8,6 +8,7 @@
 #endif
 
 #include "expanded_weights.hpp"
+#include "file_kind.hpp"
 #include "openvino_model.hpp"
 
 namespace ovround {
@@ -73,7 +74,7 @@ NativeWeights prepare_native(ov::Core& core, const fs::path& path, const std::st
     }
     const std::string folder = "`" + path.parent_path().string() + "` has weights for the native operator, ";
     const fs::path library = options.operator_library.empty() ? beside_us() : options.operator_library;
-    const bool there = fs::is_regular_file(library);
+    const bool there = is_file(library);
     if (device == "CPU" && there) {
         try {
             core.add_extension(library.string());

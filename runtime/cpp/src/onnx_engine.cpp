@@ -14,49 +14,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr std::size_t kPrefillTokens = 256;  // a run computes the logits of all its positions; this limits their memory
-constexpr std::string_view kPast = "past_key_values.";
-constexpr std::string_view kPastState = "past_state.";
-
-struct Port {
-    std::string name;
-    ONNXTensorElementDataType type;
-    std::vector<int64_t> shape;  // -1 for a dimension that is not fixed
-};
-
-std::vector<Port> ports(const OnnxRuntime& runtime, const OrtSession* session, bool inputs) {
-    const OrtApi& api = runtime.api();
-    const auto need = [&](OrtStatus* status) { runtime.check(status, ErrorCode::engine, "ONNX Runtime"); };
-    OrtAllocator* allocator = nullptr;
-    need(api.GetAllocatorWithDefaultOptions(&allocator));
-    std::size_t count = 0;
-    need((inputs ? api.SessionGetInputCount : api.SessionGetOutputCount)(session, &count));
-    std::vector<Port> ports;
-    for (std::size_t index = 0; index < count; ++index) {
-        char* name = nullptr;
-        OrtTypeInfo* info = nullptr;
-        need((inputs ? api.SessionGetInputName : api.SessionGetOutputName)(session, index, allocator, &name));
-        Port port{name, ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, {}};
-        need(api.AllocatorFree(allocator, name));
-        need((inputs ? api.SessionGetInputTypeInfo : api.SessionGetOutputTypeInfo)(session, index, &info));
-        const OrtPointer<OrtTypeInfo> held(info, api.ReleaseTypeInfo);
-        const OrtTensorTypeAndShapeInfo* tensor = nullptr;
-        need(api.CastTypeInfoToTensorInfo(info, &tensor));
-        if (tensor != nullptr) {
-            std::size_t dimensions = 0;
-            need(api.GetTensorElementType(tensor, &port.type));
-            need(api.GetDimensionsCount(tensor, &dimensions));
-            port.shape.resize(dimensions);
-            need(api.GetDimensions(tensor, port.shape.data(), dimensions));
-        }
-        ports.push_back(std::move(port));
-    }
-    return ports;
-}
-
-const Port* find(const std::vector<Port>& all, const std::string& name) {
-    const auto port = std::find_if(all.begin(), all.end(), [&](const Port& each) { return each.name == name; });
-    return port == all.end() ? nullptr : &*port;
-}
 
 // Reads `model.decoder` of genai_config.json; throws Error(artifact) if the cache is not one shared buffer.
 json read_decoder(const fs::path& path) {
@@ -99,60 +56,12 @@ OnnxEngine::OnnxEngine(const fs::path& folder, const LoadOptions& options) {
     const json decoder = read_decoder(folder / "genai_config.json");
     session_ = runtime_.open(folder / "model.onnx", options.exact, options.threads, session_entries(decoder));
     const json head_size = decoder.value("head_size", json());
-    read_contract(folder / "model.onnx", head_size.is_number_integer() ? head_size.get<int64_t>() : -1);
-    device_ = "ONNX Runtime " + runtime_.version() + " CPU";
-}
-
-void OnnxEngine::read_contract(const fs::path& path, int64_t stated_head_size) {
-    const auto refuse = [&](const std::string& what) {
-        throw Error(ErrorCode::artifact, "`" + path.string() + "` " + what +
-                                             ": it is no decoder as onnxruntime-genai's builder writes them for CPU");
-    };
-    const auto inputs = ports(runtime_, session_.get(), true);
-    const auto outputs = ports(runtime_, session_.get(), false);
-    for (const char* name : {"input_ids", "attention_mask"}) {
-        if (find(inputs, name) == nullptr) {
-            refuse("has no `" + std::string(name) + "`");
-        }
-    }
-    for (const auto& port : inputs) {
-        if (port.name == "input_ids" || port.name == "attention_mask") {
-            continue;
-        }
-        const bool fixed = port.name.rfind(kPastState, 0) == 0;
-        if (!fixed && port.name.rfind(kPast, 0) != 0) {
-            refuse("needs `" + port.name + "`");
-        }
-        const std::string present = fixed ? "present_state." + port.name.substr(kPastState.size())
-                                          : "present." + port.name.substr(kPast.size());
-        if (find(outputs, present) == nullptr) {
-            refuse("has no `" + present + "`");
-        }
-        const bool is_float =
-            port.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || port.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-        std::vector<int64_t> shape;
-        if (fixed && !port.shape.empty()) {
-            shape.assign(port.shape.begin() + 1, port.shape.end());
-        } else if (port.shape.size() == 4) {
-            shape = {port.shape[1], 0, port.shape[3] > 0 ? port.shape[3] : stated_head_size};
-        }
-        const bool stated =
-            std::all_of(shape.begin(), shape.end(), [&](int64_t size) { return size > (fixed ? 0 : -1); });
-        if (!is_float || shape.empty() || !stated || shape.front() < 1 || shape.back() < 1) {
-            refuse("has `" + port.name + "` of another form than float " +
-                   (fixed ? "[B, ...] of stated sizes" : "[B, heads, S, size]"));
-        }
-        caches_.push_back({port.name, present, std::move(shape), port.type, {}});
-        has_fixed_ = has_fixed_ || fixed;
-    }
-    const Port* logits = find(outputs, "logits");
-    if (logits == nullptr || caches_.empty()) {
-        refuse(logits == nullptr ? "has no `logits`" : "has no `past_key_values.`");
-    } else if (logits->shape.size() != 3 || logits->shape[2] < 1 ||
-               logits->type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
-        refuse("does not state how many logits it gives, in float32");
-    } else {
-        vocab_size_ = static_cast<std::size_t>(logits->shape[2]);
+    auto contract = read_contract(runtime_, session_.get(), folder / "model.onnx",
+                                  head_size.is_number_integer() ? head_size.get<int64_t>() : -1);
+    vocab_size_ = contract.vocab_size;
+    for (auto& state : contract.states) {
+        caches_.push_back({std::move(state)});
+        has_fixed_ = has_fixed_ || caches_.back().fixed();
     }
     inputs_ = {"input_ids", "attention_mask"};
     outputs_ = {"logits"};
@@ -162,6 +71,7 @@ void OnnxEngine::read_contract(const fs::path& path, int64_t stated_head_size) {
     }
     in_.resize(inputs_.size());
     out_.resize(outputs_.size());
+    device_ = "ONNX Runtime " + runtime_.version() + " CPU";
 }
 
 std::size_t OnnxEngine::row_bytes(const Cache& cache) const {

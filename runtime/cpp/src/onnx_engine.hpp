@@ -9,6 +9,7 @@
 #pragma once
 
 #include "engine.hpp"
+#include "onnx_contract.hpp"
 #include "onnx_runtime.hpp"
 #include "state_history.hpp"
 
@@ -28,21 +29,14 @@ public:
     void keep(const std::vector<std::size_t>& rows) override;
 
 private:
-    // One layer's keys or values, [B, heads, S, head_size], or a state of fixed size, [B, ...].
-    struct Cache {
-        std::string past;
-        std::string present;
-        std::vector<int64_t> shape;  // of a row; 0 stands for S
-        ONNXTensorElementDataType type;
-        std::vector<char> bytes;
+    // A state of the graph with the buffer that holds it.
+    struct Cache : OnnxState {
+        std::vector<char> bytes{};
         std::vector<char> written{};                           // of a fixed state: what a run leaves
         OrtPointer<OrtValue> value{nullptr, nullptr};          // a tensor over all rows
         OrtPointer<OrtValue> written_value{nullptr, nullptr};  // the same of `written`
-
-        bool fixed() const { return std::find(shape.begin(), shape.end(), 0) == shape.end(); }
     };
 
-    void read_contract(const std::filesystem::path& path, int64_t stated_head_size);
     std::size_t row_bytes(const Cache& cache) const;
     void bind_rows();
     void make_room(std::size_t tokens);

@@ -42,6 +42,7 @@ OpenVinoEngine::OpenVinoEngine(ov::Core& core, const fs::path& folder, const Loa
     vocab_size_ = static_cast<std::size_t>(size.get_length());
     whole_ = device.rfind("NPU", 0) != 0;  // an NPU has static shapes and its own way of prefill
     fixed_ = fixed_states(*model);
+    windowed_ = has_window(*model, folder);
     add_slice(*model, !whole_);
     ov::AnyMap config = options.exact ? exact_options() : ov::AnyMap{};
     if (options.threads > 0) {
@@ -195,7 +196,7 @@ void OpenVinoEngine::copy_states(Moment moment) {
     }
 }
 
-// Masks the tokens after the first `length`.
+// Masks the tokens after the first `length`. A window counts columns, so that in front of one no free column may stay.
 void OpenVinoEngine::drop(std::size_t length) {
     Row& row = rows_[0];
     std::size_t kept = 0;
@@ -204,7 +205,7 @@ void OpenVinoEngine::drop(std::size_t length) {
         kept += held;
     }
     row.count = static_cast<int64_t>(kept);
-    if (length_ - kept > std::max(kMaxPadding, kept)) {
+    if (length_ - kept > (windowed_ ? 0 : std::max(kMaxPadding, kept))) {
         cut(row.held);
     }
 }

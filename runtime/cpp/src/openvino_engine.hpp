@@ -3,8 +3,9 @@
 // Inputs `input_ids`, `attention_mask` and perhaps `position_ids` i64 [B, T], `beam_idx` i32 [B]; output `logits` f32
 // [B, T, V]. An added input sets the first position whose logits are computed. The KV cache is in the graph's
 // variables. A batch is padded on the left. Dropped tokens are masked like padding, and removed when they are most of
-// the cache. `beam_idx` is the row of the last step that each row continues. A variable of fixed size, such as a
-// recurrent state, goes back to a copy, and the tokens after it are computed again.
+// the cache, or at once where a layer has a sliding window, which counts columns. `beam_idx` is the row of the last
+// step that each row continues. A variable of fixed size, such as a recurrent state, goes back to a copy, and the
+// tokens after it are computed again.
 #pragma once
 
 #include <map>
@@ -60,6 +61,7 @@ private:
     std::string warning_;
     bool has_positions_ = false;
     bool whole_ = true;            // the number of rows, positions and lengths is free
+    bool windowed_ = false;        // a layer has a sliding window
     std::set<std::string> fixed_;  // the variables of fixed size
     StateHistory<States> history_;
     ov::CompiledModel compiled_;

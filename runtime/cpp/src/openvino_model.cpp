@@ -6,12 +6,15 @@
 #include <openvino/op/slice.hpp>
 #include <sstream>
 
+#include "file_kind.hpp"
+#include "json_object.hpp"
 #include "native_operator.hpp"
 
 namespace ovround {
 namespace {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
 
 template <typename List>
 std::string joined(const List& parts) {
@@ -29,6 +32,13 @@ std::vector<std::string> split(const std::string& text) {
         parts.push_back(part);
     }
     return parts;
+}
+
+// Whether a part of config.json states a sliding window that is used.
+bool states_window(const json& part) {
+    const auto is_set = [](const json& value) { return !value.is_null() && value != false && value != 0; };
+    return part.is_object() && is_set(part.value("sliding_window", json())) &&
+           is_set(part.value("use_sliding_window", json(true)));
 }
 
 }  // namespace
@@ -70,7 +80,7 @@ bool has_port(const std::vector<ov::Output<ov::Node>>& ports, const std::string&
 
 std::shared_ptr<ov::Model> read_model(ov::Core& core, const fs::path& path) {
     const fs::path weights = fs::path(path).replace_extension(".bin");
-    if (!fs::is_regular_file(weights)) {
+    if (!is_file(weights)) {
         throw Error(ErrorCode::artifact, "`" + weights.string() + "` is missing",
                     "convert again, or copy the whole folder again");
     }
@@ -109,6 +119,16 @@ std::set<std::string> fixed_states(const ov::Model& model) {
         }
     }
     return names;
+}
+
+bool has_window(const ov::Model& model, const fs::path& folder) {
+    for (const auto& node : model.get_ops()) {
+        if (node->get_friendly_name().rfind("const/window/", 0) == 0) {
+            return true;
+        }
+    }
+    const json config = read_object(folder / "config.json", true);
+    return states_window(config) || states_window(config.value("text_config", json()));
 }
 
 void add_slice(ov::Model& model, bool last_only) {

@@ -24,6 +24,9 @@ bool has_port(const std::vector<ov::Output<ov::Node>>& ports, const std::string&
 // The variables of fixed size: those that are no keys or values, [B, H_kv, S, D] with growing S.
 std::set<std::string> fixed_states(const ov::Model& model);
 
+// Whether a layer has a sliding window: ovround's graphs name it, other folders state it in config.json.
+bool has_window(const ov::Model& model, const std::filesystem::path& folder);
+
 // Makes the head compute positions from kFirstLogits on (negative counts from the end), or only the last one.
 void add_slice(ov::Model& model, bool last_only);
 

@@ -9,6 +9,7 @@
 #endif
 
 #include "detokenizer_graph.hpp"
+#include "file_kind.hpp"
 #include "json_object.hpp"
 #include "openvino_model.hpp"
 #include "utf8.hpp"
@@ -55,7 +56,7 @@ void add_extension(ov::Core& core, const fs::path& given) {
 }
 
 std::shared_ptr<ov::Model> read_graph(ov::Core& core, const fs::path& path) {
-    if (!fs::is_regular_file(path)) {
+    if (!is_file(path)) {
         throw Error(ErrorCode::artifact,
                     "`" + path.string() + "` is missing: the C++ runtime needs the tokenizer as a graph",
                     "convert again with ovround, or run openvino_tokenizers' convert_tokenizer on the checkpoint");
