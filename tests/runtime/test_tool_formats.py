@@ -160,13 +160,13 @@ def test_a_cut_anywhere_shows_no_marker_and_no_half_call(name: str, text: str, c
 
 
 HOSTILE = {
-    "markers": "<tool_call>" * 20_000, "braces": "<tool_call>{" * 20_000, "brackets": "[" * 250_000,
-    "depth": '{"name": "get_weather", "arguments": ' + '{"a":' * 50_000, "quotes": '<tool_call>{"' * 20_000,
-    "space": " \n" * 125_000, "space in a call": "<tool_call>" + " " * 250_000, "backslashes": '{"name": "' + "\\" * 250_000,
-    "begun markers": "<tool_cal" * 25_000, "python": "[get_weather(" + "city=" * 50_000, "quoted": '[get_weather(city="' + "\\x" * 90_000,
-    "channels": "<|channel|>" * 20_000, "a long name": "<tool_call>" + "n" * 250_000, "parameters":
-    "<function=get_weather><parameter=city>" + "\n</parameter" * 20_000, "values": "<tool_call>get_weather<arg_key>city</arg_key><arg_value>" + "</arg_val" * 25_000,
-    "gemma": "<|tool_call>call:now{" + '<|"|>' * 50_000, "a string": '{"name": "get_weather", "arguments": {"city": "' + "x" * 250_000,
+    "markers": "<tool_call>" * 5_000, "braces": "<tool_call>{" * 5_000, "brackets": "[" * 60_000,
+    "depth": '{"name": "get_weather", "arguments": ' + '{"a":' * 12_000, "quotes": '<tool_call>{"' * 5_000,
+    "space": " \n" * 30_000, "space in a call": "<tool_call>" + " " * 60_000, "backslashes": '{"name": "' + "\\" * 60_000,
+    "begun markers": "<tool_cal" * 6_000, "python": "[get_weather(" + "city=" * 12_000, "quoted": '[get_weather(city="' + "\\x" * 20_000,
+    "channels": "<|channel|>" * 5_000, "a long name": "<tool_call>" + "n" * 60_000, "parameters":
+    "<function=get_weather><parameter=city>" + "\n</parameter" * 5_000, "values": "<tool_call>get_weather<arg_key>city</arg_key><arg_value>" + "</arg_val" * 6_000,
+    "gemma": "<|tool_call>call:now{" + '<|"|>' * 12_000, "a string": '{"name": "get_weather", "arguments": {"city": "' + "x" * 60_000,
 }  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def test_hostile_answers_take_linear_time(text: str) -> None:
         started = time.process_time()
         answer = in_pieces(syntax("generic"), pieces)
         assert not answer.calls
-        assert time.process_time() - started < 4
+        assert time.process_time() - started < 2
     assert len(answer.content) + len(answer.reasoning) > 0 or not text.strip()
 
 

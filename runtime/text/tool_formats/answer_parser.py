@@ -176,6 +176,7 @@ def _answer(feed: Feed, syntax: AnswerSyntax) -> Reading[None]:
     while (marker := (yield from until(feed, markers, text_event))) is not None:
         feed.begin(marker)
         if not (yield from readers[marker](feed, syntax.tools)):
+            feed.take(len(feed.text) if feed.closed and feed.cut else 0)
             yield AnswerEvent("broken", feed.raw())  # what it has taken
 
 
