@@ -147,7 +147,9 @@ def test_a_split_anywhere_changes_nothing(name: str, text: str, content: str | N
 
 
 @pytest.mark.parametrize(("name", "text", "content", "calls"), ANSWERS, ids=IDS)
-def test_a_cut_anywhere_shows_no_marker_and_no_half_call(name: str, text: str, content: str | None, calls: list[Any]) -> None:
+def test_a_cut_anywhere_shows_no_marker_and_no_half_call(
+    name: str, text: str, content: str | None, calls: list[Any]
+) -> None:
     if not calls or content is None:
         return
     for at in range(len(text)):

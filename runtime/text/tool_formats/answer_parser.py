@@ -45,6 +45,8 @@ class AnswerParser:
         self._spaces: dict[EventKind, list[str]] = {"text": [], "reasoning": []}  # shown only if more text follows
         self._trim: dict[EventKind, bool] = {"text": False, "reasoning": True}  # whether white space is dropped now
         self._in_call = self._ignoring = False
+        self.begun = 0
+        """Number of calls that have begun."""
         self.calls = 0
         """Number of complete calls."""
         self.broken = False
@@ -74,6 +76,7 @@ class AnswerParser:
         if event.kind == "call":
             self._ignoring = not self._syntax.parallel and self.calls > 0
             self._in_call = True
+            self.begun += not self._ignoring
             self._spaces["text"], self._trim["text"] = [], True
         if event.kind == "broken":
             if not self._in_call:

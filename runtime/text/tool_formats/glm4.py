@@ -5,4 +5,6 @@ from __future__ import annotations
 from ovround.runtime.text.tool_formats.tagged_call import CALLS, HIDDEN
 from ovround.runtime.text.tool_formats.tool_format import ToolFormat
 
-FORMAT = ToolFormat("glm4", (("<arg_key>",),), CALLS, hidden=(*HIDDEN, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"))
+FORMAT = ToolFormat(
+    "glm4", (("<arg_key>",),), CALLS, hidden=(*HIDDEN, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
+)

@@ -72,7 +72,13 @@ def _types(schema: Any, depth: int) -> frozenset[str]:
     if not isinstance(schema, Mapping) or depth > 8:
         return frozenset()
     given = schema.get("type")
-    names = {given} if isinstance(given, str) else {name for name in given if isinstance(name, str)} if isinstance(given, list) else set()
+    names = (
+        {given}
+        if isinstance(given, str)
+        else {name for name in given if isinstance(name, str)}
+        if isinstance(given, list)
+        else set()
+    )
     for key in ("anyOf", "oneOf", "allOf"):
         for branch in schema.get(key) or []:
             names |= _types(branch, depth + 1)
