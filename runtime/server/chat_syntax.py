@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,12 +63,16 @@ def read_chat_syntax(tokenizer: Tokenizer, parser: str | None = None) -> ChatSyn
 
 
 def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], variables: Mapping[str, Any]) -> list[int]:
-    """Token ids of the prompt; tools that the template does not show stand in a system message."""
+    """Token ids of the prompt; tools that the template does not show stand in a system message, or the first one."""
+    tools = variables.get("tools")
+    if not tools or "tools" in tokenizer.template_text(tools=True):
+        with suppress(ToolsNotShownError):
+            return tokenizer.encode_chat(messages, variables=variables)
+    plain = {name: value for name, value in variables.items() if name != "tools"}
     try:
-        return tokenizer.encode_chat(messages, variables=variables)
-    except ToolsNotShownError:
-        plain = {name: value for name, value in variables.items() if name != "tools"}
-        return tokenizer.encode_chat(with_tool_prompt(messages, variables["tools"]), variables=plain)
+        return tokenizer.encode_chat(with_tool_prompt(messages, tools), variables=plain)
+    except GenerationError:  # a template without system messages
+        return tokenizer.encode_chat(with_tool_prompt(messages, tools, role="user"), variables=plain)
 
 
 def with_shown_tokens(options: SamplingOptions, syntax: AnswerSyntax | None, tokenizer: Tokenizer) -> SamplingOptions:

@@ -1,4 +1,4 @@
-"""Qwen3-Coder: `<function=NAME><parameter=KEY>\\nVALUE\\n</parameter></function>`; Llama 3.1 has JSON in `<function=NAME>{...}</function>`."""
+"""`<function=NAME>` and its parameters: Qwen3-Coder's `<parameter=KEY>VALUE</parameter>`, or one JSON object as in Llama 3.1."""
 
 from __future__ import annotations
 

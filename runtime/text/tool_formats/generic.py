@@ -49,8 +49,13 @@ def fenced_calls(feed: Feed, tools: Tools) -> Reading[bool]:
 FENCES: dict[str, Reader] = {"```json": fenced_calls, "```tool_call": fenced_calls}
 
 
-def with_tool_prompt(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The chat with its tools, calls and results as plain text, for a template that knows none of them."""
+def with_tool_prompt(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], role: str = "system"
+) -> list[dict[str, Any]]:
+    """The chat with its tools, calls and results as plain text, for a template that knows none of them.
+
+    The tools stand at the end of a first message of `role`, which is added where there is none.
+    """
     prompt = _PROMPT.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
     chat: list[dict[str, Any]] = []
     for message in messages:
@@ -63,10 +68,10 @@ def with_tool_prompt(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapp
                 chat[-1]["content"] += "\n" + said["content"]  # templates want user and assistant in turn
                 continue
         chat.append(said)
-    if chat and chat[0]["role"] in ("system", "developer"):
+    if chat and (chat[0]["role"] == role or chat[0]["role"] in ("system", "developer")):
         chat[0]["content"] = f"{_text(chat[0].get('content'))}\n\n{prompt}".strip()
         return chat
-    return [{"role": "system", "content": prompt}, *chat]
+    return [{"role": role, "content": prompt}, *chat]
 
 
 def _text(content: Any) -> str:
@@ -75,4 +80,5 @@ def _text(content: Any) -> str:
 
 def _call_text(call: Mapping[str, Any]) -> str:
     function = call["function"]
-    return f"<tool_call>\n{json.dumps({'name': function['name'], 'arguments': function['arguments']}, ensure_ascii=False)}\n</tool_call>"
+    text = json.dumps({"name": function["name"], "arguments": function["arguments"]}, ensure_ascii=False)
+    return f"<tool_call>\n{text}\n</tool_call>"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ovround.runtime.text.tool_formats.feed import Feed, Reading, close_with, skip_space
+from ovround.runtime.text.tool_formats.function_tags import function_call
 from ovround.runtime.text.tool_formats.json_call import json_calls
 from ovround.runtime.text.tool_formats.python_call import python_calls
-from ovround.runtime.text.tool_formats.function_tags import function_call
 from ovround.runtime.text.tool_formats.tool_format import ToolFormat, Tools
 
 

@@ -29,7 +29,7 @@ GENERIC = ToolFormat(
     tuple(dict.fromkeys(token for module in _MODULES for token in module.FORMAT.hidden)),
 )  # fmt: skip
 """Every marker of every format; for a template that shows none."""
-FORMATS = {module.FORMAT.name: module.FORMAT for module in _MODULES} | {GENERIC.name: GENERIC}
+FORMATS: dict[str, ToolFormat] = {module.FORMAT.name: module.FORMAT for module in _MODULES} | {GENERIC.name: GENERIC}
 """In the order in which a template is compared with them: the rarer sign first."""
 
 

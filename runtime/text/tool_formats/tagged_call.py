@@ -6,9 +6,9 @@ All are read wherever one of them is chosen.
 from __future__ import annotations
 
 from ovround.runtime.text.tool_formats.feed import Feed, Reading, close_with, skip_space, starts
-from ovround.runtime.text.tool_formats.key_value_tags import glm_call
-from ovround.runtime.text.tool_formats.json_call import json_calls
 from ovround.runtime.text.tool_formats.function_tags import function_call
+from ovround.runtime.text.tool_formats.json_call import json_calls
+from ovround.runtime.text.tool_formats.key_value_tags import glm_call
 from ovround.runtime.text.tool_formats.tool_format import Reader, Tools
 
 
