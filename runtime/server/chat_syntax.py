@@ -64,7 +64,7 @@ def read_chat_syntax(tokenizer: Tokenizer, parser: str | None = None) -> ChatSyn
 
 def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], variables: Mapping[str, Any]) -> list[int]:
     """Token ids of the prompt; tools that the template does not show stand in a system message, or the first one."""
-    tools = variables.get("tools")
+    tools = list(variables.get("tools") or [])
     if not tools or "tools" in tokenizer.template_text(tools=True):
         with suppress(ToolsNotShownError):
             return tokenizer.encode_chat(messages, variables=variables)

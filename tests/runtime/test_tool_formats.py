@@ -42,7 +42,7 @@ ANSWERS: list[tuple[str, str, str, list[Any]]] = [
     ("hermes", f"Let me look.\n\n<tool_call>\n{ONE}\n</tool_call>\n<tool_call>\n{TWO}\n</tool_call>", "Let me look.", [WEATHER, NOW]),
     ("hermes", f"<tool_call>{ONE}\n{TWO}", "", [WEATHER, NOW]),
     ("hermes", f'<tool_call>{{"name": "get_weather", "arguments": {json.dumps(J)}}}</tool_call> Done.', "Done.", [WEATHER]),
-    ("hermes", '<tool_call>{"name": "other", "arguments": {}}</tool_call>', '<tool_call>{"name": "other", "arguments": {}}</tool_call>', []),
+    ("hermes", '<tool_call>{"name": "other", "arguments": {}}</tool_call>', '<tool_call>{"name": "other", "arguments": {}}</tool_call>', []),  # noqa: E501
     ("hermes", "a <tool_call> b < c <tool", "a <tool_call> b < c <tool", []),
     (
         "qwen3_coder",
@@ -50,7 +50,7 @@ ANSWERS: list[tuple[str, str, str, list[Any]]] = [
         "</function>\n</tool_call>\n<function=now>\n</function>",
         "Look:", [WEATHER, NOW],
     ),
-    ("qwen3_coder", "<tool_call><function=get_weather><parameter=exact>True</parameter></function></tool_call>", "", [("get_weather", {"exact": True})]),
+    ("qwen3_coder", "<tool_call><function=get_weather><parameter=exact>True</parameter></function></tool_call>", "", [("get_weather", {"exact": True})]),  # noqa: E501
     ("mistral", f"[TOOL_CALLS] [{ONE}, {TWO}]", "", [WEATHER, NOW]),
     ("mistral", f"Yes.[TOOL_CALLS]get_weather[ARGS]{J}[TOOL_CALLS]now[CALL_ID]abc[ARGS]{{}}", "Yes.", [WEATHER, NOW]),
     ("mistral", f"[TOOL_CALLS]get_weather{J}", "", [WEATHER]),
@@ -59,7 +59,7 @@ ANSWERS: list[tuple[str, str, str, list[Any]]] = [
     ("llama3_json", '<|python_tag|>get_weather.call(city="Oslo")', "", [("get_weather", {"city": "Oslo"})]),
     ("llama3_json", f"<function=get_weather>{J}</function>", "", [WEATHER]),
     ("pythonic", "[get_weather(city='Os\"lo\\n<é🙂>', days=2), now()]", "", [WEATHER, NOW]),
-    ("pythonic", 'So: <|python_start|>[get_weather(where={"a": [1, -2.5, None]}, exact=True)]<|python_end|>', "So:", [("get_weather", {"where": {"a": [1, -2.5, None]}, "exact": True})]),
+    ("pythonic", 'So: <|python_start|>[get_weather(where={"a": [1, -2.5, None]}, exact=True)]<|python_end|>', "So:", [("get_weather", {"where": {"a": [1, -2.5, None]}, "exact": True})]),  # noqa: E501
     ("pythonic", "[1] is a footnote", "[1] is a footnote", []),
     ("granite", f"<|tool_call|>[{ONE}, {TWO}]", "", [WEATHER, NOW]),
     ("phi4_mini", f"Ok <|tool_call|>[{ONE}]<|/tool_call|>", "Ok", [WEATHER]),
@@ -79,19 +79,19 @@ ANSWERS: list[tuple[str, str, str, list[Any]]] = [
         f"```json\n{{}}\n```{CALL_END}{CALLS_END}",
         "Ok", [WEATHER, NOW],
     ),
-    ("deepseek", f"{CALLS_BEGIN}{CALL_BEGIN}get_weather{SEPARATOR}{J}{CALL_END}{CALL_BEGIN}now{SEPARATOR}{{}}{CALL_END}{CALLS_END}", "", [WEATHER, NOW]),
+    ("deepseek", f"{CALLS_BEGIN}{CALL_BEGIN}get_weather{SEPARATOR}{J}{CALL_END}{CALL_BEGIN}now{SEPARATOR}{{}}{CALL_END}{CALLS_END}", "", [WEATHER, NOW]),  # noqa: E501
     (
         "deepseek",
-        f'{DSML}function_calls>\n{DSML}invoke name="get_weather">\n{DSML}parameter name="city" string="true">{CITY}{DSML_END}parameter>\n'
+        f'{DSML}function_calls>\n{DSML}invoke name="get_weather">\n{DSML}parameter name="city" string="true">{CITY}{DSML_END}parameter>\n'  # noqa: E501
         f'{DSML}parameter name="days" string="false">2{DSML_END}parameter>\n{DSML_END}invoke>\n{DSML_END}function_calls>',
         "", [WEATHER],
     ),
-    ("gemma", f"<|tool_call>call:get_weather{{city:{GEMMA_CITY},days:2}}<tool_call|><|tool_call>call:now{{}}<tool_call|>", "", [WEATHER, NOW]),
-    ("gemma", "<start_function_call>call:get_weather{city:<escape>Oslo<escape>}<end_function_call>", "", [("get_weather", {"city": "Oslo"})]),
-    ("gemma", 'Here:\n```tool_code\nprint(get_weather(city="Oslo"))\nnow()\n```\nWait.', "Here:Wait.", [("get_weather", {"city": "Oslo"}), NOW]),
+    ("gemma", f"<|tool_call>call:get_weather{{city:{GEMMA_CITY},days:2}}<tool_call|><|tool_call>call:now{{}}<tool_call|>", "", [WEATHER, NOW]),  # noqa: E501
+    ("gemma", "<start_function_call>call:get_weather{city:<escape>Oslo<escape>}<end_function_call>", "", [("get_weather", {"city": "Oslo"})]),  # noqa: E501
+    ("gemma", 'Here:\n```tool_code\nprint(get_weather(city="Oslo"))\nnow()\n```\nWait.', "Here:Wait.", [("get_weather", {"city": "Oslo"}), NOW]),  # noqa: E501
     (
         "minimax",
-        f'Ok.\n<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">{CITY}</parameter>\n<parameter name="days">2</parameter>\n'
+        f'Ok.\n<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">{CITY}</parameter>\n<parameter name="days">2</parameter>\n'  # noqa: E501
         '</invoke>\n<invoke name="now">\n</invoke>\n</minimax:tool_call>',
         "Ok.", [WEATHER, NOW],
     ),
@@ -165,9 +165,9 @@ HOSTILE = {
     "markers": "<tool_call>" * 5_000, "braces": "<tool_call>{" * 5_000, "brackets": "[" * 60_000,
     "depth": '{"name": "get_weather", "arguments": ' + '{"a":' * 12_000, "quotes": '<tool_call>{"' * 5_000,
     "space": " \n" * 30_000, "space in a call": "<tool_call>" + " " * 60_000, "backslashes": '{"name": "' + "\\" * 60_000,
-    "begun markers": "<tool_cal" * 6_000, "python": "[get_weather(" + "city=" * 12_000, "quoted": '[get_weather(city="' + "\\x" * 20_000,
+    "begun markers": "<tool_cal" * 6_000, "python": "[get_weather(" + "city=" * 12_000, "quoted": '[get_weather(city="' + "\\x" * 20_000,  # noqa: E501
     "channels": "<|channel|>" * 5_000, "a long name": "<tool_call>" + "n" * 60_000, "parameters":
-    "<function=get_weather><parameter=city>" + "\n</parameter" * 5_000, "values": "<tool_call>get_weather<arg_key>city</arg_key><arg_value>" + "</arg_val" * 6_000,
+    "<function=get_weather><parameter=city>" + "\n</parameter" * 5_000, "values": "<tool_call>get_weather<arg_key>city</arg_key><arg_value>" + "</arg_val" * 6_000,  # noqa: E501
     "gemma": "<|tool_call>call:now{" + '<|"|>' * 12_000, "a string": '{"name": "get_weather", "arguments": {"city": "' + "x" * 60_000,
 }  # fmt: skip
 
@@ -235,8 +235,8 @@ def test_text_is_kept_as_it_is() -> None:
 TEMPLATES = {
     "hermes": "<tools>...</tools> <tool_call>{'name'", "qwen3_coder": "<tool_call>\n<function=x>\n<parameter=a>",
     "mistral": "[AVAILABLE_TOOLS]...[TOOL_CALLS]", "llama3_json": "<|start_header_id|>ipython", "pythonic": "<|header_start|>",
-    "granite": "<|start_of_role|>assistant<|end_of_role|><|tool_call|>", "phi4_mini": "<|tool|>..<|/tool|>", "harmony": "<|start|>..<|channel|>..<|message|>",
-    "deepseek": f"{CALLS_BEGIN}{CALL_BEGIN}", "gemma": "<start_of_turn>model", "minimax": "<minimax:tool_call>", "glm4": "<tool_call><arg_key>",
+    "granite": "<|start_of_role|>assistant<|end_of_role|><|tool_call|>", "phi4_mini": "<|tool|>..<|/tool|>", "harmony": "<|start|>..<|channel|>..<|message|>",  # noqa: E501
+    "deepseek": f"{CALLS_BEGIN}{CALL_BEGIN}", "gemma": "<start_of_turn>model", "minimax": "<minimax:tool_call>", "glm4": "<tool_call><arg_key>",  # noqa: E501
     "generic": "<|im_start|>",
 }  # fmt: skip
 

@@ -21,12 +21,9 @@ from ovround.runtime.server.settings import ServerSettings
 from ovround.runtime.text.text_stream import TextStream
 from ovround.runtime.text.tokenizer import Tokenizer
 
+PARAMETERS = {"type": "object", "properties": {"n": {"type": "integer"}}}
 TOOLS: Any = [
-    {
-        "type": "function",
-        "function": {"name": name, "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}},
-    }
-    for name in ("first", "second")
+    {"type": "function", "function": {"name": name, "parameters": PARAMETERS}} for name in ("first", "second")
 ]
 SCHEMAS = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
 SPECIAL = [
@@ -43,7 +40,7 @@ PLAIN = "{% for message in messages %}{{ message.role }}: {{ message.content }}\
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PLAIN
 HARMONY = "{{ tools }}<|start|>{# <|channel|><|message|> #}" + PLAIN
 THINKING = PLAIN + "{% if add_generation_prompt %}<think>\n{% endif %}"
-CALLS = '<tool_call>{"name": "first", "arguments": {"n": 1}}</tool_call>\n<tool_call>{"name": "second", "arguments": {"n": 2}}</tool_call>'
+CALLS = '<tool_call>{"name": "first", "arguments": {"n": 1}}</tool_call>\n<tool_call>{"name": "second", "arguments": {"n": 2}}</tool_call>'  # noqa: E501
 
 
 def tokenizer(folder: Path, template: str) -> Tokenizer:
@@ -182,5 +179,5 @@ def test_a_template_with_tools_gets_them_itself(tmp_path: Path) -> None:
 
 
 def test_a_parser_that_there_is_not() -> None:
-    with pytest.raises(UsageError, match="`hermse`; allowed: .*hermes"):
+    with pytest.raises(UsageError, match=r"`hermse`; allowed: .*hermes"):
         ServerSettings("demo", tool_parser="hermse")
