@@ -40,10 +40,14 @@ class ChatSyntax:
         return f"{self.format.name} ({reason}){prompt}"
 
     def answer_syntax(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], tools: Tools, *, forced: bool = False, parallel: bool = True
+        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], tools: Tools, *, forced: bool = False,
+        constrained: bool = False, parallel: bool = True,
     ) -> AnswerSyntax | None:  # fmt: skip
-        """How the answer to a prompt is read; None where all of it is text."""
-        tags = {} if forced else dict(self.tags)
+        """How the answer to a prompt is read; None where all of it is text.
+
+        An answer is `forced` to be a call or `constrained` by another grammar; either has no reasoning.
+        """
+        tags = {} if forced or constrained else dict(self.tags)
         has_channels = self.format is not GENERIC and bool(self.format.channels)
         if not (tools or tags or has_channels):
             return None

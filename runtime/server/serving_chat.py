@@ -34,7 +34,7 @@ async def create_chat_completion(engine_client: EngineClient, request: Request, 
     forced = body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool)
     syntax = engine_client.chat_syntax.answer_syntax(
         model.tokenizer, ids, {tool.function.name: tool.function.parameters for tool in tools},
-        forced=forced, parallel=body.parallel_tool_calls is not False,
+        forced=forced, constrained=grammar is not None, parallel=body.parallel_tool_calls is not False,
     )  # fmt: skip
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     options = body.sampling_options(body.max_new_tokens, logprobs, None, grammar)

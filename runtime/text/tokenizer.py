@@ -46,6 +46,11 @@ class Tokenizer:
         """Whether the folder has a chat template: a base model has none."""
         return bool(self._sources())
 
+    def template_text(self, *, tools: bool) -> str:
+        """The source of the template for chats with or without tools; empty for a model without one."""
+        sources = self._sources()
+        return sources[template_name(sources, [] if tools else None)] if sources else ""
+
     def leading_special_token(self, text: str) -> str | None:
         """The special token that `text` begins with, as one does that a chat template rendered."""
         tokens = (str(self._backend.id_to_token(key)) for key in self._special_ids)
@@ -73,11 +78,6 @@ class Tokenizer:
                     hint="leave tools out, or choose a model that was made for them",
                 )
         return prompt
-
-    def template_text(self, *, tools: bool) -> str:
-        """The source of the template for chats with or without tools; empty for a model without one."""
-        sources = self._sources()
-        return sources[template_name(sources, [] if tools else None)] if sources else ""
 
     def _chat_template(self, tools: object) -> ChatTemplate:
         sources = self._sources()

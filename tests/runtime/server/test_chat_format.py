@@ -151,6 +151,8 @@ def test_reasoning_that_the_prompt_has_opened(tmp_path: Path) -> None:
     assert (choice["message"]["reasoning_content"], choice["message"]["content"]) == ("Hm.", "Four.")
     assert (streamed["reasoning_content"], streamed["content"]) == ("Hm.", "Four.")
     assert "reasoning_content" not in answers(reader, syntax, "Four.", tools={})[0]["message"]
+    choice, streamed, _ = answers(reader, syntax, '{"a": 1}', prompt=prompt, constrained=True)
+    assert choice["message"]["content"] == streamed["content"] == '{"a": 1}'
 
 
 @pytest.mark.parametrize("template", [PLAIN, NO_SYSTEM])
