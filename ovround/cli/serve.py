@@ -51,6 +51,10 @@ def command(
     max_waiting: Annotated[int, typer.Option(help="Most answers that wait; beyond: status 429.")] = 256,
     max_body_bytes: Annotated[int, typer.Option(help="Largest request body; beyond: status 413.")] = 4 * 2**20,
     request_timeout: Annotated[int, typer.Option(help="Seconds that an answer may take.")] = 600,
+    tool_parser: Annotated[
+        str | None,
+        typer.Option(help="Format of the model's tool calls, such as hermes; default: that of its chat template."),
+    ] = None,
     metrics_prefix: Annotated[
         str, typer.Option(help="Of the names at /metrics; `vllm:` fits dashboards for vLLM.")
     ] = "ovround_",
@@ -72,8 +76,8 @@ def command(
 
     settings = ServerSettings(
         model_name or _name(model), api_key=api_key, max_body_bytes=max_body_bytes, max_running=max_running,
-        max_waiting=max_waiting, request_timeout_s=request_timeout, metrics_prefix=metrics_prefix, strict=strict,
-        allowed_origins=tuple(origin.strip() for origin in allowed_origins.split(",") if origin.strip()),
+        max_waiting=max_waiting, request_timeout_s=request_timeout, tool_parser=tool_parser, metrics_prefix=metrics_prefix,
+        strict=strict, allowed_origins=tuple(origin.strip() for origin in allowed_origins.split(",") if origin.strip()),
     )  # fmt: skip
     options = EngineOptions(
         engine, device, exact=exact, threads=threads, cache_gib=cache_gib, draft_model=draft_model,
@@ -90,7 +94,8 @@ def command(
         slots = f"up to {max_running} answers at once" if choice.name == "batching" else "one answer at a time"
         print(
             f"{settings.model_name}: http://{address}:{bound.getsockname()[1]}\n"
-            f"engine: {choice.name}, {slots} ({choice.reason}); Ctrl-C stops",
+            f"engine: {choice.name}, {slots} ({choice.reason}); Ctrl-C stops\n"
+            f"tool calls: {engine_client.chat_syntax.describe()}",
             file=sys.stderr,
             flush=True,
         )

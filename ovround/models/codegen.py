@@ -25,7 +25,9 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     joined: dict[str, str | Fused] = dict(
         zip(("self_attn.q_proj", "self_attn.v_proj", "self_attn.k_proj"), rows, strict=True)
     )
-    return parts.decoder(places=PARALLEL_SHARED, layout=Layout({**MODULES, **joined}, "transformer.h", ignored=_IGNORED))
+    return parts.decoder(
+        places=PARALLEL_SHARED, layout=Layout({**MODULES, **joined}, "transformer.h", ignored=_IGNORED)
+    )
 
 
 def smallest_configs() -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ class Answer:
 
     def __init__(self, request: Request, tokenizer: Decodes) -> None:
         self.request = request
-        self._stream = TextStream(tokenizer, request.options.stop)
+        self._stream = TextStream(tokenizer, request.options.stop, dict(request.options.shown_tokens))
         self._texts: list[str] = []
 
     @property

@@ -59,6 +59,8 @@ class SamplingOptions:
     """The same for the prompt's tokens after the first."""
     grammar: Grammar | None = None
     """Grammar of the answer; needs the extra `grammar`."""
+    shown_tokens: tuple[tuple[int, str], ...] = ()
+    """Ids of special tokens that the answer's text shows, and their texts; others are left out."""
     num_beams: int = 1
     """Number of beams of a greedy beam search; 1: no beam search. The answer is known only at its end."""
     length_penalty: float = 1.0

@@ -9,8 +9,8 @@ from ovround.runtime.decoding.completion import Piece
 from ovround.runtime.server import responses
 from ovround.runtime.server.job import Job
 from ovround.runtime.server.responses import CollectedAnswer, Json
-from ovround.runtime.server.tool_calls import parse_calls
 from ovround.runtime.text.tokenizer import Tokenizer
+from ovround.runtime.text.tool_formats.answer_parser import AnswerParser, AnswerSyntax, ParsedAnswer, parse_answer
 
 
 class AnswerFormat(Protocol):
@@ -32,46 +32,73 @@ class AnswerFormat(Protocol):
 
 
 class ChatFormat:
-    """Chat messages. Where tools `names` can be called, a streamed answer is held back until its end shows whether it is a call."""
+    """Chat messages. `syntax` says how reasoning and calls are told from text; None: all of it is text."""
 
     stream_kind = "chat.completion.chunk"
 
-    def __init__(self, tokenizer: Tokenizer, names: Sequence[str]) -> None:
-        self._tokenizer, self._names = tokenizer, names
-        self._held: dict[int, CollectedAnswer] = {}
+    def __init__(self, tokenizer: Tokenizer, syntax: AnswerSyntax | None) -> None:
+        self._tokenizer, self._syntax = tokenizer, syntax
+        self._parsers: dict[int, AnswerParser] = {}
 
     def opening(self, count: int) -> list[Json]:
         return [_chunk(index, {"role": "assistant", "content": ""}) for index in range(count)]
 
     def chunks(self, index: int, piece: Piece) -> list[Json]:
-        if self._names:
-            return self._with_tools(index, piece)
         logprobs = responses.chat_logprobs([piece.logprobs], self._tokenizer) if piece.logprobs is not None else None
-        chunks = [_chunk(index, {"content": piece.text}, logprobs)] if piece.text or logprobs else []
-        return [*chunks, _chunk(index, {}, None, piece.finish_reason)] if piece.finish_reason is not None else chunks
+        deltas: list[Json] = [{"content": piece.text}] if piece.text else []
+        reason: str | None = piece.finish_reason
+        if self._syntax is not None:
+            parser = self._parsers.setdefault(index, AnswerParser(self._syntax))
+            deltas = _deltas(parser, piece)
+            reason = _finish_reason(reason, parser.calls, broken=parser.broken)
+        if logprobs and not deltas:
+            deltas = [{"content": ""}]
+        chunks = [_chunk(index, delta, logprobs if at == 0 else None) for at, delta in enumerate(deltas)]
+        return [*chunks, _chunk(index, {}, None, reason)] if piece.finish_reason is not None else chunks
 
     def whole(self, index: int, answer: CollectedAnswer) -> Json:
-        content, calls = parse_calls(answer.text, self._names) if self._names else (answer.text, [])
-        message: Json = {"role": "assistant", "content": content if content or not calls else None, "refusal": None}
-        if calls:
-            message["tool_calls"] = responses.tool_calls(calls)
+        parsed = ParsedAnswer(answer.text, "", (), False)
+        if self._syntax is not None:
+            parsed = parse_answer(answer.text, self._syntax, cut=answer.finish_reason == "length")
+        message: Json = {
+            "role": "assistant",
+            "content": parsed.content or (None if parsed.calls else ""),
+            "refusal": None,
+        }
+        if parsed.reasoning:
+            message["reasoning_content"] = parsed.reasoning
+        if parsed.calls:
+            message["tool_calls"] = responses.tool_calls(parsed.calls)
         logprobs = responses.chat_logprobs(answer.logprobs, self._tokenizer) if answer.logprobs else None
-        reason = "tool_calls" if calls else answer.finish_reason
+        reason = _finish_reason(answer.finish_reason, len(parsed.calls), broken=parsed.broken)
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
-    def _with_tools(self, index: int, piece: Piece) -> list[Json]:
-        held = self._held.setdefault(index, CollectedAnswer())
-        held.take(piece)
-        if piece.finish_reason is None:
-            return []
-        content, calls = parse_calls(held.text, self._names)
-        delta: Json = {"content": content} if content else {}
-        if calls:
-            delta["tool_calls"] = [
-                {"index": position, **call} for position, call in enumerate(responses.tool_calls(calls))
-            ]
-        logprobs = responses.chat_logprobs(held.logprobs, self._tokenizer) if held.logprobs else None
-        return [_chunk(index, delta, logprobs), _chunk(index, {}, None, "tool_calls" if calls else piece.finish_reason)]
+
+def _deltas(parser: AnswerParser, piece: Piece) -> list[Json]:
+    """What a piece adds to a message: text, reasoning, calls and their arguments."""
+    deltas: list[Json] = []
+    begun = parser.begun
+    events = parser.push(piece.text) if piece.text else []
+    if piece.finish_reason is not None:
+        events += parser.finish(cut=piece.finish_reason == "length")
+    for kind, text in events:
+        if kind == "text":
+            deltas.append({"content": text})
+        elif kind == "reasoning":
+            deltas.append({"reasoning_content": text})
+        elif kind == "call":
+            deltas.append({"tool_calls": [{"index": begun, **responses.begun_call(text)}]})
+            begun += 1
+        elif kind == "arguments":
+            deltas.append({"tool_calls": [{"index": begun - 1, "function": {"arguments": text}}]})
+    return deltas
+
+
+def _finish_reason(reason: str | None, calls: int, *, broken: bool) -> str | None:
+    """`tool_calls` for complete calls; an answer that was cut within one says `length`."""
+    if reason is None or not calls or (broken and reason == "length"):
+        return reason
+    return "tool_calls"
 
 
 class CompletionFormat:

@@ -16,6 +16,7 @@ from ovround.runtime.decoding.generation import admit
 from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.engine import check_ids
 from ovround.runtime.engines import verified
+from ovround.runtime.server.chat_syntax import read_chat_syntax
 from ovround.runtime.server.engine_choice import EngineName
 from ovround.runtime.server.engine_messages import EngineSettings
 from ovround.runtime.server.engine_supervisor import SILENT_S, EngineSupervisor
@@ -45,6 +46,7 @@ class EngineClient:
         self._manifest = _read_manifest_bytes(folder)
         with verified(folder, engine.device, contents=verify):
             self.model = read_served_model(folder, settings.model_name)
+            self.chat_syntax = read_chat_syntax(self.model.tokenizer, settings.tool_parser)
             self._supervisor = EngineSupervisor(
                 engine, self.model.tokenizer, self.model.context_length, self.model.end_token_ids,
                 stuck_s=settings.request_timeout_s + SILENT_S, restarting=self._unchanged_folder,

@@ -132,7 +132,8 @@ def _options_from_json(values: Json) -> SamplingOptions:
     chosen = dict(values)
     for name in ("stop", "stop_token_ids"):
         chosen[name] = tuple(values.get(name, ()))
-    chosen["logit_bias"] = tuple((token, bias) for token, bias in values.get("logit_bias", ()))
+    for name in ("logit_bias", "shown_tokens"):
+        chosen[name] = tuple((token, value) for token, value in values.get(name, ()))
     if "grammar" in values:
         chosen["grammar"] = Grammar(*values["grammar"])
     return SamplingOptions(**chosen)

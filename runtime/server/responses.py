@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,8 @@ from typing import Any
 
 from ovround.runtime.decoding.completion import Piece, Timings, Usage
 from ovround.runtime.decoding.logprobs import TokenLogprobs
-from ovround.runtime.server.tool_calls import Call
 from ovround.runtime.text.tokenizer import Tokenizer
+from ovround.runtime.text.tool_formats.answer_parser import ParsedCall
 
 Json = dict[str, Any]
 
@@ -87,17 +88,15 @@ def timings(piece: Piece) -> Json:
     return fields
 
 
-def tool_calls(calls: Sequence[Call]) -> list[Json]:
+def tool_calls(calls: Sequence[ParsedCall]) -> list[Json]:
     """A message's `tool_calls`, with new ids."""
-    stamp = time.time_ns()
-    return [
-        {
-            "id": f"call_{stamp:x}_{index}",
-            "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments},
-        }
-        for index, call in enumerate(calls)
-    ]
+    return [begun_call(call.name, call.arguments) for call in calls]
+
+
+def begun_call(name: str, arguments: str = "") -> Json:
+    """A call with a new id; a stream appends to its arguments."""
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 
 def chat_logprobs(answer: Sequence[TokenLogprobs], tokenizer: Tokenizer) -> Json:

@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from ovround.runtime.server.answer_format import ChatFormat
 from ovround.runtime.server.answer_stream import AnswerStream
+from ovround.runtime.server.chat_syntax import encode_chat, with_shown_tokens
 from ovround.runtime.server.engine_client import EngineClient
 from ovround.runtime.server.field_support import check_fields
 from ovround.runtime.server.protocol import ChatRequest, NamedTool, Tool
@@ -28,13 +29,20 @@ async def create_chat_completion(engine_client: EngineClient, request: Request, 
         if body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool):
             grammar = forced_call([(tool.function.name, tool.function.parameters) for tool in tools])
     messages = model.template_messages(body.messages, variables.get("tools"))
-    ids = await asyncio.to_thread(model.tokenizer.encode_chat, messages, variables=variables)
+    ids = await asyncio.to_thread(encode_chat, model.tokenizer, messages, variables)
+    forced = body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool)
+    syntax = engine_client.chat_syntax.answer_syntax(
+        model.tokenizer, ids, {tool.function.name: tool.function.parameters for tool in tools},
+        forced=forced, constrained=grammar is not None, parallel=body.parallel_tool_calls is not False,
+    )  # fmt: skip
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     options = body.sampling_options(body.max_new_tokens, logprobs, None, grammar)
+    options = with_shown_tokens(options, syntax, model.tokenizer)
     head = model.head("chatcmpl", "chat.completion")
     jobs = await engine_client.open_jobs(head.request_id, [ids], options, body.choices)
-    answer_format = ChatFormat(model.tokenizer, [tool.function.name for tool in tools])
-    return await AnswerStream(engine_client, head, jobs, answer_format, prompts=1).response(request, body)
+    return await AnswerStream(engine_client, head, jobs, ChatFormat(model.tokenizer, syntax), prompts=1).response(
+        request, body
+    )
 
 
 def _callable_tools(body: ChatRequest) -> Sequence[Tool]:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from ovround.errors import UsageError
 from ovround.limits import LIMITS
+from ovround.runtime.text.tool_formats.registry import tool_format
 
 ENGINE_CHOICES = ("auto", "batching", "single")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Limits and names of one server. Raises UsageError for a number below 1, or for an empty key."""
+    """Limits and names of one server. Raises UsageError for a number below 1, an unknown parser, or an empty key."""
 
     model_name: str
     """The name by which clients ask for the model."""
@@ -29,6 +30,8 @@ class ServerSettings:
     """Seconds from a request's arrival to its last token; then the answer ends with an error."""
     send_timeout_s: int = 60
     """Seconds that a client may leave a stream unread."""
+    tool_parser: str | None = None
+    """Format of the model's tool calls; None: that of its chat template."""
     metrics_prefix: str = "ovround_"
     """Prefix of the metrics' names; `vllm:` fits dashboards made for vLLM."""
 
@@ -42,6 +45,8 @@ class ServerSettings:
             value = getattr(self, field.name)
             if type(field.default) is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UsageError(f"{field.name} is {value!r}; a whole number of 1 or more is needed")
+        if self.tool_parser is not None:
+            tool_format(self.tool_parser)
         if self.api_key is not None and not self.api_key:
             raise UsageError("the API key is empty", hint="leave it out for a server that everybody may use")
 

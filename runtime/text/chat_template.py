@@ -30,6 +30,10 @@ _RESERVED = ("messages", "add_generation_prompt", "raise_exception", "strftime_n
 _PROGRAM = "import runpy, sys; sys.path[:0] = sys.argv[2:]; runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
+class ToolsNotShownError(GenerationError):
+    """A chat has tools, and the model's template does not show them."""
+
+
 class ChatTemplate:
     """One template and its special tokens. Threads wait for one another."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 _INCOMPLETE = "\ufffd"  # decoders write it for invalid or incomplete characters
@@ -23,16 +23,22 @@ class StreamDecoder:
 
     A piece is the growth of the text of the last few tokens. Two things are held back: an incomplete character at the
     end, and a run of byte tokens (`<0xE2>`), because one wrong byte at its end changes the text of the whole run.
+    `shown` are special tokens that are part of the text, with what they are in it.
     """
 
-    def __init__(self, tokenizer: Decodes) -> None:
+    def __init__(self, tokenizer: Decodes, shown: Mapping[int, str] | None = None) -> None:
         self._tokenizer = tokenizer
+        self._shown = shown or {}
         self._recent: list[int] = []
         self._given = 0  # number of recent tokens whose text was returned
         self._in_bytes = False
 
     def push(self, token_id: int) -> str:
         """The text that this token completes, often none."""
+        if token_id in self._shown:
+            text = self.finish() + self._shown[token_id]
+            self._recent, self._given = [], 0
+            return text
         self._recent.append(token_id)
         if self._tokenizer.is_special(token_id):
             return ""
@@ -85,8 +91,8 @@ class StopStrings:
 class TextStream:
     """The text of one answer: `StreamDecoder`, then `StopStrings`."""
 
-    def __init__(self, tokenizer: Decodes, stops: Sequence[str]) -> None:
-        self._decoder = StreamDecoder(tokenizer)
+    def __init__(self, tokenizer: Decodes, stops: Sequence[str], shown: Mapping[int, str] | None = None) -> None:
+        self._decoder = StreamDecoder(tokenizer, shown)
         self._stops = StopStrings(stops)
 
     @property

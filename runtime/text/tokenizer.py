@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovround.errors import GenerationError, UsageError
-from ovround.runtime.text.chat_template import ChatTemplate, Message, read_templates, template_name
+from ovround.runtime.text.chat_template import ChatTemplate, Message, ToolsNotShownError, read_templates, template_name
 from ovround.runtime.text.template_marker import PROBE, template_marker
 from ovround.runtime.text.tokenizer_file import load_backend, special_tokens
 
@@ -47,6 +47,11 @@ class Tokenizer:
         """Whether the folder has a chat template: a base model has none."""
         return bool(self._sources())
 
+    def template_text(self, *, tools: bool) -> str:
+        """The source of the template for chats with or without tools; empty for a model without one."""
+        sources = self._sources()
+        return sources[template_name(sources, [] if tools else None)] if sources else ""
+
     def template_marker(self, text: str) -> str:
         """The mark of the model's chat template that `text` has already, such as a special token at its begin; else empty."""
         tokens = (str(self._backend.id_to_token(key)) for key in self._special_ids)
@@ -69,7 +74,7 @@ class Tokenizer:
     ) -> str:
         """The prompt that the chat template gives for `messages`; a chat with `tools` takes the template `tool_use`.
 
-        Raises GenerationError for a model without a template, and for tools that the template does not show the model.
+        Raises GenerationError for a model without a template, and ToolsNotShownError where the template does not show the tools.
         """
         tools = None if variables is None else variables.get("tools")
         template = self._chat_template(tools)
@@ -77,7 +82,7 @@ class Tokenizer:
         if tools and variables is not None:
             without = {name: value for name, value in variables.items() if name != "tools"}
             if prompt == _rendered(template, messages, add_generation_prompt, without):
-                raise GenerationError(
+                raise ToolsNotShownError(
                     "the model's chat template does not show it the tools",
                     hint="leave tools out, or choose a model that was made for them",
                 )

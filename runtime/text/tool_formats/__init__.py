@@ -1,0 +1,1 @@
+"""The formats in which chat models write tool calls and reasoning, one a file, and the parser of an answer that is written so."""
