@@ -284,7 +284,10 @@ def test_a_second_turn(served: Any) -> None:
         answer = create(**options, messages=[USER]).choices[0].message
         call = create(**options, messages=[USER], tools=tools, tool_choice="required").choices[0].message
         chunks = create(**options, messages=[USER], tools=tools, tool_choice="required", stream=True)
-        (deltas,) = [chunk.choices[0].delta for chunk in chunks if chunk.choices[0].delta.tool_calls]
+        pieces = [chunk.choices[0].delta for chunk in chunks if chunk.choices[0].delta.tool_calls]
+        deltas = pieces[0]  # the arguments come piece by piece, and a client sends them joined
+        function = deltas.tool_calls[0].function
+        function.arguments = "".join(piece.tool_calls[0].function.arguments or "" for piece in pieces)
         for message in (answer, call, deltas):
             for dumped in (message.model_dump(), message.model_dump(exclude_none=True), message):
                 sent: list[Any] = [{"role": "developer", "content": "Be brief."}, USER, dumped]
