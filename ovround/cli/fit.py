@@ -55,6 +55,8 @@ def _print(found: Fit) -> None:
     head = ["bits", "file", "memory", "fits", "a token", "tokens/s", "perplexity", "time to tune", ""]
     print_table(head, [_cells(found, row) for row in found.rows])
     losses = {row.loss.model: None for row in found.rows if row.loss is not None}
+    if any(row.tune_s for row in found.rows):
+        typer.echo("time to tune: an estimate, by the default recipe and with nothing else running")
     if losses:
         typer.echo(f"perplexity: what rounding cost {', '.join(losses)}, nearest in size; tuning keeps more")
 

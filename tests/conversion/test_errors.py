@@ -18,7 +18,7 @@ from damaged_checkpoint import Case
 from ovround.artifact.manifest import FORMATS
 from ovround.checkpoint.quantised import methods
 from ovround.errors import MESSAGE_CHARACTERS, OvroundError
-from ovround.models import families
+from ovround.models import known_types
 from ovround.texts.files import SUFFIXES
 
 FORMAT_NAMES = ", ".join(FORMATS)
@@ -112,7 +112,7 @@ def test_a_config_that_is_no_json_object(case: Case, content: str) -> None:
 
 def test_an_unknown_architecture_lists_the_known_ones(case: Case) -> None:
     hint = (
-        f"known families: {', '.join(families())}; any other: optimum-cli export openvino --weight-format fp16 --model MODEL "
+        f"known families: {', '.join(known_types())}; any other: optimum-cli export openvino --weight-format fp16 --model MODEL "
         "FOLDER, then ovround convert FOLDER OUT, which compresses it with NNCF"
     )
     for family in ("mamba", "decoder", "../llama", None, ["llama"], 7):
