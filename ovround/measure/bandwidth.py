@@ -25,9 +25,7 @@ def measure_read_bandwidth(threads: int | None = None) -> float:
     workers = threads or available_cores()
     size = min(max(_MIN_BYTES, 2 * last_cache_bytes()), _MAX_BYTES)
     count = max(1, size // (workers * _WINDOW_BYTES))
-    windows = [
-        np.array_split(window, workers) for window in np.array_split(np.ones(size // 8, np.uint64), count)
-    ]
+    windows = [np.array_split(window, workers) for window in np.array_split(np.ones(size // 8, np.uint64), count)]
     following, rates = itertools.cycle(windows), list[float]()
     with ThreadPoolExecutor(workers) as pool:
         for _ in range(_BURSTS):

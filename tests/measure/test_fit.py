@@ -33,6 +33,20 @@ CONFIG = tiny_config(
     max_position_embeddings=8192,
 )  # fmt: skip
 
+SMOLLM2 = {
+    "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+}  # fmt: skip
+QWEN25 = {
+    "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+    "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+GEMMA3 = {
+    "model_type": "gemma3_text", "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18, "num_attention_heads": 4,
+    "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256, "vocab_size": 262144, "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6, "sliding_window": 512, "hidden_activation": "gelu_pytorch_tanh",
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -154,6 +168,42 @@ def test_the_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPat
     (cache / machine.FILE).write_text("{}")
     assert machine_speed().bandwidth == 7e9
     assert len(calls) == 2
+
+
+def test_a_later_measurement_replaces_a_lower_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([(7e9, 50e9), (9e9, 40e9), (3e9, 60e9)])
+    now = [0.0]
+
+    def measure() -> float:
+        bandwidth, operations = next(measured)
+        monkeypatch.setattr(machine, "_core_operations", lambda: operations)
+        return bandwidth
+
+    monkeypatch.setattr(machine, "measure_read_bandwidth", measure)
+    monkeypatch.setattr(machine, "_identity", lambda: "this machine")
+    monkeypatch.setattr(machine.time, "time", lambda: now[0])
+    reached = []
+    for now[0] in (0.0, 500.0, 1000.0, 1700.0):
+        speed = machine_speed()
+        reached.append((speed.bandwidth, speed.core_operations))
+    assert reached == [(7e9, 50e9), (7e9, 50e9), (9e9, 50e9), (9e9, 60e9)]
+    add_run(ObservedRun("openvino", "engine", 4, 30, 85_000_000, 0.02, 8e9))
+    assert (machine_speed().bandwidth, len(machine_speed().runs)) == (9e9, 1)
+
+
+@pytest.mark.parametrize(("config", "hours"), [(SMOLLM2, 1.22), (GEMMA3, 2.81), (QWEN25, 2.20)])
+def test_the_time_to_tune_is_about_what_time_measures(
+    config: dict[str, object], hours: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of one core of 68 billion operations a second, by what `--time` measured of these models."""
+    (tmp_path / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16"}))
+    machine._keep(replace(machine_speed(), core_operations=68e9))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert 0.5 < fit(str(tmp_path / "config.json")).rows[1].tune_s / 3600 / hours < 2
+    monkeypatch.setattr("ovround.measure.fit.tuning_time.available_cores", lambda: 4)
+    one = fit(str(tmp_path / "config.json")).rows[1].tune_s
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert fit(str(tmp_path / "config.json")).rows[1].tune_s < one
 
 
 def test_what_bench_reached_here_is_foretold_from_then_on() -> None:

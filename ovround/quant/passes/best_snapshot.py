@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+
 class BestSnapshot:
     """Copies of `tensors`, taken whenever their `loss` was the lowest so far; the start is the first candidate."""
 
