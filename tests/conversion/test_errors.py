@@ -45,7 +45,7 @@ def test_a_message_that_quotes_too_much_is_cut_in_the_middle() -> None:
 def test_no_such_folder(case: Case) -> None:
     message = "`{}` is no folder and no hub name"
     hint = "give a model folder, a GGUF file, a hub name such as org/model, or `demo`"
-    for model in (case.output_root / "nothing", case.model / "config.json", "no such model", "a/b/c"):
+    for model in (case.output_root / "nothing", "no such model", "a/b/c"):
         case.refused(message.format(model), hint, model=model)
 
 

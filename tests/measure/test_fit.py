@@ -20,7 +20,7 @@ from ovround.artifact.manifest import read_manifest
 from ovround.conversion.convert import convert
 from ovround.errors import EngineError, UsageError
 from ovround.measure.benchmark import weight_bytes_per_token
-from ovround.measure.fit import machine, table
+from ovround.measure.fit import machine, rates, table
 from ovround.measure.fit.losses import nearest_loss
 from ovround.measure.fit.machine import ObservedRun, add_run, machine_speed
 from ovround.measure.fit.rates import token_seconds
@@ -207,15 +207,30 @@ def test_the_time_to_tune_is_about_what_time_measures(
 
 
 def test_what_bench_reached_here_is_foretold_from_then_on() -> None:
-    run = ObservedRun("openvino", "engine", 4, 30, 85_000_000, 0.02, 25e9)
-    for _ in range(40):
-        add_run(run)
+    run = ObservedRun("openvino", "engine", 4, 30, 85_000_000, 0.012, 25e9)
+    before = token_seconds(machine_speed(), "openvino", "engine", 4, 30, 85_000_000)
+    for number in range(40):
+        add_run(replace(run, seconds=9.0) if number % 2 else run)  # others slow every second run
     speed = machine_speed()
     assert (speed.bandwidth, len(speed.runs)) == (25e9, 30)
-    assert token_seconds(speed, "openvino", "engine", 4, 30, 85_000_000) == pytest.approx(0.02)
+    assert token_seconds(speed, "openvino", "engine", 4, 30, 85_000_000) == pytest.approx(0.012)
     twice = token_seconds(speed, "openvino", "engine", 4, 60, 170_000_000)
-    assert twice == pytest.approx(0.04)
-    assert token_seconds(speed, "onnx", "engine", 4, 30, 85_000_000) != pytest.approx(0.02)
+    assert twice == pytest.approx(0.024)
+    assert token_seconds(speed, "onnx", "engine", 4, 30, 85_000_000) != pytest.approx(0.012)
+    slow = replace(speed, runs=(replace(run, seconds=9.0),))
+    assert token_seconds(slow, "openvino", "engine", 4, 30, 85_000_000) < 4 * before
+
+
+def test_memory_or_the_cores_limit_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "available_cores", lambda: 2)
+    slow_cores, slow_memory = (
+        replace(machine_speed(), core_operations=operations, bandwidth=bandwidth)
+        for operations, bandwidth in ((1e9, 50e9), (1e12, 5e9))
+    )
+    for speed, by_bits in ((slow_cores, True), (slow_memory, False)):
+        four, eight = (token_seconds(speed, "openvino", "engine", bits, 30, 85_000_000) for bits in (4, 8))
+        assert (four > eight) == by_bits
+    assert token_seconds(slow_cores, "openvino", "native", 4, 30, 85_000_000) < 0.01
 
 
 def test_bench_is_remembered_and_chat_takes_what_fits(source: Path, loaded_command: CommandServer, cache: Path) -> None:

@@ -1,6 +1,7 @@
 """How fast this machine is: measured, and kept in the cache with what tells the machine from others.
 
-Other programs make a machine look slower, never faster. So it is measured again at times, and the best is kept. `machine.json` also keeps what `ovround bench` reached here, from which later predictions learn.
+Other programs make a machine look slower, never faster. So it is measured again at times, and
+the best is kept. `machine.json` also keeps what `ovround bench` reached here, from which later predictions learn.
 """
 
 from __future__ import annotations

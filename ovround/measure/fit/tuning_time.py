@@ -1,7 +1,7 @@
 """The time to tune by the default recipe, as `--time` adds it up, with costs told from the model's sizes in place of a measurement.
 
-The costs are operations a weight, from the costs that `--time` measured of SmolLM2 135M, Gemma 3 270M and Qwen2.5 0.5B on one core;
-docs/dev/log/tuning-speed.md has the figures.
+The costs are operations a weight, from those that `--time` measured of SmolLM2 135M on one core, compared with those of Gemma 3
+270M and Qwen2.5 0.5B; docs/dev/log/measuring.md has the figures.
 """
 
 from __future__ import annotations
