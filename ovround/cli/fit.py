@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 NAME = "fit"
 _MINUTE, _HOUR = 60, 3600
+_TENFOLD = 9
 
 
 def command(
@@ -69,10 +70,14 @@ def _cells(found: Fit, row: FitRow) -> list[str]:
         "yes" if row.fits else "no",
         f"{row.token_s * 1e3:.1f} ms",
         f"{1 / row.token_s:.1f}",
-        "-" if row.loss is None else f"{row.loss.perplexity_rise:+.1%}",
+        "-" if row.loss is None else _rise(row.loss.perplexity_rise),
         _duration(row.tune_s) if row.tune_s else "-",
         "<- best here" if row.best else "",
     ]
+
+
+def _rise(share: float) -> str:
+    return f"{share:+.1%}" if share < _TENFOLD else f"x {1 + share:.0f}"
 
 
 def _duration(seconds: float) -> str:

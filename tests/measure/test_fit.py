@@ -20,8 +20,8 @@ from ovround.artifact.manifest import read_manifest
 from ovround.conversion.convert import convert
 from ovround.errors import EngineError, UsageError
 from ovround.measure.benchmark import weight_bytes_per_token
-from ovround.measure.fit import machine, rates, table
-from ovround.measure.fit.losses import nearest_loss
+from ovround.measure.fit import losses, machine, rates, table
+from ovround.measure.fit.losses import MeasuredLoss, nearest_loss
 from ovround.measure.fit.machine import ObservedRun, add_run, machine_speed
 from ovround.measure.fit.rates import token_seconds
 from ovround.measure.fit.table import Fit, best_bits, bytes_read, fit, refusal
@@ -256,9 +256,17 @@ def test_bench_is_remembered_and_chat_takes_what_fits(source: Path, loaded_comma
     assert len(list((cache / "models").glob("*.json"))) == 2
 
 
-def test_losses_are_those_of_the_nearest_size() -> None:
-    small, large = nearest_loss(100_000_000, 4), nearest_loss(7_000_000_000, 4)
-    assert small is not None
-    assert large is not None
-    assert small.parameters < large.parameters
+def test_losses_are_those_of_the_nearest_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bits in table.WIDTHS:
+        known = nearest_loss(100_000_000, bits)
+        assert known is not None
+        assert known.kl_nats is not None  # of one protocol
+    small, large = MeasuredLoss("small", 100_000_000, 4, 0.3, 0.4), MeasuredLoss("large", 500_000_000, 4, 0.1, 0.2)
+    monkeypatch.setattr(losses, "_rows", lambda: (small, large))
+    assert [nearest_loss(size, 4) for size in (1, 200_000_000, 300_000_000, 7_000_000_000)] == [
+        small,
+        small,
+        large,
+        large,
+    ]
     assert nearest_loss(100_000_000, 5) is None
