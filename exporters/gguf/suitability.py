@@ -14,6 +14,7 @@ from ovround.exporters.gguf.blocks import unfit
 from ovround.exporters.gguf.computation import COMPUTATIONS, HINT, check_computation
 from ovround.exporters.gguf.metadata import decoder_metadata
 from ovround.exporters.gguf.tensors import file_tensors
+from ovround.models import family_of
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.tensors.scheme import AffineScheme, QuantScheme, WeightScheme
 
@@ -22,10 +23,10 @@ Plan = Mapping[str, WeightScheme | None]
 
 def architecture_of(decoder: Decoder, config: Mapping[str, Any]) -> Architecture:
     """llama.cpp's architecture of a model; raises UsageError where it has none, or computes it otherwise."""
-    model_type = str(config["model_type"])
-    architecture = architecture_for(model_type)
+    family = family_of(config["model_type"]) or str(config["model_type"])
+    architecture = architecture_for(family)
     if architecture is None or architecture.name not in COMPUTATIONS:
-        raise UsageError(f"format gguf: llama.cpp's files of family `{model_type}` are not written", hint=HINT)
+        raise UsageError(f"format gguf: llama.cpp's files of family `{family}` are not written", hint=HINT)
     check_computation(architecture.name, decoder)
     return architecture
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 NAME = "fit"
 _MINUTE, _HOUR = 60, 3600
+_TENFOLD = 9
 
 
 def command(
@@ -55,6 +56,8 @@ def _print(found: Fit) -> None:
     head = ["bits", "file", "memory", "fits", "a token", "tokens/s", "perplexity", "time to tune", ""]
     print_table(head, [_cells(found, row) for row in found.rows])
     losses = {row.loss.model: None for row in found.rows if row.loss is not None}
+    if any(row.tune_s for row in found.rows):
+        typer.echo("time to tune: an estimate, by the default recipe and with nothing else running")
     if losses:
         typer.echo(f"perplexity: what rounding cost {', '.join(losses)}, nearest in size; tuning keeps more")
 
@@ -67,10 +70,14 @@ def _cells(found: Fit, row: FitRow) -> list[str]:
         "yes" if row.fits else "no",
         f"{row.token_s * 1e3:.1f} ms",
         f"{1 / row.token_s:.1f}",
-        "-" if row.loss is None else f"{row.loss.perplexity_rise:+.1%}",
+        "-" if row.loss is None else _rise(row.loss.perplexity_rise),
         _duration(row.tune_s) if row.tune_s else "-",
         "<- best here" if row.best else "",
     ]
+
+
+def _rise(share: float) -> str:
+    return f"{share:+.1%}" if share < _TENFOLD else f"x {1 + share:.0f}"
 
 
 def _duration(seconds: float) -> str:

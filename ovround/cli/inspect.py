@@ -94,23 +94,20 @@ def _kind(weight: WeightRecord, *, every: bool) -> Hashable:
 
 def _checkpoint(checkpoint: Checkpoint, folder: Path, files: int, *, every: bool, json: bool) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
-    from ovround.models import families
+    from ovround.models import family_of, known_types
 
     model_type = checkpoint.config.get("model_type")
+    supported = family_of(model_type) is not None
     tensors = checkpoint.tensors()
     if json:
         print_json(
             {
-                "model_type": model_type, "supported": model_type in families(), "size_bytes": checkpoint.size_bytes(),
+                "model_type": model_type, "supported": supported, "size_bytes": checkpoint.size_bytes(),
                 "tensors": {name: {"dtype": info.dtype, "shape": info.shape} for name, info in tensors.items()},
             }
         )  # fmt: skip
         return
-    known = (
-        "can be converted"
-        if model_type in families()
-        else f"not a family that can be converted ({', '.join(families())})"
-    )
+    known = "can be converted" if supported else f"not a family that can be converted ({', '.join(known_types())})"
     typer.echo(f"{folder}: checkpoint, model_type {model_type}, {known}")
     groups = equal_layers(
         tensors, lambda name: name, lambda name: name if every else (tensors[name].dtype, tuple(tensors[name].shape))

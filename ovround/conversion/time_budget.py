@@ -26,10 +26,10 @@ from ovround.quant.block_store import working_folder
 from ovround.quant.calibration.samples import LONGEST_CHOSEN, MOST_CHOSEN, fitting_samples
 from ovround.quant.distributed.launch import Launch
 from ovround.quant.passes.compile_choice import BLOCK_COMPILE_S, choose
+from ovround.quant.tuning_costs import Costs, Work
 from ovround.source_tokenizer import chat_renderer, load_tokenizer
 
 if TYPE_CHECKING:
-    from ovround.quant.costs import Costs
     from ovround.quant.passes.context import QuantContext
 
 LENGTHS = (128, 256, 512, 1024, 2048)  # of samples; a longer one once the steps are ENOUGH
@@ -155,8 +155,6 @@ class _Chooser:
         return [*range(FEWEST_SAMPLES, most, 8), most]
 
     def _choice(self, costs: Costs, iters: int, nsamples: int, seqlen: int) -> Choice:
-        from ovround.quant.costs import Work
-
         job, options = self._job, replace(self._options, iters=iters, nsamples=nsamples, seqlen=seqlen)
         end_to_end = end_to_end_steps(options, job.decoder, job.plan)
         work = Work(iters, nsamples, seqlen, resolved_recipe(options).batch_size, end_to_end)

@@ -32,6 +32,19 @@ def families() -> list[str]:
     )
 
 
+def known_types() -> list[str]:
+    """Every model_type that has a family, sorted."""
+    return sorted({*families(), *registered, *_ALIASES})
+
+
+def family_of(model_type: object) -> str | None:
+    """The family that computes a model_type: a file of ovround's, or one that is registered; None where there is none."""
+    if not isinstance(model_type, str):
+        return None
+    family = _ALIASES.get(model_type, model_type)
+    return family if family in registered or family in families() else None
+
+
 def smallest_configs(family: str) -> list[dict[str, Any]]:
     """The family's smallest config.json files, one a variant: what the tests run on random weights."""
     configs: list[dict[str, Any]] = importlib.import_module(f"{__name__}.{family}").smallest_configs()
@@ -40,22 +53,22 @@ def smallest_configs(family: str) -> list[dict[str, Any]]:
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder for a config.json; raises ArchitectureError listing the known families for any other model_type."""
-    family = config.get("model_type")
-    family = _ALIASES.get(family, family) if isinstance(family, str) else family
-    if isinstance(family, str) and family in registered:
-        return registered[family](config)
-    if family is None:
-        stated = config.get("architectures")
-        hint = f"add it: architectures is {stated}" if stated else "add it: the family's name, such as llama"
+    stated = config.get("model_type")
+    if stated is None:
+        names = config.get("architectures")
+        hint = f"add it: architectures is {names}" if names else "add it: the family's name, such as llama"
         raise ArchitectureError("config.json states no model_type", hint=hint)
-    if family not in families():
-        known = sorted({*families(), *registered})
-        near = get_close_matches(str(family), known, n=3, cutoff=0.7)
+    family = family_of(stated)
+    if family is None:
+        known = known_types()
+        near = get_close_matches(str(stated), known, n=3, cutoff=0.7)
         similar = f"; its name is near {', '.join(f'`{name}`' for name in near)}" if near else ""
         raise ArchitectureError(
-            f"model_type `{family!s:.40}` is not a family that ovround knows{similar}",
+            f"model_type `{stated!s:.40}` is not a family that ovround knows{similar}",
             hint=f"known families: {', '.join(known)}; any other: optimum-cli export openvino --weight-format fp16 "
             "--model MODEL FOLDER, then ovround convert FOLDER OUT, which compresses it with NNCF",
         )
+    if family in registered:
+        return registered[family](config)
     decoder: Decoder = importlib.import_module(f"{__name__}.{family}").from_config(config)
     return decoder

@@ -192,7 +192,7 @@ def test_what_is_said_when_the_hub_does_not_give_it(pull: Pull, hub: HubServer, 
         ({"refused": {NAME: (500, "")}}, [NAME], {}, start + "it cannot be reached, and nothing", "check the network"),
         ({}, [NAME], {"HF_HUB_OFFLINE": "1"}, start + "it cannot be reached, and nothing", "check the network (and HF_HUB_OFFLINE"),
         ({"stated_sizes": {"model.safetensors": 1 << 50}}, [NAME], {}, f"`{NAME}` is a download of 1125899", "free some space, "),
-        ({}, ["wrong"], {}, "`wrong` is no folder and no hub name", "give a model folder, a hub name"),
+        ({}, ["wrong"], {}, "`wrong` is no folder and no hub name", "give a model folder, a GGUF file, a hub name"),
         ({}, [str(tmp_path)], {}, f"`{tmp_path}` is on this disk: ", "a hub name such as org/model is downloaded"),
     ]  # fmt: skip
     for settings, words, environment, message, hint in cases:

@@ -18,7 +18,7 @@ from damaged_checkpoint import Case
 from ovround.artifact.manifest import FORMATS
 from ovround.checkpoint.quantised import methods
 from ovround.errors import MESSAGE_CHARACTERS, OvroundError
-from ovround.models import families
+from ovround.models import known_types
 from ovround.texts.files import SUFFIXES
 
 FORMAT_NAMES = ", ".join(FORMATS)
@@ -44,8 +44,8 @@ def test_a_message_that_quotes_too_much_is_cut_in_the_middle() -> None:
 
 def test_no_such_folder(case: Case) -> None:
     message = "`{}` is no folder and no hub name"
-    hint = "give a model folder, a hub name such as org/model, or `demo`"
-    for model in (case.output_root / "nothing", case.model / "config.json", "no such model", "a/b/c"):
+    hint = "give a model folder, a GGUF file, a hub name such as org/model, or `demo`"
+    for model in (case.output_root / "nothing", "no such model", "a/b/c"):
         case.refused(message.format(model), hint, model=model)
 
 
@@ -112,16 +112,17 @@ def test_a_config_that_is_no_json_object(case: Case, content: str) -> None:
 
 def test_an_unknown_architecture_lists_the_known_ones(case: Case) -> None:
     hint = (
-        f"known families: {', '.join(families())}; any other: optimum-cli export openvino --weight-format fp16 --model MODEL "
+        f"known families: {', '.join(known_types())}; any other: optimum-cli export openvino --weight-format fp16 --model MODEL "
         "FOLDER, then ovround convert FOLDER OUT, which compresses it with NNCF"
     )
-    for family in ("mamba", "decoder", "../llama", None, ["llama"], 7):
+    for family, near in (("mamba", "bamba"), ("decoder", ""), ("../llama", "llama"), (["llama"], "llama"), (7, "")):
         case.config(model_type=family)
-        case.refused(f"model_type `{family}` is not a family that ovround knows", hint)
+        similar = f"; its name is near `{near}`" if near else ""
+        case.refused(f"model_type `{family}` is not a family that ovround knows{similar}", hint)
 
 
-ROPES = "supported rope types: default, linear, dynamic, llama3, yarn, longrope"
-ACTIVATIONS = "supported activations: silu, swish, gelu, relu, gelu_new, gelu_pytorch_tanh, gelu_fast"
+ROPES = "supported rope types: default, linear, dynamic, llama3, yarn, longrope, proportional"
+ACTIVATIONS = "supported activations: silu, swish, gelu, relu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu2"
 LLAMA3, LENGTH = {"rope_type": "llama3"}, "original_max_position_embeddings"
 
 

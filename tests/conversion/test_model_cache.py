@@ -94,7 +94,7 @@ def test_a_hub_name_is_converted_once_and_then_needs_no_network(
     assert any(line.startswith("8 bits fit best here: about ") for line in lines)
     (hint,) = (line for line in lines if line.startswith("hint: "))
     command_line = f"ovround convert {NAME} tiny-tuned"
-    assert hint == f"hint: `{command_line}` tunes 4 bits: about half the size and the time of a token"
+    assert hint == f"hint: `{command_line}` tunes 4 bits: smaller, and closer to the model than rounding to them"
     assert any(re.fullmatch(r"kept in `.*/models/tiny-[0-9a-f]{12}`: \d+ MB, \d+ s", line) for line in lines)
     assert hub.requests
     second = run("run", NAME, "hello", *SHORT, by=light_command, environment={"HF_ENDPOINT": "http://127.0.0.1:9"})

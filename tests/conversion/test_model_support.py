@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from checkpoint_writer import tiny_config, write_checkpoint
 from command_server import CommandServer, succeeded
 from gguf_model import write_model
@@ -25,7 +24,6 @@ from ovround.exporters.onnx.package import OnnxExporter
 from ovround.models import families, from_config, smallest_configs, verbs
 from ovround.models.calls import check_verbs
 from ovround.models.decoder import Decoder
-from ovround.runtime.hpu.cache import Cache
 
 NAME = "ovround-tests/config"
 CASES = [
@@ -46,7 +44,7 @@ def test_the_answer_is_that_of_the_exporters(tmp_path: Path) -> None:
         folder.mkdir()
         assert said["OpenVINO"] == refuses_nothing(partial(check_verbs, decoder, "openvino")), family
         assert said["ONNX"] == refuses_nothing(partial(build_onnx, folder, decoder)), family
-        assert said["Gaudi"] == refuses_nothing(partial(Cache, decoder.states(), torch.float32, "cpu")), family
+        assert said["Gaudi"] == refuses_nothing(partial(check_verbs, decoder, "hpu")), family
         assert model_support(StatedConfig(config)).family == family
 
 
@@ -67,10 +65,20 @@ def test_a_verb_that_an_engine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(verbs.registered, ("openvino", "gated_recurrence"), verb_openvino.compute)
     config = toy_recurrent.smallest_configs()[0]
     assert runs(config) == {"OpenVINO": True, "ONNX": False, "Gaudi": False, "llama.cpp": False}
-    with pytest.raises(ArchitectureError):
-        Cache(from_config(config).states(), torch.float32, "cpu")
     why = {engine.engine.split(" ")[0]: engine.why for engine in model_support(StatedConfig(config)).engines}
     assert why["ONNX"] == "the model's `gated_recurrence` is not built for onnx"
+    assert why["Gaudi"] == "the model's `gated_recurrence` is not built for hpu"
+
+
+def test_a_model_type_that_is_anothers_is_known_everywhere(command: CommandServer, tmp_path: Path) -> None:
+    for alias, family in models._ALIASES.items():
+        config = {**smallest_configs(family)[0], "model_type": alias}
+        own, named = model_support(StatedConfig({**config, "model_type": family})), model_support(StatedConfig(config))
+        assert (named.model_type, named.family, named.engines) == (alias, family, own.engines)
+        folder = write_checkpoint(tmp_path / alias, config)
+        assert json.loads(succeeded(command("inspect", folder, "--json")))["supported"]
+        assert f"model_type {alias}, can be converted" in succeeded(command("inspect", folder))
+        assert f": {alias}, computed as {family}; " in succeeded(command("check", folder))
 
 
 def test_what_is_refused_names_its_key() -> None:

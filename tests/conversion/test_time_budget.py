@@ -21,7 +21,7 @@ from ovround.options.tuning_options import TuningOptions
 from ovround.options.units import parse_duration, shown_duration
 from ovround.progress import Progress, silent
 from ovround.quant import costs as block_costs
-from ovround.quant.costs import Costs, Line, Work
+from ovround.quant.tuning_costs import Costs, Line, Work
 
 
 class StopError(Exception):

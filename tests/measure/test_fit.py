@@ -20,8 +20,8 @@ from ovround.artifact.manifest import read_manifest
 from ovround.conversion.convert import convert
 from ovround.errors import EngineError, UsageError
 from ovround.measure.benchmark import weight_bytes_per_token
-from ovround.measure.fit import machine, table
-from ovround.measure.fit.losses import nearest_loss
+from ovround.measure.fit import losses, machine, rates, table
+from ovround.measure.fit.losses import MeasuredLoss, nearest_loss
 from ovround.measure.fit.machine import ObservedRun, add_run, machine_speed
 from ovround.measure.fit.rates import token_seconds
 from ovround.measure.fit.table import Fit, best_bits, bytes_read, fit, refusal
@@ -32,6 +32,20 @@ CONFIG = tiny_config(
     hidden_size=128, intermediate_size=256, num_attention_heads=4, head_dim=32, num_key_value_heads=2,
     max_position_embeddings=8192,
 )  # fmt: skip
+
+SMOLLM2 = {
+    "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+}  # fmt: skip
+QWEN25 = {
+    "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+    "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+GEMMA3 = {
+    "model_type": "gemma3_text", "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18, "num_attention_heads": 4,
+    "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256, "vocab_size": 262144, "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6, "sliding_window": 512, "hidden_activation": "gelu_pytorch_tanh",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -156,16 +170,67 @@ def test_the_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPat
     assert len(calls) == 2
 
 
+def test_a_later_measurement_replaces_a_lower_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([(7e9, 50e9), (9e9, 40e9), (3e9, 60e9)])
+    now = [0.0]
+
+    def measure() -> float:
+        bandwidth, operations = next(measured)
+        monkeypatch.setattr(machine, "_core_operations", lambda: operations)
+        return bandwidth
+
+    monkeypatch.setattr(machine, "measure_read_bandwidth", measure)
+    monkeypatch.setattr(machine, "_identity", lambda: "this machine")
+    monkeypatch.setattr(machine.time, "time", lambda: now[0])
+    reached = []
+    for now[0] in (0.0, 500.0, 1000.0, 1700.0):
+        speed = machine_speed()
+        reached.append((speed.bandwidth, speed.core_operations))
+    assert reached == [(7e9, 50e9), (7e9, 50e9), (9e9, 50e9), (9e9, 60e9)]
+    add_run(ObservedRun("openvino", "engine", 4, 30, 85_000_000, 0.02, 8e9))
+    assert (machine_speed().bandwidth, len(machine_speed().runs)) == (9e9, 1)
+
+
+@pytest.mark.parametrize(("config", "hours"), [(SMOLLM2, 1.22), (GEMMA3, 2.81), (QWEN25, 2.20)])
+def test_the_time_to_tune_is_about_what_time_measures(
+    config: dict[str, object], hours: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of one core of 68 billion operations a second, by what `--time` measured of these models."""
+    (tmp_path / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16"}))
+    machine._keep(replace(machine_speed(), core_operations=68e9))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert 0.5 < fit(str(tmp_path / "config.json")).rows[1].tune_s / 3600 / hours < 2
+    monkeypatch.setattr("ovround.measure.fit.tuning_time.available_cores", lambda: 4)
+    one = fit(str(tmp_path / "config.json")).rows[1].tune_s
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert fit(str(tmp_path / "config.json")).rows[1].tune_s < one
+
+
 def test_what_bench_reached_here_is_foretold_from_then_on() -> None:
-    run = ObservedRun("openvino", "engine", 4, 30, 85_000_000, 0.02, 25e9)
-    for _ in range(40):
-        add_run(run)
+    run = ObservedRun("openvino", "engine", 4, 30, 85_000_000, 0.012, 25e9)
+    before = token_seconds(machine_speed(), "openvino", "engine", 4, 30, 85_000_000)
+    for number in range(40):
+        add_run(replace(run, seconds=9.0) if number % 2 else run)  # others slow every second run
     speed = machine_speed()
     assert (speed.bandwidth, len(speed.runs)) == (25e9, 30)
-    assert token_seconds(speed, "openvino", "engine", 4, 30, 85_000_000) == pytest.approx(0.02)
+    assert token_seconds(speed, "openvino", "engine", 4, 30, 85_000_000) == pytest.approx(0.012)
     twice = token_seconds(speed, "openvino", "engine", 4, 60, 170_000_000)
-    assert twice == pytest.approx(0.04)
-    assert token_seconds(speed, "onnx", "engine", 4, 30, 85_000_000) != pytest.approx(0.02)
+    assert twice == pytest.approx(0.024)
+    assert token_seconds(speed, "onnx", "engine", 4, 30, 85_000_000) != pytest.approx(0.012)
+    slow = replace(speed, runs=(replace(run, seconds=9.0),))
+    assert token_seconds(slow, "openvino", "engine", 4, 30, 85_000_000) < 4 * before
+
+
+def test_memory_or_the_cores_limit_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "available_cores", lambda: 2)
+    slow_cores, slow_memory = (
+        replace(machine_speed(), core_operations=operations, bandwidth=bandwidth)
+        for operations, bandwidth in ((1e9, 50e9), (1e12, 5e9))
+    )
+    for speed, by_bits in ((slow_cores, True), (slow_memory, False)):
+        four, eight = (token_seconds(speed, "openvino", "engine", bits, 30, 85_000_000) for bits in (4, 8))
+        assert (four > eight) == by_bits
+    assert token_seconds(slow_cores, "openvino", "native", 4, 30, 85_000_000) < 0.01
 
 
 def test_bench_is_remembered_and_chat_takes_what_fits(source: Path, loaded_command: CommandServer, cache: Path) -> None:
@@ -191,9 +256,17 @@ def test_bench_is_remembered_and_chat_takes_what_fits(source: Path, loaded_comma
     assert len(list((cache / "models").glob("*.json"))) == 2
 
 
-def test_losses_are_those_of_the_nearest_size() -> None:
-    small, large = nearest_loss(100_000_000, 4), nearest_loss(7_000_000_000, 4)
-    assert small is not None
-    assert large is not None
-    assert small.parameters < large.parameters
+def test_losses_are_those_of_the_nearest_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bits in table.WIDTHS:
+        known = nearest_loss(100_000_000, bits)
+        assert known is not None
+        assert known.kl_nats is not None  # of one protocol
+    small, large = MeasuredLoss("small", 100_000_000, 4, 0.3, 0.4), MeasuredLoss("large", 500_000_000, 4, 0.1, 0.2)
+    monkeypatch.setattr(losses, "_rows", lambda: (small, large))
+    assert [nearest_loss(size, 4) for size in (1, 200_000_000, 300_000_000, 7_000_000_000)] == [
+        small,
+        small,
+        large,
+        large,
+    ]
     assert nearest_loss(100_000_000, 5) is None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovround.quant.passes.best_snapshot import CANDIDATES, BestSnapshot, is_candidate
+from ovround.quant.passes.best_snapshot import BestSnapshot
+from ovround.quant.passes.candidates import CANDIDATES, is_candidate
 
 
 @pytest.mark.parametrize(("losses", "best"), [([3.0, 1.0, 2.0], 2), ([6.0, 5.0], 0), ([4.0, 4.0], 1), ([], 0)], ids=str)

@@ -50,7 +50,7 @@ def convert_at_once(
         return AtOnce(manifest.source_method, "")
     if options.bits > default_of("bits"):
         fewer = replace(options, bits=default_of("bits"))
-        advice = f"`{_command(model, fewer)}` tunes {fewer.bits} bits: about half the size and the time of a token"
+        advice = f"`{_command(model, fewer)}` tunes {fewer.bits} bits: smaller, and closer to the model than rounding to them"
         return AtOnce("", advice)
     return AtOnce("", f"`{_command(model, options)}` tunes the weights, which keeps more of the model and takes longer")
 

@@ -12,7 +12,7 @@ from ovround.conversion.fit.config import StatedConfig
 from ovround.errors import ArchitectureError, OvroundError, UsageError
 from ovround.exporters.gguf.suitability import architecture_of
 from ovround.exporters.onnx.suitability import check_onnx_attention
-from ovround.models import from_config
+from ovround.models import family_of, from_config
 from ovround.models.calls import missing_verbs
 from ovround.models.decoder import Decoder
 
@@ -62,7 +62,7 @@ def model_support(stated: StatedConfig) -> ModelSupport:
     ]
     return ModelSupport(
         model_type=str(stated.config.get("model_type")),
-        family=str(config["model_type"]),
+        family=str(family_of(config["model_type"])),
         layers=decoder.config.num_hidden_layers,
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         context_length=decoder.config.max_position_embeddings,
@@ -95,9 +95,6 @@ def _onnx(decoder: Decoder) -> None:
 
 def _hpu(decoder: Decoder) -> None:
     _refuse_verbs(decoder, "hpu")
-    fixed = [state.name for states in decoder.states() for state in states if not state.rewinds]
-    if fixed:
-        raise ArchitectureError(f"the state `{fixed[0]}` has a fixed size, which is not built for HPU")
 
 
 def _refuse_verbs(decoder: Decoder, backend: str) -> None:

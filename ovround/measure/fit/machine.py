@@ -1,6 +1,7 @@
-"""How fast this machine is: measured once and kept in the cache, with what tells the machine from others.
+"""How fast this machine is: measured, and kept in the cache with what tells the machine from others.
 
-`machine.json` also keeps what `ovround bench` reached here, from which later predictions learn.
+Other programs make a machine look slower, never faster. So it is measured again at times, and
+the best is kept. `machine.json` also keeps what `ovround bench` reached here, from which later predictions learn.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from ovround.runtime.devices import machine
 
 FILE = "machine.json"
 _MOST_RUNS = 30
-_MATRIX, _PRODUCTS = 1024, 8
+_AGE_S = 600  # of a measurement, before the next one
+# Products of small matrices: OpenBLAS uses one thread for up to 64 * 64 * 64 multiplications.
+_MATRIX, _MATRICES, _TRIES = 48, 256, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +45,27 @@ class ObservedRun:
 
 @dataclass(frozen=True, slots=True)
 class MachineSpeed:
-    """Bytes that all cores read in a second, and float32 operations of a matrix product."""
+    """Bytes that all cores read in a second, float32 operations of one core in products; `measured_at` is a time since the epoch."""
 
     identity: str
     bandwidth: float
-    operations: float
+    core_operations: float
+    measured_at: float
     runs: tuple[ObservedRun, ...] = ()
 
 
-def machine_speed(*, measure_again: bool = False) -> MachineSpeed:
-    """The speed of this machine, from the cache where it was measured on this machine before; takes about two seconds else."""
-    kept, identity = _kept(), _identity()
-    if kept is not None and kept.identity == identity and not measure_again:
+def machine_speed() -> MachineSpeed:
+    """The best that was measured on this machine; where the last measurement is older than ten minutes, it takes a second more."""
+    kept, identity, now = _kept(), _identity(), time.time()
+    if kept is not None and kept.identity != identity:
+        kept = None
+    if kept is not None and now - kept.measured_at < _AGE_S:
         return kept
-    runs = kept.runs if kept is not None and kept.identity == identity else ()
-    speed = MachineSpeed(identity, measure_read_bandwidth(), _operations(), runs)
+    speed = MachineSpeed(identity, measure_read_bandwidth(), _core_operations(), now)
+    if kept is not None:
+        bandwidth = max(kept.bandwidth, speed.bandwidth)
+        operations = max(kept.core_operations, speed.core_operations)
+        speed = replace(speed, bandwidth=bandwidth, core_operations=operations, runs=kept.runs)
     _keep(speed)
     return speed
 
@@ -64,7 +73,7 @@ def machine_speed(*, measure_again: bool = False) -> MachineSpeed:
 def add_run(run: ObservedRun) -> None:
     """Keep what a run reached, the newest of as many as are worth keeping; a cache that cannot be written stays as it is."""
     speed = machine_speed()
-    fastest = max(speed.bandwidth, run.bandwidth)  # other programs make it look slower, never faster
+    fastest = max(speed.bandwidth, run.bandwidth)
     _keep(replace(speed, bandwidth=fastest, runs=(*speed.runs, run)[-_MOST_RUNS:]))
 
 
@@ -92,13 +101,12 @@ def _identity() -> str:
     return f"{host.cpu}, {host.cores} cores, {' '.join(host.cpu_flags)}"
 
 
-def _operations() -> float:
-    """Operations a second of a product of float32 matrices, the best of a few."""
-    matrix = np.ones((_MATRIX, _MATRIX), np.float32)
-    matrix @ matrix
+def _core_operations() -> float:
+    """Operations a second of one core, the best of some tries; the process's own time, which waiting for a core does not add to."""
+    matrices = np.ones((_MATRICES, _MATRIX, _MATRIX), np.float32)
     seconds = []
-    for _ in range(_PRODUCTS):
-        started = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - started)
-    return 2 * _MATRIX**3 / min(seconds)
+    for _ in range(_TRIES):
+        started = time.process_time()
+        matrices @ matrices
+        seconds.append(time.process_time() - started)
+    return 2 * _MATRICES * _MATRIX**3 / min(seconds)

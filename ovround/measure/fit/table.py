@@ -13,8 +13,9 @@ from ovround.exporters.formats import sizes_of
 from ovround.measure.fit.losses import MeasuredLoss, nearest_loss
 from ovround.measure.fit.machine import MachineSpeed, machine_speed
 from ovround.measure.fit.rates import token_seconds
+from ovround.measure.fit.tuning_time import tune_seconds
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
-from ovround.options.convert_options import ConvertOptions, resolved_recipe
+from ovround.options.convert_options import ConvertOptions
 from ovround.runtime.engines.native.operator import library_path
 from ovround.runtime.memory import total_bytes
 
@@ -22,9 +23,6 @@ WIDTHS = (8, 4, 3, 2)
 DEFAULT_CONTEXT = 4096
 READING_RATE = 10.0  # tokens a second: as fast as people read
 _USABLE = 0.9  # of the memory; the rest is the system's
-# A gradient takes twice the forward pass; torch reaches about half of a large product's rate (SmolLM2 135M, 50 steps: 1332 s).
-_FORWARD_PASSES, _TORCH_SHARE = 3, 0.5
-_LONGEST_SAMPLE = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,7 @@ def _row(known: Outline, format_name: str, bits: int, context: int, usable: int 
         memory_bytes=memory,
         token_s=token_seconds(speed, format_name, kernel, bits, decoder.config.num_hidden_layers, read),
         loss=None if known.method else nearest_loss(parameters, bits),
-        tune_s=0.0 if known.method else tune_seconds(decoder, options, speed),
+        tune_s=0.0 if known.method else tune_seconds(decoder, plan, options, speed),
         fits=usable is None or memory <= usable,
     )
 
@@ -162,20 +160,6 @@ def bytes_read(decoder: Decoder, sizes: dict[str, int]) -> int:
         else:
             total += size * shares.get(name.removesuffix(".weight"), 1.0)
     return int(total)
-
-
-def tune_seconds(decoder: Decoder, options: ConvertOptions, speed: MachineSpeed) -> float:
-    """About the time to tune by the default recipe: steps of each block alone, then of all blocks together."""
-    recipe, config = resolved_recipe(options), decoder.config
-    length = min(config.max_position_embeddings, _LONGEST_SAMPLE)
-    shares = decoder.token_shares()
-    weights = sum(
-        math.prod(decoder.tensors(layer)[f"{name}.weight"]) * shares.get(name, 1.0)
-        for layer in range(config.num_hidden_layers)
-        for name in decoder.linears(layer)
-    )
-    tokens = recipe.iters * (1 + recipe.end_to_end) * recipe.batch_size * length + 2 * recipe.nsamples * length
-    return 2 * _FORWARD_PASSES * weights * tokens / (speed.operations * _TORCH_SHARE)
 
 
 def _best(rows: list[FitRow]) -> FitRow | None:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import torch
 
-CANDIDATES = 10  # one step in (steps / CANDIDATES) is compared
-
 
 class BestSnapshot:
     """Copies of `tensors`, taken whenever their `loss` was the lowest so far; the start is the first candidate."""
@@ -35,8 +33,3 @@ class BestSnapshot:
         """Set the tensors back to the best copies."""
         for copy, tensor in zip(self._copies, self._tensors, strict=True):
             tensor.copy_(copy)
-
-
-def is_candidate(done: int, steps: int) -> bool:
-    """Whether the parameters after `done` of `steps` steps are compared; those after the last step always are."""
-    return done % max(1, steps // CANDIDATES) == 0 or done == steps

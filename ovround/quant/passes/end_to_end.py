@@ -17,7 +17,8 @@ import torch
 from ovround.quant.codebooks.tuned_weight import CodebookWeight
 from ovround.quant.integers.tuned_weight import gradients
 from ovround.quant.passes.batches import batches
-from ovround.quant.passes.best_snapshot import BestSnapshot, is_candidate
+from ovround.quant.passes.best_snapshot import BestSnapshot
+from ovround.quant.passes.candidates import is_candidate
 from ovround.quant.passes.context import QuantContext
 from ovround.quant.passes.divergence import Divergence
 from ovround.quant.passes.level_update import LevelUpdate, TunableWeight

@@ -22,7 +22,8 @@ from ovround.quant.distributed.group import ALONE, Group
 from ovround.quant.emitted import StoredWeight
 from ovround.quant.integers.tuned_weight import TunedWeight, gradients
 from ovround.quant.passes.batches import batches
-from ovround.quant.passes.best_snapshot import BestSnapshot, is_candidate
+from ovround.quant.passes.best_snapshot import BestSnapshot
+from ovround.quant.passes.candidates import is_candidate
 from ovround.quant.passes.compilation import differentiated
 
 FEWEST = 50  # with fewer steps, a step is not made larger: levels that jump all at once do harm
