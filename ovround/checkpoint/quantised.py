@@ -266,7 +266,9 @@ def open_format(method: str, settings: Mapping[str, Any]) -> Format:
 
 def quantization_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """What config.json, or the file that older libraries wrote beside it, says of quantisation; None where nothing does."""
-    settings = config.get("quantization_config") or config.get("quantization")
+    settings, mlx = config.get("quantization_config"), config.get("quantization")
+    if isinstance(mlx, dict) and not (isinstance(settings, dict) and settings.get("quant_method")):
+        settings = mlx  # which says more: modules of their own width
     if settings:
         if not isinstance(settings, dict):
             raise CheckpointError(

@@ -269,7 +269,7 @@ def test_several_files_of_a_folder_must_be_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"general.architecture": "mamba"}, "architecture `mamba`, which no family of ovround computes"),
-    ({"general.architecture": "clip"}, "architecture `clip`"),
+    ({"general.architecture": "clip"}, "is the projector of a multimodal model's images, not a model"),
 ])  # fmt: skip
 def test_another_architecture(tmp_path: Path, changes: dict[str, str], words: str) -> None:
     writer = package.GGUFWriter(tmp_path / "m.gguf", changes["general.architecture"])
@@ -280,7 +280,7 @@ def test_another_architecture(tmp_path: Path, changes: dict[str, str], words: st
     writer.close()
     with pytest.raises(CheckpointError, match=words) as caught:
         open_source(tmp_path / "m.gguf")
-    assert "known: " in str(caught.value.hint)
+    assert ("known: " if "mamba" in words else "the file of its text model") in str(caught.value.hint)
 
 
 def test_values_that_are_not_finite(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_a_tokenizer_of_another_model(case: Case) -> None:
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnx"])
-@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
 def test_damaged_settings_are_found_before_tuning(case: Case, name: str, engine: str) -> None:
     path = case.model / name
     path.write_text("{")

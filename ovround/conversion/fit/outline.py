@@ -16,7 +16,6 @@ from ovround.checkpoint.hub import earlier_download, list_repository
 from ovround.checkpoint.hub.remote import read_headers
 from ovround.checkpoint.locate import hub_name, local_path
 from ovround.checkpoint.text_part import text_config
-from ovround.conversion.fit.config import read_config
 from ovround.conversion.preparation import as_asked, item_sizes, plan_source
 from ovround.errors import CheckpointError
 from ovround.models import from_config
@@ -92,7 +91,7 @@ def _outlined(path: Path, *, config_alone: bool = False, tokenizer_bytes: int = 
         return outline(base)
     has_weights = path.is_file() or any(file.suffix in _WEIGHTS for file in path.iterdir())
     source = open_source(path) if has_weights and not config_alone else None
-    config = dict(source.config) if source is not None else text_config(read_config(str(path / "config.json")).config)
+    config = dict(source.config) if source is not None else text_config(read_json(path / "config.json"))
     vocabulary = config.get("vocab_size")
     if not tokenizer_bytes and isinstance(vocabulary, int):
         tokenizer_bytes = _BYTES_PER_TOKEN * vocabulary
