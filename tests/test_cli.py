@@ -135,7 +135,7 @@ def test_every_option_of_convert_is_an_option_in_python() -> None:
         "json",
         "quiet",
         "memory_limit",
-        "time",  # of `convert`: it chooses options
+        "tuning_time",  # it chooses options
     }
     renamed = {"format": "formats", "layer": "layers"}
     assert {renamed.get(name, name) for name in parameters} == {
