@@ -18,7 +18,8 @@ _MAX_NAMED = 100  # so that no client fills the log
 _LOG = logging.getLogger("ovround.server")
 
 UNSERVED: Mapping[str, tuple[Any, ...]] = {
-    "adapter": (), "adapters": ([],), "add_generation_prompt": (True,), "allowed_token_ids": ([],), "audio": (), "bad_words": ([],), "chat_template": (),
+    "adapter": (), "adapters": ([],),
+    "add_generation_prompt": (True,), "allowed_token_ids": ([],), "audio": (), "bad_words": ([],), "chat_template": (),
     "continue_final_message": (False,), "documents": ([],), "echo": (False,), "function_call": ("none", "auto"),
     "functions": ([],), "grammar": ("",), "guided_choice": ([],), "include_stop_str_in_output": (False,),
     "json_schema": (), "min_tokens": (0,), "modalities": (["text"], []), "prompt_embeds": ([],),
