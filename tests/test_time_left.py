@@ -33,6 +33,7 @@ def estimated_and_taken(source: Path, out: Path, options: ConvertOptions) -> lis
     return [(estimates[block], ends[BLOCKS] - ends[block]) for block in range(2, BLOCKS)]
 
 
+@pytest.mark.slow
 def test_estimates_of_a_real_tuning_are_within_a_quarter(tmp_path: Path, text_file: Path) -> None:
     """Of three tries, since other work on the cores can disturb one: an estimate that is wrong by itself fails them all."""
     config = tiny_config(num_hidden_layers=BLOCKS, hidden_size=128, intermediate_size=256)

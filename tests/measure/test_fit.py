@@ -233,6 +233,7 @@ def test_memory_or_the_cores_limit_a_token(monkeypatch: pytest.MonkeyPatch) -> N
     assert token_seconds(slow_cores, "openvino", "native", 4, 30, 85_000_000) < 0.01
 
 
+@pytest.mark.slow
 def test_bench_is_remembered_and_chat_takes_what_fits(source: Path, loaded_command: CommandServer, cache: Path) -> None:
     environment = {"OVROUND_CACHE": str(cache)}
     words = (source, "--prompt-tokens", "4", "--new-tokens", "3", "--repeat", "1")

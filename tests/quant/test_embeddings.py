@@ -102,6 +102,7 @@ def test_a_head_of_its_own_is_compensated_whether_tied_or_not(
     assert {weight.name: weight.bits for weight in with_own_head.weights}["lm_head.weight"] == 3
 
 
+@pytest.mark.slow
 def test_stopped_after_the_blocks_it_continues_to_the_same_bytes(tmp_path: Path) -> None:
     options = replace(FEW, tuning=replace(FEW.tuning, end_to_end_steps=6))
     whole = digests(converted(tmp_path / "whole", options))

@@ -82,6 +82,7 @@ def test_the_reported_divergence_is_the_measured_one(tmp_path: Path) -> None:
     assert quality.kl_nats == pytest.approx(losses[-1], rel=0.05)
 
 
+@pytest.mark.slow
 def test_stopped_between_the_passes_it_continues_to_the_same_bytes(tmp_path: Path) -> None:
     class Stop(Exception):  # noqa: N818
         pass
