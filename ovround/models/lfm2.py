@@ -36,6 +36,7 @@ def lfm2_parts(read: ConfigReader, intermediate_size: int = 12288) -> StandardPa
     parts = read_parts(read, tied=True, positions=128_000, eps=1e-5, intermediate_size=intermediate_size)
     parts = rotated(read, parts, theta=1e6)
     parts = with_biases(parts, attention=False, output=False, mlp=False)
+    parts = replace(parts, mlp=replace(parts.mlp, activation="silu"))  # whatever `hidden_act` says, as in transformers
     return replace(parts, attention=replace(parts.attention, query_key_norm="head"))
 
 
