@@ -75,7 +75,8 @@ def taken(tuned: list[LearnedScaleWeight]) -> list[torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function:DeprecationWarning")  # a warning of torch itself
-@pytest.mark.parametrize("name", DENSE)
+# A block of Gemma 3n or 4 also reads what the embedding leaves, which this loss does not give it (tests/test_shared_values.py).
+@pytest.mark.parametrize("name", [name for name in DENSE if not name.startswith(("gemma3n", "gemma4_text"))])
 def test_a_block_of_every_family_is_one_graph(name: str) -> None:
     decoder = from_config(CONFIGS[name])
     tuned, loss = block_loss(decoder, 0, torch.bfloat16)
