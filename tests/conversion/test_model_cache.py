@@ -26,10 +26,10 @@ from measured_machine import keep_speed
 from waiting import wait_until
 
 import ovround
-from ovround import LLM, cached_model
+from ovround import cached_model
 from ovround.artifact.file_lock import lock_file, unlock_file
 from ovround.conversion.cache import ModelCache, cache_folder
-from ovround.errors import ArtifactError, EngineError
+from ovround.errors import EngineError
 
 pytestmark = pytest.mark.slow
 
@@ -324,18 +324,6 @@ def test_a_model_larger_than_memory(cache: ModelCache, source: Path, monkeypatch
     with pytest.raises(EngineError, match=r"in 4 bits takes about 0\.\d GB; 0\.0 GB of memory may be used here"):
         cached_model(source)
     assert cache.models() == []
-
-
-def test_the_runtime_refuses_a_name_with_a_hint_that_works(cache: ModelCache, source: Path) -> None:
-    with pytest.raises(ArtifactError, match="has neither") as caught:
-        LLM(source)
-    expression = re.search(r"LLM\(.*?\)\)", str(caught.value.hint))
-    assert expression is not None
-    with eval(expression[0], {"LLM": LLM, "ovround": ovround}) as llm:  # noqa: S307  the hint, word for word
-        assert llm.generate("hello", max_new_tokens=2).token_ids
-    with pytest.raises(ArtifactError, match="does not exist") as caught:
-        LLM("org/model")
-    assert 'LLM(ovround.cached_model("org/model"))' in str(caught.value.hint)
 
 
 # Two processes, and processes that are killed
