@@ -8,7 +8,7 @@ from typing import Literal
 from ovround.errors import ArchitectureError
 from ovround.models.ops import Ops, T
 from ovround.models.parts.causal_convolution import CausalConvolution
-from ovround.models.parts.grouped_norm import GroupedNorm
+from ovround.models.parts.norms import HeadNorm
 from ovround.models.parts.part import Linear
 from ovround.models.parts.section_scale import SectionScale
 from ovround.models.parts.selective_scan import SelectiveScan
@@ -80,7 +80,9 @@ class Mamba2:
     def _norm(self, ops: Ops[T], y: T, at: str, layer: int) -> T:
         if self.scan.groups == 1:
             return ops.rms_norm(y, f"{at}.norm", self.norm_eps)
-        return ops.call(GroupedNorm(f"{at}.norm", self.scan.groups, self.scan.size, self.norm_eps), (y,), layer)
+        groups = self.scan.groups
+        norm = HeadNorm("rms", groups, self.scan.size // groups, self.norm_eps, f"{at}.norm")
+        return ops.call(norm, (y,), layer)
 
 
 def _scaled(ops: Ops[T], x: T, factor: float) -> T:
