@@ -32,7 +32,7 @@ from ovround.exporters.onnx.experts import experts
 from ovround.exporters.onnx.external_data import DataFile
 from ovround.exporters.onnx.fused import FusedWeight
 from ovround.exporters.onnx.matmul_nbits import ORDER, SCALES, ZERO_POINTS, Layout
-from ovround.exporters.onnx.rotation import rotated
+from ovround.exporters.onnx.rotation import rotated, rotates_itself, tables
 from ovround.models.decoder import DecoderConfig
 from ovround.models.ops import Activation, Attention, Experts, rotated_norms, sinks_name
 from ovround.models.rope import Rope
@@ -45,7 +45,6 @@ IR_VERSION, OPSET = 10, 21  # those of ONNX 1.16; nothing here needs newer ones
 MICROSOFT = "com.microsoft"
 # 4: int8 activations with a scale a block, the only fast path for 2 and 8 bits; `runtime.engines.onnx_exact` undoes it.
 ACCURACY_LEVEL = 4
-ROTATED_HEAD_MULTIPLE = 16  # head sizes that GroupQueryAttention rotates itself
 _ATTENTION_BIAS, _HEAD_SINK = 10, 11  # their places among the operator's inputs
 _FLOAT, _INT64, _INT32 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT64), int(onnx.TensorProto.INT32)
 
@@ -65,13 +64,12 @@ class OnnxOps:
         self.layouts = layouts
         self._native, self._affine_rows = native, affine_rows
         self.input_ids = "input_ids"
-        self._config = config
+        self.config = config
         self._states = {(layer, state.name): state for layer, kept in enumerate(states) for state in kept}
         self._nodes: list[onnx.NodeProto] = []
         self._fused_weights = {name: fused_weight for fused_weight in fused_weights for name in fused_weight.rows}
-        self._splits: dict[
-            tuple[str, ...], tuple[str, onnx.NodeProto]
-        ] = {}  # parts: the fused value, and the node that splits it
+        # parts: the fused value, and the node that splits it
+        self._splits: dict[tuple[str, ...], tuple[str, onnx.NodeProto]] = {}
         self._constants: dict[str, onnx.TensorProto] = {}
         self.emitted: set[str] = set()
         self._names: dict[str, int] = {}
@@ -184,7 +182,7 @@ class OnnxOps:
         inputs = [q, k, v, *past, *self._lengths()]
         fused = rotates_itself(spec)
         if spec.rope is not None and fused:
-            inputs += self.rotation(spec.rope)
+            inputs += tables(self, spec.rope)
         elif spec.rope is not None:
             inputs[0] = rotated(self, q, spec.rope, spec.num_heads)
             if spec.cache_of is None:
@@ -254,7 +252,7 @@ class OnnxOps:
 
     def model(self, logits: str, producer_version: str) -> onnx.ModelProto:
         """The finished model around `logits` `[B, T, V]`; initializers of weights point into the data file."""
-        c = self._config
+        c = self.config
         self.node("Identity", [logits], "logits")
         inputs = [
             _value("input_ids", _INT64, ["batch_size", "sequence_length"]),
@@ -361,15 +359,6 @@ class OnnxOps:
             self.emitted.add(self.node("Gather", [shape, self.i64("index1", 1)], name, axis=0))
         return name
 
-    def rotation(self, rope: Rope) -> tuple[str, str]:
-        """cos and sin `[max_position_embeddings, dim / 2]`, shared by all layers with the same rope."""
-        if rope not in self.rotations:
-            names = f"rope{len(self.rotations)}/cos", f"rope{len(self.rotations)}/sin"
-            for name, table in zip(names, rope.cos_sin(self._config.max_position_embeddings), strict=True):
-                self.file.write(name, _FLOAT, table.shape, table)
-            self.rotations[rope] = names
-        return self.rotations[rope]
-
     def i64(self, name: str, values: int | list[int]) -> str:
         name = f"const/{name}"
         array: NDArray[np.int64] = np.array(values, np.int64)
@@ -385,13 +374,6 @@ class OnnxOps:
         name = f"const/float/{name}"
         self._constants[name] = onnx.numpy_helper.from_array(np.asarray(values, np.float32), name)
         return name
-
-
-def rotates_itself(spec: Attention) -> bool:
-    """Whether GroupQueryAttention rotates: whole heads of a size that it takes, by tables that do not change with the length."""
-    rope = spec.rope
-    whole = rope is not None and rope.dim == spec.head_dim and not rope.follows_length and spec.rotated_norm_eps is None
-    return whole and spec.head_dim % ROTATED_HEAD_MULTIPLE == 0
 
 
 def _sizes(state: State, length: str) -> list[int | str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from ovround.models.ops import Attention
 from ovround.models.rope import Rope
 
 if TYPE_CHECKING:
@@ -13,6 +14,24 @@ if TYPE_CHECKING:
 
 _FLOAT = int(onnx.TensorProto.FLOAT)
 _MICROSOFT = "com.microsoft"
+_HEAD_MULTIPLE = 16  # head sizes that GroupQueryAttention rotates itself
+
+
+def rotates_itself(spec: Attention) -> bool:
+    """Whether GroupQueryAttention rotates: whole heads of a size that it takes, by tables that do not change with the length."""
+    rope = spec.rope
+    whole = rope is not None and rope.dim == spec.head_dim and not rope.follows_length and spec.rotated_norm_eps is None
+    return whole and spec.head_dim % _HEAD_MULTIPLE == 0
+
+
+def tables(ops: OnnxOps, rope: Rope) -> tuple[str, str]:
+    """cos and sin `[max_position_embeddings, dim / 2]`, shared by all layers with the same rope."""
+    if rope not in ops.rotations:
+        names = f"rope{len(ops.rotations)}/cos", f"rope{len(ops.rotations)}/sin"
+        for name, table in zip(names, rope.cos_sin(ops.config.max_position_embeddings), strict=True):
+            ops.file.write(name, _FLOAT, table.shape, table)
+        ops.rotations[rope] = names
+    return ops.rotations[rope]
 
 
 def rotated(ops: OnnxOps, x: str, rope: Rope, heads: int) -> str:
@@ -20,7 +39,7 @@ def rotated(ops: OnnxOps, x: str, rope: Rope, heads: int) -> str:
     if rope.follows_length:
         positions, cos_sin = _computed(ops, rope)
     else:
-        positions, cos_sin = ops.positions(), ops.rotation(rope)
+        positions, cos_sin = ops.positions(), tables(ops, rope)
     return ops.node(
         "RotaryEmbedding",
         [x, positions, *cos_sin],

@@ -25,6 +25,7 @@ from ovround.exporters.openvino.experts import experts
 from ovround.exporters.openvino.native import product as native_product
 from ovround.exporters.openvino.native import rows as affine_rows
 from ovround.exporters.openvino.nodes import named
+from ovround.exporters.openvino.rotation import rotated
 from ovround.models.ops import Activation, Attention, Experts, rotated_norms, shared_name, sinks_name
 from ovround.models.rope import Rope
 from ovround.models.state import State
@@ -58,7 +59,7 @@ class OpenVINOOps:
         self.input_ids, self.attention_mask, self.position_ids, self.beam_idx = self.parameters
         self.sinks: list[ov.Node] = []
         self._weights: dict[str, ov.Node] = {}
-        self._rotations: dict[Rope, tuple[ov.Node, ov.Node]] = {}
+        self.rotations: dict[Rope, tuple[ov.Node, ov.Node]] = {}
         self._masks: dict[object, ov.Node] = {}
         self._shared: dict[str, ov.Node] = {}
         self.batch = self.axis_size(self.input_ids, 0)
@@ -112,7 +113,7 @@ class OpenVINOOps:
         at = f"model.layers.{layer}.self_attn"
         query = self._split_heads(q, spec.num_heads, spec)
         if spec.rope is not None:
-            query = self._rotate(query, spec, self._rotation(spec.rope), f"{at}.q_rope")
+            query = rotated(self, query, spec, f"{at}.q_rope")
         if spec.rotated_norm_eps is not None:
             norm = rotated_norms(layer)[0]
             query = self._rms(query, self.weight(f"{norm}.weight"), norm, spec.rotated_norm_eps)
@@ -142,7 +143,7 @@ class OpenVINOOps:
             return tuple(self.shared(shared_name(spec.cache_of, name)) for name in ("key", "value"))
         key, value = (self._split_heads(part, spec.num_key_value_heads, spec) for part in (k, v))
         if spec.rope is not None:
-            key = self._rotate(key, spec, self._rotation(spec.rope), f"model.layers.{layer}.self_attn.k_rope")
+            key = rotated(self, key, spec, f"model.layers.{layer}.self_attn.k_rope")
         if spec.rotated_norm_eps is not None:
             norm = rotated_norms(layer)[1]
             key = self._rms(key, self.weight(f"{norm}.weight"), norm, spec.rotated_norm_eps)
@@ -205,71 +206,6 @@ class OpenVINOOps:
         """`[B, T, heads * D]` -> `[B, heads, T, D]`."""
         shape = self.i64(f"split/{heads}x{spec.head_dim}", [0, 0, heads, spec.head_dim])
         return opset.transpose(opset.reshape(x, shape, True), self.i64("heads_order", [0, 2, 1, 3]))
-
-    def _rotation(self, rope: Rope) -> tuple[ov.Node, ov.Node]:
-        """cos and sin `[B, 1, T, dim]` of the position ids, shared by all layers with the same rope."""
-        if rope not in self._rotations:
-            ones = self.i64("ones2", [1, 1])
-            batch_shape = opset.concat([self.batch, ones], 0)
-            frequencies = self._frequencies(rope, f"rope{len(self._rotations)}")
-            spread = opset.broadcast(frequencies, batch_shape, broadcast_spec="BIDIRECTIONAL")
-            positions = opset.convert(opset.unsqueeze(self.position_ids, self.i64("axis1", 1)), "f32")
-            angles = opset.transpose(opset.matmul(spread, positions, False, False), self.i64("order021", [0, 2, 1]))
-            both = opset.concat([angles, angles], -1)
-            axis = self.i64("axis1", 1)
-            cos_sin = opset.cos(both), opset.sin(both)
-            if rope.attention_factor != 1:
-                cos_sin = self.scale(cos_sin[0], rope.attention_factor), self.scale(cos_sin[1], rope.attention_factor)
-            self._rotations[rope] = opset.unsqueeze(cos_sin[0], axis), opset.unsqueeze(cos_sin[1], axis)
-        return self._rotations[rope]
-
-    def _frequencies(self, rope: Rope, at: str) -> ov.Node:
-        """Inverse frequencies `[1, dim / 2, 1]`; some ropes choose them by the longest row, as transformers does."""
-        plain = self.f32(f"{at}/inverse_frequencies", rope.inverse_frequencies().reshape(1, -1, 1))
-        if not rope.follows_length:
-            return plain
-        last = opset.convert(opset.reduce_max(self.position_ids, self.i64("axes01", [0, 1]), False), "f32")
-        length = opset.add(last, self.f32("one", 1.0))
-        original = rope.original_max_position_embeddings
-        if rope.variant == "longrope":
-            long = self.f32(f"{at}/long", rope.inverse_frequencies(original + 1).reshape(1, -1, 1))
-            return opset.select(opset.greater(length, self.f32(f"{at}/original", original)), long, plain)
-        excess = opset.subtract(self.scale(length, 1 / original), self.f32("one", 1.0))
-        excess = opset.maximum(excess, self.f32("zero", 0.0))
-        stretch = opset.add(self.scale(excess, rope.factor), self.f32("one", 1.0))
-        exponents = self.f32(f"{at}/exponents", rope.stretch_exponents().reshape(1, -1, 1))
-        return opset.multiply(plain, opset.power(stretch, exponents))
-
-    def _rotate(self, x: ov.Node, spec: Attention, cos_sin: tuple[ov.Node, ov.Node], name: str) -> ov.Node:
-        """The first features of `[B, H, T, D]` turned: feature j with feature j + dim / 2."""
-        assert spec.rope is not None  # noqa: S101  the caller looked
-        dim, interleaved = spec.rope.dim, spec.rope.interleaved
-        turning = x if dim == spec.head_dim else self._features(x, 0, dim)
-        turned = self._turned(self._halves(turning, dim) if interleaved else turning, dim // 2, cos_sin)
-        if dim == spec.head_dim:
-            return named(turned, name)
-        return named(opset.concat([turned, self._features(x, dim, spec.head_dim)], -1), name)
-
-    def _turned(self, x: ov.Node, half: int, cos_sin: tuple[ov.Node, ov.Node]) -> ov.Node:
-        first, second = self._features(x, 0, half), self._features(x, half, None)
-        turned = opset.concat([opset.multiply(second, self.f32("minus_one", [[[[-1.0]]]])), first], -1)
-        return opset.add(opset.multiply(x, cos_sin[0]), opset.multiply(turned, cos_sin[1]))
-
-    def _halves(self, x: ov.Node, dim: int) -> ov.Node:
-        """Features 0, 1, 2, ... of `[B, H, T, dim]` as 0, 2, ..., 1, 3, ...: interleaved pairs in the order of the fused rotation.
-
-        Queries and keys alike, so that their products stay the same; no kernel of the CPU plugin rotates neighbours.
-        """
-        pairs = opset.reshape(x, self.i64(f"pairs/{dim}", [0, 0, 0, dim // 2, 2]), True)
-        halves = opset.transpose(pairs, self.i64("order01243", [0, 1, 2, 4, 3]))
-        return opset.reshape(halves, self.i64(f"halves/{dim}", [0, 0, 0, dim]), True)
-
-    def _features(self, x: ov.Node, start: int, end: int | None) -> ov.Node:
-        """Features `start` to `end` of `[B, H, T, D]`."""
-        ends = self.i64(f"feature/{end}", [2**31 - 1 if end is None else end])
-        return opset.slice(
-            x, self.i64(f"feature/{start}", [start]), ends, self.i64("one1", [1]), self.i64("axis3", [3])
-        )
 
     def past(self, layer: int, name: str, shape: Sequence[int] = ()) -> ov.Node:
         """The layer's state before this step, `[B, *shape]`, its rows in the order that `beam_idx` says.

@@ -69,6 +69,7 @@ class GgufCheckpoint:
     deviations: dict[str, Deviation] = field(default_factory=dict, compare=False)
     method: str = "gguf"
     _schemes: dict[str, QuantScheme] = field(default_factory=dict, compare=False)
+    _zero_points: dict[str, int | None] = field(default_factory=dict, compare=False)
 
     @property
     def stored(self) -> GgufFloats:
@@ -108,7 +109,7 @@ class GgufCheckpoint:
         if affine is not None:
             return affine
         schemes = [self._scheme(name) for name in place.tensors]
-        return next((scheme for scheme in schemes if scheme.symmetric), schemes[0])
+        return max(schemes, key=lambda scheme: scheme.bits)
 
     def _affine_scheme(self, module: str, place: Place) -> AffineScheme | None:
         """The scheme of a weight that the native operator computes with and no grid of ours holds as it is.
@@ -121,7 +122,7 @@ class GgufCheckpoint:
         if not self.native or kind not in AFFINE_KINDS or ".experts." in module or columns % RUN:
             return None
         kept = module in _TABLES and kind in SYMMETRIC and not SYMMETRIC[kind].products
-        if kept or (kind in MINIMUM and not all(self._scheme(name).symmetric for name in place.tensors)):
+        if kept or (kind in MINIMUM and all(self._zero_point(name) is not None for name in place.tensors)):
             return None
         return _scheme_of(kind, columns)
 
@@ -130,21 +131,26 @@ class GgufCheckpoint:
         if tensor not in self._schemes:
             info = self.tensors[tensor]
             scheme = (SYMMETRIC.get(info.kind) or MINIMUM[info.kind]).scheme
-            top = self._largest_zero_point(info) if info.kind in MINIMUM else None
+            top = self._zero_point(tensor) if info.kind in MINIMUM else None
             if top is not None:
                 bits = MINIMUM[info.kind].bits
-                scheme = QuantScheme(bits if bits in BITS and top < 1 << bits else 8, scheme.group_size, False)
+                scheme = replace(scheme, bits=bits if bits in BITS and top < 1 << bits else 8)
             self._schemes[tensor] = scheme
         return self._schemes[tensor]
 
-    def _largest_zero_point(self, info: TensorInfo) -> int | None:
-        top = 0
-        for rows in chunks(info, slice(0, math.prod(info.shape[:-1]))):
-            found = whole_steps(rows, info.kind)
-            if found is None:
-                return None
-            top = max(top, found)
-        return top
+    def _zero_point(self, tensor: str) -> int | None:
+        """The largest zero point of a tensor of a type with minima; None where one is no whole number of steps."""
+        if tensor not in self._zero_points:
+            info, top = self.tensors[tensor], 0
+            for rows in chunks(info, slice(0, math.prod(info.shape[:-1]))):
+                found = whole_steps(rows, info.kind)
+                if found is None:
+                    self._zero_points[tensor] = None
+                    break
+                top = max(top, found)
+            else:
+                self._zero_points[tensor] = top
+        return self._zero_points[tensor]
 
     def check(self, expected: Mapping[str, Shape], ignored: Iterable[str] = ()) -> tuple[str, ...]:
         """Compare names, shapes and types with what the architecture expects; raises TensorError for the first difference."""

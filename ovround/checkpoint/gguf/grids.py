@@ -9,10 +9,12 @@
 | Q6_K, IQ4_XS, NVFP4, Q8_K, Q8_1 | 8 bits, the type's groups | the same |
 | IQ1, IQ2, IQ3 | 8 bits, groups of 16 or 32 | the same: their levels are multiples of the scale, up to 62 |
 | Q4_1, Q4_K, Q2_K, Q5_1, Q5_K | their own bits where each minimum is a whole number of steps | scales, where they are products |
-| the same otherwise | 8 bits, symmetric, groups of 32 or 16, rounded to nearest | 0.4 % of the weights' size |
+| the same otherwise | 8 bits with zero points, groups of 32 or 16 | about 0.1 % of the weights' size |
 
 The last row is no 4-bit grid with a rounded zero point, although its bits would do: the minimum of a group moves by up to half
-a step, which is as much again as the type's own error, and all weights of the group in the same direction.
+a step, which is as much again as the type's own error, and all weights of the group in the same direction. In 8 bits a step of
+the type may be several steps of ours (17 for 4 bits, 8 for 5): of these numbers each group takes the one whose zero point lies
+nearest to its minimum.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from ovround.checkpoint.gguf.types import Bytes, Floats, block_of
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
+_MOST_STEPS = 17  # of a grid within one step of the type: what 4 bits leave in 8; more win less than they cost
 _NO_SCALE = 1e-30  # far below float16's smallest: the weights become 0
 
 
@@ -61,7 +64,7 @@ class MinimumType:
     @property
     def scheme(self) -> QuantScheme:
         """Where minima are no whole steps."""
-        return QuantScheme(8, self.group_size, True)
+        return QuantScheme(8, self.group_size, False)
 
 
 def _blocks(rows: Bytes, kind: str) -> Bytes:
@@ -192,15 +195,11 @@ def _steps(minima: Floats, scales: Floats) -> Floats:
 def on_grid(rows: Bytes, kind: str, values: Floats, scheme: QuantScheme) -> QTensor:
     """Rows of blocks, whose `values` `[N, K]` are given, on `scheme`; raises ValueError for scales beyond float16."""
     grouped = values.reshape(len(rows), -1, scheme.group_size)
-    if not scheme.symmetric:
+    if kind in MINIMUM:
         return _with_zero_points(rows, kind, grouped, scheme)
     largest = 1 << scheme.bits - 1
-    if kind in MINIMUM:
-        scales = np.abs(grouped).max(axis=-1) / np.float32(largest - 1)
-        scales = scales.astype(np.float16).astype(np.float32)
-    else:
-        own = SYMMETRIC[kind]
-        scales = own.scales(rows) if own.scales is not None else _scales_of(grouped, own.levels)
+    own = SYMMETRIC[kind]
+    scales = own.scales(rows) if own.scales is not None else _scales_of(grouped, own.levels)
     codes = _codes(grouped, scales, -largest, largest - 1)
     codes += np.float32(largest)
     return QTensor(codes.astype(np.uint8).reshape(values.shape), _narrow(scales), None, scheme.bits)
@@ -209,13 +208,54 @@ def on_grid(rows: Bytes, kind: str, values: Floats, scheme: QuantScheme) -> QTen
 def _with_zero_points(rows: Bytes, kind: str, grouped: Floats, scheme: QuantScheme) -> QTensor:
     own = MINIMUM[kind]
     scales, minima = own.parts(rows)
-    zero_points = _steps(minima, scales)
-    codes = _codes(grouped + minima[..., None], scales, 0, (1 << own.bits) - 1)
+    top = (1 << scheme.bits) - 1
+    scales, zero_points = _nearest(scales, minima, (1 << own.bits) - 1, top)
+    codes = _codes(grouped, scales, -zero_points[..., None], top - zero_points[..., None])
+    codes += zero_points[..., None]
     shape = (len(rows), -1)
     return QTensor(codes.astype(np.uint8).reshape(shape), _narrow(scales), zero_points.astype(np.uint8), scheme.bits)
 
 
-def _codes(grouped: Floats, scales: Floats, low: int, high: int) -> Floats:
+def _nearest(scales: Floats, minima: Floats, levels: int, top: int) -> tuple[Floats, Floats]:
+    """Float16 scales and zero points of 0 to `top` for values `scale * code - minimum`, codes 0 to `levels`; all `[N, G]`.
+
+    Of the whole numbers of our steps in a step of the type, the one with the least error: none for minima of whole steps. The
+    error is a line over the codes: an offset, since a zero point is rounded, and a slope, since a scale is. A group whose range
+    leaves no whole number, or that has one value, takes steps of its range.
+    """
+    ends = -minima, scales * np.float32(levels) - minima
+    low, high = np.minimum(0, np.minimum(*ends)), np.maximum(0, np.maximum(*ends))
+    best_scales = _float16((high - low) / np.float32(top))
+    best_zeros = _zero_points(low, best_scales, top)
+    least = np.square(best_scales) / np.float32(12)
+    for steps in range(1, min(top // levels, _MOST_STEPS) + 1):
+        fine = _float16(np.abs(scales) / np.float32(steps))
+        zeros = _zero_points(low, fine, top)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            offset = fine * np.rint(-minima / fine) + minima
+            slope = np.copysign(fine, scales) * np.float32(steps) - scales
+            middle = offset + slope * np.float32(levels / 2)
+            error = np.square(middle) + np.square(slope * np.float32(levels / 4))
+            fits = (fine > 0) & (zeros + np.rint(high / fine) <= top) & (error < least)
+        least, best_scales = np.where(fits, error, least), np.where(fits, fine, best_scales)
+        best_zeros = np.where(fits, zeros, best_zeros)
+    return best_scales, best_zeros
+
+
+def _zero_points(low: Floats, scales: Floats, top: int) -> Floats:
+    steps: Floats = np.divide(-low, scales, out=np.zeros_like(low), where=scales > 0)
+    return np.clip(np.rint(steps), 0, top)
+
+
+def _float16(scales: Floats) -> Floats:
+    """The nearest float16 numbers; beyond its range they stay, for `_narrow` to refuse."""
+    with np.errstate(over="ignore"):
+        narrow = scales.astype(np.float16).astype(np.float32)
+    rounded: Floats = np.where(np.isfinite(narrow), narrow, scales)
+    return rounded
+
+
+def _codes(grouped: Floats, scales: Floats, low: int | Floats, high: int | Floats) -> Floats:
     """Whole steps of each value, in one pass of float32: a level of at most 255 steps is then off by 3e-5 of a step at most."""
     inverse = np.zeros_like(scales)
     np.divide(np.float32(1), scales, out=inverse, where=np.abs(scales) > _NO_SCALE)
