@@ -139,7 +139,7 @@ def test_what_no_grid_holds_takes_the_nearest_and_says_how_far(tmp_path: Path) -
         assert types_[kind].grid == "8 bits in groups of 32, asymmetric"
         assert 0 < types_[kind].relative_error < 0.003
     by_name = {record.name: record for record in made.manifests[0].weights}
-    assert by_name["model.layers.0.mlp.up_proj.weight"].relative_error < 0.002
+    assert by_name["model.layers.0.mlp.up_proj.weight"].relative_error < 0.003
     assert (
         "Q4_1 became 8 bits in groups of 32, asymmetric (relative error" in (tmp_path / "out" / "README.md").read_text()
     )
