@@ -40,10 +40,10 @@ Row = dict[str, Any]
 def options_for(setting: str, arguments: argparse.Namespace) -> ConvertOptions:
     """The options of one setting; steps over all blocks are left out, since few blocks are tuned."""
     length, samples, batch, steps, *protocol = setting.split(":")
-    tuning = TuningOptions(batch_size=int(batch), end_to_end_steps=0, compile="off")
+    tuning = TuningOptions(batch_size=int(batch), end_to_end_steps=0, compile="off", bos=protocol != ["no-bos"])
     return ConvertOptions(
         bits=arguments.bits, group_size=arguments.group_size, iters=int(steps), nsamples=int(samples), seqlen=int(length),
-        calibration=tuple(arguments.calibration), bos=protocol != ["no-bos"], tuning=tuning,
+        calibration=tuple(arguments.calibration), tuning=tuning,
     )  # fmt: skip
 
 

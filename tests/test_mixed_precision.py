@@ -222,7 +222,7 @@ def table_file(tiny_source: Path, tmp_path: Path, options: ConvertOptions) -> Pa
 def test_a_latency_is_the_tables_sum_over_linear_layers_and_head(
     tiny_source: Path, tmp_path: Path, options: ConvertOptions, table_file: Path
 ) -> None:
-    given = replace(options, budget=Budget(0.08, "ms"), profile=table_file)
+    given = replace(options, budget=Budget(0.08, "ms", table_file))
     conversion = convert(tiny_source, tmp_path / "out", given)
     read_once = [
         record for record in conversion.manifests[0].weights if record.group_size and "embed" not in record.name
@@ -231,7 +231,9 @@ def test_a_latency_is_the_tables_sum_over_linear_layers_and_head(
     assert conversion.allocation is not None
     assert conversion.allocation.reached == pytest.approx(expected, abs=1e-5)  # of whole nanoseconds
     assert 0.07 < conversion.allocation.reached <= 0.08
-    message, hint = refused(prepare, str(tiny_source), tmp_path / "out", replace(given, budget=Budget(0.001, "ms")))
+    message, hint = refused(
+        prepare, str(tiny_source), tmp_path / "out", replace(given, budget=Budget(0.001, "ms", table_file))
+    )
     assert message.startswith("budget is 0.001 ms; 0.0")
     assert message.endswith(" ms can be reached")
     assert hint == "--lm-head-bits, or fewer layers that --layer fixes lower it"
@@ -251,7 +253,7 @@ def test_a_table_that_does_not_fit_is_refused(
 ) -> None:
     path = tmp_path / "table.json"
     write_table(path, table_of(prepare(str(tiny_source), tmp_path / "out", options), **changes))
-    given = replace(options, budget=Budget(1.0, "ms"), profile=path)
+    given = replace(options, budget=Budget(1.0, "ms", path))
     assert refused(prepare, str(tiny_source), tmp_path / "out", given)[0] == f"latency table `{path}` {message}"
 
 
@@ -292,9 +294,6 @@ def test_the_same_budget_gives_the_same_plan(tiny_source: Path, tmp_path: Path, 
     ("changes", "message"),
     [
         ({"budget": Budget(3.0, "bits"), "plan": Path("p")}, "budget and plan are both given"),
-        ({"budget": Budget(3.0, "ms")}, "a budget in ms is given without profile"),
-        ({"profile": Path("p")}, "profile is given without a budget in ms"),
-        ({"budget": Budget(3.0, "bits"), "profile": Path("p")}, "profile is given without a budget in ms"),
         ({"budget": Budget(3.0, "bits"), "bits": 2}, "budget chooses the bits, yet bits is given"),
         ({"plan": Path("p"), "sym": False}, "plan states every scheme, yet sym is given"),
         ({"plan": Path("p"), "lm_head_bits": 4}, "plan states every scheme, yet lm-head-bits is given"),
@@ -306,7 +305,7 @@ def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any],
 
 
 def test_a_budget_is_bits_a_size_or_a_time() -> None:
-    texts = ("4.2bits", "3 bits", "900MB", "1.5 GiB", "12ms", "0.5 s", "800us")
+    texts = ("4.2bits", "3 bits", "900MB", "1.5 GiB", "12ms:t.json", "0.5 s:t.json", "800us:t.json")
     expected = [
         (4.2, "bits"), (3.0, "bits"), (900_000_000, "bytes"), (3 << 29, "bytes"), (12.0, "ms"), (500.0, "ms"), (0.8, "ms"),
     ]  # fmt: skip
@@ -321,7 +320,23 @@ def test_a_budget_is_bits_a_size_or_a_time() -> None:
 def test_a_budget_without_a_unit_is_refused(text: str) -> None:
     message, hint = refused(Budget.parse, text)
     assert message == f"budget is `{text}`; bits, a size or a time is needed"
-    assert hint == "examples: --budget 4.2bits (average of a weight), 900MB (weights file) or 12ms (time a token)"
+    assert (
+        hint
+        == "examples: --budget 4.2bits (average of a weight), 900MB (weights file) or 12ms:table.json (time a token)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("12ms", "budget is 12 ms without a latency table"),
+        ("12ms:", "budget is 12 ms without a latency table"),
+        ("4bits:t.json", "budget in bits has a latency table, `t.json`; only one in ms reads it"),
+        ("900MB:t.json", "budget in bytes has a latency table, `t.json`; only one in ms reads it"),
+    ],
+)
+def test_a_time_goes_with_a_latency_table_and_nothing_else_does(text: str, message: str) -> None:
+    assert refused(Budget.parse, text)[0] == message
 
 
 @pytest.mark.parametrize(("value", "unit"), [(0.0, "bits"), (math.nan, "bits"), (0, "bytes"), (math.inf, "ms")])
@@ -341,7 +356,7 @@ def test_a_budget_is_above_zero(value: float, unit: Any) -> None:
         (("--budget", "1bits", "--group-size", "64"), "budget is 1 bits; 2.25 bits to 8.25 bits can be reached"),
         (("--budget", "1kB", "--group-size", "64"), "budget is 1000 bytes; "),
         (("--plan", "nothing.json"), "plan `nothing.json` does not exist"),
-        (("--budget", "1ms", "--profile", "nothing.json"), "latency table `nothing.json` does not exist"),
+        (("--budget", "1ms:nothing.json"), "latency table `nothing.json` does not exist"),
     ],
 )
 def test_what_cannot_be_is_wrong_usage_before_torch(

@@ -18,7 +18,7 @@ NAME = "profile"
 
 def command(
     model: Annotated[str, typer.Argument(help="Model folder, hub name, or `demo`: whose shapes are measured.")],
-    table: Annotated[Path, typer.Argument(help="File to write, for `ovround convert --budget 12ms --profile`.")],
+    table: Annotated[Path, typer.Argument(help="File to write, for `ovround convert --budget 12ms:TABLE`.")],
     format: Annotated[str, typer.Option("--format", help="Format: openvino or onnx.")] = "openvino",  # noqa: A002  the flag's own name
     device: Annotated[str, typer.Option(help="Device: CPU; with OpenVINO also GPU, NPU, GPU.1 and so on.")] = "CPU",
     threads: Threads = None,

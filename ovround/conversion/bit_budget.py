@@ -181,8 +181,9 @@ def _bytes(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: Conver
 
 def _nanoseconds(checkpoint: Checkpoint, decoder: Decoder, plan: Plan, options: ConvertOptions) -> BudgetCosts:
     """What the linear layers and the head take by the latency table."""
-    assert options.profile is not None  # noqa: S101  for the type checker: ConvertOptions sees to it
-    table, source = read_table(options.profile), options.profile
+    assert options.budget is not None and options.budget.profile is not None  # noqa: S101, PT018  Budget sees to it
+    source = options.budget.profile
+    table = read_table(source)
     if options.formats != (table.format,):
         raise UsageError(
             f"latency table `{source}` was measured for {table.format}; the format is {', '.join(options.formats)}",

@@ -92,10 +92,6 @@ class ConvertOptions:
         "default: built-in text.", "Tuning",
         sources=("unquantised", "ir"), fingerprint="content",
     )  # fmt: skip
-    bos: bool = option(
-        True, "Samples that begin with what the tokenizer puts before a text (BOS), or anywhere in the text.", "Tuning",
-        flag="--bos/--no-bos", sources=("unquantised", "ir"),
-    )  # fmt: skip
     adapter: tuple[AdapterChoice, ...] = option(
         (), "LoRA adapter that is merged into MODEL first, FOLDER or hub name, with :SCALE for a part of it; repeatable.",
         "Output", parse=AdapterChoice.parse,
@@ -114,12 +110,10 @@ class ConvertOptions:
         parse=lambda text: read_tuning_options(Path(text)),
     )  # fmt: skip
     budget: Budget | None = option(
-        None, "Bits of each layer chosen for an average (4.2bits), a weights file (900MB) or a time a token (12ms).",
+        None, "Bits of each layer chosen for an average (4.2bits), a weights file (900MB) or a time a token by a table of "
+        "`ovround profile` (12ms:table.json).",
         "Budget", parse=Budget.parse, about="integers",
     )  # fmt: skip
-    profile: Path | None = option(
-        None, "Latency table of `ovround profile`, for a budget in milliseconds.", "Budget", about="integers"
-    )
 
     def __post_init__(self) -> None:
         if not self.formats:
@@ -184,13 +178,6 @@ class ConvertOptions:
     def _check_budget(self) -> None:
         if self.budget is not None and self.plan is not None:
             raise UsageError("budget and plan are both given", hint="leave out one of the two")
-        in_milliseconds = self.budget is not None and self.budget.unit == "ms"
-        if self.profile is None and in_milliseconds:
-            raise UsageError(
-                "a budget in ms is given without profile", hint="`ovround profile MODEL FILE` measures a table"
-            )
-        if self.profile is not None and not in_milliseconds:
-            raise UsageError("profile is given without a budget in ms", hint="example: --budget 12ms")
         written = next((name for name in self.formats if name in CHECKPOINT_FORMATS), None)
         if written is not None and self.budget is not None and self.budget.unit == "bytes":
             raise UsageError(

@@ -23,6 +23,10 @@ class TuningOptions:
     batch_size: int | None = option(
         None, "Samples a tuning step, all processes together; default: the recipe's.", range=(1, 65_536)
     )
+    bos: bool = option(
+        True,
+        "Samples that begin with what the tokenizer puts before a text (BOS); false: anywhere in the text, as in papers.",
+    )
     end_to_end_steps: int | None = option(
         None,
         "End-to-end tuning steps after the per-block tuning; default: the recipe's, 0 above 120 million weights.",

@@ -50,7 +50,7 @@ def cut_windows(tokens: NDArray[np.int64], length: int, prefix: Prefix) -> NDArr
     if length <= len(added):
         raise CalibrationError(
             f"windows of {length} tokens have no room for text: the tokenizer puts {len(added)} before each",
-            hint=f"at least {len(added) + 1} tokens, or --no-bos",
+            hint=f"at least {len(added) + 1} tokens",
         )
     windows, start = [], 0
     while True:

@@ -24,7 +24,7 @@ from ovround.options.tuning_options import TuningOptions, read_tuning_options
 from ovround.quant.fingerprint import option_values
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_FLAGS = 28
+MOST_FLAGS = 26
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from ovround.artifact.manifest import SampleRecord
 from ovround.errors import CalibrationError
 from ovround.options.convert_options import ConvertOptions
 from ovround.options.recipes import RECIPES
+from ovround.options.tuning_options import TuningOptions
 from ovround.quant.calibration.samples import DEFAULT_TEXT, Calibration, calibrate, held_out_samples, token_stream
 from ovround.source_tokenizer import load_tokenizer
 from ovround.texts import read_documents
@@ -32,7 +33,9 @@ def calibration(
     context: int = 256,
     bos: bool = True,
 ) -> Calibration:
-    options = ConvertOptions(calibration=files, nsamples=nsamples, seqlen=seqlen, seed=seed, bos=bos)
+    options = ConvertOptions(
+        calibration=files, nsamples=nsamples, seqlen=seqlen, seed=seed, tuning=TuningOptions(bos=bos)
+    )
     return calibrate(load_tokenizer(folder), options, context, VOCAB)
 
 

@@ -62,7 +62,7 @@ def test_a_document_that_begins_a_window_has_one_prefix() -> None:
 def test_a_window_without_room_for_text_is_refused() -> None:
     with pytest.raises(CalibrationError, match="windows of 1 tokens have no room for text") as caught:
         cut_windows(np.arange(9), 1, BOS)
-    assert caught.value.hint == "at least 2 tokens, or --no-bos"
+    assert caught.value.hint == "at least 2 tokens"
 
 
 def test_the_prefix_is_not_scored_wherever_it_stands() -> None:

@@ -76,7 +76,7 @@ def calibrate(
     needed = nsamples + held_out_samples(nsamples)
     files = options.calibration or (DEFAULT_TEXT,)
     tokens = token_stream(tokenizer, files, vocab_size, render, enough=DRAWN_FROM * needed * length)
-    prefix = text_prefix(tokenizer) if options.bos else NO_PREFIX
+    prefix = text_prefix(tokenizer) if options.tuning.bos else NO_PREFIX
     windows = cut_windows(tokens, length, prefix)
     whole = len(windows)
     adaptable = not options.calibration and options.nsamples is None
@@ -105,7 +105,7 @@ def fitting_samples(
     """The largest `nsamples` that the calibration text gives beside those held out, as a function of `seqlen`."""
     files, enough = options.calibration or (DEFAULT_TEXT,), DRAWN_FROM * MOST_CHOSEN * LONGEST_CHOSEN
     tokens = token_stream(tokenizer, files, vocab_size, render, enough=enough)
-    prefix = text_prefix(tokenizer) if options.bos else NO_PREFIX
+    prefix = text_prefix(tokenizer) if options.tuning.bos else NO_PREFIX
     return lambda length: len(cut_windows(tokens, length, prefix)) * 8 // 9
 
 
