@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 import ovround
+from ovround.runtime.server.chat_page import PAGE, policy
 from ovround.runtime.server.engine_client import EngineClient
 from ovround.runtime.server.metrics import CONTENT_TYPE
 from ovround.runtime.server.protocol import (
@@ -24,9 +24,6 @@ from ovround.runtime.server.serving_chat import create_chat_completion
 from ovround.runtime.server.serving_completion import create_completion
 from ovround.runtime.server.unknown_fields import UnknownFields
 
-PAGE = Path(__file__).parent / "chat.html"
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
-
 
 class ApiRouter:
     """The route handlers of one engine."""
@@ -34,6 +31,7 @@ class ApiRouter:
     def __init__(self, engine_client: EngineClient) -> None:
         self._engine_client = engine_client
         self._model = engine_client.model
+        self._page = PAGE.read_text(encoding="utf-8")
         self._unknown_fields = UnknownFields(strict=engine_client.settings.strict)
 
     def add_to(self, app: FastAPI) -> None:
@@ -130,7 +128,7 @@ class ApiRouter:
 
     async def page(self) -> Response:
         """The chat page."""
-        return FileResponse(PAGE, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _POLICY})
+        return HTMLResponse(self._page, headers={"Content-Security-Policy": policy(self._page)})
 
     def _model_object(self) -> Json:
         model = self._model
