@@ -17,12 +17,13 @@ from pathlib import Path
 IN_WHEEL = (
     "ovround/__init__.py", "ovround/py.typed", "ovround/calibration.txt", "ovround/demo_model/model.safetensors",
     "ovround/demo_model/heldout.txt", "ovround/exporters/openvino/ops.py", "ovround/exporters/onnx/ops.py",
-    "ovround/runtime/llm.py", "ovround/runtime/engines/openvino.py", "ovround/cli/app.py",
+    "ovround/runtime/llm.py", "ovround/runtime/engines/openvino.py", "ovround/cli/app.py", "ovround/runtime/server/chat.html",
 )  # fmt: skip
 IN_SDIST = (
     "pyproject.toml",
     "README.md",
     "LICENSE",
+    "THIRD_PARTY.md",
     "Makefile",
     "exporters/exporter.py",
     "runtime/llm.py",
