@@ -66,7 +66,7 @@ class FourBits:
     def values(self, parts: Parts) -> NDArray[np.float32]:
         """The numbers, rounded to `dtype` as bitsandbytes gives them when they are stored."""
         packed = parts[self.name][0].reshape(-1)
-        levels = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)
+        levels = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)[: math.prod(self.shape)]
         table = _floats(parts, f"{self.name}.quant_map", 16)
         scales = np.repeat(self._scales(parts), self.block)[: levels.size]
         values: NDArray[np.float32] = (table[levels] * scales).reshape(self.shape)

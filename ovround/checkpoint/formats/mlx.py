@@ -100,7 +100,7 @@ def open_mlx(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> DecodedChec
 def _levels(module: str, infos: Mapping[str, TensorInfo], settings: Mapping[str, Any]) -> AffineLevels:
     own = settings.get(module)
     stated = {**settings, **(own if isinstance(own, Mapping) else {})}
-    bits, group = stated["bits"], stated["group_size"]
+    bits, group = stated.get("bits"), stated.get("group_size")
     if bits not in _WIDTHS or group not in _GROUPS:
         raise CheckpointError(
             f"config.json: quantization of `{module}` is {bits!r:.10} bits in groups of {group!r:.10}; "
