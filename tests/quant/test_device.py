@@ -201,7 +201,7 @@ def test_tensors_of_two_devices_never_meet(
     (quality, blocks), (other_quality, other_blocks) = actual
     assert quality is not None
     assert other_quality is not None
-    # Attention of another kernel, and bfloat16 steps where this processor takes float32: levels differ here and there, and of 8 bits little is lost.
+    # Attention of another kernel, and bfloat16 steps on one side: levels differ here and there, and 8 bits lose little.
     assert other_quality.perplexity_original == pytest.approx(quality.perplexity_original, rel=1e-4)
     assert other_quality.perplexity_quantised == pytest.approx(quality.perplexity_quantised, rel=0.05)
     for block, other in zip(blocks, other_blocks, strict=True):
