@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovround.cli.equal_layers import equal_layers
-from ovround.cli.shared_flags import Json
+from ovround.cli.shared_flags import Json, Quiet
+from ovround.cli.working import Working
 
 if TYPE_CHECKING:
     from ovround.artifact.manifest import Manifest, WeightRecord
@@ -27,6 +28,7 @@ def command(
     ] = False,
     every: Annotated[bool, typer.Option("--all", help="A line for each tensor; default: equal layers in one.")] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """List layers, bits and sizes of what is in PATH."""
     from ovround.artifact.manifest import MANIFEST, check_files, read_manifest
@@ -34,10 +36,11 @@ def command(
     from ovround.cli.model_argument import located
     from ovround.errors import UsageError
 
-    folder = located(path)
+    folder = located(path, quiet=quiet)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
-        check_files(folder, manifest, contents=check)
+        with Working(f"comparing the files of {path} with the manifest", quiet=quiet):
+            check_files(folder, manifest, contents=check)
         _converted(folder, manifest, checked=check, every=every, json=json)
         return
     inner = sorted(entry.name for entry in folder.iterdir() if (entry / MANIFEST).is_file()) if folder.is_dir() else []
@@ -47,7 +50,8 @@ def command(
         )
     if check:
         raise UsageError(f"`{folder}` has no {MANIFEST} to check against", hint="leave out --check for a checkpoint")
-    source = open_source(folder)
+    with Working(f"reading {path}", quiet=quiet):
+        source = open_source(folder)
     stored = source if isinstance(source, Checkpoint) else source.stored
     files = len(source.files if isinstance(source, GgufCheckpoint) else stored.files)
     _checkpoint(stored, folder, files, every=every, json=json)
@@ -94,7 +98,7 @@ def _kind(weight: WeightRecord, *, every: bool) -> Hashable:
 
 def _checkpoint(checkpoint: Checkpoint, folder: Path, files: int, *, every: bool, json: bool) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
-    from ovround.models import family_of, known_types
+    from ovround.models import family_of
 
     model_type = checkpoint.config.get("model_type")
     supported = family_of(model_type) is not None
@@ -107,7 +111,7 @@ def _checkpoint(checkpoint: Checkpoint, folder: Path, files: int, *, every: bool
             }
         )  # fmt: skip
         return
-    known = "can be converted" if supported else f"not a family that can be converted ({', '.join(known_types())})"
+    known = "can be converted" if supported else "not a family that can be converted"
     typer.echo(f"{folder}: checkpoint, model_type {model_type}, {known}")
     groups = equal_layers(
         tensors, lambda name: name, lambda name: name if every else (tensors[name].dtype, tuple(tensors[name].shape))

@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 
 from ovround.cli.download_display import DownloadDisplay
 from ovround.cli.time_left import OVER_ALL, TimeLeft
+from ovround.cli.working import Working, say
 from ovround.options.units import shown_duration
 from ovround.progress import Progress
 
@@ -28,10 +29,11 @@ _LINES = 10  # of the steps over all blocks, where no bar is drawn
 
 
 class ProgressDisplay:
-    """A context manager to hand to a job as its `on_progress`."""
+    """A context manager to hand to a job as its `on_progress`; `starting` is what the job does before its first report."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, starting: str, *, quiet: bool = False) -> None:
         self._quiet = quiet
+        self._working = Working(starting, quiet=quiet)
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._download = DownloadDisplay()
@@ -45,11 +47,13 @@ class ProgressDisplay:
             )  # fmt: skip
 
     def __enter__(self) -> ProgressDisplay:
+        self._working.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._working.end()
         self._download.end()
         if self._bar is not None:
             self._bar.stop()
@@ -57,6 +61,7 @@ class ProgressDisplay:
     def __call__(self, progress: Progress) -> None:
         if self._quiet:
             return
+        self._working.end()
         if progress.stage == "download":
             self._download(progress)
             return
@@ -113,7 +118,7 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.print(text, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
 
 def _description(progress: Progress) -> str:
