@@ -20,14 +20,17 @@ class HubServer:
     """Serves `repositories`, folders by name; `url` for HF_ENDPOINT. What was asked for is in `requests`.
 
     `refused` names repositories with the status and error code that they answer with, `gated` those that are described and
-    not given; `cut` files whose answer breaks off after so many bytes, once; `stalled` files whose answer stops after so many
-    bytes, and goes on when they are taken out; `stated_sizes` and `stated_digests` what is said of files that is not so.
+    not given, `private` those that are not there; who has one of `members`, tokens, is given both. `cut` names files whose
+    answer breaks off after so many bytes, once; `stalled` files whose answer stops after so many bytes, and goes on when they
+    are taken out; `stated_sizes` and `stated_digests` what is said of files that is not so.
     """
 
     def __init__(self, repositories: Mapping[str, Path]) -> None:
         self.repositories = dict(repositories)
         self.refused: dict[str, tuple[int, str]] = {}
         self.gated: set[str] = set()
+        self.private: set[str] = set()
+        self.members: set[str] = set()
         self.tokens: set[str] = set()  # where there are any, another one is refused
         self.stalled: dict[str, int] = {}
         self.stated_digests: dict[str, str] = {}
@@ -113,7 +116,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, "", "Invalid credentials in Authorization header")
         elif name in hub.refused:
             self._refuse(*hub.refused[name])
-        elif name in hub.gated and not path.startswith("/api/"):
+        elif (
+            name in hub.private and token not in hub.members and words[2:3] != ["blob"]
+        ):  # which come from another host
+            self._refuse(401, "RepoNotFound")
+        elif name in hub.gated and token not in hub.members and not path.startswith("/api/") and words[2] != "blob":
             self._refuse(403, "GatedRepo")
         elif name not in hub.repositories:
             self._refuse(404 if self.headers.get("Authorization") else 401, "RepoNotFound")

@@ -45,6 +45,9 @@ def cached_model(
 
     Raises UsageError for options that a converted folder cannot have, and what `convert` raises.
     """
+    from ovround.checkpoint.locate import plain_name
+
+    model = plain_name(str(model))
     if runs_as_it_is(Path(model).expanduser()):
         for name, value in (("bits", bits), ("format", format)):
             if value is not None:
@@ -59,7 +62,7 @@ def cached_model(
         formats=default_of("formats") if format is None else (format,),
         bits=default_of("bits") if bits is None else bits,
     )
-    search = _Search(ModelCache(), str(model), options, on_message, on_progress)
+    search = _Search(ModelCache(), model, options, on_message, on_progress)
     return search.folder() if bits is not None or choose_bits is None else search.folder_of_chosen(choose_bits)
 
 
