@@ -97,6 +97,8 @@ PEERS: dict[str, Peer] = {
         # A source package: pip compiles llama.cpp for this machine, which takes some minutes on two cores. Processors with
         # AMX need clang (CC=clang CXX=clang++): the build of GCC 12 ends in SIGILL at its first tile instruction.
         Peer("llama-cpp", ("llama-cpp-python==0.3.36", "gguf==0.19.0", "numpy==2.4.6")),
+        # A prebuilt fork of llama.cpp, the only one on the index that needs no compiler.
+        Peer("ik-llama-cpp", ("ik-llama-cpp-python==0.1.5", "numpy==2.4.6")),
     )
 }
 
