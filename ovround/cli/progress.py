@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -26,6 +27,7 @@ _STAGES = {
     "verify": "reading back",
 }
 _LINES = 10  # of the steps over all blocks, where no bar is drawn
+_BLOCK_LINE_S = 1.0  # between two blocks that are rounded or kept, which takes milliseconds each
 
 
 class ProgressDisplay:
@@ -38,6 +40,7 @@ class ProgressDisplay:
         self._task: TaskID | None = None
         self._download = DownloadDisplay()
         self._started = time.monotonic()
+        self._block_line = -math.inf
         self._time_left = TimeLeft()
         if not quiet and sys.stderr.isatty():
             self._bar = Bar(
@@ -71,12 +74,22 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.start()
             self._draw(self._bar, progress, left)
-        finished_block = progress.stage == "quantise" and not progress.steps
+        finished_block = progress.stage == "quantise" and not progress.steps and not self._soon_after(progress)
         between = progress.stage in OVER_ALL and 0 < progress.step < progress.steps
         if between and (self._bar is not None or progress.step % max(1, progress.steps // _LINES)):
             return
         if finished_block or (self._bar is None and progress.stage not in ("quantise", "codebooks")):
             self._line(progress, left)
+
+    def _soon_after(self, progress: Progress) -> bool:
+        """Whether the line of a block would follow another at once; that of the last block is always written."""
+        now = time.monotonic()
+        soon = (
+            progress.loss_after is None and now - self._block_line < _BLOCK_LINE_S and progress.block < progress.blocks
+        )
+        if not soon:
+            self._block_line = now
+        return soon
 
     def _draw(self, bar: Bar, progress: Progress, left: str) -> None:
         if progress.stage in OVER_ALL:
