@@ -30,13 +30,13 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List layers, bits and sizes of what is in PATH."""
+    """List layers, bits and sizes of what is in PATH; of a hub name nothing but headers is fetched."""
     from ovround.artifact.manifest import MANIFEST, check_files, read_manifest
     from ovround.checkpoint import Checkpoint, GgufCheckpoint, open_source
-    from ovround.cli.model_argument import located
+    from ovround.checkpoint.locate import local_path
     from ovround.errors import UsageError
 
-    folder = located(path, quiet=quiet)
+    folder = _headers(path, quiet=quiet)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
         with Working(f"comparing the files of {path} with the manifest", quiet=quiet):
@@ -54,7 +54,25 @@ def command(
         source = open_source(folder)
     stored = source if isinstance(source, Checkpoint) else source.stored
     files = len(source.files if isinstance(source, GgufCheckpoint) else stored.files)
-    _checkpoint(stored, folder, files, every=every, json=json)
+    _checkpoint(stored, str(folder) if local_path(path) is not None else path, files, every=every, json=json)
+
+
+def _headers(path: str, *, quiet: bool) -> Path:
+    """The folder or file of what is on this disk; of a hub name one with the headers, or all of it where weights have none."""
+    from ovround.checkpoint.hub import list_repository
+    from ovround.checkpoint.hub.remote import read_headers
+    from ovround.checkpoint.locate import hub_name, local_path
+    from ovround.cli.model_argument import located
+
+    found = local_path(path)
+    if found is not None:
+        return found
+    with Working(f"reading the headers of {path}", quiet=quiet):
+        repository = list_repository(hub_name(path))
+        headers = None if repository is None else read_headers(repository)
+    if headers is not None and (headers.is_file() or any(headers.glob("*.safetensors"))):
+        return headers
+    return located(path, quiet=quiet)
 
 
 def _converted(folder: Path, manifest: Manifest, *, checked: bool, every: bool, json: bool) -> None:
@@ -96,7 +114,7 @@ def _kind(weight: WeightRecord, *, every: bool) -> Hashable:
     return weight.shape, weight.bits, weight.group_size, _scheme(weight)
 
 
-def _checkpoint(checkpoint: Checkpoint, folder: Path, files: int, *, every: bool, json: bool) -> None:
+def _checkpoint(checkpoint: Checkpoint, name: str, files: int, *, every: bool, json: bool) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
     from ovround.models import family_of
 
@@ -112,7 +130,7 @@ def _checkpoint(checkpoint: Checkpoint, folder: Path, files: int, *, every: bool
         )  # fmt: skip
         return
     known = "can be converted" if supported else "not a family that can be converted"
-    typer.echo(f"{folder}: checkpoint, model_type {model_type}, {known}")
+    typer.echo(f"{name}: checkpoint, model_type {model_type}, {known}")
     groups = equal_layers(
         tensors, lambda name: name, lambda name: name if every else (tensors[name].dtype, tuple(tensors[name].shape))
     )
