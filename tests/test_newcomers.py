@@ -82,9 +82,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def hub(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     files = tmp_path_factory.mktemp("files")
-    shutil.copy(folder / "whole.gguf", files / "tiny-Q8_0.gguf")
+    for name in ("tiny-Q8_0.gguf", "tiny-Q4_0.gguf"):
+        shutil.copy(folder / "whole.gguf", files / name)
+    one = tmp_path_factory.mktemp("one")
+    shutil.copy(folder / "whole.gguf", one / "tiny.gguf")
     model = folder / "my-model"
-    repositories = {"org/tiny": model, "org/gated": model, "org/private": model, "org/tiny-GGUF": files}
+    repositories = {
+        "org/tiny": model,
+        "org/gated": model,
+        "org/private": model,
+        "org/tiny-GGUF": files,
+        "org/one-GGUF": one,
+    }
     with HubServer(repositories) as server:
         server.gated.add("org/gated")
         server.private.add("org/private")
@@ -189,7 +198,7 @@ MISTAKES = {
         f"check the spelling; of a private one {LOG_IN}", with_token,
     ),
     "only GGUF files": Mistake(
-        "pull org/tiny-GGUF", "`org/tiny-GGUF` has GGUF files alone: Q8_0", "name one: org/tiny-GGUF:Q8_0", named_one
+        "pull org/tiny-GGUF", "`org/tiny-GGUF` has GGUF files alone: Q4_0, Q8_0", "name one: org/tiny-GGUF:Q4_0", named_one
     ),
     "no weights": Mistake(
         "run unfinished hello --bits 4",
@@ -376,6 +385,12 @@ def test_one_conversion_for_all_names_of_a_model(run: Callable[..., Result], hub
 def test_a_file_of_the_hub_by_its_address(run: Callable[..., Result]) -> None:
     address = "https://huggingface.co/org/tiny-GGUF/blob/main/tiny-Q8_0.gguf"
     assert Path(succeeded(run(["pull", address])).partition(": ")[0]).name == "tiny-Q8_0.gguf"
+
+
+def test_the_only_gguf_file_needs_no_name(run: Callable[..., Result]) -> None:
+    assert Path(succeeded(run(["pull", "org/one-GGUF"])).partition(": ")[0]).name == "tiny.gguf"
+    for command in ("check", "fit", "inspect"):
+        assert "org/one-GGUF: " in succeeded(run([command, "org/one-GGUF"]))
 
 
 def test_part_of_a_split_file_by_its_address() -> None:

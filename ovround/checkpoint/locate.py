@@ -84,8 +84,8 @@ def fetch(name: HubName, on_progress: OnProgress = silent, *, recheck: bool = Fa
         folder = earlier_download(name)
         paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     else:
-        folder = download(repository, choose_files(name, repository.paths), on_progress, recheck=recheck)
-        paths = repository.paths
+        name, paths = repository.name, repository.paths
+        folder = download(repository, choose_files(name, paths), on_progress, recheck=recheck)
     return folder if name.tag is None else folder / parts_of_tag(paths, name.repository, name.tag)[0]
 
 

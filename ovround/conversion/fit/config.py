@@ -67,7 +67,7 @@ def _of_hub(name: HubName, depth: int) -> StatedConfig:
     repository = list_repository(name)
     if repository is None:
         raise unreachable(name)
-    if name.tag is None:
+    if repository.name.tag is None:
         choose_files(name, repository.paths)  # which says what a repository of GGUF files, or without weights, is
         raise CheckpointError(f"`{name}` has no {CONFIG}", hint="another repository of the same model")
     return _of_gguf(read_headers(repository))
