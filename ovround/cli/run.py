@@ -88,7 +88,7 @@ def command(
     if raw and system_prompt is not None:
         raise UsageError("raw and system-prompt are both given; a text as it stands has no messages")
     text = sys.stdin.read() if prompt == "-" or (prompt is None and not sys.stdin.isatty()) else prompt
-    if not text:
+    if text is None or (prompt is None and not text.strip()):
         named = shlex.quote(model)
         hint = f"ovround run {named} 'Why is the sky blue?', or ovround chat {named}, which asks for messages"
         raise UsageError("there is no prompt", hint=hint)
