@@ -110,7 +110,7 @@ def test_a_command_says_what_it_does_unless_it_is_quiet(name: str, said: Callabl
     assert quiet.status == spoken.status
     if name == "serve":  # whose address is what it answers
         assert [line.partition(":")[0] for line in quiet.stderr.splitlines()] == [
-            "out",
+            "onnx",
             "engine",
             "tool calls",
             "stopped",

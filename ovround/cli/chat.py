@@ -188,7 +188,7 @@ class _Chat:
                     text += piece.text
                     shown.write(piece.text)
                     if self.signals and piece.finish_reason is None:
-                        break
+                        llm.cancel()  # again: one that came before the answer began was for none; the last piece follows
             finally:
                 shown.end()
         if not self.quiet:

@@ -13,12 +13,13 @@ _WIDTH = re.compile(r"(?:u?int|w|q)?(\d+)(?:[ -]?bits?)?", re.IGNORECASE)
 _GGUF_TYPE = re.compile(r"I?Q(\d)_\w+|B?F(16)", re.IGNORECASE)
 
 
-def parse_bits(text: str) -> int:
+def parse_bits(text: str | int) -> int:
     """The width of `4`, `int4`, `4bit` or `q4`; raises UsageError for one that there is not, and for a type of GGUF files."""
-    match = _WIDTH.fullmatch(text.strip())
+    text = str(text).strip()  # Typer hands a default over as it is
+    match = _WIDTH.fullmatch(text)
     if match is not None and int(match[1]) in WIDTHS:
         return int(match[1])
-    allowed, gguf = ", ".join(map(str, WIDTHS)), _GGUF_TYPE.fullmatch(text.strip())
+    allowed, gguf = ", ".join(map(str, WIDTHS)), _GGUF_TYPE.fullmatch(text)
     if gguf is not None:
         bits = nearest(int(gguf[1] or gguf[2]))
         raise UsageError(
