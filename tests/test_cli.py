@@ -105,8 +105,8 @@ def test_version(light_command: CommandServer) -> None:
     [
         ("convert", "demo", "out", "--bitz", "4"),
         ("convert", "demo"),
-        ("convert", "demo", "out", "--bits", "four"),
-        ("run", "folder"),
+        ("convert", "demo", "out", "--nsamples", "four"),
+        ("run",),
         ("frobnicate",),
         ("devices", "extra"),
         ("--frobnicate",),
@@ -499,8 +499,8 @@ def test_devices(loaded_command: CommandServer) -> None:
 def test_a_folder_that_cannot_be_run(command: CommandServer, tmp_path: Path, name: str) -> None:
     prompt = {"run": ("hello",), "serve": ("--port", "0")}.get(name, ())
     for folder, message in (
-        (tmp_path / "none", f"`{tmp_path / 'none'}` is no folder and no hub name"),
-        (tmp_path, f"`{tmp_path}` has no config.json"),
+        (tmp_path / "none", f"`{tmp_path / 'none'}` is not there"),
+        (tmp_path, f"`{tmp_path}` is empty"),
     ):
         result = command(name, folder, *prompt)
         assert result.stderr.splitlines()[0] == f"error: {message}"

@@ -57,17 +57,59 @@ class Clock:
         return self.now
 
 
+def blocks_of(
+    clock: Clock, left: TimeLeft, blocks: int, steps: int, begin_s: float, step_s: float
+) -> list[float | None]:
+    """What is said after each of these blocks, which take `begin_s` before the first step and then `step_s` for each step."""
+    said = []
+    for block in range(blocks):
+        clock.now += begin_s
+        for step in range(steps):
+            clock.now += step_s
+            left(Progress("quantise", block, blocks, step + 1, steps))
+        said.append(left(Progress("quantise", block + 1, blocks)))
+    return said
+
+
+def test_what_is_loaded_before_the_first_block_is_no_part_of_the_estimate() -> None:
+    clock = Clock()
+    left = TimeLeft(clock)
+    left(Progress("check"))
+    clock.now += 300
+    said = blocks_of(clock, left, 10, 20, begin_s=1, step_s=0.45)
+    assert said[0] == pytest.approx(9 * 10, rel=0.25)
+    assert said[1:] == [pytest.approx(10 * (9 - block)) for block in range(1, 10)]
+
+
+def test_blocks_without_steps_have_an_estimate_from_the_second_on() -> None:
+    clock = Clock()
+    left = TimeLeft(clock)
+    left(Progress("check"))
+    clock.now += 60  # the embedding
+    said = blocks_of(clock, left, 10, 0, begin_s=2, step_s=0)
+    assert said[0] is None
+    assert said[1:] == [pytest.approx(2 * (9 - block)) for block in range(1, 10)]
+
+
+def test_a_block_of_one_step_is_measured_by_the_next() -> None:
+    clock = Clock()
+    said = blocks_of(clock, TimeLeft(clock), 4, 1, begin_s=1, step_s=2)
+    assert said == [None, pytest.approx(6), pytest.approx(3), 0]
+
+
 def test_blocks_that_end_together_count_together() -> None:
-    """Of four groups of two blocks, 10 s each, the first 5 s later for what is read before it."""
+    """Of four groups of two blocks, 10 s each, the first 50 s later for what is read before it."""
     clock = Clock()
     left = TimeLeft(clock)
     seen = []
     for group in range(4):
-        clock.now += 15 if group == 0 else 10
-        left(Progress("quantise", 2 * group, 8, 1, 1))
+        clock.now += 50 if group == 0 else 0
+        for step in range(5):
+            clock.now += 2
+            left(Progress("quantise", 2 * group, 8, step + 1, 5))
         seen.append([left(Progress("quantise", 2 * group + more, 8)) for more in (1, 2)])
-    assert seen[0][1] == pytest.approx(45)  # the first group's 5 s count while nothing else is known
-    assert [pair[1] for pair in seen[1:]] == [pytest.approx(20), pytest.approx(10), 0]
+    assert seen[0][1] == pytest.approx(30)
+    assert seen[1:] == [[pytest.approx(20)] * 2, [pytest.approx(10)] * 2, [0, 0]]
 
 
 def test_steps_over_all_blocks_have_an_estimate_of_their_own() -> None:

@@ -7,15 +7,20 @@ is refused with what it is.
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 
+from ovround.artifact.manifest import MANIFEST
 from ovround.checkpoint.files.weight_files import ADAPTER
 from ovround.errors import CheckpointError
 
 GGUF_MAGIC = b"GGUF"
 _OLD_MAGICS = (b"lmgg", b"tjgg", b"fmgg", b"algg", b"ggml", b"ggjt", b"ggmf", b"ggla")
 _OF_A_FOLDER = re.compile(r"config\.json|.*\.safetensors(\.index\.json)?|pytorch_model.*\.bin(\.index\.json)?")
+_PLACE = re.compile("[:@]")  # begins what is not the repository of a hub name
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+_WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".pkl", ".msgpack")
 _CONFIG, _ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
 
@@ -43,6 +48,51 @@ def local_model(path: Path) -> Path | None:
         )
     beside = path.parent / (_ADAPTER_CONFIG if path.name == ADAPTER else _CONFIG)
     return path.parent if beside.is_file() and _OF_A_FOLDER.fullmatch(path.name) else None
+
+
+def no_model(path: Path) -> CheckpointError:
+    """The error for a file that is there and is no model."""
+    kind = path.suffix.lower()
+    beside = (path.parent / _CONFIG).is_file() or (path.parent / MANIFEST).is_file()
+    hint = "give a model folder, a GGUF file, a hub name such as org/model, or `demo`"
+    if kind in _ARCHIVES:
+        hint = "unpack it, and give the folder with the model's config.json"
+    elif kind in (".onnx", ".xml", ".data") and beside:
+        hint = f"give its folder: {path.parent}"
+    elif kind in (".onnx", ".xml", ".tflite", ".mlmodel", ".h5"):
+        hint = "it is converted for another program: give the folder or hub name of the model that it was made from"
+    elif kind in _WEIGHTS:
+        hint = "weights alone do not say what they are: give the folder with its config.json, or the model's hub name"
+    return CheckpointError(f"`{path}` is no file of a model", hint=hint)
+
+
+def no_path(text: str) -> CheckpointError:
+    """The error for a path that is not there."""
+    return CheckpointError(
+        f"`{text}` is not there",
+        hint=similar_path(text) or "give a model folder, a GGUF file, a hub name such as org/model, or `demo`",
+    )
+
+
+def similar_path(text: str) -> str | None:
+    """A hint with a path beside the place of `text` whose name is close; None where there is none."""
+    path = Path(text).expanduser()
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.is_dir() or entry.suffix == ".gguf"]
+    except OSError:
+        return None
+    close = difflib.get_close_matches(path.name, names, 1)
+    return f"did you mean `{text[: len(text.rstrip('/')) - len(path.name)]}{close[0]}`?" if close else None
+
+
+def is_path(text: str) -> bool:
+    """Whether `text` can only be a path, there or not."""
+    return (
+        text in (".", "..")
+        or text.startswith(("/", "./", "../", "~"))
+        or "\\" in text
+        or _PLACE.split(text)[0].rstrip("/").count("/") > 1
+    )
 
 
 def _snapshot(folder: Path) -> Path | None:

@@ -36,6 +36,7 @@ from ovround.cli import (
 )
 from ovround.cli.option_flags import PanelCommand
 from ovround.cli.stopping import raise_signals, signalled
+from ovround.cli.working import say
 from ovround.errors import OvroundError
 from ovround.telemetry import without_telemetry
 
@@ -95,7 +96,7 @@ def _said(error: OSError) -> str | None:
 
 
 def _show_warning(message: Warning | str, *where: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    say(f"warning: {message}")
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovround.cli.model_argument import Model, with_model
-from ovround.cli.shared_flags import Bits, Device, Exact, Format, Json, Kernel, Threads, Verify
+from ovround.cli.shared_flags import Bits, Device, Exact, Format, Json, Kernel, Quiet, Threads, Verify
+from ovround.cli.working import Working
 from ovround.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def command(
     format: Format = None,  # noqa: A002  the flag's name
     verify: Verify = True,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure how fast MODEL answers."""
     from ovround.cli.printing import megabytes, print_json, print_table
@@ -73,18 +75,19 @@ def command(
 
     def load(folder: Path) -> BenchResult | None:
         folders.append(folder)
-        if baseline is not None:
-            from ovround.measure.peers import Baseline
+        with Working(f"loading {model}", quiet=quiet) as work:
+            if baseline is not None:
+                from ovround.measure.peers import Baseline
 
-            other = Baseline(baseline, baseline_model, baseline_python, baseline_threads)
-            _compare(folder, other, options, json)
-        elif plot is not None:
-            _plot(folder, plot, options, json)
-        else:
-            return bench(folder, options)
+                other = Baseline(baseline, baseline_model, baseline_python, baseline_threads)
+                _compare(folder, other, options, json, work)
+            elif plot is not None:
+                _plot(folder, plot, options, json, work)
+            else:
+                return bench(folder, options, work.begin)
         return None
 
-    result = with_model(model, load, bits, format, device)
+    result = with_model(model, load, bits, format, device, quiet=quiet)
     if result is None:
         return
     if not exact and threads is None and device == "CPU":
@@ -115,14 +118,16 @@ def command(
     )
 
 
-def _compare(folder: Path, baseline: Baseline, options: BenchOptions, json: bool) -> None:
+def _compare(folder: Path, baseline: Baseline, options: BenchOptions, json: bool, work: Working) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
     from ovround.measure.peers import Side, compare
 
     def show(number: int, first: float, later: float) -> None:
-        typer.echo(f"round {number + 1}: first token x {first:.2f}, each further one x {later:.2f}", err=True)
+        work.note(f"round {number + 1}: first token x {first:.2f}, each further one x {later:.2f}")
 
+    work.begin(f"loading `{folder}` and {baseline.name}")
     result = compare(folder, baseline, options, show)
+    work.end()
     if json:
         print_json(dataclasses.asdict(result))
         return
@@ -152,20 +157,18 @@ def _compare(folder: Path, baseline: Baseline, options: BenchOptions, json: bool
     )
 
 
-def _plot(folder: Path, path: Path, options: BenchOptions, json: bool) -> None:
+def _plot(folder: Path, path: Path, options: BenchOptions, json: bool, work: Working) -> None:
     from ovround.cli.plot import check_plot, plot
     from ovround.cli.printing import print_json
     from ovround.measure.sweep import Point, sweep
 
     def show(point: Point) -> None:
         first, later = _ms(point.time_to_first_token_s), _ms(point.time_per_output_token_s)
-        typer.echo(
-            f"batch {point.batch}, prompt {point.prompt_tokens}: first token {first}, each further one {later}",
-            err=True,
-        )
+        work.note(f"batch {point.batch}, prompt {point.prompt_tokens}: first token {first}, each further one {later}")
 
     check_plot(path)
     result = sweep(folder, options, show)
+    work.end()
     plot(result, folder.name, path)
     if json:
         print_json(dataclasses.asdict(result))

@@ -10,7 +10,8 @@ import typer
 
 from ovround.cli.option_flags import PanelCommand
 from ovround.cli.printing import megabytes, print_json, print_table
-from ovround.cli.shared_flags import Json
+from ovround.cli.shared_flags import Json, Quiet
+from ovround.cli.working import Working
 from ovround.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,11 +28,13 @@ app = typer.Typer(
 def list_models(
     check: Annotated[bool, typer.Option("--check", help="Check of every byte against the manifests.")] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """List the models in the cache: source, engine, weights, size, last use."""
     cache = _cache()
     models = cache.models()
-    damage = {model.key: model.damage(contents=True) for model in models} if check else {}
+    with Working("comparing every file with its manifest", quiet=quiet):
+        damage = {model.key: model.damage(contents=True) for model in models} if check else {}
     if json:
         rows = [
             {

@@ -23,6 +23,7 @@ from ovround.cli.shared_flags import (
     MaxNewTokens,
     MinP,
     PromptLookup,
+    Quiet,
     RepetitionPenalty,
     Seed,
     Stop,
@@ -37,7 +38,7 @@ from ovround.cli.terminal.answer_text import AnswerText, visible
 from ovround.cli.terminal.chat_commands import ChatCommand, Outcome, commands, run_command
 from ovround.cli.terminal.conversation import Conversation
 from ovround.cli.terminal.line_editor import LineEditor, MessageReader, PipeReader
-from ovround.cli.working import working
+from ovround.cli.working import Working
 from ovround.errors import OvroundError, UsageError
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def command(
     format: Format = None,  # noqa: A002  the flag's name
     verify: Verify = True,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Rendered template on stderr.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Talk with MODEL; /help lists what else can be said, /exit or end of input ends."""
     from ovround.runtime import LLM, SamplingOptions
@@ -83,16 +85,16 @@ def command(
     )  # fmt: skip
 
     def load(folder: Path) -> LLM:
-        with working(f"loading {visible(model)}"):
+        with Working(f"loading {model}", quiet=quiet):
             return LLM(
                 folder, device=device, exact=exact, prefix_cache=True, prompt_lookup=prompt_lookup, draft_model=draft_model,
                 verify=verify,
             )  # fmt: skip
 
-    with with_model(model, load, bits, format, device) as llm:
-        chat = _Chat(llm, options, Conversation(system_prompt), show_prompt)
+    with with_model(model, load, bits, format, device, quiet=quiet) as llm:
+        chat = _Chat(llm, options, Conversation(system_prompt), show_prompt, quiet)
         chat.check(chat.conversation.messages)
-        if sys.stdin.isatty():
+        if sys.stdin.isatty() and not quiet:
             print(f"{visible(model)} on {llm.device}; /help lists the commands", file=sys.stderr)
         chat.run()
 
@@ -105,13 +107,15 @@ class _Chat:
     options: SamplingOptions
     conversation: Conversation
     show_prompt: bool
+    quiet: bool
     signals: list[int] = field(default_factory=list)  # that came since the last message
 
     def __post_init__(self) -> None:
         from ovround.runtime.decoding.sampling import override
 
         if not self.llm.tokenizer.has_chat_template:
-            print(_BASE_MODEL, file=sys.stderr)
+            if not self.quiet:
+                print(_BASE_MODEL, file=sys.stderr)
             self.options = override(self.options, stop=(*self.options.stop, _NEXT_TURN))
 
     def check(self, messages: Sequence[Message]) -> None:
@@ -184,10 +188,11 @@ class _Chat:
                     text += piece.text
                     shown.write(piece.text)
                     if self.signals and piece.finish_reason is None:
-                        break
+                        llm.cancel()  # again: one that came before the answer began was for none; the last piece follows
             finally:
                 shown.end()
-        print_statistics(piece)
+        if not self.quiet:
+            print_statistics(piece)
         if not text and self.signals:
             return False
         self.conversation.answered(text)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovround.cli.shared_flags import Json
+from ovround.cli.shared_flags import Json, Quiet
+from ovround.cli.working import Working
 
 if TYPE_CHECKING:
     from ovround.check import Finding
@@ -32,6 +33,7 @@ def command(
         ),
     ] = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say what runs MODEL, and what in its files is slow, wrong or unreadable; exit status 1 if something fails or is wrong.
 
@@ -49,14 +51,15 @@ def command(
     has_files = folder is not None and (converted or folder.is_file() or _has_weights(folder))
     support: ModelSupport | None = None
     refused: OvroundError | None = None
-    if not converted:
-        try:
-            support = _support(model)
-        except (ArchitectureError, CheckpointError) as error:
-            if not has_files:
-                raise
-            refused = error  # other programs may read it; what is damaged is found below
-    findings = check_folder(folder, engine) if folder is not None and has_files else []
+    with Working(f"reading {model}", quiet=quiet):
+        if not converted:
+            try:
+                support = _support(model)
+            except (ArchitectureError, CheckpointError) as error:
+                if not has_files:
+                    raise
+                refused = error  # other programs may read it; what is damaged is found below
+        findings = check_folder(folder, engine) if folder is not None and has_files else []
     if json:
         rows = [dataclasses.asdict(finding) for finding in findings]
         print_json(

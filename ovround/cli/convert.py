@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ovround.cli.option_flags import flag_parameters, options_from, with_flags
+from ovround.cli.shared_flags import Json, Quiet
 from ovround.options.convert_options import ConvertOptions
 
 NAME = "convert"
@@ -39,8 +40,8 @@ def command(
             rich_help_panel="Tuning",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Result as JSON.", rich_help_panel="Output")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.", rich_help_panel="Output")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
     **given: Any,
 ) -> None:
     """Quantise MODEL with SignRound, or take its integers where it is quantised, and write it for an engine or as a checkpoint."""
@@ -55,7 +56,8 @@ def command(
     from ovround.tensors.scheme import DEFAULT_GROUP_SIZES
 
     started = time.monotonic()
-    with ProgressDisplay(quiet=quiet or not Launch.from_environment().is_main) as display:
+    quiet = quiet or not Launch.from_environment().is_main
+    with ProgressDisplay(f"opening {model}", quiet=quiet) as display:
         conversion = convert(model, out, options, display, memory_limit=memory_limit, time=tuning_time)
     elapsed_s = time.monotonic() - started
     if not conversion.folders:

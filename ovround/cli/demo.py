@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ovround.cli.shared_flags import Json
+from ovround.cli.shared_flags import Json, Quiet
+from ovround.cli.working import Working, say
+from ovround.options.bits import parse_bits
 
 NAME = "demo"
 _BITS, _GROUP_SIZE, _WINDOWS, _SEQLEN = 4, 64, 64, 128
@@ -19,8 +20,11 @@ _PROMPT = "The with statement is used to"
 
 def command(
     out: Annotated[Path | None, typer.Argument(help="Folder for the tuned models; default: a temporary one.")] = None,
-    bits: Annotated[int, typer.Option(help="Bits of a weight: 2, 3, 4 or 8.")] = _BITS,
+    bits: Annotated[
+        int, typer.Option(parser=parse_bits, metavar="BITS", help="Bits of a weight: 2, 3, 4 or 8.")
+    ] = _BITS,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Convert the built-in model to OpenVINO and ONNX, run both, and print what was measured. No network; a minute or two."""
     from ovround.checkpoint.locate import DEMO_FOLDER
@@ -40,14 +44,16 @@ def command(
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for name, options in (("original", original), ("rounded to nearest", rounded), ("SignRound", tuned)):
-            print(f"{name}:", file=sys.stderr)
+            if not quiet:
+                say(f"{name}:")
             folder = out if out is not None and name == "SignRound" else Path(scratch) / name
-            with ProgressDisplay() as display:
+            with ProgressDisplay("opening demo", quiet=quiet) as display:
                 conversion = convert("demo", folder, options, display)
             size = sum(weight.size_bytes for weight in conversion.manifests[0].weights)
             for converted in conversion.folders:
-                (score,) = evaluate_model(str(converted), held_out, reference="demo", context=_SEQLEN)
-                speed = bench(converted, BenchOptions(prompt_tokens=64, new_tokens=32, repeat=3))
+                with Working(f"scoring and timing it in {converted.name}", quiet=quiet):
+                    (score,) = evaluate_model(str(converted), held_out, reference="demo", context=_SEQLEN)
+                    speed = bench(converted, BenchOptions(prompt_tokens=64, new_tokens=32, repeat=3))
                 rows.append(
                     {
                         "weights": name, "engine": converted.name, "weight_bytes": size, "perplexity": score.perplexity,

@@ -6,19 +6,21 @@ import dataclasses
 
 import typer
 
-from ovround.cli.shared_flags import Json
+from ovround.cli.shared_flags import Json, Quiet
+from ovround.cli.working import Working
 
 NAME = "devices"
 
 
-def command(json: Json = False) -> None:
+def command(json: Json = False, quiet: Quiet = False) -> None:
     """List devices, libraries and what the processor offers."""
     import ovround
     from ovround.cli.printing import print_json, print_table
     from ovround.limits import LIMITS
     from ovround.runtime.devices import devices, machine
 
-    found_devices, host = devices(), machine()
+    with Working("asking the engines for their devices", quiet=quiet):
+        found_devices, host = devices(), machine()
     if json:
         print_json(
             {

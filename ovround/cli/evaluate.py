@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,7 @@ import typer
 
 from ovround.cli.model_argument import with_model
 from ovround.cli.shared_flags import Bits, Format, Json, Kernel, Quiet
-from ovround.cli.working import Counter
+from ovround.cli.working import Working
 
 if TYPE_CHECKING:
     from ovround.measure.lm_eval_harness import TaskScore
@@ -80,28 +82,28 @@ def command(
     if (text is None) == (tasks is None):
         raise UsageError("one of --text and --tasks is needed", hint="--text FILE, or --tasks lambada=FILE.jsonl")
     if bits is not None or format is not None:
-        model = with_model(model, str, bits, format)
+        model = with_model(model, str, bits, format, quiet=quiet)
     if tasks is not None:
         if reference is not None or context is not None:
             raise UsageError("--reference and --context go with --text, not with --tasks")
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the harness draws a bar while it reads its tasks
         from ovround.measure.lm_eval_harness import evaluate_tasks
 
-        scores = evaluate_tasks(
-            model, tasks.split(","), device=device, exact=exact, add_bos_token=None if bos else False, limit=limit,
-            fewshot=num_fewshot, task_folder=task_folder,
-        )  # fmt: skip
+        with Working(f"loading {model}", quiet=quiet) as work:
+            scores = evaluate_tasks(
+                model, tasks.split(","), device=device, exact=exact, add_bos_token=None if bos else False, limit=limit,
+                fewshot=num_fewshot, task_folder=task_folder, on_items=partial(work.count, "scored items"),
+            )  # fmt: skip
         _print_tasks(model, scores, exact, json)
         return
     from ovround.measure.evaluation import evaluate_model
 
     text = text or []
-    counter = Counter("scored samples", quiet=quiet)
-    rows = evaluate_model(
-        model, tuple(text), reference=reference, context=context, exact=exact, device=device,
-        kernel=kernel, bos=bos,
-        on_samples=counter,
-    )  # fmt: skip
-    counter.end()
+    with Working(f"loading {model}", quiet=quiet) as work:
+        rows = evaluate_model(
+            model, tuple(text), reference=reference, context=context, exact=exact, device=device, kernel=kernel, bos=bos,
+            on_samples=partial(work.count, "scored samples"),
+        )  # fmt: skip
     if json:
         print_json(
             {

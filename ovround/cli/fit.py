@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovround.cli.shared_flags import Json
+from ovround.cli.shared_flags import Json, Quiet
+from ovround.cli.working import Working
 
 if TYPE_CHECKING:
     from ovround.measure.fit.table import Fit, FitRow
@@ -26,6 +27,7 @@ def command(
         str, typer.Option("--format", help="Format that would be written: openvino or onnx.")
     ] = "openvino",
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show what MODEL takes here at each width: file, memory, time of a token, loss, time to tune; nothing is downloaded."""
     from ovround.artifact.manifest import ENGINE_FORMATS
@@ -34,7 +36,8 @@ def command(
     from ovround.options.option import one_of
 
     one_of("format", format, ENGINE_FORMATS)
-    found = fit(model, context, format)
+    with Working(f"reading {model}, and measuring this machine", quiet=quiet):
+        found = fit(model, context, format)
     if json:
         print_json(dataclasses.asdict(found))
     else:

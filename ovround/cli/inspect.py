@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovround.cli.equal_layers import equal_layers
-from ovround.cli.shared_flags import Json
+from ovround.cli.shared_flags import Json, Quiet
+from ovround.cli.working import Working
 
 if TYPE_CHECKING:
     from ovround.artifact.manifest import Manifest, WeightRecord
@@ -27,17 +28,19 @@ def command(
     ] = False,
     every: Annotated[bool, typer.Option("--all", help="A line for each tensor; default: equal layers in one.")] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """List layers, bits and sizes of what is in PATH."""
+    """List layers, bits and sizes of what is in PATH; of a hub name nothing but headers is fetched."""
     from ovround.artifact.manifest import MANIFEST, check_files, read_manifest
     from ovround.checkpoint import Checkpoint, GgufCheckpoint, open_source
-    from ovround.cli.model_argument import located
+    from ovround.checkpoint.locate import local_path
     from ovround.errors import UsageError
 
-    folder = located(path)
+    folder = _headers(path, quiet=quiet)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
-        check_files(folder, manifest, contents=check)
+        with Working(f"comparing the files of {path} with the manifest", quiet=quiet):
+            check_files(folder, manifest, contents=check)
         _converted(folder, manifest, checked=check, every=every, json=json)
         return
     inner = sorted(entry.name for entry in folder.iterdir() if (entry / MANIFEST).is_file()) if folder.is_dir() else []
@@ -47,10 +50,29 @@ def command(
         )
     if check:
         raise UsageError(f"`{folder}` has no {MANIFEST} to check against", hint="leave out --check for a checkpoint")
-    source = open_source(folder)
+    with Working(f"reading {path}", quiet=quiet):
+        source = open_source(folder)
     stored = source if isinstance(source, Checkpoint) else source.stored
     files = len(source.files if isinstance(source, GgufCheckpoint) else stored.files)
-    _checkpoint(stored, folder, files, every=every, json=json)
+    _checkpoint(stored, str(folder) if local_path(path) is not None else path, files, every=every, json=json)
+
+
+def _headers(path: str, *, quiet: bool) -> Path:
+    """The folder or file of what is on this disk; of a hub name one with the headers, or all of it where weights have none."""
+    from ovround.checkpoint.hub import list_repository
+    from ovround.checkpoint.hub.remote import read_headers
+    from ovround.checkpoint.locate import hub_name, local_path
+    from ovround.cli.model_argument import located
+
+    found = local_path(path)
+    if found is not None:
+        return found
+    with Working(f"reading the headers of {path}", quiet=quiet):
+        repository = list_repository(hub_name(path))
+        headers = None if repository is None else read_headers(repository)
+    if headers is not None and (headers.is_file() or any(headers.glob("*.safetensors"))):
+        return headers
+    return located(path, quiet=quiet)
 
 
 def _converted(folder: Path, manifest: Manifest, *, checked: bool, every: bool, json: bool) -> None:
@@ -92,9 +114,9 @@ def _kind(weight: WeightRecord, *, every: bool) -> Hashable:
     return weight.shape, weight.bits, weight.group_size, _scheme(weight)
 
 
-def _checkpoint(checkpoint: Checkpoint, folder: Path, files: int, *, every: bool, json: bool) -> None:
+def _checkpoint(checkpoint: Checkpoint, name: str, files: int, *, every: bool, json: bool) -> None:
     from ovround.cli.printing import megabytes, print_json, print_table
-    from ovround.models import family_of, known_types
+    from ovround.models import family_of
 
     model_type = checkpoint.config.get("model_type")
     supported = family_of(model_type) is not None
@@ -107,8 +129,8 @@ def _checkpoint(checkpoint: Checkpoint, folder: Path, files: int, *, every: bool
             }
         )  # fmt: skip
         return
-    known = "can be converted" if supported else f"not a family that can be converted ({', '.join(known_types())})"
-    typer.echo(f"{folder}: checkpoint, model_type {model_type}, {known}")
+    known = "can be converted" if supported else "not a family that can be converted"
+    typer.echo(f"{name}: checkpoint, model_type {model_type}, {known}")
     groups = equal_layers(
         tensors, lambda name: name, lambda name: name if every else (tensors[name].dtype, tuple(tensors[name].shape))
     )

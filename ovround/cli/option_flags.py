@@ -59,6 +59,10 @@ class PanelCommand(TyperCommand):
     def get_short_help_str(self, limit: int = 45) -> str:
         return super().get_short_help_str(limit=_WHOLE)
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Arguments as the texts call them, MODEL: newer versions of Typer write {model}."""
+        return [piece.replace("{", "").replace("}", "").upper() for piece in super().collect_usage_pieces(ctx)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
@@ -83,8 +87,10 @@ def _annotation(entry: DeclaredOption) -> Any:
 
 def _default(entry: DeclaredOption) -> Any:
     """The default as a flag has it: none where the flag's text becomes a type of ours."""
-    if entry.option.parse is not None or entry.default == ():
+    if entry.default == ():
         return None
+    if entry.option.parse is not None:
+        return str(entry.default) if isinstance(entry.default, int) else None
     return list(entry.default) if entry.repeatable else entry.default
 
 

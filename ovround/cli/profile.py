@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from ovround.cli.option_flags import flag_parameters, with_flags
 from ovround.cli.shared_flags import Json, Quiet, Threads
+from ovround.cli.working import Working
 from ovround.options.convert_options import ConvertOptions
 
 NAME = "profile"
@@ -32,15 +32,16 @@ def command(
     from ovround.conversion.latency_table import check_table_path, write_table
     from ovround.measure.profiling.measure import Shape, measure
 
-    def on_shape(shape: Shape, number: int, count: int) -> None:
-        if not quiet:
-            print(f"shape {number + 1}/{count}  {shape[0]} x {shape[1]}", file=sys.stderr, flush=True)
-
     check_table_path(table)
-    latencies = measure(
-        model, format=format, device=device, group_size=given["group_size"], sym=given["sym"], threads=threads, repeat=repeat,
-        on_shape=on_shape,
-    )  # fmt: skip
+    with Working(f"loading {model}", quiet=quiet) as work:
+
+        def on_shape(shape: Shape, number: int, count: int) -> None:
+            work.note(f"shape {number + 1}/{count}  {shape[0]} x {shape[1]}")
+
+        latencies = measure(
+            model, format=format, device=device, group_size=given["group_size"], sym=given["sym"], threads=threads,
+            repeat=repeat, on_shape=on_shape,
+        )  # fmt: skip
     write_table(table, latencies)
     if json:
         print_json(dataclasses.asdict(latencies))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -13,6 +14,7 @@ from rich.progress import Progress as Bar
 
 from ovround.cli.download_display import DownloadDisplay
 from ovround.cli.time_left import OVER_ALL, TimeLeft
+from ovround.cli.working import Working, say
 from ovround.options.units import shown_duration
 from ovround.progress import Progress
 
@@ -25,17 +27,20 @@ _STAGES = {
     "verify": "reading back",
 }
 _LINES = 10  # of the steps over all blocks, where no bar is drawn
+_BLOCK_LINE_S = 1.0  # between two blocks that are rounded or kept, which takes milliseconds each
 
 
 class ProgressDisplay:
-    """A context manager to hand to a job as its `on_progress`."""
+    """A context manager to hand to a job as its `on_progress`; `starting` is what the job does before its first report."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, starting: str, *, quiet: bool = False) -> None:
         self._quiet = quiet
+        self._working = Working(starting, quiet=quiet)
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._download = DownloadDisplay()
         self._started = time.monotonic()
+        self._block_line = -math.inf
         self._time_left = TimeLeft()
         if not quiet and sys.stderr.isatty():
             self._bar = Bar(
@@ -45,11 +50,13 @@ class ProgressDisplay:
             )  # fmt: skip
 
     def __enter__(self) -> ProgressDisplay:
+        self._working.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._working.end()
         self._download.end()
         if self._bar is not None:
             self._bar.stop()
@@ -57,6 +64,7 @@ class ProgressDisplay:
     def __call__(self, progress: Progress) -> None:
         if self._quiet:
             return
+        self._working.end()
         if progress.stage == "download":
             self._download(progress)
             return
@@ -66,12 +74,22 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.start()
             self._draw(self._bar, progress, left)
-        finished_block = progress.stage == "quantise" and not progress.steps
+        finished_block = progress.stage == "quantise" and not progress.steps and not self._soon_after(progress)
         between = progress.stage in OVER_ALL and 0 < progress.step < progress.steps
         if between and (self._bar is not None or progress.step % max(1, progress.steps // _LINES)):
             return
         if finished_block or (self._bar is None and progress.stage not in ("quantise", "codebooks")):
             self._line(progress, left)
+
+    def _soon_after(self, progress: Progress) -> bool:
+        """Whether the line of a block would follow another at once; that of the last block is always written."""
+        now = time.monotonic()
+        soon = (
+            progress.loss_after is None and now - self._block_line < _BLOCK_LINE_S and progress.block < progress.blocks
+        )
+        if not soon:
+            self._block_line = now
+        return soon
 
     def _draw(self, bar: Bar, progress: Progress, left: str) -> None:
         if progress.stage in OVER_ALL:
@@ -113,7 +131,7 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.print(text, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
 
 def _description(progress: Progress) -> str:

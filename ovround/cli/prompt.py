@@ -26,8 +26,10 @@ class Prompt:
     ids: list[int]
 
 
-def build_prompt(tokenizer: Tokenizer, text: str, *, raw: bool, system_prompt: str | None) -> Prompt:
-    """The prompt; says on stderr when `text` is taken as it stands without being asked.
+def build_prompt(
+    tokenizer: Tokenizer, text: str, *, raw: bool, system_prompt: str | None, quiet: bool = False
+) -> Prompt:
+    """The prompt; says on stderr, unless `quiet`, when `text` is taken as it stands without being asked.
 
     Raises UsageError for a system message without a template, GenerationError where the template refuses the messages.
     """
@@ -40,10 +42,11 @@ def build_prompt(tokenizer: Tokenizer, text: str, *, raw: bool, system_prompt: s
     try:
         marker = tokenizer.template_marker(text)
         if marker and system_prompt is None:
-            print(
-                f"the prompt has `{marker}`, as the model's chat template writes it, so it is taken as it stands, as with --raw",
-                file=sys.stderr,
-            )
+            if not quiet:
+                print(
+                    f"the prompt has `{marker}`, as the model's chat template writes it, so it is taken as it stands, as with --raw",
+                    file=sys.stderr,
+                )
             return Prompt("own_template", tokenizer.encode_rendered(text))
         system = [{"role": "system", "content": system_prompt}] if system_prompt else []
         return Prompt("chat_template", tokenizer.encode_chat([*system, {"role": "user", "content": text}]))

@@ -25,7 +25,7 @@ def command(
     there = local_path(model)
     if there is not None:
         raise UsageError(f"`{model}` is on this disk: `{there}`", hint="a hub name such as org/model is downloaded")
-    with ProgressDisplay(quiet=quiet) as display:
+    with ProgressDisplay(f"comparing what is here with {model}", quiet=quiet) as display:
         path = fetch(hub_name(model), display, recheck=True)
     folder = path if path.is_dir() else path.parent
     files = [file for file in folder.rglob("*") if file.is_file()]

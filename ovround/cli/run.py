@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,7 @@ from ovround.cli.shared_flags import (
     MaxNewTokens,
     MinP,
     PromptLookup,
+    Quiet,
     Regex,
     RepetitionPenalty,
     Seed,
@@ -35,8 +37,8 @@ from ovround.cli.shared_flags import (
     TopP,
     Verify,
 )  # fmt: skip
-from ovround.cli.terminal.answer_text import AnswerText, visible
-from ovround.cli.working import working
+from ovround.cli.terminal.answer_text import AnswerText
+from ovround.cli.working import Working
 from ovround.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +49,10 @@ NAME = "run"
 
 def command(
     model: Model,
-    prompt: Annotated[str, typer.Argument(help="Message to the model, or text to continue; `-` reads it from stdin.")],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="Message to the model, or text to continue; `-`, or none where it is piped, reads stdin."),
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="PROMPT as it stands, without the model's chat template.")] = False,
     system_prompt: SystemPrompt = None,
     max_new_tokens: MaxNewTokens = None,
@@ -71,6 +76,7 @@ def command(
     format: Format = None,  # noqa: A002  the flag's name
     verify: Verify = True,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Answer PROMPT with MODEL, by its chat template where it has one; a base model continues the text."""
     from ovround.runtime import LLM, SamplingOptions
@@ -81,20 +87,25 @@ def command(
     )  # fmt: skip
     if raw and system_prompt is not None:
         raise UsageError("raw and system-prompt are both given; a text as it stands has no messages")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.read() if prompt == "-" or (prompt is None and not sys.stdin.isatty()) else prompt
+    if text is None or (prompt is None and not text.strip()):
+        named = shlex.quote(model)
+        hint = f"ovround run {named} 'Why is the sky blue?', or ovround chat {named}, which asks for messages"
+        raise UsageError("there is no prompt", hint=hint)
 
     def load(folder: Path) -> LLM:
-        with working(f"loading {visible(model)}"):
+        with Working(f"loading {model}", quiet=quiet):
             return LLM(
                 folder, device=device, exact=exact, prompt_lookup=prompt_lookup, draft_model=draft_model,
                 kernel=kernel, verify=verify,
             )  # fmt: skip
 
-    with with_model(model, load, bits, format, device) as llm:
-        built = build_prompt(llm.tokenizer, text, raw=raw, system_prompt=system_prompt)
+    with with_model(model, load, bits, format, device, quiet=quiet) as llm:
+        built = build_prompt(llm.tokenizer, text, raw=raw, system_prompt=system_prompt, quiet=quiet)
         shown = AnswerText()
         if json or num_beams > 1:
-            completion = llm.generate(built.ids, options)
+            with Working("answering", quiet=quiet):
+                completion = llm.generate(built.ids, options)
             if json:
                 print_json({**dataclasses.asdict(completion), "prompt_format": built.format})
             else:
@@ -104,7 +115,8 @@ def command(
         for piece in llm.stream(built.ids, options):
             shown.write(piece.text)
         shown.end()
-        print_statistics(piece)
+        if not quiet:
+            print_statistics(piece)
 
 
 def _grammar(regex: str | None, json_schema: Path | None) -> Grammar | None:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ovround.cli.shared_flags import Json
+from ovround.cli.shared_flags import Json, Quiet
+from ovround.cli.working import Working
 
 NAME = "selftest"
 
@@ -19,6 +20,7 @@ def command(
         str, typer.Option("--device", "-d", help="Device: hpu, or hpu-emulated, which should pass anywhere.")
     ] = "hpu",
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check everything that the Gaudi path assumes of the device; exit status 1 where something does not hold."""
     from ovround.cli.printing import print_json
@@ -33,10 +35,13 @@ def command(
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "convert") from error
     checks = []
-    for check in selftest(folder, device.lower()):
-        checks.append(check)
-        if not json:
-            typer.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.seen}")
+    with Working(f"loading {folder}", quiet=quiet) as work:
+        for check in selftest(folder, device.lower()):
+            work.end()
+            checks.append(check)
+            if not json:
+                typer.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.seen}")
+            work.begin("the next check")
     if json:
         print_json({"device": device.lower(), "checks": [dataclasses.asdict(check) for check in checks]})
     if not all(check.passed for check in checks):

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ovround.cli.model_argument import Model, with_model
-from ovround.cli.shared_flags import Bits, Device, DraftModel, Exact, Format, Kernel, PromptLookup, Verify
+from ovround.cli.shared_flags import Bits, Device, DraftModel, Exact, Format, Kernel, PromptLookup, Quiet, Verify
+from ovround.cli.working import Working
 from ovround.errors import MissingExtraError
 
 NAME = "serve"
@@ -64,6 +65,7 @@ def command(
     allowed_origins: Annotated[
         str, typer.Option(help="Origins of web pages that may call the server, by commas, or *; default: its own page.")
     ] = "",
+    quiet: Quiet = False,
 ) -> None:
     """Serve MODEL at http://HOST:PORT/v1, and a chat page at http://HOST:PORT."""
     try:
@@ -86,10 +88,11 @@ def command(
     with listen(host, port) as bound:
 
         def load(folder: Path) -> tuple[EngineChoice, EngineClient]:
-            choice = choose_engine(folder, options)
-            return choice, open_engine_client(folder, settings, options, choice)
+            with Working(f"loading {model}", quiet=quiet):
+                choice = choose_engine(folder, options)
+                return choice, open_engine_client(folder, settings, options, choice)
 
-        choice, engine_client = with_model(model, load, bits, format, device)
+        choice, engine_client = with_model(model, load, bits, format, device, quiet=quiet)
         address = f"[{host}]" if ":" in host else host
         slots = f"up to {max_running} answers at once" if choice.name == "batching" else "one answer at a time"
         print(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ovround.options.bits import parse_bits
+
 SystemPrompt = Annotated[
     str | None,
     typer.Option("--system-prompt", "--system", help="System message before the first one; default: none."),
@@ -48,7 +50,9 @@ JsonSchema = Annotated[Path | None, typer.Option(help="File with a JSON schema t
 Bits = Annotated[
     int | None,
     typer.Option(
-        help="Bits of a weight where MODEL is not converted yet: 2, 3, 4, 8 or 16; default: what fits best, see `ovround fit`."
+        parser=parse_bits,
+        metavar="BITS",
+        help="Bits of a weight where MODEL is not converted yet: 2, 3, 4, 8 or 16; default: what fits best, see `ovround fit`.",
     ),
 ]
 Format = Annotated[
@@ -56,4 +60,6 @@ Format = Annotated[
     typer.Option("--format", help="Format where MODEL is not converted yet: openvino or onnx; default: openvino."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="No progress, notes or statistics on stderr: warnings and errors alone.")
+]

@@ -30,6 +30,7 @@ from ovround.artifact.manifest import (
 )
 from ovround.artifact.output_folder import atomic_folder, nothing_kept, output_lock
 from ovround.checkpoint import Checkpoint, GgufCheckpoint, GgufFloats, PackedCheckpoint, is_ir, locate
+from ovround.checkpoint.locate import plain_name
 from ovround.conversion.bit_budget import BitAllocation, allocate_bits
 from ovround.conversion.model_files import staged
 from ovround.conversion.precision import precision_notes
@@ -90,20 +91,21 @@ def convert(
     """
     options = options or ConvertOptions()
     time_s = None if time is None else parse_duration("time", time)
-    folder = locate(str(model), on_progress)
+    model = plain_name(str(model))
+    folder = locate(model, on_progress)
     began = monotonic()  # the download is not tuning
     if is_ir(folder):
         if time_s is not None:
             raise UsageError("time is given, yet NNCF compresses an OpenVINO IR", hint="leave it out")
         from ovround.conversion.ir_compression import compress  # OpenVINO, which the rest needs only when it writes
 
-        return Conversion((Path(out),), (compress(str(model), folder, Path(out), options, on_progress),), {})
+        return Conversion((Path(out),), (compress(model, folder, Path(out), options, on_progress),), {})
     limit_bytes = parse_size("memory-limit", memory_limit) if isinstance(memory_limit, str) else memory_limit
     choice = None
     if time_s is not None:
-        choice = choose_in_time(str(model), Path(out), options, time_s, began, on_progress)
+        choice = choose_in_time(model, Path(out), options, time_s, began, on_progress)
         options = choice.into(options)
-    job = replace(prepare(str(model), Path(out), options, limit_bytes), choice=choice)
+    job = replace(prepare(model, Path(out), options, limit_bytes), choice=choice)
     return_freed_memory()  # the tokenizer, of which the job keeps nothing
     job = job if source_name is None else replace(job, name=source_name)
     if not job.launch.is_main:

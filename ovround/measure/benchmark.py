@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -49,8 +50,10 @@ class BenchResult:
     """Weight bytes per token, divided by its median time and by the read bandwidth; above 1 with caches."""
 
 
-def bench(folder: str | Path, options: BenchOptions | None = None) -> BenchResult:
-    """Measure the model in `folder` with a random prompt; end tokens are ignored.
+def bench(
+    folder: str | Path, options: BenchOptions | None = None, on_stage: Callable[[str], None] = lambda stage: None
+) -> BenchResult:
+    """Measure the model in `folder` with a random prompt; end tokens are ignored. `on_stage` hears what begins after loading.
 
     Raises GenerationError if prompt and answer do not fit the context, and the errors of `open_engine`.
     """
@@ -61,8 +64,12 @@ def bench(folder: str | Path, options: BenchOptions | None = None) -> BenchResul
     load_s = time.perf_counter() - start
     prompt = np.random.default_rng(options.seed).integers(0, engine.vocab_size, options.prompt_tokens).tolist()
     admit(prompt, SamplingOptions(max_new_tokens=options.new_tokens), engine.context_length, ())
-    runs = [_timed_run(engine, prompt, options.new_tokens) for _ in range(WARM_UP_RUNS + options.repeat)]
+    runs = []
+    for number in range(WARM_UP_RUNS + options.repeat):
+        on_stage(f"run {number} of {options.repeat}" if number else "warming up")
+        runs.append(_timed_run(engine, prompt, options.new_tokens))
     runs = runs[WARM_UP_RUNS:]
+    on_stage("measuring the read bandwidth")
     first = np.array([times[0] for times in runs])
     later = np.array([times[1:] for times in runs])
     peak = peak_memory_bytes()  # before the bandwidth test, which needs memory of its own

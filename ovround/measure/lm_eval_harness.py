@@ -10,7 +10,7 @@ does, so that scores can be compared item by item. It needs the extra `lm-eval`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from json import JSONDecodeError, loads
@@ -30,6 +30,9 @@ try:
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "lm_eval", "lm-eval") from error
+
+OnItems = Callable[[int, int], None]
+"""Receives the number of items scored so far and the number of all, for each kind of task."""
 
 _NEW_TOKENS = 256  # the harness's limit for an answer when the task has none
 _COUNT_SUFFIX = ",none"  # ends the harness's names of metrics that have no filter
@@ -69,10 +72,12 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
     """
 
     def __init__(
-        self, folder: str, device: str = "CPU", exact: bool = False, add_bos_token: bool | None = None, **ignored: Any
-    ) -> None:
+        self, folder: str, device: str = "CPU", exact: bool = False, add_bos_token: bool | None = None, *,
+        on_items: OnItems = lambda done, total: None, **ignored: Any,
+    ) -> None:  # fmt: skip
         """`ignored` takes the options that the harness passes to every model: batch_size, max_batch_size."""
         super().__init__()
+        self._on_items = on_items
         self._add_bos_token = add_bos_token
         self._llm = LLM(locate(folder), device, exact=exact)
         self._folder = folder
@@ -106,7 +111,8 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **ignored: Any
     ) -> list[tuple[float, bool]]:
         scores = []
-        for request, context, continuation in requests:
+        for number, (request, context, continuation) in enumerate(requests):
+            self._on_items(number, len(requests))
             scores.append(self._score(context, continuation))
             self.cache_hook.add_partial("loglikelihood", request, scores[-1])
         return scores
@@ -122,7 +128,8 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         log_likelihoods = []
-        for request in requests:
+        for number, request in enumerate(requests):
+            self._on_items(number, len(requests))
             (text,) = request.args
             spans = get_rolling_token_windows(
                 token_list=self.tok_encode(text), prefix_token=self._prefix,
@@ -135,7 +142,8 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         answers = []
-        for request in requests:
+        for number, request in enumerate(requests):
+            self._on_items(number, len(requests))
             text, options = request.args
             until = options.get("until") or []
             ids = self.tok_encode(text)
@@ -158,6 +166,7 @@ class OvroundLM(TemplateLM):  # type: ignore[misc]  # the harness is not typed
 def evaluate_tasks(
     model: str, tasks: Sequence[str], *, device: str = "CPU", exact: bool = True, add_bos_token: bool | None = None,
     limit: int | None = None, fewshot: int = 0, task_folder: Path | None = None,
+    on_items: OnItems = lambda done, total: None,
 ) -> list[TaskScore]:  # fmt: skip
     """Scores of `model` on `tasks`: tasks of the harness, tasks in `task_folder`, or `NAME=FILE.jsonl`.
 
@@ -167,7 +176,7 @@ def evaluate_tasks(
     """
 
     def open_model() -> OvroundLM:
-        return OvroundLM(model, device, exact, add_bos_token)
+        return OvroundLM(model, device, exact, add_bos_token, on_items=on_items)
 
     return score_tasks(open_model, tasks, limit=limit, fewshot=fewshot, folder=task_folder)
 

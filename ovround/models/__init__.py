@@ -19,6 +19,16 @@ _SHARED = {
 
 _ALIASES = {"kimi_k2": "deepseek_v3"}  # a model_type whose configuration and code are another's
 
+_WRITES_TEXT = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_KINDS = (
+    "Model",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForPreTraining",
+)
+
 registered: dict[str, Callable[[Mapping[str, Any]], Decoder]] = {}
 """Families from outside of ovround: model_type -> `from_config`. They come before the files."""
 
@@ -60,15 +70,26 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
         raise ArchitectureError("config.json states no model_type", hint=hint)
     family = family_of(stated)
     if family is None:
+        _refuse_what_writes_no_text(stated, config.get("architectures"))
         known = known_types()
         near = get_close_matches(str(stated), known, n=3, cutoff=0.7)
         similar = f"; its name is near {', '.join(f'`{name}`' for name in near)}" if near else ""
         raise ArchitectureError(
             f"model_type `{stated!s:.40}` is not a family that ovround knows{similar}",
-            hint=f"known families: {', '.join(known)}; any other: optimum-cli export openvino --weight-format fp16 "
-            "--model MODEL FOLDER, then ovround convert FOLDER OUT, which compresses it with NNCF",
+            hint=f"docs/reference/families.md lists the {len(known)} that it knows; any other: optimum-cli export openvino "
+            "--weight-format fp16 --model MODEL FOLDER, then ovround convert FOLDER OUT, which compresses it with NNCF",
         )
     if family in registered:
         return registered[family](config)
     decoder: Decoder = importlib.import_module(f"{__name__}.{family}").from_config(config)
     return decoder
+
+
+def _refuse_what_writes_no_text(model_type: object, architectures: object) -> None:
+    """Raise ArchitectureError for a model of an unknown family that computes embeddings or classes, by its `architectures`."""
+    name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    if name.endswith(_KINDS) and not name.endswith(_WRITES_TEXT):
+        raise ArchitectureError(
+            f"model_type `{model_type!s:.40}` with architectures `{name:.60}` writes no text: it computes embeddings or classes",
+            hint="the architectures of one that writes text end in ForCausalLM, as those of HuggingFaceTB/SmolLM2-135M-Instruct",
+        )

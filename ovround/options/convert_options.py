@@ -9,18 +9,18 @@ from typing import Any, Literal
 from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, ENGINE_FORMATS, FILE_FORMATS, FORMATS
 from ovround.errors import UsageError
 from ovround.options.adapter_choice import AdapterChoice
+from ovround.options.bits import WIDTHS, parse_bits
 from ovround.options.budget import Budget
 from ovround.options.layer_rule import LayerRule
 from ovround.options.option import SOURCES, Subject, changed, check_values, declared, option, plain
 from ovround.options.recipes import CODES_BATCH_SIZE, DEFAULT_RECIPE, RECIPES, Recipe
 from ovround.options.tuning_options import TuningOptions, read_tuning_options
-from ovround.tensors.qtensor import BITS, GROUP_SIZES
-from ovround.tensors.scheme import DEFAULT_GROUP_SIZES, FLOAT_BITS, Codebooks
+from ovround.tensors.qtensor import GROUP_SIZES
+from ovround.tensors.scheme import DEFAULT_GROUP_SIZES, Codebooks
 
 HEAD_BITS = 8  # what optimum-intel writes for head and embedding too: half the bytes of 16, and no tuning needed
 DEFAULT_CODEBOOKS = Codebooks(2, 8, 8)
 DEVICES = ("auto", "cpu", "cuda", "xpu", "hpu")
-_WIDTHS = (*BITS, FLOAT_BITS)
 BLOCK = 32  # weights of a GGUF block, which has a scale of its own
 
 
@@ -42,8 +42,8 @@ class ConvertOptions:
         sources=("unquantised", "quantised"), fingerprint="none",
     )  # fmt: skip
     bits: int = option(
-        4, "Bits of a weight: 2, 3, 4, 8, or 16 for no quantisation.", "Grid", allowed=_WIDTHS, sources=SOURCES,
-        about="integers",
+        4, "Bits of a weight: 2, 3, 4, 8, or 16 for no quantisation.", "Grid", allowed=WIDTHS, parse=parse_bits,
+        sources=SOURCES, about="integers",
     )  # fmt: skip
     group_size: int | None = option(
         None, "Inputs that share a scale: 16 to 256, or -1 for a whole row; default: 128, else 64, 32 or 16, by weight.", "Grid",
@@ -54,11 +54,11 @@ class ConvertOptions:
     )
     lm_head_bits: int | None = option(
         None, "Bits of the output head; default: 8, in a checkpoint 16.", "Grid",
-        allowed=_WIDTHS, sources=("unquantised", "quantised"),
+        allowed=WIDTHS, parse=parse_bits, sources=("unquantised", "quantised"),
     )  # fmt: skip
     embedding_bits: int | None = option(
         None, "Bits of the embedding; default: 8, in a checkpoint 16.", "Grid",
-        allowed=_WIDTHS, sources=("unquantised", "quantised"),
+        allowed=WIDTHS, parse=parse_bits, sources=("unquantised", "quantised"),
     )  # fmt: skip
     layers: tuple[LayerRule, ...] = option(
         (), "Exception for layers, REGEX=bits:8,group_size:32,sym:false; repeatable, the last match wins.", "Grid",

@@ -110,6 +110,19 @@ def test_one_set_of_weights_comes_and_a_second_pull_asks_for_no_file(
     assert succeeded(down) == result.stdout
 
 
+def test_inspect_fetches_headers_alone(
+    hub: HubServer, command: CommandServer, tmp_path: Path, tiny_source: Path
+) -> None:
+    hub.repositories["ovround-tests/tiny"] = tiny_source
+    hub.requests.clear()
+    result = command("inspect", "ovround-tests/tiny", environment=hub.environment(tmp_path))
+    lines = succeeded(result).splitlines()
+    assert lines[0] == "ovround-tests/tiny: checkpoint, model_type llama, can be converted"
+    assert lines[1:] == succeeded(command("inspect", tiny_source)).splitlines()[1:]
+    assert not any("tokenizer" in line for line in hub.requests)
+    assert not list(tmp_path.rglob("blobs"))
+
+
 def test_of_gguf_files_the_parts_of_one_come(pull: Pull) -> None:
     result = pull(f"{GGUF}:Q8_0")
     path = Path(succeeded(result).partition(": ")[0])

@@ -248,7 +248,7 @@ def test_wrong_arguments(run: Run, command: CommandServer, tiny_folders: dict[st
             (converted, "--format", "onnx"), f"format is onnx, yet `{converted}` is converted already",
             "leave --format out, or give the model that it was converted from",
         ),
-        ((source, "--bits", "5"), "bits is `5`; allowed: 2, 3, 4, 8, 16", None),
+        ((source, "--bits", "5"), "bits is `5`; allowed: 2, 3, 4, 8, 16", "--bits 4"),
         ((source, "--format", "onx"), "format is `onx`; allowed: openvino, onnx", "did you mean `onnx`?"),
         (
             (source, "--raw", "--system", "Be brief."),

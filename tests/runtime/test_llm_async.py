@@ -100,5 +100,5 @@ def test_a_model_by_its_name_is_converted_once(
     with LLM(str(tiny_source), threads=1) as second:
         assert second.generate("the cat", max_new_tokens=6).text == text
     assert len(list((tmp_path / "cache").rglob("openvino_model.xml"))) == 1
-    with pytest.raises(CheckpointError, match="no folder and no hub name"):
+    with pytest.raises(CheckpointError, match="is not there"):
         LLM(tmp_path / "nowhere")

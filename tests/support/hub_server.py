@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import json
 import re
 import threading
@@ -11,23 +13,43 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 _LARGE_BYTES = 1 << 12  # files from here on are redirected, as the hub does with weights
+_PIECE_BYTES = 1 << 20
+
+
+def _digest(path: Path, kind: str, before: bytes = b"") -> str:
+    """The hash of a file after these bytes; a file that has not changed is read once, for it may be a gigabyte."""
+    status = path.stat()
+    return _digest_of(path, kind, before, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.cache
+def _digest_of(path: Path, kind: str, before: bytes, *state: int) -> str:
+    digest = hashlib.new(kind, before, usedforsecurity=False)
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 class HubServer:
     """Serves `repositories`, folders by name; `url` for HF_ENDPOINT. What was asked for is in `requests`.
 
     `refused` names repositories with the status and error code that they answer with, `gated` those that are described and
-    not given; `cut` files whose answer breaks off after so many bytes, once; `stalled` files whose answer stops after so many
-    bytes, and goes on when they are taken out; `stated_sizes` and `stated_digests` what is said of files that is not so.
+    not given, `private` those that are not there; who has one of `members`, tokens, is given both. `cut` names files whose
+    answer breaks off after so many bytes, once; `stalled` files whose answer stops after so many bytes, and goes on when they
+    are taken out; `stated_sizes` and `stated_digests` what is said of files that is not so.
     """
 
     def __init__(self, repositories: Mapping[str, Path]) -> None:
         self.repositories = dict(repositories)
         self.refused: dict[str, tuple[int, str]] = {}
         self.gated: set[str] = set()
+        self.private: set[str] = set()
+        self.members: set[str] = set()
         self.tokens: set[str] = set()  # where there are any, another one is refused
         self.stalled: dict[str, int] = {}
         self.stated_digests: dict[str, str] = {}
@@ -52,7 +74,7 @@ class HubServer:
         digest = hashlib.sha1(usedforsecurity=False)
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                digest.update(path.name.encode() + path.read_bytes())
+                digest.update(path.name.encode() + _digest(path, "sha1").encode())
         return digest.hexdigest()
 
     def size(self, name: str, file: str) -> int:
@@ -61,13 +83,11 @@ class HubServer:
 
     def digest(self, name: str, file: str) -> str:
         """The sha256 of a large file, git's hash of any other, as they are stated."""
-        content = (self.repositories[name] / file).read_bytes()
-        own = (
-            hashlib.sha256(content)
-            if len(content) >= _LARGE_BYTES
-            else hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False)
-        )
-        return self.stated_digests.get(file, own.hexdigest())
+        if file in self.stated_digests:
+            return self.stated_digests[file]
+        path = self.repositories[name] / file
+        size = path.stat().st_size
+        return _digest(path, "sha256") if size >= _LARGE_BYTES else _digest(path, "sha1", f"blob {size}\0".encode())
 
     def environment(self, home: Path) -> dict[str, str]:
         """The variables of a process that downloads from here into `home`."""
@@ -113,7 +133,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, "", "Invalid credentials in Authorization header")
         elif name in hub.refused:
             self._refuse(*hub.refused[name])
-        elif name in hub.gated and not path.startswith("/api/"):
+        elif (
+            name in hub.private and token not in hub.members and words[2:3] != ["blob"]
+        ):  # which come from another host
+            self._refuse(401, "RepoNotFound")
+        elif name in hub.gated and token not in hub.members and not path.startswith("/api/") and words[2] != "blob":
             self._refuse(403, "GatedRepo")
         elif name not in hub.repositories:
             self._refuse(404 if self.headers.get("Authorization") else 401, "RepoNotFound")
@@ -132,11 +156,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "RevisionNotFound")
         elif words[:1] == ["tree"]:
             rows = [{"type": "file", "path": file, **self._entry(name, file, "oid")} for file in files]
-            self._send(json.dumps(rows).encode(), body=body)
+            self._send_json(rows, body=body)
         else:
             siblings = [{"rfilename": file, **self._entry(name, file, "sha256")} for file in files]
             document = {"id": name, "modelId": name, "sha": commit, "private": False, "siblings": siblings, "tags": []}
-            self._send(json.dumps(document).encode(), body=body)
+            self._send_json(document, body=body)
 
     def _entry(self, name: str, file: str, hash_key: str) -> dict[str, object]:
         """A file in a list of files; the hash of a large one is called otherwise in each of the two kinds of lists."""
@@ -157,9 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.is_file():
             self._refuse(404, "EntryNotFound")
             return
-        content = path.read_bytes()
+        size = path.stat().st_size
         etag = {"ETag": f'"{hub.digest(name, file)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        if len(content) >= _LARGE_BYTES and not stored:
+        if size >= _LARGE_BYTES and not stored:
             linked = {"X-Linked-Size": str(hub.size(name, file)), "X-Linked-Etag": etag["ETag"]}
             self.send_response(302)
             for key, value in {**etag, **linked, "Location": f"{hub.blobs_url}/{name}/blob/{commit}/{file}"}.items():
@@ -168,19 +192,26 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         cut = hub.cut.pop(file, None) if body else None
-        self._send(content, body=body, headers=etag, cut=cut, stalled=file if body and file in hub.stalled else "")
+        with path.open("rb") as content:
+            self._send(
+                content, size, body=body, headers=etag, cut=cut, stalled=file if body and file in hub.stalled else ""
+            )
+
+    def _send_json(self, value: object, *, body: bool) -> None:
+        content = json.dumps(value).encode()
+        self._send(io.BytesIO(content), len(content), body=body)
 
     def _send(
-        self, content: bytes, *, body: bool, headers: Mapping[str, str] | None = None, cut: int | None = None,
+        self, content: BinaryIO, size: int, *, body: bool, headers: Mapping[str, str] | None = None, cut: int | None = None,
         stalled: str = "",
     ) -> None:  # fmt: skip
         wanted = self.headers.get("Range", "")
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         start = int(first) if first else 0
-        end = min(int(last) + 1, len(content)) if last else len(content)
+        end = min(int(last) + 1, size) if last else size
         self.send_response(206 if wanted else 200)
         if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
         for key, value in (headers or {}).items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(end - start))
@@ -189,13 +220,19 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if stalled:
             at = max(self.server_hub.stalled[stalled], start)
-            self.wfile.write(content[start:at])
+            self._copy(content, start, at)
             while stalled in self.server_hub.stalled:
                 time.sleep(0.02)
             start = at
-        self.wfile.write(content[start:end] if cut is None else content[start : start + cut])
+        self._copy(content, start, end if cut is None else min(start + cut, end))
         if cut is not None:
             self.close_connection = True
+
+    def _copy(self, content: BinaryIO, start: int, end: int) -> None:
+        content.seek(start)
+        while start < end and (piece := content.read(min(_PIECE_BYTES, end - start))):
+            self.wfile.write(piece)
+            start += len(piece)
 
     def _refuse(self, status: int, code: str, message: str = "") -> None:
         self.send_response(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import shutil
@@ -13,6 +14,7 @@ from types import TracebackType
 
 import pytest
 
+_NUMBERS = itertools.count()
 _WAIT_S = 120  # a limit of what hangs: the machine may be busy
 
 
@@ -27,7 +29,8 @@ class TmuxTerminal:
         program = shutil.which("tmux")
         if program is None:
             pytest.skip("no tmux")
-        self._tmux = [program, "-S", str(folder / "tmux"), "-f", os.devnull]
+        socket = folder / f"tmux{next(_NUMBERS)}"  # a server that is ending still answers on its own
+        self._tmux = [program, "-S", str(socket), "-f", os.devnull]
         words = shlex.join(map(str, command))
         settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in (environment or {}).items())
         shell = f"cd {shlex.quote(str(folder))}; env {settings} {words}; echo ENDED $?; stty -a; exec sleep 1000"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ovround.checkpoint.files.missing_config import CONFIG, missing_config
 from ovround.checkpoint.files.pointer import again
 from ovround.errors import CheckpointError
 from ovround.limits import LIMITS
@@ -16,9 +17,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = load_json(path, LIMITS.json_bytes)
     except FileNotFoundError:
-        raise CheckpointError(
-            f"`{path.parent}` has no {path.name}", hint="is it a Hugging Face model folder?"
-        ) from None
+        if path.name == CONFIG:
+            raise missing_config(path.parent) from None
+        raise CheckpointError(f"`{path.parent}` has no {path.name}", hint="download it again") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"`{path}` cannot be read: {error}", hint=again(path)) from error
     if not isinstance(value, dict):

@@ -39,7 +39,9 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     rest = f"; it has {', '.join(others[:4])}{', ...' if len(others) > 4 else ''}" if others else ""
     raise CheckpointError(
         f"`{folder}` has neither {WEIGHTS} nor {INDEX} nor {PICKLED}{rest}",
-        hint=f"rename the file of the model to {WEIGHTS} or {PICKLED}" if others else None,
+        hint=f"rename the file of the model to {WEIGHTS} or {PICKLED}"
+        if others
+        else "the weights are still to be copied or downloaded; a hub name, such as org/model, is downloaded whole",
     )
 
 

@@ -11,14 +11,15 @@ from ovround.errors import CheckpointError
 
 
 def parts_of_tag(files: Sequence[str], name: str, tag: str) -> list[str]:
-    """The files of a repository that are one model of quantisation `tag`, in order; `tag` may be a file's whole name.
+    """The files of a repository that are one model of quantisation `tag`, in order; `tag` may be a file's name or path.
 
     Raises CheckpointError, with the quantisations that there are, for a tag that no file or more than one file has.
     """
     models = gguf_models(files)
     if not models:
         raise CheckpointError(f"`{name}` has no GGUF file", hint=f"`{name}` alone is a folder of other weights")
-    wanted = tag.lower().removesuffix(".gguf")
+    part = SPLIT.fullmatch(tag)
+    wanted = (tag if part is None else part[1]).lower().removesuffix(".gguf")
     found = [stem for stem in models if PurePosixPath(stem).name.lower() == wanted or stem.lower() == wanted]
     ending = re.compile(rf"(?:^|[-._]){re.escape(wanted)}$", re.IGNORECASE)
     found = found or [stem for stem in models if ending.search(PurePosixPath(stem).name)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ovround.checkpoint.gguf.hub_file import gguf_models
 from ovround.checkpoint.hub.name import HubName
 from ovround.checkpoint.hub.refusal import is_unreachable, library_errors, refusal
 from ovround.errors import MissingExtraError
@@ -24,7 +25,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """The files of a repository at one commit."""
+    """The files of a repository at one commit; `name` has the tag of its GGUF file where it is the only model there."""
 
     name: HubName
     commit: str
@@ -58,4 +59,14 @@ def list_repository(name: HubName) -> Repository | None:
         HubFile(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else str(entry.blob_id))
         for entry in info.siblings or ()
     )
+    if name.tag is None:
+        name = replace(name, tag=_only_gguf([file.path for file in files]))
     return Repository(name, str(info.sha), files)
+
+
+def _only_gguf(paths: list[str]) -> str | None:
+    """The one GGUF model of a repository without other weights."""
+    models = list(gguf_models(paths))
+    return (
+        models[0] if len(models) == 1 and not any(path.endswith((".safetensors", ".bin")) for path in paths) else None
+    )

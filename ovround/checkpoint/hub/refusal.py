@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 
 from ovround.checkpoint.hub.name import HubName
+from ovround.checkpoint.local_path import similar_path
 from ovround.errors import CheckpointError, OutputError
 
 _LOG_IN = "`hf auth login`, or HF_TOKEN, gives the hub your token"
@@ -59,7 +60,7 @@ def refusal(name: HubName, error: Exception) -> CheckpointError | OutputError:
     if RepositoryNotFoundError in kinds:
         return CheckpointError(
             f"{start}there is no model of that name, or it is private",
-            hint=f"check the spelling; of a private one {_LOG_IN}",
+            hint=similar_path(name.repository) or f"check the spelling; of a private one {_LOG_IN}",
         )
     if HFValidationError in kinds:
         return CheckpointError(f"`{name}` is no folder and no hub name", hint="a hub name is such as org/model")
@@ -82,7 +83,8 @@ def unreachable(name: HubName) -> CheckpointError:
     """The error without a network, for a model of which nothing was downloaded before."""
     return CheckpointError(
         f"`{name}` is no local folder, and the hub did not give it: it cannot be reached, and nothing of it was downloaded before",
-        hint="check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), or give a local folder",
+        hint=similar_path(name.repository)
+        or "check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), or give a local folder",
     )
 
 

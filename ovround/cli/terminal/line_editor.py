@@ -52,6 +52,7 @@ class LineEditor:
         from prompt_toolkit.utils import is_dumb_terminal
 
         from ovround.cli.terminal.message_history import MessageHistory, history_file
+        from ovround.cli.terminal.rewrapping import Rewrapping
 
         try:
             history: History = MessageHistory(history_file())
@@ -71,11 +72,13 @@ class LineEditor:
         )
 
         self._session.layout.current_window.height = self._most_rows
+        self._rewrapping = Rewrapping(self._session.app)
         self._dumb = is_dumb_terminal()  # where nothing can be erased
 
     def read(self, draft: str = "") -> str | None:
         leaving = False
         while True:
+            self._rewrapping.begin()
             try:
                 text = self._session.prompt(default=draft)
             except EOFError:

@@ -6,6 +6,7 @@ the weights, which takes seconds to minutes; tuning them is `ovround convert`.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from ovround.options.convert_options import ConvertOptions, default_of
 from ovround.options.option import one_of
 from ovround.progress import OnProgress, silent
 
+_PLAIN = re.compile(r"demo|[^/:]+/[^/]+")  # a hub name, or a path that is not there
 ENGINE_FILES = ("openvino_model.xml", "model.onnx")
 OnMessage = Callable[[str], None]
 ChooseBits = Callable[[str, str], int | None]
@@ -45,6 +47,7 @@ def cached_model(
 
     Raises UsageError for options that a converted folder cannot have, and what `convert` raises.
     """
+    model = _plain_name(str(model))
     if runs_as_it_is(Path(model).expanduser()):
         for name, value in (("bits", bits), ("format", format)):
             if value is not None:
@@ -59,8 +62,17 @@ def cached_model(
         formats=default_of("formats") if format is None else (format,),
         bits=default_of("bits") if bits is None else bits,
     )
-    search = _Search(ModelCache(), str(model), options, on_message, on_progress)
+    search = _Search(ModelCache(), model, options, on_message, on_progress)
     return search.folder() if bits is not None or choose_bits is None else search.folder_of_chosen(choose_bits)
+
+
+def _plain_name(model: str) -> str:
+    """One text for all ways to name a model. What is one already needs no reader of names, whose import takes 0.15 s."""
+    if _PLAIN.fullmatch(model) or Path(model).expanduser().exists():
+        return model
+    from ovround.checkpoint.locate import plain_name
+
+    return plain_name(model)
 
 
 def runs_as_it_is(path: Path) -> bool:

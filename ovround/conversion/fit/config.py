@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovround.checkpoint.files.json_object import read_json
+from ovround.checkpoint.files.missing_config import CONFIG, missing_config
 from ovround.checkpoint.gguf.opening import find_gguf, open_gguf
 from ovround.checkpoint.hub import list_repository
 from ovround.checkpoint.hub.choice import choose_files
@@ -18,7 +19,6 @@ from ovround.checkpoint.locate import hub_name, local_path
 from ovround.checkpoint.lora.adapter import CONFIG as ADAPTER_CONFIG
 from ovround.errors import CheckpointError
 
-CONFIG = "config.json"
 _BASE = "base_model_name_or_path"
 _LONGEST_CHAIN = 8
 
@@ -52,7 +52,7 @@ def read_config(model: str, depth: int = 0) -> StatedConfig:
         return _of_base(model, read_json(found / ADAPTER_CONFIG), depth)
     gguf = find_gguf(found)
     if gguf is None:
-        raise CheckpointError(f"`{model}` has no {CONFIG}", hint="is it a Hugging Face model folder?")
+        raise missing_config(found)
     return _of_gguf(gguf)
 
 
@@ -67,7 +67,7 @@ def _of_hub(name: HubName, depth: int) -> StatedConfig:
     repository = list_repository(name)
     if repository is None:
         raise unreachable(name)
-    if name.tag is None:
+    if repository.name.tag is None:
         choose_files(name, repository.paths)  # which says what a repository of GGUF files, or without weights, is
         raise CheckpointError(f"`{name}` has no {CONFIG}", hint="another repository of the same model")
     return _of_gguf(read_headers(repository))
