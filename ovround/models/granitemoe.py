@@ -34,7 +34,7 @@ def sparse(config: Mapping[str, Any], *, shared_size: int) -> Decoder:
         gate, up = fused_rows("shared_mlp.input_linear", shared_size, shared_size)
         modules |= {"mlp.shared_expert.gate_proj": gate, "mlp.shared_expert.up_proj": up}
         modules["mlp.shared_expert.down_proj"] = "shared_mlp.output_linear"
-    layout = Layout(modules, experts_count=experts.spec.count, stacks=STACKS)
+    layout = Layout(modules, experts_count=experts.spec.count, stacks=STACKS, experts_joined=True)
     scale = read.number("residual_multiplier", 1.0)
     return parts.decoder(mlps=[mixture], residual_scale=scale, layout=layout)
 

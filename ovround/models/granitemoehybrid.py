@@ -41,6 +41,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     layout = Layout(
         mamba_modules(mamba) | _modules("mlp.shared_expert" if count else "mlp", shared.intermediate_size),
         experts_count=count,
+        experts_joined=True,
         stacks={
             "gate_up_proj": "block_sparse_moe.input_linear.weight",
             "down_proj": "block_sparse_moe.output_linear.weight",

@@ -65,7 +65,8 @@ class Layout:
     `ignored` ends the names of buffers that old checkpoints hold and nobody reads. `experts` says what the modules of
     each of `experts_count` are called; transformers 5 joins them, `[E, 2I, H]` and `[E, H, I]`, and checkpoints come either way.
     `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss). `stacks` names the joined tensors
-    of a block where they are not transformers' (Granite); with one for `up_proj` there is no gate beside it.
+    of a block where they are not transformers' (Granite); with one for `up_proj` there is no gate beside it. `experts_joined`:
+    no checkpoint holds them apart.
     """
 
     modules: Mapping[str, Module] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Layout:
     experts_count: int = 0
     stacked_experts: bool = False
     stacks: Mapping[str, str] = field(default_factory=dict)
+    experts_joined: bool = False
 
     def source(self, name: str, shape: tuple[int, ...]) -> TensorSource:
         """Where tensor `name` of `shape` lies."""
