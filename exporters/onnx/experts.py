@@ -22,8 +22,9 @@ def experts(ops: OnnxOps, x: str, at: str, spec: Experts, routed: str) -> str:
 
     The router reads `routed`.
 
-    QMoE would be one node, but rounds activations of 2 and 8 bits to int8 at every accuracy level, takes one kind of gate
-    and no odd router. A layer's nodes are six an expert, those of an expert without tokens on empty tensors.
+    QMoE would be one node, but rounds activations of 2 and 8 bits to int8 at every accuracy level, takes one kind of gate,
+    and is slower in prompts: by 19 % for 128 experts of 2048 x 768, where a token takes 11 % less. A layer's nodes are six an
+    expert, those of an expert without tokens on empty tensors.
     """
     count, top_k, inside = spec.count, spec.top_k, f"{at}.experts"
     size = ops.file.entries[f"{inside}.0.down_proj.weight"].shape[0]
