@@ -28,10 +28,13 @@ from ovround.artifact.manifest import BlockRecord, FileRecord, Manifest, Quality
 from ovround.cli import shared_flags
 from ovround.cli.app import app
 from ovround.conversion.convert import Conversion
+from ovround.errors import UsageError
+from ovround.exporters.checkpoints.joining import StoredLayout
+from ovround.exporters.gguf.suitability import architecture_of
 from ovround.measure.bench_options import BenchOptions
 from ovround.measure.benchmark import BenchResult
 from ovround.measure.perplexity import Evaluation
-from ovround.models import families
+from ovround.models import families, from_config
 from ovround.models.rope import VARIANTS
 from ovround.models.standard import ACTIVATIONS
 from ovround.options.budget import Budget
@@ -46,7 +49,7 @@ from ovround.runtime.decoding.logprobs import TokenLogprobs
 from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.devices import Device, Machine
 from ovround.runtime.server.settings import ServerSettings
-from ovround.tensors.scheme import Codebooks
+from ovround.tensors.scheme import Codebooks, QuantScheme
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/reference.py from the code; `make reference` writes it again. -->\n"
@@ -131,12 +134,14 @@ def families_page() -> str:
         module = importlib.import_module(f"ovround.models.{family}")
         count = len(module.smallest_configs())
         cells = ["tested"] * 4
+        written = [_written(config) for config in module.smallest_configs()]
         for client in clients:
             own = {
                 note for (name, engine), note in limits.items() if name.startswith(f"{family}-") and engine == client
             }
             cells.append(" ".join(["tested", *(f"({marks[note]})" for note in sorted(own))]))
-        rows.append([f"`{family}`", _first_line(module).rstrip("."), str(count), *cells])
+        kinds = [_share([checks[kind] for checks in written]) for kind in ("integers", "aqlm", "gguf")]
+        rows.append([f"`{family}`", _first_line(module).rstrip("."), str(count), *cells, *kinds])
     parts = [
         "# Families\n",
         NOTE,
@@ -148,8 +153,25 @@ def families_page() -> str:
         "(`tests/test_clients.py`, openvino_genai with both of its attention back ends). HPU stands for the emulation on the "
         "CPU, held to torch at 2e-4 (`tests/runtime/test_hpu.py`). Torch is tested on CPUs; no other "
         "device was at hand. Of these families no trained model but Llamas was run.\n",
+        "The last three columns say how many of the configurations are written as checkpoints: integers (auto_round, GPTQ, AWQ, "
+        "compressed-tensors, Olive), AQLM, and GGUF for llama.cpp. Projections that a family's checkpoints join are joined again "
+        "(`tests/checkpoint/test_joined_families.py`); those of several codebooks cannot be, nor what lies turned (GPT-2), with "
+        "other experts (gpt-oss, Granite) or other layers (Gemma's inputs by layer), for which loaders have no layer. GPTQ, AWQ and "
+        "auto_round need sizes that 32 divides.\n",
         _table(
-            ["family", "what it is", "configurations", "tune", "OpenVINO", "ONNX", "torch, HPU emulated", *clients],
+            [
+                *(
+                    "family",
+                    "what it is",
+                    "configurations",
+                    "tune",
+                    "OpenVINO",
+                    "ONNX",
+                    "torch, HPU emulated",
+                    *clients,
+                ),
+                *("integers out", "AQLM out", "GGUF out"),
+            ],
             rows,
         ),
         *(f"({mark}) {note}\n" for note, mark in marks.items()),
@@ -158,6 +180,33 @@ def families_page() -> str:
         "ONNX Runtime's attention takes head sizes that are multiples of 8; OpenVINO takes any.\n",
     ]
     return "\n".join(parts)
+
+
+def _written(config: dict[str, Any]) -> dict[str, bool]:
+    """Which kinds of checkpoints a configuration is written as."""
+    decoder = from_config(config)
+    linears = [name for layer in range(decoder.config.num_hidden_layers) for name in decoder.linears(layer)]
+    checks: dict[str, Callable[[], object]] = {
+        "integers": lambda: StoredLayout(decoder).check("gptq", dict.fromkeys(linears, QuantScheme(4, 16, True))),
+        "aqlm": lambda: StoredLayout(decoder).check("aqlm", dict.fromkeys(linears, Codebooks(2, 8, 8))),
+        "gguf": lambda: architecture_of(decoder, config),
+    }
+    return {kind: _passes(check) for kind, check in checks.items()}
+
+
+def _passes(check: Callable[[], object]) -> bool:
+    try:
+        check()
+    except UsageError:
+        return False
+    return True
+
+
+def _share(passed: Sequence[bool]) -> str:
+    """`yes`, `no` or `1 of 2`."""
+    if all(passed) or not any(passed):
+        return "yes" if all(passed) else "no"
+    return f"{sum(passed)} of {len(passed)}"
 
 
 def _command(name: str, function: Callable[..., None]) -> str:

@@ -6,6 +6,7 @@ Symmetric weights are packed as `auto_round:auto_gptq`, auto_round's own choice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -54,9 +55,15 @@ class Format:
         return {
             "quant_method": "auto-round", **_plain(general),
             "packing_format": "auto_round:auto_gptq" if self._version == 1 else "auto_round:gptqmodel",
-            "block_name_to_quantize": "model.layers",
+            "block_name_to_quantize": _blocks(schemes),
             **({"extra_config": exceptions} if exceptions else {}),
         }  # fmt: skip
+
+
+def _blocks(modules: Iterable[str]) -> str:
+    """The name of the list of blocks that quantised modules are in, `model.layers` for most families."""
+    found = (match[1] for module in modules if (match := re.match(r"(.+?)\.\d+\.", module)))
+    return next(found, "model.layers")
 
 
 def _plain(scheme: QuantScheme) -> dict[str, Any]:

@@ -5,38 +5,26 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ovround.errors import UsageError
 from ovround.exporters.checkpoints import aqlm
 from ovround.exporters.checkpoints.formats import open_format
+from ovround.exporters.checkpoints.joining import Joiner, StoredLayout
 from ovround.exporters.checkpoints.layout import Plan, scheme_of
 from ovround.exporters.checkpoints.shards import ShardWriter
 from ovround.exporters.exporter import Weight
 from ovround.exporters.source_files import copy_model_files, write_config
 from ovround.models import from_config
-from ovround.models.decoder import EMBEDDING, HEAD, Decoder
-from ovround.models.layout import BLOCKS
+from ovround.models.decoder import HEAD, Decoder
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
-_BLOCKS = f"{BLOCKS}."
 
-
-def check_layout(name: str, decoder: Decoder) -> None:
-    """Raise UsageError for a family whose checkpoints hold tensors joined or changed: no exporter joins them again.
-
-    Tensors of other names are written under those. Embedding, head and blocks must have the usual names, which the
-    configuration of formats refers to.
-    """
-    for tensor, source in decoder.sources().items():
-        moved = source.name != tensor and not (tensor.startswith(_BLOCKS) and source.name.startswith(_BLOCKS))
-        if not source.is_plain or (moved and tensor in (f"{EMBEDDING}.weight", f"{HEAD}.weight")):
-            how = "under another name" if source.is_plain else "joined, transposed or shifted"
-            raise UsageError(
-                f"format {name}: checkpoints of this family hold `{tensor}` {how} (`{source.name}`), which is not written yet",
-                hint="--format openvino or onnx",
-            )
+def check_format(name: str, decoder: Decoder, plan: Plan) -> None:
+    """Raise UsageError for a model of this plan that a checkpoint of its family, in the format `name`, cannot hold."""
+    layout = StoredLayout(decoder)
+    layout.check(name, plan)
+    open_format(name, layout.plan(plan), layout.shapes())
 
 
 class CheckpointExporter:
@@ -45,16 +33,19 @@ class CheckpointExporter:
     def __init__(self, name: str, folder: Path, decoder: Decoder, source: Path, plan: Plan) -> None:
         self.folder = folder
         self._decoder = decoder
-        self._format = open_format(name, plan, decoder.every_tensor())
+        self._layout = StoredLayout(decoder)
+        self._joiner = Joiner(self._layout)
+        self._format = open_format(name, self._layout.plan(plan), self._layout.shapes())
         copy_model_files(source, folder, decoder.config.max_position_embeddings)
         self._shards = ShardWriter(folder)
-        self._names = {name: source.name for name, source in decoder.sources().items()}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._schemes: dict[str, QuantScheme] = {}  # as stored
         self._coded: set[str] = set()  # modules made of codebooks
 
     def write(self, name: str, weight: Weight) -> None:
-        name = self._names.get(name, name)  # as the family's checkpoints call it
+        if (whole := self._joiner.add(name, weight)) is None:
+            return
+        name, weight = whole  # as the family's checkpoints hold it
         self._shapes[name] = weight.shape
         if isinstance(weight, FloatTensor):
             self._shards.write(name, weight.data, weight.dtype)
@@ -88,10 +79,11 @@ class CheckpointExporter:
             linears = [
                 name.removesuffix(".weight")
                 for name, shape in self._shapes.items()
-                if len(shape) == 2 and name != f"{EMBEDDING}.weight"
+                if len(shape) == 2 and name.endswith(".weight") and name != self._layout.embedding()
             ]
-            tied = [HEAD] if self._decoder.head_at != HEAD else []
-            floats = [module for module in (*linears, *tied) if module not in packed]
+            # a tied head, and one that loaders rename (GPT-NeoX's `embed_out`)
+            head = [HEAD] if HEAD not in linears else []
+            floats = [module for module in (*linears, *head) if module not in packed]
             config["quantization_config"] = self._format.settings(self._schemes, floats)
         write_config(self.folder, config)
 

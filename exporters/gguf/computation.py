@@ -174,7 +174,7 @@ def _mixer_differences(mixer: SelfAttention) -> Iterator[str]:
         yield f"queries, keys and values bounded by {mixer.clip:g}"
     if mixer.query_scale is not None:
         yield "queries scaled by their position"
-    if mixer.query_key_norm == "layer" or mixer.spec.rotated_norm_eps is not None:
+    if mixer.query_key_norm in ("layer", "plain") or mixer.spec.rotated_norm_eps is not None:
         yield "this norm of queries and keys"
     if mixer.spec.rope is not None and mixer.spec.rope.interleaved:
         yield "a rotation of interleaved pairs"
@@ -192,6 +192,8 @@ def _mlp_differences(fixed: Computation, part: object) -> Iterator[str]:
     if isinstance(mixture, ExpertMlp):
         if mixture.spec.weights != fixed.experts or mixture.spec.clamped is not None:
             yield f"experts weighed by `{mixture.spec.weights}`"
+        if not mixture.spec.gated:
+            yield "experts without a gate"
         if mixture.spec.activation not in fixed.activations:
             yield f"activation {mixture.spec.activation}"
     elif isinstance(part, DenseMlp):

@@ -28,7 +28,10 @@ def experts(ops: OpenVINOOps, x: ov.Node, at: str, spec: Experts, routed: ov.Nod
     """
     size = x.output(0).get_partial_shape()[2].get_length()
     rows = opset.reshape(x, ops.i64(f"rows/{size}", [-1, size]), False)
-    asked = rows if routed is x else opset.reshape(routed, ops.i64(f"rows/{size}", [-1, size]), False)
+    asked = rows
+    if routed is not x:
+        width = routed.output(0).get_partial_shape()[2].get_length()
+        asked = opset.reshape(routed, ops.i64(f"rows/{width}", [-1, width]), False)
     logits = ops.linear(asked, f"{at}.gate")
     weights, chosen = (
         _chosen(ops.file, logits, spec) if spec.routing is None else routed_by(ops, logits, spec, spec.routing, at)
@@ -46,7 +49,9 @@ def experts(ops: OpenVINOOps, x: ov.Node, at: str, spec: Experts, routed: ov.Nod
             return product_node
         return opset.add(product_node, opset.unsqueeze(ops.weight(bias), ops.i64("axis1", 1)))
 
-    if spec.clamped is not None:
+    if not spec.gated:
+        gated = ops.activation(product(tiled, "up_proj"), spec.activation)
+    elif spec.clamped is not None:
         gated = _clamped_gate(ops.file, product(tiled, "gate_up_proj"), spec.clamped)
     elif spec.activation == "silu":
         gate = NodeFactory("opset13").create("Swish", [product(tiled, "gate_proj")], {})

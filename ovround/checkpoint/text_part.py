@@ -27,7 +27,7 @@ TOWERS = (
     "visual_embeddings_table", "vqmodel", "vqvae", "generation_embeddings", "generation_aligner", "generation_head",
     "high_res_vision_model", "high_res_vision_neck", "high_res_vision_proj", "high_res_vision_alpha", "mlp1", "embed_vision",
     "vision_embedder", "embed_audio", "vision_encoder", "audio_encoder", "projector", "modality_projection", "qformer",
-    "projection_layer",
+    "projection_layer", "vision_adapter",
 )  # fmt: skip
 
 
@@ -84,6 +84,10 @@ TEXT_MODELS: dict[str, TextModel] = {
         "gemma4_unified_text", "Gemma4UnifiedForCausalLM", (262144, 2304, 9216, 30), 8, 4, 262144,
         {"head_dim": 256, "sliding_window": 1024},
     ),
+    "muse_glimmer_text": TextModel(
+        "muse_glimmer_text", "MuseGlimmerForConditionalGeneration", (202048, 6656, 19968, 52), 32, 2, 131072,
+        {"head_dim": 128, "sliding_window": 2048},
+    ),
     "granite": TextModel("granite", "GraniteForCausalLM", (32000, 4096, 11008, 32), 32, None, 2048),
     "llama": TextModel("llama", "LlamaForCausalLM", (32000, 4096, 11008, 32), 32, None, 2048),
     "ministral": TextModel(
@@ -95,6 +99,7 @@ TEXT_MODELS: dict[str, TextModel] = {
     "mistral": TextModel(
         "mistral", "MistralForCausalLM", (32000, 4096, 14336, 32), 32, 8, 131072, {"sliding_window": 4096}
     ),
+    "mistral4": TextModel("mistral4", "Mistral4ForCausalLM", (131072, 4096, 12288, 36), 32, 32, 1048576),
     "mixtral": TextModel("mixtral", "MixtralForCausalLM", (32000, 4096, 14336, 32), 32, 8, 131072),
     "phi3": TextModel("phi3", "Phi3ForCausalLM", (32064, 3072, 8192, 32), 32, None, 4096),
     "qwen2": TextModel("qwen2", "Qwen2ForCausalLM", (151936, 4096, 22016, 32), 32, 32, 32768),
@@ -145,6 +150,7 @@ MULTIMODAL: dict[str, Multimodal] = {
     "lighton_ocr": Multimodal("qwen3", tied=True), "llava": Multimodal("llama"), "llava_next": Multimodal("llama"),
     "llava_next_video": Multimodal("llama"), "llava_onevision": Multimodal("qwen2"),
     "mistral3": Multimodal("mistral", tied=True), "ovis2": Multimodal("qwen2", tied=True),
+    "muse_glimmer": Multimodal("muse_glimmer_text", fixed=True, capped=True),
     "qwen2_5_vl": Multimodal("qwen2_5_vl_text", fixed=True, flat=True),
     "qwen2_audio": Multimodal("qwen2"), "qwen2_vl": Multimodal("qwen2_vl_text", fixed=True, flat=True),
     "qwen3_5": Multimodal("qwen3_5_text", fixed=True), "qwen3_5_moe": Multimodal("qwen3_5_moe_text", fixed=True),

@@ -28,7 +28,7 @@ from ovround.conversion.time_choice import Choice
 from ovround.conversion.tuning import resolve, with_choices
 from ovround.conversion.written_sizes import written_sizes
 from ovround.errors import MissingExtraError, UsageError
-from ovround.exporters.checkpoints import check_layout, open_format
+from ovround.exporters.checkpoints import check_format
 from ovround.exporters.formats import sizes_of
 from ovround.exporters.gguf.suitability import check_gguf
 from ovround.heap import return_freed_memory
@@ -94,8 +94,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
     checkpoint, quantised, decoder, plan, notes = plan_source(source, options)
     for name in options.formats:
         if name in CHECKPOINT_FORMATS:
-            open_format(name, plan, decoder.every_tensor())
-            check_layout(name, decoder)
+            check_format(name, decoder, plan)
         elif name in FILE_FORMATS:
             check_gguf(decoder, folder, checkpoint.config, plan, kept=quantised is not None)
     check_links(folder)

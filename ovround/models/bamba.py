@@ -21,7 +21,6 @@ _LAYOUT = {
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Bamba config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    read.refuse("hidden_act", "silu", "swish")  # the convolution's too
     parts = rotated(read, read_parts(read, positions=262_144, eps=1e-5), partial=0.5)
     mamba, attending = read_mamba2(read, parts), config.get("attn_layer_indices") or []
     if not isinstance(attending, list):

@@ -19,7 +19,7 @@ class Block:
     """Usually a mixer and an MLP. `norm` is what all norms of the block compute, `places` where they are.
 
     What a part gives is multiplied by `residual_scale` before it is added. With `scalar` the block's output is multiplied by
-    its tensor `layer_scalar` `[1]`.
+    its tensor `layer_scalar` `[1]`. With `after` that is what norms behind a part compute; it has the same tensors.
     """
 
     norm: Norm
@@ -27,6 +27,7 @@ class Block:
     places: NormPlaces = PRE
     residual_scale: float = 1.0
     scalar: bool = False
+    after: Norm | None = None
 
     def __post_init__(self) -> None:
         if len(self.parts) != len(self.places.names):
@@ -71,7 +72,7 @@ class Block:
             return self._parallel(ops, x, at, layer)
         for part, (before, after) in zip(self.parts, self.places.names, strict=True):
             given = self._norm(ops, x, at, before)
-            x = self._sum(ops, x, self._norm(ops, part.forward(ops, given, f"{at}.{part.name}", layer), at, after))
+            x = self._sum(ops, x, self._normed(ops, part.forward(ops, given, f"{at}.{part.name}", layer), at, after))
         return ops.call(ScaleBy(f"{at}.{_SCALAR}"), (x,), layer) if self.scalar else x
 
     def _parallel(self, ops: Ops[T], x: T, at: str, layer: int) -> T:
@@ -81,11 +82,15 @@ class Block:
             given = given if before is None else self._norm(ops, x, at, before)
             if changes:
                 total = self._sum(ops, total, changes.pop())
-            changes.append(self._norm(ops, part.forward(ops, given, f"{at}.{part.name}", layer), at, after))
+            changes.append(self._normed(ops, part.forward(ops, given, f"{at}.{part.name}", layer), at, after))
         return self._sum(ops, total, changes.pop())
 
     def _norm(self, ops: Ops[T], x: T, at: str, name: str | None) -> T:
         return x if name is None else self.norm.forward(ops, x, f"{at}.{name}")
+
+    def _normed(self, ops: Ops[T], x: T, at: str, name: str | None) -> T:
+        """What a part gives, through the norm behind it."""
+        return x if name is None else (self.after or self.norm).forward(ops, x, f"{at}.{name}")
 
     def _sum(self, ops: Ops[T], x: T, change: T) -> T:
         return ops.add(x, change if self.residual_scale == 1 else ops.scale(change, self.residual_scale))

@@ -27,7 +27,7 @@ LATENT = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a DeepSeek-V3 config.json describes; raises ArchitectureError for a variant that is not built."""
-    read = ConfigReader(config, {"n_routed_experts": ("n_routed_experts", "num_local_experts")})
+    read = ConfigReader(config, {"n_routed_experts": ("num_local_experts", "n_routed_experts")})
     refuse_other_choices(read, "sigmoid", "noaux_tc")
     parts = read_parts(without_bias(read), positions=4096)
     attention = read_latent(read, parts, query_rank=1536)

@@ -24,7 +24,7 @@ from ovround.models.standard import (
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a dots.llm1 config.json describes; raises ArchitectureError for a variant that is not built."""
-    read = ConfigReader({**config, "mlp_bias": False}, {"n_routed_experts": ("n_routed_experts", "num_local_experts")})
+    read = ConfigReader({**config, "mlp_bias": False}, {"n_routed_experts": ("num_local_experts", "n_routed_experts")})
     refuse_other_choices(read, "sigmoid", "noaux_tc")
     parts = rotated(read, read_parts(read))
     layers = parts.config.num_hidden_layers

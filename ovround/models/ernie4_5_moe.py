@@ -27,6 +27,8 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     parts = rotated(read, read_parts(read, tied=True, eps=1e-5), theta=5e5, interleaved=True)
     bias, layers = read.flag("use_bias", default=False), parts.config.num_hidden_layers
     parts = with_biases(parts, attention=bias, output=bias, mlp=bias)
+    if bias and parts.tied:
+        raise ArchitectureError("config.json: `use_bias` with a tied head, whose bias is not supported")
     parts = replace(parts, head=replace(parts.head, bias=bias))
     routing = Routing("softmax", least_sum=read.number("moe_norm_min", 1e-12))
     mixture = read_mixture(read, parts, routing, weights="share", count=64, top_k=6, size=1536, shared=2, bias_axes=1)

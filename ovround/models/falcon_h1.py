@@ -26,7 +26,6 @@ _LAYOUT = {
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Falcon-H1 config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config)
-    read.refuse("hidden_act", "silu", "swish")  # the convolution's too
     parts = rotated(read, read_parts(read, positions=8192, eps=1e-5))
     mamba = _mamba(read, parts)
     spec = parts.attention.spec

@@ -15,7 +15,7 @@ from ovround.models.standard import read_parts, read_shares, rotated
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a GLM-4.5 config.json describes; raises ArchitectureError for a variant that is not built."""
-    read = ConfigReader({**config, "mlp_bias": False}, {"n_routed_experts": ("n_routed_experts", "num_local_experts")})
+    read = ConfigReader({**config, "mlp_bias": False}, {"n_routed_experts": ("num_local_experts", "n_routed_experts")})
     refuse_other_choices(read, "sigmoid", "noaux_tc")
     parts = rotated(read, read_parts(read, positions=131072, eps=1e-5), partial=0.5)
     attention = replace(parts.attention, output_bias=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ovround.models.config_reader import ConfigReader
+from ovround.models.config_reader import ConfigReader, Names
 from ovround.models.decoder import Decoder
 from ovround.models.deepseek_v3 import (
     latent_layout,
@@ -17,12 +17,16 @@ from ovround.models.deepseek_v3 import (
 )
 from ovround.models.standard import read_parts, read_shares
 
+_NAMES: Names = {
+    "n_routed_experts": ("num_local_experts", "n_routed_experts"),
+    "qk_rope_head_dim": ("head_dim", "qk_rope_head_dim"),  # transformers' class takes the one for the other
+}
 _SIZES = {"kv_lora_rank": 512, "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256}
 
 
 def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a GLM-4.7-Flash config.json describes; raises ArchitectureError for a variant that is not built."""
-    read = ConfigReader(config, {"n_routed_experts": ("n_routed_experts", "num_local_experts")})
+    read = ConfigReader(config, _NAMES)
     refuse_other_choices(read, "sigmoid", "noaux_tc")
     parts = read_parts(without_bias(read), positions=202752, eps=1e-5)
     attention = read_latent(read, parts, query_rank=768, sizes=_SIZES)

@@ -24,7 +24,7 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
 
 def sparse(config: Mapping[str, Any], *, shared_size: int) -> Decoder:
     """Granite with experts in every block, and beside them one of `shared_size` where that is above 0."""
-    read = ConfigReader({**config, "mlp_bias": False}, {"num_experts": ("num_experts", "num_local_experts")})
+    read = ConfigReader({**config, "mlp_bias": False}, {"num_experts": "num_local_experts"})
     parts = with_multipliers(read, rotated(read, read_parts(read)))
     experts = read_experts(read, parts, weights="share", count=8, top_k=2)
     modules: dict[str, str | Fused] = {"mlp.gate": "block_sparse_moe.router.layer"}
@@ -34,7 +34,7 @@ def sparse(config: Mapping[str, Any], *, shared_size: int) -> Decoder:
         gate, up = fused_rows("shared_mlp.input_linear", shared_size, shared_size)
         modules |= {"mlp.shared_expert.gate_proj": gate, "mlp.shared_expert.up_proj": up}
         modules["mlp.shared_expert.down_proj"] = "shared_mlp.output_linear"
-    layout = Layout(modules, experts_count=experts.spec.count, stacks=STACKS)
+    layout = Layout(modules, experts_count=experts.spec.count, stacks=STACKS, experts_joined=True)
     scale = read.number("residual_multiplier", 1.0)
     return parts.decoder(mlps=[mixture], residual_scale=scale, layout=layout)
 

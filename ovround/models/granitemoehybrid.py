@@ -24,7 +24,6 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a Granite 4 config.json describes; raises ArchitectureError for a variant that is not built."""
     read = ConfigReader(config, _NAMES)
     parts = read_parts(read, intermediate_size=11008)
-    read.refuse("hidden_act", "silu", "swish")  # the convolution's too
     if config.get("position_embedding_type") == "rope":
         parts = rotated(read, parts)
     parts = with_multipliers(read, parts)
@@ -37,11 +36,12 @@ def from_config(config: Mapping[str, Any]) -> Decoder:
     count = read.integer("num_local_experts", 8)
     mlp: Part = shared
     if count:
-        spec = Experts(count, read.integer("num_experts_per_tok", 2), experts_size, "share")
+        spec = Experts(count, read.integer("num_experts_per_tok", 2), experts_size, "share", shared.activation)
         mlp = SharedExpertMlp(ExpertMlp(parts.config.hidden_size, spec), shared, gated=False)
     layout = Layout(
         mamba_modules(mamba) | _modules("mlp.shared_expert" if count else "mlp", shared.intermediate_size),
         experts_count=count,
+        experts_joined=True,
         stacks={
             "gate_up_proj": "block_sparse_moe.input_linear.weight",
             "down_proj": "block_sparse_moe.output_linear.weight",

@@ -65,7 +65,8 @@ class Layout:
     `ignored` ends the names of buffers that old checkpoints hold and nobody reads. `experts` says what the modules of
     each of `experts_count` are called; transformers 5 joins them, `[E, 2I, H]` and `[E, H, I]`, and checkpoints come either way.
     `stacked_experts` always lie so, `[E, K, N]`, their biases `[E, N]` beside them (gpt-oss). `stacks` names the joined tensors
-    of a block where they are not transformers' (Granite).
+    of a block where they are not transformers' (Granite); with one for `up_proj` there is no gate beside it. `experts_joined`:
+    no checkpoint holds them apart.
     """
 
     modules: Mapping[str, Module] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Layout:
     experts_count: int = 0
     stacked_experts: bool = False
     stacks: Mapping[str, str] = field(default_factory=dict)
+    experts_joined: bool = False
 
     def source(self, name: str, shape: tuple[int, ...]) -> TensorSource:
         """Where tensor `name` of `shape` lies."""
@@ -113,8 +115,8 @@ class Layout:
         """`last` of one expert: a tensor of its own, or a part of one that holds all experts' gate and up, or down."""
         at = f"{block}.{self.modules.get('mlp.experts', 'mlp.experts')}"
         count, (rows, columns) = self.experts_count, shape
-        whole, kind, part = (count, rows, columns), "down_proj", None
-        if last != "down_proj":
+        whole, kind, part = (count, rows, columns), last, None
+        if last != "down_proj" and last not in self.stacks:
             start = rows * (last == "up_proj")
             whole, kind, part = (count, 2 * rows, columns), "gate_up_proj", Rows(start, start + rows, 2 * rows)
         own = f"{block}.{self.stacks[kind]}" if kind in self.stacks else f"{at}.{kind}"

@@ -47,7 +47,8 @@ def read_mamba2(
         "conv1d", sum(scan.joined_sizes), read.integer("mamba_d_conv", 4), read.flag("mamba_conv_bias", default=True)
     )
     bias = read.flag("mamba_proj_bias", default=False)
-    return Mamba2(hidden, scan, convolution, parts.norm.eps, bias=bias, output_bias=bias)
+    activation = parts.mlp.activation  # of the convolution too
+    return Mamba2(hidden, scan, convolution, parts.norm.eps, bias=bias, output_bias=bias, activation=activation)
 
 
 def _limits(read: ConfigReader) -> tuple[float, float]:

@@ -111,7 +111,7 @@ class Experts:
     inference): one expert after the other, each weighed by a softmax over those that are left and whose logit z is within
     `tolerance` of the highest m, (m - z) / max(|z|, m). With `clamped`, gate and up are one projection, row by row in turn.
     With `routing` the weights are the chosen scores or their shares. With `scaled` an expert's weight is multiplied by its number
-    in the tensor `{router}.scale` `[E]`.
+    in the tensor `{router}.scale` `[E]`. Without `gated` an expert is down(activation(up(x))).
     """
 
     count: int
@@ -123,6 +123,7 @@ class Experts:
     clamped: ClampedGate | None = None
     routing: Routing | None = None
     scaled: bool = False
+    gated: bool = True
 
 
 class Ops(Protocol[T]):
@@ -158,8 +159,9 @@ class Ops(Protocol[T]):
     def experts(self, x: T, at: str, spec: Experts, routed: T | None = None) -> T:
         """`[B, T, K]` -> the same: the weighted sum of the outputs of each token's experts.
 
-        The router is `{at}.gate.weight` `[E, K]`, with or without a bias, and reads `routed` `[B, T, K]`, or else x; expert e
-        is `{at}.experts.{e}.gate_proj`, `.up_proj`, `.down_proj`, or with `clamped` `.gate_up_proj`, `.down_proj`.
+        The router is `{at}.gate.weight` `[E, R]`, with or without a bias, and reads `routed` `[B, T, R]`, or else x; expert e
+        is `{at}.experts.{e}.gate_proj`, `.up_proj`, `.down_proj`, without a gate the last two, or with `clamped`
+        `.gate_up_proj`, `.down_proj`.
         """
         ...
 

@@ -43,9 +43,13 @@ class TorchOps:
         return F.embedding(ids, self.weights[f"{at}.weight"])
 
     def linear(self, x: torch.Tensor, at: str) -> torch.Tensor:
-        weight, bias = self.weights[f"{at}.weight"], self.weights.get(f"{at}.bias")
         if at in self.activation_groups:
             x = round_to_8_bits(x, self.activation_groups[at])
+        return self.product(x, at)
+
+    def product(self, x: torch.Tensor, at: str) -> torch.Tensor:
+        """`linear` of inputs that are rounded already where the engine rounds them."""
+        weight, bias = self.weights[f"{at}.weight"], self.weights.get(f"{at}.bias")
         return F.linear(x.to(weight.dtype), weight, bias)
 
     def position_embedding(self, ids: torch.Tensor, at: str) -> torch.Tensor:
@@ -138,6 +142,8 @@ class TorchOps:
 
     def _gated(self, x: torch.Tensor, at: str, spec: Experts) -> torch.Tensor:
         """What an expert's down projection gets, `[rows, intermediate_size]`."""
+        if not spec.gated:
+            return self.activation(self.linear(x, f"{at}.up_proj"), spec.activation)
         if spec.clamped is None:
             gate = self.activation(self.linear(x, f"{at}.gate_proj"), spec.activation)
             return gate * self.linear(x, f"{at}.up_proj")

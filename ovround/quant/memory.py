@@ -24,6 +24,9 @@ FLOAT_BYTES = 4
 # A weight under tuning: its value, latent level, gradient, two running means and best snapshot, and the copies of forward and
 # backward. The 8 bytes of the means were counted from the code, not fitted.
 TUNING_BYTES = 56
+# An expert's weight, whose values and gradients exist one weight at a time: latent level, two running means, codes, and what the
+# heap loses between thousands of tensors. Random blocks of 64 experts took 23 to 25 (one process without codebooks).
+STREAMED_BYTES = 28
 ROUNDING_BYTES = 12  # a weight that is only rounded: source value, level, the packed bytes of an exporter
 # A weight in the end-to-end pass: latent level, gradient, best snapshot, copies of forward and backward, codes. Counted from
 # the code, not fitted as the others are.
@@ -91,11 +94,23 @@ def memory_need(
     )
     return MemoryNeed(
         LIBRARIES_BYTES + COMPILER_BYTES * settings.compile,
-        group_size * (weights * TUNING_BYTES + tables * EMBEDDING_BYTES + tokens * width * FLOAT_BYTES) + searched,
+        group_size * (_tuning_bytes(decoder, tables) + tables * EMBEDDING_BYTES + tokens * width * FLOAT_BYTES)
+        + searched,
         embedding * EMBEDDING_BYTES + logits * LOGITS_COPIES * FLOAT_BYTES,
         2 * count * length * (decoder.stream_size + _carried_width(decoder)) * FLOAT_BYTES,
         model,
     )
+
+
+def _tuning_bytes(decoder: Decoder, tables: int) -> int:
+    """Bytes of the weights of one block under tuning, the largest; its `tables` have none."""
+    stacked, sizes = decoder.stacked(), []
+    for layer in range(decoder.config.num_hidden_layers):
+        shapes = decoder.tensors(layer)
+        every = sum(map(math.prod, shapes.values()))
+        experts = sum(math.prod(shapes[f"{name}.weight"]) for name in decoder.linears(layer) if name in stacked)
+        sizes.append((every - experts) * TUNING_BYTES + experts * STREAMED_BYTES)
+    return max(sizes) - tables * TUNING_BYTES
 
 
 def _carried_width(decoder: Decoder) -> int:

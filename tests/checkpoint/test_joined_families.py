@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +15,15 @@ from ovround.artifact.manifest import CHECKPOINT_FORMATS, CODEBOOK_FORMATS, ENGI
 from ovround.checkpoint import open_checkpoint, open_source
 from ovround.conversion.convert import convert
 from ovround.errors import CheckpointError, UsageError
-from ovround.exporters.checkpoints import open_format
+from ovround.exporters.checkpoints import check_format, open_format
 from ovround.exporters.checkpoints.shards import ShardWriter
+from ovround.models import from_config
 from ovround.options.convert_options import ConvertOptions
+from ovround.options.layer_rule import LayerRule
 from ovround.quant.integers.rtn import round_to_nearest
 from ovround.runtime.engines import open_engine
 from ovround.tensors.float_tensor import FloatTensor
-from ovround.tensors.scheme import QuantScheme
+from ovround.tensors.scheme import Codebooks, QuantScheme
 
 TOLERANCE = 2e-5  # as for float weights (tests/test_families.py)
 SCHEME = QuantScheme(4, 16, False)
@@ -114,8 +117,64 @@ def test_other_names_are_written_as_the_family_has_them(tmp_path: Path, config: 
     assert stored == {tensor.rpartition(".")[0] for tensor in open_checkpoint(tmp_path / "float").tensors()}
 
 
-def test_a_joined_family_is_no_checkpoint_output_yet(tmp_path: Path) -> None:
-    write_random_model(tmp_path / "float", CONFIGS["phi3-0"])
-    with pytest.raises(UsageError, match="format gptq: checkpoints of this family hold"):
-        convert(tmp_path / "float", tmp_path / "out", ConvertOptions(formats=("gptq",), group_size=16, recipe="rtn"))
+JOINED = (
+    "phi3-0", "gpt_neox-0", "falcon-0", "gemma-0", "bloom-0", "mpt-0", "opt-0", "codegen-0", "gptj-0", "qwen3_5_text-0",
+    "qwen3_next-0",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("config", JOINED)
+def test_a_joined_family_is_written_as_its_checkpoints_are(tmp_path: Path, config: str) -> None:
+    """Written and read again, each projection's integers are those of a direct conversion; the tensors are the source's."""
+    write_random_model(tmp_path / "float", CONFIGS[config], template=False)
+    options = ConvertOptions(formats=("gptq", "onnx"), group_size=16, recipe="rtn")
+    made = convert(tmp_path / "float", tmp_path / "out", options)
+    back = convert(made.folders[0], tmp_path / "back", ConvertOptions(formats=("onnx",)))
+    first, second = ({record.name: record.sha256 for record in one.manifests[-1].weights} for one in (made, back))
+    assert first == second
+    stored = open_source(made.folders[0]).stored.tensors()  # type: ignore[union-attr]
+    assert {tensor.rpartition(".")[0] for tensor in stored} == {
+        tensor.rpartition(".")[0] for tensor in open_checkpoint(tmp_path / "float").tensors()
+    }
+
+
+@pytest.mark.parametrize("config", ["deepseek_v3-0", "bamba-0", "nemotron_h-2", "lfm2-0"])
+def test_parts_that_fill_no_word_are_joined_to_what_does(tmp_path: Path, config: str) -> None:
+    """Mamba's steps and rotated keys are a few rows of a joined projection."""
+    write_random_model(tmp_path / "float", CONFIGS[config], template=False)
+    options = ConvertOptions(formats=("compressed-tensors", "onnx"), group_size=16, recipe="rtn")
+    made = convert(tmp_path / "float", tmp_path / "out", options)
+    back = convert(made.folders[0], tmp_path / "back", ConvertOptions(formats=("onnx",)))
+    first, second = ({record.name: record.sha256 for record in one.manifests[-1].weights} for one in (made, back))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        ("gpt2-0", {}, "`model.layers.0.self_attn.q_proj.weight` turned (`transformer.h.0.attn.c_attn.weight`)"),
+        ("gpt_oss-0", {}, "turned (`model.layers.0.mlp.experts.gate_up_proj`)"),
+        ("gemma4_text-0", {}, "with those of other experts or layers (`model.embed_tokens_per_layer.weight`)"),
+        ("phi3-0", {"layers": (LayerRule("q_proj", bits=8),)}, "and they have several schemes"),
+        ("gpt_neox-0", {"lm_head_bits": 8}, "this family calls `lm_head.weight` `embed_out.weight`"),
+    ],
+)  # fmt: skip
+def test_what_no_loader_has_a_layer_for_is_refused(
+    tmp_path: Path, config: str, options: dict[str, Any], message: str
+) -> None:
+    write_random_model(tmp_path / "float", CONFIGS[config], template=False)
+    with pytest.raises(UsageError) as caught:
+        convert(
+            tmp_path / "float",
+            tmp_path / "out",
+            ConvertOptions(formats=("gptq",), group_size=16, recipe="rtn", **options),
+        )
+    assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_codebooks_of_joined_projections_are_refused(tmp_path: Path) -> None:
+    decoder = from_config(CONFIGS["phi3-0"])
+    plan = {name: Codebooks(2, 8, 8) for layer in range(2) for name in decoder.linears(layer)}
+    with pytest.raises(UsageError, match="each has codebooks of its own"):
+        check_format("aqlm", decoder, plan)

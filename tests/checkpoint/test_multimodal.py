@@ -15,7 +15,10 @@ from multimodal_model import multimodal_config, write_multimodal
 from random_model import write_random_model
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from ovround.artifact.manifest import ENGINE_FORMATS
 from ovround.checkpoint.text_part import MULTIMODAL, TEXT_MODELS, text_config
@@ -164,7 +167,10 @@ def test_omitted_keys_are_those_of_transformers_classes(name: str) -> None:
     least = text_config({"model_type": model_type, "text_config": {"model_type": name, **rope, **experts}})
     full = text_config({"model_type": model_type, "text_config": {**stated, **experts}})
     assert from_config({**least, "tie_word_embeddings": True}) == from_config({**full, "tie_word_embeddings": True})
-    assert MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[TEXT_MODELS[name].family] == TEXT_MODELS[name].architecture
+    if name == "muse_glimmer_text":  # which has no class of its own with a head
+        return
+    classes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES | MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    assert classes[TEXT_MODELS[name].family] == TEXT_MODELS[name].architecture
 
 
 @pytest.mark.parametrize("model_type", MULTIMODAL)

@@ -89,9 +89,10 @@ def test_limits_of_the_steps_are_transformers(tmp_path: Path, limit: list[Any]) 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("nemotron_h-0", {"hybrid_override_pattern": "ME*-"}, "the layers' pattern has experts (E), a variant"),
         ("nemotron_h-0", {"hybrid_override_pattern": "M?"}, "`hybrid_override_pattern` is 'M?'; letters of M*-E are needed"),
-        ("nemotron_h-0", {"mamba_hidden_act": "gelu"}, "`mamba_hidden_act` is 'gelu', a variant that is not supported"),
+        ("nemotron_h-0", {"mamba_hidden_act": "mish"}, "mamba_hidden_act `mish` is not supported"),
+        ("nemotron_h-2", {"n_group": 3}, "3 experts a token from 2 of 3 groups (n_group, topk_group) of 8 experts"),
+        ("nemotron_h-3", {"moe_latent_size": 0}, "moe_latent_size is 0"),
         ("granitemoehybrid-0", {"mamba_d_head": 7}, "`mamba_d_head` is 7; 4 heads of it are not the 128 features"),
         ("granitemoehybrid-0", {"time_step_limit": [0.1]}, "`time_step_limit` is [0.1]; two numbers are needed"),
         ("granitemoehybrid-0", {"layer_types": ["mamba"]}, "`layer_types` is ['mamba']; 2 of linear_attention, full_attention"),

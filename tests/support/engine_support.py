@@ -23,6 +23,8 @@ LIMITS: dict[tuple[str, str], str] = {
             "granitemoehybrid-1",
             "nemotron_h-0",
             "nemotron_h-1",
+            "nemotron_h-2",
+            "nemotron_h-3",
         )
     },
 }

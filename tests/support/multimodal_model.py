@@ -67,6 +67,11 @@ TEXTS: dict[str, dict[str, Any]] = {
     "video_llava": {"model_type": "mixtral", "num_local_experts": 4},
     "internvl": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "moe_intermediate_size": 48},
     "ovis2": {"model_type": "qwen3", "head_dim": 16},
+    "muse_glimmer": {"head_dim": 16, "sliding_window": 12, "final_logit_softcapping": 3.0},
+    "aya_vision": {
+        "model_type": "mistral4", "num_key_value_heads": 4, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 16, "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    },
 }  # fmt: skip
 _SMALL = {
     "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "depth": 1, "num_heads": 2,
@@ -79,6 +84,7 @@ _SMALL = {
 _TOWER = {
     "janus": {"vision_config": {"projection_dim": 64}},
     "video_llama_3": {"vision_config": {"out_hidden_size": 64}},
+    "muse_glimmer": {"vision_config": {"layer_types": ["full_attention"]}},
 }
 
 

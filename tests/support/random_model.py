@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from checkpoint_writer import VOCAB_SIZE, write_tokenizer
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from ovround.models import families, smallest_configs
 
@@ -23,6 +23,8 @@ CONFIGS = {
     for family in families()
     for number, config in enumerate(smallest_configs(family))
 }
+ONLY_MULTIMODAL = {"muse_glimmer_text": "muse_glimmer"}
+_SMALL_TOWER = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 FIRST = [name for name in CONFIGS if name.endswith("-0")]
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -39,9 +41,8 @@ def write_random_model(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     known = AutoConfig.from_pretrained(folder)
-    known._attn_implementation = "eager"
     generator = torch.Generator().manual_seed(0)
-    model = AutoModelForCausalLM.from_config(known).eval()
+    model = _with_head(known).eval()
     less_one = config["model_type"] in ("gemma", "gemma2", "gemma3_text")
     # those of no axis are constants of a formula, as in xIELU
     buffers = [(name, part) for name, part in model.named_buffers() if part.dim() and name in model.state_dict()]
@@ -49,10 +50,26 @@ def write_random_model(
         for name, parameter in [*model.named_parameters(), *buffers]:
             is_gain = parameter.dim() == 1 and name.endswith(("weight", "layer_scalar")) and not less_one
             parameter.copy_((torch.randn(parameter.shape, generator=generator) * 0.2 + is_gain).to(dtype))
-    copy.deepcopy(model).to(dtype).save_pretrained(folder)  # a copy, so that the model's buffers stay in float32
+    saved = copy.deepcopy(model).to(dtype)  # a copy, so that the model's buffers stay in float32
+    text = {name: tensor for name, tensor in saved.state_dict().items() if ".vision_" not in name}
+    saved.save_pretrained(folder, state_dict=text)
     (folder / "config.json").write_text(json.dumps(config))
     write_tokenizer(folder, template=template)
     return model
+
+
+def _with_head(config: Any) -> Any:
+    """The random model with a head; where the text model has none of its own, that of the multimodal one, with small towers."""
+    config._attn_implementation = "eager"
+    if type(config) in AutoModelForCausalLM._model_mapping:
+        return AutoModelForCausalLM.from_config(config)
+    if config.model_type not in ONLY_MULTIMODAL:  # Mistral 4's own class stands among the multimodal ones
+        return AutoModelForImageTextToText.from_config(config)
+    whole = CONFIG_MAPPING[ONLY_MULTIMODAL[config.model_type]](
+        text_config=config, vision_config=_SMALL_TOWER, tie_word_embeddings=config.tie_word_embeddings
+    )
+    whole._attn_implementation = whole.text_config._attn_implementation = "eager"
+    return AutoModelForImageTextToText.from_config(whole)
 
 
 @torch.no_grad()

@@ -34,20 +34,22 @@ class PositionScale:
 class SelfAttention:
     """A mixer; `spec` says what the verb computes.
 
-    `query_key_norm` is RMS with `norm_eps`, over each head or over all heads of a query or key at once; `layer` is a layer norm
-    over each head, with weights for all heads and no bias. `clip` then bounds the values of queries, keys and values. With
-    `output_gate` what the verb gives is multiplied by the sigmoid of another projection, as wide as the query. With `value_norm`
-    each head of a value is over its root mean square; with `key_is_value` a value is the key before its norm. A layer that reads
-    the cache of another (`Attention.cache_of`) has queries alone.
+    `query_key_norm` is RMS with `norm_eps`, over each head or over all heads of a query or key at once; `plain` is over each
+    head, without weights; `layer` is a layer norm over each head, with weights for all heads and no bias. `clip` then bounds
+    the values of queries, keys and values. With `output_gate` what the verb gives is multiplied by the sigmoid of another
+    projection, as wide as the query, which without `gate_bias` never has a bias. With `value_norm` each head of a value is over
+    its root mean square; with `key_is_value` a value is the key before its norm. A layer that reads the cache of another
+    (`Attention.cache_of`) has queries alone.
     """
 
     hidden_size: int
     spec: Attention
     bias: bool = False
     output_bias: bool = False
-    query_key_norm: Literal["head", "all", "layer"] | None = None
+    query_key_norm: Literal["head", "all", "layer", "plain"] | None = None
     norm_eps: float = 1e-6
     output_gate: bool = False
+    gate_bias: bool = True
     value_norm: bool = False
     key_is_value: bool = False
     clip: float | None = None
@@ -75,7 +77,7 @@ class SelfAttention:
     def floats(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
         size, kind = self.spec.head_dim, "head" if self.spec.rotated_norm_eps is not None else self.query_key_norm
-        if kind is not None:
+        if kind not in (None, "plain"):
             norms = (("q_norm", self.spec.num_heads), ("k_norm", self.spec.num_key_value_heads))
             for name, heads in norms if self.spec.cache_of is None else norms[:1]:
                 shapes[f"{name}.weight"] = {"head": (size,), "all": (size * heads,), "layer": (heads, size)}[kind]
@@ -89,7 +91,12 @@ class SelfAttention:
             sizes |= {"k_proj": keys} if self.key_is_value else {"k_proj": keys, "v_proj": keys}
         if self.output_gate:
             sizes[_GATE] = queries
-        qkv = (Linear(name, size, hidden, self.bias, fused="qkv_proj") for name, size in sizes.items())
+        biased = {name: self.bias and (self.gate_bias or name != _GATE) for name in sizes}
+        # what is joined has biases throughout, or none
+        qkv = (
+            Linear(name, size, hidden, biased[name], fused="qkv_proj" if biased[name] == self.bias else "")
+            for name, size in sizes.items()
+        )
         return (*qkv, Linear("o_proj", hidden, queries, self.output_bias))
 
     def states(self) -> tuple[State, ...]:
@@ -128,6 +135,8 @@ class SelfAttention:
         """A query or key `[B, T, heads * D]` through its norm, where it has one."""
         if self.query_key_norm is None:
             return x
-        if self.query_key_norm == "layer":
-            return ops.call(HeadNorm("layer", heads, self.spec.head_dim, self.norm_eps, at), (x,), layer)
+        if self.query_key_norm in ("layer", "plain"):
+            rms = self.query_key_norm == "plain"
+            norm = HeadNorm("rms" if rms else "layer", heads, self.spec.head_dim, self.norm_eps, "" if rms else at)
+            return ops.call(norm, (x,), layer)
         return ops.rms_norm(x, at, self.norm_eps, heads if self.query_key_norm == "head" else 1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ovround.errors import ArchitectureError
 from ovround.models.ops import Attention, Ops, T
+from ovround.models.parts.attention import PositionScale
 from ovround.models.parts.part import Linear, check_size
 from ovround.models.rope import Rope
 from ovround.models.state import State
@@ -58,13 +59,17 @@ class LatentHeads:
 
 @dataclass(frozen=True, slots=True)
 class LatentAttention:
-    """A mixer; `heads` says what the verb computes. Without `query_rank` queries are one projection."""
+    """A mixer; `heads` says what the verb computes. Without `query_rank` queries are one projection.
+
+    With `query_scale` queries are multiplied by a number of their position.
+    """
 
     hidden_size: int
     heads: LatentHeads
     query_rank: int | None
     bias: bool = False
     norm_eps: float = 1e-6
+    query_scale: PositionScale | None = None
     name: str = "self_attn"
 
     def __post_init__(self) -> None:
@@ -119,6 +124,8 @@ class LatentAttention:
         else:
             q = ops.rms_norm(ops.linear(x, f"{at}.q_a_proj"), f"{at}.q_a_layernorm", self.norm_eps)
             q = ops.linear(q, f"{at}.q_b_proj")
+        if self.query_scale is not None:  # before the rotation, with which a factor commutes
+            q = ops.call(self.query_scale, (q,), layer)
         latent = ops.rms_norm(ops.linear(x, f"{at}.kv_a_proj"), f"{at}.kv_a_layernorm", self.norm_eps)
         attended = ops.call(self.heads, (q, latent, ops.linear(x, f"{at}.k_rope_proj")), layer)
         return ops.linear(attended, f"{at}.o_proj")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ovround.errors import ArchitectureError
-from ovround.models.ops import Ops, T
+from ovround.models.ops import Activation, Ops, T
 from ovround.models.parts.causal_convolution import CausalConvolution
 from ovround.models.parts.norms import HeadNorm
 from ovround.models.parts.part import Linear
@@ -21,8 +21,9 @@ _NO_FACTORS = (1.0, 1.0, 1.0, 1.0, 1.0)
 class Mamba2:
     """out(norm(y) gated by silu(z)), y = scan(conv(x, B, C), d), of the projections z, x with B and C, and d.
 
-    `convolution` and `scan` name their modules within the part. `gate` says whether the gate comes before the norm, after it,
-    or stands without one. `factors` multiply the projections z, x, B, C and d, `input_scale` what they read (Falcon-H1).
+    `convolution` and `scan` name their modules within the part; the convolution is followed by `activation`. `gate` says
+    whether the gate comes before the norm, after it, or stands without one. `factors` multiply the projections z, x, B, C and
+    d, `input_scale` what they read (Falcon-H1).
     """
 
     hidden_size: int
@@ -34,6 +35,7 @@ class Mamba2:
     output_bias: bool = False
     input_scale: float = 1.0
     factors: tuple[float, float, float, float, float] = _NO_FACTORS
+    activation: Activation = "silu"
     name: str = "mamba"
 
     def __post_init__(self) -> None:
@@ -66,8 +68,11 @@ class Mamba2:
         z, steps = _scaled(ops, z, first), _scaled(ops, steps, last)
         if middle != [1.0, 1.0, 1.0]:
             joined = ops.call(SectionScale(self.scan.joined_sizes, tuple(middle)), (joined,), layer)
-        convolution = replace(self.convolution, at=f"{at}.{self.convolution.at}")
-        y = ops.call(replace(self.scan, at=at), (convolution.forward(ops, joined, layer), steps), layer)
+        silu = self.activation == "silu"  # part of the verb, as engines fuse it
+        convolution = replace(self.convolution, at=f"{at}.{self.convolution.at}", silu=silu)
+        joined = convolution.forward(ops, joined, layer)
+        joined = joined if silu else ops.activation(joined, self.activation)
+        y = ops.call(replace(self.scan, at=at), (joined, steps), layer)
         return ops.linear(self._gated(ops, y, ops.activation(z, "silu"), at, layer), f"{at}.out_proj")
 
     def _gated(self, ops: Ops[T], y: T, gate: T, at: str, layer: int) -> T:

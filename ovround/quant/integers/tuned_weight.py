@@ -258,11 +258,16 @@ class LearnedScaleWeight:
     def fake_quantized(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return _free_fake_quantize(self.latent, *self.qparams(), self.scheme.bits, dtype).view(self.shape)
 
+    def begin_steps(self) -> None:
+        """Make the optimizer of `step`, before memory is in pieces; other passes have one of their own."""
+        sizes = (1.0, SCALE_RATE / self.reach, ZERO_RATE)[: len(self.parameters)]
+        self._optimizer = OPTIMIZERS[self._kind](self.parameters, sizes)
+
     def step(self, rate: float) -> None:
         """Levels move by LATENT_RATE of `rate`, scale and zero point by SCALE_RATE and ZERO_RATE of that."""
-        if self._optimizer is None:  # other passes use an optimizer of their own
-            sizes = (1.0, SCALE_RATE / self.reach, ZERO_RATE)[: len(self.parameters)]
-            self._optimizer = OPTIMIZERS[self._kind](self.parameters, sizes)
+        if self._optimizer is None:
+            self.begin_steps()
+        assert self._optimizer is not None  # noqa: S101  what mypy does not see
         self._optimizer.step(rate * LATENT_RATE[self._kind][self.scheme.bits])
         self.bound()
 

@@ -13,8 +13,8 @@ import torch
 
 from ovround.artifact.manifest import BlockRecord
 from ovround.errors import ResumeError
+from ovround.heap import return_freed_memory
 from ovround.models.decoder import HEAD
-from ovround.models.torch_ops import TorchOps
 from ovround.progress import Progress
 from ovround.quant.block_store import TUNED, BlockStore
 from ovround.quant.calibration.calibration_activations import CalibrationActivations
@@ -25,7 +25,7 @@ from ovround.quant.passes.context import QuantContext, float32, relative_error
 from ovround.quant.passes.init_weights import init_tuned_weights
 from ovround.quant.passes.rtn_pass import RtnPass, names_after_blocks
 from ovround.quant.passes.signround import Reconstruction, Schedule, TunedBlock, tune_block
-from ovround.quant.product_dtype import in_type
+from ovround.quant.passes.streamed_weights import TuningOps
 from ovround.quant.threads import threads_for
 from ovround.tensors.scheme import QuantScheme
 
@@ -59,6 +59,7 @@ class BlockPass:
                     context.store_block(store, layer, block, TUNED)
                     context.report_block(layer, block)
                     context.advance_quantized(activations, layer, block)
+                    del block  # not until the next one is tuned
             context.finish(store, activations, front + self._after_blocks(activations), TUNED)
 
     def _block_groups(self) -> list[range]:
@@ -125,16 +126,20 @@ class BlockPass:
     def tune(self, layers: range, activations: CalibrationActivations) -> list[FinishedBlock]:
         """Tune a group of blocks; then the original model's activations have passed it, the quantised model's have not."""
         context = self._context
-        originals = {layer: context.original_block(layer) for layer in layers}
-        unreached = {
-            layer: context.advance_full_precision(activations, layer, block) for layer, block in originals.items()
-        }
+        return_freed_memory()  # the block before has left it in pieces
+        weights: dict[str, torch.Tensor] = {}
+        unreached = {}
+        for layer in layers:
+            weights |= (block := context.original_block(layer))
+            unreached[layer] = context.advance_full_precision(activations, layer, block)
+        del block
         tables = self._tables(layers)
-        weights = {name: weight for block in originals.values() for name, weight in block.items()}
         weights |= {name: float32(table.weight) for name, table in tables.items()}
+        work = activations.work(weights)
         tuned = init_tuned_weights(context, layers, weights, activations)
-        result = self._signround(layers, activations, weights, tuned) if tuned else None
-        finished = (self._finished(layer, block, result, unreached[layer]) for layer, block in originals.items())
+        result = self._signround(layers, activations, weights, tuned, work) if tuned else None
+        del tuned  # the latent levels of a mixture's experts are gigabytes
+        finished = (self._finished(layer, result, unreached[layer]) for layer in layers)
         return [
             replace(block, tensors=tuple(tables.get(tensor.name, tensor) for tensor in block.tensors))
             for block in finished
@@ -149,12 +154,12 @@ class BlockPass:
         self,
         layers: range,
         activations: CalibrationActivations,
-        weights: Mapping[str, torch.Tensor],
+        fixed: Mapping[str, torch.Tensor],
         tuned: Sequence[TunedWeight],
+        work: int,
     ) -> TunedBlock:
-        """Tune the quantised model's group of blocks to the output of the original one."""
+        """Tune the quantised model's group of blocks to the output of the original one; a batch takes `work` multiplications."""
         context, settings = self._context, self._context.settings
-        names = {f"{weight.name}.weight" for weight in tuned}
         carried = activations.carried(activations.quantized)
         read = carried.names(layers)
 
@@ -165,7 +170,7 @@ class BlockPass:
         def forward(
             current: Mapping[str, torch.Tensor], x: torch.Tensor, dtype: torch.dtype | None, *values: torch.Tensor
         ) -> torch.Tensor:
-            ops = TorchOps(in_type(current, dtype), activation_groups=self._activation_groups)
+            ops = TuningOps(current, activation_groups=self._activation_groups)
             ops.shared_values = dict(zip(read, values, strict=True))
             for layer in layers:
                 x = context.decoder.block(ops, x, layer)
@@ -177,34 +182,33 @@ class BlockPass:
             robust=min(weight.bits for weight in tuned) <= settings.robust_loss_max_bits,
             step_dtype=context.product_dtype(layers, steps=True),
             compile=settings.compile,
+            offsets=settings.end_to_end_steps > 0 or settings.pv_steps > 0,
         )
         problem = Reconstruction(
             forward=forward,
-            fixed={name: context.device.put(value) for name, value in weights.items() if name not in names},
+            fixed={name: context.device.put(value) for name, value in fixed.items()},
             inputs=activations.quantized.tensor,
             targets=activations.full_precision.tensor,
             held_out=self._tuning_data.held_out,
             carried=carried.tensors(read),
+            streamed=context.decoder.stacked(),
         )
         generator = torch.Generator().manual_seed(settings.seed + layers[0])
-        with threads_for(activations.work(weights)):
+        with threads_for(work):
             return tune_block(problem, tuned, schedule, generator, on_step, context.device, context.group)
 
-    def _finished(
-        self, layer: int, original: Mapping[str, torch.Tensor], result: TunedBlock | None, unreached: tuple[str, ...]
-    ) -> FinishedBlock:
-        context = self._context
+    def _finished(self, layer: int, result: TunedBlock | None, unreached: tuple[str, ...]) -> FinishedBlock:
+        context, names = self._context, self._context.decoder.tensors(layer)
         if result is None:
-            return FinishedBlock(tuple(Emitted(name, context.read(name), 0.0) for name in original), None)
-        refined = context.settings.end_to_end_steps > 0 or context.settings.pv_steps > 0
+            return FinishedBlock(tuple(Emitted(name, context.read(name), 0.0) for name in names), None)
         tensors = []
-        for name, value in original.items():
+        for name in names:
             module = name.removesuffix(".weight")
             quantized = result.weights.get(module)
             if quantized is None:
                 tensors.append(Emitted(name, context.read(name), 0.0))
                 continue
-            offsets = result.offsets.get(module) if refined else None
-            tensors.append(Emitted(name, quantized, relative_error(value, float32(quantized)), offsets))
+            error = relative_error(context.original(name), float32(quantized))
+            tensors.append(Emitted(name, quantized, error, result.offsets.get(module)))
         record = BlockRecord(layer, result.loss_before, result.loss_after, result.steps, unreached)
         return FinishedBlock(tuple(tensors), record)

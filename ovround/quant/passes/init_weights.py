@@ -27,8 +27,8 @@ def init_tuned_weights(
 ) -> list[TunedWeight]:
     """The weights of the blocks `layers` that the plan quantises, in the state in which their tuning starts.
 
-    `weights` are the original tensors of all these blocks. The quantised model's activations stand at the first of them. The
-    stage `codebooks` of the progress counts the weights that are fitted to codebooks.
+    `weights` are the original tensors of all these blocks; those that are tuned are taken out. The quantised model's
+    activations stand at the first of them. The stage `codebooks` of the progress counts the weights that are fitted to codebooks.
     """
     names = [name for layer in layers for name in context.decoder.linears(layer)]
     if any(isinstance(context.plan[name], Codebooks) for name in names):
@@ -42,27 +42,35 @@ def _init_integers(
 ) -> list[TunedWeight]:  # fmt: skip
     settings = context.settings
     schemes = {name: scheme for name in names if isinstance(scheme := context.plan[name], QuantScheme)}
-    matrices = {name: context.device.put(weights[f"{name}.weight"]) for name in schemes}
+
+    def take(name: str) -> torch.Tensor:
+        return context.device.put(weights.pop(f"{name}.weight"))
+
     if settings.scales == "clipped":
-        return [SignRoundWeight(name, matrices[name], scheme, settings.optimizer) for name, scheme in schemes.items()]
+        return [SignRoundWeight(name, take(name), scheme, settings.optimizer) for name, scheme in schemes.items()]
     hessians: dict[str, torch.Tensor] = {}
     if schemes and settings.initial_grid != "extremes":
         hessians = activations.hessians(weights, layers, context.product_dtype(layers))
     starts: dict[str, Start] = {}
     factors = _Factors()
-    for stack in _stacks(schemes, matrices, hessians):
-        rows = [len(matrices[name]) for name in stack]
-        matrix = torch.cat([matrices[name] for name in stack]) if len(stack) > 1 else matrices[stack[0]]
-        start = _start(matrix, schemes[stack[0]], hessians.get(stack[0]), settings.initial_grid, factors)
+    shapes = {name: weights[f"{name}.weight"].shape for name in schemes}
+    for stack in _stacks(schemes, shapes, hessians):
+        rows = [shapes[name][0] for name in stack]
+        matrix = torch.cat([take(name) for name in stack]) if len(stack) > 1 else take(stack[0])
+        stack_hessians = [hessians.pop(name, None) for name in stack]  # given back as they are used
+        start = _start(matrix, schemes[stack[0]], stack_hessians[0], settings.initial_grid, factors)
         parts = zip(start.scale.split(rows), start.zero.split(rows), start.latent.split(rows), strict=True)
         starts |= {name: Start(*map(torch.Tensor.contiguous, part)) for name, part in zip(stack, parts, strict=True)}
-    return [
-        LearnedScaleWeight(name, starts.pop(name), matrices[name].shape, scheme, settings.optimizer)
+    weights_under_tuning = [
+        LearnedScaleWeight(name, starts.pop(name), shapes[name], scheme, settings.optimizer)
         for name, scheme in schemes.items()
     ]
+    for weight in weights_under_tuning:
+        weight.begin_steps()
+    return weights_under_tuning
 
 
-def _stacks(schemes: Mapping[str, QuantScheme], matrices: Weights, hessians: Weights) -> list[list[str]]:
+def _stacks(schemes: Mapping[str, QuantScheme], shapes: Mapping[str, torch.Size], hessians: Weights) -> list[list[str]]:
     """Small weights with one input and one scheme, whose rows are initialised together.
 
     Each operation of the initialisation is about one column, so more rows cost little.
@@ -73,7 +81,7 @@ def _stacks(schemes: Mapping[str, QuantScheme], matrices: Weights, hessians: Wei
         alike = (
             bool(last) and name in hessians and hessians[name] is hessians.get(last[0]) and scheme == schemes[last[0]]
         )
-        if alike and sum(matrices[member].numel() for member in (*last, name)) <= _STACKED:
+        if alike and sum(shapes[member].numel() for member in (*last, name)) <= _STACKED:
             last.append(name)
         else:
             stacks.append([name])
@@ -120,7 +128,7 @@ def _init_codebooks(
     with threads_for(activations.work(weights)):
         hessians = activations.hessians(weights, layers, context.product_dtype(layers))
         for number, (name, layout) in enumerate(layouts.items()):
-            matrix, hessian = device.put(weights[f"{name}.weight"]), hessians.get(name)
+            matrix, hessian = device.put(weights.pop(f"{name}.weight")), hessians.pop(name, None)
             generator = torch.Generator().manual_seed(settings.seed + layers[0])
             weight = CodebookWeight(
                 name, fit_codebooks(matrix, hessian, layout, generator), layout, settings.learn_codes
@@ -131,9 +139,9 @@ def _init_codebooks(
     return [*tuned, *_norms(context, weights)] if settings.norms else tuned
 
 
-def _norms(context: QuantContext, weights: Weights) -> list[TunedNorm]:
+def _norms(context: QuantContext, weights: dict[str, torch.Tensor]) -> list[TunedNorm]:
     gains = [name for name, value in weights.items() if value.dim() == 1 and name.endswith(".weight")]
     return [
-        TunedNorm(name.removesuffix(".weight"), context.device.put(weights[name]), context.read(name).dtype)
+        TunedNorm(name.removesuffix(".weight"), context.device.put(weights.pop(name)), context.read(name).dtype)
         for name in gains
     ]
