@@ -96,7 +96,7 @@ def command(
         if json or num_beams > 1:
             completion = llm.generate(built.ids, options)
             if json:
-                print_json({**dataclasses.asdict(completion), "prompt_format": built.format})
+                print_json({**dataclasses.asdict(completion), "prompt_format": built.format, "kernel": llm.kernel})
             else:
                 shown.write(completion.text)
                 shown.end()

@@ -265,6 +265,7 @@ def test_program(programs: Path, demo: Path) -> None:
     done = run(program, demo, "Return the", "--raw", "--max-new-tokens", 8, "--exact", "--json")
     answer = json.loads(done.stdout)
     assert answer.pop("prompt_format") == "raw"
+    assert answer.pop("kernel") == "engine"
     with LLM(demo, exact=True) as llm:
         expected = llm.generate("Return the", max_new_tokens=8)
     assert list(answer) == sorted(field.name for field in fields(expected))
