@@ -34,7 +34,7 @@ for folder in map(Path, sys.argv[3:]):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         with LLM(folder, threads=1) as llm:
-            kernel, logits = llm.kernel, llm.logits([[3, 9, 27, 5]])
+            kernel = llm.kernel
             llm.generate(sys.argv[1], max_new_tokens=2, ignore_eos=True)
     with warnings.catch_warnings(), LLM(folder, exact=True, threads=1) as llm:
         warnings.simplefilter("ignore")
@@ -64,7 +64,10 @@ def convert_folders(work: Path) -> list[Path]:
     options = {"bits": 4, "group_size": 64, "recipe": "rtn"}
     ordinary = convert("demo", work / "ordinary", ConvertOptions(formats=("openvino",), **options))  # type: ignore[arg-type]
     both = ConvertOptions(formats=("openvino", "onnx"), native_weights=True, **options)  # type: ignore[arg-type]
-    return [*ordinary.folders, *convert("demo", work / "native", both).folders]
+    openvino, onnx = convert("demo", work / "native", both).folders
+    for file in openvino.glob("openvino_*tokenizer.*"):  # the C++ runtime's tokenizer of any folder
+        shutil.copy2(file, onnx)
+    return [*ordinary.folders, openvino, onnx]
 
 
 class Environment:

@@ -16,7 +16,7 @@ import openvino as ov
 from ovround.errors import BusyError, EngineError, MissingExtraError
 from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.engines import check_folder
-from ovround.runtime.engines.native.openvino_versions import show_symbols
+from ovround.runtime.engines.native.openvino_versions import open_operator
 from ovround.runtime.engines.openvino_devices import EXACT
 from ovround.runtime.server.engine_messages import EngineRequest, EngineSettings
 from ovround.runtime.server.engine_pipe import EnginePipe
@@ -59,7 +59,7 @@ class BatchingWorker:
             properties["INFERENCE_NUM_THREADS"] = settings.threads
         try:
             if settings.extension is not None:
-                show_symbols()
+                open_operator(Path(settings.extension))
                 properties["extensions"] = [settings.extension]
             self._pipeline: Any = openvino_genai.ContinuousBatchingPipeline(
                 folder, scheduler, settings.device, properties

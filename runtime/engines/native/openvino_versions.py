@@ -26,13 +26,18 @@ def is_supported(version: str) -> bool:
     return OLDEST <= (int(numbers[0]), int(numbers[1])) <= NEWEST
 
 
-def show_symbols() -> None:
-    """Make the symbols of the OpenVINO that this process has loaded visible to the operator's library (Linux).
+def open_operator(library: Path) -> None:
+    """Load the operator's `library` for as long as the process lives, since the nodes of models do not keep it loaded.
 
-    Python's extension modules load their libraries for themselves alone. Raises OSError if OpenVINO's library is not found.
+    On Linux the symbols of the process's OpenVINO become visible to it before: Python's extension modules load their libraries for
+    themselves alone. Raises OSError if that cannot be done.
     """
-    if sys.platform != "linux":
-        return  # there the operator is linked to OpenVINO
+    if sys.platform == "linux":  # elsewhere the operator is linked to OpenVINO
+        _show_symbols()
+    ctypes.CDLL(str(library))
+
+
+def _show_symbols() -> None:
     with Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as maps:
         paths = (line.rstrip("\n").split(maxsplit=5)[-1] for line in maps if "/libopenvino.so" in line)
         library = next(paths, None)

@@ -30,7 +30,7 @@ from ovround.runtime.engines.native.library import (
     warn_expanded,
 )
 from ovround.runtime.engines.native.library import ExpandedWeightsWarning as ExpandedWeightsWarning  # for callers
-from ovround.runtime.engines.native.openvino_versions import is_supported, show_symbols, supported_range
+from ovround.runtime.engines.native.openvino_versions import is_supported, open_operator, supported_range
 from ovround.runtime.engines.native.repacking import repack
 from ovround.tensors import native_layout as layout
 from ovround.tensors.native_layout import AFFINE, CODEBOOK, INTEGERS, OPERATOR, OPSET
@@ -85,7 +85,7 @@ def read_model(core: Any, path: Path, device: str, *, exact: bool, kernel: str) 
     reason, hint = _missing()
     if library is not None:
         try:
-            show_symbols()
+            open_operator(library)
             core.add_extension(str(library))
         except (RuntimeError, OSError) as error:
             if kernel == "native":
@@ -114,7 +114,6 @@ def apply(model: Any, kernel: str, device: str, *, exact: bool, properties: Mapp
     if library is None:
         return False
     try:
-        show_symbols()
         return repack(model, library, exact=exact) > 0
     except (RuntimeError, OSError) as error:
         if kernel == "native":

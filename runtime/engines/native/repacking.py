@@ -25,6 +25,7 @@ from openvino.utils.node_factory import NodeFactory
 
 from ovround.runtime.engines.native.affine_weight import AffineWeight, affine_weight
 from ovround.runtime.engines.native.library import load_kernels
+from ovround.runtime.engines.native.openvino_versions import open_operator
 from ovround.tensors import native_layout as layout
 from ovround.tensors.native_layout import INTEGERS, OPERATOR, RUN, Bytes
 
@@ -75,6 +76,7 @@ def repack(model: Any, library: Path, *, exact: bool) -> int:
     Raises RuntimeError or OSError, before anything is replaced, if the library cannot be loaded.
     """
     pack = _packer(library)
+    open_operator(library)
     factory = NodeFactory()
     factory.add_extension(str(library))
     groups: dict[tuple[object, ...], list[AnyWeight]] = defaultdict(list)
