@@ -6,12 +6,14 @@ import ctypes
 import os
 import signal
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 from ovround.errors import EngineError
 from ovround.runtime.engines.native.library import installed
+from ovround.runtime.engines.native.openvino_versions import is_supported, supported_range
 
 _PROGRAM = "libovround_run.so"
 
@@ -41,6 +43,11 @@ def _load() -> ctypes.CDLL:
     )
     if openvino is None:
         raise EngineError("OpenVINO's wheel is not installed", hint="pip install openvino")
+    if not is_supported(version("openvino")):
+        raise EngineError(
+            f"OpenVINO is {version('openvino')}; ovround-run works with {supported_range()}",
+            hint="install one of these versions, or use `ovround run`",
+        )
     try:
         ctypes.CDLL(str(openvino), mode=ctypes.RTLD_GLOBAL)
         return ctypes.CDLL(str(program))

@@ -1,8 +1,9 @@
 // The versions of OpenVINO with which a library works that was compiled for any of them.
 //
-// What these libraries use of OpenVINO's C++ interface is the same in the headers of all of them, and they are not linked to
-// a version's file (libopenvino.so.2641): its symbols are found in the process, which has loaded one OpenVINO.
-// tools/wheel_check.py runs the operator in each version; runtime/engines/native/openvino_versions.py says the same.
+// What these libraries use of OpenVINO's C++ interface is the same in the headers of all of them, and they are not
+// linked to a version's file (libopenvino.so.2641): its symbols are found in the process, which has loaded one
+// OpenVINO. tools/wheel_check.py runs the operator in each version; runtime/engines/native/openvino_versions.py says
+// the same.
 #pragma once
 
 #include <cstdlib>

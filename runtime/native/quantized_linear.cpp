@@ -43,8 +43,7 @@ void QuantizedLinear::validate_and_infer_types() {
     auto shape = get_input_partial_shape(0);
     NODE_VALIDATION_CHECK(this, shape.rank().is_static() && shape.size() > 0, "the rank of x must be known");
     auto& columns = *(shape.end() - 1);
-    NODE_VALIDATION_CHECK(this, columns.compatible(inputs_), "x is ", shape, "; ", inputs_,
-                          " inputs are needed");
+    NODE_VALIDATION_CHECK(this, columns.compatible(inputs_), "x is ", shape, "; ", inputs_, " inputs are needed");
     for (std::size_t weight = 0; weight < (gated_ ? 1 : outputs_.size()); ++weight) {
         columns = outputs_[weight];
         set_output_type(weight, ov::element::f32, shape);
@@ -217,8 +216,16 @@ int QuantizedLinear::multiply(const ov::TensorVector& inputs, const ovround_prod
     if (bits() == 0) {
         const auto& books = inputs[2].get_shape();
         const auto size = [&](std::size_t axis) { return static_cast<int64_t>(books.data()[axis]); };
-        const CodebookWeight weight{sizeof(CodebookWeight), bytes(1), bytes(2), bytes(3), outputs_[0], inputs_, size(0),
-                                    size(1),                size(2),  size(3)};
+        const CodebookWeight weight{sizeof(CodebookWeight),
+                                    bytes(1),
+                                    bytes(2),
+                                    bytes(3),
+                                    outputs_[0],
+                                    inputs_,
+                                    size(0),
+                                    size(1),
+                                    size(2),
+                                    size(3)};
         return ovround_codebook_product(&weight, &product, y[0]);
     }
     std::vector<IntegerWeight> weights;

@@ -61,16 +61,17 @@ inline int64_t affine_groups(int64_t bits, int64_t outputs, int64_t inputs, int6
 inline IntegerWeight integer_weight(int64_t bits, const uint8_t* codes, const uint8_t* scales,
                                     const uint8_t* zero_points, bool one_zero_point, int64_t outputs, int64_t inputs,
                                     int64_t groups) {
-    return {sizeof(IntegerWeight), bits, codes, scales, zero_points, one_zero_point, outputs, inputs, groups, 0,
-            nullptr};
+    return {
+        sizeof(IntegerWeight), bits, codes, scales, zero_points, one_zero_point, outputs, inputs, groups, 0, nullptr};
 }
 
 // An affine weight of these parts; `last` is its minimums, or its zero point.
 inline IntegerWeight affine_weight(int64_t bits, const uint8_t* codes, const uint8_t* scales, const uint8_t* last,
                                    bool symmetric, int64_t outputs, int64_t inputs, int64_t groups, int64_t blocks) {
     static constexpr uint8_t kZero = 0;
-    return {sizeof(IntegerWeight), bits,   codes,  scales, symmetric ? last : &kZero, 1, outputs, inputs, groups,
-            blocks,                symmetric ? nullptr : last};
+    return {
+        sizeof(IntegerWeight),     bits, codes, scales, symmetric ? last : &kZero, 1, outputs, inputs, groups, blocks,
+        symmetric ? nullptr : last};
 }
 
 // The number of groups of a row of integers whose parts have these sizes; 0 if they do not fit [outputs, inputs].

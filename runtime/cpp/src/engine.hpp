@@ -23,7 +23,7 @@ public:
     virtual const std::string& device() const = 0;  // readable name of the device
     // Whether the native operator multiplies quantised weights, and not the engine's own kernels.
     virtual bool native() const = 0;
-    virtual const std::string& warning() const {    // a readable warning from loading; often empty
+    virtual const std::string& warning() const {  // a readable warning from loading; often empty
         static const std::string none;
         return none;
     }

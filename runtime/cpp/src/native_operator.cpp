@@ -39,8 +39,8 @@ bool needs_operator(const fs::path& path) {
     return false;
 }
 
-// The operator is linked to no version of OpenVINO, so its symbols are those of the process. Where an application loaded
-// OpenVINO for itself alone (a plugin), they become visible here.
+// The operator is linked to no version of OpenVINO, so its symbols are those of the process. Where an application
+// loaded OpenVINO for itself alone (a plugin), they become visible here.
 void show_openvino() {
 #if !defined(_WIN32)
     Dl_info info{};

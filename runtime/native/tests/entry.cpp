@@ -66,8 +66,7 @@ OVROUND_KERNELS_API int ovround_gated_linear(const uint8_t* codes, const uint8_t
                                              int64_t outputs, int64_t inputs, int64_t groups, int64_t bits,
                                              int64_t one_zero_point, const float* x, int64_t tokens, float* y,
                                              int exact, int isa, int64_t threads) {
-    const auto weight =
-        integer_weight(bits, codes, scales, zero_points, one_zero_point != 0, outputs, inputs, groups);
+    const auto weight = integer_weight(bits, codes, scales, zero_points, one_zero_point != 0, outputs, inputs, groups);
     const ovround_integer_weight both[] = {weight, weight};
     const auto product = product_of(x, tokens, exact, isa, threads);
     return ovround_gated_product(both, &product, y);
@@ -77,8 +76,7 @@ OVROUND_KERNELS_API int ovround_integer_linear(const uint8_t* codes, const uint8
                                                int64_t outputs, int64_t inputs, int64_t groups, int64_t bits,
                                                int64_t one_zero_point, const float* x, int64_t tokens, float* y,
                                                int exact, int isa, int64_t threads) {
-    const auto weight =
-        integer_weight(bits, codes, scales, zero_points, one_zero_point != 0, outputs, inputs, groups);
+    const auto weight = integer_weight(bits, codes, scales, zero_points, one_zero_point != 0, outputs, inputs, groups);
     const auto product = product_of(x, tokens, exact, isa, threads);
     return ovround_integer_products(&weight, 1, &product, &y);
 }
