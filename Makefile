@@ -18,6 +18,8 @@ VENV ?= .venv
 PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
 # How many times as many damaged folders and checkpoints `make nightly` tries.
 SCALE ?= 40
+# Where `make wheel` writes.
+DIST ?= dist
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
@@ -63,7 +65,7 @@ package: $(VENV)/.package
 	$(BIN)/python tools/package_check.py dist
 
 wheel: $(VENV)/.wheel
-	$(BIN)/python tools/wheel.py dist
+	$(BIN)/python tools/wheel.py $(DIST)
 
 clean:
 	rm -rf $(VENV) build dist out
