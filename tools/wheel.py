@@ -12,8 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wheel_toolchain import write_toolchain
-
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM = "manylinux_2_28_x86_64"
 
@@ -21,7 +19,9 @@ PLATFORM = "manylinux_2_28_x86_64"
 def main(folder: Path) -> int:
     """Write the wheel to `folder`; returns 1 if auditwheel finds something in it that an old Linux does not have."""
     work = ROOT / "build" / "wheel"
-    write_toolchain(work / "toolchain")
+    toolchain = [sys.executable, ROOT / "tools" / "wheel_toolchain.py", work / "toolchain"]
+    if subprocess.run(toolchain, check=False).returncode:
+        return 1
     raw = work / "raw"
     for old in raw.glob("*.whl"):
         old.unlink()

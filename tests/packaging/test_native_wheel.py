@@ -1,4 +1,7 @@
-"""The wheel of `make wheel` in clean environments: every Python, several versions of OpenVINO, old Linux systems."""
+"""The wheel of `make wheel` in clean environments: the oldest and the newest Python, several versions of OpenVINO.
+
+OVROUND_TEST_WHEEL names a wheel that is built already.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,20 @@ IN_WHEEL = {
     "lib/cmake/ovround/ovroundConfig.cmake", "lib/libovround.so", "lib/libovround_kernels.so",
     "lib/libovround_onnx_operator.so", "lib/libovround_operator.so", "lib/libovround_run.so",
 }  # fmt: skip
-# The oldest and the newest Python that can be found; the Python of these tests if there is no other.
 PYTHONS = ("3.10", "3.13")
 
 
 def find_python(version: str) -> str | None:
-    """A Python of this version: on the path, or of pyenv."""
-    installed = sorted(
-        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(f"versions/{version}.*/bin/python")
-    )
-    return shutil.which(f"python{version}") or (str(installed[-1]) if installed else None)
+    """A Python of this version that runs: on the path, or of pyenv, whose commands on the path may be switched off."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    candidates = [shutil.which(f"python{version}"), *sorted(map(str, pyenv.glob(f"versions/{version}.*/bin/python")))]
+    return next((python for python in candidates if python and run(python, "-c", "import venv").returncode == 0), None)
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if "OVROUND_TEST_WHEEL" in os.environ:
+        return Path(os.environ["OVROUND_TEST_WHEEL"])
     need_compiler()
     folder = tmp_path_factory.mktemp("wheel")
     made = run("make", "wheel", f"VENV={folder / 'venv'}", f"PYTHON={sys.executable}", f"DIST={folder}", cwd=ROOT)
