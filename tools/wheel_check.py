@@ -79,7 +79,7 @@ class Environment:
         self.install(wheel)
 
     def install(self, *packages: object, deps: bool = True) -> None:
-        pip = [self.folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(self.folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *([] if deps else ["--no-deps"]), *map(str, packages)], check=True)
 
     def run(self, program: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -362,8 +362,10 @@ def _open_session(path: Path, options: Any, exact: bool, kernel: str) -> tuple[A
     try:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except _ORT_ERRORS as error:
-        hint = "a newer onnxruntime has the operator" if "is not a registered function/op" in str(error) else None
-        raise ArtifactError(f"`{path}` cannot be read by ONNX Runtime {ort.__version__}: {error}", hint=hint) from error
+        newer = "a newer onnxruntime has the operator" if "is not a registered function/op" in str(error) else None
+        raise ArtifactError(
+            f"`{path}` cannot be read by ONNX Runtime {ort.__version__}: {error}", hint=newer
+        ) from error
     return session, expanded, "native" if stored_for_it and missing is None else "engine"
 
 
