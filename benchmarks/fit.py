@@ -30,7 +30,6 @@ from ovround.measure.fit.rates import token_seconds
 from ovround.measure.fit.table import fit
 from ovround.runtime.devices import available_cores
 from ovround.runtime.engines import open_engine
-from ovround.runtime.engines.native.operator import library_path
 
 ARRAY_BYTES, TOKENS = 256 << 20, 8
 PROMPTS = (8, 600)
@@ -91,9 +90,9 @@ def timed(folder: Path, bits: int, rounds: int) -> ObservedRun:
             if number >= 2:
                 ratios.append((middle - start) / TOKENS / (end - middle))
                 passes.append(end - middle)
+    kernel = engine.kernel
     engine.close()
     bandwidth = ARRAY_BYTES / min(passes)
-    kernel = "engine" if library_path() is None else "native"
     layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
     seconds = statistics.median(ratios) * min(passes)
     return ObservedRun("openvino", kernel, bits, layers, weight_bytes_per_token(folder), seconds, bandwidth)

@@ -25,6 +25,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
 
+from ovround.runtime.engines.native.openvino_versions import open_operator
 from ovround.tensors import native_layout as layout
 from ovround.tensors.quantized_linear_node import QuantizedLinear
 
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=int, nargs="+", default=[1])
     options = parser.parse_args()
+    open_operator(options.library.resolve())
     core = ov.Core()
     core.add_extension(str(options.library))
     with tempfile.TemporaryDirectory() as scratch:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ovround.runtime.engines.native import library as native_library
 from ovround.runtime.memory import total_bytes
 
 LIBRARIES = ("ovround", "openvino", "openvino-tokenizers", "onnxruntime", "tokenizers", "numpy")
@@ -28,6 +29,18 @@ class Device:
     full_name: str
     available: bool
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The native operator on this machine."""
+
+    kernel: str
+    """Whose kernels `auto` uses for ordinary OpenVINO folders on CPU: `native` or `engine`."""
+    instruction_set: str
+    """Of the native operator here, such as `amx`; empty if it is not installed."""
+    note: str
+    """Why the engine's kernels are used; empty if they are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,29 @@ def machine() -> Machine:
         memory_bytes=total_bytes() or 0,
         versions={name: text for name in LIBRARIES if (text := _version(name))},
     )
+
+
+def kernels() -> Kernels:
+    """Whose kernels compute on this machine's CPU, and why."""
+    try:
+        from ovround.runtime.engines.native import operator
+    except ImportError as error:
+        return Kernels("engine", "", f"OpenVINO cannot be imported: {error}")
+    path = operator.library_path()
+    if path is None:
+        return Kernels("engine", "", f"the native operator is not installed: {native_library.INSTALL}")
+    try:
+        instructions = native_library.instruction_set(path)
+        faster = native_library.is_faster(path)
+    except OSError as error:
+        return Kernels("engine", "", f"the native operator cannot be loaded: {error}")
+    if reason := operator.misfit():
+        return Kernels("engine", instructions, reason)
+    if not faster:
+        return Kernels(
+            "engine", instructions, "this processor has no 8-bit dot products, so OpenVINO's kernels are faster"
+        )
+    return Kernels("native", instructions, "")
 
 
 def available_cores() -> int:

@@ -34,6 +34,8 @@ class Engine(Protocol):
     context_length: int
     device: str
     """Engine, device, and the hardware's full name, in words."""
+    kernel: str
+    """Whose kernels multiply quantised weights: `native` (the native operator's) or `engine`."""
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Append each prompt to its row of the cache; returns logits `[B, V]` after its last token.

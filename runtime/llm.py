@@ -119,6 +119,11 @@ class LLM:
         """Engine and device in words."""
         return self._engine.device
 
+    @property
+    def kernel(self) -> str:
+        """Whose kernels multiply quantised weights: `native` or `engine`."""
+        return self._engine.kernel
+
     @overload
     def generate(
         self, prompt: str | Sequence[int], options: SamplingOptions | None = None, *, n: None = None, batch_size: int = 8,

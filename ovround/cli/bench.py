@@ -91,12 +91,13 @@ def command(
     if result is None:
         return
     if not exact and threads is None and device == "CPU":
-        remember(folders[-1], result, kernel)
+        remember(folders[-1], result)
     if json:
         print_json(dataclasses.asdict(result))
         return
     typer.echo(
-        f"{model} on {result.device}: {prompt_tokens} prompt and {new_tokens} new tokens, {repeat} runs after one to warm up"
+        f"{model} on {result.device}, {result.kernel} kernels: {prompt_tokens} prompt and {new_tokens} new tokens, "
+        f"{repeat} runs after one to warm up"
     )
     peak = "-" if result.peak_memory_bytes is None else f"{megabytes(result.peak_memory_bytes)} MB"
     print_table(

@@ -17,16 +17,17 @@ def command(json: Json = False, quiet: Quiet = False) -> None:
     import ovround
     from ovround.cli.printing import print_json, print_table
     from ovround.limits import LIMITS
-    from ovround.runtime.devices import devices, machine
+    from ovround.runtime.devices import devices, kernels, machine
 
     with Working("asking the engines for their devices", quiet=quiet):
-        found_devices, host = devices(), machine()
+        found_devices, host, computing = devices(), machine(), kernels()
     if json:
         print_json(
             {
                 "ovround": ovround.__version__,
                 "machine": dataclasses.asdict(host),
                 "devices": [dataclasses.asdict(device) for device in found_devices],
+                "kernels": dataclasses.asdict(computing),
                 "limits": dataclasses.asdict(LIMITS),
             }
         )
@@ -46,5 +47,8 @@ def command(json: Json = False, quiet: Quiet = False) -> None:
             for device in found_devices
         ],
     )
+    words = [computing.kernel, *([computing.instruction_set] if computing.instruction_set else [])]
+    note = f"  ({computing.note})" if computing.note else ""
+    typer.echo(f"kernels: {', '.join(words)}{note}")
     bounds = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(LIMITS).items())
     typer.echo(f"limits: {bounds}")

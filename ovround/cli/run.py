@@ -107,7 +107,7 @@ def command(
             with Working("answering", quiet=quiet):
                 completion = llm.generate(built.ids, options)
             if json:
-                print_json({**dataclasses.asdict(completion), "prompt_format": built.format})
+                print_json({**dataclasses.asdict(completion), "prompt_format": built.format, "kernel": llm.kernel})
             else:
                 shown.write(completion.text)
                 shown.end()

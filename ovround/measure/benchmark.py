@@ -30,6 +30,8 @@ class BenchResult:
     """Result of one benchmark: batch 1, greedy, a random prompt, one warm-up run. Times in seconds."""
 
     device: str
+    kernel: str
+    """Whose kernels multiply quantised weights: `native` or `engine`."""
     prompt_tokens: int
     new_tokens: int
     repeat: int
@@ -73,12 +75,13 @@ def bench(
     first = np.array([times[0] for times in runs])
     later = np.array([times[1:] for times in runs])
     peak = peak_memory_bytes()  # before the bandwidth test, which needs memory of its own
-    label = engine.device
+    label, kernel = engine.device, engine.kernel
     engine.close()
     weight_bytes, bandwidth = weight_bytes_per_token(path), measure_read_bandwidth(options.threads)
     per_token = float(np.median(later))
     return BenchResult(
         device=label,
+        kernel=kernel,
         prompt_tokens=options.prompt_tokens,
         new_tokens=options.new_tokens,
         repeat=options.repeat,

@@ -37,7 +37,7 @@ class HpuEngine:
         source = open_weights(folder)
         self.vocab_size = source.decoder.config.vocab_size
         self.context_length = source.decoder.config.max_position_embeddings
-        self.device = self._backend.name
+        self.device, self.kernel = self._backend.name, "engine"
         check_verbs(source.decoder, "hpu")
         self._states = source.decoder.states()
         self._cache = Cache(self._states, self._dtype, self._backend.device)

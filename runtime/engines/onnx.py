@@ -92,7 +92,7 @@ class OnnxEngine:
         decoder = _read_decoder_config(folder)
         options = _session_options(decoder, threads, properties or {})
         # The session uses the expanded weights without keeping them alive.
-        self._session, self._expanded = _open_session(folder / MODEL_FILE, options, exact, kernel)
+        self._session, self._expanded, self.kernel = _open_session(folder / MODEL_FILE, options, exact, kernel)
         self._states, self.vocab_size = _read_contract(folder / MODEL_FILE, self._session, decoder.get("head_size"))
         self.device = f"ONNX Runtime {ort.__version__} CPU"
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row of the cache
@@ -334,43 +334,48 @@ def _session_options(decoder: dict[str, Any], threads: int | None, properties: M
     return options
 
 
-def _open_session(path: Path, options: Any, exact: bool, kernel: str) -> tuple[Any, dict[str, NDArray[Any]]]:
-    """The session, and the weights that were expanded for it, by name."""
+def _open_session(path: Path, options: Any, exact: bool, kernel: str) -> tuple[Any, dict[str, NDArray[Any]], str]:
+    """The session, the weights that were expanded for it, by name, and whose kernels compute."""
     model: str | bytes = str(path)
     if exact:
         from ovround.runtime.engines.onnx_exact import exact_model
 
         model = exact_model(path)
     expanded: dict[str, NDArray[Any]] = {}
-    if path.is_file() and onnx_operator.needs_operator(path) and not _has_operator(options):
-        check_expandable(path.parent, "CPU", kernel, onnx_operator.INSTALL)
+    stored_for_it = path.is_file() and onnx_operator.needs_operator(path)
+    missing = _register_operator(options) if stored_for_it else None
+    if missing is not None:
+        reason, hint = missing
+        check_expandable(path.parent, "CPU", kernel, hint, reason)
         from ovround.runtime.engines.onnx_expansion import expand
 
         expansion = expand(path.read_bytes() if isinstance(model, str) else model, path, exact=exact)
         model, expanded = expansion.model, expansion.initializers
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in expanded.values()]
         options.add_external_initializers(list(expanded), values)
-        warn_expanded(path.parent, "CPU", onnx_operator.INSTALL, expansion.count, expansion.before, expansion.after)
+        warn_expanded(
+            path.parent, "CPU", hint, expansion.count, expansion.before, expansion.after, reason=reason
+        )  # fmt: skip
     if isinstance(model, bytes):
         folder = str(path.parent.absolute())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]), expanded
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except _ORT_ERRORS as error:
-        hint = "a newer onnxruntime has the operator" if "is not a registered function/op" in str(error) else None
-        raise ArtifactError(f"`{path}` cannot be read by ONNX Runtime {ort.__version__}: {error}", hint=hint) from error
+        newer = "a newer onnxruntime has the operator" if "is not a registered function/op" in str(error) else None
+        raise ArtifactError(
+            f"`{path}` cannot be read by ONNX Runtime {ort.__version__}: {error}", hint=newer
+        ) from error
+    return session, expanded, "native" if stored_for_it and missing is None else "engine"
 
 
-def _has_operator(options: Any) -> bool:
-    """Register the native library in the session; False if it is not installed."""
+def _register_operator(options: Any) -> tuple[str, str] | None:
+    """Register the native library in the session; returns what keeps it from being used and a hint, or None."""
     library = onnx_operator.library_path()
     if library is None:
-        return False
+        return "is not installed", onnx_operator.INSTALL
     try:
         options.register_custom_ops_library(str(library))
     except _ORT_ERRORS as error:
-        raise EngineError(
-            f"`{library}` cannot be loaded by ONNX Runtime {ort.__version__}: {error}",
-            hint="OVROUND_NATIVE=1 pip install --force-reinstall ovround",
-        ) from error
-    return True
+        return f"`{library}` cannot be loaded by ONNX Runtime {ort.__version__}", str(error)
+    return None

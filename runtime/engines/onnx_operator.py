@@ -5,11 +5,11 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
+from ovround.runtime.engines.native.library import INSTALL as INSTALL
 from ovround.runtime.engines.native.library import file_name, installed
 from ovround.tensors.native_layout import OPERATOR
 
 LIBRARY = file_name("ovround_onnx_operator")
-INSTALL = "OVROUND_NATIVE=1 pip install ovround builds it where ONNX Runtime's C headers are; it needs a C++ compiler and CMake"
 _MARK = b'"' + bytes([len(OPERATOR)]) + OPERATOR.encode()  # a NodeProto's field 4, the operator's name
 
 

@@ -61,8 +61,11 @@ class OpenVINOEngine:
         self._profile = profile_of(device, context_length)
         options: dict[str, Any] = dict(self._profile.options(exact=exact, threads=threads))
         self.context_length = min(context_length, self._profile.context_length or context_length)
-        model = _read_model(core, folder / MODEL_FILE, device, exact=exact, kernel=kernel)
-        native_operator.apply(model, kernel, device, exact=exact, properties=properties or {})
+        model, native = _read_model(core, folder / MODEL_FILE, device, exact=exact, kernel=kernel)
+        if native is not False:
+            joined = native_operator.apply(model, kernel, device, exact=exact, properties=properties or {})
+            native = native or joined
+        self.kernel = "native" if native else "engine"
         self._inputs = {name for port in model.inputs for name in port.names}
         self.vocab_size = _vocab_size(model, folder)
         variables = [variable.info for variable in model.get_variables()]
@@ -284,14 +287,16 @@ class OpenVINOEngine:
         return np.array(request.get_tensor("logits").data, np.float32)
 
 
-def _read_model(core: Any, path: Path, device: str, *, exact: bool, kernel: str) -> Any:
+def _read_model(core: Any, path: Path, device: str, *, exact: bool, kernel: str) -> tuple[Any, bool | None]:
+    """The model, and whether the native operator computes the weights stored for it; None for a model without any."""
     if not path.with_suffix(".bin").is_file():
         raise ArtifactError(
             f"`{path.with_suffix('.bin')}` is missing", hint="convert again, or copy the whole folder again"
         )
+    native = None
     try:
         if native_operator.needs_operator(path):
-            model = native_operator.read_model(core, path, device, exact=exact, kernel=kernel)
+            model, native = native_operator.read_model(core, path, device, exact=exact, kernel=kernel)
         else:
             model = core.read_model(path)
     except RuntimeError as error:
@@ -304,7 +309,7 @@ def _read_model(core: Any, path: Path, device: str, *, exact: bool, kernel: str)
             f"`{path}` has {what}: it is no stateful text generation model",
             hint="with optimum-intel, export for the task text-generation-with-past",
         )
-    return model
+    return model, native
 
 
 def _is_cache(shape: Any) -> bool:

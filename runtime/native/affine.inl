@@ -46,7 +46,9 @@ struct AffineDot {
     typename Simd::I sums[kTokens][kAccumulators];
 
     inline void clear() {
+        OVROUND_UNROLL
         for (auto& token : sums) {
+            OVROUND_UNROLL
             for (auto& sum : token) {
                 sum = Simd::zero_i();
             }
@@ -56,6 +58,7 @@ struct AffineDot {
     template <int kQuad>
     inline void quad(const uint8_t* at, const int8_t* levels) {
         const typename Simd::I codes = unpack_quad<kBits, kQuad, kInPlace>(at);
+        OVROUND_UNROLL
         for (int token = 0; token < kTokens; ++token) {
             auto& sum = sums[token][kQuad % kAccumulators];
             sum = Simd::add_products8(sum, codes, Simd::broadcast32(levels + (kQuad * kTokens + token) * 4));
@@ -65,6 +68,7 @@ struct AffineDot {
     template <int kFirst, int kCount>
     inline void narrow_quads(const uint8_t* at, const int8_t* levels) {
         typename Simd::I narrow[kTokens];
+        OVROUND_UNROLL
         for (auto& sum : narrow) {
             sum = Simd::zero_i();
         }
@@ -74,6 +78,7 @@ struct AffineDot {
             narrow_quad<kFirst + 2>(at, levels, narrow);
             narrow_quad<kFirst + 3>(at, levels, narrow);
         }
+        OVROUND_UNROLL
         for (int token = 0; token < kTokens; ++token) {
             sums[token][0] = Simd::add_pairs16(sums[token][0], narrow[token]);
         }
@@ -82,6 +87,7 @@ struct AffineDot {
     template <int kQuad>
     static inline void narrow_quad(const uint8_t* at, const int8_t* levels, typename Simd::I* narrow) {
         const typename Simd::I codes = unpack_quad<kBits, kQuad, false>(at);
+        OVROUND_UNROLL
         for (int token = 0; token < kTokens; ++token) {
             narrow[token] =
                 Simd::add_products8(narrow[token], codes, Simd::broadcast32(levels + (kQuad * kTokens + token) * 4));
@@ -121,6 +127,7 @@ void affine_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
     const typename Simd::F zero = Simd::set(tile.zero_points[0]);
     for (int64_t part = 0; part < 64; part += Simd::kBytes) {  // one vector of sums for each part of the rows
         typename Simd::F products[kTokens];
+        OVROUND_UNROLL
         for (auto& sum : products) {
             sum = Simd::zero();
         }
@@ -135,6 +142,7 @@ void affine_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
                 groups.next();
             }
             --left;
+            OVROUND_UNROLL
             for (int token = 0; token < kTokens; ++token) {
                 const int64_t at = span * kTokens + token;
                 const float by = rows.scales[at];
@@ -159,6 +167,7 @@ void affine_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
             dot.template half<4>(codes, levels);
             add_span();
         }
+        OVROUND_UNROLL
         for (int token = 0; token < kTokens; ++token) {
             Simd::store(y + token * kTileRows + part / 4, products[token]);
         }

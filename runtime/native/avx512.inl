@@ -151,7 +151,8 @@ struct Simd {
     // Moves bits to the left by kBy, or to the right by -kBy, across the bytes of 16 bits.
     template <int kBy>
     static I move_bits(I value) {
-        return kBy >= 0 ? _mm512_slli_epi16(value, kBy >= 0 ? kBy : 0) : _mm512_srli_epi16(value, kBy < 0 ? -kBy : 0);
+        constexpr int kLeft = kBy >= 0 ? kBy : 0, kRight = kBy < 0 ? -kBy : 0;
+        return kBy >= 0 ? _mm512_slli_epi16(value, kLeft) : _mm512_srli_epi16(value, kRight);
     }
     template <int kLow, int kHigh>
     static I join_bits(I low, I high) {

@@ -95,8 +95,8 @@ IntegerTile tile_of(const IntegerWeight& weight, int64_t tile, int64_t spans) {
     return {weight.bits,
             codes,
             weight.scales + 2 * grid,
-            weight.zero_points + (weight.one_zero_point ? 0 : grid),
-            weight.one_zero_point,
+            weight.zero_points + (weight.one_zero_point != 0 ? 0 : grid),
+            weight.one_zero_point != 0,
             spans / weight.groups};
 }
 

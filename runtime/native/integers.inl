@@ -51,7 +51,9 @@ struct Dot {
     typename Simd::I sums[kTokens][kAccumulators];
 
     Dot() {
+        OVROUND_UNROLL
         for (auto& token : sums) {
+            OVROUND_UNROLL
             for (auto& sum : token) {
                 sum = Simd::zero_i();
             }
@@ -61,6 +63,7 @@ struct Dot {
     template <int kQuad>
     inline void quad(const uint8_t* at, const int8_t* levels) {
         const typename Simd::I codes = unpack_quad<kBits, kQuad, kInPlace>(at);
+        OVROUND_UNROLL
         for (int token = 0; token < kTokens; ++token) {
             auto& sum = sums[token][kQuad % kAccumulators];
             sum = Simd::add_products8(sum, codes, Simd::broadcast32(levels + (kQuad * kTokens + token) * 4));
@@ -72,6 +75,7 @@ struct Dot {
     static inline void narrow_quad(const uint8_t* at, const int8_t* levels, typename Simd::I* narrow,
                                    typename Simd::I* upper) {
         const typename Simd::I codes = unpack_quad<kBits, kQuad, false>(at);
+        OVROUND_UNROLL
         for (int token = 0; token < kTokens; ++token) {
             const typename Simd::I inputs = Simd::broadcast32(levels + (kQuad * kTokens + token) * 4);
             if constexpr (kBits == 8) {
@@ -97,6 +101,7 @@ struct Dot {
             quad<7>(at, levels);
         } else {
             typename Simd::I narrow[kTokens], upper[kTokens];
+            OVROUND_UNROLL
             for (int token = 0; token < kTokens; ++token) {
                 narrow[token] = upper[token] = Simd::zero_i();
             }
@@ -108,6 +113,7 @@ struct Dot {
             narrow_quad<5>(at, levels, narrow, upper);
             narrow_quad<6>(at, levels, narrow, upper);
             narrow_quad<7>(at, levels, narrow, upper);
+            OVROUND_UNROLL
             for (int token = 0; token < kTokens; ++token) {
                 sums[token][0] = Simd::add_pairs16(sums[token][0], narrow[token]);
                 if constexpr (kBits == 8) {
@@ -141,6 +147,7 @@ void dot_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
     constexpr int64_t kRunBytes = kBits * kTileRows * kRun / 8;
     for (int64_t part = 0; part < 64; part += Simd::kBytes) {  // one vector of sums for each part of the rows
         typename Simd::F products[kTokens];
+        OVROUND_UNROLL
         for (auto& sum : products) {
             sum = Simd::zero();
         }
@@ -169,6 +176,7 @@ void dot_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
                 scales += 2 * kTileRows;
                 zero_points += kTileRows;
             }
+            OVROUND_UNROLL
             for (int token = 0; token < kTokens; ++token) {
                 // y += (sum - zero point * sum of inputs) * scale of the weight * scale of the inputs; the difference
                 // is exact
@@ -177,6 +185,7 @@ void dot_tile(const IntegerTile& tile, const QuantizedRows& rows, float* y) {
                 products[token] = Simd::fma(sum, Simd::multiply(scale, Simd::set(rows.scales[at])), products[token]);
             }
         }
+        OVROUND_UNROLL
         for (int token = 0; token < kTokens; ++token) {
             Simd::store(y + token * kTileRows + first, products[token]);
         }

@@ -5,8 +5,6 @@
 // "codebook"; codes, scales and zero points if it is "int2", "int3", "int4" or "int8"; codes, scales [tiles, B, bytes
 // of a block], and minimums or one zero point, if it is "affine2" to "affine6". Output f32 [..., outputs]. Attributes:
 // weights, outputs, inputs; exact: float32 throughout.
-#include <onnxruntime_c_api.h>
-
 #include <exception>
 #include <limits>
 #include <memory>
@@ -14,15 +12,13 @@
 #include <string>
 #include <vector>
 
-#include "export.hpp"
-#include "linear.hpp"
+#include "onnxruntime_abi.hpp"
 #include "weight_layout.hpp"
 
 namespace ovround::native {
 namespace {
 
-constexpr uint32_t kApi = 17;  // the first version that gives operators the session's threads
-static_assert(ORT_API_VERSION >= kApi, "headers of ONNX Runtime 1.17 or later are needed");
+constexpr uint32_t kApi = ORT_API_VERSION;  // 17, the first that gives operators the session's threads
 
 constexpr const char* kDomain = "ovround";
 constexpr std::size_t kInputs = 4;
@@ -126,25 +122,31 @@ int64_t attribute(const OrtApi& api, const OrtKernelInfo* info, const char* name
     return value;
 }
 
-// The session's threads, for one call.
+// The session's threads, for one call, and the error that they ended with.
 struct Pool {
     const OrtApi& api;
     const OrtKernelContext* context;
+    mutable OrtStatus* status = nullptr;
 };
 
-void run_in_pool(const void* self, int64_t tasks, void (*task)(const void*, int64_t), const void* context) {
+void run_in_pool(const void* threads, int64_t tasks, void (*task)(const void*, int64_t), const void* context) {
     struct Call {
         void (*task)(const void*, int64_t);
         const void* context;
     };
-    const auto& pool = *static_cast<const Pool*>(self);
+    const auto& pool = *static_cast<const Pool*>(threads);
     Call call{task, context};
     const auto run_task = [](void* data, std::size_t index) {
         const auto& what = *static_cast<const Call*>(data);
         what.task(what.context, static_cast<int64_t>(index));
     };
-    check(pool.api,
-          pool.api.KernelContext_ParallelFor(pool.context, run_task, static_cast<std::size_t>(tasks), 0, &call));
+    OrtStatus* status =
+        pool.api.KernelContext_ParallelFor(pool.context, run_task, static_cast<std::size_t>(tasks), 0, &call);
+    if (status != nullptr && pool.status == nullptr) {
+        pool.status = status;
+    } else if (status != nullptr) {
+        pool.api.ReleaseStatus(status);
+    }
 }
 
 // One node, whose weight was checked when the session was created.
@@ -172,15 +174,16 @@ public:
         if (bits_ > 0) {
             const int64_t groups = integer_groups(bits_, outputs_, inputs_, first.size(), second.size(), third.size());
             need(groups > 0, misfit);
-            integers_ = {bits_, first.bytes, second.bytes, third.bytes, third.size() == 1, outputs_, inputs_, groups};
+            integers_ = integer_weight(bits_, first.bytes, second.bytes, third.bytes, third.size() == 1, outputs_,
+                                       inputs_, groups);
             return;
         }
         const auto& books = second.shape;
         need(books.size() == 5 && books[4] == 2 &&
                  codebooks_fit(outputs_, inputs_, first.size(), books.data(), third.size()),
              misfit);
-        codebooks_ = {first.bytes, second.bytes, third.bytes, outputs_, inputs_,
-                      books[0],    books[1],     books[2],    books[3]};
+        codebooks_ = {sizeof(codebooks_), first.bytes, second.bytes, third.bytes, outputs_, inputs_,
+                      books[0],           books[1],    books[2],     books[3]};
     }
 
     const OrtApi& api() const { return api_; }
@@ -207,11 +210,14 @@ public:
 private:
     void multiply(const float* x, int64_t tokens, float* y, const OrtKernelContext* context) const {
         const Pool pool{api_, context};
-        const Threads threads{run_in_pool, &pool};
-        if (bits_ > 0) {
-            linear(&integers_, 1, x, tokens, &y, exact_, best_isa(), threads);
-        } else {
-            linear(codebooks_, x, tokens, y, exact_, best_isa(), threads);
+        const ovround_product product{sizeof(ovround_product), x, tokens, exact_, nullptr, run_in_pool, &pool};
+        const int result = bits_ > 0 ? ovround_integer_products(&integers_, 1, &product, &y)
+                                     : ovround_codebook_product(&codebooks_, &product, y);
+        check(api_, pool.status);
+        if (result != OVROUND_KERNELS_OK) {
+            throw std::runtime_error(result == OVROUND_KERNELS_NO_MEMORY
+                                         ? "memory is exhausted"
+                                         : "the library of the kernels has no such product");
         }
     }
 
@@ -223,7 +229,7 @@ private:
     CodebookWeight codebooks_{};
 };
 
-OrtStatus* ORT_API_CALL create(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
+OrtStatus* create(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
     return guarded(*api, [&] {
         const std::string at = "`" + node_name(*api, info) + "`: ";
         try {
@@ -288,8 +294,8 @@ OrtStatus* too_old(const OrtApiBase& base) {
 }  // namespace ovround::native
 
 // The function that `RegisterCustomOpsLibrary` looks for.
-extern "C" OVROUND_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
-                                                                    const OrtApiBase* base) {
+extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
+                                                                               const OrtApiBase* base) {
     using namespace ovround::native;
     const OrtApi* api = base->GetApi(kApi);
     if (api == nullptr) {

@@ -42,10 +42,10 @@ void QuantizedLinear::validate_and_infer_types() {
     }
     auto shape = get_input_partial_shape(0);
     NODE_VALIDATION_CHECK(this, shape.rank().is_static() && shape.size() > 0, "the rank of x must be known");
-    NODE_VALIDATION_CHECK(this, shape[shape.size() - 1].compatible(inputs_), "x is ", shape, "; ", inputs_,
-                          " inputs are needed");
+    auto& columns = *(shape.end() - 1);
+    NODE_VALIDATION_CHECK(this, columns.compatible(inputs_), "x is ", shape, "; ", inputs_, " inputs are needed");
     for (std::size_t weight = 0; weight < (gated_ ? 1 : outputs_.size()); ++weight) {
-        shape[shape.size() - 1] = outputs_[weight];
+        columns = outputs_[weight];
         set_output_type(weight, ov::element::f32, shape);
     }
 }
@@ -110,7 +110,7 @@ std::vector<IntegerWeight> QuantizedLinear::joined(const uint8_t* memory) const 
         weights.push_back(
             is_affine(weights_)
                 ? affine_weight(bits(), memory, scales, last, symmetric_, outputs, inputs_, groups_, blocks_)
-                : IntegerWeight{bits(), memory, scales, last, symmetric_, outputs, inputs_, groups_});
+                : integer_weight(bits(), memory, scales, last, symmetric_, outputs, inputs_, groups_));
         memory = last + last_bytes(outputs);
     }
     return weights;
@@ -191,27 +191,42 @@ IntegerWeight QuantizedLinear::separate(const ov::TensorVector& inputs, std::siz
                              blocks * std::max<int64_t>(factors, 1), blocks);
     }
     const int64_t groups = size_of(scales) / (2 * grid_rows(outputs));
-    return {bits(), bytes(0), bytes(1), bytes(2), one, outputs, inputs_, groups};
+    return integer_weight(bits(), bytes(0), bytes(1), bytes(2), one, outputs, inputs_, groups);
 }
 
 bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const {
     auto shape = inputs[0].get_shape();
     const int64_t tokens = size_of(shape) / inputs_;
-    const auto* x = inputs[0].data<const float>();
     float* y[kMostWeights];
     for (std::size_t weight = 0; weight < outputs.size(); ++weight) {
         shape.back() = static_cast<std::size_t>(outputs_[weight]);
         outputs[weight].set_shape(shape);
         y[weight] = outputs[weight].data<float>();
     }
-    const Threads threads{run_in_arena, nullptr};
+    const ovround_product product{
+        sizeof(ovround_product), inputs[0].data<const float>(), tokens, exact_, nullptr, run_in_arena, nullptr};
+    const int result = multiply(inputs, product, y);
+    OPENVINO_ASSERT(result != OVROUND_KERNELS_NO_MEMORY, "memory is exhausted");
+    OPENVINO_ASSERT(result == OVROUND_KERNELS_OK, "the library of the kernels has no product for ", weights_);
+    return true;
+}
+
+int QuantizedLinear::multiply(const ov::TensorVector& inputs, const ovround_product& product, float* const* y) const {
     const auto bytes = [&](std::size_t input) { return inputs[input].data<const uint8_t>(); };
     if (bits() == 0) {
         const auto& books = inputs[2].get_shape();
-        const auto size = [&](std::size_t axis) { return static_cast<int64_t>(books[axis]); };
-        linear(CodebookWeight{bytes(1), bytes(2), bytes(3), outputs_[0], inputs_, size(0), size(1), size(2), size(3)},
-               x, tokens, y[0], exact_, best_isa(), threads);
-        return true;
+        const auto size = [&](std::size_t axis) { return static_cast<int64_t>(books.data()[axis]); };
+        const CodebookWeight weight{sizeof(CodebookWeight),
+                                    bytes(1),
+                                    bytes(2),
+                                    bytes(3),
+                                    outputs_[0],
+                                    inputs_,
+                                    size(0),
+                                    size(1),
+                                    size(2),
+                                    size(3)};
+        return ovround_codebook_product(&weight, &product, y[0]);
     }
     std::vector<IntegerWeight> weights;
     if (groups_ > 0) {
@@ -221,12 +236,8 @@ bool QuantizedLinear::evaluate(ov::TensorVector& outputs, const ov::TensorVector
             weights.push_back(separate(inputs, input, outputs_[weight]));
         }
     }
-    if (gated_) {
-        gated_linear(weights.data(), x, tokens, y[0], exact_, best_isa(), threads);
-        return true;
-    }
-    linear(weights.data(), static_cast<int64_t>(weights.size()), x, tokens, y, exact_, best_isa(), threads);
-    return true;
+    return gated_ ? ovround_gated_product(weights.data(), &product, y[0])
+                  : ovround_integer_products(weights.data(), static_cast<int64_t>(weights.size()), &product, y);
 }
 
 }  // namespace ovround::native

@@ -43,6 +43,7 @@ private:
     IntegerWeight separate(const ov::TensorVector& inputs, std::size_t first_input, int64_t outputs) const;
     std::vector<IntegerWeight> joined(const uint8_t* memory) const;
     void check_weight(std::size_t first_input, int64_t outputs) const;
+    int multiply(const ov::TensorVector& inputs, const ovround_product& product, float* const* y) const;
 
     std::string weights_;
     std::vector<int64_t> outputs_;

@@ -20,14 +20,18 @@ inline bool sizes_fit(int64_t outputs, int64_t inputs) {
     return outputs > 0 && inputs > 0 && outputs <= kMostSize && inputs <= kMostSize;
 }
 
+// Whether the kernels have integers of this many bits, of affine weights or others.
+inline bool bits_fit(int64_t bits, bool affine) {
+    return affine ? bits >= 2 && bits <= 6 : (bits >= 2 && bits <= 4) || bits == 8;
+}
+
 // Bits of the integers of an operator's attribute `weights`, such as "int4" or "affine6"; 0 for others.
 inline int64_t bits_of(const std::string& weights) {
     const bool affine = weights.rfind(kAffine, 0) == 0;
     const std::string digit = weights.substr(affine                         ? std::strlen(kAffine)
                                              : weights.rfind("int", 0) == 0 ? 3
                                                                             : weights.size());
-    const std::string allowed = affine ? "23456" : "2348";
-    return digit.size() == 1 && allowed.find(digit) != std::string::npos ? digit[0] - '0' : 0;
+    return digit.size() == 1 && bits_fit(digit[0] - '0', affine) ? digit[0] - '0' : 0;
 }
 
 inline bool is_affine(const std::string& weights) { return weights.rfind(kAffine, 0) == 0; }
@@ -53,12 +57,21 @@ inline int64_t affine_groups(int64_t bits, int64_t outputs, int64_t inputs, int6
     return fits ? groups : 0;
 }
 
+// An integer weight of these parts, scales and zero points a group each.
+inline IntegerWeight integer_weight(int64_t bits, const uint8_t* codes, const uint8_t* scales,
+                                    const uint8_t* zero_points, bool one_zero_point, int64_t outputs, int64_t inputs,
+                                    int64_t groups) {
+    return {
+        sizeof(IntegerWeight), bits, codes, scales, zero_points, one_zero_point, outputs, inputs, groups, 0, nullptr};
+}
+
 // An affine weight of these parts; `last` is its minimums, or its zero point.
 inline IntegerWeight affine_weight(int64_t bits, const uint8_t* codes, const uint8_t* scales, const uint8_t* last,
                                    bool symmetric, int64_t outputs, int64_t inputs, int64_t groups, int64_t blocks) {
     static constexpr uint8_t kZero = 0;
-    return {bits,   codes,  scales, symmetric ? last : &kZero, true, outputs,
-            inputs, groups, blocks, symmetric ? nullptr : last};
+    return {
+        sizeof(IntegerWeight),     bits, codes, scales, symmetric ? last : &kZero, 1, outputs, inputs, groups, blocks,
+        symmetric ? nullptr : last};
 }
 
 // The number of groups of a row of integers whose parts have these sizes; 0 if they do not fit [outputs, inputs].

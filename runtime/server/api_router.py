@@ -110,7 +110,8 @@ class ApiRouter:
 
     async def health(self) -> Json:
         """200 as long as the server's process answers; `engine` is the engine that it was started with."""
-        return {"status": "ok", "engine": self._engine_client.engine}
+        client = self._engine_client
+        return {"status": "ok", "engine": client.engine, "kernel": client.kernel}
 
     async def ready(self) -> Response:
         """200 while the engine answers, 503 while it is started again or silent."""
@@ -135,5 +136,6 @@ class ApiRouter:
         return {
             "id": model.name, "object": "model", "created": model.created, "owned_by": "ovround",
             "max_model_len": model.context_length,
-            "meta": {"bits": model.bits, "n_ctx": model.context_length, "engine": self._engine_client.engine},
+            "meta": {"bits": model.bits, "n_ctx": model.context_length, "engine": self._engine_client.engine,
+                     "kernel": self._engine_client.kernel},
         }  # fmt: skip

@@ -16,6 +16,7 @@ import openvino as ov
 from ovround.errors import BusyError, EngineError, MissingExtraError
 from ovround.runtime.decoding.sampling import SamplingOptions
 from ovround.runtime.engines import check_folder
+from ovround.runtime.engines.native.openvino_versions import open_operator
 from ovround.runtime.engines.openvino_devices import EXACT
 from ovround.runtime.server.engine_messages import EngineRequest, EngineSettings
 from ovround.runtime.server.engine_pipe import EnginePipe
@@ -43,7 +44,7 @@ class BatchingWorker:
         folder = Path(settings.folder)
         check_folder(folder)
         self._genai: Any = openvino_genai
-        self.slots = settings.slots
+        self.slots, self.kernel = settings.slots, "engine" if settings.extension is None else "native"
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_seqs = settings.slots
         if settings.cache_blocks:
@@ -56,13 +57,14 @@ class BatchingWorker:
             properties["CPU_RUNTIME_CACHE_CAPACITY"] = _PREPARED_SHAPES
         if settings.threads is not None:
             properties["INFERENCE_NUM_THREADS"] = settings.threads
-        if settings.extension is not None:
-            properties["extensions"] = [settings.extension]
         try:
+            if settings.extension is not None:
+                open_operator(Path(settings.extension))
+                properties["extensions"] = [settings.extension]
             self._pipeline: Any = openvino_genai.ContinuousBatchingPipeline(
                 folder, scheduler, settings.device, properties
             )
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise EngineError(f"openvino_genai cannot run `{folder}` on {settings.device}: {error}") from error
         self._running: dict[int, _Running] = {}
         self._refused_alone: set[int] = set()

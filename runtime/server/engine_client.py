@@ -54,6 +54,11 @@ class EngineClient:
         self._jobs: dict[str, list[Job]] = {}
         self.metrics = Metrics(self.model.name, settings.metrics_prefix, self, self.model.bits)
 
+    @property
+    def kernel(self) -> str:
+        """Whose kernels multiply quantised weights: `native` or `engine`."""
+        return self._supervisor.kernel
+
     def running(self) -> int:
         """Number of answers that are being computed."""
         return self._supervisor.running()

@@ -37,7 +37,7 @@ def main() -> None:
     except OvroundError as error:
         pipe.send({"refused": error_to_json(error)})
         return
-    pipe.send({"loaded": worker.slots})
+    pipe.send({"loaded": worker.slots, "kernel": worker.kernel})
     threading.Thread(target=_send_heartbeats, args=(pipe,), daemon=True).start()
     threading.Thread(target=_work, args=(worker, pipe), daemon=True).start()
     for line in source:

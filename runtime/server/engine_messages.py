@@ -1,7 +1,7 @@
 """The messages between the server and its engine's process: one JSON object per line.
 
 To the engine: its settings first, then `{"begin": EngineRequest}` and `{"cancel": id}`. It ends at the end of its input.
-From the engine: `{"loaded": slots}` or `{"refused": error}` first, then
+From the engine: `{"loaded": slots, "kernel": kernel}` or `{"refused": error}` first, then
 
     {"alive": steps, "busy": bool}              heartbeat, every second, also during a step
     {"began": id}                               the request has a slot

@@ -19,6 +19,8 @@ class Worker(Protocol):
 
     slots: int
     """Number of answers computed at once."""
+    kernel: str
+    """Whose kernels multiply quantised weights: `native` or `engine`."""
 
     def work(self, pipe: EnginePipe) -> None:
         """Answer requests until the process ends."""

@@ -45,6 +45,7 @@ class EngineProcess:
             self._process.stdout.close()
             raise
         self.slots: int = first["loaded"]
+        self.kernel: str = first["kernel"]
         self.pid = self._process.pid
         threading.Thread(target=self._read, name="ovround-from-engine", daemon=True).start()
 

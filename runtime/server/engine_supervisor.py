@@ -76,7 +76,7 @@ class EngineSupervisor:
         self._closing = threading.Event()
         self._refusal: OvroundError | None = None
         self._process: EngineProcess | None = self._start()
-        self.slots = self._process.slots
+        self.slots, self.kernel = self._process.slots, self._process.kernel
         """Number of answers computed at once."""
         self._watcher = threading.Thread(target=self._watch, name="ovround-engine", daemon=True)
         self._watcher.start()

@@ -24,6 +24,11 @@ class Load(Protocol):
         """`batching` or `single`."""
         ...
 
+    @property
+    def kernel(self) -> str:
+        """`native` or `engine`: whose kernels multiply quantised weights."""
+        ...
+
     def running(self) -> int: ...
 
     def waiting(self) -> int: ...
@@ -59,9 +64,9 @@ class Metrics:
         gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.").set_function(load.cache_usage)
         gauge("engine_restarts", "Restarts of the engine's process.").set_function(load.restarts)
         Gauge(
-            f"{prefix}engine_info", "The engine that the server was started with.", ["model_name", "engine"],
-            registry=self._registry,
-        ).labels(model_name, load.engine).set(1)  # fmt: skip
+            f"{prefix}engine_info", "The engine that the server was started with, and its kernels.",
+            ["model_name", "engine", "kernel"], registry=self._registry,
+        ).labels(model_name, load.engine, load.kernel).set(1)  # fmt: skip
         if model_bits is not None:
             gauge("model_bits", "Mean stored bits per weight.").set(model_bits)
         self._prompt = counter("prompt_tokens", "Tokens of prompts.")

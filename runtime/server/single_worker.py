@@ -23,6 +23,7 @@ class SingleWorker:
             kernel=settings.kernel,
             verify=settings.verify_draft and settings.draft_model is not None,  # the server has verified the folder
         )  # fmt: skip
+        self.kernel = self._llm.kernel
 
     def work(self, pipe: EnginePipe) -> None:
         """Answer requests until the process ends."""

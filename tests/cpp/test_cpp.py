@@ -227,11 +227,6 @@ def test_a_step_allocates_nothing_and_memory_that_ends_is_an_error(programs: Pat
     assert done.returncode == 0, done.stderr
 
 
-def has_onnx(programs: Path) -> bool:
-    cache = (programs / "CMakeCache.txt").read_text()
-    return "OVROUND_ORT_INCLUDE:PATH=OVROUND_ORT_INCLUDE-NOTFOUND" not in cache
-
-
 @pytest.fixture(scope="module")
 def onnx_demo(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ONNX folder, with the tokenizer's graphs beside it."""
@@ -243,10 +238,6 @@ def onnx_demo(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_onnx_folders_give_the_tokens_of_python(programs: Path, onnx_demo: Path) -> None:
-    if not has_onnx(programs):
-        refused = run(programs / "ovround-run", onnx_demo, "a")
-        assert (refused.returncode, "build with ORT_ROOT" in refused.stderr) == (1, True)
-        pytest.skip("no onnxruntime_c_api.h to build the ONNX engine with")
     prompts = [*PROMPTS, "Return the number of " * 60]  # longer than one piece of prefill
     requests = [{"prompt": prompt, "options": options} for options in OPTIONS for prompt in prompts]
     answers = replay(programs, onnx_demo, [*requests, {"prompts": PROMPTS, "options": OPTIONS[1]}])
@@ -265,6 +256,7 @@ def test_program(programs: Path, demo: Path) -> None:
     done = run(program, demo, "Return the", "--raw", "--max-new-tokens", 8, "--exact", "--json")
     answer = json.loads(done.stdout)
     assert answer.pop("prompt_format") == "raw"
+    assert answer.pop("kernel") == "engine"
     with LLM(demo, exact=True) as llm:
         expected = llm.generate("Return the", max_new_tokens=8)
     assert list(answer) == sorted(field.name for field in fields(expected))

@@ -27,8 +27,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test buil
 @pytest.fixture(scope="module", params=[*MODELS, "demo in ONNX"])
 def model(request: pytest.FixtureRequest, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     name, _, onnx = request.param.partition(" in ")
-    if onnx and "OVROUND_ORT_INCLUDE:PATH=OVROUND_ORT_INCLUDE-NOTFOUND" in (programs / "CMakeCache.txt").read_text():
-        pytest.skip("no onnxruntime_c_api.h to build the ONNX engine with")
     source = "demo" if name == "demo" else str(request.getfixturevalue("shared") / "models" / name)
     group_size = -1 if name == "stories260K" else 32  # its 172 inputs are no multiple of 32
     options = ConvertOptions(

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
-import sysconfig
-import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -93,41 +88,3 @@ def test_it_is_a_folder_of_another_project(demo: Path, tmp_path: Path) -> None:
     done = run(build / "other", demo, "Return the")
     assert done.returncode == 0, done.stderr
     assert not list(build.rglob("ovround-run"))  # programs and tests are not built in another project
-
-
-def test_a_native_wheel_runs_without_the_checkout(demo: Path, tmp_path: Path) -> None:
-    """Build as `OVROUND_NATIVE=1 pip install .` does, without optimisation to save time, and run in an empty environment."""
-    need_compiler()
-    environment = {**os.environ, "OVROUND_NATIVE": "1"}
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    done = run(
-        *pip,
-        "wheel",
-        "--no-deps",
-        "--config-settings=cmake.build-type=Debug",
-        "--config-settings=cmake.define.CMAKE_CXX_FLAGS_DEBUG=-O0",
-        "--wheel-dir",
-        tmp_path,
-        ROOT,
-        env=environment,
-    )
-    if done.returncode and "No matching distribution" in done.stderr:
-        pytest.skip("no package index is reachable")
-    assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-    assert any(name.endswith(".data/scripts/ovround-run") for name in names)
-    native = {"include/ovround/ovround.h", "lib/libovround.so", "lib/cmake/ovround/ovroundConfig.cmake"}
-    assert {f"ovround/native/{name}" for name in native} <= set(names)
-
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    libraries = [f"{name}=={version(name)}" for name in ("openvino", "openvino-tokenizers")]
-    done = run(*pip, "--python", python, "install", "--no-deps", "--no-compile", wheel, *libraries)
-    assert done.returncode == 0, done.stderr
-    done = run(python.parent / "ovround-run", demo, "Return the", "--max-new-tokens", 4, cwd=tmp_path, env={})
-    assert done.returncode == 0, done.stderr
-    config = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")})) / "ovround" / "native"
-    examples = built(ROOT / "examples" / "cpp", tmp_path / "examples", f"-Dovround_DIR={config}/lib/cmake/ovround")
-    assert run(examples / "minimal", demo, "Return the").returncode == 0

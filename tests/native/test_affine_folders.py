@@ -82,8 +82,6 @@ def use_libraries(monkeypatch: pytest.MonkeyPatch, *, installed: bool) -> None:
     paths = (native_operator._LIBRARY, onnx_operator.LIBRARY)
     for module, name in zip((native_operator, onnx_operator), paths, strict=True):
         path = built() / name if installed else None
-        if path is not None and not path.is_file():
-            pytest.skip("no onnxruntime_c_api.h to build ONNX Runtime's operator with")
         monkeypatch.setattr(module, "library_path", lambda path=path: path)
 
 

@@ -26,6 +26,7 @@ from ovround.exporters.openvino.reading import Reader
 from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
 from ovround.runtime.engines.native import operator as native_operator
+from ovround.runtime.engines.native.openvino_versions import open_operator
 from ovround.runtime.engines.native.operator import ExpandedWeightsWarning
 from ovround.tensors.codebook_tensor import CodebookTensor
 
@@ -211,11 +212,15 @@ def test_library_that_openvino_cannot_load(folder: Path, tmp_path: Path, monkeyp
     damaged.write_bytes(b"no library")
     monkeypatch.setattr(native_operator, "library_path", lambda: damaged)
     with pytest.raises(EngineError, match=r"cannot be loaded by OpenVINO"):
-        LLM(folder)
+        LLM(folder, kernel="native")
+    with pytest.warns(ExpandedWeightsWarning, match="the native operator cannot be loaded") as told, LLM(folder) as llm:
+        assert llm.kernel == "engine"
+    assert len(told) == 1
 
 
 @pytest.mark.usefixtures("library")
 def test_nothing_is_expanded_in_the_compiled_graph(folder: Path, library: Path) -> None:
+    open_operator(library)
     core = ov.Core()
     core.add_extension(str(library))
     compiled = core.compile_model(core.read_model(folder / "openvino_model.xml"), "CPU")

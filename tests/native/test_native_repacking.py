@@ -17,7 +17,8 @@ from ovround.measure.evaluation import evaluate_model
 from ovround.options.convert_options import ConvertOptions
 from ovround.runtime import LLM
 from ovround.runtime.engines.native import operator as native_operator
-from ovround.runtime.engines.native.repacking import is_faster, repack
+from ovround.runtime.engines.native.library import UnusedKernelsWarning, is_faster
+from ovround.runtime.engines.native.repacking import repack
 from ovround.tensors import native_layout as layout
 from ovround.tensors.packing import pack_rows
 
@@ -168,5 +169,8 @@ def test_without_the_library(source: Path, tmp_path: Path, monkeypatch: pytest.M
     damaged.write_bytes(b"no library")
     monkeypatch.setattr(native_operator, "library_path", lambda: damaged)
     with pytest.raises(EngineError, match="cannot be loaded by OpenVINO") as caught:
-        LLM(folder)
+        LLM(folder, kernel="native")
     assert "--kernel engine" in str(caught.value.hint)
+    with pytest.warns(UnusedKernelsWarning, match="cannot be loaded") as told, LLM(folder) as llm:
+        assert llm.kernel == "engine"
+    assert len(told) == 1

@@ -52,7 +52,16 @@ def built(source: Path, folder: Path, *options: str) -> Path:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for command in (
-            ("cmake", "-S", source, "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}", *options),
+            (
+                "cmake",
+                "-S",
+                source,
+                "-B",
+                folder,
+                f"-DPython3_EXECUTABLE={sys.executable}",
+                "-DOVROUND_WERROR=ON",
+                *options,
+            ),
             ("cmake", "--build", folder, "--parallel", len(os.sched_getaffinity(0))),
         ):
             done = run(*command)

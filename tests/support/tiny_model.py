@@ -127,6 +127,7 @@ class FakeEngine:
 
     def __init__(self, vocab_size: int = 32, context_length: int = 64) -> None:
         self.vocab_size, self.context_length, self.device = vocab_size, context_length, "fake"
+        self.kernel = "engine"
         self.batch_sizes: list[int] = []
         self.kept: list[list[int]] = []
 

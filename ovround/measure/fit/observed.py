@@ -8,12 +8,11 @@ from pathlib import Path
 from ovround.artifact.manifest import MANIFEST, read_manifest
 from ovround.measure.benchmark import BenchResult
 from ovround.measure.fit.machine import ObservedRun, add_run
-from ovround.runtime.engines.native.operator import library_path
 
 _LAYER = "model.layers."
 
 
-def remember(folder: Path, result: BenchResult, kernel: str) -> None:
+def remember(folder: Path, result: BenchResult) -> None:
     """Keep the result for `ovround fit`."""
     if not (folder / MANIFEST).is_file():
         return
@@ -22,11 +21,10 @@ def remember(folder: Path, result: BenchResult, kernel: str) -> None:
     widths = Counter(weight.bits for weight in inside if len(weight.shape) > 1)
     if len(widths) != 1 or not result.time_per_output_token_median_s:
         return  # mixed bits say nothing about one width
-    used = "engine" if kernel == "engine" or library_path() is None else "native"
     layers = len({weight.name.removeprefix(_LAYER).partition(".")[0] for weight in inside})
     add_run(
         ObservedRun(
-            manifest.format, used, next(iter(widths)), layers, result.weight_bytes_per_token,
+            manifest.format, result.kernel, next(iter(widths)), layers, result.weight_bytes_per_token,
             result.time_per_output_token_median_s, result.read_bandwidth_bytes_per_s,
         )
     )  # fmt: skip

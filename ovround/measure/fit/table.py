@@ -16,7 +16,7 @@ from ovround.measure.fit.rates import token_seconds
 from ovround.measure.fit.tuning_time import tune_seconds
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.options.convert_options import ConvertOptions
-from ovround.runtime.engines.native.operator import library_path
+from ovround.runtime.engines.native.operator import choose_library
 from ovround.runtime.memory import total_bytes
 
 WIDTHS = (8, 4, 3, 2)
@@ -136,7 +136,8 @@ def _row(known: Outline, format_name: str, bits: int, context: int, usable: int 
     if known.method:
         linears = [scheme for name, scheme in plan.items() if name in set(decoder.linears(0)) and scheme is not None]
         bits = linears[0].bits if linears else bits
-    kernel = "engine" if library_path() is None else "native"
+    is_native = format_name == "openvino" and choose_library("auto", "CPU", exact=False, properties={}) is not None
+    kernel = "native" if is_native else "engine"
     parameters = sum(math.prod(shape) for shape in decoder.every_tensor().values())
     return FitRow(
         bits=bits,

@@ -1,5 +1,5 @@
-# `cmake --install`: library, headers, program, CMake package and pkg-config file. A wheel has them in ovround/native and
-# the program among the scripts; there OpenVINO is the wheel that pip puts beside ours.
+# `cmake --install`: library, headers, program, CMake package and pkg-config file. A wheel has them in ovround/native; its
+# program is a script that loads OpenVINO from the wheel that pip puts beside ours.
 set(bin "${CMAKE_INSTALL_BINDIR}")
 set(lib "${CMAKE_INSTALL_LIBDIR}")
 set(include "${CMAKE_INSTALL_INCLUDEDIR}")
@@ -7,9 +7,10 @@ if(SKBUILD)
   set(bin "${SKBUILD_SCRIPTS_DIR}")
   set(lib ovround/native/lib)
   set(include ovround/native/include)
-  set(python "$ORIGIN/../lib/python${Python3_VERSION_MAJOR}.${Python3_VERSION_MINOR}")
-  set(library_rpath "$ORIGIN/../../../openvino/libs")
-  set(program_rpath "${python}/site-packages/ovround/native/lib;${python}/dist-packages/ovround/native/lib")
+  set(program_rpath "$ORIGIN")
+  if(NOT OVROUND_UNLINKED)
+    set(library_rpath "$ORIGIN/../../../openvino/libs")
+  endif()
 else()
   file(RELATIVE_PATH to_library "/${bin}" "/${lib}")
   set(program_rpath "$ORIGIN/${to_library}")
@@ -25,7 +26,10 @@ install(TARGETS ovround EXPORT ovroundTargets RUNTIME DESTINATION "${bin}" LIBRA
 install(DIRECTORY include/ovround DESTINATION "${include}")
 if(TARGET ovround-run)
   set_target_properties(ovround-run PROPERTIES INSTALL_RPATH "${program_rpath}")
-  install(TARGETS ovround-run RUNTIME DESTINATION "${bin}")
+  install(TARGETS ovround-run RUNTIME DESTINATION "${bin}" LIBRARY DESTINATION "${lib}")
+  if(OVROUND_UNLINKED)
+    install(PROGRAMS program/ovround-run.py DESTINATION "${bin}" RENAME ovround-run)
+  endif()
 endif()
 
 install(EXPORT ovroundTargets NAMESPACE ovround:: DESTINATION "${lib}/cmake/ovround")
@@ -34,4 +38,6 @@ write_basic_package_version_file(ovroundConfigVersion.cmake COMPATIBILITY SameMi
 configure_file(cmake/ovround.pc.in ovround.pc @ONLY)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/ovroundConfig.cmake" "${CMAKE_CURRENT_BINARY_DIR}/ovroundConfigVersion.cmake"
   DESTINATION "${lib}/cmake/ovround")
-install(FILES "${CMAKE_CURRENT_BINARY_DIR}/ovround.pc" DESTINATION "${lib}/pkgconfig")
+if(NOT SKBUILD)  # pkg-config cannot find OpenVINO's wheel
+  install(FILES "${CMAKE_CURRENT_BINARY_DIR}/ovround.pc" DESTINATION "${lib}/pkgconfig")
+endif()

@@ -82,6 +82,7 @@ nlohmann::json bench(const Arguments& arguments) {
     const double per_token = percentile(later, 50);
     const auto weight_bytes = llm.weight_bytes_per_token();
     return {{"device", llm.device()},
+            {"kernel", llm.kernel()},
             {"prompt_tokens", arguments.prompt_tokens},
             {"new_tokens", arguments.new_tokens},
             {"repeat", arguments.repeat},

@@ -108,6 +108,7 @@ void answer(const Arguments& arguments) {
     if (arguments.json) {
         json document = as_json(completion);
         document["prompt_format"] = prompt.format;
+        document["kernel"] = llm.kernel();
         put(document.dump() + "\n");
     } else {
         if (put((streams ? "" : completion.text) + "\n")) {
@@ -140,7 +141,12 @@ int run(const Arguments& arguments) {
 
 }  // namespace
 
+#if defined(OVROUND_UNLINKED)  // runtime/native_program.py calls it, and has loaded OpenVINO
+extern "C" __attribute__((visibility("default"))) int ovround_run(int count, char** values);
+int ovround_run(int count, char** values) {
+#else
 int main(int count, char** values) {
+#endif
     try {
         return run(parse({values + 1, values + count}));
     } catch (const ovround::Error& error) {

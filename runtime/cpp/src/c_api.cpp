@@ -225,6 +225,7 @@ void ovround_close(ovround_llm* llm) { delete llm; }
 
 size_t ovround_context_length(const ovround_llm* llm) { return llm->llm.context_length(); }
 size_t ovround_vocab_size(const ovround_llm* llm) { return llm->llm.vocab_size(); }
+const char* ovround_kernel(const ovround_llm* llm) { return llm->llm.kernel(); }
 double ovround_load_s(const ovround_llm* llm) { return llm->llm.load_s(); }
 const char* ovround_warning(const ovround_llm* llm) { return llm->llm.warning().c_str(); }
 

@@ -21,7 +21,9 @@ public:
 
     virtual std::size_t vocab_size() const = 0;
     virtual const std::string& device() const = 0;  // readable name of the device
-    virtual const std::string& warning() const {    // a readable warning from loading; often empty
+    // Whether the native operator multiplies quantised weights, and not the engine's own kernels.
+    virtual bool native() const = 0;
+    virtual const std::string& warning() const {  // a readable warning from loading; often empty
         static const std::string none;
         return none;
     }

@@ -10,6 +10,7 @@
 #endif
 
 #include "ovround/ovround.hpp"
+#include "own_folder.hpp"
 
 namespace ovround {
 namespace {
@@ -36,20 +37,16 @@ constexpr const char* kName = "libllguidance.so";
 
 // The library of the Python that the build names; or, if ovround is in a wheel (ovround/native/lib), beside that.
 std::vector<std::string> wheels() {
-    std::vector<std::string> names{OVROUND_LLGUIDANCE_WHEEL};
-    Dl_info info{};
-    if (dladdr(reinterpret_cast<const void*>(&open_llguidance), &info) != 0 && info.dli_fname != nullptr) {
-        const auto packages = std::filesystem::absolute(info.dli_fname).parent_path() / ".." / ".." / "..";
-        names.push_back((packages / "llguidance" / "_lib.abi3.so").string());
-    }
-    return names;
+    return {OVROUND_LLGUIDANCE_WHEEL, (packages_beside_us() / "llguidance" / "_lib.abi3.so").string()};
 }
 
 // The wheel's library is a Python module. It refers to symbols of Python's library that no function used here calls, so
 // it is loaded after that library; the interpreter is not started.
 void* open_behind_python(const std::string& module) {
-    for (const char* python : {OVROUND_PYTHON_LIBRARY, OVROUND_PYTHON_SONAME}) {
-        if (*python != '\0' && dlopen(python, RTLD_NOW | RTLD_GLOBAL) != nullptr) {
+    const bool in_python = dlsym(RTLD_DEFAULT, "Py_IncRef") != nullptr;
+    for (const char* python : {OVROUND_PYTHON_LIBRARY, OVROUND_PYTHON_SONAME, "libpython3.13.so.1.0",
+                               "libpython3.12.so.1.0", "libpython3.11.so.1.0", "libpython3.10.so.1.0"}) {
+        if (in_python || (*python != '\0' && dlopen(python, RTLD_NOW | RTLD_GLOBAL) != nullptr)) {
             break;
         }
     }

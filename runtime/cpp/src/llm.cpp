@@ -14,6 +14,7 @@
 #include "onnx_engine.hpp"
 #endif
 #include "openvino_engine.hpp"
+#include "openvino_versions.hpp"
 #include "template_marker.hpp"
 #include "tokenizer.hpp"
 #include "tokenizer_file.hpp"
@@ -54,6 +55,17 @@ void check_load_options(const LoadOptions& options) {
         throw Error(ErrorCode::usage, "draft_tokens is " + std::to_string(options.draft_tokens) +
                                           "; a whole number of 1 to 64 is needed");
     }
+}
+
+// A library that is not linked to a version of OpenVINO works with those whose interface it was compiled for.
+void check_openvino() {
+#if defined(OVROUND_UNLINKED)
+    const std::string build = ov::get_openvino_version().buildNumber;
+    if (!native::openvino_fits(build.c_str())) {
+        throw Error(ErrorCode::engine, "OpenVINO is " + build + "; this library works with " + native::openvino_range(),
+                    "install a version that it works with, or build ovround for this one");
+    }
+#endif
 }
 
 std::unique_ptr<Engine> open_engine(ov::Core& core, const std::filesystem::path& folder, const LoadOptions& options) {
@@ -177,6 +189,7 @@ Error::Error(ErrorCode code, const std::string& message, std::string hint)
 LLM::LLM(const std::filesystem::path& folder, const LoadOptions& options) {
     const auto start = std::chrono::steady_clock::now();
     check_load_options(options);
+    check_openvino();
     state_ = std::make_unique<State>(folder, options);
     state_->load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -298,6 +311,8 @@ std::string LLM::template_marker(std::string_view text) {
 std::size_t LLM::context_length() const noexcept { return state_->info.context_length; }
 std::size_t LLM::vocab_size() const noexcept { return state_->engine->vocab_size(); }
 const std::string& LLM::device() const noexcept { return state_->engine->device(); }
+
+const char* LLM::kernel() const noexcept { return state_->engine->native() ? "native" : "engine"; }
 const std::string& LLM::warning() const noexcept { return state_->engine->warning(); }
 uint64_t LLM::weight_bytes_per_token() const noexcept { return state_->weight_bytes_per_token; }
 double LLM::load_s() const noexcept { return state_->load_s; }

@@ -111,7 +111,7 @@ uint64_t check_folder(const fs::path& folder, bool contents) {
     if (is_file(folder / "openvino" / kManifest)) {
         hint = "open `" + (folder / "openvino").string() + "`";
     } else if (is_file(folder / "model.onnx")) {
-        hint = "this build reads OpenVINO folders: convert with --format openvino, or build with ORT_ROOT";
+        hint = "this build reads OpenVINO folders: convert with --format openvino";
     }
     throw Error(ErrorCode::artifact, "`" + folder.string() + "` has no openvino_model.xml", hint);
 }

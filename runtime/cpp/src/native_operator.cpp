@@ -10,6 +10,7 @@
 #include "expanded_weights.hpp"
 #include "file_kind.hpp"
 #include "openvino_model.hpp"
+#include "own_folder.hpp"
 
 namespace ovround {
 namespace {
@@ -38,15 +39,15 @@ bool needs_operator(const fs::path& path) {
     return false;
 }
 
-// Beside libovround, or beside the program if libovround is linked statically.
-fs::path beside_us() {
+// The operator is linked to no version of OpenVINO, so its symbols are those of the process. Where an application
+// loaded OpenVINO for itself alone (a plugin), they become visible here.
+void show_openvino() {
 #if !defined(_WIN32)
     Dl_info info{};
-    if (dladdr(reinterpret_cast<const void*>(&prepare_native), &info) != 0 && info.dli_fname != nullptr) {
-        return fs::absolute(info.dli_fname).parent_path() / kLibrary;
+    if (dladdr(reinterpret_cast<const void*>(&ov::get_openvino_version), &info) != 0 && info.dli_fname != nullptr) {
+        dlopen(info.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
     }
 #endif
-    return kLibrary;
 }
 
 class SetExact final : public ov::AttributeVisitor {
@@ -62,46 +63,42 @@ public:
 
 }  // namespace
 
-NativeWeights prepare_native(ov::Core& core, const fs::path& path, const std::string& device,
-                             const LoadOptions& options) {
+NativeChoice prepare_native(ov::Core& core, const fs::path& path, const std::string& device,
+                            const LoadOptions& options) {
+    const std::string folder = "`" + path.parent_path().string() + "`";
     if (!needs_operator(path)) {
         if (options.kernel == Kernel::native) {
-            throw Error(ErrorCode::engine,
-                        "kernel is native, yet `" + path.parent_path().string() + "` has ordinary weights",
+            throw Error(ErrorCode::engine, "kernel is native, yet " + folder + " has ordinary weights",
                         "kernel auto, or convert it with --native-weights");
         }
-        return NativeWeights::none;
+        return {};
     }
-    const std::string folder = "`" + path.parent_path().string() + "` has weights for the native operator, ";
-    const fs::path library = options.operator_library.empty() ? beside_us() : options.operator_library;
-    const bool there = is_file(library);
-    if (device == "CPU" && there) {
+    const bool named = !options.operator_library.empty();
+    const fs::path library = named ? options.operator_library : own_folder() / kLibrary;
+    std::string why, hint = kInstall;
+    if (device != "CPU") {
+        why = "does not run on " + device;
+        hint = "choose CPU, or kernel auto";
+    } else if (!is_file(library)) {
+        why = "is not there: `" + library.string() + "`";
+        if (named) {
+            throw Error(ErrorCode::usage, "operator_library is `" + library.string() + "`, which is not there");
+        }
+    } else {
+        show_openvino();
         try {
             core.add_extension(library.string());
+            return {NativeWeights::computed, ""};
         } catch (const std::exception& error) {
-            throw Error(ErrorCode::engine, "`" + library.string() + "` cannot be loaded: " + reason(error),
-                        "it belongs to the OpenVINO that it was built with: build runtime/native again");
+            why = "cannot be loaded: `" + library.string() + "`: " + reason(error);
+            hint = "install a version of OpenVINO that the library works with, or build runtime/native for this one";
         }
-        return NativeWeights::computed;
     }
-    if (!there && !options.operator_library.empty()) {
-        throw Error(ErrorCode::usage, "operator_library is `" + library.string() + "`, which is not there");
-    }
-    if (options.kernel == Kernel::native) {
-        const bool on_cpu = device == "CPU";
-        throw Error(ErrorCode::engine,
-                    folder + (on_cpu ? "whose library is missing: `" + library.string() + "`"
-                                     : "which " + device + " cannot run"),
-                    on_cpu ? kInstall : "choose CPU, or kernel auto");
+    if (options.kernel == Kernel::native || (named && device == "CPU")) {
+        throw Error(ErrorCode::engine, folder + " has weights for the native operator, which " + why, hint);
     }
     add_placeholder(core);
-    return NativeWeights::expanded;
-}
-
-std::string expansion_warning(const fs::path& path, const std::string& device, const std::string& cost) {
-    return "`" + path.parent_path().string() + "`: the native operator " +
-           (device == "CPU" ? "is not there (" + std::string(kInstall) + ")" : "does not run on " + device) + ", so " +
-           cost;
+    return {NativeWeights::expanded, folder + ": the native operator " + why + " (" + hint + "), so "};
 }
 
 void make_exact(ov::Model& model) {

@@ -54,7 +54,7 @@ OnnxEngine::OnnxEngine(const fs::path& folder, const LoadOptions& options) {
     }
     context_length_ = read_model_info(folder).context_length;
     const json decoder = read_decoder(folder / "genai_config.json");
-    session_ = runtime_.open(folder / "model.onnx", options.exact, options.threads, session_entries(decoder));
+    session_ = runtime_.open(folder / "model.onnx", options.exact, options.threads, session_entries(decoder), native_);
     const json head_size = decoder.value("head_size", json());
     auto contract = read_contract(runtime_, session_.get(), folder / "model.onnx",
                                   head_size.is_number_integer() ? head_size.get<int64_t>() : -1);

@@ -21,6 +21,7 @@ public:
 
     std::size_t vocab_size() const override { return vocab_size_; }
     const std::string& device() const override { return device_; }
+    bool native() const override { return native_; }
     void reset() override;
     const float* prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) override;
     const float* decode(const std::vector<int64_t>& ids) override;
@@ -53,6 +54,7 @@ private:
     std::size_t context_length_ = 0;
     std::size_t vocab_size_ = 0;
     std::string device_;
+    bool native_ = false;
     std::vector<Cache> caches_;
     bool has_fixed_ = false;
     StateHistory<std::vector<std::vector<char>>> history_;  // of the fixed ones of caches_, in their order

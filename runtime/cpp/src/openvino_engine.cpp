@@ -29,9 +29,10 @@ OpenVinoEngine::OpenVinoEngine(ov::Core& core, const fs::path& folder, const Loa
     const fs::path path = folder / "openvino_model.xml";
     const auto native = prepare_native(core, path, device, options);
     const auto model = read_model(core, path);
-    if (native == NativeWeights::expanded) {
-        warning_ = expansion_warning(path, device, expand_weights(*model, path.string()));
-    } else if (native == NativeWeights::computed && options.exact) {
+    native_ = native.weights == NativeWeights::computed;
+    if (native.weights == NativeWeights::expanded) {
+        warning_ = native.reason + expand_weights(*model, path.string());
+    } else if (native_ && options.exact) {
         make_exact(*model);
     }
     has_positions_ = has_port(model->inputs(), "position_ids");

@@ -23,6 +23,7 @@ public:
 
     std::size_t vocab_size() const override { return vocab_size_; }
     const std::string& device() const override { return device_; }
+    bool native() const override { return native_; }
     const std::string& warning() const override { return warning_; }
     void reset() override;
     const float* prefill(const std::vector<const std::vector<int64_t>*>& prompts, std::size_t new_tokens) override;
@@ -58,6 +59,7 @@ private:
 
     std::size_t vocab_size_ = 0;
     std::string device_;
+    bool native_ = false;
     std::string warning_;
     bool has_positions_ = false;
     bool whole_ = true;            // the number of rows, positions and lengths is free

@@ -24,6 +24,8 @@ from openvino import opset13 as opset
 from openvino.utils.node_factory import NodeFactory
 
 from ovround.runtime.engines.native.affine_weight import AffineWeight, affine_weight
+from ovround.runtime.engines.native.library import load_kernels
+from ovround.runtime.engines.native.openvino_versions import open_operator
 from ovround.tensors import native_layout as layout
 from ovround.tensors.native_layout import INTEGERS, OPERATOR, RUN, Bytes
 
@@ -69,7 +71,12 @@ AnyWeight = Weight | AffineWeight
 
 
 def repack(model: Any, library: Path, *, exact: bool) -> int:
-    """Replace the model's products of quantised weights by the operator in `library`; returns their number."""
+    """Replace the model's products of quantised weights by the operator in `library`; returns their number.
+
+    Raises RuntimeError or OSError, before anything is replaced, if the library cannot be loaded.
+    """
+    pack = _packer(library)
+    open_operator(library)
     factory = NodeFactory()
     factory.add_extension(str(library))
     groups: dict[tuple[object, ...], list[AnyWeight]] = defaultdict(list)
@@ -86,7 +93,6 @@ def repack(model: Any, library: Path, *, exact: bool) -> int:
         return 0
     gates = [_gate(weights) for weights in fused]
     buffers = _allocate([sum(map(_size, weights)) for weights in fused])
-    pack = _packer(library)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
         list(pool.map(lambda weights, buffer: _fill(weights, buffer, pack), fused, buffers))
     for weights, buffer, gate in zip(fused, buffers, gates, strict=True):
@@ -187,7 +193,7 @@ def _fill(weights: list[AnyWeight], buffer: Bytes, pack: Pack) -> None:
 
 
 def _packer(library: Path) -> Pack:
-    function = ctypes.CDLL(str(library)).ovround_pack_integers
+    function = load_kernels(library).ovround_pack_integers
     function.restype = None
 
     def pack(bits: int, codes: Any, signed: bool, shape: tuple[int, int], packed_codes: Bytes) -> None:
@@ -198,11 +204,6 @@ def _packer(library: Path) -> Pack:
         )  # fmt: skip
 
     return pack
-
-
-def is_faster(library: Path) -> bool:
-    """Whether the operator is faster on this processor; raises OSError for a library that cannot be loaded."""
-    return bool(ctypes.CDLL(str(library)).ovround_is_faster())
 
 
 def _packed(node: Any) -> Weight | None:

@@ -9,14 +9,14 @@
 
 extern "C" {
 int ovround_has(int isa);
-void ovround_codebook_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t,
-                             int64_t, int64_t, const float*, int64_t, float*, int, int, int64_t);
-void ovround_integer_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t,
-                            const float*, int64_t, float*, int, int, int64_t);
-void ovround_affine_linear(const uint8_t*, const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t,
-                           int64_t, int64_t, int64_t, const float*, int64_t, float*, int, int, int64_t);
-void ovround_gated_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t,
-                          const float*, int64_t, float*, int, int, int64_t);
+int ovround_codebook_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t,
+                            int64_t, const float*, int64_t, float*, int, int, int64_t);
+int ovround_integer_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t,
+                           const float*, int64_t, float*, int, int, int64_t);
+int ovround_affine_linear(const uint8_t*, const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t,
+                          int64_t, int64_t, int64_t, const float*, int64_t, float*, int, int, int64_t);
+int ovround_gated_linear(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t,
+                         const float*, int64_t, float*, int, int, int64_t);
 }
 
 namespace {

@@ -67,9 +67,12 @@ def test_tokens_and_templates(served: Any) -> None:
 
 
 def test_health_and_metrics(served: Any) -> None:
-    assert served.request("GET", "/health")[1] == {"status": "ok", "engine": served.engine_client.engine}
+    assert served.request("GET", "/health")[1] == {
+        "status": "ok", "engine": served.engine_client.engine, "kernel": served.engine_client.kernel,
+    }  # fmt: skip
     assert served.request("GET", "/ready")[1]["status"] == "ready"
-    assert served.metric("ovround_engine_info", engine=served.engine_client.engine) == 1
+    labels = {"engine": served.engine_client.engine, "kernel": served.engine_client.kernel}
+    assert served.metric("ovround_engine_info", **labels) == 1
     assert "version" in served.request("GET", "/version")[1]
     before = served.metric("ovround_generation_tokens_total")
     failed = served.metric("ovround_request_failure_total", status="400")

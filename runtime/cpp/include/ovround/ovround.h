@@ -140,6 +140,8 @@ OVROUND_C_API void ovround_close(ovround_llm* llm); /* NULL is allowed */
 OVROUND_C_API size_t ovround_context_length(const ovround_llm* llm);
 OVROUND_C_API size_t ovround_vocab_size(const ovround_llm* llm);
 OVROUND_C_API double ovround_load_s(const ovround_llm* llm);
+/* "native" if the native operator multiplies quantised weights, or "engine"; valid for ever. */
+OVROUND_C_API const char* ovround_kernel(const ovround_llm* llm);
 OVROUND_C_API const char* ovround_warning(const ovround_llm* llm); /* a warning from loading; often empty */
 
 /* `on_piece` may be NULL. The completion is freed with ovround_completion_free. */

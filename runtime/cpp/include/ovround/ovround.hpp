@@ -179,7 +179,8 @@ public:
 
     std::size_t context_length() const noexcept;  // maximum number of tokens of a prompt and its answer together
     std::size_t vocab_size() const noexcept;
-    const std::string& device() const noexcept;        // readable name of the device
+    const std::string& device() const noexcept;  // readable name of the device
+    const char* kernel() const noexcept;  // "native" if the native operator multiplies quantised weights, or "engine"
     const std::string& warning() const noexcept;       // a readable warning from loading; often empty
     double load_s() const noexcept;                    // seconds of the constructor
     uint64_t weight_bytes_per_token() const noexcept;  // bytes of stored weights that a decoding step reads

@@ -1,9 +1,7 @@
-// Repacks codes of an engine's constants to the layout of linear.hpp: C functions that Python calls when it loads a
-// model.
+// Repacks codes of an engine's constants to the layout of the kernels, when a model is loaded.
 #include <cstdint>
 #include <cstring>
 
-#include "export.hpp"
 #include "linear.hpp"
 
 namespace ovround::native {
@@ -50,20 +48,11 @@ void pack_run(int64_t bits, const uint8_t* from, uint32_t flip, uint8_t* to) {
 }  // namespace
 }  // namespace ovround::native
 
-// 1 if the operator is faster; see `chosen` of runtime/engines/native/operator.py.
-extern "C" OVROUND_EXPORT int ovround_is_faster() {
-    using namespace ovround::native;
-    const Isa best = best_isa();
-    return best == Isa::amx || best == Isa::avx512vbmi || best == Isa::avxvnni ? 1 : 0;
-}
-
-// `from` [rows, columns] of 2, 4 or 8 bits, lowest bits first, columns a multiple of 32; `to` [ceil(rows / 16), columns
-// / 32, bits * 64]. `offset`: codes are signed.
-extern "C" OVROUND_EXPORT void ovround_pack_integers(int64_t bits, const uint8_t* from, int offset, int64_t rows,
-                                                     int64_t columns, uint8_t* to) {
+void ovround_pack_integers(int64_t bits, const uint8_t* from, int is_signed, int64_t rows, int64_t columns,
+                           uint8_t* to) {
     using namespace ovround::native;
     const int64_t runs = columns / kIntegerRun, row_bytes = columns * bits / 8, run_bytes = bits * kQuadBytes;
-    const uint32_t flip = offset == 0 ? 0 : bits == 4 ? 0x88888888U : 0x80808080U;
+    const uint32_t flip = is_signed == 0 ? 0 : bits == 4 ? 0x88888888U : 0x80808080U;
     for (int64_t tile = 0; tile * kIntegerRows < rows; ++tile) {
         for (int64_t run = 0; run < runs; ++run) {
             uint8_t* at = to + (tile * runs + run) * run_bytes;

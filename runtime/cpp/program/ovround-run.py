@@ -1,0 +1,4 @@
+#!python
+from ovround.runtime.native_program import main
+
+main()
