@@ -43,17 +43,20 @@ class CompletionObjects:
     """OpenAI's completions: one object with all choices, or a chunk a choice and `[DONE]`."""
 
     def __init__(
-        self, head: Head, choices: ChoiceFormat, *, count: int, prompts: int, path: str, wants_usage: bool
-    ) -> None:
+        self, head: Head, choices: ChoiceFormat, *, count: int, prompts: int, path: str, wants_usage: bool,
+        repeatable: bool | None = None,
+    ) -> None:  # fmt: skip
+        """`repeatable`: whether the request's seed gives the same answer again; None without a seed."""
         self._head, self._choices, self._count, self._prompts = head, choices, count, prompts
         self._path, self._wants_usage = path, wants_usage
+        self._notes = {} if repeatable is None else {"repeatable": repeatable}
         self._chunk_head = replace(head, kind=choices.stream_kind)
 
     def whole(self, answers: Sequence[CollectedAnswer]) -> Json:
         ends = [answer.last for answer in answers if answer.last is not None]
         choices = [self._choices.whole(index, answer) for index, answer in enumerate(answers)]
         more = {"usage": responses.usage(ends, self._prompts), "timings": responses.timings(ends[0])}
-        return self._head.object(choices, **more)
+        return self._head.object(choices, **more, **self._notes)
 
     def opening(self) -> Iterable[Event]:
         for choice in self._choices.opening(self._count):
@@ -61,7 +64,8 @@ class CompletionObjects:
 
     def events(self, index: int, piece: Piece) -> Iterable[Event]:
         for choice in self._choices.chunks(index, piece):
-            more = {"timings": responses.timings(piece)} if choice["finish_reason"] is not None else {}
+            is_last = choice["finish_reason"] is not None
+            more = {"timings": responses.timings(piece), **self._notes} if is_last else {}
             yield json.dumps(self._chunk_head.object([choice], **more))
 
     def closing(self, ends: Sequence[Piece]) -> Iterable[Event]:

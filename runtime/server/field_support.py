@@ -43,10 +43,6 @@ SINGLE_ONLY_FIELDS: Mapping[str, SingleOnlyField] = {
         lambda body: body.logprobs is not None and body.logprobs is not False,
     ),
     "logit_bias": SingleOnlyField("openvino_genai has no bias for single tokens", lambda body: bool(body.logit_bias)),
-    "seed": SingleOnlyField(
-        "its random numbers depend on the other answers of a batch",
-        lambda body: body.seed is not None and bool(body.temperature),
-    ),
     "response_format": SingleOnlyField(
         _UNCONSTRAINED, lambda body: body.response_format is not None and body.response_format.type != "text"
     ),

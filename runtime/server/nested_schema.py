@@ -19,7 +19,8 @@ def nested_schema(schema: Mapping[str, Any], at: str) -> dict[str, Any]:
     add keys until its limit of tokens. So an object with `properties` takes no others, unless the schema composes objects.
     """
     root = {name: value for name, value in schema.items() if name not in ("$id", "$schema")}
-    return _nested(root, at, close=not _composes(root))
+    moved: dict[str, Any] = _nested(root, at, close=not _composes(root))
+    return moved
 
 
 def _nested(schema: Any, at: str, *, close: bool) -> Any:

@@ -155,6 +155,11 @@ class Sampling(Ignored):
         return self.n or 1
 
     @property
+    def is_seeded(self) -> bool:
+        """Whether the answer is drawn by the random numbers of a seed."""
+        return self.seed is not None and bool(self.temperature)
+
+    @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with the usage of all its choices."""
         return self.stream_options is not None and self.stream_options.include_usage

@@ -39,7 +39,7 @@ async def create_chat_completion(engine_client: EngineClient, request: Request, 
     opened = await open_chat(engine_client, head.request_id, body)
     objects = CompletionObjects(
         head, ChatFormat(model.tokenizer, opened.syntax), count=len(opened.jobs), prompts=1, path=request.url.path,
-        wants_usage=body.wants_usage,
+        wants_usage=body.wants_usage, repeatable=engine_client.repeats_seeds if body.is_seeded else None,
     )  # fmt: skip
     return await AnswerStream(engine_client, head.request_id, opened.jobs, objects).response(
         request, stream=body.stream

@@ -35,7 +35,13 @@ async def create_completion(engine_client: EngineClient, request: Request, body:
     jobs = await engine_client.open_jobs(head.request_id, prompts, options, body.choices)
     choices = CompletionFormat(model.tokenizer, jobs, echoes, silent=body.max_tokens == 0)
     objects = CompletionObjects(
-        head, choices, count=len(jobs), prompts=len(prompts), path=request.url.path, wants_usage=body.wants_usage
+        head,
+        choices,
+        count=len(jobs),
+        prompts=len(prompts),
+        path=request.url.path,
+        wants_usage=body.wants_usage,
+        repeatable=engine_client.repeats_seeds if body.is_seeded else None,
     )
     return await AnswerStream(engine_client, head.request_id, jobs, objects).response(request, stream=body.stream)
 

@@ -156,7 +156,7 @@ class ResponsesRequest(RequestModel):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     include: Annotated[list[Name], Field(max_length=64)] | None = None
-    metadata: Annotated[dict[Name, JsonValue], Field(max_length=64)] | None = None
+    metadata: Annotated[dict[Name, Name], Field(max_length=64)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     # without a meaning for a local model
     user: Name | None = None
