@@ -47,6 +47,8 @@ class Limits:
     """Longest wait between two parts of a request's body; after it the status is 408."""
     request_body_bytes: int = 4 << 20
     """Size of a request's body; a larger body gets status 413."""
+    stored_response_bytes: int = 64 << 20
+    """Size of all responses that a server keeps for `previous_response_id`; the longest unused ones are forgotten."""
 
 
 LIMITS = Limits()

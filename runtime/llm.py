@@ -307,11 +307,14 @@ class LLM:
         check_ids([prompt_ids], self.vocab_size)
         return Answer(request, self.tokenizer)
 
-    def _begin(self) -> object:
-        """Take the model over from an older stream; clear the cache unless `prefix_cache` keeps it."""
+    def _begin(self, *, anew: bool = False) -> object:
+        """Take the model over from an older stream; clear the cache unless `prefix_cache` keeps it and it may be used.
+
+        A beginning from the cache is rounded otherwise than a computed one, which a seed's answer must not depend on.
+        """
         self._turn = turn = object()
         self._cancelled = False
-        if not self._prefix_cache:
+        if anew or not self._prefix_cache:
             self._row.ids.clear()
         return turn
 
@@ -323,8 +326,8 @@ class LLM:
     def _complete(self, answers: list[Answer]) -> list[Completion]:
         """Run one batch to its end."""
         with self._lock:
-            self._begin()
             first = answers[0].request
+            self._begin(anew=first.options.is_seeded)
             if first.options.num_beams > 1:
                 self._row.clear()
                 beam_search(self._engine, first)
@@ -347,7 +350,7 @@ class LLM:
 
     def _stream(self, answer: Answer) -> Iterator[Piece]:
         with self._lock:
-            turn = self._begin()
+            turn = self._begin(anew=answer.request.options.is_seeded)
         steps = run_row(self._row, answer.request, self._proposer, self._draft_tokens)
         while answer.request.finish_reason is None:
             with self._lock:

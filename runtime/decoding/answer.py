@@ -29,14 +29,17 @@ class Answer:
         text = self._stream.push(token)
         if request.finish_reason is not None:
             text += self._stream.finish()
-        if self._stream.stopped:
+        if self._stream.stop_string is not None:
             request.finish_reason = "stop"
         self._texts.append(text)
         logprobs = request.logprobs[index] if request.options.logprobs is not None else None
         prompt_logprobs = self._prompt_logprobs() if index == 0 else None
         if request.finish_reason is None:
             return Piece(text, token, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
-        return Piece(text, token, request.finish_reason, self._usage(), self._timings(), logprobs, prompt_logprobs)
+        return Piece(
+            text, token, request.finish_reason, self._usage(), self._timings(), logprobs, prompt_logprobs,
+            self._stream.stop_string,
+        )  # fmt: skip
 
     def take_all(self) -> None:
         """Read all tokens of a finished request at once."""

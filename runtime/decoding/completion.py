@@ -68,3 +68,5 @@ class Piece:
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     """Only on the first piece, and if requested."""
+    stop_string: str | None = None
+    """The stop string that ended the answer; only on the last piece."""

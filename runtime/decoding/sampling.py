@@ -95,6 +95,11 @@ class SamplingOptions:
         if self.num_beams > 1:
             self._check_beams()
 
+    @property
+    def is_seeded(self) -> bool:
+        """Whether the answer is drawn by the random numbers of a seed."""
+        return self.seed is not None and self.temperature > 0
+
     def _check_beams(self) -> None:
         combinable = ("num_beams", "length_penalty", "max_new_tokens", "stop_token_ids", "ignore_eos", "seed")
         defaults = {field.name: field.default for field in fields(self) if field.name not in combinable}

@@ -1,140 +1,77 @@
-"""Answers as choices of OpenAI's objects: whole, or as the chunks of a stream."""
+"""The form that one protocol gives to the answers of a request: one object, or the events of a stream."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
 from ovround.runtime.decoding.completion import Piece
 from ovround.runtime.server import responses
-from ovround.runtime.server.job import Job
-from ovround.runtime.server.responses import CollectedAnswer, Json
-from ovround.runtime.text.tokenizer import Tokenizer
-from ovround.runtime.text.tool_formats.answer_parser import AnswerParser, AnswerSyntax, ParsedAnswer, parse_answer
+from ovround.runtime.server.choice_format import ChoiceFormat
+from ovround.runtime.server.failure import Failure
+from ovround.runtime.server.responses import CollectedAnswer, Head, Json
+
+Event = str | dict[str, Any]
+"""The data of a server-sent event, or `{"event": name, "data": data}`."""
 
 
 class AnswerFormat(Protocol):
-    """The choices of one route."""
+    """The answers of one request; a stream has its opening, the events of each piece, then its closing or a failure."""
 
-    stream_kind: str
-
-    def opening(self, count: int) -> list[Json]:
-        """The first chunks of a stream of `count` choices."""
+    def whole(self, answers: Sequence[CollectedAnswer]) -> Json:
+        """The object of the finished answers."""
         ...
 
-    def chunks(self, index: int, piece: Piece) -> list[Json]:
-        """The chunks that a piece of one choice adds to a stream; often none."""
+    def opening(self) -> Iterable[Event]: ...
+
+    def events(self, index: int, piece: Piece) -> Iterable[Event]:
+        """What a piece of one answer adds; often nothing."""
         ...
 
-    def whole(self, index: int, answer: CollectedAnswer) -> Json:
-        """A finished choice."""
+    def closing(self, ends: Sequence[Piece]) -> Iterable[Event]:
+        """The end of the stream, from each answer's last piece."""
+        ...
+
+    def failure(self, failure: Failure) -> Iterable[Event]:
+        """The end of a stream that fails."""
         ...
 
 
-class ChatFormat:
-    """Chat messages. `syntax` says how reasoning and calls are told from text; None: all of it is text."""
-
-    stream_kind = "chat.completion.chunk"
-
-    def __init__(self, tokenizer: Tokenizer, syntax: AnswerSyntax | None) -> None:
-        self._tokenizer, self._syntax = tokenizer, syntax
-        self._parsers: dict[int, AnswerParser] = {}
-
-    def opening(self, count: int) -> list[Json]:
-        return [_chunk(index, {"role": "assistant", "content": ""}) for index in range(count)]
-
-    def chunks(self, index: int, piece: Piece) -> list[Json]:
-        logprobs = responses.chat_logprobs([piece.logprobs], self._tokenizer) if piece.logprobs is not None else None
-        deltas: list[Json] = [{"content": piece.text}] if piece.text else []
-        reason: str | None = piece.finish_reason
-        if self._syntax is not None:
-            parser = self._parsers.setdefault(index, AnswerParser(self._syntax))
-            deltas = _deltas(parser, piece)
-            reason = _finish_reason(reason, parser.calls, broken=parser.broken)
-        if logprobs and not deltas:
-            deltas = [{"content": ""}]
-        chunks = [_chunk(index, delta, logprobs if at == 0 else None) for at, delta in enumerate(deltas)]
-        return [*chunks, _chunk(index, {}, None, reason)] if piece.finish_reason is not None else chunks
-
-    def whole(self, index: int, answer: CollectedAnswer) -> Json:
-        parsed = ParsedAnswer(answer.text, "", (), False)
-        if self._syntax is not None:
-            parsed = parse_answer(answer.text, self._syntax, cut=answer.finish_reason == "length")
-        message: Json = {
-            "role": "assistant",
-            "content": parsed.content or (None if parsed.calls else ""),
-            "refusal": None,
-        }
-        if parsed.reasoning:
-            message["reasoning_content"] = parsed.reasoning
-        if parsed.calls:
-            message["tool_calls"] = responses.tool_calls(parsed.calls)
-        logprobs = responses.chat_logprobs(answer.logprobs, self._tokenizer) if answer.logprobs else None
-        reason = _finish_reason(answer.finish_reason, len(parsed.calls), broken=parsed.broken)
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
-
-
-def _deltas(parser: AnswerParser, piece: Piece) -> list[Json]:
-    """What a piece adds to a message: text, reasoning, calls and their arguments."""
-    deltas: list[Json] = []
-    begun = parser.begun
-    events = parser.push(piece.text) if piece.text else []
-    if piece.finish_reason is not None:
-        events += parser.finish(cut=piece.finish_reason == "length")
-    for kind, text in events:
-        if kind == "text":
-            deltas.append({"content": text})
-        elif kind == "reasoning":
-            deltas.append({"reasoning_content": text})
-        elif kind == "call":
-            deltas.append({"tool_calls": [{"index": begun, **responses.begun_call(text)}]})
-            begun += 1
-        elif kind == "arguments":
-            deltas.append({"tool_calls": [{"index": begun - 1, "function": {"arguments": text}}]})
-    return deltas
-
-
-def _finish_reason(reason: str | None, calls: int, *, broken: bool) -> str | None:
-    """`tool_calls` for complete calls; an answer that was cut within one says `length`."""
-    if reason is None or not calls or (broken and reason == "length"):
-        return reason
-    return "tool_calls"
-
-
-class CompletionFormat:
-    """Texts. `echoes` are the prompts that precede the answers; `silent` leaves out the answers themselves."""
-
-    stream_kind = "text_completion"
+class CompletionObjects:
+    """OpenAI's completions: one object with all choices, or a chunk a choice and `[DONE]`."""
 
     def __init__(
-        self, tokenizer: Tokenizer, jobs: Sequence[Job], echoes: Sequence[str | None], *, silent: bool
+        self, head: Head, choices: ChoiceFormat, *, count: int, prompts: int, path: str, wants_usage: bool,
+        repeatable: bool | None = None,
     ) -> None:  # fmt: skip
-        self._tokenizer, self._jobs, self._silent = tokenizer, jobs, silent
-        self._echoes = {index: echo for index, echo in enumerate(echoes) if echo is not None}
+        """`repeatable`: whether the request's seed gives the same answer again; None without a seed."""
+        self._head, self._choices, self._count, self._prompts = head, choices, count, prompts
+        self._path, self._wants_usage = path, wants_usage
+        self._notes = {} if repeatable is None else {"repeatable": repeatable}
+        self._chunk_head = replace(head, kind=choices.stream_kind)
 
-    def opening(self, count: int) -> list[Json]:
-        return []
+    def whole(self, answers: Sequence[CollectedAnswer]) -> Json:
+        ends = [answer.last for answer in answers if answer.last is not None]
+        choices = [self._choices.whole(index, answer) for index, answer in enumerate(answers)]
+        more = {"usage": responses.usage(ends, self._prompts), "timings": responses.timings(ends[0])}
+        return self._head.object(choices, **more, **self._notes)
 
-    def chunks(self, index: int, piece: Piece) -> list[Json]:
-        answer = CollectedAnswer()
-        answer.take(piece)
-        choice = self.whole(index, answer)
-        return [choice] if choice["text"] or choice["logprobs"] or choice["finish_reason"] else []
+    def opening(self) -> Iterable[Event]:
+        for choice in self._choices.opening(self._count):
+            yield json.dumps(self._chunk_head.object([choice]))
 
-    def whole(self, index: int, answer: CollectedAnswer) -> Json:
-        echo = self._echoes.pop(index, "")  # once
-        answer_logprobs = [] if self._silent else answer.logprobs
-        logprobs = None
-        if self._jobs[index].options.logprobs is not None:
-            logprobs = responses.completion_logprobs(
-                self._jobs[index].prompt_ids, answer.prompt_logprobs, answer_logprobs, self._tokenizer
-            )
-        reason = "length" if self._silent and answer.finish_reason else answer.finish_reason
-        return {
-            "index": index, "text": echo + ("" if self._silent else answer.text), "logprobs": logprobs,
-            "finish_reason": reason,
-        }  # fmt: skip
+    def events(self, index: int, piece: Piece) -> Iterable[Event]:
+        for choice in self._choices.chunks(index, piece):
+            is_last = choice["finish_reason"] is not None
+            more = {"timings": responses.timings(piece), **self._notes} if is_last else {}
+            yield json.dumps(self._chunk_head.object([choice], **more))
 
+    def closing(self, ends: Sequence[Piece]) -> Iterable[Event]:
+        if self._wants_usage:
+            yield json.dumps(self._chunk_head.object([], usage=responses.usage(ends, self._prompts)))
+        yield "[DONE]"
 
-def _chunk(index: int, delta: Json, logprobs: Json | None = None, reason: str | None = None) -> Json:
-    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+    def failure(self, failure: Failure) -> Iterable[Event]:
+        yield json.dumps(failure.body(self._path))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
@@ -14,14 +12,12 @@ from sse_starlette.sse import EventSourceResponse
 
 from ovround.errors import OvroundError
 from ovround.runtime.decoding.completion import Piece
-from ovround.runtime.server import responses
 from ovround.runtime.server.access_log import note_answer
-from ovround.runtime.server.answer_format import AnswerFormat
+from ovround.runtime.server.answer_format import AnswerFormat, Event
 from ovround.runtime.server.engine_client import EngineClient, RequestCancelledError
-from ovround.runtime.server.error_response import error_response
+from ovround.runtime.server.error_response import failure_of
 from ovround.runtime.server.job import Job
-from ovround.runtime.server.protocol import Sampling
-from ovround.runtime.server.responses import CollectedAnswer, Head
+from ovround.runtime.server.responses import CollectedAnswer
 
 _PING_S = 15
 _DISCONNECT_CHECK_S = 0.25  # between checks for a client that has left an answer that is not streamed
@@ -31,23 +27,18 @@ class AnswerStream:
     """The jobs of one request, in the form that its route has."""
 
     def __init__(
-        self, engine_client: EngineClient, head: Head, jobs: Sequence[Job], answer_format: AnswerFormat, prompts: int
-    ) -> None:  # fmt: skip
-        self._engine_client, self._head, self._jobs = engine_client, head, jobs
-        self._format, self._prompts = answer_format, prompts
+        self, engine_client: EngineClient, request_id: str, jobs: Sequence[Job], answer_format: AnswerFormat
+    ) -> None:
+        self._engine_client, self._request_id, self._jobs = engine_client, request_id, jobs
+        self._format = answer_format
 
-    async def response(self, request: Request, body: Sampling) -> Response:
-        """One JSON object, or events where the request asks for a stream."""
-        if body.stream:
-            return await self._event_response(
-                request, body.stream_options is not None and body.stream_options.include_usage
-            )
+    async def response(self, request: Request, *, stream: bool) -> Response:
+        """One JSON object, or events."""
+        if stream:
+            return await self._event_response(request)
         answers = await self._collect(request)
-        ends = [answer.last for answer in answers if answer.last is not None]
-        note_answer(request, self._head.request_id, ends)
-        choices = [self._format.whole(index, answer) for index, answer in enumerate(answers)]
-        more = {"usage": responses.usage(ends, self._prompts), "timings": responses.timings(ends[0])}
-        return JSONResponse(self._head.object(choices, **more))
+        note_answer(request, self._request_id, [answer.last for answer in answers if answer.last is not None])
+        return JSONResponse(self._format.whole(answers), headers={"X-Request-Id": self._request_id})
 
     async def _collect(self, request: Request) -> list[CollectedAnswer]:
         """All answers; raises RequestCancelledError when the client has left."""
@@ -70,12 +61,12 @@ class AnswerStream:
         finally:
             for task in tasks:
                 task.cancel()
-            self._engine_client.close_jobs(self._head.request_id)
+            self._engine_client.close_jobs(self._request_id)
         return answers
 
-    async def _event_response(self, request: Request, wants_usage: bool) -> Response:
+    async def _event_response(self, request: Request) -> Response:
         """An error before the first token becomes a status; a later one becomes an event."""
-        note_answer(request, self._head.request_id, [])
+        note_answer(request, self._request_id, [])
         pieces = self._pieces()
         try:
             first = await anext(pieces)
@@ -83,43 +74,36 @@ class AnswerStream:
             await pieces.aclose()
             raise
         return EventSourceResponse(
-            self._events(request, first, pieces, wants_usage), ping=_PING_S, sep="\n",
-            send_timeout=self._engine_client.settings.send_timeout_s, headers={"X-Request-Id": self._head.request_id},
+            self._events(request, first, pieces), ping=_PING_S, sep="\n",
+            send_timeout=self._engine_client.settings.send_timeout_s, headers={"X-Request-Id": self._request_id},
         )  # fmt: skip
 
     async def _events(
-        self,
-        request: Request,
-        first: tuple[int, Piece],
-        pieces: AsyncGenerator[tuple[int, Piece], None],
-        wants_usage: bool,
-    ) -> AsyncIterator[str]:
-        head = replace(self._head, kind=self._format.stream_kind)
+        self, request: Request, first: tuple[int, Piece], pieces: AsyncGenerator[tuple[int, Piece], None]
+    ) -> AsyncIterator[Event]:
         ends: dict[int, Piece] = {}
         async with aclosing(pieces):
             try:
-                for choice in self._format.opening(len(self._jobs)):
-                    yield json.dumps(head.object([choice]))
+                for event in self._format.opening():
+                    yield event
                 index, piece = first
                 while True:
-                    for choice in self._format.chunks(index, piece):
-                        more = {"timings": responses.timings(piece)} if choice["finish_reason"] is not None else {}
-                        yield json.dumps(head.object([choice], **more))
+                    for event in self._format.events(index, piece):
+                        yield event
                     if piece.finish_reason is not None:
                         ends[index] = piece
-                        note_answer(request, self._head.request_id, list(ends.values()))
+                        note_answer(request, self._request_id, list(ends.values()))
                     index, piece = await anext(pieces)
             except StopAsyncIteration:
                 pass
             except OvroundError as error:
-                status, failed = error_response(error)
-                self._engine_client.metrics.failed(status)
-                yield json.dumps(failed)
+                failure = failure_of(error).in_words_of(request.url.path)
+                self._engine_client.metrics.failed(failure.status)
+                for event in self._format.failure(failure):
+                    yield event
                 return
-            if wants_usage:
-                ordered = [ends[index] for index in sorted(ends)]
-                yield json.dumps(head.object([], usage=responses.usage(ordered, self._prompts)))
-            yield "[DONE]"
+            for event in self._format.closing([ends[index] for index in sorted(ends)]):
+                yield event
 
     async def _pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
         """The pieces of all jobs in order of arrival, each with its job's index."""
@@ -129,7 +113,7 @@ class AnswerStream:
                     async for piece in pieces:
                         yield 0, piece
             finally:
-                self._engine_client.close_jobs(self._head.request_id)
+                self._engine_client.close_jobs(self._request_id)
             return
         arrivals: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
 
@@ -156,4 +140,4 @@ class AnswerStream:
         finally:
             for task in tasks:
                 task.cancel()
-            self._engine_client.close_jobs(self._head.request_id)
+            self._engine_client.close_jobs(self._request_id)

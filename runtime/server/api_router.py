@@ -1,4 +1,4 @@
-"""The routes: OpenAI's completions and models, tokenization, and those for operating a server."""
+"""The routes: OpenAI's and Anthropic's APIs, tokenization, and those for operating a server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 import ovround
 from ovround.runtime.server.chat_page import PAGE, policy
 from ovround.runtime.server.engine_client import EngineClient
+from ovround.runtime.server.messages_api.serving import MessagesRoutes
 from ovround.runtime.server.metrics import CONTENT_TYPE
 from ovround.runtime.server.protocol import (
     ChatRequest,
@@ -19,6 +20,7 @@ from ovround.runtime.server.protocol import (
     TokenizeRequest,
 )
 from ovround.runtime.server.responses import Json
+from ovround.runtime.server.responses_api.serving import ResponsesRoutes
 from ovround.runtime.server.served_model import UnknownModelError
 from ovround.runtime.server.serving_chat import create_chat_completion
 from ovround.runtime.server.serving_completion import create_completion
@@ -33,10 +35,17 @@ class ApiRouter:
         self._model = engine_client.model
         self._page = PAGE.read_text(encoding="utf-8")
         self._unknown_fields = UnknownFields(strict=engine_client.settings.strict)
+        self._responses = ResponsesRoutes(engine_client, self._unknown_fields)
+        self._messages = MessagesRoutes(engine_client, self._unknown_fields)
 
     def add_to(self, app: FastAPI) -> None:
         app.post("/v1/chat/completions")(self.chat)
         app.post("/v1/completions")(self.complete)
+        app.post("/v1/responses")(self._responses.create)
+        app.get("/v1/responses/{response_id}")(self._responses.get)
+        app.delete("/v1/responses/{response_id}")(self._responses.delete)
+        app.post("/v1/messages")(self._messages.create)
+        app.post("/v1/messages/count_tokens")(self._messages.count)
         app.get("/v1/models")(self.models)
         app.get("/v1/models/{name:path}")(self.model)
         app.post("/v1/requests/{request_id}/cancel")(self.cancel)
@@ -135,7 +144,8 @@ class ApiRouter:
         model = self._model
         return {
             "id": model.name, "object": "model", "created": model.created, "owned_by": "ovround",
-            "max_model_len": model.context_length,
+            "max_model_len": model.context_length, "context_length": model.context_length,
+            "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
             "meta": {"bits": model.bits, "n_ctx": model.context_length, "engine": self._engine_client.engine,
                      "kernel": self._engine_client.kernel},
         }  # fmt: skip

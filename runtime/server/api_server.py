@@ -18,11 +18,11 @@ from ovround.errors import OvroundError
 from ovround.runtime.server.access_log import AccessLog
 from ovround.runtime.server.api_router import ApiRouter
 from ovround.runtime.server.engine_client import EngineClient
-from ovround.runtime.server.error_response import error_response
+from ovround.runtime.server.error_response import failure_of
+from ovround.runtime.server.failure import Failure
 from ovround.runtime.server.metrics import Metrics
 from ovround.runtime.server.middleware import RequestGate
 from ovround.runtime.server.request_error import describe
-from ovround.runtime.server.responses import error_object
 
 _ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request cannot be answered, or not by the engine that the server was started with."},
@@ -61,15 +61,16 @@ def create_app(engine_client: EngineClient) -> FastAPI:
 
 def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     async def on_ovround_error(request: Request, error: Exception) -> Response:
-        status, body = error_response(error)
-        metrics.failed(status)
-        return JSONResponse(body, status, {"Retry-After": "1"} if status in (429, 503) else None)
+        failure = failure_of(error).in_words_of(request.url.path)
+        metrics.failed(failure.status)
+        headers = {"Retry-After": "1"} if failure.status in (429, 503) else None
+        return JSONResponse(failure.body(request.url.path), failure.status, headers)
 
     async def on_invalid_request(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101  # for the type checker
         metrics.failed(400)
         message, param = describe(error.errors(), error.body)
-        return JSONResponse(error_object(message, "invalid_request_error", None, param), 400)
+        return JSONResponse(Failure(400, message, param=param).body(request.url.path), 400)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101  # for the type checker
@@ -79,11 +80,13 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             message = f"no route {request.method} {request.url.path[:200]}: GET /openapi.json lists what is served"
         elif error.status_code == 405:
             message = f"{request.url.path[:200]} takes another method than {request.method}"
-        return JSONResponse(error_object(message, "invalid_request_error"), error.status_code, error.headers)
+        failure = Failure(error.status_code, message)
+        return JSONResponse(failure.body(request.url.path), error.status_code, error.headers)
 
     async def on_deep_nesting(request: Request, error: Exception) -> Response:
         metrics.failed(400)
-        return JSONResponse(error_object("the request is nested too deeply", "invalid_request_error"), 400)
+        failure = Failure(400, "the request is nested too deeply")
+        return JSONResponse(failure.body(request.url.path), 400)
 
     app.add_exception_handler(OvroundError, on_ovround_error)
     app.add_exception_handler(RecursionError, on_deep_nesting)

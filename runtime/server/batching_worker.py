@@ -160,7 +160,7 @@ def _generation_config(genai: Any, options: SamplingOptions, max_new_tokens: int
         config.min_p = options.min_p
         if options.top_k:
             config.top_k = options.top_k
-        config.rng_seed = int(np.random.default_rng().integers(2**31))
+        config.rng_seed = int(np.random.default_rng().integers(2**31)) if options.seed is None else options.seed % 2**32
     config.repetition_penalty = options.repetition_penalty
     config.presence_penalty = options.presence_penalty
     config.frequency_penalty = options.frequency_penalty

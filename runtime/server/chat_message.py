@@ -23,6 +23,10 @@ class TextPart(RequestModel):
     type: Literal["text", "input_text", "output_text"]
     text: Text
     cache_control: JsonValue = None
+    annotations: JsonValue = None
+    citations: JsonValue = None
+    logprobs: JsonValue = None
+    prompt_cache_breakpoint: JsonValue = None
 
 
 class RefusalPart(RequestModel):

@@ -43,6 +43,8 @@ class EngineClient:
         self.settings = settings
         self.engine: EngineName = "batching" if engine.batching else "single"
         self._device, self._verify = engine.device, verify
+        self.repeats_seeds = engine.exact or not engine.batching
+        """Whether a seed gives its answer again whatever was computed before; openvino_genai's rounded prefix cache does not."""
         self._manifest = _read_manifest_bytes(folder)
         with verified(folder, engine.device, contents=verify):
             self.model = read_served_model(folder, settings.model_name)

@@ -98,15 +98,16 @@ def piece_to_json(piece: Piece) -> list[Any]:
     return [
         piece.text, piece.token_id, piece.finish_reason, _values(piece.usage), _values(piece.timings),
         _values(piece.logprobs), None if piece.prompt_logprobs is None else [_values(token) for token in piece.prompt_logprobs],
+        piece.stop_string,
     ]  # fmt: skip
 
 
 def piece_from_json(values: list[Any]) -> Piece:
-    text, token_id, reason, usage, timings, logprobs, prompt_logprobs = values
+    text, token_id, reason, usage, timings, logprobs, prompt_logprobs, stop_string = values
     return Piece(
         text, token_id, reason, Usage(*usage) if usage else None, Timings(*timings) if timings else None,
         _logprobs(logprobs) if logprobs else None,
-        None if prompt_logprobs is None else tuple(_logprobs(token) for token in prompt_logprobs),
+        None if prompt_logprobs is None else tuple(_logprobs(token) for token in prompt_logprobs), stop_string,
     )  # fmt: skip
 
 

@@ -1,8 +1,6 @@
-"""HTTP status and body of each error, in OpenAI's form."""
+"""HTTP status and words of each error."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from ovround.errors import (
     ArtifactError,
@@ -15,11 +13,11 @@ from ovround.errors import (
 )
 from ovround.runtime.server.engine_client import RequestCancelledError, TimeLimitError
 from ovround.runtime.server.engine_supervisor import EngineLostError
-from ovround.runtime.server.field_support import UnsupportedFieldError
-from ovround.runtime.server.responses import error_object
+from ovround.runtime.server.failure import Failure
+from ovround.runtime.server.field_support import FieldError
 from ovround.runtime.server.served_model import UnknownModelError
 
-_STATUS_AND_TYPE: tuple[tuple[type[OvroundError], int, str], ...] = (
+_STATUS_AND_KIND: tuple[tuple[type[OvroundError], int, str], ...] = (
     (UnknownModelError, 404, "invalid_request_error"),
     (BusyError, 429, "rate_limit_error"),
     (TimeLimitError, 504, "timeout_error"),
@@ -33,18 +31,18 @@ _STATUS_AND_TYPE: tuple[tuple[type[OvroundError], int, str], ...] = (
 )
 
 
-def error_response(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body; 500 without details for what is no OvroundError."""
+def failure_of(error: Exception) -> Failure:
+    """The failure that an error is; 500 without details for what is no OvroundError."""
     message = str(error)
     if isinstance(error, OvroundError) and error.hint:
         message += f" ({error.hint})"
     message = message.replace("max_new_tokens", "max_tokens")  # the API's name of the field
-    if isinstance(error, UnsupportedFieldError):
-        return 400, error_object(message, "invalid_request_error", "unsupported_parameter", error.param)
-    for kind, status, type_name in _STATUS_AND_TYPE:
-        if isinstance(error, kind):
+    if isinstance(error, FieldError):
+        return Failure(400, message, code=error.code, param=error.param)
+    for of_error, status, kind in _STATUS_AND_KIND:
+        if isinstance(error, of_error):
             code = "model_not_found" if status == 404 else None
             if isinstance(error, GenerationError) and "context" in message:
                 code = "context_length_exceeded"
-            return status, error_object(message, type_name, code)
-    return 500, error_object("the server failed", "server_error")
+            return Failure(status, message, kind, code)
+    return Failure(500, "the server failed", "server_error")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ovround.limits import LIMITS
+from ovround.runtime.server.failure import Failure
 
 OPEN_PATHS = ("/", "/health", "/ready")
 
@@ -28,14 +30,13 @@ class RequestGate:
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        if self._key is not None and scope["path"] not in OPEN_PATHS:
-            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._key):
-                await _refuse(send, 401, "the API key is missing or wrong", "authentication_error")
-                return
+        if self._key is not None and scope["path"] not in OPEN_PATHS and not self._is_right(_given_key(headers)):
+            failure = Failure(401, "the API key is missing or wrong", "authentication_error")
+            await _refuse(send, scope["path"], failure)
+            return
         stated = headers.get(b"content-length", b"0")
         if not stated.isdigit() or int(stated) > self._max_body_bytes:
-            await _refuse(send, 413, self._too_large, "invalid_request_error")
+            await _refuse(send, scope["path"], Failure(413, self._too_large))
             return
         size, whole = 0, False
 
@@ -54,11 +55,20 @@ class RequestGate:
 
         await self._app(scope, counted, send)
 
+    def _is_right(self, given: bytes) -> bool:
+        return self._key is not None and hmac.compare_digest(given, self._key)
 
-async def _refuse(send: Send, status: int, message: str, kind: str) -> None:
-    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}}).encode()
+
+def _given_key(headers: Mapping[bytes, bytes]) -> bytes:
+    """The key as OpenAI's clients send it, or as Anthropic's do."""
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    return given.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"").strip()
+
+
+async def _refuse(send: Send, path: str, failure: Failure) -> None:
+    body = json.dumps(failure.body(path)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 401:
+    if failure.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.start", "status": failure.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -20,6 +20,7 @@ from ovround.runtime.server.request_model import Limit, Name, RequestModel, Text
 MAX_CHOICES = 16
 MAX_PROMPTS = 256
 MAX_TOKENS = 2**20
+MAX_TOOLS = 128
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKENS)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
@@ -87,6 +88,19 @@ class NamedTool(RequestModel):
     function: NamedFunction
 
 
+class AllowedTools(RequestModel):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
+class AllowedToolChoice(RequestModel):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+ToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedToolChoice, Field(discriminator="type")]
+
+
 class Ignored(RequestModel):
     """Fields that clients send and that have no effect on a local model."""
 
@@ -140,6 +154,16 @@ class Sampling(Ignored):
     def choices(self) -> int:
         return self.n or 1
 
+    @property
+    def is_seeded(self) -> bool:
+        """Whether the answer is drawn by the random numbers of a seed."""
+        return self.seed is not None and bool(self.temperature)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the usage of all its choices."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
     def grammar(self) -> Grammar | None:
         """The grammar of the answer, None for free text; raises UsageError for a source that is no grammar."""
         if self.guided_regex is not None:
@@ -182,8 +206,8 @@ class ChatRequest(Sampling):
     max_completion_tokens: Annotated[Annotated[int, Field(ge=1, le=2**31 - 1)] | None, Limit] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), Whole] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
     reasoning_effort: Name | None = None
     verbosity: Name | None = None
     chat_template_kwargs: dict[str, JsonValue] | None = None
@@ -192,14 +216,44 @@ class ChatRequest(Sampling):
     def _consistent(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
-        if isinstance(self.tool_choice, NamedTool) or self.tool_choice == "required":
-            names = [tool.function.name for tool in self.tools or []]
-            wanted = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
-            if not names or (wanted is not None and wanted not in names):
-                raise ValueError("tool_choice names a tool that is not in tools")
-            if self.grammar() is not None:
-                raise ValueError("a forced tool call excludes response_format and guided_*")
+        names = {tool.function.name for tool in self.tools or []}
+        unknown = (self._allowed_names or set()) - names
+        if unknown:
+            raise ValueError(f"tool_choice names `{min(unknown)}`, a tool that is not in tools")
+        if self.forces_a_call and not names:
+            raise ValueError("tool_choice asks for a call, and there are no tools")
+        if self.forces_a_call and self.grammar() is not None:
+            raise ValueError("tool_choice asks for a call, which excludes response_format and guided_*")
         return self
+
+    @property
+    def _allowed_names(self) -> set[str] | None:
+        """The names that `tool_choice` lists; None where it lists none."""
+        if isinstance(self.tool_choice, NamedTool):
+            return {self.tool_choice.function.name}
+        if isinstance(self.tool_choice, AllowedToolChoice):
+            return {tool.function.name for tool in self.tool_choice.allowed_tools.tools}
+        return None
+
+    @property
+    def forces_a_call(self) -> bool:
+        """Whether the answer must be a call."""
+        if isinstance(self.tool_choice, AllowedToolChoice):
+            return self.tool_choice.allowed_tools.mode == "required"
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
+    @property
+    def forces_several(self) -> bool:
+        """Whether a forced answer may have several calls."""
+        return self.parallel_tool_calls is True and not isinstance(self.tool_choice, NamedTool)
+
+    @property
+    def callable_tools(self) -> list[Tool]:
+        """The tools that the answer may call; the prompt shows all tools, unless none may be called."""
+        if self.tool_choice == "none":
+            return []
+        allowed = self._allowed_names
+        return [tool for tool in self.tools or [] if allowed is None or tool.function.name in allowed]
 
     @property
     def template_variables(self) -> dict[str, Any]:

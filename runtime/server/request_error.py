@@ -23,8 +23,6 @@ def describe(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
 
 def _message(path: list[str | int], errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
     error = errors[0]
-    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        path = [*path, "type"]
     param = _written(path)
     if error["type"] == "union_tag_invalid":
         context = error["ctx"]
@@ -56,7 +54,7 @@ def _path(error: Any, body: Any) -> list[str | int]:
             at = at[part]
         elif error["type"] == "missing" and index == len(parts) - 1:
             path.append(part)
-    return path
+    return [*path, "type"] if error["type"] in ("union_tag_invalid", "union_tag_not_found") else path
 
 
 def _written(path: Sequence[str | int]) -> str | None:

@@ -6,7 +6,8 @@ Clients send back what they received, with fields that a server does not know an
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
 
@@ -20,6 +21,8 @@ class RequestModel(BaseModel):
     """An object of a request. The types of its fields are strict; `model_extra` has the unknown fields."""
 
     model_config = ConfigDict(extra="allow", strict=True)
+    unserved: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Further unknown fields that bind the answer, as in `unknown_fields.UNSERVED`."""
 
     @model_validator(mode="before")
     @classmethod

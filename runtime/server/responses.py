@@ -147,8 +147,3 @@ def _top(token: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float]:
 
 def _finite(value: float) -> float:
     return max(value, -9999.0)  # JSON has no infinity; the value is vLLM's
-
-
-def error_object(message: str, type_name: str, code: str | None = None, param: str | None = None) -> Json:
-    """OpenAI's error body."""
-    return {"error": {"message": message, "type": type_name, "param": param, "code": code}}

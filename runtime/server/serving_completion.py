@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from fastapi import Request
 from fastapi.responses import Response
 
-from ovround.runtime.server.answer_format import CompletionFormat
+from ovround.runtime.server.answer_format import CompletionObjects
 from ovround.runtime.server.answer_stream import AnswerStream
+from ovround.runtime.server.choice_format import CompletionFormat
 from ovround.runtime.server.engine_client import EngineClient
 from ovround.runtime.server.field_support import check_fields
 from ovround.runtime.server.protocol import CompletionRequest
@@ -17,7 +18,7 @@ from ovround.runtime.text.tokenizer import Tokenizer
 
 
 async def create_completion(engine_client: EngineClient, request: Request, body: CompletionRequest) -> Response:
-    """The continuation of each prompt; raises UnsupportedFieldError for what the started engine cannot do."""
+    """The continuation of each prompt; raises FieldError for what the started engine cannot do."""
     model = engine_client.model
     model.check_name(body.model)
     check_fields(body, engine_client.engine)
@@ -32,8 +33,17 @@ async def create_completion(engine_client: EngineClient, request: Request, body:
     prompt_texts = await asyncio.to_thread(_echoed_texts, body, prompts, model.tokenizer)
     echoes = [text for text in prompt_texts for _ in range(body.choices)]
     jobs = await engine_client.open_jobs(head.request_id, prompts, options, body.choices)
-    answer_format = CompletionFormat(model.tokenizer, jobs, echoes, silent=body.max_tokens == 0)
-    return await AnswerStream(engine_client, head, jobs, answer_format, len(prompts)).response(request, body)
+    choices = CompletionFormat(model.tokenizer, jobs, echoes, silent=body.max_tokens == 0)
+    objects = CompletionObjects(
+        head,
+        choices,
+        count=len(jobs),
+        prompts=len(prompts),
+        path=request.url.path,
+        wants_usage=body.wants_usage,
+        repeatable=engine_client.repeats_seeds if body.is_seeded else None,
+    )
+    return await AnswerStream(engine_client, head.request_id, jobs, objects).response(request, stream=body.stream)
 
 
 def _echoed_texts(

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ovround.runtime.server.field_support import UnsupportedFieldError
+from ovround.runtime.server.field_support import FieldError
+from ovround.runtime.server.request_model import RequestModel
 
 _MAX_NAMED = 100  # so that no client fills the log
 _LOG = logging.getLogger("ovround.server")
@@ -35,18 +36,17 @@ class UnknownFields:
     def __init__(self, *, strict: bool) -> None:
         self._strict, self._named = strict, set[str]()
 
-    def check(self, body: BaseModel) -> None:
-        """Log each unknown field at its first use; raises UnsupportedFieldError for one that is refused."""
+    def check(self, body: RequestModel) -> None:
+        """Log each unknown field at its first use; raises FieldError for one that is refused."""
+        unserved = {**UNSERVED, **type(body).unserved}
         for path, value in _unknown(body, ""):
             name = path.replace("[]", "")
             if self._strict:
-                raise UnsupportedFieldError(
+                raise FieldError(
                     path, f"`{path}` is not a field of this server", hint="start the server without `--strict`"
                 )
-            if name in UNSERVED and value is not None and not _is_neutral(value, UNSERVED[name]):
-                raise UnsupportedFieldError(
-                    path, f"`{path}` is not served, and the answer would differ", hint="leave it out"
-                )
+            if name in unserved and value is not None and not _is_neutral(value, unserved[name]):
+                raise FieldError(path, f"`{path}` is not served, and the answer would differ", hint="leave it out")
             if name not in self._named and len(self._named) < _MAX_NAMED:
                 self._named.add(name)
                 _LOG.warning("requests have the unknown field %s, which is ignored", repr(path))

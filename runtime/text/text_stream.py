@@ -68,24 +68,26 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.stopped = False
+        self.found: str | None = None
+        """The stop string that ended the text."""
 
     def push(self, text: str) -> str:
         """The text that certainly precedes every stop string; empty once one was found."""
-        if self.stopped or not self._stops:
-            return "" if self.stopped else text
+        if self.found is not None or not self._stops:
+            return "" if self.found is not None else text
         self._held += text
         matches = [(start + len(stop), start) for stop in self._stops if (start := self._held.find(stop)) >= 0]
         if matches:
-            self.stopped = True
-            return self._held[: min(matches)[1]]
+            end, start = min(matches)
+            self.found = self._held[start:end]
+            return self._held[:start]
         keep = max(_overlap(self._held, stop) for stop in self._stops)
         certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return certain
 
     def finish(self) -> str:
         """The text that was held back, unless a stop string was found."""
-        return "" if self.stopped else self._held
+        return "" if self.found is not None else self._held
 
 
 class TextStream:
@@ -96,9 +98,9 @@ class TextStream:
         self._stops = StopStrings(stops)
 
     @property
-    def stopped(self) -> bool:
-        """Whether a stop string was found, which ends the answer."""
-        return self._stops.stopped
+    def stop_string(self) -> str | None:
+        """The stop string that was found, which ends the answer."""
+        return self._stops.found
 
     def push(self, token_id: int) -> str:
         return self._stops.push(self._decoder.push(token_id))

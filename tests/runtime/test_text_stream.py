@@ -84,7 +84,7 @@ def test_a_stop_string_across_tokens_never_leaks() -> None:
     stream = TextStream(Bytes(), ["STOP"])
     out = [stream.push(token) for token in b"go STO, ST STOP more"]
     assert "".join(out) == "go STO, ST "
-    assert stream.stopped
+    assert stream.stop_string == "STOP"
     assert stream.finish() == ""
 
 
@@ -92,7 +92,7 @@ def test_what_looked_like_a_stop_string_comes_at_the_end() -> None:
     stream = TextStream(Bytes(), ["STOP"])
     assert "".join(stream.push(token) for token in b"a STO") == "a "
     assert stream.finish() == "STO"
-    assert not stream.stopped
+    assert stream.stop_string is None
 
 
 def test_an_unfinished_character_comes_at_the_end() -> None:
@@ -115,8 +115,8 @@ def test_stop_strings_against_the_obvious_way() -> None:
         out += matcher.finish()
         # Reading character by character, the first place where some stop string is complete.
         ends = [end for end in range(len(text) + 1) if any(text[:end].endswith(stop) for stop in stops)]
-        assert matcher.stopped == bool(ends)
         first = text[: ends[0]] if ends else text
+        assert matcher.found == max((stop for stop in stops if ends and first.endswith(stop)), key=len, default=None)
         assert out == min((first.removesuffix(stop) for stop in stops), key=len)
 
 

@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
-from tokenizers import Tokenizer as Backend
+from recorded_answer import recorded_pieces, tokenizer
 
 from ovround.errors import UsageError
-from ovround.runtime.decoding.completion import Piece
 from ovround.runtime.decoding.sampling import SamplingOptions
-from ovround.runtime.server.answer_format import ChatFormat
-from ovround.runtime.server.chat_syntax import ChatSyntax, encode_chat, read_chat_syntax, with_shown_tokens
+from ovround.runtime.server.chat_syntax import ChatSyntax, encode_chat, read_chat_syntax
+from ovround.runtime.server.choice_format import ChatFormat
 from ovround.runtime.server.engine_messages import EngineRequest, request_from_json, request_to_json
 from ovround.runtime.server.responses import CollectedAnswer
 from ovround.runtime.server.settings import ServerSettings
-from ovround.runtime.text.text_stream import TextStream
 from ovround.runtime.text.tokenizer import Tokenizer
 
 PARAMETERS = {"type": "object", "properties": {"n": {"type": "integer"}}}
@@ -26,16 +23,6 @@ TOOLS: Any = [
     {"type": "function", "function": {"name": name, "parameters": PARAMETERS}} for name in ("first", "second")
 ]
 SCHEMAS = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
-SPECIAL = [
-    "<|im_end|>",
-    "<|start|>",
-    "<|channel|>",
-    "<|message|>",
-    "<|end|>",
-    "<|call|>",
-    "<|constrain|>",
-    "[TOOL_CALLS]",
-]
 PLAIN = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PLAIN
 HARMONY = "{{ tools }}<|start|>{# <|channel|><|message|> #}" + PLAIN
@@ -43,29 +30,14 @@ THINKING = PLAIN + "{% if add_generation_prompt %}<think>\n{% endif %}"
 CALLS = '<tool_call>{"name": "first", "arguments": {"n": 1}}</tool_call>\n<tool_call>{"name": "second", "arguments": {"n": 2}}</tool_call>'  # noqa: E501
 
 
-def tokenizer(folder: Path, template: str) -> Tokenizer:
-    """Bytes as tokens, the special tokens of some formats, and the template."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Backend(models.BPE({character: key for key, character in enumerate(alphabet)}, []))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
-    backend.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
-    return Tokenizer(folder)
-
-
 def answers(
     reader: Tokenizer, syntax: ChatSyntax, text: str, reason: Any = "stop", prompt: str = "", **more: Any
 ) -> Any:
     """A recorded answer as a whole message, and its stream put together as clients do."""
     how = syntax.answer_syntax(reader, reader.encode(prompt), more.pop("tools", SCHEMAS), **more)
-    shown = dict(with_shown_tokens(SamplingOptions(), how, reader).shown_tokens)
-    stream, chat, collected = TextStream(reader, [], shown), ChatFormat(reader, how), CollectedAnswer()
-    ids = reader.encode(text, add_special_tokens=False)
+    chat, collected = ChatFormat(reader, how), CollectedAnswer()
     chunks = []
-    for at, token in enumerate(ids):
-        is_last = at == len(ids) - 1
-        piece = Piece(stream.push(token) + (stream.finish() if is_last else ""), token, reason if is_last else None)
+    for piece in recorded_pieces(reader, how, text, reason):
         collected.take(piece)
         chunks += chat.chunks(0, piece)
     message: Any = {"content": "", "reasoning_content": "", "calls": []}

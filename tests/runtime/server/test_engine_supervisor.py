@@ -235,6 +235,7 @@ def test_orders_arrive_as_they_were(options: SamplingOptions) -> None:
         Piece("", 3),
         Piece("\u00e9\ud83d", 3, None, logprobs=TokenLogprobs(3, -0.5, ((3, -0.5), (1, -2.0)))),
         Piece("x", 3, "stop", Usage(1, 2, 3, 4, 5), Timings(0.5, None), None, (TokenLogprobs(1, -1.0, ()),)),
+        Piece("x", 3, "stop", Usage(1, 2), Timings(0.5, 0.1), stop_string="END"),
     ],
 )
 def test_pieces_arrive_as_they_were(piece: Piece) -> None:

@@ -23,13 +23,14 @@ def test_nothing_breaks_the_server(served: Any) -> None:
                   phases=[Phase.generate])  # fmt: skip
         @given(case=operation.as_strategy())
         def attack(case: Any) -> None:
-            if isinstance(case.body, dict) and "max_tokens" in case.body:
-                case.body["max_tokens"] = min(case.body["max_tokens"] or 4, 4)  # answers stay short
+            for limit in ("max_tokens", "max_output_tokens"):
+                if isinstance(case.body, dict) and isinstance(case.body.get(limit), int):
+                    case.body[limit] = min(case.body[limit], 4)  # answers stay short
             response = case.call(timeout=300)
             assert response.status_code < 500, (case.body, response.text)
             assert response.status_code in (200, 400, 404, 405, 413, 429), response.status_code
 
         attack()
         seen += 1
-    assert seen >= 12
+    assert seen >= 17
     assert served.request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 2})[0] == 200

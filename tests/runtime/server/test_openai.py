@@ -112,6 +112,28 @@ def test_choices_and_seeds(served: Any, client: Any) -> None:
     assert [texts[index] for index in range(3)] == expected
 
 
+@pytest.mark.parametrize("served", ["openvino", "onnx"], indirect=True)
+def test_a_seed_repeats_its_answer_beside_others(client: Any) -> None:
+    options: Any = {"model": "demo", "max_tokens": 12, "temperature": 1.0}
+    prompts = {seed: PROMPT if seed < 4 else "Return the" for seed in range(8)}
+    alone = {seed: client.completions.create(**options, prompt=prompts[seed], seed=seed) for seed in prompts}
+    assert len({answer.choices[0].text for answer in alone.values()}) > 4
+    assert all(answer.repeatable for answer in alone.values())  # these servers compute in float32
+    texts: dict[int, str] = {}
+
+    def ask(seed: int) -> None:
+        if seed % 3 == 0:
+            client.completions.create(**options, prompt=PROMPT)
+        texts[seed] = client.completions.create(**options, prompt=prompts[seed], seed=seed).choices[0].text
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in (5, 2, 7, 0, 1, 6, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == {seed: answer.choices[0].text for seed, answer in alone.items()}
+
+
 def test_choices_without_a_seed(client: Any) -> None:
     options: Any = {"model": "demo", "prompt": PROMPT, "max_tokens": 12, "temperature": 1.0}
     texts = {client.completions.create(**options).choices[0].text for _ in range(4)}

@@ -92,14 +92,28 @@ def test_a_wrong_field_is_named(server: Any, case: str) -> None:
     "frame",
     ['{"prompt":"x","guided_json":%s}', '{"messages":[{"role":"user","content":"x"}],"chat_template_kwargs":%s}',
      '{"messages":[{"role":"user","content":"x"}],"tool_choice":"required","tools":[{"type":"function","function":'
-     '{"name":"f","parameters":%s}}]}'],
+     '{"name":"f","parameters":%s}}]}',
+     '{"input":"x","text":{"format":{"type":"json_schema","schema":%s}}}',
+     '{"input":"x","stream":true,"tools":[{"type":"function","name":"f","parameters":%s}]}',
+     '{"messages":[{"role":"assistant","content":[{"type":"tool_use","id":"a","name":"f","input":%s}]},'
+     '{"role":"user","content":"x"}],"max_tokens":2}',
+     '{"messages":[{"role":"user","content":"x"}],"max_tokens":2,"stream":true,"tools":[{"name":"f","input_schema":%s}]}'],
 )  # fmt: skip
 def test_deep_nesting_is_no_failure_of_the_server(server: Any, frame: str, depth: int) -> None:
-    path = "/v1/chat/completions" if "messages" in frame else "/v1/completions"
+    path = (
+        "/v1/messages"
+        if "max_tokens" in frame
+        else "/v1/chat/completions"
+        if "messages" in frame
+        else "/v1/completions"
+    )
+    path = "/v1/responses" if 'input":"x' in frame else path
     body = frame.encode().replace(b"%s", nested(depth)).replace(b'"prompt"', b'"max_tokens":2,"prompt"')
+    body = body.replace(b'"input":"x"', b'"max_output_tokens":2,"input":"x"')
     status, reply, _ = server.request("POST", path, body)
     assert status in (200, 400), reply
     assert status == 200 or reply["error"]["message"]
+    assert '"stream"' not in frame or status == 400 or "response.incomplete" in reply or "message_stop" in reply
     assert status == 400 or depth < 400
 
 
