@@ -224,7 +224,8 @@ def _nearest(scales: Floats, minima: Floats, levels: int, top: int) -> tuple[Flo
     leaves no whole number, or that has one value, takes steps of its range.
     """
     ends = -minima, scales * np.float32(levels) - minima
-    low, high = np.minimum(0, np.minimum(*ends)), np.maximum(0, np.maximum(*ends))
+    low: Floats = np.minimum(np.float32(0), np.minimum(*ends))
+    high: Floats = np.maximum(np.float32(0), np.maximum(*ends))
     best_scales = _float16((high - low) / np.float32(top))
     best_zeros = _zero_points(low, best_scales, top)
     least = np.square(best_scales) / np.float32(12)

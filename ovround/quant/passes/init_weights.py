@@ -67,7 +67,7 @@ def _init_integers(
     ]
     for weight in weights_under_tuning:
         weight.begin_steps()
-    return weights_under_tuning
+    return list(weights_under_tuning)
 
 
 def _stacks(schemes: Mapping[str, QuantScheme], shapes: Mapping[str, torch.Size], hessians: Weights) -> list[list[str]]:
