@@ -226,7 +226,7 @@ def _nearest(scales: Floats, minima: Floats, levels: int, top: int) -> tuple[Flo
     ends = -minima, scales * np.float32(levels) - minima
     low: Floats = np.minimum(np.float32(0), np.minimum(*ends))
     high: Floats = np.maximum(np.float32(0), np.maximum(*ends))
-    best_scales = _float16((high - low) / np.float32(top))
+    best_scales = _float16(np.divide(high - low, np.float32(top)))
     best_zeros = _zero_points(low, best_scales, top)
     least = np.square(best_scales) / np.float32(12)
     for steps in range(1, min(top // levels, _MOST_STEPS) + 1):
