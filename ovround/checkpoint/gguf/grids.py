@@ -230,7 +230,7 @@ def _nearest(scales: Floats, minima: Floats, levels: int, top: int) -> tuple[Flo
     best_zeros = _zero_points(low, best_scales, top)
     least = np.square(best_scales) / np.float32(12)
     for steps in range(1, min(top // levels, _MOST_STEPS) + 1):
-        fine = _float16(np.abs(scales) / np.float32(steps))
+        fine = _float16(np.divide(np.abs(scales), np.float32(steps)))
         zeros = _zero_points(low, fine, top)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             offset = fine * np.rint(-minima / fine) + minima
