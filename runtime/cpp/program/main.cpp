@@ -110,7 +110,7 @@ void answer(const Arguments& arguments) {
         document["prompt_format"] = prompt.format;
         put(document.dump() + "\n");
     } else {
-        if (put((streams ? "" : completion.text) + "\n")) {
+        if (put((streams ? "" : completion.text) + "\n") && !arguments.quiet) {
             print_statistics(completion);
         }
     }
