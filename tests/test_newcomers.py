@@ -21,10 +21,7 @@ from gguf_model import write_model
 from hub_server import HubServer
 from measured_machine import keep_speed
 
-from ovround.checkpoint.hub import HubName
-from ovround.checkpoint.locate import plain_name
 from ovround.errors import OvroundError
-from ovround.options.bits import parse_bits
 
 TOKEN = "hf_member"  # noqa: S105  nobody's
 SHORT = ("--max-new-tokens", "2")
@@ -327,52 +324,6 @@ def test_a_full_disk_and_a_cache_on_another_one(folder: Path, tmp_path: Path, mo
 # What is meant
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("https://huggingface.co/org/tiny", "org/tiny"),
-        ("http://www.huggingface.co/org/tiny/", "org/tiny"),
-        ("huggingface.co/org/tiny", "org/tiny"),
-        ("hf.co/org/tiny", "org/tiny"),
-        ("hf.co/org/tiny-GGUF:Q4_K_M", "org/tiny-GGUF:Q4_K_M"),
-        ("hf://org/tiny", "org/tiny"),
-        ("org/tiny/", "org/tiny"),
-        ("https://huggingface.co/org/tiny/tree/main", "org/tiny"),
-        ("https://huggingface.co/org/tiny/tree/v1.0", "org/tiny@v1.0"),
-        ("https://huggingface.co/org/tiny/tree/refs%2Fpr%2F1", "org/tiny@refs/pr/1"),
-        ("https://huggingface.co/org/tiny/blob/main/config.json", "org/tiny"),
-        ("https://huggingface.co/org/tiny/discussions/3", "org/tiny"),
-        ("https://huggingface.co/org/tiny?library=transformers#usage", "org/tiny"),
-        ("https://huggingface.co/org/x-GGUF/blob/main/x-Q8_0.gguf", "org/x-GGUF:x-Q8_0.gguf"),
-        ("https://huggingface.co/org/x-GGUF/resolve/main/q/x-Q8_0.gguf?download=true", "org/x-GGUF:q/x-Q8_0.gguf"),
-        ("https://huggingface.co/org/x-GGUF?show_file_info=x-Q8_0.gguf", "org/x-GGUF:x-Q8_0.gguf"),
-        ("org/x-GGUF:q/x-Q8_0.gguf@v1", "org/x-GGUF:q/x-Q8_0.gguf@v1"),
-    ],
-)
-def test_the_address_of_a_page_is_a_name(text: str, name: str) -> None:
-    assert plain_name(text) == name
-    parsed = HubName.parse(text)
-    assert parsed is not None
-    assert (parsed.text, HubName.parse(name)) == (name, parsed)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "https://huggingface.co/datasets/org/x", "https://huggingface.co/spaces/org/x", "https://huggingface.co/org", "./org",
-        "https://example.com/org/tiny", "gpt2", "../org/tiny", "/org/tiny", ".cache/tiny", "org/", "hf.co",
-    ],
-)  # fmt: skip
-def test_what_is_no_name(text: str) -> None:
-    assert HubName.parse(text) is None
-
-
-def test_the_addresses_of_a_mirror_are_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert HubName.parse("https://hf-mirror.example/org/tiny") is None
-    monkeypatch.setenv("HF_ENDPOINT", "https://hf-mirror.example")
-    assert HubName.parse("https://hf-mirror.example/org/tiny/tree/v1") == HubName("org/tiny", None, "v1")
-
-
 def test_one_conversion_for_all_names_of_a_model(run: Callable[..., Result], hub: HubServer) -> None:
     names = ("org/tiny", "https://huggingface.co/org/tiny/tree/main", f"{hub.url}/org/tiny", "hf.co/org/tiny")
     results = [run(["run", name, "hello", *SHORT, "--bits", "4"]) for name in names]
@@ -391,26 +342,6 @@ def test_the_only_gguf_file_needs_no_name(run: Callable[..., Result]) -> None:
     assert Path(succeeded(run(["pull", "org/one-GGUF"])).partition(": ")[0]).name == "tiny.gguf"
     for command in ("check", "fit", "inspect"):
         assert "org/one-GGUF: " in succeeded(run([command, "org/one-GGUF"]))
-
-
-def test_part_of_a_split_file_by_its_address() -> None:
-    from ovround.checkpoint.gguf.hub_file import parts_of_tag
-
-    files = [f"Q8_0/x-Q8_0-0000{part}-of-00002.gguf" for part in (1, 2)]
-    assert parts_of_tag(["x-Q4_0.gguf", *files], "org/x", files[1]) == files
-
-
-@pytest.mark.parametrize(
-    ("text", "bits"), [("4", 4), ("int4", 4), ("4bit", 4), ("4-bit", 4), ("q8", 8), ("W4", 4), (" 16 bits", 16)]
-)
-def test_bits_as_others_write_them(text: str, bits: int) -> None:
-    assert parse_bits(text) == bits
-
-
-@pytest.mark.parametrize("text", ["5", "0", "four", "", "Q4_K_M", "IQ2_XXS", "F16", "4.5", "-4"])
-def test_bits_that_there_are_not(text: str) -> None:
-    with pytest.raises(OvroundError, match="allowed: 2, 3, 4, 8, 16"):
-        parse_bits(text)
 
 
 def test_a_prompt_from_a_pipe_needs_no_argument(loaded_command: CommandServer, demo_folders: dict[str, Path]) -> None:

@@ -15,7 +15,8 @@ def main() -> None:
     folder, prompt = sys.argv[1:]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
+    base = tokenizer.chat_template is None  # whose prompt no template has begun
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=base).input_ids
     with torch.inference_mode():
         first = int(model(ids, logits_to_keep=1).logits[0, -1].argmax())
     print(repr(tokenizer.decode([first])), flush=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NAME = "fit"
 _MINUTE, _HOUR = 60, 3600
-_TENFOLD = 9
+_TENFOLD, _USELESS = 9, 1000
 
 
 def command(
@@ -80,6 +80,8 @@ def _cells(found: Fit, row: FitRow) -> list[str]:
 
 
 def _rise(share: float) -> str:
+    if share >= _USELESS:
+        return f"> x {_USELESS}"
     return f"{share:+.1%}" if share < _TENFOLD else f"x {1 + share:.0f}"
 
 

@@ -46,6 +46,7 @@ its chat template where it has one; a base model continues the text.
   --kernel NAME           auto, or native: an error instead of expanded weights if the native operator is missing
   --operator FILE         library of the native operator, for folders that need it
   --json                  print one JSON document
+  --quiet                 no notes or statistics on stderr: warnings and errors alone
 
   --bench                 measure speed and memory
   --prompt-tokens N       length of the random prompt
@@ -105,6 +106,7 @@ Arguments parse(const std::vector<std::string>& arguments) {
         {"--chat", [&] { parsed.chat = true; }},
         {"--raw", [&] { parsed.raw = true; }},
         {"--json", [&] { parsed.json = true; }},
+        {"--quiet", [&] { parsed.quiet = true; }},
         {"--exact", [&] { load.exact = true; }},
         {"--default", [&] { load.exact = false; }},
         {"--verify", [&] { load.check_contents = true; }},

@@ -14,6 +14,7 @@ struct Arguments {
     bool chat = false;  // a base model is an error
     bool raw = false;
     bool json = false;
+    bool quiet = false;  // no notes and statistics on stderr
     std::string folder;
     std::string prompt;
     std::optional<std::string> system_prompt;

@@ -111,7 +111,7 @@ void answer(const Arguments& arguments) {
         document["kernel"] = llm.kernel();
         put(document.dump() + "\n");
     } else {
-        if (put((streams ? "" : completion.text) + "\n")) {
+        if (put((streams ? "" : completion.text) + "\n") && !arguments.quiet) {
             print_statistics(completion);
         }
     }

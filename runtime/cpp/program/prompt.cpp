@@ -42,8 +42,10 @@ Prompt build_prompt(ovround::LLM& llm, const Arguments& arguments, const std::st
         }
         const std::string marker = llm.template_marker(text);
         if (!marker.empty() && !arguments.system_prompt) {
-            std::cerr << "the prompt has `" << marker
-                      << "`, as the model's chat template writes it, so it is taken as it stands, as with --raw\n";
+            if (!arguments.quiet) {
+                std::cerr << "the prompt has `" << marker
+                          << "`, as the model's chat template writes it, so it is taken as it stands, as with --raw\n";
+            }
             return {"own_template", encode_rendered(llm, text)};
         }
         return rendered(llm, arguments, text);

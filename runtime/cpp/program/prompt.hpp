@@ -14,5 +14,5 @@ struct Prompt {
     std::vector<int64_t> ids;
 };
 
-// Says on stderr when the text is taken as it stands without being asked. Throws ovround::Error.
+// Says on stderr, unless --quiet, when the text is taken as it stands without being asked. Throws ovround::Error.
 Prompt build_prompt(ovround::LLM& llm, const Arguments& arguments, const std::string& text);
