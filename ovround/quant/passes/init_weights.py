@@ -72,7 +72,7 @@ def _init_integers(
         for name, scheme in schemes.items()
     ]
     _init_moments([weight for weight in weights_under_tuning if weight.name in pooled], settings.optimizer, context)
-    return weights_under_tuning
+    return [*weights_under_tuning]
 
 
 def _init_moments(weights: list[LearnedScaleWeight], optimizer: str, context: QuantContext) -> None:
