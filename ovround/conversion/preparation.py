@@ -33,6 +33,7 @@ from ovround.exporters.formats import sizes_of
 from ovround.exporters.gguf.suitability import check_gguf
 from ovround.heap import return_freed_memory
 from ovround.models import from_config
+from ovround.models.calls import expert_specs
 from ovround.models.decoder import HEAD, Decoder
 from ovround.models.tied_head import sources_of_untied, with_head
 from ovround.options.convert_options import ConvertOptions, resolved_recipe
@@ -103,7 +104,7 @@ def prepare(model: str, out: Path, options: ConvertOptions, memory_limit_bytes: 
             read_json(folder / carried)
     tokenizer = load_tokenizer(folder)
     ends = read_end_tokens(folder, tokenizer, decoder.config.vocab_size)
-    notes += ids_without_rows(tokenizer, decoder.config.vocab_size) + ends.notes
+    notes += ids_without_rows(tokenizer, decoder.config.vocab_size) + ends.notes + _slow_experts(decoder, options)
     blocks = range(decoder.config.num_hidden_layers)
     tunes = quantised is None and options.tunes
     tunes = tunes and any(plan[name] for layer in blocks for name in decoder.linears(layer))
@@ -145,6 +146,15 @@ def as_asked(source: Checkpoint | PackedCheckpoint, options: ConvertOptions) -> 
     float_tables = any(name in CHECKPOINT_FORMATS for name in options.formats)
     as_blocks = set(options.formats) <= set(FILE_FORMATS)
     return replace(source, float_tables=float_tables, native=options.native_weights, as_blocks=as_blocks)
+
+
+def _slow_experts(decoder: Decoder, options: ConvertOptions) -> tuple[str, ...]:
+    """A note where OpenVINO has no kernel for the chosen experts alone: its pattern has a gate of Swish or Gelu."""
+    if "openvino" not in options.formats or all(spec.gated for spec in expert_specs(decoder)):
+        return ()
+    return (
+        "OpenVINO 2026.4 computes every expert for every token where experts have no gate; --format onnx computes the chosen ones",
+    )
 
 
 def plan_source(

@@ -16,6 +16,7 @@ class _Recorder:
     def __init__(self) -> None:
         self.attention_specs: list[Attention] = []
         self.verbs: list[Verb] = []
+        self.expert_specs: list[Experts] = []
         self.left: dict[str, None] = {}
         self.read: dict[str, None] = {}
 
@@ -38,7 +39,7 @@ class _Recorder:
         self.attention_specs.append(spec)
 
     def experts(self, x: None, at: str, spec: Experts, routed: None = None) -> None:
-        pass
+        self.expert_specs.append(spec)
 
     def share(self, name: str, value: None) -> None:
         self.left[name] = None
@@ -71,6 +72,11 @@ class _Recorder:
 def attention_specs(decoder: Decoder, layer: int | None = None) -> tuple[Attention, ...]:
     """What the attention of block `layer` computes, or that of all blocks, each kind once."""
     return tuple(dict.fromkeys(_recorded(decoder, layer).attention_specs))
+
+
+def expert_specs(decoder: Decoder) -> tuple[Experts, ...]:
+    """The mixtures of experts of all blocks, each kind once."""
+    return tuple(dict.fromkeys(_recorded(decoder).expert_specs))
 
 
 def ropes(decoder: Decoder) -> tuple[Rope, ...]:

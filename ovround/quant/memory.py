@@ -25,8 +25,8 @@ FLOAT_BYTES = 4
 # backward. The 8 bytes of the means were counted from the code, not fitted.
 TUNING_BYTES = 56
 # An expert's weight, whose values and gradients exist one weight at a time: latent level, two running means, codes, and what the
-# heap loses between thousands of tensors. Random blocks of 64 experts took 23 to 25 (one process without codebooks).
-STREAMED_BYTES = 28
+# heap loses between thousands of tensors. A random block of 64 experts took 20 (one process, integers).
+STREAMED_BYTES = 24
 ROUNDING_BYTES = 12  # a weight that is only rounded: source value, level, the packed bytes of an exporter
 # A weight in the end-to-end pass: latent level, gradient, best snapshot, copies of forward and backward, codes. Counted from
 # the code, not fitted as the others are.

@@ -179,3 +179,12 @@ def test_what_is_not_built_is_refused_by_key(name: str, change: dict[str, Any], 
     with pytest.raises(ArchitectureError) as caught:
         from_config({**CONFIGS[name], **change})
     assert message in str(caught.value)
+
+
+def test_experts_without_a_gate_are_said_to_be_slow_in_openvino(tmp_path: Path) -> None:
+    """They are computed with every expert there; a note says what else to do."""
+    for name, count in (("nemotron_h-2", 1), ("nemotron_h-0", 0), ("mixtral-0", 0)):
+        write_random_model(tmp_path / name, CONFIGS[name], template=False)
+        for formats, expected in ((("openvino",), count), (("onnx",), 0)):
+            job = prepare(str(tmp_path / name), tmp_path / "out", ConvertOptions(formats=formats, group_size=16))
+            assert sum("every expert for every token" in note for note in job.notes) == expected

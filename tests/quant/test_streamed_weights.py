@@ -13,6 +13,7 @@ from ovround.quant.integers.initial_grid import from_extremes
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight, SignRoundWeight, TunedWeight
 from ovround.quant.passes.signround import Reconstruction, Schedule, TunedBlock, tune_block
 from ovround.quant.passes.streamed_weights import TuningOps
+from ovround.quant.tensor_pool import TensorPool
 from ovround.tensors.scheme import QuantScheme
 
 NAMES = ("up", "gate", "down")
@@ -85,3 +86,12 @@ def test_gradients_of_streamed_weights_never_exist_together() -> None:
     tuned(learned(False), frozenset(NAMES), one_by_one)
     assert max(together) == len(NAMES)
     assert set(one_by_one) == {1}
+
+
+def test_a_pool_gives_each_tensor_a_place_of_its_own() -> None:
+    pool = TensorPool(10)
+    first, second = pool.take((2, 3)), pool.take((4,))
+    first += 1
+    assert second.tolist() == [0.0] * 4
+    with pytest.raises(ValueError, match="11 elements of a pool of 10"):
+        pool.take((1,))

@@ -30,6 +30,7 @@ from ovround.quant.integers.levels import (
     to_float16,
 )
 from ovround.quant.passes.optimizer import OPTIMIZERS, Optimizer
+from ovround.quant.tensor_pool import TensorPool
 from ovround.tensors.codebook_tensor import CodebookTensor
 from ovround.tensors.float_tensor import FloatTensor
 from ovround.tensors.qtensor import QTensor
@@ -258,10 +259,10 @@ class LearnedScaleWeight:
     def fake_quantized(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return _free_fake_quantize(self.latent, *self.qparams(), self.scheme.bits, dtype).view(self.shape)
 
-    def begin_steps(self) -> None:
-        """Make the optimizer of `step`, before memory is in pieces; other passes have one of their own."""
+    def begin_steps(self, pool: TensorPool | None = None) -> None:
+        """Make the optimizer of `step`, whose state may lie in `pool`; other passes have one of their own."""
         sizes = (1.0, SCALE_RATE / self.reach, ZERO_RATE)[: len(self.parameters)]
-        self._optimizer = OPTIMIZERS[self._kind](self.parameters, sizes)
+        self._optimizer = OPTIMIZERS[self._kind](self.parameters, sizes, pool)
 
     def step(self, rate: float) -> None:
         """Levels move by LATENT_RATE of `rate`, scale and zero point by SCALE_RATE and ZERO_RATE of that."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from ovround.heap import return_freed_memory
 from ovround.progress import Progress
 from ovround.quant.calibration.calibration_activations import CalibrationActivations
 from ovround.quant.codebooks.fit import fit_codebooks
@@ -14,6 +15,7 @@ from ovround.quant.integers.coordinate_descent import descended
 from ovround.quant.integers.initial_grid import Start, compensated, damped, from_extremes, inverse_factor, searched
 from ovround.quant.integers.tuned_weight import LearnedScaleWeight, SignRoundWeight, TunedWeight
 from ovround.quant.passes.context import QuantContext
+from ovround.quant.tensor_pool import TensorPool
 from ovround.quant.threads import threads_for
 from ovround.tensors.scheme import Codebooks, QuantScheme
 
@@ -54,20 +56,32 @@ def _init_integers(
     starts: dict[str, Start] = {}
     factors = _Factors()
     shapes = {name: weights[f"{name}.weight"].shape for name in schemes}
+    pooled = context.decoder.stacked().intersection(schemes)
+    latent_pool = TensorPool(sum(shapes[name].numel() for name in pooled), context.device.at)
     for stack in _stacks(schemes, shapes, hessians):
         rows = [shapes[name][0] for name in stack]
         matrix = torch.cat([take(name) for name in stack]) if len(stack) > 1 else take(stack[0])
         stack_hessians = [hessians.pop(name, None) for name in stack]  # given back as they are used
         start = _start(matrix, schemes[stack[0]], stack_hessians[0], settings.initial_grid, factors)
         parts = zip(start.scale.split(rows), start.zero.split(rows), start.latent.split(rows), strict=True)
-        starts |= {name: Start(*map(torch.Tensor.contiguous, part)) for name, part in zip(stack, parts, strict=True)}
+        for name, (scale, zero, latent) in zip(stack, parts, strict=True):
+            place = latent_pool.take(latent.shape).copy_(latent) if name in pooled else latent.contiguous()
+            starts[name] = Start(scale.contiguous(), zero.contiguous(), place)
     weights_under_tuning = [
         LearnedScaleWeight(name, starts.pop(name), shapes[name], scheme, settings.optimizer)
         for name, scheme in schemes.items()
     ]
-    for weight in weights_under_tuning:
-        weight.begin_steps()
-    return list(weights_under_tuning)
+    _init_moments([weight for weight in weights_under_tuning if weight.name in pooled], settings.optimizer, context)
+    return [*weights_under_tuning]
+
+
+def _init_moments(weights: list[LearnedScaleWeight], optimizer: str, context: QuantContext) -> None:
+    """Give the optimizers of experts their state, in one piece and in the room of what the initialisation has freed."""
+    return_freed_memory()
+    size = sum(parameter.numel() for weight in weights for parameter in weight.parameters)
+    moments = TensorPool(2 * size if optimizer == "adam" else 0, context.device.at)
+    for weight in weights:
+        weight.begin_steps(moments)
 
 
 def _stacks(schemes: Mapping[str, QuantScheme], shapes: Mapping[str, torch.Size], hessians: Weights) -> list[list[str]]:

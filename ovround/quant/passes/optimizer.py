@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch.optim.adam import adam
 
+from ovround.quant.tensor_pool import TensorPool
+
 _BETA, _SQUARE_BETA = 0.9, 0.95
 _SMALL = 1e-2  # share of a tensor's mean root square, Adam's epsilon: groups that hardly matter must not move far
 _FLOOR_EVERY = 10  # steps between two updates of that mean
@@ -29,10 +31,13 @@ class Optimizer(Protocol):
 class Adam:
     """Moves `parameters` in place; where all gradients agree, a step of rate r moves each value by r times its size."""
 
-    def __init__(self, parameters: Sequence[torch.Tensor], sizes: Sequence[float]) -> None:
+    def __init__(
+        self, parameters: Sequence[torch.Tensor], sizes: Sequence[float], pool: TensorPool | None = None
+    ) -> None:
+        """The two moments of each parameter are taken from `pool` where there is one."""
         self._parameters, self._sizes = parameters, sizes
-        self._mean = [torch.zeros_like(parameter) for parameter in parameters]
-        self._second_moment = [torch.zeros_like(parameter) for parameter in parameters]
+        self._mean = [_zeros(parameter, pool) for parameter in parameters]
+        self._second_moment = [_zeros(parameter, pool) for parameter in parameters]
         self._steps = [torch.zeros((), device=parameter.device) for parameter in parameters]
         self._floors = [0.0] * len(self._sizes)
         self._count = 0
@@ -65,7 +70,10 @@ class Adam:
 class SignDescent:
     """Moves each of `parameters` in place by r times its size in a step of rate r."""
 
-    def __init__(self, parameters: Sequence[torch.Tensor], sizes: Sequence[float]) -> None:
+    def __init__(
+        self, parameters: Sequence[torch.Tensor], sizes: Sequence[float], pool: TensorPool | None = None
+    ) -> None:
+        """It has no state, and takes nothing of `pool`."""
         self._parameters, self._sizes = parameters, sizes
 
     @torch.no_grad()
@@ -75,6 +83,10 @@ class SignDescent:
             if parameter.grad is not None:
                 parameter.sub_(parameter.grad.sign_(), alpha=rate * size)
                 parameter.grad = None
+
+
+def _zeros(like: torch.Tensor, pool: TensorPool | None) -> torch.Tensor:
+    return torch.zeros_like(like) if pool is None else pool.take(like.shape)
 
 
 OPTIMIZERS: dict[str, type[Adam] | type[SignDescent]] = {"adam": Adam, "sign": SignDescent}
