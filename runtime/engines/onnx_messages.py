@@ -20,9 +20,16 @@ _MESSAGES = {
     "Attribute": "1 name text, 3 i int, 4 s bytes, 20 type int",
     "Tensor": "1 *dims int, 2 data_type int, 8 name text, 13 *external_data Entry, 14 data_location int",
     "Entry": "1 key text, 2 value text",
-    "OperatorSet": "1 domain text",
+    "OperatorSet": "1 domain text, 2 version int",
 }
-INT, UINT8, FLOAT, FLOAT16, EXTERNAL = 2, 2, 1, 10, 1  # AttributeProto.Type, TensorProto.DataType and DataLocation
+INT, STRING, UINT8, FLOAT, FLOAT16, EXTERNAL = (
+    2,
+    3,
+    2,
+    1,
+    10,
+    1,
+)  # AttributeProto.Type, TensorProto.DataType and DataLocation
 
 
 def _file() -> Any:

@@ -16,6 +16,7 @@ from ovround.measure.fit.rates import token_seconds
 from ovround.measure.fit.tuning_time import tune_seconds
 from ovround.models.decoder import EMBEDDING, HEAD, Decoder
 from ovround.options.convert_options import ConvertOptions
+from ovround.runtime.engines import onnx_operator
 from ovround.runtime.engines.native.operator import choose_library
 from ovround.runtime.memory import total_bytes
 
@@ -136,8 +137,12 @@ def _row(known: Outline, format_name: str, bits: int, context: int, usable: int 
     if known.method:
         linears = [scheme for name, scheme in plan.items() if name in set(decoder.linears(0)) and scheme is not None]
         bits = linears[0].bits if linears else bits
-    is_native = format_name == "openvino" and choose_library("auto", "CPU", exact=False, properties={}) is not None
-    kernel = "native" if is_native else "engine"
+    library = (
+        choose_library("auto", "CPU", exact=False, properties={})
+        if format_name == "openvino"
+        else onnx_operator.choose_library("auto", exact=False)
+    )
+    kernel = "engine" if library is None else "native"
     parameters = sum(math.prod(shape) for shape in decoder.every_tensor().values())
     return FitRow(
         bits=bits,

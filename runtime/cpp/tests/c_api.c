@@ -56,6 +56,7 @@ int check_c_api(const char* folder) {
     CHECK(ovround_open(folder, &load, &llm) == OVROUND_USAGE);
     CHECK(ovround_open(NULL, NULL, &llm) == OVROUND_USAGE && ovround_open(folder, NULL, NULL) == OVROUND_USAGE);
     CHECK(ovround_open(folder, NULL, &llm) == OVROUND_OK && ovround_vocab_size(llm) > 1);
+    CHECK(strcmp(ovround_kernel(llm), "engine") == 0);
 
     int64_t ids[64];
     size_t count = 0;

@@ -8,11 +8,8 @@ folder does not change, so that any engine reads it.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 from collections import defaultdict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +21,13 @@ from openvino import opset13 as opset
 from openvino.utils.node_factory import NodeFactory
 
 from ovround.runtime.engines.native.affine_weight import AffineWeight, affine_weight
-from ovround.runtime.engines.native.library import load_kernels
 from ovround.runtime.engines.native.openvino_versions import open_operator
+from ovround.runtime.engines.native.packing import LINE, Pack, allocate, packer
 from ovround.tensors import native_layout as layout
 from ovround.tensors.native_layout import INTEGERS, OPERATOR, RUN, Bytes
 
 _BITS = {"u2": 2, "i4": 4, "u4": 4, "i8": 8, "u8": 8}
 _MAX_WEIGHTS = 8  # of one node
-_LINE = 64  # bytes of a cache line
-Pack = Callable[[int, Any, bool, tuple[int, int], Bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +70,7 @@ def repack(model: Any, library: Path, *, exact: bool) -> int:
 
     Raises RuntimeError or OSError, before anything is replaced, if the library cannot be loaded.
     """
-    pack = _packer(library)
+    pack = packer(library)
     open_operator(library)
     factory = NodeFactory()
     factory.add_extension(str(library))
@@ -92,7 +87,7 @@ def repack(model: Any, library: Path, *, exact: bool) -> int:
     if not fused:
         return 0
     gates = [_gate(weights) for weights in fused]
-    buffers = _allocate([sum(map(_size, weights)) for weights in fused])
+    buffers = allocate([sum(map(_size, weights)) for weights in fused])
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
         list(pool.map(lambda weights, buffer: _fill(weights, buffer, pack), fused, buffers))
     for weights, buffer, gate in zip(fused, buffers, gates, strict=True):
@@ -146,28 +141,13 @@ def _only_consumer(node: Any) -> Any:
 def _sizes(weight: AnyWeight) -> list[int]:
     """Bytes of codes, scales, and zero points or minimums, each rounded up to cache lines."""
     if isinstance(weight, AffineWeight):
-        return [-(-part.nbytes // _LINE) * _LINE for part in weight.parts]
+        return [-(-part.nbytes // LINE) * LINE for part in weight.parts]
     *sizes, points = layout.integer_bytes(weight.bits, *weight.shape, weight.scales.shape[1])
-    return [-(-size // _LINE) * _LINE for size in (*sizes, 1 if weight.symmetric else points)]
+    return [-(-size // LINE) * LINE for size in (*sizes, 1 if weight.symmetric else points)]
 
 
 def _size(weight: AnyWeight) -> int:
     return sum(_sizes(weight))
-
-
-def _allocate(sizes: list[int]) -> list[Bytes]:
-    """Buffers of these sizes in bytes, in one block of memory.
-
-    The block requests huge pages: with pages of 4 KiB a core read half as many bytes per second.
-    """
-    total = sum(sizes)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        block = np.frombuffer(memory, np.uint8)
-    else:
-        block = np.empty(total, np.uint8)
-    return np.split(block, np.cumsum(sizes)[:-1])
 
 
 def _fill(weights: list[AnyWeight], buffer: Bytes, pack: Pack) -> None:
@@ -190,20 +170,6 @@ def _fill(weights: list[AnyWeight], buffer: Bytes, pack: Pack) -> None:
         zeros = weight.zero_points if weight.symmetric else layout.pack_qparams(weight.zero_points)
         buffer[offsets[2] : offsets[2] + zeros.size] = zeros.reshape(-1)
         start = offsets[3]
-
-
-def _packer(library: Path) -> Pack:
-    function = load_kernels(library).ovround_pack_integers
-    function.restype = None
-
-    def pack(bits: int, codes: Any, signed: bool, shape: tuple[int, int], packed_codes: Bytes) -> None:
-        source = np.ascontiguousarray(codes)
-        function(
-            ctypes.c_int64(bits), source.ctypes.data_as(ctypes.c_void_p), ctypes.c_int(signed), ctypes.c_int64(shape[0]),
-            ctypes.c_int64(shape[1]), packed_codes.ctypes.data_as(ctypes.c_void_p),
-        )  # fmt: skip
-
-    return pack
 
 
 def _packed(node: Any) -> Weight | None:
