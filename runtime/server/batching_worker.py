@@ -70,6 +70,8 @@ class BatchingWorker:
         self._running: dict[int, _Running] = {}
         self._refused_alone: set[int] = set()
         """Numbers of requests that had no room in an empty cache; a second refusal fails them."""
+        self._failed = False
+        """Whether the last step failed; some errors leave the pipeline in the middle of a step for good."""
         self._full = False
         """Whether the cache had no room for a request, and no answer has ended since."""
 
@@ -84,7 +86,11 @@ class BatchingWorker:
                 pipe.busy = True
                 try:
                     self._step(pipe)
-                except Exception as error:  # noqa: BLE001  # the pipeline's error ends these answers, never the process
+                    self._failed = False
+                except Exception as error:  # the pipeline's error ends these answers
+                    if self._failed:
+                        raise  # the server starts another process
+                    self._failed = True
                     for number, running in self._running.items():
                         running.handle.cancel()
                         pipe.failed(number, error)
