@@ -29,6 +29,7 @@ class _Running:
     has_tokens: bool = False
 
 
+_LEAST = 1e-5  # the pipeline computes in float32, where a smaller number may be 0, which it refuses
 _PREPARED_SHAPES = 256  # OpenVINO's default of 5000 keeps 300 MB of prepared kernels under many short requests
 
 
@@ -69,6 +70,8 @@ class BatchingWorker:
         self._running: dict[int, _Running] = {}
         self._refused_alone: set[int] = set()
         """Numbers of requests that had no room in an empty cache; a second refusal fails them."""
+        self._failed = False
+        """Whether the last step failed; some errors leave the pipeline in the middle of a step for good."""
         self._full = False
         """Whether the cache had no room for a request, and no answer has ended since."""
 
@@ -83,7 +86,11 @@ class BatchingWorker:
                 pipe.busy = True
                 try:
                     self._step(pipe)
-                except Exception as error:  # noqa: BLE001  # the pipeline's error ends these answers, never the process
+                    self._failed = False
+                except Exception as error:  # the pipeline's error ends these answers
+                    if self._failed:
+                        raise  # the server starts another process
+                    self._failed = True
                     for number, running in self._running.items():
                         running.handle.cancel()
                         pipe.failed(number, error)
@@ -153,15 +160,15 @@ def _generation_config(genai: Any, options: SamplingOptions, max_new_tokens: int
     config.max_new_tokens = max_new_tokens
     config.ignore_eos = options.ignore_eos
     config.stop_token_ids = ends
-    config.do_sample = options.temperature > 0.0
+    config.do_sample = options.temperature >= _LEAST  # below it the likeliest token is the only one
     if config.do_sample:
         config.temperature = options.temperature
-        config.top_p = options.top_p
+        config.top_p = max(options.top_p, _LEAST)
         config.min_p = options.min_p
         if options.top_k:
             config.top_k = options.top_k
         config.rng_seed = int(np.random.default_rng().integers(2**31)) if options.seed is None else options.seed % 2**32
-    config.repetition_penalty = options.repetition_penalty
+    config.repetition_penalty = max(options.repetition_penalty, _LEAST)
     config.presence_penalty = options.presence_penalty
     config.frequency_penalty = options.frequency_penalty
     return config

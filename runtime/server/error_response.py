@@ -15,10 +15,12 @@ from ovround.runtime.server.engine_client import RequestCancelledError, TimeLimi
 from ovround.runtime.server.engine_supervisor import EngineLostError
 from ovround.runtime.server.failure import Failure
 from ovround.runtime.server.field_support import FieldError
+from ovround.runtime.server.responses_api.store import UnknownResponseError
 from ovround.runtime.server.served_model import UnknownModelError
 
 _STATUS_AND_KIND: tuple[tuple[type[OvroundError], int, str], ...] = (
     (UnknownModelError, 404, "invalid_request_error"),
+    (UnknownResponseError, 404, "invalid_request_error"),
     (BusyError, 429, "rate_limit_error"),
     (TimeLimitError, 504, "timeout_error"),
     (RequestCancelledError, 499, "cancelled"),
@@ -41,7 +43,7 @@ def failure_of(error: Exception) -> Failure:
         return Failure(400, message, code=error.code, param=error.param)
     for of_error, status, kind in _STATUS_AND_KIND:
         if isinstance(error, of_error):
-            code = "model_not_found" if status == 404 else None
+            code = "model_not_found" if isinstance(error, UnknownModelError) else None
             if isinstance(error, GenerationError) and "context" in message:
                 code = "context_length_exceeded"
             return Failure(status, message, kind, code)

@@ -211,3 +211,14 @@ def test_closing(folder: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(OvroundError, match="nowhere"):
         LLM(tmp_path / "nowhere")
+
+
+def test_a_seeded_answer_does_not_begin_from_the_cache(openvino_folder: Path) -> None:
+    """The cache's rounding (8 bits unless `exact`) would change a seed's answer when its prompt comes again."""
+    with LLM(openvino_folder, threads=1, prefix_cache=True) as llm:
+        seeded = SamplingOptions(12, temperature=1.5, seed=3)
+        answers = [llm.generate("once upon a time the cat", seeded) for _ in range(3)]
+        assert [answer.usage.cached_tokens for answer in answers] == [0, 0, 0]
+        assert len({answer.token_ids for answer in answers}) == 1
+        assert list(llm.stream("once upon a time the cat", seeded))[-1].usage.cached_tokens == 0  # type: ignore[union-attr]
+        assert llm.generate("once upon a time the cat", SamplingOptions(12)).usage.cached_tokens > 0

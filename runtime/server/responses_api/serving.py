@@ -18,8 +18,7 @@ from ovround.runtime.server.responses import Json
 from ovround.runtime.server.responses_api.chat import chat_request, input_messages, messages_of
 from ovround.runtime.server.responses_api.request import Item, ResponsesRequest
 from ovround.runtime.server.responses_api.response import ResponseFormat
-from ovround.runtime.server.responses_api.store import ResponseStore, StoredResponse
-from ovround.runtime.server.served_model import UnknownModelError
+from ovround.runtime.server.responses_api.store import ResponseStore, StoredResponse, UnknownResponseError
 from ovround.runtime.server.serving_chat import open_chat
 from ovround.runtime.server.unknown_fields import UnknownFields
 
@@ -63,7 +62,7 @@ class ResponsesRoutes:
     def _stored(self, response_id: str) -> StoredResponse:
         stored = self._store.get(response_id)
         if stored is None:
-            raise UnknownModelError(f"no response `{response_id}` is kept")
+            raise UnknownResponseError(f"no response `{response_id}` is kept")
         return stored
 
     def _earlier(self, response_id: str | None) -> Sequence[ChatMessage]:

@@ -7,11 +7,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ovround.errors import OvroundError
 from ovround.limits import LIMITS
 from ovround.runtime.server.chat_message import ChatMessage
 from ovround.runtime.server.responses import Json
 
 _OBJECT_BYTES = 2000  # what a small response takes beside its texts
+
+
+class UnknownResponseError(OvroundError):
+    """A request names a response that is not kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,3 +251,43 @@ def test_errors_arrive_as_they_were(error: Exception) -> None:
         assert (type(restored), str(restored)) == (EngineError, "the engine failed: y")
     else:
         assert (type(restored), str(restored), restored.hint) == (type(error), str(error), getattr(error, "hint", None))
+
+
+def test_a_pipeline_that_is_left_in_the_middle_of_a_step(
+    demo_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grammar that openvino_genai refuses in a step makes all later steps fail: the process ends, and another one starts."""
+    pytest.importorskip("openvino_genai")
+    from ovround.runtime.server import batching_worker
+
+    folder = demo_folders["openvino"]
+    worker = batching_worker.BatchingWorker(engine_messages.EngineSettings(str(folder), True, threads=1))
+    out = io.BytesIO()
+    pipe = EnginePipe(out)
+    configured = batching_worker._generation_config
+
+    def refused(genai: Any, *options: Any) -> Any:
+        config = configured(genai, *options)
+        config.structured_output_config = genai.StructuredOutputConfig(regex="(?=a)b")
+        return config
+
+    def ask(number: int) -> None:
+        request = engine_messages.EngineRequest(number, [5, 6], SamplingOptions(), 2, [1])
+        pipe.take(json.dumps({"begin": engine_messages.request_to_json(request)}).encode())
+
+    ended: list[Exception] = []
+
+    def work() -> None:
+        try:
+            worker.work(pipe)
+        except RuntimeError as error:
+            ended.append(error)
+
+    monkeypatch.setattr(batching_worker, "_generation_config", refused)
+    ask(1)
+    threading.Thread(target=work, daemon=True).start()
+    wait_until(lambda: b'"failed":[1' in out.getvalue())
+    assert not ended
+    monkeypatch.setattr(batching_worker, "_generation_config", configured)
+    ask(2)
+    wait_until(lambda: bool(ended))

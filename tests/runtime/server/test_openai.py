@@ -144,6 +144,15 @@ def test_choices_without_a_seed(client: Any) -> None:
     assert answer.usage.completion_tokens <= 36
 
 
+def test_numbers_that_are_almost_zero(served: Any, client: Any) -> None:
+    """As a fuzzer sends them: above zero, and zero in the engine's float32."""
+    expected = served.llm.generate(PROMPT, max_new_tokens=6).text
+    options: Any = {"model": "demo", "prompt": PROMPT, "max_tokens": 6}
+    assert client.completions.create(**options, temperature=1e-50).choices[0].text == expected
+    assert client.completions.create(**options, temperature=1.0, top_p=1e-50).choices[0].text == expected
+    assert client.completions.create(**options, extra_body={"repetition_penalty": 1e-50}).choices[0].finish_reason
+
+
 def test_stop(served: Any, client: Any) -> None:
     whole = served.llm.generate(PROMPT, max_new_tokens=24).text
     stop = whole[10:13]

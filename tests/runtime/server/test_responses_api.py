@@ -309,8 +309,9 @@ def test_a_response_is_the_chat_s_answer(served: Any, client: Any) -> None:
         text += event.delta if event.type == "response.output_text.delta" else ""
     assert text == expected.text == event.response.output_text
     client.responses.delete(response.id)
-    with pytest.raises(openai.NotFoundError, match=response.id):
+    with pytest.raises(openai.NotFoundError, match=response.id) as caught:
         client.responses.retrieve(response.id)
+    assert caught.value.code is None
     with pytest.raises(openai.NotFoundError):
         client.responses.delete(response.id)
 
