@@ -21,12 +21,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from ovround.errors import ArtifactError, EngineError, GenerationError
 from ovround.runtime.engine import Logits, TokenIds, check_ids, check_lengths, check_room
-from ovround.runtime.engines import onnx_operator
-from ovround.runtime.engines.native.library import check_expandable, warn_expanded
+from ovround.runtime.engines.onnx_session import ORT_ERRORS, open_session
 from ovround.runtime.engines.state_history import Moment, StateHistory
 from ovround.runtime.json_object import read_object
 from ovround.runtime.memory import check_memory
@@ -38,10 +36,6 @@ _PREFILL_TOKENS = 256  # a run computes the logits of all its positions; this bo
 _ROOM = 256  # least growth of the cache, in tokens
 _PAST, _PAST_STATE = "past_key_values.", "past_state."
 _TYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_ORT_ERRORS = (
-    ort_errors.Fail, ort_errors.EPFail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile, ort_errors.NotImplemented, ort_errors.RuntimeException,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +86,7 @@ class OnnxEngine:
         decoder = _read_decoder_config(folder)
         options = _session_options(decoder, threads, properties or {})
         # The session uses the expanded weights without keeping them alive.
-        self._session, self._expanded, self.kernel = _open_session(folder / MODEL_FILE, options, exact, kernel)
+        self._session, self._expanded, self.kernel = open_session(folder / MODEL_FILE, options, exact, kernel)
         self._states, self.vocab_size = _read_contract(folder / MODEL_FILE, self._session, decoder.get("head_size"))
         self.device = f"ONNX Runtime {ort.__version__} CPU"
         self._lengths: TokenIds = np.zeros(0, np.int64)  # [B]: tokens in each row of the cache
@@ -239,7 +233,7 @@ class OnnxEngine:
         binding.bind_output("logits")  # again: otherwise ORT writes into the last run's tensor, of the last shape
         try:
             self._session.run_with_iobinding(binding)
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             raise EngineError(f"{self.device} failed: {error}") from error
         for present, past in bound.moved:
             np.copyto(past, present)
@@ -332,85 +326,3 @@ def _session_options(decoder: dict[str, Any], threads: int | None, properties: M
     if threads is not None:
         options.intra_op_num_threads = threads
     return options
-
-
-def _open_session(path: Path, options: Any, exact: bool, kernel: str) -> tuple[Any, dict[str, NDArray[Any]], str]:
-    """The session, the weights that were expanded for it, by name, and whose kernels compute."""
-    model: str | bytes = str(path)
-    if exact:
-        from ovround.runtime.engines.onnx_exact import exact_model
-
-        model = exact_model(path)
-    weights: dict[str, NDArray[Any]] = {}
-    used = "engine"
-    if path.is_file() and onnx_operator.needs_operator(path):
-        missing = _register_operator(options)
-        if missing is None:
-            used = "native"
-        else:
-            model, weights = _expanded(path, model, kernel, missing, exact=exact)
-    elif path.is_file() and (library := onnx_operator.choose_library(kernel, exact=exact)) is not None:
-        model, weights = _repacked(path, model, options, library, kernel, exact=exact)
-        used = "native" if weights else "engine"
-    if weights:
-        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-        options.add_external_initializers(list(weights), values)
-    if isinstance(model, bytes):
-        folder = str(path.parent.absolute())
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except _ORT_ERRORS as error:
-        newer = "a newer onnxruntime has the operator" if "is not a registered function/op" in str(error) else None
-        raise ArtifactError(
-            f"`{path}` cannot be read by ONNX Runtime {ort.__version__}: {error}", hint=newer
-        ) from error
-    return session, weights, used
-
-
-def _expanded(
-    path: Path, model: str | bytes, kernel: str, missing: tuple[str, str], *, exact: bool
-) -> tuple[bytes, dict[str, NDArray[Any]]]:
-    """The model with weights of the operator expanded, and those by name; EngineError if `kernel` forbids it."""
-    reason, hint = missing
-    check_expandable(path.parent, "CPU", kernel, hint, reason)
-    from ovround.runtime.engines.onnx_expansion import expand
-
-    done = expand(path.read_bytes() if isinstance(model, str) else model, path, exact=exact)
-    warn_expanded(path.parent, "CPU", hint, done.count, done.before, done.after, reason=reason)
-    return done.model, done.initializers
-
-
-def _repacked(
-    path: Path, model: str | bytes, options: Any, library: Path, kernel: str, *, exact: bool
-) -> tuple[str | bytes, dict[str, NDArray[Any]]]:
-    """An ordinary model with weights repacked for the operator, and those by name.
-
-    A library that cannot be used is an EngineError with `kernel` `native`, and a warning with `auto`.
-    """
-    from ovround.runtime.engines.onnx_repacking import repack
-
-    try:
-        missing = _register_operator(options)
-        if missing is not None:
-            raise OSError(f"{missing[0]}: {missing[1]}")
-        done = repack(path.read_bytes() if isinstance(model, str) else model, path, library, exact=exact)
-    except OSError as error:
-        if kernel == "native":
-            hint = "--kernel engine does without it; or install it again"
-            raise EngineError(f"the native operator cannot be used: {error}", hint=hint) from error
-        onnx_operator.warn_unused(f"the native operator cannot be used: {error}")
-        return model, {}
-    return (done.model, done.initializers) if done.count else (model, {})
-
-
-def _register_operator(options: Any) -> tuple[str, str] | None:
-    """Register the native library in the session; returns what keeps it from being used and a hint, or None."""
-    library = onnx_operator.library_path()
-    if library is None:
-        return "is not installed", onnx_operator.INSTALL
-    try:
-        options.register_custom_ops_library(str(library))
-    except _ORT_ERRORS as error:
-        return f"`{library}` cannot be loaded by ONNX Runtime {ort.__version__}", str(error)
-    return None
