@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 import typer
+from tool_module import tool_module
 from typer.testing import CliRunner
 
 from ovround.cli import convert, quantize
@@ -55,15 +54,9 @@ def typed(*words: str) -> MoreOptions:
 
 
 @pytest.fixture
-def reference(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The generator of docs/reference, under a name of its own: `tests/reference` is a package of that name."""
-    spec = importlib.util.spec_from_file_location("reference_generator", ROOT / "tools" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def reference() -> Any:
+    """The generator of docs/reference."""
+    return tool_module("reference")
 
 
 def test_a_field_is_all_that_a_new_option_needs(reference: Any) -> None:

@@ -13,13 +13,13 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cpp_build import ROOT, need_compiler, run
+from tool_module import tool_module
 
-sys.path.insert(0, str(ROOT / "tools"))
-import wheel_check
-
+wheel_check = tool_module("wheel_check")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the first test builds
 IN_WHEEL = {
     "include/ovround/kernels.h", "include/ovround/ovround.h", "include/ovround/ovround.hpp",
@@ -56,9 +56,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module", params=PYTHONS)
-def environment(
-    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[wheel_check.Environment]:
+def environment(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     python = find_python(request.param)
     if python is None:
         pytest.skip(f"no Python {request.param}")
@@ -90,9 +88,7 @@ def test_no_library_names_a_version_or_a_folder_of_this_computer(wheel: Path, tm
         assert str(ROOT).encode() not in Path(library).read_bytes(), library
 
 
-def test_it_runs_in_a_clean_environment(
-    environment: wheel_check.Environment, folders: list[Path], tmp_path: Path
-) -> None:
+def test_it_runs_in_a_clean_environment(environment: Any, folders: list[Path], tmp_path: Path) -> None:
     outcome = wheel_check.check(environment, folders)
     assert outcome.state == "works" or (outcome.state == "falls back" and "dot products" in outcome.words), outcome
     assert str(wheel_check.check_cmake(environment, folders[0], tmp_path / "cmake")).startswith("works")
@@ -101,7 +97,7 @@ def test_it_runs_in_a_clean_environment(
     assert environment.run("ovround-run").returncode == 2
 
 
-def test_other_versions_of_openvino(environment: wheel_check.Environment, folders: list[Path]) -> None:
+def test_other_versions_of_openvino(environment: Any, folders: list[Path]) -> None:
     """`python tools/wheel_check.py` tries all versions."""
     for version, state in (("2026.1.0", "works"), ("2026.0.0", "falls back")):
         environment.install(f"openvino=={version}", f"openvino-tokenizers=={version}.*", deps=False)
