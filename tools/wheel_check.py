@@ -33,6 +33,7 @@ result = {"kernels": kernels().kernel, "note": kernels().note, "folders": {}}
 for folder in map(Path, sys.argv[3:]):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, such as of a fork beside threads
         with LLM(folder, threads=1) as llm:
             kernel = llm.kernel
             llm.generate(sys.argv[1], max_new_tokens=2, ignore_eos=True)

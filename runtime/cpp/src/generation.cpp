@@ -41,9 +41,10 @@ Piece newest_piece(const Request& request) {
 Request::Request(std::vector<int64_t> prompt, const SamplingOptions& options, std::size_t limit,
                  std::vector<int64_t> ends, std::size_t vocabulary, Decodes& tokenizer, std::unique_ptr<Matcher> form)
     : prompt_ids(std::move(prompt)), max_new_tokens(limit), end_token_ids(std::move(ends)), vocab_size(vocabulary),
-      beams(static_cast<std::size_t>(options.num_beams)), length_penalty(options.length_penalty),
-      logprobs_count(options.logprobs), prompt_logprobs_count(options.prompt_logprobs), sampler(options, vocabulary),
-      stream(tokenizer, options.stop), matcher(std::move(form)) {
+      beams(static_cast<std::size_t>(options.num_beams)), seeded(options.seed.has_value() && options.temperature > 0),
+      length_penalty(options.length_penalty), logprobs_count(options.logprobs),
+      prompt_logprobs_count(options.prompt_logprobs), sampler(options, vocabulary), stream(tokenizer, options.stop),
+      matcher(std::move(form)) {
     std::sort(end_token_ids.begin(), end_token_ids.end());
     end_token_ids.erase(std::unique(end_token_ids.begin(), end_token_ids.end()), end_token_ids.end());
     sampler.see_prompt(prompt_ids);

@@ -30,6 +30,7 @@ struct Request {
     std::vector<int64_t> end_token_ids;  // ascending, without duplicates
     std::size_t vocab_size;
     std::size_t beams;
+    bool seeded;  // drawn by the random numbers of a seed
     double length_penalty;
     std::optional<std::size_t> logprobs_count;
     std::optional<std::size_t> prompt_logprobs_count;

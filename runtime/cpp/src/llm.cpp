@@ -147,6 +147,9 @@ struct LLM::State {
     }
 
     void answer(Request& request, const OnPiece& on_piece) {
+        if (request.seeded) {
+            row.forget();  // a beginning from the cache is rounded otherwise, which a seed's answer must not depend on
+        }
         if (request.beams > 1) {
             row.forget();
             beam_search(*engine, request, cancelled);
