@@ -103,7 +103,6 @@ class Frontier:
     prefix: Any
     calibration: tuple[Path, ...]
     cache: Path
-    iters_share: float
 
     def points(self) -> Iterator[tuple[str, Callable[[Path], tuple[Logits, int]]]]:
         """Names, and what makes each in a folder: its logits and bytes."""
@@ -149,9 +148,7 @@ class Frontier:
     def _auto_round(self, folder: Path, bits: int, steps: int, samples: int) -> tuple[Logits, int]:
         """Its embedding and head stay in float16, so its bytes count them so; a scale of 16 bits for each group."""
         group = 64 if from_config(open_adapted(self.model).config).config.hidden_size % 128 else 128
-        options = self._options(
-            {"bits": bits, "group_size": group, "iters": max(1, round(steps * self.iters_share)), "nsamples": samples}
-        )
+        options = self._options({"bits": bits, "group_size": group, "iters": steps, "nsamples": samples})
         setup = Setup((), self.calibration, self.samples.shape[1], samples, steps, self.cache)
         auto_round(self.model, folder / "out", options, setup)
         decoder = from_config(open_adapted(self.model).config)
@@ -300,7 +297,6 @@ def main() -> None:
         prefix,
         tuple(given.calibration),
         given.cache,
-        given.iters_share,
     )
     lines = given.results.read_text().splitlines() if given.results.is_file() else []
     points = [point for line in lines if (point := Point(**json.loads(line))).model == given.model.name]

@@ -60,8 +60,8 @@ function show() {
   view.showList(conversation, handlers);
 }
 
-function save() {
-  if (!conversations.save(conversation)) view.hint("The browser has no room left: export and delete conversations.");
+function save(changed = conversation) {
+  if (!conversations.save(changed)) view.hint("The browser has no room left: export and delete conversations.");
 }
 
 async function answer() {
@@ -84,7 +84,7 @@ async function answer() {
   }
   growing.end();
   if (running === abort) running = null;
-  conversations.save(home) || view.hint("The browser has no room left: export and delete conversations.");
+  save(home);
   if (home === conversation) {
     busy(false);
     redraw();
@@ -93,9 +93,9 @@ async function answer() {
 
 // The finished conversation, where the view is.
 function redraw() {
-  const log = $("log"), before = log.scrollTop, atEnd = log.scrollHeight - before - log.clientHeight < 48;
+  const before = $("log").scrollTop, followed = view.atEnd();
   show();
-  if (!atEnd) log.scrollTop = before;
+  if (!followed) $("log").scrollTop = before;
 }
 
 const join = (...notes) => notes.filter(Boolean).join(", ");

@@ -31,7 +31,7 @@ const HIGHLIGHTED = 50_000; // characters; a longer block stays plain, since eve
 
 const parser = new MarkdownIt({ html: false, linkify: true, breaks: true });
 parser.renderer.rules.image = (tokens, index) => {
-  const [token] = [tokens[index]], address = token.attrGet("src");
+  const token = tokens[index], address = token.attrGet("src");
   return `<a href="${parser.utils.escapeHtml(address)}">${parser.utils.escapeHtml(token.content || address)}</a>`;
 };
 for (const rule of ["th_open", "td_open"])

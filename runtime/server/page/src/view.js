@@ -21,10 +21,14 @@ const button = (text, label, click) => {
 
 let follows = true;
 
+export function atEnd() {
+  const log = $("log");
+  return log.scrollHeight - log.scrollTop - log.clientHeight < NEAR;
+}
+
 export function watchScrolling() {
   $("log").addEventListener("scroll", () => {
-    const log = $("log");
-    follows = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR;
+    follows = atEnd();
     $("down").hidden = follows;
   });
   $("down").addEventListener("click", () => toEnd());
