@@ -275,9 +275,6 @@ def main() -> None:
     parser.add_argument("--points", nargs="+", default=["*"], help="patterns of names; default: all")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--kilobytes", type=int, default=40, help="of the text's beginning that are scored")
-    parser.add_argument(
-        "--iters-share", type=float, default=1.0, help="part of auto-round's steps, where time is short"
-    )
     parser.add_argument("--cache", type=Path, default=Path(".cache/frontier"))
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
