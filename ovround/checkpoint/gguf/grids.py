@@ -9,7 +9,7 @@
 | Q6_K, IQ4_XS, NVFP4, Q8_K, Q8_1 | 8 bits, the type's groups | the same |
 | IQ1, IQ2, IQ3 | 8 bits, groups of 16 or 32 | the same: their levels are multiples of the scale, up to 62 |
 | Q4_1, Q4_K, Q2_K, Q5_1, Q5_K | their own bits where each minimum is a whole number of steps | scales, where they are products |
-| the same otherwise | 8 bits with zero points, groups of 32 or 16 | about 0.1 % of the weights' size |
+| the same otherwise | 8 bits with zero points, groups of 32 or 16 | 0.06 to 0.3 % of the weights' size |
 
 The last row is no 4-bit grid with a rounded zero point, although its bits would do: the minimum of a group moves by up to half
 a step, which is as much again as the type's own error, and all weights of the group in the same direction. In 8 bits a step of
@@ -30,7 +30,7 @@ from ovround.checkpoint.gguf.types import Bytes, Floats, block_of
 from ovround.tensors.qtensor import QTensor
 from ovround.tensors.scheme import QuantScheme
 
-_MOST_STEPS = 17  # of a grid within one step of the type: what 4 bits leave in 8; more win less than they cost
+_MOST_STEPS = 17  # of a grid within one step of the type: what 4 bits leave in 8
 _NO_SCALE = 1e-30  # far below float16's smallest: the weights become 0
 
 
